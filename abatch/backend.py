@@ -1,0 +1,192 @@
+"""Where results go: the two protocols a storage medium implements, and the look-up of one by URL.
+
+A *backend* is a place, claimed by one job; a *sink* is the open writer of one shard's results into it. abatch
+calls them in this order, and may die between any two calls and begin again with `open`:
+
+    backend = await open_(url, job)          claim the place, or BackendError before anything is sent
+      sink = await backend.open(shard)       … or the Sealed that an earlier run of this shard came to
+        await sink.write(lines)              any number of times, each with a few hundred kilobytes
+        sealed = await sink.seal()           every line is durable; the journal records `sealed`
+      location = await backend.finish(job, sealed)   all shards are sealed: assemble, mark complete
+    await backend.aclose()
+
+What a backend promises: lines become visible no later than the seal; a visible line never changes; each line
+stands once, however often the steps above were repeated; memory stays bounded by what one `write` is given.
+`abatch.testing.contract` checks all of it.
+
+A third party's backend registers an entry point in the group `abatch.backends`: the scheme's name, and a function
+`async def open_(url: str, job: JobRef, /) -> Backend`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+from abatch.errors import BackendNotFound, BackendUnavailable, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from abatch.result import Line
+
+__all__ = ["Backend", "BackendFactory", "JobRef", "Sealed", "ShardRef", "Sink", "connect", "normalize"]
+
+GROUP = "abatch.backends"
+FORMS = (
+    "results.jsonl",
+    "results/",
+    "results.db",
+    "jsonl:///relative.jsonl",
+    "jsonl:////absolute.jsonl",
+    "sqlite:///results.db",
+    "s3://bucket/prefix?endpoint_url=…&region=…&compression=zstd",
+)
+_BY_SUFFIX = {".jsonl": "jsonl", ".ndjson": "jsonl", ".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRef:
+    """The job a backend serves. `(lineage, key)` is its identity: the same pair is the same job, run again."""
+
+    key: str
+    """Matches `[A-Za-z0-9][A-Za-z0-9._-]{0,99}`, so it may stand in names and paths."""
+    lineage: str
+    """16 hex digits that name the journal; another journal's job of the same key is another job."""
+    finished: bool = False
+    """This job's `finish` was durable before: the destination is ours, and is opened only to read."""
+    missing: tuple[Path, ...] = ()
+    """For `finish`: files of JSON lines `{"custom_id", "reason"}`, the requests that have no result; often none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRef:
+    """The shard a sink serves."""
+
+    job: JobRef
+    shard: int
+    """The shard's number, unique in its journal."""
+    part: int
+    """The shard's number in its job, from 0; for names like `part-00000`. Gaps are possible."""
+    rows: int
+    """Lines to expect at most."""
+    batch_id: str | None
+    """The batch the lines come from; None for a shard that died without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """A shard's durable results: what the journal keeps of them, and what `read` and `finish` are given back."""
+
+    part: int
+    lines: int
+    detail: Mapping[str, str | int] = field(default_factory=dict[str, str | int])
+    """The backend's own: whatever it needs to find and check the lines again. Small; it is kept as JSON."""
+
+
+class Sink(Protocol):
+    """The open writer of one shard's results."""
+
+    async def write(self, lines: Sequence[Line], /) -> None:
+        """Take these lines, in this order. Returning late is back-pressure; raise BackendError on failure."""
+        ...
+
+    async def seal(self) -> Sealed:
+        """Make every line durable and visible. After a crash `Backend.open` gives the same Sealed."""
+        ...
+
+    async def discard(self) -> None:
+        """Give up: free what is held; lines not yet visible are dropped. Called instead of `seal`, never after it."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A place for the results of one job."""
+
+    async def open(self, shard: ShardRef, /) -> Sink | Sealed:
+        """Open a writer for the shard, or say how it was sealed by a run that died before it could tell.
+
+        What a run that died left unsealed is cleared away, or kept where its lines are visible already.
+        """
+        ...
+
+    def read(self, sealed: Sealed, /) -> AsyncIterator[bytes]:
+        """Every line of a sealed shard as it was written, without newline; before and after `finish`."""
+        ...
+
+    async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
+        """Assemble and mark complete, in the order given; return the location for people.
+
+        Repeatable: called again with the same arguments, also by a later process, it changes nothing. A crash
+        at any point inside is followed by a call with the same arguments.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Free connections and descriptors. Nothing that was sealed depends on it."""
+        ...
+
+
+class BackendFactory(Protocol):
+    """The object behind an entry point of the group `abatch.backends`."""
+
+    async def __call__(self, url: str, job: JobRef, /) -> Backend:
+        """Claim the destination for this job, or raise BackendError if it is another's or exists and is not ours."""
+        ...
+
+
+def normalize(destination: str, /) -> str:
+    """The URL that a destination stands for, with its scheme.
+
+    `results.jsonl` becomes `jsonl:///results.jsonl`; a name with a trailing slash, or of an existing folder, is a
+    folder of JSONL parts; `.db`, `.sqlite` and `.sqlite3` are SQLite. Three slashes begin a relative path, four an
+    absolute one.
+
+    Raises:
+        BackendNotFound: it is none of the forms.
+        ConfigError: it carries credentials.
+    """
+    scheme, colon, _ = destination.partition(":")
+    if colon and scheme.isalnum() and "/" not in scheme:
+        parts = urlsplit(destination)
+        if parts.username is not None or parts.password is not None:
+            raise ConfigError(
+                f"a destination must not carry credentials ({parts.scheme}://…@…); "
+                "give them in the environment or in the storage's own configuration file"
+            )
+        if scheme.lower() not in _registered():
+            raise BackendNotFound(destination, FORMS)
+        return scheme.lower() + destination[len(scheme) :]
+    path = Path(destination)
+    if destination.endswith("/") or path.is_dir():
+        return f"jsonl:///{destination.rstrip('/') or '/'}/"
+    if not destination or (suffix := _BY_SUFFIX.get(path.suffix)) is None:
+        raise BackendNotFound(destination, FORMS)
+    return f"{suffix}:///{destination}"
+
+
+async def connect(url: str, job: JobRef, /) -> Backend:
+    """Claim the destination `url`, as `normalize` made it, for `job`.
+
+    Raises:
+        BackendNotFound: no entry point of this scheme.
+        BackendUnavailable: the backend's packages are not installed; the text names the `pip install`.
+        BackendError: the destination is another job's, or exists and is not ours.
+    """
+    scheme = url.partition(":")[0]
+    entry = _registered().get(scheme)
+    if entry is None:
+        raise BackendNotFound(url, FORMS)
+    try:
+        factory: BackendFactory = entry.load()
+    except ModuleNotFoundError as missing:
+        raise BackendUnavailable(f"{scheme}:", scheme) from missing
+    return await factory(url, job)
+
+
+def _registered() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}

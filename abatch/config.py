@@ -1,0 +1,62 @@
+"""The settings of a manager, with their defaults and units; checked where they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, get_args
+
+from abatch.errors import ConfigError
+
+__all__ = ["Config", "Tier", "Unresolved"]
+
+Tier = Literal["start", "build", "scale"]
+Unresolved = Literal["resubmit", "hold"]
+
+GRACE_OWN_SOCKET = timedelta(minutes=30)
+GRACE_FOREIGN_SOCKET = timedelta(minutes=45)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """How a manager cuts, sends, polls and drains. Every default is stated once, here."""
+
+    requests_per_batch: int = 10_000
+    """Requests in one batch, at most; the API takes 100,000."""
+    bytes_per_batch: int = 240_000_000
+    """Bytes of one create body, at most; the API takes 256,000,000."""
+    sealed_unsent: int = 4
+    """Sealed shards that may wait to be sent; planning pauses beyond it."""
+    uploads: int = 4
+    """Creates under way at once."""
+    drains: int = 8
+    """Result streams under way at once."""
+    tier: Tier = "start"
+    """The usage tier, which sets requests per minute and the queue limit."""
+    poll_every: timedelta = timedelta(seconds=15)
+    """First wait between two looks at the list."""
+    poll_at_most: timedelta = timedelta(seconds=60)
+    """The wait grows up to this."""
+    unresolved: Unresolved = "resubmit"
+    """What to do with a create whose absence is established after `grace`."""
+    grace: timedelta | None = None
+    """How long an unanswered create may still appear: 30 minutes, 45 with a caller's own client or off Linux."""
+    free_disk: int = 64 * 2**20
+    """Bytes that stay free on the journal's disk; below it nothing new is planned or sent."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.requests_per_batch <= 100_000:
+            raise ConfigError(f"requests_per_batch must be 1..100000, got {self.requests_per_batch}")
+        if not 1_000 <= self.bytes_per_batch <= 256_000_000:
+            raise ConfigError(f"bytes_per_batch must be 1000..256000000, got {self.bytes_per_batch}")
+        for name in ("sealed_unsent", "uploads", "drains"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.tier not in get_args(Tier):
+            raise ConfigError(f"tier must be one of {', '.join(get_args(Tier))}, got {self.tier!r}")
+        if self.unresolved not in get_args(Unresolved):
+            raise ConfigError(f"unresolved must be resubmit or hold, got {self.unresolved!r}")
+        if not timedelta(milliseconds=10) <= self.poll_every <= self.poll_at_most:
+            raise ConfigError(f"poll_every must be from 0.01 s to poll_at_most, got {self.poll_every}")
+        if self.grace is not None and self.grace < timedelta(0):
+            raise ConfigError(f"grace must not be negative, got {self.grace}")

@@ -1,0 +1,234 @@
+"""Every error abatch raises, each carrying facts and saying what to do.
+
+    AbatchError
+    ├── ConfigError (also a ValueError)   a setting, key or destination that cannot work
+    │   ├── BackendNotFound               no backend is registered for this URL
+    │   └── BackendUnavailable            its package is not installed
+    ├── BadRequest                        a request that must be changed before it can be sent
+    ├── JobConflict                       this key already names another job
+    ├── JobStopped                        the job cannot go on until somebody acts
+    ├── StillInDoubt                      shards wait for an operator's word
+    ├── JobFailed                         raised by `wait(check=True)` alone
+    ├── BackendError                      the storage refused or failed
+    ├── ApiError                          the API, or the way to it, failed; translated once, in client.py
+    └── JournalError                      the journal cannot be written or read
+        ├── JournalLocked                 another process drives it
+        ├── JournalCorrupt                it does not hold what it must
+        └── IllegalTransition             a fact that its state does not allow
+
+A failed request is not an exception: it is counted in the job's summary and stands in the results.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from abatch.result import Summary
+
+__all__ = [
+    "AbatchError",
+    "ApiError",
+    "BackendError",
+    "BackendNotFound",
+    "BackendUnavailable",
+    "BadRequest",
+    "ConfigError",
+    "IllegalTransition",
+    "JobConflict",
+    "JobFailed",
+    "JobStopped",
+    "JournalCorrupt",
+    "JournalError",
+    "JournalLocked",
+    "StillInDoubt",
+]
+
+
+class AbatchError(Exception):
+    """The root of everything abatch raises on purpose."""
+
+
+class ConfigError(AbatchError, ValueError):
+    """A setting, job key or destination that cannot work; nothing was sent."""
+
+
+class BackendNotFound(ConfigError):
+    """No backend is registered for the destination's scheme."""
+
+    def __init__(self, url: str, forms: Sequence[str]) -> None:
+        super().__init__(url, forms)
+        self.url, self.forms = url, tuple(forms)
+
+    def __str__(self) -> str:
+        return f"no backend takes {self.url!r}; a destination is one of: {', '.join(self.forms)}"
+
+
+class BackendUnavailable(ConfigError):
+    """The backend exists, but a package it stands on is not installed."""
+
+    def __init__(self, url: str, extra: str) -> None:
+        super().__init__(url, extra)
+        self.url, self.extra = url, extra
+
+    def __str__(self) -> str:
+        return f"{self.url} needs packages that are not installed: pip install 'abatch[{self.extra}]'"
+
+
+class BadRequest(AbatchError):
+    """A request that must be changed before it can be sent; `problems` holds up to twenty of them."""
+
+    def __init__(
+        self, line: int, custom_id: str | None, why: str, *, more: Sequence[BadRequest] = (), total: int = 1
+    ) -> None:
+        super().__init__(line, custom_id, why)
+        self.line, self.custom_id, self.why = line, custom_id, why
+        self.total = total
+        self._more = tuple(more)
+
+    @property
+    def problems(self) -> tuple[BadRequest, ...]:
+        """This problem and the others found with it, at most twenty, in the order of the input."""
+        return (self, *self._more)
+
+    def describe(self) -> str:
+        """This problem alone, on one line."""
+        named = "" if self.custom_id is None else f" (custom_id {self.custom_id[:80]!r})"
+        return f"line {self.line}{named}: {self.why}"
+
+    def __str__(self) -> str:
+        text = "\n".join(problem.describe() for problem in self.problems)
+        unseen = self.total - len(self.problems)
+        return text if unseen <= 0 else f"{text}\nand {unseen} more"
+
+
+class JobConflict(AbatchError):
+    """The key already names a job with other content or another destination; nothing was changed."""
+
+    def __init__(self, key: str, difference: str) -> None:
+        super().__init__(key, difference)
+        self.key, self.difference = key, difference
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.key!r} exists with {self.difference}; give this one another key, "
+            "or hand over what the job was started with"
+        )
+
+
+class JobStopped(AbatchError):
+    """The job cannot go on until somebody acts; handing it over again tries again."""
+
+    def __init__(self, key: str, reason: str, remedy: str) -> None:
+        super().__init__(key, reason, remedy)
+        self.key, self.reason, self.remedy = key, reason, remedy
+
+    def __str__(self) -> str:
+        return f"job {self.key!r} stopped: {self.reason}. {self.remedy}"
+
+
+class StillInDoubt(AbatchError):
+    """Shards of the job are held: whether they were submitted is not known, and only an operator can say."""
+
+    def __init__(self, key: str, held: Sequence[tuple[int, str]]) -> None:
+        super().__init__(key, held)
+        self.key, self.held = key, tuple(held)
+
+    def __str__(self) -> str:
+        shards = "\n".join(f"  shard {shard}: {reason}" for shard, reason in self.held)
+        return (
+            f"job {self.key!r} waits for your word on {len(self.held)} shard(s):\n{shards}\n"
+            "Look in the Console, then: abatch resolve SHARD --adopt BATCH_ID, or --not-created"
+        )
+
+
+class JobFailed(AbatchError):
+    """Some requests of a finished job did not succeed; raised by `wait(check=True)` alone."""
+
+    def __init__(self, summary: Summary) -> None:
+        super().__init__(summary)
+        self.summary = summary
+
+    def __str__(self) -> str:
+        s = self.summary
+        return f"job {s.key!r}: {s.requests - s.succeeded} of {s.requests} requests did not succeed"
+
+
+class BackendError(AbatchError):
+    """The storage behind a destination refused or failed; it stops its own job, not the others."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(url, why)
+        self.url, self.why = url, why
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.why}"
+
+
+class ApiError(AbatchError):
+    """A call to the API failed.
+
+    `status` is None when no answer came; `kind` is the `error.type` of the API's envelope, None without one;
+    `retry_after` is in seconds.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        status: int | None = None,
+        kind: str | None = None,
+        message: str = "",
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what, self.status, self.kind = what, status, kind
+        self.message, self.request_id, self.retry_after = message, request_id, retry_after
+
+    def __str__(self) -> str:
+        answer = "no answer" if self.status is None else f"answered {self.status}"
+        kind = f" {self.kind}" if self.kind else ""
+        message = f": {self.message}" if self.message else ""
+        trace = f" (request {self.request_id})" if self.request_id else ""
+        return f"{self.what}: {answer}{kind}{message}{trace}"
+
+
+class JournalError(AbatchError):
+    """The journal cannot be written or read; the manager ends, for without it nothing is safe."""
+
+
+class JournalLocked(JournalError):
+    """Another process drives this journal."""
+
+    def __init__(self, path: Path, pid: int) -> None:
+        super().__init__(path, pid)
+        self.path, self.pid = path, pid
+
+    def __str__(self) -> str:
+        return f"{self.path} is held by process {self.pid}; stop it or give this job its own journal"
+
+
+class JournalCorrupt(JournalError):
+    """The journal does not hold what it must."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(path, why)
+        self.path, self.why = path, why
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.why}; restore nothing over it, keep a copy, and see docs/recover.md"
+
+
+class IllegalTransition(JournalError):
+    """A fact that the shard's state does not allow; the journal was left as it is."""
+
+    def __init__(self, state: object, fact: object) -> None:
+        super().__init__(state, fact)
+        self.state, self.fact = state, fact
+
+    def __str__(self) -> str:
+        return f"{type(self.fact).__name__} cannot follow {type(self.state).__name__}"

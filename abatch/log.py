@@ -1,0 +1,33 @@
+"""The log: past-tense event names with keys and ids. Never a prompt, an answer or a key.
+
+abatch logs through structlog and configures nothing: an application that uses structlog sees these events in its
+own format, and the command line sets up its own in `cli`. Every value that could carry a secret is redacted by
+`redact`, which `cli` places last in its chain and which an application may place in its own.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+__all__ = ["log", "redact"]
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger("abatch")
+
+_SECRET_NAME = re.compile(r"api_?key|authorization|secret|token$|password|credential", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"sk-ant-[A-Za-z0-9_-]+|Bearer\s+\S+")
+
+
+def redact(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: blank every value under a name that says secret, and every key that looks like one."""
+    for name, value in event.items():
+        if _SECRET_NAME.search(name):
+            event[name] = "[redacted]"
+        elif isinstance(value, str):
+            event[name] = _SECRET_VALUE.sub("[redacted]", value)
+    return event
