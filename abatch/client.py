@@ -1,0 +1,390 @@
+"""The API as abatch uses it, over the official SDK: the only module of the core that imports it.
+
+Auth, headers and error classes stay the SDK's. What differs from plain use, and why:
+
+- A create is streamed and never repeated: the SDK's own retry of a lost answer makes a second batch.
+- No call follows a redirect: the key would go with it.
+- Results come from the path under the base URL, in one round trip, as raw bytes; `results_url` is ignored.
+- Creates go over fresh connections of a transport of our own, whose kernel gives up undelivered bytes after a
+  minute (`TCP_USER_TIMEOUT`): bound A4 of docs/reliability.md. With a caller's own client that bound is wider.
+
+Errors are translated here, once: `create` returns what table A of `reconcile.py` judges, everything else raises
+ApiError.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+import urllib.request
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import anthropic
+import httpx2
+import msgspec
+from anthropic import AsyncStream
+
+from abatch.errors import ApiError, ConfigError
+from abatch.reconcile import BatchSeen, NoAnswer, Replied
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from anthropic._types import RequestOptions
+
+    from abatch.facts import Headers
+
+__all__ = ["Client", "Page"]
+
+T = TypeVar("T")
+
+PATH: Final = "/v1/messages/batches"
+ANSWER_WITHIN: Final = 600.0
+"""Seconds that a create's answer may take after its last byte (A1)."""
+IDLE: Final = 120.0
+"""Seconds without a byte after which a read is given up."""
+PAGE: Final = 1000
+USER_TIMEOUT_MS: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page of the list, newest first."""
+
+    date: float
+    batches: tuple[BatchSeen, ...]
+    has_more: bool
+    last_id: str | None
+
+
+class _Counts(msgspec.Struct):
+    processing: int = 0
+    succeeded: int = 0
+    errored: int = 0
+    canceled: int = 0
+    expired: int = 0
+
+
+class _Batch(msgspec.Struct):
+    id: str
+    processing_status: str
+    request_counts: _Counts
+    created_at: str
+    archived_at: str | None = None
+
+
+class _List(msgspec.Struct):
+    data: list[_Batch]
+    has_more: bool
+    last_id: str | None = None
+
+
+class _Details(msgspec.Struct):
+    error_code: str | None = None
+
+
+class _Error(msgspec.Struct):
+    type: str
+    message: str = ""
+    details: _Details | None = None
+
+
+class _Envelope(msgspec.Struct, tag_field="type", tag="error"):
+    """The API's error envelope; a proxy's page is not one."""
+
+    error: _Error
+
+
+class Client:
+    """One API, one key. Every call names the workspace it is about, None for the key's own."""
+
+    def __init__(self, sdk: anthropic.AsyncAnthropic, *, own: bool) -> None:
+        self._sdk = sdk
+        self._own = own
+        self._creating = sdk
+        self.owns_socket = False
+        """Whether undelivered bytes of a create die within a minute."""
+        url = sdk.base_url
+        if url.scheme != "https" and not _is_loopback(url.host):
+            raise ConfigError(f"base URL {url} would send the API key in the clear; use https")
+        if own:
+            proxy = _proxy_for(url)
+            options = _socket_options()
+            transport = httpx2.AsyncHTTPTransport(
+                limits=httpx2.Limits(max_keepalive_connections=0), proxy=proxy, socket_options=options
+            )
+            http = httpx2.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
+            self._creating = sdk.with_options(http_client=http)
+            self.owns_socket = proxy is None and sys.platform == "linux"
+
+    @classmethod
+    def from_environment(cls) -> Client:
+        """A client with the credentials of the environment, as the SDK finds them.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        try:
+            sdk = anthropic.AsyncAnthropic(max_retries=0)
+        except anthropic.AnthropicError as unusable:
+            raise ConfigError(f"no usable API credentials: {unusable}") from unusable
+        if sdk.api_key is None and sdk.auth_token is None and sdk.credentials is None:
+            raise ConfigError(
+                "no API key: set ANTHROPIC_API_KEY, or try it without one by --sandbox"
+            )
+        return cls(sdk, own=True)
+
+    @property
+    def base_url(self) -> str:
+        """The API's address, without a trailing slash."""
+        return str(self._sdk.base_url).rstrip("/")
+
+    @property
+    def fixed_key(self) -> str | None:
+        """The key itself, to fingerprint; None for credentials that change."""
+        return self._sdk.api_key or self._sdk.auth_token
+
+    async def aclose(self) -> None:
+        """Close the connections that were opened here."""
+        if self._own:
+            await self._creating.close()
+            await self._sdk.close()
+
+    async def create(self, headers: Headers, size: int, body: AsyncIterator[bytes]) -> Replied | NoAnswer:
+        """Send one create of exactly `size` bytes. Never repeated, never redirected."""
+        options: RequestOptions = {
+            "headers": {
+                "Content-Length": str(size),
+                "Content-Type": "application/json",
+                **_workspace(headers.workspace_id),
+                **({"anthropic-beta": ",".join(headers.betas)} if headers.betas else {}),
+                **(
+                    {"anthropic-user-profile-id": headers.user_profile_id} if headers.user_profile_id else {}
+                ),
+            },
+            "max_retries": 0,
+            "follow_redirects": False,
+            "timeout": httpx2.Timeout(ANSWER_WITHIN, connect=15.0, pool=60.0),
+        }
+        try:
+            answer = await self._creating.post(PATH, cast_to=httpx2.Response, content=body, options=options)
+        except anthropic.APIStatusError as error:
+            return _replied(error.response)
+        except anthropic.APIConnectionError as error:
+            return NoAnswer(cause=_cause(error))
+        return _replied(answer)
+
+    async def list(
+        self, workspace_id: str | None, *, limit: int = PAGE, after_id: str | None = None
+    ) -> Page:
+        """One page of the list.
+
+        Raises:
+            ApiError: also for a reply without `Date`, which proves nothing about time.
+        """
+        query = f"{PATH}?limit={limit}" + ("" if after_id is None else f"&after_id={after_id}")
+        answer = await self._get("list", query, workspace_id)
+        page = _decode("list", answer, _List)
+        return Page(
+            date=_date("list", answer),
+            batches=tuple(_seen(batch) for batch in page.data),
+            has_more=page.has_more,
+            last_id=page.last_id or (page.data[-1].id if page.data else None),
+        )
+
+    async def retrieve(self, workspace_id: str | None, batch_id: str) -> BatchSeen:
+        """One batch.
+
+        Raises:
+            ApiError: with `status` 404 also for a batch that exists and does not show at the moment.
+        """
+        answer = await self._get("retrieve", f"{PATH}/{batch_id}", workspace_id)
+        return _seen(_decode("retrieve", answer, _Batch))
+
+    async def cancel(self, workspace_id: str | None, batch_id: str) -> None:
+        """Ask to cancel a batch that is proven ours.
+
+        Raises:
+            ApiError: it was refused or not answered; asking again is harmless.
+        """
+        try:
+            await self._sdk.post(
+                f"{PATH}/{batch_id}/cancel", cast_to=httpx2.Response, options=_once(workspace_id)
+            )
+        except anthropic.APIError as error:
+            raise _api_error("cancel", error) from error
+
+    @asynccontextmanager
+    async def results(self, workspace_id: str | None, batch_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The raw bytes of an ended batch's results, in chunks as they come.
+
+        Raises:
+            ApiError: on entering, and while the chunks are read when the stream breaks.
+        """
+        options = _once(workspace_id)
+        options["headers"] = {**options.get("headers", {}), "Accept": "application/binary"}
+        try:
+            # with cast_to=Response and stream=True the SDK gives the open response itself
+            answer: Any = await self._sdk.get(
+                f"{PATH}/{batch_id}/results",
+                cast_to=httpx2.Response,
+                stream=True,
+                stream_cls=AsyncStream[object],
+                options=options,
+            )
+        except anthropic.APIError as error:
+            raise _api_error("results", error) from error
+        try:
+            yield _chunks(answer)
+        finally:
+            await answer.aclose()
+
+    async def _get(self, what: str, path: str, workspace_id: str | None) -> httpx2.Response:
+        try:
+            return await self._sdk.get(path, cast_to=httpx2.Response, options=_once(workspace_id))
+        except anthropic.APIError as error:
+            raise _api_error(what, error) from error
+
+
+async def _chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in answer.aiter_bytes():
+            yield chunk
+    except httpx2.HTTPError as broken:
+        raise ApiError(f"results: the stream broke ({type(broken).__name__})") from broken
+
+
+def _once(workspace_id: str | None) -> RequestOptions:
+    return {
+        "headers": _workspace(workspace_id),
+        "max_retries": 0,
+        "follow_redirects": False,
+        "timeout": httpx2.Timeout(IDLE, connect=15.0, pool=60.0),
+    }
+
+
+def _workspace(workspace_id: str | None) -> Mapping[str, str]:
+    return {} if workspace_id is None else {"anthropic-workspace-id": workspace_id}
+
+
+# ---- reading answers ------------------------------------------------------------------------------------------
+
+
+def _replied(answer: httpx2.Response) -> Replied:
+    if answer.is_success:
+        try:
+            batch = _seen(msgspec.json.decode(answer.content, type=_Batch))
+        except (msgspec.MsgspecError, ValueError):
+            batch = None
+        return Replied(status=answer.status_code, batch=batch, request_id=answer.headers.get("request-id"))
+    error = _envelope(answer)
+    return Replied(
+        status=answer.status_code,
+        kind=None if error is None else error.type,
+        error_code=None if error is None or error.details is None else error.details.error_code,
+        message="" if error is None else error.message,
+        envelope=b"" if error is None else answer.content,
+        retry_after=_retry_after(answer),
+        request_id=answer.headers.get("request-id"),
+    )
+
+
+def _envelope(answer: httpx2.Response) -> _Error | None:
+    try:
+        return msgspec.json.decode(answer.content, type=_Envelope).error
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _api_error(what: str, error: anthropic.APIError) -> ApiError:
+    if not isinstance(error, anthropic.APIStatusError):
+        return ApiError(what, message=_cause(error))
+    answer = error.response
+    envelope = _envelope(answer)
+    return ApiError(
+        what,
+        status=answer.status_code,
+        kind=None if envelope is None else envelope.type,
+        message="" if envelope is None else envelope.message,
+        request_id=answer.headers.get("request-id"),
+        retry_after=_retry_after(answer),
+    )
+
+
+def _cause(error: anthropic.APIError) -> str:
+    cause = error.__cause__
+    return type(error if cause is None else cause).__name__
+
+
+def _retry_after(answer: httpx2.Response) -> float | None:
+    try:
+        return max(float(answer.headers["retry-after"]), 0.0)
+    except (KeyError, ValueError):
+        return None
+
+
+def _date(what: str, answer: httpx2.Response) -> float:
+    try:
+        return parsedate_to_datetime(answer.headers["date"]).timestamp()
+    except (KeyError, ValueError) as missing:
+        raise ApiError(what, status=answer.status_code, message="the answer has no Date header") from missing
+
+
+def _decode(what: str, answer: httpx2.Response, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(answer.content, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as unreadable:
+        raise ApiError(
+            what, status=answer.status_code, message="the answer is not what the API sends"
+        ) from unreadable
+
+
+def _seen(batch: _Batch) -> BatchSeen:
+    counts = batch.request_counts
+    outcomes = (counts.succeeded, counts.errored, counts.canceled, counts.expired)
+    return BatchSeen(
+        batch_id=batch.id,
+        status=batch.processing_status,
+        created_at=datetime.fromisoformat(batch.created_at).timestamp(),
+        total=counts.processing + sum(outcomes),
+        counts=outcomes,
+        archived=batch.archived_at is not None,
+        ended=batch.processing_status == "ended",
+    )
+
+
+# ---- the socket -----------------------------------------------------------------------------------------------
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    if sys.platform == "linux":
+        options += [
+            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+        ]
+    return options
+
+
+def _proxy_for(url: httpx2.URL) -> str | None:
+    """The proxy that the environment names for this address."""
+    if _is_loopback(url.host) or urllib.request.proxy_bypass(url.host):
+        return None
+    proxies = urllib.request.getproxies()
+    return proxies.get(url.scheme) or proxies.get("all")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

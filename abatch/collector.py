@@ -1,0 +1,436 @@
+"""Drain one ended batch into a sink: raw lines, each row once, at most a few chunks in memory.
+
+Rows whose try failed for a passing reason are withheld for a retry shard while the job has tries left; every
+other line goes on as bytes, with the caller's custom_id put in place. Complete means that every row of the shard
+has its line: the rows decide, not the counts, and a stream that ends early is read again, never taken as the end.
+
+The order that makes a crash harmless: withheld lines durable in the spool; `seal()`; then one transaction with
+`Drained` and the retry shard's `Planned`. A shard is never read again after `Drained`.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import msgspec
+
+from abatch import threads, wire
+from abatch.backend import Sealed, ShardRef
+from abatch.errors import ApiError, BackendError
+from abatch.facts import Counts, Drained, Planned, SealedRecord, Spend
+from abatch.log import log
+from abatch.pacing import Backoff
+from abatch.reconcile import counts_of
+from abatch.result import OUTCOMES, Line, Usage
+from abatch.spool import SpoolReader, SpoolWriter, Written, examine, write_missing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from abatch.backend import Backend, JobRef, Sink
+    from abatch.client import Client
+    from abatch.journal import Journal
+    from abatch.ledger import ShardRecord
+    from abatch.lifecycle import Draining
+    from abatch.prices import PriceList
+
+__all__ = ["RETRYABLE", "Collected", "Collector", "NotOurs", "seal_fallbacks"]
+
+RETRYABLE: Final = frozenset({"rate_limit_error", "timeout_error", "api_error", "overloaded_error"})
+"""Errors that pass; `expired` is retried, too. Anything else, also what is not known yet, is kept as it is."""
+READS: Final = 6
+READ_AGAIN_FIRST, READ_AGAIN_MOST = 30.0, 6 * 3600.0
+"""Six reads over a day when rows are missing."""
+WRITE_BYTES: Final = 2**20
+"""Lines go to the sink in blocks of about this size."""
+
+
+class NotOurs(Exception):  # noqa: N818 - not an error of the user's: the driver turns it into a Held fact
+    """A batch that an operator named does not hold this shard."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """Counts and tokens of lines as they pass."""
+
+    step: int
+    """Prompt tokens above which a request has the long price."""
+    outcomes: dict[str, int] = field(default_factory=dict[str, int])
+    usage: dict[tuple[str, bool], Usage] = field(default_factory=dict[tuple[str, bool], Usage])
+
+    def note(self, outcome: str) -> None:
+        """Count an outcome."""
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+    def add(self, line: Line) -> None:
+        """Count a line, and its tokens."""
+        self.note(line.outcome)
+        if line.usage is not None and line.model is not None:
+            bucket = (line.model, line.usage.prompt_tokens > self.step)
+            known = self.usage.get(bucket)
+            self.usage[bucket] = line.usage if known is None else known + line.usage
+
+    @property
+    def counts(self) -> Counts:
+        """Per outcome."""
+        known = {outcome: self.outcomes.get(outcome, 0) for outcome in OUTCOMES}
+        return Counts(**known, other=sum(self.outcomes.values()) - sum(known.values()))
+
+    @property
+    def spend(self) -> tuple[Spend, ...]:
+        """Tokens per model."""
+        return tuple(Spend(model=m, long=long, usage=usage) for (m, long), usage in self.usage.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What a drain came to; not recorded yet."""
+
+    drained: Drained
+    retry: Planned | None
+    """The retry shard, without its part number."""
+    billing: bool
+    """A line said that the account cannot be billed."""
+
+
+class Collector:
+    """Drains the ended batches of one job."""
+
+    def __init__(
+        self,
+        client: Client,
+        journal: Journal,
+        job: JobRef,
+        backend: Backend,
+        *,
+        tries: int,
+        prices: PriceList,
+        may_retry: Callable[[], bool],
+    ) -> None:
+        self._client, self._journal, self._job, self._backend = client, journal, job, backend
+        self._tries, self._step, self._may_retry = tries, prices.long_prompt_tokens, may_retry
+
+    async def drain(self, shard: ShardRecord, state: Draining) -> Collected:
+        """Stream the batch's results into the sink until every row has its line, and seal it.
+
+        Raises:
+            NotOurs: an operator named this batch, and its results are another's.
+            BackendError: the storage failed.
+            SpoolDamaged: the shard's custom_ids cannot be read.
+            LineTooLong: a line of more than 64 MiB.
+        """
+        with closing(await threads.run(SpoolReader, self._journal.spool, shard.planned)) as reader:
+            return await _Drain(self, shard, state, reader).run()
+
+
+class _Drain:
+    """One shard's way from the batch to the seal."""
+
+    def __init__(self, owner: Collector, shard: ShardRecord, state: Draining, reader: SpoolReader) -> None:
+        self._owner = owner
+        self._shard, self._state, self._reader = shard, state, reader
+        self._proven = state.proven
+        self._lineage_key = owner._journal.lineage_key
+        self._prefix = wire.prefix(self._lineage_key, shard.shard, state.doubt.attempt).decode()
+        self._seen = bytearray(shard.planned.rows)
+        self._marks = array("q", bytes(8 * shard.planned.rows))
+        self._left = shard.planned.rows
+        self._tally = Tally(step=owner._step)
+        self._outcomes = Tally(step=0)  # of every row, withheld ones too
+        self._withheld: SpoolWriter | None = None
+        self._withheld_rows = 0
+        self._duplicates = self._conflicts = self._foreign = 0
+        self._billing = False
+        self._retry_name = f"retry-{shard.shard:08d}.spool"
+
+    async def run(self) -> Collected:
+        owner, planned = self._owner, self._shard.planned
+        ref = ShardRef(
+            job=owner._job, shard=self._shard.shard, part=planned.part, rows=planned.rows, batch_id=self._state.batch_id
+        )
+        opened = await owner._backend.open(ref)
+        if isinstance(opened, Sealed):
+            return await self._recount(opened)
+        await threads.run((owner._journal.spool / self._retry_name).unlink, missing_ok=True)
+        try:
+            gone = await self._read_all(opened)
+            written = await self._seal_withheld()
+            missing = await self._note_missing(gone)
+            sealed = await opened.seal()
+        except BaseException:
+            with anyio.CancelScope(shield=True), suppress(BackendError):
+                await opened.discard()
+            if self._withheld is not None:
+                await threads.run(self._withheld.discard)
+            raise
+        return self._collected(sealed, written, missing, gone)
+
+    async def _read_all(self, sink: Sink) -> str:
+        """Read until every row was seen; why the rest is missing, if it is."""
+        again = Backoff(first=READ_AGAIN_FIRST, most=READ_AGAIN_MOST)
+        trouble = Backoff(first=1.0, most=300.0)
+        complete_reads = 0
+        while True:
+            try:
+                await self._read_once(sink)
+                complete_reads += 1
+            except ApiError as failure:
+                gone = await self._is_gone(failure)
+                if gone:
+                    return gone
+                wait = failure.retry_after if failure.retry_after is not None else trouble.next()
+                log.warning(
+                    "results_interrupted",
+                    shard=self._shard.shard,
+                    batch_id=self._state.batch_id,
+                    status=failure.status,
+                    error=str(failure),
+                    rows_left=self._left,
+                )
+                await anyio.sleep(wait)
+                continue
+            if not self._left:
+                await self._compare_counts()
+                return ""
+            if complete_reads >= READS:
+                return f"{self._left} results are not in what the API sends, after {READS} reads"
+            log.warning("results_incomplete", shard=self._shard.shard, rows_left=self._left, read=complete_reads)
+            await anyio.sleep(again.next())
+
+    async def _compare_counts(self) -> None:
+        """All rows are there; if the API counts them otherwise, ask again, then say so. The rows decide."""
+        again = Backoff(first=1.0, most=60.0)
+        counts = self._state.counts
+        for _ in range(READS):
+            if counts == self._outcomes.counts:
+                return
+            await anyio.sleep(again.next())
+            with suppress(ApiError):
+                workspace_id = self._shard.planned.headers.workspace_id
+                batch = await self._owner._client.retrieve(workspace_id, self._state.batch_id)
+                counts = counts_of(batch)
+        log.warning("counts_disagree", shard=self._shard.shard, batch_id=self._state.batch_id)
+
+    async def _is_gone(self, failure: ApiError) -> str:
+        """Why the results cannot be had any more; empty while they may be."""
+        if failure.status != 404:
+            return ""
+        workspace_id = self._shard.planned.headers.workspace_id
+        try:
+            batch = await self._owner._client.retrieve(workspace_id, self._state.batch_id)
+        except ApiError as lost:
+            old = self._state.created_at + 2 * 24 * 3600 < time.time()
+            return "the batch was deleted before its results were read" if lost.status == 404 and old else ""
+        return "the API archived the results before they were read (29 days)" if batch.archived else ""
+
+    async def _read_once(self, sink: Sink) -> None:
+        reader = wire.LineReader()
+        workspace_id = self._shard.planned.headers.workspace_id
+        async with self._owner._client.results(workspace_id, self._state.batch_id) as chunks:
+            async for lines in _blocks(reader, chunks):
+                out = self._take(lines)
+                if out:
+                    await sink.write(out)
+                await anyio.lowlevel.checkpoint()
+
+    def _take(self, lines: list[bytes]) -> list[Line]:
+        """The lines of a block that go to the sink; the others are withheld, dropped and counted, or set aside."""
+        out: list[Line] = []
+        for raw in lines:
+            seen = wire.read_line(raw)
+            row = None if seen is None else self._row(seen.wire_id)
+            if seen is None or row is None:
+                self._foreign += 1
+                if self._foreign == 1:
+                    log.warning("foreign_line_seen", shard=self._shard.shard, batch_id=self._state.batch_id)
+                continue
+            mark = hash(raw)
+            if self._seen[row]:
+                self._repeat(row, mark)
+                continue
+            self._seen[row] = 1
+            self._marks[row] = mark
+            self._left -= 1
+            self._outcomes.note(seen.outcome)
+            custom_id = self._reader.custom_id(row)
+            line = Line(
+                wire.with_custom_id(raw, seen.wire_id.encode(), custom_id),
+                msgspec.json.decode(custom_id, type=str),
+                seen.outcome,
+                seen.error_type,
+                seen.model,
+                seen.usage,
+            )
+            if self._is_retryable(line):
+                self._withhold(row, custom_id, line.raw)
+            else:
+                self._billing |= line.error_type == "billing_error"
+                self._tally.add(line)
+                out.append(line)
+        return out
+
+    def _row(self, wire_id: str) -> int | None:
+        """The row of an id of this attempt; None for any other."""
+        if not wire_id.startswith(self._prefix):
+            if not self._proven:
+                raise NotOurs(f"batch {self._state.batch_id} does not hold this shard")
+            return None
+        named = wire.parse_id(wire_id.encode("utf-8", "replace"))
+        if named is None or named.row >= len(self._seen):
+            return None
+        self._proven = True
+        return named.row
+
+    def _repeat(self, row: int, mark: int) -> None:
+        if self._marks[row] == mark:
+            self._duplicates += 1
+            return
+        self._conflicts += 1
+        log.warning("conflicting_line_seen", shard=self._shard.shard, batch_id=self._state.batch_id, row=row)
+
+    def _is_retryable(self, line: Line) -> bool:
+        passing = line.outcome == "expired" or (line.outcome == "errored" and line.error_type in RETRYABLE)
+        return passing and self._shard.planned.trial < self._owner._tries and self._owner._may_retry()
+
+    def _withhold(self, row: int, custom_id: bytes, raw: bytes) -> None:
+        if self._withheld is None:
+            self._withheld = SpoolWriter(self._owner._journal.spool)
+        self._withheld.add(custom_id, self._reader.params(row), raw)
+        self._withheld_rows += 1
+
+    # ---- sealing ----------------------------------------------------------------------------------------------
+
+    async def _seal_withheld(self) -> Written | None:
+        if self._withheld is None:
+            return None
+        return await threads.run(self._withheld.seal, self._retry_name)
+
+    async def _note_missing(self, gone: str) -> int:
+        if not gone:
+            return 0
+        entries = [(self._reader.custom_id(row), gone) for row, seen in enumerate(self._seen) if not seen]
+        name = f"{self._shard.shard:08d}.jsonl"
+        await threads.run(write_missing, self._owner._journal.missing, name, entries)
+        log.error("rows_missing", shard=self._shard.shard, rows=len(entries), why=gone)
+        return len(entries)
+
+    async def _recount(self, sealed: Sealed) -> Collected:
+        """An earlier run sealed the shard and died before it could record it: read it back and go on from there."""
+        async for raw in self._owner._backend.read(sealed):
+            seen = wire.read_line(raw)
+            if seen is None:
+                self._tally.add(Line(raw, "", "unreadable"))
+            else:
+                self._tally.add(Line(raw, seen.wire_id, seen.outcome, seen.error_type, seen.model, seen.usage))
+        written = await threads.run(examine, self._owner._journal.spool / self._retry_name)
+        lines = self._tally.counts.total + (0 if written is None else written.rows)
+        missing = self._shard.planned.rows - lines
+        why = "results were missing when the shard was sealed" if missing else ""
+        return self._collected(sealed, written, missing, why)
+
+    def _collected(self, sealed: Sealed, written: Written | None, missing: int, gone: str) -> Collected:
+        planned = self._shard.planned
+        counts = self._tally.counts
+        if self._duplicates or self._foreign or self._conflicts:
+            log.warning(
+                "lines_dropped",
+                shard=self._shard.shard,
+                identical=self._duplicates,
+                conflicting=self._conflicts,
+                foreign=self._foreign,
+            )
+        retry = None
+        if written is not None:
+            retry = Planned(
+                part=0,
+                rows=written.rows,
+                body_bytes=written.body_bytes,
+                spool=self._retry_name,
+                params_digest=written.params_digest,
+                ids_digest=written.ids_digest,
+                headers=planned.headers,
+                parent=self._shard.shard,
+                trial=planned.trial + 1,
+            )
+        drained = Drained(
+            counts=counts,
+            sealed=record_of(sealed),
+            spend=self._tally.spend,
+            retried=0 if written is None else written.rows,
+            missing=missing,
+            gone=gone,
+        )
+        return Collected(drained=drained, retry=retry, billing=self._billing)
+
+
+async def _blocks(reader: wire.LineReader, chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """Lines in blocks of about a megabyte."""
+    block: list[bytes] = []
+    weight = 0
+    try:
+        async for chunk in chunks:
+            block += reader.feed(chunk)
+            weight += len(chunk)
+            if weight >= WRITE_BYTES and block:
+                yield block
+                block, weight = [], 0
+    except ApiError:  # what came before the break is good, and keeps the next read from starting at nothing
+        if block:
+            yield block
+        raise
+    block += reader.end()
+    if block:
+        yield block
+
+
+async def seal_fallbacks(
+    backend: Backend, job: JobRef, shard: ShardRecord, spool: SpoolReader, result: bytes | None = None
+) -> tuple[Counts, SealedRecord]:
+    """Seal a line for every row of a shard that will never be a batch.
+
+    Args:
+        backend: where.
+        job: the job.
+        shard: the shard.
+        spool: its rows.
+        result: the JSON of the `result` every row gets; None for each row's own fallback line.
+    """
+    planned, tally = shard.planned, Tally(step=0)
+
+    def line(row: int) -> Line:
+        custom_id = spool.custom_id(row)
+        raw = spool.fallback(row) if result is None else wire.fallback(custom_id, result)
+        return wire.outcome_of(raw, msgspec.json.decode(custom_id, type=str))
+
+    ref = ShardRef(job=job, shard=shard.shard, part=planned.part, rows=planned.rows, batch_id=None)
+    opened = await backend.open(ref)
+    begin = 0
+    while begin < spool.rows:
+        block: list[Line] = []
+        weight = 0
+        while begin < spool.rows and weight < WRITE_BYTES:
+            block.append(line(begin))
+            weight += len(block[-1].raw)
+            begin += 1
+        for each in block:
+            tally.add(each)
+        if not isinstance(opened, Sealed):
+            await opened.write(block)
+        await anyio.lowlevel.checkpoint()
+    sealed = opened if isinstance(opened, Sealed) else await opened.seal()
+    return tally.counts, record_of(sealed)
+
+
+def record_of(sealed: Sealed) -> SealedRecord:
+    """As the journal keeps it."""
+    return SealedRecord(part=sealed.part, lines=sealed.lines, detail=dict(sealed.detail))
+
+
+def sealed_of(record: SealedRecord) -> Sealed:
+    """As backends know it."""
+    return Sealed(part=record.part, lines=record.lines, detail=record.detail)

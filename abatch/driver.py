@@ -1,0 +1,585 @@
+"""Drive one shard: perform the next action, make its fact durable, look again. Running and recovering are the same.
+
+The submission, step by step; a crash on any line leaves a state that the next run goes on from:
+
+    admitted        the queue limit, the request rate and a slot for uploading allow it
+    upload          headers and the body, all but its final `]}`: nothing can exist on the server yet
+    gate            the server's `Date` by a second connection, the guard, then `Committing` made durable
+    tail            `]}`, unless more than a minute passed since the `Date` or a stop is wished (then Withdrawn)
+    answer          judged by table A; a definite one is recorded, else the shard is in doubt and table B settles it
+
+Past the gate the attempt is shielded from cancellation: it gets the manager's patience (30 s) for its answer.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, assert_never
+
+import anyio
+import msgspec
+
+from abatch import threads, wire
+from abatch.collector import NotOurs, seal_fallbacks
+from abatch.errors import ApiError, JobStopped
+from abatch.facts import (
+    Abandoned,
+    Accepted,
+    Committing,
+    DuplicateSeen,
+    Ended,
+    Found,
+    Held,
+    Planned,
+    ResolveWished,
+    Split,
+    Stopped,
+    Unreadable,
+    Withdrawn,
+)
+from abatch.journal import Entry, Overtaken
+from abatch.lifecycle import Drain, Draining, InDoubt, Processing, Settle, Upload, Watch, next_action
+from abatch.lifecycle import Held as HeldState
+from abatch.log import log
+from abatch.pacing import Backoff
+from abatch.reconcile import (
+    Absent,
+    Created,
+    CreatedUnnamed,
+    Doubt,
+    FoundBatch,
+    Hold,
+    Later,
+    NoAnswer,
+    Refused,
+    TooLarge,
+    Unknown,
+    judge,
+)
+from abatch.spool import SpoolDamaged, SpoolReader, SpoolWriter, remove
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from abatch.backend import Backend, JobRef
+    from abatch.client import Client
+    from abatch.collector import Collector
+    from abatch.config import Config
+    from abatch.facts import ShardFact
+    from abatch.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.poller import Scope
+    from abatch.reconcile import Replied, Verdict
+
+__all__ = ["Driver", "Site", "Stop"]
+
+GATE_WITHIN: Final = 60.0
+"""Seconds from the server's `Date` to the tail."""
+DECIDED_WITHIN: Final = 600.0
+"""Bound A1: seconds in which a complete request is decided."""
+ANSWER_WITHIN: Final = 600.0
+
+
+class Stop:
+    """The manager's wish to leave: nothing new begins; attempts past their commit point get `patience` seconds."""
+
+    def __init__(self, patience: float = 30.0) -> None:
+        self.wished = False
+        self._patience = patience
+        self._committed: set[anyio.CancelScope] = set()
+
+    def wish(self) -> None:
+        """Leave. Called once or often."""
+        self.wished = True
+        deadline = anyio.current_time() + self._patience
+        for scope in self._committed:
+            scope.deadline = min(scope.deadline, deadline)
+
+    def commit(self, scope: anyio.CancelScope) -> None:
+        """This attempt passes its commit point: it is not cancelled from outside any more."""
+        scope.shield = True
+        self._committed.add(scope)
+        if self.wished:
+            scope.deadline = min(scope.deadline, anyio.current_time() + self._patience)
+
+    def over(self, scope: anyio.CancelScope) -> None:
+        """It has its answer, or will not have one."""
+        self._committed.discard(scope)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an attempt waits for its answer."""
+        return bool(self._committed)
+
+
+@dataclass(slots=True, kw_only=True)
+class Site:
+    """What the drivers of one job share."""
+
+    client: Client
+    ledger: Ledger
+    config: Config
+    job: JobRecord
+    ref: JobRef
+    scope: Scope
+    stop: Stop
+    uploads: anyio.Semaphore
+    drains: anyio.Semaphore
+    backend: Backend | None
+    collector: Collector | None
+    fingerprint: str | None
+    may_submit: bool
+    spawn: Callable[[int], None]
+    """Start a driver for a new shard of this job."""
+    guard_checked: Callable[[], bool]
+
+    @property
+    def submits(self) -> bool:
+        """Whether shards of this job may be sent now."""
+        return self.may_submit and self.job.stopped is None and not self.stop.wished
+
+
+@dataclass(slots=True)
+class _Gate:
+    """How far one attempt came."""
+
+    failure: BaseException | None = None
+    """Why the body was not sent to its end."""
+    committed: float | None = None
+    """The server's `Date` recorded by `Committing`."""
+    released: bool = False
+    """The tail was given to the socket."""
+
+
+class _NotNow(Exception):  # noqa: N818
+    """The attempt is given up before its tail; the shard stays, or becomes, Ready."""
+
+
+@dataclass(slots=True)
+class Driver:
+    """One shard's driver; `run` returns at its end, or where it can only wait for somebody."""
+
+    site: Site
+    shard: ShardRecord
+    _pause: Backoff = field(default_factory=lambda: Backoff(first=1.0, most=120.0))
+    _committed_here: bool = False
+
+    async def run(self) -> None:
+        """Go on until nothing is left to do for this shard here and now.
+
+        Raises:
+            JobStopped: the job cannot go on; recorded before it is raised.
+            BackendError: the job's storage failed.
+            JournalError: nothing can go on.
+        """
+        while (action := next_action(self.shard.state)) is not None:
+            try:
+                if not await self._perform(action):
+                    return
+            except Overtaken:
+                log.warning("shard_overtaken", shard=self.shard.shard)
+            except SpoolDamaged as damage:
+                await self._stop_job(
+                    str(damage), "Its requests cannot be sent from here: cancel the job and submit them under a new key."
+                )
+        await threads.run(remove, self.site.ledger.journal.spool / self.shard.planned.spool)
+
+    async def _perform(self, action: Upload | Settle | Watch | Drain) -> bool:
+        match action:
+            case Upload(attempt):
+                return await self._upload(attempt)
+            case Settle():
+                return await self._settle()
+            case Watch(batch_id):
+                return await self._watch(batch_id)
+            case Drain():
+                return await self._drain()
+            case _:
+                assert_never(action)
+
+    async def _record(self, *facts: ShardFact) -> None:
+        await self.site.ledger.record(*self.site.ledger.next(self.shard, *facts))
+        for fact in facts:
+            log.info(
+                EVENTS[type(fact)],
+                job=self.site.job.key,
+                shard=self.shard.shard,
+                **{name: value for name in SAID if (value := getattr(fact, name, None)) is not None},
+            )
+
+    async def _stop_job(self, reason: str, remedy: str) -> None:
+        site = self.site
+        if site.job.stopped is None:
+            await site.ledger.record(Entry(site.job.job, Stopped(reason=reason, remedy=remedy)))
+            log.error("job_stopped", job=site.job.key, reason=reason)
+        raise JobStopped(site.job.key, reason, remedy)
+
+    # ---- upload -----------------------------------------------------------------------------------------------
+
+    async def _upload(self, attempt: int) -> bool:
+        site = self.site
+        if site.job.cancel_wished:
+            await self._abandon("the job was cancelled before this shard was sent")
+            return True
+        if attempt > wire.MAX_ATTEMPT:
+            await self._stop_job(f"shard {self.shard.shard} was refused {attempt - 1} times", "Look at the log for why.")
+        if not await self._admitted():
+            return site.job.cancel_wished
+        try:
+            async with site.uploads:
+                if not site.submits or site.job.cancel_wished:
+                    return site.job.cancel_wished
+                await self._attempt(attempt)
+        finally:
+            if not isinstance(self.shard.state, InDoubt | Processing):
+                site.scope.pace.frees(self.shard.shard)
+        return True
+
+    async def _admitted(self) -> bool:
+        """Wait for room in the queue and a turn; False if the shard is not wanted on the way any more."""
+        site, rows = self.site, self.shard.planned.rows
+        pace = site.scope.pace
+        async with site.scope.turn:
+            while site.submits and not site.job.cancel_wished:
+                wait = pace.wait(anyio.current_time())
+                if wait == 0 and pace.has_room(rows):
+                    pace.holds(self.shard.shard, rows)
+                    return True
+                with anyio.move_on_after(min(wait or 1.0, 1.0)):
+                    await site.job.change()
+        return False
+
+    async def _attempt(self, attempt: int) -> None:
+        """One create, from the first byte to its verdict."""
+        site, planned = self.site, self.shard.planned
+        prefix = wire.prefix(site.ledger.journal.lineage_key, self.shard.shard, attempt)
+        reader = await threads.run(SpoolReader, site.ledger.journal.spool, planned)
+        gate, answer = _Gate(), None
+        site.scope.pace.called(anyio.current_time())
+        with closing(reader), anyio.CancelScope() as scope:
+            try:
+                body = self._body(reader, prefix, attempt, gate, scope)
+                answer = await site.client.create(planned.headers, planned.body_bytes, body)
+                if gate.released:  # still shielded, so that an answer that came is recorded
+                    await self._conclude(judge(answer), gate)
+            finally:
+                site.stop.over(scope)
+        if not gate.released:
+            await self._not_sent(gate, answer)
+        elif answer is None:
+            log.warning("shard_in_doubt", shard=self.shard.shard, rule="A11", why="no answer in time")
+
+    async def _body(
+        self, reader: SpoolReader, prefix: bytes, attempt: int, gate: _Gate, scope: anyio.CancelScope
+    ) -> AsyncIterator[bytes]:
+        try:
+            with closing(reader.body(prefix)) as pieces:
+                while (piece := await threads.run(next, pieces, None)) is not None:
+                    yield piece
+            await self._pass_gate(attempt, gate, scope)
+        except Exception as failure:
+            # the SDK hides what a body raises behind a connection error
+            gate.failure = failure
+            raise
+        gate.released = True
+        yield wire.BODY_TAIL
+
+    async def _pass_gate(self, attempt: int, gate: _Gate, scope: anyio.CancelScope) -> None:
+        """Steps 2 to 4: when this returns, the tail may leave."""
+        site = self.site
+        page = await site.client.list(site.scope.workspace_id, limit=1)
+        began = _awake()
+        if not site.guard_checked() and not await site.scope.vouch():
+            await self._stop_job(
+                "the API key is not the one that this journal's unfinished batches were sent with, "
+                "and does not see them",
+                "Use the old key, or `abatch resolve` what is open, then run again.",
+            )
+        if not site.submits or site.job.cancel_wished:
+            raise _NotNow
+        site.stop.commit(scope)
+        await self._record(Committing(attempt=attempt, date=page.date, fingerprint=site.fingerprint))
+        gate.committed = page.date
+        self._committed_here = True
+        if _awake() - began > GATE_WITHIN or site.stop.wished:
+            await self._record(Withdrawn(why="the tail was never sent"))
+            raise _NotNow
+        scope.deadline = min(scope.deadline, anyio.current_time() + ANSWER_WITHIN)
+
+    async def _not_sent(self, gate: _Gate, answer: Replied | NoAnswer | None) -> None:
+        """The attempt ended before its tail: nothing was created."""
+        failure = gate.failure
+        if gate.committed is not None and isinstance(self.shard.state, InDoubt):
+            await self._record(Withdrawn(why="the tail was never sent"))
+        if isinstance(failure, _NotNow):
+            return
+        if failure is not None and not isinstance(failure, ApiError):
+            raise failure
+        if isinstance(failure, ApiError):
+            if failure.status in (401, 403):
+                await self._stop_job(str(failure), "Check the API key, then run the same command again.")
+            log.warning("create_not_sent", shard=self.shard.shard, error=str(failure))
+        elif answer is not None:
+            verdict = judge(answer)
+            match verdict:
+                case Refused() | TooLarge() | Later():
+                    await self._refused(verdict)
+                    return
+                case Created() | CreatedUnnamed():
+                    log.error("answered_before_the_end", shard=self.shard.shard, rule=verdict.rule)
+                case Unknown(why=why):
+                    log.warning("create_not_sent", shard=self.shard.shard, error=why)
+        await anyio.sleep(self._pause.next() * (1 + random.random() / 10))  # noqa: S311
+
+    async def _conclude(self, verdict: Verdict, gate: _Gate) -> None:
+        """Record what a complete create came to."""
+        site, planned = self.site, self.shard.planned
+        log.info("create_answered", shard=self.shard.shard, rule=verdict.rule)
+        match verdict:
+            case Created(batch=batch):
+                self._pause.reset()
+                site.scope.pace.accepted()
+                site.scope.known.bound.add(batch.batch_id)
+                site.scope.known.live[batch.batch_id] = batch.created_at
+                if gate.committed is not None and batch.created_at - gate.committed > DECIDED_WITHIN:
+                    log.warning("bound_A1_broken", shard=self.shard.shard, batch_id=batch.batch_id)
+                if batch.total != planned.rows:
+                    log.error(
+                        "count_differs", shard=self.shard.shard, batch_id=batch.batch_id, sent=planned.rows, told=batch.total
+                    )
+                await self._record(Accepted(batch_id=batch.batch_id, created_at=batch.created_at))
+            case CreatedUnnamed(status=status):
+                await self._record(Unreadable(status=status))
+            case Refused() | TooLarge() | Later():
+                await self._refused(verdict)
+            case Unknown(why=why):
+                log.warning("shard_in_doubt", shard=self.shard.shard, rule=verdict.rule, why=why)
+            case _:
+                assert_never(verdict)
+
+    async def _refused(self, verdict: Refused | TooLarge | Later) -> None:
+        """A definite no: nothing was created."""
+        committed = isinstance(self.shard.state, InDoubt)
+        match verdict:
+            case Later(wait=asked):
+                wait = self.site.scope.pace.refused(anyio.current_time(), asked, random.random())  # noqa: S311
+                log.warning("api_asks_to_wait", shard=self.shard.shard, seconds=round(wait, 1))
+                if committed:
+                    await self._record(Withdrawn(why="429", wait=wait))
+            case TooLarge(envelope=envelope):
+                await self._split(envelope, committed=committed)
+            case Refused(reason=reason, remedy=remedy):
+                if committed:
+                    await self._record(Withdrawn(why=reason))
+                await self._stop_job(reason, remedy)
+            case _:
+                assert_never(verdict)
+
+    async def _split(self, envelope: bytes, *, committed: bool) -> None:
+        """413: the rows go in two shards; a row that is too large alone gets the error as its line."""
+        site, planned = self.site, self.shard.planned
+        withdrawn: list[ShardFact] = [Withdrawn(why="413")] if committed else []
+        if planned.rows == 1:
+            if withdrawn:
+                await self._record(*withdrawn)
+            error = envelope or TOO_LARGE
+            await self._abandon("the API refuses this request as too large", b'{"type":"errored","error":%b}' % error)
+            return
+        halves = [site.ledger.number_shard(), site.ledger.number_shard()]
+        written = await threads.run(self._write_halves, halves)
+        entries = site.ledger.next(self.shard, *withdrawn, Split(into=tuple(halves)))
+        for number, half in zip(halves, written, strict=True):
+            entries.append(Entry(site.job.job, msgspec.structs.replace(half, part=site.job.take_part()), number, 0))
+        await site.ledger.record(*entries)
+        log.warning("shard_split", job=site.job.key, shard=self.shard.shard, into=halves)
+        for number in halves:
+            site.spawn(number)
+
+    def _write_halves(self, numbers: list[int]) -> list[Planned]:
+        folder, planned = self.site.ledger.journal.spool, self.shard.planned
+        halves: list[Planned] = []
+        with closing(SpoolReader(folder, planned)) as reader:
+            middle = planned.rows // 2
+            for number, rows in zip(numbers, (range(middle), range(middle, planned.rows)), strict=True):
+                writer = SpoolWriter(folder)
+                for row in rows:
+                    writer.add(reader.custom_id(row), reader.params(row), reader.own_fallback(row))
+                name = f"{number:08d}.spool"
+                written = writer.seal(name)
+                halves.append(
+                    Planned(
+                        part=0,
+                        rows=written.rows,
+                        body_bytes=written.body_bytes,
+                        spool=name,
+                        params_digest=written.params_digest,
+                        ids_digest=written.ids_digest,
+                        headers=planned.headers,
+                        parent=self.shard.shard,
+                        trial=planned.trial,
+                    )
+                )
+        return halves
+
+    async def _abandon(self, why: str, result: bytes | None = None) -> None:
+        """The shard is never sent: every row gets its fallback line."""
+        site = self.site
+        if site.backend is None:
+            raise JobStopped(site.job.key, "its backend is not at hand", "Hand the job over again with its backend.")
+        with closing(await threads.run(SpoolReader, site.ledger.journal.spool, self.shard.planned)) as reader:
+            counts, sealed = await seal_fallbacks(site.backend, site.ref, self.shard, reader, result)
+        await self._record(Abandoned(why=why, counts=counts, sealed=sealed))
+
+    # ---- doubt ------------------------------------------------------------------------------------------------
+
+    async def _settle(self) -> bool:
+        site, state = self.site, self.shard.state
+        assert isinstance(state, InDoubt | HeldState)
+        site.scope.pace.holds(self.shard.shard, self.shard.planned.rows)
+        if (wish := site.job.wishes.pop(self.shard.shard, None)) is not None:
+            await self._obey(wish)
+            return True
+        if isinstance(state, HeldState):
+            return False
+        doubt = Doubt(
+            shard=self.shard.shard,
+            attempt=state.attempt,
+            rows=self.shard.planned.rows,
+            date=state.date,
+            since=state.date,
+            certain=state.certain,
+            guarded=site.scope.is_guarded(state.fingerprint),
+        )
+        ruling = await site.scope.settled(doubt, fresh=self._committed_here)
+        match ruling:
+            case None:
+                return True
+            case FoundBatch(batch=batch):
+                site.scope.known.bound.add(batch.batch_id)
+                site.scope.known.live[batch.batch_id] = batch.created_at
+                await self._record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="tag"))
+            case Absent():
+                site.scope.pace.frees(self.shard.shard)
+                await self._record(Withdrawn(why="no batch appeared (B8)"))
+            case Hold(reason=reason):
+                await self._record(Held(reason=reason))
+            case _:
+                assert_never(ruling)
+        return True
+
+    async def _obey(self, wish: ResolveWished) -> None:
+        """Table B9: an operator's word."""
+        site = self.site
+        if wish.batch_id is None:
+            site.scope.pace.frees(self.shard.shard)
+            await self._record(Withdrawn(why="an operator says that it was not created"))
+            return
+        try:
+            batch = await site.client.retrieve(site.scope.workspace_id, wish.batch_id)
+        except ApiError as failure:
+            log.error("resolve_refused", shard=self.shard.shard, batch_id=wish.batch_id, why=str(failure))
+            return
+        if batch.total != self.shard.planned.rows:
+            log.error(
+                "resolve_refused",
+                shard=self.shard.shard,
+                batch_id=wish.batch_id,
+                why=f"it has {batch.total} requests, the shard {self.shard.planned.rows}",
+            )
+            return
+        await self._record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="operator"))
+
+    # ---- the batch --------------------------------------------------------------------------------------------
+
+    async def _watch(self, batch_id: str) -> bool:
+        site, state = self.site, self.shard.state
+        assert isinstance(state, Processing)
+        site.scope.pace.holds(self.shard.shard, self.shard.planned.rows)
+        async with anyio.create_task_group() as group:
+            if state.proven:
+                group.start_soon(self._cancel_when_wished, batch_id)
+            counts = await site.scope.ended(batch_id, state.created_at)
+            group.cancel_scope.cancel()
+        site.scope.pace.frees(self.shard.shard)
+        await self._record(Ended(counts=counts))
+        return True
+
+    async def _cancel_when_wished(self, batch_id: str) -> None:
+        """A wish to cancel the job cancels its batches, once each is proven ours."""
+        while not self.site.job.cancel_wished:
+            await self.site.job.change()
+        pause = Backoff(first=1.0, most=60.0)
+        while True:
+            try:
+                await self.site.client.cancel(self.site.scope.workspace_id, batch_id)
+            except ApiError as failure:
+                log.warning("cancel_not_taken", batch_id=batch_id, error=str(failure))
+                if failure.status == 400:  # it ended meanwhile
+                    return
+                await anyio.sleep(pause.next())
+                continue
+            log.info("batch_cancel_asked", batch_id=batch_id)
+            return
+
+    async def _drain(self) -> bool:
+        site, state = self.site, self.shard.state
+        assert isinstance(state, Draining)
+        if site.collector is None:
+            return False
+        async with site.drains:
+            try:
+                collected = await site.collector.drain(self.shard, state)
+            except NotOurs as other:
+                await self._record(Held(reason=str(other)))
+                return True
+        entries = site.ledger.next(self.shard, collected.drained)
+        retry = None
+        if collected.retry is not None:
+            retry = site.ledger.number_shard()
+            planned = msgspec.structs.replace(collected.retry, part=site.job.take_part())
+            entries.append(Entry(site.job.job, planned, retry, 0))
+        await site.ledger.record(*entries)
+        site.scope.known.live.pop(state.batch_id, None)
+        counts = collected.drained.counts
+        log.info(
+            "shard_drained",
+            job=site.job.key,
+            shard=self.shard.shard,
+            succeeded=counts.succeeded,
+            failed=counts.total - counts.succeeded,
+            retried=collected.drained.retried,
+            missing=collected.drained.missing,
+        )
+        if retry is not None:
+            site.spawn(retry)
+        if collected.billing:
+            await threads.run(remove, site.ledger.journal.spool / self.shard.planned.spool)
+            await self._stop_job(
+                "the API could not bill the account", "Settle the account's billing, then run the same command again."
+            )
+        return True
+
+
+TOO_LARGE: Final = b'{"type":"error","error":{"type":"request_too_large","message":"refused with 413"}}'
+SAID: Final = ("attempt", "batch_id", "why", "reason", "by", "status")
+EVENTS: Final = {
+    Committing: "shard_committing",
+    Unreadable: "answer_unreadable",
+    Accepted: "shard_accepted",
+    Found: "shard_found",
+    Withdrawn: "shard_withdrawn",
+    Ended: "batch_ended",
+    Held: "shard_held",
+    Abandoned: "shard_abandoned",
+    DuplicateSeen: "duplicate_recorded",
+}
+
+
+def _awake() -> float:
+    """Seconds that go on while the machine sleeps."""
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()

@@ -1,0 +1,307 @@
+"""The facts of the journal: immutable, past tense, each the whole of what is known by it.
+
+The state of a shard or a job is the replay of its facts (`lifecycle.py`). A fact is JSON with its class name as
+tag; a field may be added with a default, never removed or given another meaning.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from abatch.result import Usage
+
+__all__ = [
+    "Abandoned",
+    "Accepted",
+    "CancelWished",
+    "Committing",
+    "Counts",
+    "Cut",
+    "Drained",
+    "DuplicateSeen",
+    "Ended",
+    "Fact",
+    "FileSource",
+    "Finished",
+    "Found",
+    "Headers",
+    "Held",
+    "IterableSource",
+    "JobFact",
+    "Planned",
+    "ResolveWished",
+    "Resumed",
+    "SealedRecord",
+    "ShardFact",
+    "Source",
+    "Spend",
+    "Split",
+    "Stopped",
+    "Submitted",
+    "Unreadable",
+    "Withdrawn",
+    "decode",
+    "encode",
+]
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A part of a fact."""
+
+
+class Headers(Value, kw_only=True):
+    """What is per batch on the wire: requests that differ in it cannot share a shard."""
+
+    betas: tuple[str, ...] = ()
+    user_profile_id: str | None = None
+    workspace_id: str | None = None
+
+
+class Counts(Value, kw_only=True):
+    """Requests per outcome, as the API's `request_counts`; `other` are outcomes this version does not know."""
+
+    succeeded: int = 0
+    errored: int = 0
+    canceled: int = 0
+    expired: int = 0
+    other: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.succeeded + self.errored + self.canceled + self.expired + self.other
+
+    def __add__(self, more: Counts) -> Counts:
+        return Counts(
+            succeeded=self.succeeded + more.succeeded,
+            errored=self.errored + more.errored,
+            canceled=self.canceled + more.canceled,
+            expired=self.expired + more.expired,
+            other=self.other + more.other,
+        )
+
+
+class Spend(Value, kw_only=True):
+    """Tokens that one model used, apart for prompts above its price step (`long`)."""
+
+    model: str
+    long: bool = False
+    usage: Usage
+
+
+class SealedRecord(Value, kw_only=True):
+    """`abatch.backend.Sealed` as the journal keeps it."""
+
+    part: int
+    lines: int
+    detail: dict[str, str | int] = {}
+
+
+class FileSource(Value, tag=True, kw_only=True):
+    """The job's requests came from this file; equal size and mtime are taken as equal, else the hash decides."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    rows: int
+
+
+class IterableSource(Value, tag=True, kw_only=True):
+    """The job's requests came from the caller; the digests of `Cut` tell whether they come again."""
+
+
+Source: TypeAlias = FileSource | IterableSource
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True):
+    """A fact."""
+
+
+# ---- of a shard -----------------------------------------------------------------------------------------------
+
+
+class Planned(Recorded, kw_only=True):
+    """The shard was sealed in the spool: these rows will be one batch."""
+
+    part: int
+    """Its number in the job."""
+    rows: int
+    body_bytes: int
+    """Size of the create body on the wire."""
+    spool: str
+    """Name of its file in the spool."""
+    params_digest: str
+    ids_digest: str
+    headers: Headers = Headers()
+    parent: int | None = None
+    """The shard whose failed rows these are (a retry), or whose rows were split."""
+    trial: int = 1
+    """Which try of its rows this is."""
+
+
+class Committing(Recorded, kw_only=True):
+    """All of the body but its final `]}` was sent: from here on a batch may exist."""
+
+    attempt: int
+    date: float
+    """The server's `Date` just before, in seconds since the epoch."""
+    fingerprint: str | None
+    """Of the API key; None for credentials without a fixed key."""
+
+
+class Unreadable(Recorded, kw_only=True):
+    """The answer was a 2xx that could not be read: a batch exists, its id is not known."""
+
+    status: int
+
+
+class Accepted(Recorded, kw_only=True):
+    """The API answered with the batch that holds the shard."""
+
+    batch_id: str
+    created_at: float
+
+
+class Found(Recorded, kw_only=True):
+    """The batch that holds the shard was found: by a tag in its results, or named by an operator."""
+
+    batch_id: str
+    created_at: float
+    by: str
+    """`tag` or `operator`."""
+
+
+class Withdrawn(Recorded, kw_only=True):
+    """This attempt certainly made no batch; the shard may be sent again."""
+
+    why: str
+    wait: float = 0.0
+    """Seconds the API asked to wait."""
+
+
+class Ended(Recorded, kw_only=True):
+    """The batch ended; `counts` are the API's."""
+
+    counts: Counts
+
+
+class Drained(Recorded, kw_only=True):
+    """Every row has its line in a sealed sink, or stands in a retry shard, or is missing."""
+
+    counts: Counts
+    """Of the lines sealed here."""
+    sealed: SealedRecord
+    spend: tuple[Spend, ...] = ()
+    retried: int = 0
+    """Rows that went to the retry shard."""
+    missing: int = 0
+    """Rows without a line; their ids stand in the journal's `missing` folder."""
+    gone: str = ""
+    """Why rows are missing."""
+
+
+class Split(Recorded, kw_only=True):
+    """The body was too large (413): the rows go in two other shards."""
+
+    into: tuple[int, ...]
+
+
+class Abandoned(Recorded, kw_only=True):
+    """The shard will not be sent; its fallback lines are sealed."""
+
+    why: str
+    counts: Counts
+    sealed: SealedRecord
+
+
+class Held(Recorded, kw_only=True):
+    """Only an operator can say whether this attempt made a batch."""
+
+    reason: str
+
+
+class DuplicateSeen(Recorded, kw_only=True):
+    """A batch with the tag of a withdrawn attempt was seen: a bound of the protocol was broken, and it was paid for."""
+
+    batch_id: str
+    attempt: int
+
+
+ShardFact: TypeAlias = (
+    Planned
+    | Committing
+    | Unreadable
+    | Accepted
+    | Found
+    | Withdrawn
+    | Ended
+    | Drained
+    | Split
+    | Abandoned
+    | Held
+    | DuplicateSeen
+)
+
+# ---- of a job -------------------------------------------------------------------------------------------------
+
+
+class Submitted(Recorded, kw_only=True):
+    """The job was handed over."""
+
+    key: str
+    to: str
+    """The destination's URL, normalized; empty for a backend object."""
+    source: Source
+    headers: Headers = Headers()
+    tries: int = 3
+
+
+class Cut(Recorded, kw_only=True):
+    """All open shards were sealed together; planning goes on from here."""
+
+    rows: int
+    """Rows of the input that are planned."""
+    offset: int = 0
+    """For a plain file: the byte after the last of them."""
+    digest: str = ""
+    """For an iterable: of all rows so far, in order."""
+    last: bool = False
+    """The input was read to its end."""
+
+
+class CancelWished(Recorded, kw_only=True):
+    """Somebody asked to cancel the job."""
+
+
+class ResolveWished(Recorded, kw_only=True):
+    """An operator's word on a shard in doubt: it is this batch, or (None) none was created."""
+
+    shard: int
+    batch_id: str | None = None
+
+
+class Stopped(Recorded, kw_only=True):
+    """The job submits nothing more until it is handed over again."""
+
+    reason: str
+    remedy: str
+
+
+class Resumed(Recorded, kw_only=True):
+    """The job was handed over again after a stop."""
+
+
+class Finished(Recorded, kw_only=True):
+    """All shards are sealed and the destination is complete."""
+
+    location: str
+
+
+JobFact: TypeAlias = Submitted | Cut | CancelWished | ResolveWished | Stopped | Resumed | Finished
+Fact: TypeAlias = ShardFact | JobFact
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Fact).decode

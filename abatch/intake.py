@@ -1,0 +1,358 @@
+"""Read requests: files of JSON lines and callers' iterables, as blocks of checked rows, once, under bounded memory.
+
+A file is read twice: checked from end to end before anything is promised, then planned. An iterable is read once
+and checked as it comes. Both forbid a custom_id twice in a job; the digests of those seen are kept on disk.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import sqlite3
+import tempfile
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import closing
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+
+from anyio.lowlevel import checkpoint
+
+from abatch import threads
+from abatch.errors import BadRequest, BackendUnavailable, ConfigError
+from abatch.facts import FileSource
+from abatch.request import Request, Row, from_line, from_object
+from abatch.wire import body_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["FileInput", "IterableInput", "Numbered", "SeenIds", "check_file", "is_path"]
+
+BLOCK: Final = 2**20
+"""Bytes of input handled in one turn of a worker thread."""
+PROBLEMS: Final = 20
+TURN: Final = 0.005
+"""Seconds that a synchronous iterable may hold the event loop."""
+
+
+class Numbered(NamedTuple):
+    """A row and where it came from."""
+
+    row: Row
+    number: int
+    """Line of the file, or position in the iterable, from 1."""
+    end: int
+    """Byte offset after it in a plain file; 0 elsewhere."""
+
+
+class SeenIds:
+    """The custom_ids of a job, by 128-bit digest, in a file without a name: memory does not grow with them."""
+
+    def __init__(self, folder: Path) -> None:
+        descriptor, name = tempfile.mkstemp(prefix=".seen-", suffix=".tmp", dir=folder)
+        os.close(descriptor)
+        self._db = sqlite3.connect(name, isolation_level=None, check_same_thread=False)
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE", "cache_size = -16000"):
+            self._db.execute(f"PRAGMA {pragma}")
+        self._db.execute("CREATE TABLE seen (id BLOB PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID")
+        Path(name).unlink()
+
+    def close(self) -> None:
+        """Free the file."""
+        self._db.close()
+
+    def add(self, rows: Sequence[Numbered]) -> list[BadRequest]:
+        """Note these rows; the problems are those whose custom_id was noted before, or stands here twice."""
+        marks = sorted((blake2b(item.row.custom_id, digest_size=16).digest(), item.number) for item in rows)
+        before = self._db.total_changes
+        self._db.execute("BEGIN")
+        self._db.executemany("INSERT INTO seen VALUES (?, ?) ON CONFLICT DO NOTHING", marks)
+        self._db.execute("COMMIT")
+        if self._db.total_changes - before == len(marks):
+            return []
+        return [problem for item in rows if (problem := self._duplicate(item)) is not None]
+
+    def _duplicate(self, item: Numbered) -> BadRequest | None:
+        mark = blake2b(item.row.custom_id, digest_size=16).digest()
+        (first,) = self._db.execute("SELECT number FROM seen WHERE id = ?", (mark,)).fetchone()
+        if first == item.number:
+            return None
+        return BadRequest(item.number, id_text(item.row), f"custom_id stands on line {first} already")
+
+
+def id_text(row: Row) -> str:
+    """A row's custom_id as the caller wrote it."""
+    import json  # noqa: PLC0415
+
+    return str(json.loads(row.custom_id))
+
+
+def check_size(item: Numbered, bytes_per_batch: int) -> BadRequest | None:
+    """The problem of a request that no batch can hold."""
+    size = body_size(1, len(item.row.params))
+    if size <= bytes_per_batch:
+        return None
+    return BadRequest(
+        item.number, id_text(item.row), f"it takes {size} bytes, a batch holds {bytes_per_batch}"
+    )
+
+
+def is_path(requests: object) -> bool:
+    """Whether `submit` was given a path rather than an iterable."""
+    return isinstance(requests, str | os.PathLike)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------
+
+
+class _Hashing(io.RawIOBase):
+    """A file whose bytes are hashed as they are read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:  # Any: the buffer protocol has no name before 3.12
+        count: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        self.sha256.update(memoryview(buffer)[:count])
+        return count
+
+    def drain(self) -> str:
+        """Read what is left, for the hash alone."""
+        while self.read(BLOCK):
+            pass
+        return self.sha256.hexdigest()
+
+
+class FileInput:
+    """A file of JSON lines, plain, `.gz` or `.zst`; read in a worker thread, a block at a time.
+
+    Raises:
+        ConfigError: it cannot be opened.
+        BackendUnavailable: reading `.zst` needs a package that is not installed.
+    """
+
+    def __init__(self, path: Path, *, longest: int) -> None:
+        self._path, self._longest = path, longest
+        try:
+            self._raw = path.open("rb", buffering=0)
+        except OSError as failure:
+            raise ConfigError(f"input {path} cannot be read: {failure.strerror}") from failure
+        self.plain = path.suffix not in {".gz", ".zst"}
+        self._hashing = _Hashing(self._raw)
+        self._file = self._decompressed(io.BufferedReader(self._hashing, BLOCK))
+        self._number = 0
+        self._offset = 0
+
+    def _decompressed(self, raw: io.BufferedReader) -> IO[bytes]:
+        if self._path.suffix == ".gz":
+            return io.BufferedReader(gzip.GzipFile(fileobj=raw), BLOCK)  # type: ignore[arg-type]
+        if self._path.suffix == ".zst":
+            try:
+                import zstandard  # noqa: PLC0415 - an extra
+            except ModuleNotFoundError as missing:
+                raise BackendUnavailable(str(self._path), "zstd") from missing
+            reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+            return io.BufferedReader(reader, BLOCK)  # type: ignore[arg-type]
+        return raw
+
+    def stat(self) -> tuple[int, int]:
+        """Size and time of the last change, as the file is now."""
+        now = os.fstat(self._raw.fileno())
+        return now.st_size, now.st_mtime_ns
+
+    def skip(self, *, offset: int, rows: int) -> None:
+        """Go to the position of a cut: a byte offset, or past so many rows of a compressed file."""
+        if self.plain:
+            self._raw.seek(offset)
+            self._file = io.BufferedReader(self._raw, BLOCK)  # type: ignore[type-var]
+            self._offset = offset
+            self._number = rows
+            return
+        for _ in islice(self._lines(), rows):
+            pass
+
+    def block(self) -> list[tuple[bytes, int, int]]:
+        """The next lines, about a megabyte: each with its number and the offset after it. Empty at the end.
+
+        Raises:
+            BadRequest: the file is not the compressed file it seems to be, or a line is longer than any batch.
+        """
+        lines: list[tuple[bytes, int, int]] = []
+        weight = 0
+        for line in self._lines():
+            lines.append((line, self._number, self._offset))
+            weight += len(line) + 64
+            if weight >= BLOCK:
+                break
+        return lines
+
+    def _lines(self) -> Iterator[bytes]:
+        while True:
+            try:
+                line = self._file.readline(self._longest + 1)
+            except (OSError, EOFError, ValueError) as broken:
+                raise BadRequest(self._number + 1, None, f"the file cannot be decompressed: {broken}") from broken
+            except Exception as broken:
+                if type(broken).__module__.partition(".")[0] != "zstandard":
+                    raise
+                raise BadRequest(self._number + 1, None, f"the file cannot be decompressed: {broken}") from broken
+            if not line:
+                return
+            self._number += 1
+            self._offset += len(line)
+            if len(line) > self._longest:
+                raise BadRequest(self._number, None, f"the line is longer than {self._longest} bytes, no batch holds it")
+            if self._number == 1 and line.startswith(b"\xef\xbb\xbf"):
+                line = line[3:]
+            line = line.strip()
+            if line:
+                yield line
+
+    def sha256(self) -> str:
+        """Of the whole file, once it was read from its beginning."""
+        return self._hashing.drain()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        self._raw.close()
+
+
+async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileSource:
+    """Check a file from end to end; nothing is promised or sent.
+
+    Args:
+        path: the file.
+        folder: where the digests of its custom_ids may be kept meanwhile.
+        bytes_per_batch: what a request must fit into.
+
+    Raises:
+        BadRequest: with up to twenty problems, each with line and custom_id.
+        ConfigError: the file cannot be read, or holds no request.
+    """
+    file = await threads.run(FileInput, path, longest=2 * bytes_per_batch)
+    problems: list[BadRequest] = []
+    rows = total = 0
+    with closing(file), closing(await threads.run(SeenIds, folder)) as seen:
+        size, mtime_ns = file.stat()
+
+        def check_block() -> int | None:
+            """The number of good rows in the next block, None at the end."""
+            nonlocal total
+            lines = file.block()
+            good: list[Numbered] = []
+            found: list[BadRequest] = []
+            for line, number, end in lines:
+                try:
+                    item = Numbered(from_line(line, number), number, end)
+                except BadRequest as bad:
+                    found.append(bad)
+                    continue
+                if (too_large := check_size(item, bytes_per_batch)) is not None:
+                    found.append(too_large)
+                good.append(item)
+            found += seen.add(good)
+            total += len(found)
+            problems.extend(sorted(found, key=lambda bad: bad.line)[: PROBLEMS - len(problems)])
+            return len(good) if lines else None
+
+        while True:
+            try:
+                count = await threads.run(check_block)
+            except BadRequest as bad:  # nothing after this line can be read
+                problems, total = [*problems[: PROBLEMS - 1], bad], total + 1
+                break
+            if count is None:
+                break
+            rows += count
+        if problems:
+            first, *more = problems
+            raise BadRequest(first.line, first.custom_id, first.why, more=more, total=total)
+        if rows == 0:
+            raise ConfigError(f"input {path} holds no request")
+        sha256 = await threads.run(file.sha256)
+        if file.stat() != (size, mtime_ns):
+            raise ConfigError(f"input {path} changed while it was checked; run again once it is complete")
+    return FileSource(path=str(path), size=size, mtime_ns=mtime_ns, sha256=sha256, rows=rows)
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- iterables ------------------------------------------------------------------------------------------------
+
+
+class IterableInput:
+    """A caller's iterable or async iterable, read once: blocks of checked rows, and a digest of all so far."""
+
+    def __init__(self, requests: object) -> None:
+        self._requests = requests
+        self._digest = blake2b(digest_size=16)
+        self._number = 0
+
+    def digest(self) -> str:
+        """Of every row given out so far, in order: custom_id, params and betas."""
+        return self._digest.copy().hexdigest()
+
+    async def blocks(self) -> AsyncIterator[list[Numbered]]:
+        """The rows, about a megabyte at a time.
+
+        Raises:
+            BadRequest: a row cannot be sent; those before it were given out.
+            ConfigError: it is not an iterable.
+            Exception: whatever the caller's iterable raises.
+        """
+        block: list[Numbered] = []
+        weight = 0
+        async for request in self._items():
+            self._number += 1
+            try:
+                row = from_object(request, self._number) if not isinstance(request, bytes) else from_line(request, self._number)
+            except BadRequest:
+                if block:
+                    yield block
+                raise
+            block.append(Numbered(row, self._number, 0))
+            weight += len(row.params) + 64
+            if weight >= BLOCK:
+                yield block
+                block, weight = [], 0
+        if block:
+            yield block
+
+    def note(self, row: Row) -> None:
+        """Take a row into the digest."""
+        update = self._digest.update
+        for part in (row.custom_id, row.params, *(beta.encode() for beta in row.betas)):
+            update(b"%d:" % len(part))
+            update(part)
+        update(b";")
+
+    async def _items(self) -> AsyncIterator[object]:
+        requests: Any = self._requests  # Any: the caller's object
+        if isinstance(requests, AsyncIterable):
+            async for request in requests:
+                yield request
+            return
+        if isinstance(requests, Mapping | Request) or not isinstance(requests, Iterable):
+            raise ConfigError(
+                f"requests must be a path, an iterable or an async iterable, got {type(requests).__name__}"
+            )
+        turn = perf_counter() + TURN
+        for request in requests:
+            yield request
+            if perf_counter() > turn:
+                await checkpoint()
+                turn = perf_counter() + TURN

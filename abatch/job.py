@@ -1,0 +1,121 @@
+"""The handle of a job: how far it is, its results as they are sealed, what it came to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from abatch.collector import sealed_of
+from abatch.errors import JobFailed, JobStopped
+from abatch.facts import CancelWished
+from abatch.journal import Entry
+from abatch.result import Result
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from abatch.ledger import JobRecord, Ledger, Progress
+    from abatch.poller import Scope
+    from abatch.prices import PriceList
+    from abatch.result import Summary
+    from abatch.runner import JobRun
+
+__all__ = ["Job"]
+
+
+class Job:
+    """One job of a manager; made by `submit` and `manager.job`."""
+
+    def __init__(self, ledger: Ledger, run: JobRun, scope: Scope, prices: PriceList) -> None:
+        self._ledger, self._run, self._scope, self._prices = ledger, run, scope, prices
+
+    def __repr__(self) -> str:
+        return f"Job(key={self.key!r})"
+
+    @property
+    def key(self) -> str:
+        """The job's key."""
+        return self._job.key
+
+    @property
+    def done(self) -> bool:
+        """Whether the job is finished: every planned request has its line in a complete destination."""
+        return self._job.finished is not None
+
+    @property
+    def _job(self) -> JobRecord:
+        return self._run.job
+
+    def progress(self) -> Progress:
+        """How far the job is, now."""
+        return self._job.progress()
+
+    def summary(self) -> Summary:
+        """What the job came to so far; final once it is done."""
+        return self._job.summary(self._prices)
+
+    async def cancel(self) -> None:
+        """Ask to cancel: durable at once, also across a restart.
+
+        Nothing more is planned or sent. What is in doubt is settled first; batches proven ours are cancelled, what
+        they still bring is kept, and every other planned request gets a `canceled` line. Then the job is done.
+        """
+        if not self._job.cancel_wished and not self.done:
+            await self._ledger.record(Entry(self._job.job, CancelWished()))
+
+    async def wait(self, *, check: bool = False) -> Summary:
+        """Wait until the job is done.
+
+        Args:
+            check: raise if not every request succeeded.
+
+        Raises:
+            JobFailed: only with `check`.
+            JobStopped: it cannot go on until somebody acts; raised after everything else is finished.
+            StillInDoubt: what is left waits for an operator.
+            BackendError: its storage failed.
+            Exception: what the caller's iterable raised, after what was read of it is done.
+        """
+        while not self._run.over.is_set():
+            self._raise_if_refused()
+            with anyio.move_on_after(1.0):
+                await self._run.over.wait()
+        if (why := self._run.verdict()) is not None:
+            raise why
+        summary = self.summary()
+        if check and not summary.ok:
+            raise JobFailed(summary)
+        return summary
+
+    async def results(self) -> AsyncIterator[Result]:
+        """Every result, shard by shard in the order they were sealed; follows a running job to its end.
+
+        The same after a restart, from the beginning. One result is held in memory at a time.
+
+        Raises:
+            as `wait`, after the last result there is.
+        """
+        given = 0
+        while True:
+            while given < len(self._job.sealed_order):
+                shard = self._job.shards[self._job.sealed_order[given]]
+                given += 1
+                assert shard.sealed is not None
+                backend = await self._run.to_read()
+                async for raw in backend.read(sealed_of(shard.sealed)):
+                    yield Result(raw)
+            if self._run.over.is_set():
+                if given < len(self._job.sealed_order):
+                    continue
+                if (why := self._run.verdict()) is not None:
+                    raise why
+                return
+            self._raise_if_refused()
+            with anyio.move_on_after(1.0):
+                await self._job.change()
+
+    def _raise_if_refused(self) -> None:
+        trouble = self._scope.trouble
+        if trouble is not None and trouble.status in (401, 403):
+            raise JobStopped(self.key, str(trouble), "Check the API key, then run the same command again.")

@@ -1,0 +1,380 @@
+"""The journal: an append-only, durable log of facts in one SQLite file, and the lock of the process that drives it.
+
+    .abatch/            0700
+      journal.db        facts in the order they became durable; WAL, synchronous=FULL
+      lock              held (flock) by the one process that drives; the kernel frees it only at that process's death
+      spool/            sealed request bodies
+      missing/          ids of rows that have no result, per shard
+
+*Fence*: fact n of a shard can be appended once. Of two processes that race on a shard, the loser gets `Overtaken`
+and reads the facts again. Other processes may read, and append wishes (cancel, resolve); the driver sees them
+within a second. After a failed write or fsync nothing more is written through this connection, and the manager
+ends: what a disk did with a failed fsync cannot be known, so it is never tried again.
+
+One unit of work is one closure in one thread hop (`threads.run`), under a shield: a cancellation can neither
+split it nor leave it running unseen. That is why this uses `sqlite3` itself; see docs/design.md.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import os
+import secrets
+import sqlite3
+import time
+import weakref
+from contextlib import closing
+from typing import TYPE_CHECKING, Final, NamedTuple, ParamSpec, Self, TypeVar
+
+import anyio
+import msgspec
+
+from abatch import facts, threads
+from abatch.errors import AbatchError, ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
+from abatch.spool import sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from abatch.facts import Fact, Submitted
+
+__all__ = ["Entry", "Journal", "Overtaken", "Recorded"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+VERSION: Final = 1
+SCHEMA: Final = """
+CREATE TABLE about (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE jobs (job INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
+CREATE TABLE facts (
+    seq INTEGER PRIMARY KEY,
+    job INTEGER NOT NULL REFERENCES jobs,
+    shard INTEGER,              -- NULL: a fact of the job itself
+    n INTEGER,                  -- position among the shard's facts
+    at REAL NOT NULL,           -- seconds since the epoch, by this machine's clock
+    writer INTEGER NOT NULL,    -- who appended it: one number per open journal
+    fact BLOB NOT NULL          -- JSON
+);
+CREATE UNIQUE INDEX fence ON facts (shard, n) WHERE shard IS NOT NULL;
+"""
+
+
+class Overtaken(AbatchError):
+    """Another process appended this fact's position first; read the facts again."""
+
+    def __str__(self) -> str:
+        return "another process appended to this shard"
+
+
+class Entry(NamedTuple):
+    """A fact to append: to the job, or at position `n` of a shard."""
+
+    job: int
+    fact: Fact
+    shard: int | None = None
+    n: int | None = None
+
+
+class Recorded(NamedTuple):
+    """A fact as it stands in the journal."""
+
+    seq: int
+    job: int
+    shard: int | None
+    at: float
+    fact: Fact
+
+
+class Journal:
+    """One journal, opened by `Journal.open`; every method that touches the disk is awaited."""
+
+    def __init__(self, folder: Path, db: sqlite3.Connection, lock: int | None, lineage_key: bytes) -> None:
+        self.folder = folder
+        self.lineage_key = lineage_key
+        """The secret that tags are made with; it never leaves the journal."""
+        self.lineage = hashlib.blake2b(lineage_key, digest_size=8, person=b"abatch-lineage").hexdigest()
+        """16 hex digits that name the journal to backends."""
+        self._db = db
+        self._lock = lock
+        self._turn = anyio.Lock()
+        self._writer = secrets.randbits(62)
+        self._broken: JournalError | None = None
+        if lock is not None:
+            _held.add(self)
+
+    @property
+    def spool(self) -> Path:
+        """The folder of sealed shards."""
+        return self.folder / "spool"
+
+    @property
+    def missing(self) -> Path:
+        """The folder that lists rows without a result."""
+        return self.folder / "missing"
+
+    @property
+    def drives(self) -> bool:
+        """Whether this process holds the driver's lock."""
+        return self._lock is not None
+
+    @classmethod
+    async def open(cls, folder: Path, *, drive: bool) -> Self:
+        """Open the journal in `folder`; make it if `drive`.
+
+        Raises:
+            ConfigError: there is none, and it is only to be read.
+            JournalLocked: another process drives it.
+            JournalCorrupt: it is not a journal this version can read.
+            JournalError: the folder or file cannot be used.
+        """
+        return await threads.run(cls._open, folder, drive)
+
+    @classmethod
+    def _open(cls, folder: Path, drive: bool) -> Self:  # noqa: FBT001 - forwarded from the keyword above
+        path = folder / "journal.db"
+        lock = None
+        try:
+            if drive:
+                for part in (folder, folder / "spool", folder / "missing"):
+                    part.mkdir(mode=0o700, parents=True, exist_ok=True)
+                lock = _take_lock(folder / "lock")
+            elif not path.exists():
+                raise ConfigError(f"there is no journal in {folder}; name the folder with --journal")
+            db, lineage_key = _connect(path)
+        except OSError as failure:
+            _drop_lock(lock)
+            raise JournalError(f"journal {folder} cannot be opened: {failure.strerror}") from failure
+        except BaseException:
+            _drop_lock(lock)
+            raise
+        return cls(folder, db, lock, lineage_key)
+
+    async def aclose(self) -> None:
+        """Close the file and free the lock."""
+        await self._unit(self._close)
+
+    def _close(self) -> None:
+        self._db.close()
+        _drop_lock(self._lock)
+        self._lock = None
+        _held.discard(self)
+
+    def fingerprint(self, api_key: str | None) -> str | None:
+        """16 hex digits that tell whether a later key is the same, and nothing else about it."""
+        if api_key is None:
+            return None
+        return hmac.digest(self.lineage_key, api_key.encode(), hashlib.sha256)[:8].hex()
+
+    async def bind(self, base_url: str) -> None:
+        """Tie the journal to one API, the first time; later, refuse another.
+
+        Raises:
+            ConfigError: it belongs to another base URL.
+        """
+        known = await self._unit(self._bind, base_url)
+        if known != base_url:
+            raise ConfigError(
+                f"journal {self.folder} belongs to {known}, not to {base_url}; "
+                "a journal serves one API: choose another with journal= or --journal"
+            )
+
+    def _bind(self, base_url: str) -> str:
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO about VALUES ('base_url', ?)", (base_url,))
+            (known,) = self._db.execute("SELECT value FROM about WHERE name = 'base_url'").fetchone()
+        return str(known)
+
+    async def base_url(self) -> str | None:
+        """The API this journal belongs to, None before its first use."""
+
+        def read() -> str | None:
+            row = self._db.execute("SELECT value FROM about WHERE name = 'base_url'").fetchone()
+            return None if row is None else str(row[0])
+
+        return await self._unit(read)
+
+    async def add_job(self, fact: Submitted) -> Recorded:
+        """Append a job's first fact; its number is in what is returned.
+
+        Raises:
+            JobConflict: another process took the key meanwhile.
+        """
+        return await self._unit(self._add_job, fact)
+
+    def _add_job(self, fact: Submitted) -> Recorded:
+        with self._transaction():
+            try:
+                job = self._db.execute("INSERT INTO jobs (key) VALUES (?)", (fact.key,)).lastrowid
+            except sqlite3.IntegrityError as taken:
+                raise JobConflict(fact.key, "a start at the same moment elsewhere") from taken
+            assert job is not None
+            return self._insert(Entry(job, fact), time.time())
+
+    async def append(self, *entries: Entry) -> list[Recorded]:
+        """Make these facts durable, all or none, and return them as recorded. Not interrupted by a cancellation.
+
+        Raises:
+            Overtaken: another process has appended one of these positions.
+            JournalError: the write failed; the journal takes nothing more.
+        """
+        return await self._unit(self._append, entries)
+
+    def _append(self, entries: tuple[Entry, ...]) -> list[Recorded]:
+        with self._transaction():
+            at = time.time()
+            try:
+                return [self._insert(entry, at) for entry in entries]
+            except sqlite3.IntegrityError as taken:
+                raise Overtaken from taken
+
+    def _insert(self, entry: Entry, at: float) -> Recorded:
+        cursor = self._db.execute(
+            "INSERT INTO facts (job, shard, n, at, writer, fact) VALUES (?, ?, ?, ?, ?, ?)",
+            (entry.job, entry.shard, entry.n, at, self._writer, facts.encode(entry.fact)),
+        )
+        assert cursor.lastrowid is not None
+        return Recorded(cursor.lastrowid, entry.job, entry.shard, at, entry.fact)
+
+    async def replay(
+        self,
+        visit: Callable[[Recorded], None],
+        *,
+        since: int = 0,
+        others_only: bool = False,
+        shard: int | None = None,
+    ) -> None:
+        """Call `visit` (in a worker thread) with every fact after `since`, in the order they became durable."""
+        await self._unit(self._replay, visit, since, others_only, shard)
+
+    def _replay(
+        self, visit: Callable[[Recorded], None], since: int, others_only: bool, shard: int | None
+    ) -> None:  # noqa: FBT001 - forwarded from the keywords above
+        query = "SELECT seq, job, shard, at, fact FROM facts WHERE seq > ?"
+        values: list[int] = [since]
+        if others_only:
+            query += " AND writer != ?"
+            values.append(self._writer)
+        if shard is not None:
+            query += " AND shard = ?"
+            values.append(shard)
+        decode = facts.decode
+        with closing(self._db.execute(query + " ORDER BY seq", values)) as cursor:
+            for seq, job, of_shard, at, fact in cursor:
+                try:
+                    visit(Recorded(seq, job, of_shard, at, decode(fact)))
+                except msgspec.DecodeError as unreadable:
+                    raise JournalCorrupt(self.folder, f"fact {seq} cannot be read") from unreadable
+
+    async def version(self) -> int:
+        """A number that changes once another process has written; cheap enough to ask every second."""
+
+        def read() -> int:
+            (number,) = self._db.execute("PRAGMA data_version").fetchone()
+            return int(number)
+
+        return await self._unit(read)
+
+    async def next_shard(self) -> int:
+        """The first shard number that no fact bears."""
+
+        def read() -> int:
+            (highest,) = self._db.execute("SELECT max(shard) FROM facts").fetchone()
+            return int(highest or 0) + 1
+
+        return await self._unit(read)
+
+    async def _unit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with anyio.CancelScope(shield=True):
+            async with self._turn:
+                if self._broken is not None:
+                    raise self._broken
+                try:
+                    return await threads.run(work, *args, **kwargs)
+                except sqlite3.Error as failure:
+                    self._broken = JournalError(
+                        f"journal {self.folder} cannot be used: {failure}; nothing more is sent. "
+                        "Free the disk or mend it, then run the same command again"
+                    )
+                    raise self._broken from failure
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE … COMMIT; on any error ROLLBACK, and the error goes on."""
+
+    __slots__ = ("_db",)
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._db.execute("COMMIT")
+        elif self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+
+def _connect(path: Path) -> tuple[sqlite3.Connection, bytes]:
+    new = not path.exists()
+    if new:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+        sync_folder(path.parent)
+    try:
+        db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        with _Transaction(db):
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in SCHEMA.split(";\n"):
+                    db.execute(statement)
+                db.execute("INSERT INTO about VALUES ('lineage_key', ?)", (secrets.token_bytes(32),))
+                db.execute(f"PRAGMA user_version = {VERSION}")
+            elif version != VERSION:
+                raise JournalCorrupt(path, f"it has schema {version}, this abatch reads {VERSION}")
+        (lineage_key,) = db.execute("SELECT value FROM about WHERE name = 'lineage_key'").fetchone()
+    except (sqlite3.DatabaseError, TypeError) as failure:
+        raise JournalCorrupt(path, f"it is not a journal ({failure})") from failure
+    return db, bytes(lineage_key)
+
+
+# ---- the driver's lock ----------------------------------------------------------------------------------------
+
+_held: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _take_lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as held:
+        owner = os.pread(descriptor, 20, 0).strip()
+        os.close(descriptor)
+        raise JournalLocked(path.parent, int(owner or b"0")) from held
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    return descriptor
+
+
+def _drop_lock(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def _drop_inherited_locks() -> None:
+    # a forked child shares the descriptor, and with it the lock: it must not outlive the driver in the child
+    for journal in list(_held):
+        _drop_lock(journal._lock)  # noqa: SLF001 - the module's own class
+        journal._lock = None  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_drop_inherited_locks)

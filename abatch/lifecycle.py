@@ -1,0 +1,227 @@
+"""The life of a shard: its states, what each fact does to them, and the one thing to do next.
+
+                 Withdrawn                              ┌─► Held ──┬─ Found ─► Processing
+        ┌───────────────────────────────┐               │          └─ Withdrawn ─► Ready
+        ▼                               │               │
+      Ready ──── Committing ────────► InDoubt ── Held ──┘
+      │  │                              │
+      │  └─ Split, Abandoned ─► Dead    └─ Accepted, Found ─► Processing ── Ended ─► Draining ── Drained ─► Done
+
+The state is the replay of the shard's facts, and `next_action` of the state says what the driver does. Running
+and recovering are therefore the same code: after a crash the facts say where to go on. Everything here is pure.
+
+| state      | Committing | Unreadable | Accepted   | Found      | Withdrawn | Ended    | Drained | Split | Abandoned | Held |
+|------------|------------|------------|------------|------------|-----------|----------|---------|-------|-----------|------|
+| Ready      | InDoubt    |            |            |            |           |          |         | Dead  | Dead      |      |
+| InDoubt    |            | InDoubt    | Processing | Processing | Ready     |          |         |       |           | Held |
+| Held       |            |            |            | Processing | Ready     |          |         |       |           |      |
+| Processing |            |            |            |            |           | Draining |         |       |           | Held¹ |
+| Draining   |            |            |            |            |           |          | Done    |       |           | Held¹ |
+| Done, Dead |            |            |            |            |           |          |         |       |           |      |
+
+¹ Only a batch that an operator named and no tag has proven yet.
+`Planned` is the first fact of a shard and of no other state. `DuplicateSeen` is noted in any state and changes none.
+Every empty place raises IllegalTransition, and the journal is left as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+from abatch.errors import IllegalTransition
+from abatch.facts import (
+    Abandoned,
+    Accepted,
+    Committing,
+    Counts,
+    Drained,
+    DuplicateSeen,
+    Ended,
+    Found,
+    Planned,
+    Split,
+    Unreadable,
+    Withdrawn,
+)
+from abatch.facts import Held as HeldFact
+
+if TYPE_CHECKING:
+    from abatch.facts import ShardFact
+
+__all__ = [
+    "Action",
+    "Dead",
+    "Done",
+    "Drain",
+    "Draining",
+    "Held",
+    "InDoubt",
+    "Processing",
+    "Ready",
+    "Settle",
+    "State",
+    "Upload",
+    "Watch",
+    "after",
+    "next_action",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """Nothing exists on the server; `attempt` is the number of the last create, 0 before the first."""
+
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InDoubt:
+    """The commit point is passed and no definite answer is known."""
+
+    attempt: int
+    date: float
+    fingerprint: str | None
+    certain: bool = False
+    """A 2xx was seen: the batch exists, only its id is unknown. Never sent again by policy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """In doubt, and only an operator can say."""
+
+    doubt: InDoubt
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processing:
+    """The batch is known and has not ended."""
+
+    doubt: InDoubt
+    """What was committed."""
+    batch_id: str
+    created_at: float
+    proven: bool
+    """By an answer or a tag. False for a batch an operator named, until its first line proves it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draining:
+    """The batch ended; its results are not sealed yet."""
+
+    doubt: InDoubt
+    batch_id: str
+    created_at: float
+    proven: bool
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """Every row has its line, or is in a retry shard, or is missing."""
+
+    drained: Drained
+    batch_id: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dead:
+    """The shard will never be a batch: split, or abandoned with its fallback lines sealed."""
+
+    end: Split | Abandoned
+
+
+State: TypeAlias = Ready | InDoubt | Held | Processing | Draining | Done | Dead
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Create the batch, as this attempt."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Find out from the server's list what became of the attempt, or wait for an operator's word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Wait until this batch ends."""
+
+    batch_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Stream the results of this batch into the sink and seal it."""
+
+    batch_id: str
+
+
+Action: TypeAlias = Upload | Settle | Watch | Drain
+
+
+def next_action(state: State) -> Action | None:
+    """The one thing to do in this state; None at its end."""
+    match state:
+        case Ready(attempt=attempt):
+            return Upload(attempt + 1)
+        case InDoubt() | Held():
+            return Settle()
+        case Processing(batch_id=batch_id):
+            return Watch(batch_id)
+        case Draining(batch_id=batch_id):
+            return Drain(batch_id)
+        case Done() | Dead():
+            return None
+        case _:
+            assert_never(state)
+
+
+def after(state: State | None, fact: ShardFact) -> State:
+    """The state once `fact` is added to the facts that led to `state` (None: there were none).
+
+    Raises:
+        IllegalTransition: the table above has an empty place here.
+    """
+    match state, fact:
+        case None, Planned():
+            return Ready()
+        case (Ready() | InDoubt() | Held() | Processing() | Draining() | Done() | Dead()), DuplicateSeen():
+            return state
+        case Ready(attempt=attempt), Committing() if fact.attempt == attempt + 1:
+            return InDoubt(attempt=fact.attempt, date=fact.date, fingerprint=fact.fingerprint)
+        case Ready(), Split() | Abandoned():
+            return Dead(end=fact)
+        case InDoubt(), Unreadable():
+            return replace(state, certain=True)
+        case InDoubt(), Accepted():
+            return Processing(doubt=state, batch_id=fact.batch_id, created_at=fact.created_at, proven=True)
+        case (InDoubt() | Held()), Found():
+            doubt = state if isinstance(state, InDoubt) else state.doubt
+            proven = fact.by == "tag"
+            return Processing(
+                doubt=doubt, batch_id=fact.batch_id, created_at=fact.created_at, proven=proven
+            )
+        case (InDoubt(attempt=attempt) | Held(doubt=InDoubt(attempt=attempt))), Withdrawn():
+            return Ready(attempt=attempt)
+        case InDoubt(), HeldFact():
+            return Held(doubt=state, reason=fact.reason)
+        case (Processing(doubt=doubt, proven=False) | Draining(doubt=doubt, proven=False)), HeldFact():
+            return Held(doubt=doubt, reason=fact.reason)
+        case Processing(), Ended():
+            return Draining(
+                doubt=state.doubt,
+                batch_id=state.batch_id,
+                created_at=state.created_at,
+                proven=state.proven,
+                counts=fact.counts,
+            )
+        case Draining(), Drained():
+            return Done(drained=fact, batch_id=state.batch_id, created_at=state.created_at)
+        case _:
+            raise IllegalTransition(state, fact)

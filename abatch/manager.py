@@ -1,0 +1,465 @@
+"""BatchManager: the one object an application makes. It owns the journal, the tasks and their lifetimes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+import anyio
+
+from abatch import threads, wire
+from abatch.backend import Backend, JobRef, connect, normalize
+from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
+from abatch.driver import Stop
+from abatch.errors import ConfigError, JobConflict, JournalError
+from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, Submitted
+from abatch.intake import check_file, file_sha256
+from abatch.job import Job
+from abatch.journal import Journal
+from abatch.ledger import Ledger, bound_batches
+from abatch.lifecycle import Draining, Held, InDoubt, Processing
+from abatch.log import log
+from abatch.planner import spool_needed
+from abatch.poller import Scope
+from abatch.prices import load as load_prices
+from abatch.reconcile import Known
+from abatch.runner import JobRun, Workshop
+from abatch.spool import remove
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from types import TracebackType
+
+    from anthropic import AsyncAnthropic
+
+    from abatch.client import Client
+    from abatch.facts import Source
+    from abatch.ledger import JobRecord
+    from abatch.request import RequestSource
+
+__all__ = ["BatchManager"]
+
+KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+WISHES_EVERY: Final = 0.5
+LOCAL: Final = frozenset({"jsonl", "sqlite"})
+"""Schemes whose URL is a path on this machine."""
+
+
+class BatchManager:
+    """Runs jobs of one journal, and recovers those that an earlier process left.
+
+        async with BatchManager(journal=".abatch") as manager:
+            job = await manager.submit(requests, to="results.jsonl", key="nightly")
+            summary = await job.wait()
+
+    Leaving the block, however it is left, starts nothing new, gives creates past their commit point up to 30
+    seconds for their answer, and loses nothing. It installs no signal handlers and configures no logging.
+
+    Args:
+        journal: the folder of the journal; made if it is not there.
+        client: an `anthropic.AsyncAnthropic` of your own; else one is built from the environment.
+        config: limits, polling and policy.
+        resume: `all` recovers unfinished jobs; `given` polls and drains them but submits nothing of theirs until
+            they are handed over again.
+        prices: a price file of your own.
+
+    Raises:
+        JournalLocked: on entering: another process drives this journal.
+        ConfigError: on entering: no API key, or the journal belongs to another API.
+        JournalError: on leaving: the journal could not be written, and everything was stopped.
+    """
+
+    def __init__(
+        self,
+        journal: str | os.PathLike[str] = ".abatch",
+        *,
+        client: AsyncAnthropic | None = None,
+        config: Config | None = None,
+        resume: Literal["all", "given"] = "all",
+        prices: str | None = None,
+    ) -> None:
+        if resume not in ("all", "given"):
+            raise ConfigError(f"resume must be all or given, got {resume!r}")
+        self._folder = Path(os.path.abspath(journal))  # noqa: PTH100 - not resolved: links stay as they were given
+        self._sdk, self._config, self._resume = client, config or Config(), resume
+        self._prices = load_prices(prices)
+        self._lifetime: AsyncExitStack | None = None
+        self._runs: dict[int, JobRun] = {}
+        self._scopes: dict[str | None, Scope] = {}
+        self._guarded: set[str | None] = set()
+        self._submitting = anyio.Lock()
+        self._stop = Stop()
+
+    async def __aenter__(self) -> Self:
+        if self._lifetime is not None:
+            raise RuntimeError("a BatchManager is entered once")
+        self._lifetime = AsyncExitStack()
+        await self._lifetime.enter_async_context(self._run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._lifetime is not None
+        await self._lifetime.__aexit__(kind, error, trace)
+
+    # ---- lifetime ---------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _run(self) -> AsyncIterator[None]:
+        async with AsyncExitStack() as open_:
+            journal = await Journal.open(self._folder, drive=True)
+            open_.push_async_callback(journal.aclose)
+            self._ledger = await Ledger.load(journal)
+            self._client = await self._make_client()
+            open_.push_async_callback(self._client.aclose)
+            await journal.bind(self._client.base_url)
+            self._fingerprint = journal.fingerprint(self._client.fixed_key)
+            self._grace = self._choose_grace()
+            await threads.run(self._tidy_spool)
+            self._shop = Workshop(
+                client=self._client,
+                ledger=self._ledger,
+                config=self._config,
+                prices=self._prices,
+                fingerprint=self._fingerprint,
+                scope=self._scope,
+                guard_checked=self._guard_checked,
+                stop=self._stop,
+            )
+            left: BaseException | None = None
+            try:
+                async with anyio.create_task_group() as self._group:
+                    self._group.start_soon(self._follow_wishes)
+                    for job in self._ledger.jobs.values():
+                        if job.finished is None:
+                            self._start(self._run_of(job), may_submit=self._resume == "all")
+                    try:
+                        yield
+                    except BaseException as error:
+                        left = error
+                        raise
+                    finally:
+                        await self._leave()
+            except BaseExceptionGroup as several:
+                broken, _ = several.split(JournalError)
+                if broken is not None:
+                    raise _leaf(broken) from None
+                if left is not None:
+                    raise left from None
+                raise
+            finally:
+                with anyio.CancelScope(shield=True):
+                    for run in self._runs.values():
+                        await run.aclose()
+
+    async def _leave(self) -> None:
+        self._stop.wish()
+        with anyio.CancelScope(shield=True):
+            while self._stop.waiting:
+                await anyio.sleep(0.02)
+        self._group.cancel_scope.cancel()
+
+    async def _make_client(self) -> Client:
+        module: Any = await threads.run(import_module, "abatch.client")  # Any: importing the SDK takes a second
+        if self._sdk is not None:
+            made: Client = module.Client(self._sdk, own=False)
+        else:
+            made = module.Client.from_environment()
+        return made
+
+    def _choose_grace(self) -> float:
+        needed = GRACE_OWN_SOCKET if self._client.owns_socket else GRACE_FOREIGN_SOCKET
+        if self._config.grace is None:
+            return needed.total_seconds()
+        if self._config.grace < needed:
+            log.warning(
+                "grace_below_the_bounds",
+                seconds=self._config.grace.total_seconds(),
+                needed_seconds=needed.total_seconds(),
+            )
+        return self._config.grace.total_seconds()
+
+    def _tidy_spool(self) -> None:
+        """Remove what no live shard needs: left-overs of a run that died."""
+        journal = self._ledger.journal
+        needed: set[str] = set()
+        for job in self._ledger.jobs.values():
+            for shard in job.shards.values():
+                if shard.open:
+                    needed |= {shard.planned.spool, f"retry-{shard.shard:08d}.spool"}
+        for path in [*journal.spool.iterdir(), *journal.folder.glob(".seen-*.tmp")]:
+            if path.name not in needed:
+                remove(path)
+
+    async def _follow_wishes(self) -> None:
+        """Take in what other processes appended: cancels and operators' words."""
+        while True:
+            await anyio.sleep(WISHES_EVERY)
+            if not await self._ledger.refresh():
+                continue
+            for job in self._ledger.jobs.values():
+                for number in job.wishes:
+                    scope = self._scope(job.submitted.headers.workspace_id)
+                    scope.interrupt(number)
+                run = self._runs.get(job.job)
+                if job.finished is None and run is not None and run.over.is_set() and (job.wishes or job.cancel_wished):
+                    self._start(run, may_submit=run.may_submit)
+
+    # ---- scopes -----------------------------------------------------------------------------------------------
+
+    def _scope(self, workspace_id: str | None) -> Scope:
+        scope = self._scopes.get(workspace_id)
+        if scope is None:
+            known = Known()
+            for job in self._ledger.jobs.values():
+                if job.submitted.headers.workspace_id == workspace_id:
+                    for shard, batch_id, created_at in bound_batches(job):
+                        known.bound.add(batch_id)
+                        if shard.open:
+                            known.live[batch_id] = created_at
+            scope = self._scopes[workspace_id] = Scope(
+                self._client,
+                workspace_id,
+                self._config,
+                grace=self._grace,
+                fingerprint=self._fingerprint,
+                known=known,
+                prove=self._prove,
+                duplicate=self._note_duplicate,
+            )
+            self._group.start_soon(scope.run)
+        return scope
+
+    def _prove(self, wire_id: bytes) -> tuple[int, int] | None:
+        named = wire.parse_id(wire_id)
+        if named is None or not named.shard or not named.attempt:
+            return None
+        if wire.tag(self._ledger.journal.lineage_key, named.shard, named.attempt) != named.tag:
+            return None
+        return named.shard, named.attempt
+
+    async def _note_duplicate(self, shard: int, attempt: int, batch_id: str) -> None:
+        record = self._ledger.shard(shard)
+        if record is not None:
+            fact = DuplicateSeen(batch_id=batch_id, attempt=attempt)
+            await self._ledger.record(*self._ledger.next(record, fact))
+
+    def _guard_checked(self, workspace_id: str | None) -> bool:
+        """Whether nothing that is open in a scope was committed under another key."""
+        if workspace_id in self._guarded:
+            return True
+        for job in self._ledger.jobs.values():
+            if job.submitted.headers.workspace_id != workspace_id:
+                continue
+            for shard in job.shards.values():
+                match shard.state:
+                    case Processing(doubt=doubt) | Draining(doubt=doubt) | Held(doubt=doubt) | (InDoubt() as doubt):
+                        if not self._scope(workspace_id).is_guarded(doubt.fingerprint):
+                            return False
+                    case _:
+                        pass
+        self._guarded.add(workspace_id)
+        return True
+
+    # ---- jobs -------------------------------------------------------------------------------------------------
+
+    def _run_of(self, job: JobRecord) -> JobRun:
+        run = self._runs.get(job.job)
+        if run is None:
+            to = job.submitted.to
+            run = self._runs[job.job] = JobRun(
+                self._shop, job, destination=self._absolute_url(to) if to else None
+            )
+            if isinstance(job.submitted.source, FileSource):
+                run.input_path = self._absolute(job.submitted.source.path)
+        return run
+
+    def _start(self, run: JobRun, *, may_submit: bool) -> None:
+        run.may_submit = may_submit
+        run.over = anyio.Event()
+        self._group.start_soon(run.run)
+
+    def _handle(self, job: JobRecord) -> Job:
+        scope = self._scope(job.submitted.headers.workspace_id)
+        return Job(self._ledger, self._run_of(job), scope, self._prices)
+
+    def jobs(self) -> list[Job]:
+        """Every job of the journal, in the order they were handed over."""
+        return [self._handle(job) for job in self._ledger.jobs.values()]
+
+    def job(self, key: str) -> Job:
+        """The job of this key.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        job = self._ledger.job(key)
+        if job is None:
+            raise ConfigError(f"journal {self._folder} has no job {key!r}")
+        return self._handle(job)
+
+    async def submit(
+        self,
+        requests: RequestSource,
+        *,
+        to: str | os.PathLike[str] | Backend,
+        key: str | None = None,
+        betas: Sequence[str] = (),
+        user_profile_id: str | None = None,
+        workspace_id: str | None = None,
+        tries: int = 3,
+    ) -> Job:
+        """Hand over a job, or hand it over again: the same key with the same content goes on, or is done at once.
+
+        Returns when the job's first fact is durable: from then on it survives any crash. A file is checked before
+        that; an iterable is checked as it is read.
+
+        Args:
+            requests: a path to JSON lines (`.gz`, `.zst`), or an iterable or async iterable of `Request` or
+                `{"custom_id", "params"}`, optionally with `betas` of its own.
+            to: the destination's URL or path, or a Backend of your own.
+            key: the job's name, `[A-Za-z0-9][A-Za-z0-9._-]{0,99}`; for a path it may be left out.
+            betas: values of `anthropic-beta` for every request.
+            user_profile_id: `anthropic-user-profile-id` for every request.
+            workspace_id: `anthropic-workspace-id` for every call.
+            tries: how often a request is sent at most when it expires or fails for a passing reason.
+
+        Raises:
+            BadRequest: the file holds requests that cannot be sent; nothing was promised or sent.
+            ConfigError: an argument cannot work.
+            JobConflict: the key names a job with other content or another destination; nothing was changed.
+            BackendError: the destination is another job's, or exists and is not ours.
+        """
+        if not 1 <= tries <= 100:
+            raise ConfigError(f"tries must be 1..100, got {tries}")
+        headers = Headers(
+            betas=tuple(sorted(set(betas))), user_profile_id=user_profile_id, workspace_id=workspace_id
+        )
+        path = Path(requests) if isinstance(requests, str | os.PathLike) else None  # pyright: ignore[reportUnknownArgumentType]
+        backend = to if isinstance(to, Backend) and not isinstance(to, str | os.PathLike) else None
+        url = "" if backend is not None else self._relative_url(normalize(os.fspath(to)))  # type: ignore[arg-type]
+        key = self.default_key(path, url) if key is None else key
+        if not KEY.fullmatch(key):
+            raise ConfigError(f"key must match {KEY.pattern}, got {key!r}")
+        async with self._submitting:
+            job = self._ledger.job(key)
+            if job is None:
+                source = await self._source(path)
+                fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries)
+                job = await self._begin(fact, backend)
+            else:
+                await self._compare(job, path, url, headers)
+                if backend is not None:
+                    self._run_of(job).use(backend)
+            run = self._run_of(job)
+            if path is not None:
+                run.input_path = path.absolute()
+            else:
+                run.requests = requests
+            if job.finished is None or path is None:
+                if run.over.is_set():
+                    self._start(run, may_submit=True)
+                else:
+                    await run.join()
+            return self._handle(job)
+
+    def default_key(self, path: Path | None, url: str) -> str:
+        """The key of a job that was given none: the input's name and a digest of input and destination.
+
+        Raises:
+            ConfigError: there is no input path.
+        """
+        if path is None:
+            raise ConfigError("an iterable has no name: give the job a key")
+        named = f"{self._relative(path)}\0{url}"
+        stem = re.sub(r"[^A-Za-z0-9._-]", "-", path.name.split(".")[0]).lstrip("._-")[:80] or "job"
+        return f"{stem}-{hashlib.sha256(named.encode()).hexdigest()[:8]}"
+
+    async def _source(self, path: Path | None) -> Source:
+        if path is None:
+            return IterableSource()
+        source = await check_file(path, self._ledger.journal.folder, bytes_per_batch=self._config.bytes_per_batch)
+        needed = spool_needed(source, self._config) + self._config.free_disk
+        usage = os.statvfs(self._folder)
+        free = usage.f_bavail * usage.f_frsize
+        if free < needed:
+            raise ConfigError(
+                f"journal {self._folder} needs about {needed:,} bytes of disk for this input, {free:,} are free; "
+                "free some, or put the journal on another disk"
+            )
+        return FileSource(
+            path=self._relative(path), size=source.size, mtime_ns=source.mtime_ns, sha256=source.sha256, rows=source.rows
+        )
+
+    async def _begin(self, fact: Submitted, backend: Backend | None) -> JobRecord:
+        """Claim the destination, then make the job durable."""
+        if backend is None:
+            ref = JobRef(key=fact.key, lineage=self._ledger.journal.lineage)
+            backend = await connect(self._absolute_url(fact.to), ref)
+        try:
+            job = await self._ledger.start_job(fact)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await backend.aclose()
+            raise
+        self._run_of(job).use(backend)
+        log.info("job_submitted", job=job.key)
+        return job
+
+    async def _compare(self, job: JobRecord, path: Path | None, url: str, headers: Headers) -> None:
+        known = job.submitted
+        if known.to != url:
+            raise JobConflict(job.key, f"destination {known.to or 'a backend object'}")
+        if known.headers != headers:
+            raise JobConflict(job.key, "other betas, user profile or workspace")
+        match known.source, path:
+            case FileSource() as source, Path():
+                now = await threads.run(_stat, path)
+                if now != (source.size, source.mtime_ns) and await threads.run(file_sha256, path) != source.sha256:
+                    raise JobConflict(job.key, f"other content of {source.path}")
+            case IterableSource(), None:
+                pass  # compared row by row, as it is read
+            case _:
+                raise JobConflict(job.key, "requests from another kind of source")
+
+    # ---- paths, kept relative to the journal, so that a folder can be moved with its journal -------------------
+
+    def _relative(self, path: Path) -> str:
+        return os.path.relpath(path, self._folder.parent)
+
+    def _absolute(self, path: str) -> Path:
+        return Path(os.path.normpath(self._folder.parent / path))
+
+    def _relative_url(self, url: str) -> str:
+        scheme, _, rest = url.partition(":///")
+        if scheme not in LOCAL:
+            return url
+        path, mark, query = rest.partition("?")
+        return f"{scheme}:///{self._relative(Path(path))}{'/' * path.endswith('/')}{mark}{query}"
+
+    def _absolute_url(self, url: str) -> str:
+        scheme, _, rest = url.partition(":///")
+        if scheme not in LOCAL:
+            return url
+        path, mark, query = rest.partition("?")
+        return f"{scheme}:///{self._absolute(path)}{'/' * path.endswith('/')}{mark}{query}"
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        now = path.stat()
+    except OSError as failure:
+        raise ConfigError(f"input {path} cannot be read: {failure.strerror}") from failure
+    return now.st_size, now.st_mtime_ns
+
+
+def _leaf(group: BaseExceptionGroup[JournalError]) -> JournalError:
+    first = group.exceptions[0]
+    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
+

@@ -1,0 +1,92 @@
+"""When the next create may go: the tier's queue limit and request rate, and what a 429 asks for. Pure.
+
+The queue limit counts every request in a batch that has not ended, and every request of an attempt in doubt.
+Times are seconds of any one clock, passed in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from abatch.config import Tier
+
+__all__ = ["LIMITS", "Backoff", "Pace"]
+
+LIMITS: Final[dict[Tier, tuple[int, int]]] = {
+    "start": (1_000, 200_000),
+    "build": (2_000, 300_000),
+    "scale": (4_000, 500_000),
+}
+"""Per tier: requests per minute on the batch endpoints, requests waiting in the processing queue."""
+
+
+class Pace:
+    """What one scope may send."""
+
+    def __init__(self, tier: Tier) -> None:
+        self._per_minute, self._queue_limit = LIMITS[tier]
+        self._queued: dict[int, int] = {}
+        self._calls: deque[float] = deque()
+        self._not_before = 0.0
+        self._refused = Backoff(first=5.0, most=600.0)
+
+    def holds(self, shard: int, rows: int) -> None:
+        """This shard's rows are, or may be, in the queue."""
+        self._queued[shard] = rows
+
+    def frees(self, shard: int) -> None:
+        """They are not, or no more."""
+        self._queued.pop(shard, None)
+
+    @property
+    def queued(self) -> int:
+        """Requests that are, or may be, in the queue."""
+        return sum(self._queued.values())
+
+    def has_room(self, rows: int) -> bool:
+        """Whether a shard of this size fits under the queue limit; an empty queue takes any."""
+        return not self._queued or self.queued + rows <= self._queue_limit
+
+    def wait(self, now: float) -> float:
+        """Seconds until one more call may be made; 0 now."""
+        while self._calls and self._calls[0] <= now - 60.0:
+            self._calls.popleft()
+        turn = self._calls[0] + 60.0 if len(self._calls) >= self._per_minute else now
+        return max(turn, self._not_before) - now if max(turn, self._not_before) > now else 0.0
+
+    def called(self, now: float) -> None:
+        """A call was made."""
+        self._calls.append(now)
+
+    def refused(self, now: float, retry_after: float | None, jitter: float) -> float:
+        """A create was answered 429: nothing goes before the wait is over. Returns the seconds.
+
+        `jitter` is a random number in 0..1; it adds up to a tenth.
+        """
+        wait = (self._refused.next() if retry_after is None else retry_after) * (1.0 + jitter / 10)
+        self._not_before = max(self._not_before, now + wait)
+        return wait
+
+    def accepted(self) -> None:
+        """A create was accepted: the next refusal waits little again."""
+        self._refused.reset()
+
+
+class Backoff:
+    """Waits that double from `first` to `most` seconds."""
+
+    def __init__(self, *, first: float, most: float) -> None:
+        self._first, self._most = first, most
+        self._wait = first
+
+    def next(self) -> float:
+        """The wait now; the one after is twice as long."""
+        wait = self._wait
+        self._wait = min(wait * 2, self._most)
+        return wait
+
+    def reset(self) -> None:
+        """Begin again."""
+        self._wait = self._first

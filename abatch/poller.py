@@ -1,0 +1,364 @@
+"""One scope, watched: a single list call per interval answers for every batch in flight and every doubt.
+
+A *scope* is where batches live: the journal's base URL and one workspace header. Everything that is true of a
+whole scope stands here: what its list last showed, whose batches are whose, the guard, and the pace.
+
+404 or absence of an accepted batch is never an end: it is asked for again, shows as "not visible" after an hour,
+and is never sent again. Absence is a conclusion only for a doubt, and only by table B of `reconcile.py`.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from abatch import wire
+from abatch.errors import ApiError
+from abatch.facts import Counts
+from abatch.log import log
+from abatch.pacing import Backoff, Pace
+from abatch.reconcile import (
+    CLOCK_SLACK,
+    Absent,
+    AbsentOnce,
+    BatchSeen,
+    Doubt,
+    FoundBatch,
+    Hold,
+    Known,
+    Listing,
+    Wait,
+    counts_of,
+    settle,
+    to_inspect,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from abatch.client import Client
+    from abatch.config import Config
+
+__all__ = ["Scope"]
+
+NOT_VISIBLE_AFTER: Final = 3600.0
+VISIBLE_WITHIN: Final = 300.0
+"""Bound A2: a created batch shows in the list within this many seconds."""
+RESULTS_GONE_AFTER: Final = 2 * 24 * 3600.0
+"""Seconds after a batch's creation from which a 404 of its results is final: a day of processing and one more."""
+DOUBT_FIRST, DOUBT_MOST = 15.0, 300.0
+WITNESSES: Final = 3
+
+
+@dataclass(slots=True, kw_only=True)
+class _Watch:
+    """A batch that somebody waits for."""
+
+    created_at: float
+    accepted: float
+    """Loop time at which it was first watched."""
+    done: anyio.Event = field(default_factory=anyio.Event)
+    ended: BatchSeen | None = None
+    seen: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class _Pending:
+    """A doubt that somebody waits for."""
+
+    doubt: Doubt
+    fresh: bool
+    """It began in this process, so its grace begins with the first list after it."""
+    done: anyio.Event = field(default_factory=anyio.Event)
+    ruling: FoundBatch | Absent | Hold | None = None
+    waiting: str = ""
+
+
+class Scope:
+    """A workspace of the API, as one journal uses it.
+
+    Args:
+        client: the API.
+        workspace_id: the header of every call; None for the key's own workspace.
+        config: polling, policy and tier.
+        grace: seconds that an unanswered create may still take to appear.
+        fingerprint: of the key in use.
+        known: what the journal knows of this scope's batches.
+        prove: the shard and attempt whose tag a wire id carries, if it is ours.
+        duplicate: called for a batch of an attempt of ours that had been given up.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        workspace_id: str | None,
+        config: Config,
+        *,
+        grace: float,
+        fingerprint: str | None,
+        known: Known,
+        prove: Callable[[bytes], tuple[int, int] | None],
+        duplicate: Callable[[int, int, str], Awaitable[None]],
+    ) -> None:
+        self.client, self.workspace_id, self.known = client, workspace_id, known
+        self.pace = Pace(config.tier)
+        self.turn = anyio.Lock()
+        """Whoever waits to be admitted; first come, first served."""
+        self.trouble: ApiError | None = None
+        """Why the last look at the list failed."""
+        self.asked = False
+        """Whether the list was answered at least once."""
+        self._config, self._grace, self._fingerprint = config, grace, fingerprint
+        self._prove, self._duplicate = prove, duplicate
+        self._watched: dict[str, _Watch] = {}
+        self._pending: dict[int, _Pending] = {}
+        self._vouched = False
+        self._wanted = anyio.Event()
+        self._random = random.Random()
+
+    # ---- what others ask --------------------------------------------------------------------------------------
+
+    async def ended(self, batch_id: str, created_at: float) -> Counts:
+        """Wait until a batch of ours has ended; its counts, as the API gives them."""
+        watch = self._watched.setdefault(
+            batch_id, _Watch(created_at=created_at, accepted=anyio.current_time())
+        )
+        self._want()
+        try:
+            await watch.done.wait()
+        finally:
+            self._watched.pop(batch_id, None)
+        assert watch.ended is not None
+        return counts_of(watch.ended)
+
+    async def settled(self, doubt: Doubt, *, fresh: bool) -> FoundBatch | Absent | Hold | None:
+        """Wait until table B has a ruling for an attempt in doubt; None if `interrupt` came first."""
+        pending = _Pending(doubt=doubt, fresh=fresh)
+        self._pending[doubt.shard] = pending
+        self._want()
+        try:
+            await pending.done.wait()
+        finally:
+            self._pending.pop(doubt.shard, None)
+        return pending.ruling
+
+    def interrupt(self, shard: int) -> None:
+        """Let the one who waits for this shard's ruling look at something else first."""
+        if (pending := self._pending.get(shard)) is not None:
+            pending.done.set()
+
+    def waiting_for(self, shard: int) -> str:
+        """Why a shard in doubt still is, for people."""
+        pending = self._pending.get(shard)
+        return "" if pending is None else pending.waiting
+
+    def not_visible(self) -> list[str]:
+        """Accepted batches that the API has not shown for an hour."""
+        now = anyio.current_time()
+        return [
+            batch_id
+            for batch_id, watch in self._watched.items()
+            if not watch.seen and now - watch.accepted > NOT_VISIBLE_AFTER
+        ]
+
+    def is_guarded(self, fingerprint: str | None) -> bool:
+        """Whether an empty list means something for what was committed under this key."""
+        return self._vouched or (fingerprint is not None and fingerprint == self._fingerprint)
+
+    async def vouch(self) -> bool:
+        """Try to show that this key sees the journal's batches: one that is known must be retrievable.
+
+        Raises:
+            ApiError: the API could not be asked.
+        """
+        for batch_id, _ in sorted(self.known.live.items(), key=lambda item: -item[1])[:WITNESSES]:
+            try:
+                await self.client.retrieve(self.workspace_id, batch_id)
+            except ApiError as failure:
+                if failure.status != 404:
+                    raise
+                continue
+            self._vouched = True
+            break
+        return self._vouched
+
+    # ---- the loop ---------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Watch for ever; cancelled from outside."""
+        first, most = self._config.poll_every.total_seconds(), self._config.poll_at_most.total_seconds()
+        calm = Backoff(first=first, most=most)
+        trouble = Backoff(first=min(first, 5.0), most=300.0)
+        doubtful = Backoff(first=min(first, DOUBT_FIRST), most=DOUBT_MOST)
+        while True:
+            if not self._watched and not self._pending:
+                await self._wanted.wait()
+            self._wanted = anyio.Event()
+            try:
+                news = await self._look()
+            except ApiError as failure:
+                self.trouble = failure
+                wait = failure.retry_after if failure.retry_after is not None else trouble.next()
+                log.warning(
+                    "list_failed",
+                    workspace=self.workspace_id,
+                    status=failure.status,
+                    error=str(failure),
+                    next_in_seconds=round(wait, 1),
+                )
+                await anyio.sleep(wait)
+                continue
+            self.trouble = None
+            self.asked = True
+            trouble.reset()
+            if news:
+                calm.reset()
+            if not self._pending:
+                doubtful.reset()
+            wait = min(calm.next(), doubtful.next()) if self._pending else calm.next()
+            with anyio.move_on_after(wait * (1 + self._random.random() / 10)):
+                await self._wanted.wait()
+                await anyio.sleep(min(first, 0.5))  # let others join the same call
+
+    def _want(self) -> None:
+        self._wanted.set()
+
+    async def _look(self) -> bool:
+        """One list, and everything that follows from it; whether it brought news."""
+        listing = await self._list()
+        shown = {batch.batch_id: batch for batch in listing.batches}
+        if not self._vouched and any(batch_id in shown for batch_id in self.known.bound):
+            self._vouched = True
+        news = False
+        for batch_id, watch in list(self._watched.items()):
+            batch = shown.get(batch_id)
+            if batch is None:
+                batch = await self._ask_for(batch_id)
+            news |= self._see(batch_id, watch, batch)
+        if self._pending:
+            news |= await self._settle(listing)
+        return news
+
+    def _see(self, batch_id: str, watch: _Watch, batch: BatchSeen | None) -> bool:
+        if batch is None:
+            return False
+        if not watch.seen:
+            watch.seen = True
+            took = anyio.current_time() - watch.accepted
+            if took > VISIBLE_WITHIN:
+                log.warning("bound_A2_broken", batch_id=batch_id, seconds_until_visible=round(took))
+        if not batch.ended:
+            return False
+        watch.ended = batch
+        watch.done.set()
+        return True
+
+    async def _list(self) -> Listing:
+        """A complete list, newest back to before everything that is watched or in doubt."""
+        oldest = min(
+            [watch.created_at for watch in self._watched.values()]
+            + [pending.doubt.date - CLOCK_SLACK for pending in self._pending.values()],
+            default=0.0,
+        )
+        awaited = set(self._watched)
+        batches: dict[str, BatchSeen] = {}
+        date = after_id = None
+        while True:
+            self.pace.called(anyio.current_time())
+            page = await self.client.list(self.workspace_id, after_id=after_id)
+            date = page.date if date is None else date
+            for batch in page.batches:
+                batches[batch.batch_id] = batch
+            awaited -= batches.keys()
+            reached = bool(page.batches) and page.batches[-1].created_at < oldest
+            if not page.has_more or reached or (not awaited and not self._pending):
+                return Listing(date=date, batches=tuple(batches.values()))
+            if page.last_id is None or page.last_id == after_id:
+                raise ApiError("list", message="a page names no next page")
+            after_id = page.last_id
+
+    async def _ask_for(self, batch_id: str) -> BatchSeen | None:
+        try:
+            self.pace.called(anyio.current_time())
+            batch = await self.client.retrieve(self.workspace_id, batch_id)
+        except ApiError as failure:
+            if failure.status in (401, 403):
+                raise
+            log.info("batch_not_visible", batch_id=batch_id, status=failure.status)
+            return None
+        self._vouched |= batch_id in self.known.bound
+        return batch
+
+    # ---- doubts -----------------------------------------------------------------------------------------------
+
+    async def _settle(self, listing: Listing) -> bool:
+        for pending in self._pending.values():
+            if pending.fresh:
+                pending.doubt = replace(pending.doubt, since=max(listing.date, pending.doubt.date))
+                pending.fresh = False
+        doubts = [pending.doubt for pending in self._pending.values()]
+        for batch in to_inspect(doubts, listing, self.known):
+            await self._inspect(batch, listing.date)
+        news = False
+        for pending in list(self._pending.values()):
+            news |= await self._rule(pending, listing)
+        return news
+
+    async def _rule(self, pending: _Pending, listing: Listing) -> bool:
+        doubt = pending.doubt
+        if not doubt.guarded and not self._vouched:
+            await self.vouch()
+        doubt = pending.doubt = replace(doubt, guarded=doubt.guarded or self._vouched)
+        ruling = settle(
+            doubt, listing, self.known, grace=self._grace, hold=self._config.unresolved == "hold"
+        )
+        if isinstance(ruling, Wait):
+            pending.waiting = ruling.why
+            if ruling.rule == "B6":
+                pending.doubt = replace(doubt, empty_since=None)
+            return False
+        if isinstance(ruling, AbsentOnce):
+            pending.doubt = replace(doubt, empty_since=ruling.date)
+            return False
+        log.info("doubt_settled", shard=doubt.shard, attempt=doubt.attempt, rule=ruling.rule)
+        pending.ruling = ruling
+        pending.done.set()
+        return True
+
+    async def _inspect(self, batch: BatchSeen, now: float) -> None:
+        """Read the first line of an ended candidate: it proves whose batch it is."""
+        try:
+            owner = await self._owner(batch.batch_id)
+        except ApiError as failure:
+            final = failure.status == 404 and now - batch.created_at > RESULTS_GONE_AFTER
+            if batch.archived or final:
+                self.known.gone.add(batch.batch_id)
+            log.info("candidate_not_readable", batch_id=batch.batch_id, status=failure.status)
+            return
+        if owner is None:
+            self.known.foreign.add(batch.batch_id)
+            log.info("candidate_foreign", batch_id=batch.batch_id)
+            return
+        shard, attempt = owner
+        self.known.proven[batch.batch_id] = owner
+        if not any((p.doubt.shard, p.doubt.attempt) == owner for p in self._pending.values()):
+            log.error("duplicate_seen", shard=shard, attempt=attempt, batch_id=batch.batch_id)
+            await self._duplicate(shard, attempt, batch.batch_id)
+
+    async def _owner(self, batch_id: str) -> tuple[int, int] | None:
+        reader = wire.LineReader()
+        async with self.client.results(self.workspace_id, batch_id) as chunks:
+            async for chunk in chunks:
+                if lines := reader.feed(chunk):
+                    return self._owner_of(lines[0])
+        lines = reader.end()
+        if not lines:
+            raise ApiError("results", message="there is no line yet")
+        return self._owner_of(lines[0])
+
+    def _owner_of(self, line: bytes) -> tuple[int, int] | None:
+        seen = wire.read_line(line)
+        return None if seen is None else self._prove(seen.wire_id.encode("utf-8", "replace"))

@@ -1,0 +1,187 @@
+"""One request, from the caller's form to the bytes that go on the wire, checked where it costs nothing.
+
+A request that the API would refuse, or that would spoil its whole batch, is a BadRequest here, with its line and
+custom_id. `params` is passed through untouched: what `messages.create` takes today or tomorrow, it may hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from abatch.errors import BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Iterable
+    from os import PathLike
+
+__all__ = ["Request", "RequestSource", "Row", "from_line", "from_object"]
+
+CUSTOM_ID_BYTES = 512
+"""A custom_id is 1 to this many bytes of UTF-8; any string will do, for it never goes on the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One Messages call."""
+
+    custom_id: str
+    """Any string of 1 to 512 bytes of UTF-8, unique in its job."""
+    params: Mapping[str, Any]
+    """What `messages.create` takes; passed through untouched."""
+    betas: Sequence[str] = ()
+    """Values of the `anthropic-beta` header for this request, besides those of its job."""
+
+
+RequestSource: TypeAlias = (
+    "str | PathLike[str] | Iterable[Request | Mapping[str, Any]] | AsyncIterable[Request | Mapping[str, Any]]"
+)
+"""What `submit` takes: a path to JSON lines (`.gz`, `.zst`), or any iterable or async iterable of requests."""
+
+
+class Row(NamedTuple):
+    """A checked request, as bytes."""
+
+    custom_id: bytes
+    """As a JSON string."""
+    params: bytes
+    """As JSON."""
+    betas: tuple[str, ...] = ()
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    custom_id: str
+    params: msgspec.Raw
+    betas: tuple[str, ...] = ()
+
+
+class _Params(msgspec.Struct):
+    max_tokens: Any = None
+    stream: Any = None
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_params = msgspec.json.Decoder(_Params).decode
+_encode = msgspec.json.encode
+_dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=lambda o: _plain(o)).encode
+
+
+def from_line(line: bytes, number: int) -> Row:
+    """Check one line of a JSONL file.
+
+    Raises:
+        BadRequest: it is not UTF-8 JSON, not `{"custom_id", "params"}` (and `betas`), or cannot be sent.
+    """
+    custom_id = None
+    try:
+        if not line.isascii():
+            line.decode()
+        parsed = _decode_line(line)
+        custom_id = parsed.custom_id
+        params = bytes(parsed.params)
+        known = _decode_params(params)
+    except UnicodeDecodeError as bad:
+        raise BadRequest(number, None, f"not UTF-8 (byte {bad.start + 1} of the line)") from None
+    except msgspec.ValidationError as bad:
+        raise BadRequest(number, custom_id or _id_in(line), _explain(str(bad))) from None
+    except msgspec.DecodeError as bad:
+        raise BadRequest(number, None, f"not JSON: {_lower(str(bad))}") from None
+    except RecursionError:
+        raise BadRequest(number, None, "nested too deeply") from None
+    return Row(_checked_id(custom_id, number), _checked_params(params, known, custom_id, number), parsed.betas)
+
+
+def from_object(request: object, number: int) -> Row:
+    """Check one item of a caller's iterable: a `Request`, or a mapping with the same names.
+
+    Raises:
+        BadRequest: it is neither, or cannot be sent.
+    """
+    if isinstance(request, Request):
+        custom_id, raw_params, betas = request.custom_id, request.params, request.betas
+    elif isinstance(request, Mapping):
+        named: Mapping[Any, Any] = request  # Any: whatever the caller put there
+        if unknown := sorted(str(name) for name in named.keys() - {"custom_id", "params", "betas"}):
+            raise BadRequest(number, _text(named.get("custom_id")), f"unknown field {unknown[0]!r}")
+        if "custom_id" not in named or "params" not in named:
+            lacking = "params" if "custom_id" in named else "custom_id"
+            raise BadRequest(number, _text(named.get("custom_id")), f"{lacking} is missing")
+        custom_id, raw_params, betas = named["custom_id"], named["params"], named.get("betas", ())
+    else:
+        raise BadRequest(number, None, f"expected a Request or a mapping, got {type(request).__name__}")
+    if not isinstance(custom_id, str):
+        raise BadRequest(number, None, f"custom_id must be a string, got {type(custom_id).__name__}")
+    if isinstance(betas, str) or not all(isinstance(beta, str) for beta in betas):
+        raise BadRequest(number, custom_id, "betas must be a list of strings")
+    if not isinstance(raw_params, Mapping):
+        raise BadRequest(number, custom_id, f"params must be a mapping, got {type(raw_params).__name__}")
+    try:
+        params = _dump(dict(raw_params)).encode()
+        known = _decode_params(params)
+    except (ValueError, TypeError, RecursionError) as bad:
+        raise BadRequest(number, custom_id, f"params cannot be JSON: {bad}") from bad
+    return Row(_checked_id(custom_id, number), _checked_params(params, known, custom_id, number), tuple(betas))
+
+
+def _checked_id(custom_id: str, number: int) -> bytes:
+    try:
+        size = len(custom_id.encode())
+    except UnicodeEncodeError:
+        raise BadRequest(number, None, "custom_id is not valid Unicode (a lone surrogate)") from None
+    if not 1 <= size <= CUSTOM_ID_BYTES:
+        raise BadRequest(
+            number, custom_id, f"custom_id must be 1 to {CUSTOM_ID_BYTES} bytes of UTF-8, this has {size}"
+        )
+    return _encode(custom_id)
+
+
+def _checked_params(params: bytes, known: _Params, custom_id: str, number: int) -> bytes:
+    if known.stream not in (None, False):
+        raise BadRequest(number, custom_id, "stream is not possible in a batch; leave it out")
+    if known.max_tokens is None:
+        raise BadRequest(number, custom_id, "max_tokens is missing")
+    if not isinstance(known.max_tokens, int) or isinstance(known.max_tokens, bool) or known.max_tokens < 1:
+        raise BadRequest(number, custom_id, "max_tokens must be a whole number of at least 1")
+    return params
+
+
+def _plain(value: object) -> object:
+    # answers of the SDK, put back into a conversation, are pydantic models: taken as the SDK takes them
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="json", exclude_unset=True, by_alias=True)
+    if isinstance(value, Mapping):
+        return dict(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _id_in(line: bytes) -> str | None:
+    """The custom_id of a line that is JSON, but not a request."""
+    try:
+        return msgspec.json.decode(line, type=_Named).custom_id
+    except msgspec.MsgspecError:
+        return None
+
+
+class _Named(msgspec.Struct):
+    custom_id: str
+
+
+def _explain(complaint: str) -> str:
+    """The words of msgspec, in ours: `Object contains unknown field `x`` and its like."""
+    text = complaint.replace("Object missing required field ", "missing field ").replace(
+        "Object contains unknown field ", "unknown field "
+    )
+    return _lower(text.replace(" - at `$.", " at `"))
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:] if not text.startswith("JSON") else text
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,342 @@
+"""Run one job in a manager: plan its input, drive its shards, finish its destination.
+
+A run ends when nothing is left that this process can do: the job is finished, or stopped, or waits for an operator
+or for its requests. It can be started again, when one of these changes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from abatch import backend as backends
+from abatch.collector import Collector, sealed_of
+from abatch.driver import Driver, Site
+from abatch.errors import AbatchError, BackendError, JobStopped, JournalError, StillInDoubt
+from abatch.facts import FileSource, Finished, Resumed, Stopped
+from abatch.journal import Entry
+from abatch.lifecycle import Held, Ready
+from abatch.log import log
+from abatch.planner import Planner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from abatch.backend import Backend, JobRef, Sealed
+    from abatch.client import Client
+    from abatch.config import Config
+    from abatch.driver import Stop
+    from abatch.ledger import JobRecord, Ledger
+    from abatch.poller import Scope
+    from abatch.prices import PriceList
+
+__all__ = ["JobRun", "Workshop"]
+
+
+class Workshop:
+    """What all jobs of a manager share."""
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        ledger: Ledger,
+        config: Config,
+        prices: PriceList,
+        fingerprint: str | None,
+        scope: Callable[[str | None], Scope],
+        guard_checked: Callable[[str | None], bool],
+        stop: Stop,
+    ) -> None:
+        self.client, self.ledger, self.config, self.prices = client, ledger, config, prices
+        self.fingerprint, self.scope, self.guard_checked, self.stop = fingerprint, scope, guard_checked, stop
+        self.uploads = anyio.Semaphore(config.uploads)
+        self.drains = anyio.Semaphore(config.drains)
+
+
+class JobRun:
+    """One job, run.
+
+    Args:
+        shop: what it shares with the other jobs.
+        job: its record.
+        destination: the URL to connect to; None where the caller gave the backend itself, or has not yet.
+    """
+
+    def __init__(self, shop: Workshop, job: JobRecord, *, destination: str | None) -> None:
+        self.job = job
+        self.error: Exception | None = None
+        """Why the run ended early: the storage, the caller's iterable, a bad row."""
+        self.requests: object | None = None
+        """The caller's iterable, while it waits to be read."""
+        self.input_path: Path | None = None
+        self.may_submit = False
+        self.over = anyio.Event()
+        self.over.set()
+        self._shop, self._destination = shop, destination
+        self._backend: Backend | None = None
+        self._group: anyio.abc.TaskGroup | None = None
+        self._site: Site | None = None
+        self._driven: set[int] = set()
+        self._connecting = anyio.Lock()
+        self._assembled = False
+        self._planning = False
+
+    # ---- the backend ------------------------------------------------------------------------------------------
+
+    def ref(self) -> JobRef:
+        """The job as backends know it."""
+        journal = self._shop.ledger.journal
+        return backends.JobRef(
+            key=self.job.key,
+            lineage=journal.lineage,
+            finished=self.job.finished is not None,
+            missing=tuple(
+                journal.missing / f"{shard.shard:08d}.jsonl"
+                for shard in self.job.shards.values()
+                if getattr(getattr(shard.state, "drained", None), "missing", 0)
+            ),
+        )
+
+    def use(self, backend: Backend) -> None:
+        """Take the caller's own backend."""
+        self._backend = backend
+
+    async def backend(self) -> Backend | None:
+        """The job's backend, connected; None if only the caller has it.
+
+        Raises:
+            BackendError: the destination cannot be used.
+        """
+        async with self._connecting:
+            if self._backend is None and self._destination is not None:
+                self._backend = await backends.connect(self._destination, self.ref())
+            return self._backend
+
+    async def to_read(self) -> Backend:
+        """The backend, ready to read sealed shards.
+
+        Raises:
+            BackendError: the destination is not what it was, or is not at hand.
+        """
+        backend = await self.backend()
+        if backend is None:
+            raise BackendError(self.job.key, "its backend is an object of the caller's: hand the job over again with it")
+        if self.job.finished is not None and not self._assembled:
+            await backend.finish(self.ref(), self.sealed())
+            self._assembled = True
+        return backend
+
+    def sealed(self) -> list[Sealed]:
+        """What is sealed, in the order of parts."""
+        records = [shard.sealed for shard in self.job.shards.values()]
+        return [sealed_of(each) for each in sorted(filter(None, records), key=lambda each: each.part)]
+
+    async def aclose(self) -> None:
+        """Close the backend."""
+        if self._backend is not None:
+            await self._backend.aclose()
+
+    # ---- the run ----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Do everything that can be done now.
+
+        Raises:
+            JournalError: nothing can go on.
+        """
+        self.over = anyio.Event()
+        self.error = None
+        try:
+            await self._run()
+        except (JournalError, anyio.get_cancelled_exc_class()):
+            raise
+        except Exception as failure:  # noqa: BLE001 - whatever a backend or the caller's iterable raises is the job's
+            self._fail(failure)
+        finally:
+            self.over.set()
+            self.job.wake()
+
+    def _fail(self, failure: Exception) -> None:
+        if self.error is None:
+            self.error = failure
+            log.error("job_failed", job=self.job.key, error=type(failure).__name__)
+
+    async def join(self) -> None:
+        """Go on with what was handed over while the run was under way."""
+        if self._group is None or self._site is None:
+            return
+        self._site.may_submit = self.may_submit = True
+        await self._resume()
+        self._drive_open_shards()
+        if not self._planning:
+            self._group.start_soon(self._plan)
+
+    async def _resume(self) -> None:
+        if self.may_submit and self.job.stopped is not None:
+            await self._shop.ledger.record(Entry(self.job.job, Resumed()))
+
+    async def _run(self) -> None:
+        if self.job.finished is None:
+            await self._open_site()
+            await self._resume()
+        try:
+            async with anyio.create_task_group() as group:
+                self._group = group
+                self._drive_open_shards()
+                group.start_soon(self._plan)
+        except BaseExceptionGroup as several:
+            raise _first(several) from several
+        finally:
+            self._group = None
+        if self.error is None and self._is_complete():
+            await self._finish()
+
+    async def _open_site(self) -> None:
+        shop, job = self._shop, self.job
+        backend = await self.backend()
+        scope = shop.scope(job.submitted.headers.workspace_id)
+        ref = self.ref()
+        collector = None
+        if backend is not None:
+            collector = Collector(
+                shop.client,
+                shop.ledger.journal,
+                ref,
+                backend,
+                tries=job.submitted.tries,
+                prices=shop.prices,
+                may_retry=lambda: not job.cancel_wished,
+            )
+        workspace_id = job.submitted.headers.workspace_id
+        self._site = Site(
+            client=shop.client,
+            ledger=shop.ledger,
+            config=shop.config,
+            job=job,
+            ref=ref,
+            scope=scope,
+            stop=shop.stop,
+            uploads=shop.uploads,
+            drains=shop.drains,
+            backend=backend,
+            collector=collector,
+            fingerprint=shop.fingerprint,
+            may_submit=self.may_submit,
+            spawn=self._spawn,
+            guard_checked=lambda: shop.guard_checked(workspace_id),
+        )
+
+    def _spawn(self, number: int) -> None:
+        assert self._group is not None
+        if number not in self._driven:
+            self._driven.add(number)
+            self._group.start_soon(self._drive, number)
+
+    async def _drive(self, number: int) -> None:
+        assert self._site is not None
+        try:
+            await Driver(self._site, self.job.shards[number]).run()
+        except JobStopped as stop:
+            if self.job.stopped is None:  # not a stop of the journal's: something is not at hand
+                self._fail(stop)
+        except JournalError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - a backend may raise anything; it ends this job, no other
+            self._fail(failure)
+            assert self._group is not None
+            self._group.cancel_scope.cancel()
+        finally:
+            self._driven.discard(number)
+            self.job.wake()
+
+    async def _plan(self) -> None:
+        shop, job = self._shop, self.job
+        planner = Planner(
+            shop.ledger, job, shop.config, room=self._room_for_shards, cut_made=self._drive_open_shards
+        )
+        source = job.submitted.source
+        self._planning = True
+        try:
+            if isinstance(source, FileSource):
+                if self.input_path is not None and not job.cancel_wished:
+                    await planner.run_file(source, self.input_path)
+            elif self.requests is not None:
+                requests, self.requests = self.requests, None
+                await planner.run_iterable(requests)
+        except JobStopped as stop:
+            if job.stopped is None:
+                await shop.ledger.record(Entry(job.job, Stopped(reason=stop.reason, remedy=stop.remedy)))
+        except JournalError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - the caller's iterable may raise anything; what is sealed goes on
+            self._fail(failure)
+        finally:
+            self._planning = False
+
+    async def _room_for_shards(self) -> bool:
+        """Wait until few enough sealed shards wait to be sent; False if planning is not wanted any more."""
+        job, site = self.job, self._site
+        assert site is not None
+        while site.submits and not job.cancel_wished:
+            waiting = sum(isinstance(shard.state, Ready) for shard in job.shards.values())
+            if waiting < self._shop.config.sealed_unsent:
+                return True
+            with anyio.move_on_after(1.0):
+                await job.change()
+        return False
+
+    def _drive_open_shards(self) -> None:
+        for shard in list(self.job.shards.values()):
+            if shard.open:
+                self._spawn(shard.shard)
+
+    def _is_complete(self) -> bool:
+        job = self.job
+        planned = job.cut.last or job.cancel_wished
+        return job.finished is None and planned and not any(shard.open for shard in job.shards.values())
+
+    async def _finish(self) -> None:
+        job, backend = self.job, await self.backend()
+        if backend is None:
+            return
+        location = await backend.finish(self.ref(), self.sealed())
+        await self._shop.ledger.record(Entry(job.job, Finished(location=location)))
+        self._assembled = True
+        log.info("job_finished", job=job.key, location=location)
+
+    # ---- what it came to --------------------------------------------------------------------------------------
+
+    def verdict(self) -> Exception | None:
+        """Why a run that is over did not finish the job; None if it did."""
+        job = self.job
+        if self.error is not None:
+            return self.error
+        if job.finished is not None:
+            return None
+        if job.stopped is not None:
+            return JobStopped(job.key, job.stopped.reason, job.stopped.remedy)
+        held = [(s.shard, s.state.reason) for s in job.shards.values() if isinstance(s.state, Held)]
+        if held:
+            return StillInDoubt(job.key, held)
+        return JobStopped(
+            job.key, "not all of its requests were handed over in this run", "Hand the job over again to go on."
+        )
+
+
+def _first(several: BaseExceptionGroup[BaseException]) -> BaseException:
+    """One error out of a group: the journal's before others."""
+    leaves: list[BaseException] = []
+
+    def walk(group: BaseExceptionGroup[BaseException]) -> None:
+        for each in group.exceptions:
+            walk(each) if isinstance(each, BaseExceptionGroup) else leaves.append(each)
+
+    walk(several)
+    for kind in (JournalError, AbatchError):
+        for leaf in leaves:
+            if isinstance(leaf, kind):
+                return leaf
+    return leaves[0]

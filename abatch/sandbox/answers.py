@@ -1,0 +1,323 @@
+"""The sandbox's answers: which outcome a request gets, and its result line.
+
+Every answer is plainly synthetic. Its text starts with `[sandbox]` and carries the digest of the params it
+answers, so a test can check that a result belongs to its request.
+
+A request may choose its outcome itself, by `metadata.user_id` in its params:
+
+    sandbox:errored:overloaded_error        errored with this type
+    sandbox:errored-once:overloaded_error   errored when accepted for the first time, succeeded later
+    sandbox:expired, sandbox:canceled
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from array import array
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "Canceled",
+    "Errored",
+    "Expired",
+    "Outcome",
+    "OutcomeOf",
+    "Outcomes",
+    "Requests",
+    "Succeeded",
+    "answer_text",
+    "digest",
+    "message",
+    "scattered",
+]
+
+MARK = b"[sandbox]"
+
+
+def digest(params: bytes, /) -> str:
+    """What an answer shows of the params it answers: the first 16 hex digits of their blake2b-128."""
+    return blake2b(params, digest_size=16).hexdigest()[:16]
+
+
+def answer_text(params: bytes, /, answer_bytes: int = 0) -> str:
+    """The text that answers these params, padded to `answer_bytes`."""
+    return f"[sandbox] {digest(params)}{_padding(answer_bytes)}"
+
+
+def _padding(answer_bytes: int) -> str:
+    missing = max(0, answer_bytes - len("[sandbox] 0123456789abcdef"))
+    return (" a synthetic answer;" * (missing // 20 + 1))[:missing]
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The request gets an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errored:
+    """The request gets an error of this type."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The request was not reached within 24 hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Canceled:
+    """The request was not reached before somebody canceled the batch."""
+
+
+Outcome = Succeeded | Errored | Expired | Canceled
+
+
+class OutcomeOf(Protocol):
+    """Decides what becomes of a request."""
+
+    def __call__(self, params: bytes, nth_acceptance: int, rng: random.Random, /) -> Outcome:
+        """The outcome of a request that is accepted for the nth time (from 1)."""
+        ...
+
+
+class _Metadata(msgspec.Struct, gc=False):
+    user_id: str | None = None
+
+
+class _Params(msgspec.Struct, gc=False):
+    model: str
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)]
+    messages: msgspec.Raw
+    metadata: _Metadata | None = None
+    stream: bool = False
+    speed: msgspec.Raw | None = None
+    fallbacks: msgspec.Raw | None = None
+
+
+class _Model(msgspec.Struct, gc=False):
+    model: str
+
+
+_read_params = msgspec.json.Decoder(_Params).decode
+_read_model = msgspec.json.Decoder(_Model).decode
+
+
+def why_invalid(params: bytes) -> str | None:
+    """Why the API would refuse these params, None if it would not."""
+    try:
+        read = _read_params(params)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return str(error)
+    if read.stream or read.speed is not None or read.fallbacks is not None:
+        return "stream, speed and fallbacks are not supported here"
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcomes:
+    """The usual outcomes: bad params are errors, a request may choose, the others fail at these rates."""
+
+    errored: float = 0.0
+    error_type: str = "overloaded_error"
+    expired: float = 0.0
+
+    def __call__(self, params: bytes, nth_acceptance: int, rng: random.Random, /) -> Outcome:
+        """The outcome of a request that is accepted for the nth time (from 1)."""
+        if why_invalid(params) is not None:
+            return Errored("invalid_request_error")
+        if b'"sandbox:' in params and (chosen := chosen_outcome(params, nth_acceptance)) is not None:
+            return chosen
+        if self.errored or self.expired:
+            drawn = rng.random()
+            if drawn < self.errored:
+                return Errored(self.error_type)
+            if drawn < self.errored + self.expired:
+                return Expired()
+        return _SUCCEEDED
+
+
+_SUCCEEDED = Succeeded()
+
+
+def chosen_outcome(params: bytes, nth_acceptance: int) -> Outcome | None:
+    """The outcome that the params ask for in `metadata.user_id`, if any."""
+    metadata = _read_params(params).metadata
+    match (metadata.user_id or "").split(":") if metadata else ():
+        case ["sandbox", "errored", kind]:
+            return Errored(kind)
+        case ["sandbox", "errored-once", kind]:
+            return Errored(kind) if nth_acceptance == 1 else _SUCCEEDED
+        case ["sandbox", "expired"]:
+            return Expired()
+        case ["sandbox", "canceled"]:
+            return Canceled()
+        case _:
+            return None
+
+
+SUCCEEDED, CANCELED, EXPIRED, FIRST_ERROR = range(4)
+
+
+class Requests(msgspec.Struct, frozen=True):
+    """The requests of one batch as columns, about 60 bytes each; their params are not kept."""
+
+    custom_ids: bytes
+    """Joined by newlines."""
+    digests: bytes
+    """16 bytes each."""
+    models: tuple[str, ...]
+    """Every model there is, as JSON."""
+    model_of: bytes
+    """Two bytes each, an index of `models`."""
+    tokens: bytes
+    """Four bytes each, the tokens of the prompt."""
+    errors: tuple[str, ...]
+    """Every type of error there is."""
+    outcome_of: bytes
+    """One byte each: succeeded, canceled, expired, then an index of `errors`."""
+
+    def __len__(self) -> int:
+        return len(self.outcome_of)
+
+    def digest_of(self, row: int) -> bytes:
+        """All of the request's digest."""
+        return self.digests[16 * row : 16 * row + 16]
+
+    def lines(self, outcome_of: bytes, order: Iterator[int], answer_bytes: int) -> Iterator[bytes]:
+        """The result lines in this order, with these outcomes, without newlines."""
+        custom_ids = self.custom_ids.decode().split("\n")
+        digests = self.digests.hex()
+        models, model_of = self.models, array("H", self.model_of)
+        tokens = array("I", self.tokens)
+        padding = _padding(answer_bytes)
+        before_usage = padding + '"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":'
+        after_tokens = _usage_after_input(_output_tokens(answer_bytes), "batch") + "}}}"
+        for row in order:
+            outcome = outcome_of[row]
+            if outcome == SUCCEEDED:
+                mark = digests[32 * row : 32 * row + 16]
+                yield (
+                    f'{{"custom_id":"{custom_ids[row]}","result":{{"type":"succeeded","message":'
+                    f'{{"id":"msg_01sandbox{mark}","type":"message","role":"assistant","model":{models[model_of[row]]},'
+                    f'"content":[{{"type":"text","text":"[sandbox] {mark}{before_usage}'
+                    f"{tokens[row]}{after_tokens}"
+                ).encode()
+            else:
+                yield f'{{"custom_id":"{custom_ids[row]}","result":{self._failure(outcome, row)}}}'.encode()
+
+    def _failure(self, outcome: int, row: int) -> str:
+        if outcome == CANCELED:
+            return '{"type":"canceled"}'
+        if outcome == EXPIRED:
+            return '{"type":"expired"}'
+        kind = self.errors[outcome - FIRST_ERROR]
+        mark = self.digest_of(row).hex()[:16]
+        error = {"type": kind, "message": f"[sandbox] {mark} errored on demand"}
+        envelope = {"type": "error", "error": error, "request_id": f"req_01sandbox{mark}"}
+        return msgspec.json.encode({"type": "errored", "error": envelope}).decode()
+
+
+class Columns:
+    """Collects the requests of one batch into columns."""
+
+    def __init__(self) -> None:
+        self._custom_ids: list[str] = []
+        self._digests: list[bytes] = []
+        self._models: dict[str, int] = {}
+        self._model_of = array("H")
+        self._tokens = array("I")
+        self._errors: dict[str, int] = {}
+        self._outcome_of = bytearray()
+
+    def add(self, custom_id: str, params: bytes, params_digest: bytes, outcome: Outcome) -> None:
+        """Take one request and its outcome."""
+        self._custom_ids.append(custom_id)
+        self._digests.append(params_digest)
+        try:
+            model = _read_model(params).model
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            model = ""
+        # beyond 65,536 models in one batch the last one stands for the rest
+        self._model_of.append(min(self._models.setdefault(model, len(self._models)), 0xFFFF))
+        self._tokens.append(prompt_tokens(params))
+        self._outcome_of.append(self._code(outcome))
+
+    def _code(self, outcome: Outcome) -> int:
+        match outcome:
+            case Succeeded():
+                return SUCCEEDED
+            case Canceled():
+                return CANCELED
+            case Expired():
+                return EXPIRED
+            case Errored(kind):
+                return FIRST_ERROR + self._errors.setdefault(kind, len(self._errors))
+
+    def requests(self) -> Requests:
+        """The columns, complete."""
+        return Requests(
+            custom_ids="\n".join(self._custom_ids).encode(),
+            digests=b"".join(self._digests),
+            models=tuple(msgspec.json.encode(model).decode() for model in self._models),
+            model_of=self._model_of.tobytes(),
+            tokens=self._tokens.tobytes(),
+            errors=tuple(self._errors),
+            outcome_of=bytes(self._outcome_of),
+        )
+
+
+def prompt_tokens(params: bytes) -> int:
+    """A made-up but steady number of tokens for these params."""
+    return max(1, len(params) // 4)
+
+
+def _output_tokens(answer_bytes: int) -> int:
+    return max(26, answer_bytes) // 4
+
+
+def _usage_after_input(output_tokens: int, service_tier: str) -> str:
+    return (
+        ',"cache_creation_input_tokens":0,"cache_read_input_tokens":0,'
+        '"cache_creation":{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0},'
+        f'"output_tokens":{output_tokens},"service_tier":"{service_tier}"}}'
+    )
+
+
+def message(params: bytes, answer_bytes: int) -> dict[str, Any]:  # Any: a JSON object
+    """The answer to one synchronous call of the Messages API."""
+    return {
+        "id": f"msg_01sandbox{digest(params)}",
+        "type": "message",
+        "role": "assistant",
+        "model": _read_model(params).model,
+        "content": [{"type": "text", "text": answer_text(params, answer_bytes)}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {
+            "input_tokens": prompt_tokens(params),
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+            "output_tokens": _output_tokens(answer_bytes),
+            "service_tier": "standard",
+        },
+    }
+
+
+def scattered(n: int, seed: int) -> Iterator[int]:
+    """The numbers below n in an order that the seed decides, lazily."""
+    rng = random.Random(seed)  # noqa: S311 - an order, not a secret
+    step = rng.randrange(n) if n > 2 else 1
+    while math.gcd(step, n) != 1:
+        step = rng.randrange(n)
+    first = rng.randrange(n)
+    return ((first + step * i) % n for i in range(n))

@@ -1,0 +1,595 @@
+"""The Message Batches API as a pure machine: requests in, replies out.
+
+The machine does no I/O and has no clock of its own: the caller passes the clock, the source of chance, and a
+place for its facts. What the transport is to get wrong is part of the reply, so the same machine serves over
+HTTP (`server.py`) and inside a simulation on a virtual clock:
+
+    reply = machine.handle(Request("POST", "/v1/messages/batches", headers={...}, body=body))
+
+A server that receives a body piece by piece opens a visit instead: `open`, `feed` …, then `finish` or
+`abandon`. Nothing is created before `finish`.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from hashlib import blake2b
+from itertools import count
+from random import Random
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, assert_never
+
+import msgspec
+
+from abatch.errors import ConfigError
+from abatch.sandbox import faults as f
+from abatch.sandbox.answers import (
+    Canceled,
+    Columns,
+    Errored,
+    Expired,
+    OutcomeOf,
+    Outcomes,
+    Requests,
+    Succeeded,
+    chosen_outcome,
+    message,
+    scattered,
+    why_invalid,
+)
+from abatch.sandbox.batches import ARCHIVED_AFTER, Batch, Batches, Ended, InProgress
+from abatch.sandbox.disturb import blank_lines_in_gzip, disturbed, in_chunks
+from abatch.sandbox.exchange import Cut, Lost, Reply, Request, Reset, Slow, Transport, Whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from abatch.sandbox.account import Account
+    from abatch.sandbox.store import Fact
+
+__all__ = ["BODY_LIMIT", "Machine", "Settings", "Visit"]
+
+BODY_LIMIT = 256_000_000
+REQUESTS_LIMIT = 100_000
+
+KIND_OF_STATUS: Mapping[int, str] = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+STATUS_OF_KIND: Mapping[str, int] = {kind: status for status, kind in KIND_OF_STATUS.items()} | {
+    "invalid_request_error": 400,
+    "timeout_error": 504,
+}
+
+
+def _usual_outcomes() -> OutcomeOf:
+    return Outcomes()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What kind of API the machine plays. Times are in seconds; None means no limit."""
+
+    latency: float | tuple[float, float] = 0.0
+    """From the creation of a batch to its end: a number, or a range to draw from."""
+    cancel_latency: float = 0.0
+    """From a cancel to the end of the batch."""
+    outcome: OutcomeOf = field(default_factory=_usual_outcomes)
+    answer_bytes: int = 0
+    """The text of an answer is padded to this size."""
+    keys: Mapping[str, str] | None = None
+    """The workspace of each key. None: every key is good; the header `anthropic-workspace-id` selects."""
+    queue_limit: int | None = None
+    """Requests that may wait in one workspace."""
+    requests_per_minute: int | None = None
+    """Calls of the batch endpoints in one workspace."""
+    retry_after_seconds: int | None = None
+    """The `retry-after` on a batch that has not ended; the real API says 10."""
+
+    def __post_init__(self) -> None:
+        shortest, longest = self.latency_range
+        if not 0 <= shortest <= longest:
+            raise ConfigError(f"latency must be seconds or a rising range of seconds, got {self.latency}")
+
+    @property
+    def latency_range(self) -> tuple[float, float]:
+        """The shortest and the longest latency."""
+        return self.latency if isinstance(self.latency, tuple) else (self.latency, self.latency)
+
+
+class _Refused(Exception):  # noqa: N818 - not an error of the sandbox, a refusal that it answers with
+    """The call is answered with an error of the API."""
+
+    def __init__(self, status: int, text: str, *, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.status, self.text, self.retry_after = status, text, retry_after
+
+
+class _Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    custom_id: Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
+    params: msgspec.Raw
+
+
+class _Create(msgspec.Struct, forbid_unknown_fields=True):
+    requests: Annotated[list[_Item], msgspec.Meta(min_length=1, max_length=REQUESTS_LIMIT)]
+
+
+_read_create = msgspec.json.Decoder(_Create).decode
+
+
+@dataclass(slots=True)
+class _Allowance:
+    """What a workspace may still call: a bucket that fills at the rate per minute."""
+
+    calls: float
+    at: datetime
+
+
+F = TypeVar("F", bound=f.Fault)
+
+Action = f.Site | Literal["unknown"]
+
+
+class Visit:
+    """One HTTP request on its way in, with the faults it will meet."""
+
+    def __init__(self, machine: Machine, request: Request) -> None:
+        self._machine = machine
+        self.request = request
+        self.action: Action
+        self.action, self.batch_id = _route(request.method, request.path)
+        self.faults = machine.draw(self)
+        self.early: Reply | None = machine.early_reply(self)
+        """The answer, if it does not wait for the body."""
+        self.body = bytearray()
+        self.received = 0
+
+    def feed(self, piece: bytes | bytearray) -> None:
+        """Take a piece of the body; one over the limit is counted, not kept."""
+        self.received += len(piece)
+        if self.received <= BODY_LIMIT:
+            self.body += piece
+        else:
+            self.body.clear()
+
+    def finish(self) -> Reply:
+        """Answer the request: its body is complete."""
+        return self._machine.answer(self)
+
+    def abandon(self, received: int | None = None) -> None:
+        """The connection ended before the body was complete; `received` bytes of it had come."""
+        self._machine.abandon(self, self.received if received is None else received)
+
+    def fault(self, kind: type[F]) -> F | None:
+        """The first of its faults of this kind."""
+        return next((fault for fault in self.faults if isinstance(fault, kind)), None)
+
+
+def nowhere(_: Fact) -> None:
+    """Keep no facts."""
+
+
+class Machine:
+    """The Batches API, the account of what it accepted, and the faults it is to show."""
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], datetime],
+        rng: Random,
+        settings: Settings | None = None,
+        record: Callable[[Fact], None] = nowhere,
+    ) -> None:
+        self.settings = Settings() if settings is None else settings
+        self.faults = f.Faults()
+        self._clock, self._rng = clock, rng
+        self._batches = Batches(clock=clock, rng=rng, latency=self.settings.latency_range, record=record)
+        self._allowances: dict[str, _Allowance] = {}
+        self._calls = count(1)
+
+    @property
+    def account(self) -> Account:
+        """What was accepted."""
+        return self._batches.account
+
+    def batches(self) -> list[Batch]:
+        """Every batch there is, of every workspace, in the order of creation."""
+        self._batches.advance(self._clock())
+        return list(self._batches)
+
+    def add_foreign(
+        self,
+        n_requests: int,
+        *,
+        count: int = 1,
+        created: datetime | None = None,
+        latency: float | None = None,
+        workspace: str = "default",
+    ) -> list[str]:
+        """Let somebody else create batches, which the account does not count; returns their ids."""
+        return self._batches.add_foreign(
+            n_requests, count=count, created=created, latency=latency, workspace=workspace
+        )
+
+    def replay(self, facts: Iterable[Fact], /) -> None:
+        """Go on from the facts of an earlier machine."""
+        self._batches.replay(facts)
+
+    # The way in.
+
+    def handle(self, request: Request, /) -> Reply:
+        """Answer a request whose body is all there."""
+        visit = self.open(request)
+        if visit.early is not None:
+            return visit.early
+        visit.feed(request.body)
+        return visit.finish()
+
+    def open(self, request: Request, /) -> Visit:
+        """Begin a request whose body comes piece by piece; the request's own `body` is not looked at."""
+        return Visit(self, request)
+
+    def draw(self, visit: Visit, /) -> Sequence[f.AnyFault]:
+        """The faults that this visit will meet."""
+        if visit.action == "unknown":
+            return ()
+        self._batches.advance(self._clock())
+        return self.faults.draw(visit.action, lambda fault: self._suits(fault, visit), self._rng)
+
+    def _suits(self, fault: f.AnyFault, visit: Visit) -> bool:
+        match fault:
+            case f.PageError():
+                return "after_id" in visit.request.query
+            case f.Flap() | f.CountsLag() if visit.action == "retrieve":
+                batch = self._batches.get(visit.batch_id)
+                return batch is not None and isinstance(batch.state, Ended)
+            case _:
+                return True
+
+    def early_reply(self, visit: Visit, /) -> Reply | None:
+        """The reply that does not wait for the body, if this visit meets such a fault."""
+        if visit.fault(f.Refuse):
+            return self._lost()
+        status = visit.fault(f.Status)
+        return self._status(status) if status is not None and status.early else None
+
+    def answer(self, visit: Visit, /) -> Reply:
+        """Do what a complete visit asks for, or what its faults make of it."""
+        now = self._clock()
+        self._batches.advance(now)
+        reply = self._instead(visit)
+        if reply is None:
+            try:
+                reply = self._act(visit, now)
+            except _Refused as refusal:
+                reply = self._error(refusal.status, refusal.text, retry_after=refusal.retry_after)
+        return self._spoiled(reply, visit)
+
+    def abandon(self, visit: Visit, received: int, /) -> None:
+        """Note a create that never became complete."""
+        if visit.action == "create":
+            self._batches.abort(received)
+
+    def _instead(self, visit: Visit) -> Reply | None:
+        """The reply of a fault that keeps the call from being done."""
+        for fault in visit.faults:
+            match fault:
+                case f.ResetBeforeAccept():
+                    return self._lost()
+                case f.Status(accepted=False):
+                    return self._status(fault)
+                case f.PageError(status):
+                    return self._error(status, "[sandbox] this page failed")
+                case f.Redirect(location):
+                    return self._reply(307, b"", {"location": location})
+                case f.SpendLimit():
+                    details = {"error_code": "enforced_spend_limit_reached"}
+                    return self._error(429, "[sandbox] the spend limit is reached", details=details)
+                case _:
+                    pass
+        return None
+
+    def _spoiled(self, reply: Reply, visit: Visit) -> Reply:
+        """The reply of a call that was done, as its faults let it through."""
+        for fault in visit.faults:
+            match fault:
+                case f.ResetAfterAccept():
+                    reply = replace(self._lost(), delay=reply.delay)
+                case f.Status(accepted=True) if reply.status < 300:
+                    reply = self._status(fault)
+                case f.Garbage() if reply.status < 300:
+                    reply = self._reply(reply.status, b'{"id": "msgbatch_\x00<html>')
+                case f.CutBody(at):
+                    reply = replace(reply, body=_first_bytes(reply.body, at), transport=Cut())
+                case f.ResetAt(byte):
+                    reply = replace(reply, body=_first_bytes(reply.body, byte), transport=Reset())
+                case f.Slow(bytes_per_second):
+                    reply = replace(reply, transport=Slow(bytes_per_second))
+                case f.Stall(seconds):
+                    reply = replace(reply, delay=seconds)
+                case f.NoDate():
+                    reply = replace(reply, headers={k: v for k, v in reply.headers.items() if k != "date"})
+                case _:
+                    pass
+        return reply
+
+    # The endpoints.
+
+    def _act(self, visit: Visit, now: datetime) -> Reply:
+        workspace = self._workspace_of(visit)
+        if visit.action not in ("messages", "unknown"):
+            self._pace(workspace, now)
+        match visit.action:
+            case "create":
+                return self._create(visit, workspace, now)
+            case "retrieve":
+                return self._retrieve(visit, workspace, now)
+            case "list":
+                return self._list(visit, workspace, now)
+            case "results":
+                return self._results(visit, workspace, now)
+            case "cancel":
+                return self._cancel(visit, workspace, now)
+            case "delete":
+                return self._delete(visit, workspace, now)
+            case "messages":
+                return self._message(visit)
+            case "unknown":
+                raise _Refused(404, f"{visit.request.method} {visit.request.path} is not part of the sandbox")
+            case _:
+                assert_never(visit.action)
+
+    def _workspace_of(self, visit: Visit) -> str:
+        headers = visit.request.headers
+        key = headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("x-api-key", "")
+        keys = self.settings.keys
+        if not key:
+            raise _Refused(401, "an API key is required: Authorization: Bearer KEY, or x-api-key")
+        if keys is not None and key not in keys:
+            raise _Refused(401, "invalid API key")
+        workspace = headers.get("anthropic-workspace-id", "default") if keys is None else keys[key]
+        return f"not-{workspace}" if visit.fault(f.OtherWorkspace) else workspace
+
+    def _pace(self, workspace: str, now: datetime) -> None:
+        per_minute = self.settings.requests_per_minute
+        if per_minute is None:
+            return
+        allowance = self._allowances.setdefault(workspace, _Allowance(per_minute, now))
+        passed = (now - allowance.at).total_seconds()
+        allowance.calls = min(per_minute, allowance.calls + passed * per_minute / 60)
+        allowance.at = now
+        if allowance.calls < 1:
+            wait = (1 - allowance.calls) * 60 / per_minute
+            raise _Refused(429, f"more than {per_minute} requests per minute", retry_after=wait)
+        allowance.calls -= 1
+
+    def _create(self, visit: Visit, workspace: str, now: datetime) -> Reply:
+        requests = self._read_requests(visit)
+        limit = self.settings.queue_limit
+        if limit is not None and self._batches.waiting(workspace) + len(requests) > limit:
+            raise _Refused(429, f"more than {limit} requests in the processing queue", retry_after=10)
+        if late := visit.fault(f.LateAccept):
+            self._batches.accept_late(workspace, requests, at=now + timedelta(seconds=late.seconds))
+            return self._lost() if late.status is None else self._status(f.Status(late.status))
+        created_at = now
+        if visit.fault(f.SameInstant) and self._batches.of(workspace):
+            created_at = self._batches.of(workspace)[-1].created_at
+        if foreign := visit.fault(f.Foreign):
+            self.add_foreign(len(requests), count=foreign.count, created=created_at, workspace=workspace)
+        if visit.fault(f.Replay):
+            self._batches.accept(workspace, requests, at=now, created_at=created_at)
+        batch = self._batches.accept(workspace, requests, at=now, created_at=created_at)
+        return self._json(200, self._describe(batch, visit, now))
+
+    def _read_requests(self, visit: Visit) -> Requests:
+        if visit.received > BODY_LIMIT:
+            raise _Refused(413, f"the body has {visit.received} bytes, the limit is {BODY_LIMIT}")
+        try:
+            items = _read_create(visit.body).requests
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _Refused(400, str(error)) from None
+        if len({item.custom_id for item in items}) < len(items):
+            raise _Refused(400, "requests: every custom_id must be unique within the batch")
+        decide, times_of, rng = self.settings.outcome, self.account.times_of, self._rng
+        columns = Columns()
+        for item in items:
+            params = bytes(item.params)
+            request = blake2b(params, digest_size=16).digest()
+            columns.add(item.custom_id, params, request, decide(params, times_of(request) + 1, rng))
+        return columns.requests()
+
+    def _retrieve(self, visit: Visit, workspace: str, now: datetime) -> Reply:
+        batch = self._find(visit.batch_id, workspace)
+        retry_after = None if isinstance(batch.state, Ended) else self.settings.retry_after_seconds
+        return self._json(200, self._describe(batch, visit, now), retry_after=retry_after)
+
+    def _list(self, visit: Visit, workspace: str, now: datetime) -> Reply:
+        query = visit.request.query
+        asked = query.get("limit", "20")
+        limit = int(asked) if asked.isdecimal() else 0
+        if not 1 <= limit <= 1000:
+            raise _Refused(400, "limit: a number from 1 to 1000 is expected")
+        if "after_id" in query and "before_id" in query:
+            raise _Refused(400, "after_id and before_id exclude each other")
+        shown = self._batches.of(workspace)
+        if lag := visit.fault(f.Lag):
+            shown = [batch for batch in shown if batch.created_at + _lag_of(batch, lag.seconds) <= now]
+        start, end = max(0, len(shown) - limit), len(shown)
+        more = start > 0
+        if "after_id" in query:
+            end = self._place(shown, query["after_id"], workspace)
+            start = max(0, end - limit)
+            more = start > 0
+        elif "before_id" in query:
+            start = self._place(shown, query["before_id"], workspace)
+            start += start < len(shown) and shown[start].batch_id == query["before_id"]
+            end = min(len(shown), start + limit)
+            more = end < len(shown)
+        page = [self._describe(batch, visit, now) for batch in reversed(shown[start:end])]
+        ends = (
+            {"first_id": page[0]["id"], "last_id": page[-1]["id"]}
+            if page
+            else {"first_id": None, "last_id": None}
+        )
+        return self._json(200, {"data": page, "has_more": more, **ends})
+
+    def _place(self, shown: Sequence[Batch], batch_id: str, workspace: str) -> int:
+        """Where the batch stands among those shown, or would stand."""
+        return bisect_left(shown, self._find(batch_id, workspace).age_key, key=lambda batch: batch.age_key)
+
+    def _results(self, visit: Visit, workspace: str, now: datetime) -> Reply:
+        batch = self._find(visit.batch_id, workspace)
+        if not isinstance(batch.state, Ended):
+            raise _Refused(404, f"{batch.batch_id} has no results yet: it has not ended")
+        not_yet = visit.fault(f.NotYet)
+        if not_yet and now < batch.state.at + timedelta(seconds=not_yet.seconds):
+            raise _Refused(404, f"{batch.batch_id} has no results yet")
+        if visit.fault(f.Archived) or now >= batch.created_at + ARCHIVED_AFTER:
+            raise _Refused(404, f"the results of {batch.batch_id} are archived")
+        headers = {"content-type": "application/x-jsonl"}
+        if bomb := visit.fault(f.GzipBomb):
+            return self._reply(200, blank_lines_in_gzip(bomb.size), headers | {"content-encoding": "gzip"})
+        n = len(batch.requests)
+        order = scattered(n, self._rng.getrandbits(32) if visit.fault(f.Reshuffle) else batch.seed)
+        lines = batch.requests.lines(batch.state.outcome_of, order, self.settings.answer_bytes)
+        transport: Transport = Whole()
+        for fault in visit.faults:
+            if isinstance(fault, f.LineFault):
+                lines = disturbed(lines, n, fault, Random(self._rng.getrandbits(32)))  # noqa: S311 - chance
+            if isinstance(fault, f.CutAtLine | f.CutInLine) and not fault.clean:
+                transport = Cut()
+        return replace(self._reply(200, in_chunks(lines), headers), transport=transport)
+
+    def _cancel(self, visit: Visit, workspace: str, now: datetime) -> Reply:
+        batch = self._find(visit.batch_id, workspace)
+        if isinstance(batch.state, Ended):
+            raise _Refused(400, f"{batch.batch_id} has ended and cannot be canceled")
+        if isinstance(batch.state, InProgress):
+            self._batches.cancel(batch, at=now, latency=self.settings.cancel_latency)
+        return self._json(200, self._describe(batch, visit, now))
+
+    def _delete(self, visit: Visit, workspace: str, now: datetime) -> Reply:
+        batch = self._find(visit.batch_id, workspace)
+        if not isinstance(batch.state, Ended):
+            raise _Refused(400, f"{batch.batch_id} has not ended and cannot be deleted; cancel it first")
+        self._batches.delete(batch, at=now)
+        return self._json(200, {"id": batch.batch_id, "type": "message_batch_deleted"})
+
+    def _message(self, visit: Visit) -> Reply:
+        params = bytes(visit.body)
+        if (why := why_invalid(params)) is not None:
+            raise _Refused(400, why)
+        self.account.messages += 1
+        match chosen_outcome(params, self.account.messages):
+            case Errored(kind):
+                raise _Refused(STATUS_OF_KIND.get(kind, 500), "[sandbox] errored on demand")
+            case Succeeded() | Expired() | Canceled() | None:
+                return self._json(200, message(params, self.settings.answer_bytes))
+
+    def _find(self, batch_id: str, workspace: str) -> Batch:
+        batch = self._batches.get(batch_id)
+        if batch is None or batch.workspace != workspace:
+            raise _Refused(404, f"{batch_id}: no such batch in this workspace")
+        return batch
+
+    # The replies.
+
+    def _describe(self, batch: Batch, visit: Visit, now: datetime) -> dict[str, object]:
+        return batch.describe(
+            now,
+            visit.request.headers.get("host", "127.0.0.1"),
+            flap=visit.fault(f.Flap) is not None,
+            counts_lag=visit.fault(f.CountsLag) is not None,
+        )
+
+    def _reply(
+        self, status: int, body: bytes | Iterator[bytes], headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        always = {
+            "content-type": "application/json",
+            "request-id": f"req_01sandbox{next(self._calls):012d}",
+            "date": format_datetime(self._clock().astimezone(UTC), usegmt=True),
+        }
+        if isinstance(body, bytes):
+            always["content-length"] = str(len(body))
+        return Reply(status=status, headers=always | dict(headers or {}), body=body)
+
+    def _json(self, status: int, answer: Mapping[str, object], *, retry_after: float | None = None) -> Reply:
+        headers = {} if retry_after is None else {"retry-after": str(math.ceil(retry_after))}
+        return self._reply(status, msgspec.json.encode(answer), headers)
+
+    def _error(
+        self,
+        status: int,
+        text: str,
+        *,
+        kind: str | None = None,
+        retry_after: float | None = None,
+        details: Mapping[str, str] | None = None,
+    ) -> Reply:
+        usual = KIND_OF_STATUS.get(status, "api_error" if status >= 500 else "invalid_request_error")
+        error: dict[str, object] = {"type": kind or usual, "message": text}
+        if details is not None:
+            error["details"] = details
+        reply = self._json(status, {}, retry_after=retry_after)
+        envelope = {"type": "error", "error": error, "request_id": reply.headers["request-id"]}
+        body = msgspec.json.encode(envelope)
+        return replace(reply, headers={**reply.headers, "content-length": str(len(body))}, body=body)
+
+    def _status(self, fault: f.Status) -> Reply:
+        if fault.envelope:
+            return self._error(fault.status, fault.message, kind=fault.kind, retry_after=fault.retry_after)
+        page = f"<html><title>{fault.status}</title><body>{fault.message}</body></html>\r\n".encode()
+        reply = self._reply(fault.status, page, {"content-type": "text/html", "server": "proxy"})
+        return replace(reply, headers={k: v for k, v in reply.headers.items() if k != "request-id"})
+
+    def _lost(self) -> Reply:
+        return replace(self._reply(200, b""), transport=Lost())
+
+
+def _route(method: str, path: str) -> tuple[Action, str]:
+    """What a call asks for, and of which batch."""
+    match method, path.strip("/").split("/"):
+        case "POST", ["v1", "messages"]:
+            return "messages", ""
+        case "POST", ["v1", "messages", "batches"]:
+            return "create", ""
+        case "GET", ["v1", "messages", "batches"]:
+            return "list", ""
+        case "GET", ["v1", "messages", "batches", batch_id]:
+            return "retrieve", batch_id
+        case "DELETE", ["v1", "messages", "batches", batch_id]:
+            return "delete", batch_id
+        case "GET", ["v1", "messages", "batches", batch_id, "results"]:
+            return "results", batch_id
+        case "POST", ["v1", "messages", "batches", batch_id, "cancel"]:
+            return "cancel", batch_id
+        case _:
+            return "unknown", ""
+
+
+def _lag_of(batch: Batch, longest: float) -> timedelta:
+    """How long the list leaves out this batch: its own share of the longest lag."""
+    return timedelta(seconds=longest * (batch.seed & 0xFFFF) / 0xFFFF)
+
+
+def _first_bytes(body: bytes | Iterator[bytes], at: int) -> bytes | Iterator[bytes]:
+    return body[:at] if isinstance(body, bytes) else _first_of(body, at)
+
+
+def _first_of(pieces: Iterator[bytes], at: int) -> Iterator[bytes]:
+    for piece in pieces:
+        yield piece[:at]
+        at -= len(piece)
+        if at <= 0:
+            return

@@ -1,0 +1,336 @@
+"""Sealed shards on disk: the params and custom_ids of their rows, from which any attempt's body is composed.
+
+    params of row 0, 1, …  │ custom_ids 0, 1, … │ fallback lines 0, 1, … │ ends of each, as u64 │ footer
+
+A file holds params as the caller gave them and custom_ids as JSON strings; the wire body is composed while it is
+sent, in pieces of about a megabyte, so that memory does not grow with the shard. A retry shard's file also holds,
+per row, the line that the row gets if no later try brings a better one.
+
+A file appears under its name complete and durable (written aside, fsync, rename, folder fsync) before its
+`Planned` fact, and goes after its `Drained`. Two digests stand in the fact: over the params, checked while they
+are sent, before the commit point; and over the rest, checked whenever the file is opened. All calls here block:
+they are made through `threads.run`.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import sys
+import tempfile
+from array import array
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import IO, TYPE_CHECKING, Final
+
+import msgspec
+
+from abatch import wire
+from abatch.errors import AbatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from abatch.facts import Planned
+
+__all__ = ["SpoolDamaged", "SpoolReader", "SpoolWriter", "Written", "sync_folder"]
+
+MAGIC: Final = b"abatch-spool-1\n\0"
+FOOTER: Final = struct.Struct("<QQQQ16s")  # rows, bytes of params, of custom_ids, of fallback lines, magic
+PIECE: Final = 2**20
+IDS_IN_MEMORY: Final = 4 * 2**20
+
+
+class SpoolDamaged(AbatchError):
+    """A spool file is not what its shard's `Planned` fact says; nothing of it was sent."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(path, why)
+        self.path, self.why = path, why
+
+    def __str__(self) -> str:
+        return f"spool file {self.path} {self.why}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What a sealed spool file holds."""
+
+    rows: int
+    body_bytes: int
+    """Size of the create body it makes."""
+    params_digest: str
+    ids_digest: str
+
+
+class SpoolWriter:
+    """Write one shard's file: `add` its rows, then `seal`, or `discard`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        descriptor, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)  # O_EXCL, 0600
+        self._path = folder / name
+        self._file = os.fdopen(descriptor, "wb", buffering=PIECE)
+        self._ids: IO[bytes] = self._spill()
+        self._fallbacks: IO[bytes] | None = None
+        self._params_ends, self._ids_ends, self._fallback_ends = array("Q"), array("Q"), array("Q")
+        self._digest = blake2b(digest_size=16)
+        self._params_bytes = self._ids_bytes = self._fallback_bytes = 0
+
+    def _spill(self) -> IO[bytes]:
+        return tempfile.SpooledTemporaryFile(IDS_IN_MEMORY, dir=self._folder)
+
+    @property
+    def rows(self) -> int:
+        """Rows added so far."""
+        return len(self._params_ends)
+
+    @property
+    def body_bytes(self) -> int:
+        """Size of the create body of the rows added so far."""
+        return wire.body_size(max(self.rows, 1), self._params_bytes)
+
+    def fits(self, params: int, bytes_per_batch: int) -> bool:
+        """Whether a row with this many bytes of params can be added; the first always can."""
+        return not self.rows or wire.body_size(self.rows + 1, self._params_bytes + params) <= bytes_per_batch
+
+    def add(self, custom_id: bytes, params: bytes, fallback: bytes = b"") -> None:
+        """Add a row: its custom_id as a JSON string, its params as JSON, its fallback line if it has one."""
+        self._file.write(params)
+        self._digest.update(params)
+        self._params_bytes += len(params)
+        self._params_ends.append(self._params_bytes)
+        self._ids.write(custom_id)
+        self._ids_bytes += len(custom_id)
+        self._ids_ends.append(self._ids_bytes)
+        if fallback:
+            if self._fallbacks is None:
+                self._fallbacks = self._spill()
+                self._fallback_ends.extend([0] * (self.rows - 1))
+            self._fallbacks.write(fallback)
+            self._fallback_bytes += len(fallback)
+        if self._fallbacks is not None:
+            self._fallback_ends.append(self._fallback_bytes)
+
+    def seal(self, name: str) -> Written:
+        """Make the file durable under `name`, over whatever an earlier run left there."""
+        rest = blake2b(digest_size=16)
+
+        def put(block: bytes) -> None:
+            self._file.write(block)
+            rest.update(block)
+
+        for part in (self._ids, self._fallbacks):
+            if part is not None:
+                part.seek(0)
+                while block := part.read(PIECE):
+                    put(block)
+        for ends in (self._params_ends, self._ids_ends, self._fallback_ends):
+            put(_little(ends).tobytes())
+        put(FOOTER.pack(self.rows, self._params_bytes, self._ids_bytes, self._fallback_bytes, MAGIC))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._close()
+        self._path.rename(self._folder / name)
+        sync_folder(self._folder)
+        return Written(
+            rows=self.rows,
+            body_bytes=self.body_bytes,
+            params_digest=self._digest.hexdigest(),
+            ids_digest=rest.hexdigest(),
+        )
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        with suppress(OSError):  # what a full disk did not take is dropped with the rest
+            self._close()
+        self._path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        self._file.close()
+        self._ids.close()
+        if self._fallbacks is not None:
+            self._fallbacks.close()
+
+
+class SpoolReader:
+    """One sealed shard, opened: its rows by number, and the body of any attempt.
+
+    Raises:
+        SpoolDamaged: the file is gone, cut short, or not what `Planned` says.
+    """
+
+    def __init__(self, folder: Path, planned: Planned) -> None:
+        self._path, self._planned = folder / planned.spool, planned
+        try:
+            self._file = self._path.open("rb")
+        except FileNotFoundError as missing:
+            raise SpoolDamaged(self._path, "is gone") from missing
+        try:
+            self._open()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self) -> None:
+        size = os.fstat(self._file.fileno()).st_size
+        if size < FOOTER.size:
+            raise SpoolDamaged(self._path, "is cut short")
+        self._file.seek(size - FOOTER.size)
+        rows, params, ids, fallbacks, magic = FOOTER.unpack(self._file.read(FOOTER.size))
+        indices = 3 if fallbacks else 2
+        if magic != MAGIC or rows != self._planned.rows or size != (
+            params + ids + fallbacks + indices * 8 * rows + FOOTER.size
+        ):
+            raise SpoolDamaged(self._path, "is not the file that was sealed")
+        self._file.seek(params)
+        rest = blake2b(digest_size=16)
+        while block := self._file.read(PIECE):
+            rest.update(block)
+        if rest.hexdigest() != self._planned.ids_digest:
+            raise SpoolDamaged(self._path, "has changed since it was sealed")
+        self._file.seek(params + ids + fallbacks)
+        self._params_ends, self._ids_ends = self._ends(rows), self._ends(rows)
+        self._fallback_ends = self._ends(rows) if fallbacks else None
+        self._params_bytes, self._ids_bytes = params, ids
+        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def _ends(self, rows: int) -> array[int]:
+        ends = array("Q")
+        ends.frombytes(self._file.read(8 * rows))
+        return _little(ends)
+
+    def close(self) -> None:
+        """Free the file; no bytes given out depend on it."""
+        self._map.close()
+        self._file.close()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the shard."""
+        return len(self._params_ends)
+
+    def custom_id(self, row: int) -> bytes:
+        """The custom_id of a row, as a JSON string."""
+        return self._slice(self._ids_ends, row, self._params_bytes)
+
+    def params(self, row: int) -> bytes:
+        """The params of a row, as the caller gave them."""
+        return self._slice(self._params_ends, row, 0)
+
+    def own_fallback(self, row: int) -> bytes:
+        """The line that an earlier try left for this row; empty without one."""
+        if self._fallback_ends is None:
+            return b""
+        return self._slice(self._fallback_ends, row, self._params_bytes + self._ids_bytes)
+
+    def fallback(self, row: int) -> bytes:
+        """The line this row gets if no result of this shard brings a better one."""
+        return self.own_fallback(row) or wire.fallback(self.custom_id(row))
+
+    def _slice(self, ends: array[int], row: int, origin: int) -> bytes:
+        begin = ends[row - 1] if row else 0
+        return self._map[origin + begin : origin + ends[row]]
+
+    def body(self, prefix: bytes) -> Iterator[bytes]:
+        """The create body of the attempt with this id prefix, in pieces of about a megabyte, without its tail.
+
+        Raises:
+            SpoolDamaged: before the last piece, if the params are not those that were sealed.
+        """
+        digest = blake2b(digest_size=16)
+        middle, between = wire.ROW_MIDDLE, wire.ROW_END + b"," + wire.ROW_HEAD + prefix
+        pieces: list[bytes] = [wire.BODY_HEAD, wire.ROW_HEAD, prefix]
+        weight, first, begin = 0, 0, 0
+        for row, end in enumerate(self._params_ends):
+            if row:
+                pieces.append(between)
+            params = self._map[begin:end]
+            pieces += (wire.row_suffix(row), middle, params)
+            weight += end - begin + len(between)
+            begin = end
+            if weight >= PIECE:
+                digest.update(self._map[first:end])
+                first, weight = end, 0
+                yield b"".join(pieces)
+                pieces = []
+                self._forget()
+        digest.update(self._map[first:begin])
+        if digest.hexdigest() != self._planned.params_digest:
+            raise SpoolDamaged(self._path, "has changed since it was sealed")
+        pieces.append(wire.ROW_END)
+        yield b"".join(pieces)
+
+    def _forget(self) -> None:
+        # pages of a mapped file count as ours while they are mapped: give back what was read
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def id_text(self, row: int) -> str:
+        """The custom_id of a row, as the caller wrote it."""
+        return msgspec.json.decode(self.custom_id(row), type=str)
+
+
+def examine(path: Path) -> Written | None:
+    """What a sealed file holds that no `Planned` fact describes yet; None if there is no such file."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        if size < FOOTER.size:
+            raise SpoolDamaged(path, "is cut short")
+        file.seek(size - FOOTER.size)
+        rows, params, _, _, magic = FOOTER.unpack(file.read(FOOTER.size))
+        if magic != MAGIC or params > size:
+            raise SpoolDamaged(path, "is not a sealed file")
+        file.seek(0)
+        digests = blake2b(digest_size=16), blake2b(digest_size=16)
+        left = params
+        while block := file.read(min(PIECE, left) if left else PIECE):
+            digests[0 if left else 1].update(block)
+            left = max(left - len(block), 0)
+    return Written(
+        rows=rows,
+        body_bytes=wire.body_size(rows, params),
+        params_digest=digests[0].hexdigest(),
+        ids_digest=digests[1].hexdigest(),
+    )
+
+
+def write_missing(folder: Path, name: str, entries: Sequence[tuple[bytes, str]]) -> None:
+    """Make the list of a shard's rows that have no line durable: JSON lines `{"custom_id", "reason"}`."""
+    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)
+    with os.fdopen(descriptor, "wb") as file:
+        for custom_id, reason in entries:
+            file.write(b'{"custom_id":' + custom_id + b',"reason":' + msgspec.json.encode(reason) + b"}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    (folder / temporary).rename(folder / name)
+    sync_folder(folder)
+
+
+def remove(path: Path) -> None:
+    """Remove a file that may be gone already."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _little(numbers: array[int]) -> array[int]:
+    if sys.byteorder == "big":
+        numbers = array("Q", numbers)
+        numbers.byteswap()
+    return numbers

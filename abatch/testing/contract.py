@@ -1,0 +1,387 @@
+"""What every backend must pass: subclass `BackendContract` in your tests, say how to open and how to look.
+
+    class TestMine(BackendContract):
+        @pytest.fixture(autouse=True)
+        def place(self, tmp_path):
+            self.url = f"mine:///{tmp_path}/results"
+
+        async def connect(self, job):
+            return await abatch_mine.open_(self.url, job)
+
+        async def stored(self):  # without abatch: what would another program find?
+            return my_own_reader(self.url)
+
+The tests are plain `async def`, each with an event loop of its own; run them with the asyncio plugin of your
+choice. For readable failures say `pytest.register_assert_rewrite("abatch.testing.contract")` in your conftest.
+A crash is played by `die`, which must leave what a killed process would leave.
+"""
+
+# ruff: noqa: D102 - a test is named for the promise it keeps
+
+from __future__ import annotations
+
+import json
+import tempfile
+import tracemalloc
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import anyio
+
+from abatch import threads
+from abatch.backend import JobRef, Sealed, ShardRef, Sink
+from abatch.errors import BackendError
+from abatch.result import Line, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Sequence
+
+    from abatch.backend import Backend
+
+__all__ = ["BackendContract", "make_line"]
+
+STRANGE_IDS = (
+    "plain",
+    "with space, 'quotes', \"double\" and \\ backslash",
+    "../../etc/passwd",
+    "%_;--{}$(x)",
+    "-",
+    "ü\u2028line\u2029separators\x85",
+    "🦜" * 128,  # 512 bytes
+    "x" * 512,
+    "tab\tand\nnewline",
+)
+STRANGE_RESULTS = (
+    rb'{"type":"succeeded","message":{"content":"a lone \ud83d surrogate, \u0000 and \u2028"}}',
+    '{"type":"succeeded","message":{"content":"raw \u2028 separators \u2029 and \x85"}}'.encode(),
+    rb'{"type":"succeeded",  "spaces" : [ 1.0e5 , 1E400, 12345678901234567890123, null ] }',
+    rb'{"type":"errored","error":{"type":"error","error":{"type":"api_error","message":"}\",\"result\":{"}}}',
+    rb'{"type":"a_type_of_tomorrow","message":' + b"[" * 3000 + b"]" * 3000 + b"}",
+    rb'{"type":"canceled"}',
+    rb'{"type":"expired"}',
+)
+ANSWER = rb'{"type":"succeeded","message":{"content":"hello"}}'
+
+
+def make_line(custom_id: str, result: bytes = ANSWER) -> Line:
+    """A line as abatch hands it to a sink."""
+    raw = (
+        b'{"custom_id":' + json.dumps(custom_id, ensure_ascii=False).encode() + b',"result":' + result + b"}"
+    )
+    outcome = result.split(b'"')[3].decode()
+    error_type = "api_error" if outcome == "errored" else None
+    usage = Usage(input_tokens=3, output_tokens=5, cache_read_tokens=7) if outcome == "succeeded" else None
+    return Line(raw, custom_id, outcome, error_type, usage and "claude-test-1", usage)
+
+
+def make_lines(count: int, *, start: int = 0) -> list[Line]:
+    """Lines of different ids, all of them answered."""
+    return [make_line(f"row-{row:06}") for row in range(start, start + count)]
+
+
+class BackendContract:
+    """The promises of `abatch.backend`, each as a test. A subclass gives `connect` and `stored`, at least."""
+
+    job: ClassVar[JobRef] = JobRef(key="contract", lineage="0123456789abcdef")
+    other: ClassVar[JobRef] = JobRef(key="contract", lineage="fedcba9876543210")
+    """A job that may not have the destination while `job` has it."""
+    megabytes: ClassVar[int] = 96
+    """How much `test_memory_does_not_grow_with_the_shard` writes."""
+    window: ClassVar[int] = 48
+    """How many megabytes of it may be held at once."""
+
+    # ---- what a subclass says -----------------------------------------------------------------------------
+
+    async def connect(self, job: JobRef, /) -> Backend:
+        """Open the destination under test, always the same one within a test."""
+        raise NotImplementedError
+
+    async def stored(self) -> list[bytes]:
+        """Every line of the finished job in the order it has there, read without abatch."""
+        raise NotImplementedError
+
+    async def stored_missing(self) -> list[tuple[str, str]]:
+        """The custom_ids without a result and why, as another program finds them; in any order."""
+        raise NotImplementedError
+
+    async def die(self, backend: Backend, /) -> None:
+        """Leave the backend as a killed process would; open sinks are not sealed and not discarded."""
+        await backend.aclose()
+
+    # ---- what the tests are made of -----------------------------------------------------------------------
+
+    def shard(self, part: int = 0) -> ShardRef:
+        """A shard of the job."""
+        return ShardRef(job=self.job, shard=part + 40, part=part, rows=100_000, batch_id=f"msgbatch_{part}")
+
+    async def sink(self, backend: Backend, part: int = 0) -> Sink:
+        """Open a shard that no run has sealed."""
+        sink = await backend.open(self.shard(part))
+        assert not isinstance(sink, Sealed)
+        return sink
+
+    async def sealed(self, backend: Backend, part: int, lines: Sequence[Line]) -> Sealed:
+        """Write and seal a shard; what comes back went through JSON, as in the journal."""
+        sink = await self.sink(backend, part)
+        for start in range(0, len(lines), 100):
+            await sink.write(lines[start : start + 100])
+        return journalled(await sink.seal())
+
+    @asynccontextmanager
+    async def opened(self, job: JobRef | None = None) -> AsyncGenerator[Backend]:
+        """A backend for the time of a block."""
+        backend = await self.connect(job or self.job)
+        try:
+            yield backend
+        finally:
+            await backend.aclose()
+
+    # ---- writing and reading ------------------------------------------------------------------------------
+
+    async def test_lines_come_back_byte_for_byte(self) -> None:
+        lines = [make_line(custom_id) for custom_id in STRANGE_IDS]
+        lines += [make_line(f"result-{n}", result) for n, result in enumerate(STRANGE_RESULTS)]
+        async with self.opened() as backend:
+            sealed = await self.sealed(backend, 0, lines)
+            assert sealed.part == 0
+            assert sealed.lines == len(lines)
+            assert await read(backend, sealed) == raw(lines)
+            await backend.finish(self.job, [sealed])
+            assert await read(backend, sealed) == raw(lines)
+        assert await self.stored() == raw(lines)
+
+    async def test_lines_stand_in_the_order_written(self) -> None:
+        lines = make_lines(2500)[::-1]
+        async with self.opened() as backend:
+            sealed = await self.sealed(backend, 0, lines)
+            assert await read(backend, sealed) == raw(lines)
+
+    async def test_shards_stand_in_the_order_given_to_finish(self) -> None:
+        first, second, third = (make_lines(10, start=10 * n) for n in range(3))
+        async with self.opened() as backend:
+            sealed = [
+                await self.sealed(backend, part, lines)
+                for part, lines in ((7, third), (0, first), (2, second))
+            ]
+            sealed.sort(key=lambda each: each.part)
+            await backend.finish(self.job, sealed)
+            assert [await read(backend, each) for each in sealed] == [raw(first), raw(second), raw(third)]
+        assert await self.stored() == raw(first + second + third)
+
+    async def test_a_write_may_be_empty(self) -> None:
+        lines = make_lines(2)
+        async with self.opened() as backend:
+            sink = await self.sink(backend)
+            for some in ([], lines[:1], [], lines[1:], []):
+                await sink.write(some)
+            assert await read(backend, await sink.seal()) == raw(lines)
+
+    async def test_a_shard_may_be_empty(self) -> None:
+        async with self.opened() as backend:
+            sealed = [await self.sealed(backend, 0, []), await self.sealed(backend, 1, make_lines(1))]
+            assert sealed[0].lines == 0
+            assert await read(backend, sealed[0]) == []
+            await backend.finish(self.job, sealed)
+            assert await read(backend, sealed[0]) == []
+        assert await self.stored() == raw(make_lines(1))
+
+    async def test_a_job_may_be_empty(self) -> None:
+        async with self.opened() as backend:
+            await backend.finish(self.job, [])
+        assert await self.stored() == []
+
+    async def test_a_line_may_be_large(self) -> None:
+        answer = b'{"type":"succeeded","message":{"content":"%b"}}'
+        lines = [
+            make_line("small"),
+            make_line("large", answer % (b"x" * 20_000_000)),
+            make_line("strange", answer % (b"y" * 2_000_000 + rb"\ud800")),
+            make_line("last"),
+        ]
+        async with self.opened() as backend:
+            sealed = await self.sealed(backend, 0, lines)
+            assert await read(backend, sealed) == raw(lines)
+            await backend.finish(self.job, [sealed])
+            assert await read(backend, sealed) == raw(lines)
+        assert await self.stored() == raw(lines)
+
+    async def test_many_sinks_write_at_once(self) -> None:
+        shards = [make_lines(1200, start=10_000 * part) for part in range(8)]
+        sealed: dict[int, Sealed] = {}
+        async with self.opened() as backend:
+
+            async def drain(part: int) -> None:
+                sealed[part] = await self.sealed(backend, part, shards[part])
+
+            async with anyio.create_task_group() as drains:
+                for part in range(len(shards)):
+                    drains.start_soon(drain, part)
+            for part, lines in enumerate(shards):
+                assert await read(backend, sealed[part]) == raw(lines)
+            await backend.finish(self.job, [sealed[part] for part in range(len(shards))])
+        assert sorted(await self.stored()) == sorted(raw(line for lines in shards for line in lines))
+
+    async def test_a_reader_may_stop_early(self) -> None:
+        async with self.opened() as backend:
+            sealed = await self.sealed(backend, 0, make_lines(2000))
+            async for line in (reader := backend.read(sealed)):
+                assert line == make_line("row-000000").raw
+                break
+            await reader.aclose()  # type: ignore[attr-defined]  # every reader here is an async generator
+            assert len(await read(backend, sealed)) == 2000
+
+    async def test_memory_does_not_grow_with_the_shard(self) -> None:
+        padding = b"".join(b"%032x" % (n * n) for n in range(500))  # not all zeros: some media compress
+        result = b'{"type":"succeeded","message":{"content":"%b"}}' % padding
+        held = 0
+        async with self.opened() as backend:
+            sink = await self.sink(backend)
+            tracemalloc.start()
+            try:
+                rows = 0
+                for _ in range(self.megabytes * 4):
+                    await sink.write([make_line(f"row-{rows + n}", result) for n in range(16)])
+                    rows += 16
+                sealed = await sink.seal()
+                read_lines = 0
+                async for _ in backend.read(sealed):
+                    read_lines += 1
+                _, held = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            assert read_lines == rows
+            assert held < self.window * 2**20
+
+    # ---- crashes ------------------------------------------------------------------------------------------
+
+    async def test_a_shard_left_open_is_written_again_and_each_line_stands_once(self) -> None:
+        lines = make_lines(3000)
+        backend = await self.connect(self.job)
+        sink = await self.sink(backend)
+        await sink.write(lines[:1700])
+        await self.die(backend)
+        async with self.opened() as backend:
+            again = await self.sealed(backend, 0, lines[::-1])  # the API's order is not stable
+            assert again.lines == len(lines)
+            assert sorted(await read(backend, again)) == raw(lines)
+            await backend.finish(self.job, [again])
+        assert sorted(await self.stored()) == raw(lines)
+
+    async def test_a_seal_is_found_by_the_run_after_a_crash(self) -> None:
+        lines = make_lines(1500)
+        backend = await self.connect(self.job)
+        sealed = await self.sealed(backend, 3, lines)
+        await self.die(backend)
+        async with self.opened() as backend:
+            found = await backend.open(self.shard(3))
+            assert isinstance(found, Sealed)
+            assert journalled(found) == sealed
+            assert await read(backend, found) == raw(lines)
+
+    async def test_a_crash_touches_no_other_shard(self) -> None:
+        lines = [make_lines(300, start=1000 * part) for part in range(3)]
+        backend = await self.connect(self.job)
+        first = await self.sealed(backend, 0, lines[0])
+        sink = await self.sink(backend, 1)
+        await sink.write(lines[1][:200])
+        await self.die(backend)
+        async with self.opened() as backend:
+            third = await self.sealed(backend, 2, lines[2])
+            second = await self.sealed(backend, 1, lines[1])
+            assert await read(backend, first) == raw(lines[0])
+            await backend.finish(self.job, [first, second, third])
+        assert sorted(await self.stored()) == sorted(raw(line for shard in lines for line in shard))
+
+    async def test_a_discarded_shard_can_be_written_again(self) -> None:
+        lines = make_lines(1500)
+        async with self.opened() as backend:
+            sink = await self.sink(backend)
+            await sink.write(lines[:1200])
+            await sink.discard()
+            sealed = await self.sealed(backend, 0, lines)
+            assert await read(backend, sealed) == raw(lines)
+            await backend.finish(self.job, [sealed])
+        assert await self.stored() == raw(lines)
+
+    # ---- the end of a job ---------------------------------------------------------------------------------
+
+    async def test_finish_can_be_repeated(self) -> None:
+        lines = make_lines(20)
+        backend = await self.connect(self.job)
+        sealed = [await self.sealed(backend, 0, lines[:12]), await self.sealed(backend, 1, lines[12:])]
+        location = await backend.finish(self.job, sealed)
+        assert await backend.finish(self.job, sealed) == location
+        await self.die(backend)  # before the end of the job was recorded
+        async with self.opened() as backend:
+            assert await backend.finish(self.job, sealed) == location
+            assert await read(backend, sealed[1]) == raw(lines[12:])
+            finished = replace(self.job, finished=True)
+            assert await backend.finish(finished, sealed) == location
+            assert await read(backend, sealed[0]) == raw(lines[:12])
+        assert await self.stored() == raw(lines)
+        async with self.opened(finished) as backend:
+            assert await backend.finish(finished, sealed) == location
+            assert await read(backend, sealed[0]) == raw(lines[:12])
+            assert await read(backend, sealed[1]) == raw(lines[12:])
+        assert await self.stored() == raw(lines)
+
+    async def test_requests_without_a_result_are_listed(self) -> None:
+        pairs = [(custom_id, "the batch was archived") for custom_id in STRANGE_IDS]
+        with tempfile.TemporaryDirectory() as folder:
+            lists = [Path(folder, "a"), Path(folder, "b")]
+            for path, some in zip(lists, (pairs[:4], pairs[4:]), strict=True):
+                text = "".join(json.dumps({"custom_id": i, "reason": why}) + "\n" for i, why in some)
+                await threads.run(path.write_text, text)
+            job = replace(self.job, missing=tuple(lists))
+            backend = await self.connect(self.job)
+            sealed = [await self.sealed(backend, 0, make_lines(3))]
+            location = await backend.finish(job, sealed)
+            await self.die(backend)
+            async with self.opened() as backend:
+                assert await backend.finish(job, sealed) == location
+        assert sorted(await self.stored_missing()) == sorted(pairs)
+        assert await self.stored() == raw(make_lines(3))
+
+    async def test_another_job_is_refused_before_anything_is_written(self) -> None:
+        async with self.opened() as backend:
+            sealed = await self.sealed(backend, 0, make_lines(3))
+        refused = False
+        try:
+            await (await self.connect(self.other)).aclose()
+        except BackendError:
+            refused = True
+        assert refused
+        async with self.opened() as backend:
+            await backend.finish(self.job, [sealed])
+        assert await self.stored() == raw(make_lines(3))
+
+    async def test_results_that_vanished_are_not_called_complete(self) -> None:
+        async with self.opened() as backend:
+            real = await self.sealed(backend, 0, make_lines(3))
+            refused = False
+            try:
+                await backend.finish(self.job, [real, replace(real, part=1, detail=self.elsewhere(real))])
+            except BackendError:
+                refused = True
+            assert refused
+
+    def elsewhere(self, sealed: Sealed) -> dict[str, str | int]:
+        """The `detail` of a shard like this one, but of part 1, which was never written."""
+        return dict(sealed.detail)
+
+
+def journalled(sealed: Sealed) -> Sealed:
+    """What the journal gives back."""
+    return Sealed(part=sealed.part, lines=sealed.lines, detail=json.loads(json.dumps(dict(sealed.detail))))
+
+
+def raw(lines: Iterable[Line]) -> list[bytes]:
+    """The bytes of lines."""
+    return [line.raw for line in lines]
+
+
+async def read(backend: Backend, sealed: Sealed) -> list[bytes]:
+    """Every line of a sealed shard."""
+    return [line async for line in backend.read(sealed)]

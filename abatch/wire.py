@@ -1,0 +1,296 @@
+"""The bytes on the wire: ids that prove whose a result is, and result lines cut and read without parsing them whole.
+
+A caller's custom_id never leaves the machine. On the wire a row is called `a1-SSSSSSSS-AA-MMMMMMMMMMMM-RRRR`, in
+Crockford's base32: shard number, attempt, a 60-bit keyed digest over both (the *tag*), row number. Its width is
+fixed, so the size of a create body is known before it is composed; one line of a batch's results proves which
+attempt of which journal made it; and "which rows came back" is a bitmap. Everything here is pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from abatch.errors import AbatchError
+from abatch.result import Line, Usage, usage_of
+
+__all__ = [
+    "MAX_LINE",
+    "LineReader",
+    "LineTooLong",
+    "Seen",
+    "WireId",
+    "body_size",
+    "fallback",
+    "parse_id",
+    "prefix",
+    "read_line",
+    "row_suffix",
+    "with_custom_id",
+]
+
+MAX_LINE: Final = 64 * 2**20
+"""Bytes of one result line, at most."""
+MAX_ATTEMPT: Final = 2**10 - 1
+BODY_HEAD: Final = b'{"requests":['
+BODY_TAIL: Final = b"]}"
+"""Held back at the gate: without it nothing can come to be on the server."""
+ROW_HEAD: Final = b'{"custom_id":"'
+ROW_MIDDLE: Final = b'","params":'
+ROW_END: Final = b"}"
+
+_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_DIGIT: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
+_PAIRS: Final = [(a + b).encode() for a in _ALPHABET for b in _ALPHABET]
+_ID: Final = re.compile(rb"a1-([0-9A-Z]{8})-([0-9A-Z]{2})-([0-9A-Z]{12})-([0-9A-Z]{4})")
+ID_WIDTH: Final = 32
+
+
+class WireId(NamedTuple):
+    """An id as it stands in a result line, taken apart; `tag` is proof only once compared."""
+
+    shard: int
+    attempt: int
+    tag: int
+    row: int
+
+
+def tag(lineage_key: bytes, shard: int, attempt: int) -> int:
+    """60 bits that only the holder of the journal's key can make for this attempt."""
+    digest = hmac.digest(lineage_key, b"%d|%d" % (shard, attempt), hashlib.sha256)
+    return int.from_bytes(digest[:8], "big") >> 4
+
+
+def prefix(lineage_key: bytes, shard: int, attempt: int) -> bytes:
+    """The id of every row of an attempt, up to the row number."""
+    if not (0 < shard < 2**40 and 0 < attempt <= MAX_ATTEMPT):
+        raise ValueError(f"shard {shard} attempt {attempt} has no id")
+    mark = tag(lineage_key, shard, attempt)
+    return f"a1-{_base32(shard, 8)}-{_base32(attempt, 2)}-{_base32(mark, 12)}-".encode()
+
+
+def row_suffix(row: int) -> bytes:
+    """The last four characters of a row's id."""
+    return _PAIRS[row >> 10] + _PAIRS[row & 1023]
+
+
+def parse_id(wire_id: bytes) -> WireId | None:
+    """Take an id apart; None if it is not of our form. Whether the tag is ours is for the caller to compare."""
+    match = _ID.fullmatch(wire_id)
+    if match is None:
+        return None
+    try:
+        return WireId(*(_number(group.decode()) for group in match.groups()))
+    except KeyError:  # a letter outside the alphabet
+        return None
+
+
+def body_size(rows: int, params_bytes: int) -> int:
+    """Content-Length of a create body of `rows` requests whose params take `params_bytes` together."""
+    row = len(ROW_HEAD) + ID_WIDTH + len(ROW_MIDDLE) + len(ROW_END)
+    return len(BODY_HEAD) + params_bytes + rows * row + (rows - 1) + len(BODY_TAIL)
+
+
+def _base32(number: int, width: int) -> str:
+    letters: list[str] = []
+    for _ in range(width):
+        letters.append(_ALPHABET[number & 31])
+        number >>= 5
+    return "".join(reversed(letters))
+
+
+def _number(text: str) -> int:
+    number = 0
+    for letter in text:
+        number = number << 5 | _DIGIT[letter]
+    return number
+
+
+# ---- cutting a stream into lines ------------------------------------------------------------------------------
+
+
+class LineTooLong(AbatchError):
+    """A result line of more than 64 MiB."""
+
+    def __str__(self) -> str:
+        return f"a result line is longer than {MAX_LINE} bytes"
+
+
+class LineReader:
+    """Cut chunks of bytes at `\\n` alone; U+2028 and its kin are part of a line. Blank lines are skipped.
+
+    Holds the unfinished line as a list of chunks, so that a long line costs its length once.
+    """
+
+    __slots__ = ("_held", "_rest")
+
+    def __init__(self) -> None:
+        self._rest: list[bytes] = []
+        self._held = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines that this chunk completes.
+
+        Raises:
+            LineTooLong: the unfinished line passed 64 MiB.
+        """
+        lines = chunk.split(b"\n")
+        last = lines.pop()
+        if lines and self._rest:
+            self._rest.append(lines[0])
+            lines[0] = b"".join(self._rest)
+            self._rest.clear()
+            self._held = 0
+        if last:
+            self._rest.append(last)
+            self._held += len(last)
+            if self._held > MAX_LINE:
+                raise LineTooLong
+        return [line for line in map(_strip, lines) if line]
+
+    def end(self) -> list[bytes]:
+        """The line that no newline ended, as the API sends its last one."""
+        line = _strip(b"".join(self._rest))
+        self._rest.clear()
+        self._held = 0
+        return [line] if line else []
+
+
+def _strip(line: bytes) -> bytes:
+    return line[:-1] if line.endswith(b"\r") else line
+
+
+# ---- reading a line's envelope --------------------------------------------------------------------------------
+
+
+class _CacheLifetimes(msgspec.Struct):
+    ephemeral_1h_input_tokens: int | None = 0
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    cache_read_input_tokens: int | None = 0
+    cache_creation_input_tokens: int | None = 0
+    cache_creation: _CacheLifetimes | None = None
+
+
+class _Message(msgspec.Struct):
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+class _Error(msgspec.Struct):
+    type: str | None = None
+
+
+class _ErrorEnvelope(msgspec.Struct):
+    error: _Error | None = None
+
+
+class _Result(msgspec.Struct):
+    type: str
+    message: _Message | None = None
+    error: _ErrorEnvelope | None = None
+
+
+class _Envelope(msgspec.Struct):
+    custom_id: str
+    result: _Result
+
+
+class Seen(NamedTuple):
+    """What a result line says of itself."""
+
+    wire_id: str
+    outcome: str
+    error_type: str | None
+    model: str | None
+    usage: Usage | None
+
+
+_decode = msgspec.json.Decoder(_Envelope).decode
+_OUTCOME: Final = re.compile(rb'"result"\s*:\s*\{\s*"type"\s*:\s*"([a-z_]{1,40})"')
+
+
+def read_line(line: bytes) -> Seen | None:
+    """Read a line's envelope; None if no custom_id can be made out in it.
+
+    A line that the strict decoder refuses (a lone surrogate, deep nesting, an unexpected type) is read by `json`,
+    and one that this refuses, too, by a scan for our fixed-width id, so that an answer is never dropped.
+    """
+    try:
+        envelope = _decode(line)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return _read_leniently(line) or _scan(line)
+    result = envelope.result
+    message, error = result.message, result.error
+    model = usage = kind = None
+    if message is not None:
+        model = message.model
+        if (counted := message.usage) is not None:
+            lifetimes = counted.cache_creation
+            usage = Usage(
+                input_tokens=counted.input_tokens or 0,
+                output_tokens=counted.output_tokens or 0,
+                cache_read_tokens=counted.cache_read_input_tokens or 0,
+                cache_creation_tokens=counted.cache_creation_input_tokens or 0,
+                cache_creation_1h_tokens=(lifetimes and lifetimes.ephemeral_1h_input_tokens) or 0,
+            )
+    if error is not None and error.error is not None:
+        kind = error.error.type
+    return Seen(envelope.custom_id, result.type, kind, model, usage)
+
+
+def _read_leniently(line: bytes) -> Seen | None:
+    try:
+        envelope: Any = json.loads(line)  # Any: whatever stands in the line
+        result: Any = envelope["result"]
+        wire_id, outcome = envelope["custom_id"], result["type"]
+        if not (isinstance(wire_id, str) and isinstance(outcome, str)):
+            return None
+        message = result.get("message") or {}
+        error = (result.get("error") or {}).get("error") or {}
+        usage = message.get("usage")
+        return Seen(
+            wire_id, outcome, error.get("type"), message.get("model"), None if usage is None else usage_of(usage)
+        )
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _scan(line: bytes) -> Seen | None:
+    named = _ID.search(line)
+    if named is None:
+        return None
+    outcome = _OUTCOME.search(line)
+    return Seen(named[0].decode(), "unreadable" if outcome is None else outcome[1].decode(), None, None, None)
+
+
+def with_custom_id(line: bytes, wire_id: bytes, custom_id: bytes) -> bytes:
+    """The line with `custom_id` (as a JSON string, quotes included) in the place of our wire id."""
+    end = len(ROW_HEAD) + ID_WIDTH
+    if line.startswith(ROW_HEAD) and line[len(ROW_HEAD) : end] == wire_id:
+        return b"".join((ROW_HEAD[:-1], custom_id, line[end + 1 :]))
+    return re.sub(
+        rb'("custom_id"\s*:\s*)"' + wire_id + b'"', lambda found: found[1] + custom_id, line, count=1
+    )
+
+
+def fallback(custom_id: bytes, result: bytes = b'{"type":"canceled"}') -> bytes:
+    """A line made here, for a row that will have none from the API; `custom_id` as a JSON string."""
+    return b"".join((b'{"custom_id":', custom_id, b',"result":', result, b"}"))
+
+
+def outcome_of(line: bytes, custom_id: str) -> Line:
+    """A line that carries the caller's id already, decoded for a sink."""
+    seen = read_line(line)
+    if seen is None:
+        return Line(line, custom_id, "unreadable")
+    return Line(line, custom_id, seen.outcome, seen.error_type, seen.model, seen.usage)
+

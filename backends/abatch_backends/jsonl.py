@@ -1,0 +1,500 @@
+"""Results as JSON lines: one file that appears when the job is complete, or a folder of parts.
+
+Either way a shard becomes one *part*: written under a temporary name, fsynced, then linked to its own name;
+that link is its seal. A link never replaces anything, so nothing is ever clobbered.
+
+A folder keeps its parts and gets `_SUCCESS` at the end. A single file is copied together from its parts, by
+the kernel where it can, and linked to its name in one step; until then the parts stand beside it, in
+`.NAME.abatch/`.
+
+Whose the destination is stands in a claim, made durable before anything else. A folder keeps it. That of a
+single file goes when `finish` is told that the end is recorded (`JobRef.finished`): until then it is the
+proof that the file is ours, whatever dies in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import filecmp
+import hashlib
+import json
+import os
+import secrets
+import stat
+import sys
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+
+from abatch import threads
+from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
+from abatch.errors import BackendError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+
+    from abatch.result import Line
+
+__all__ = ["open_"]
+
+FORMS: Final = ("jsonl:///results.jsonl", "jsonl:////absolute/results.jsonl", "jsonl:///results/")
+CHUNK: Final = 2**20
+REMEDY: Final = "move it away, or choose another destination"
+CLAIM_DRAFT: Final = ".claim-"
+NO_KERNEL_COPY: Final = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def open_(url: str, job: JobRef, /) -> Backend:
+    """Claim a file, or a folder if the URL ends in a slash or names one that exists."""
+    path, is_folder = await threads.run(_destination, url)
+    backend = _Folder(url, job, path) if is_folder else _File(url, job, path)
+    await backend.claim()
+    return backend
+
+
+def _destination(url: str) -> tuple[Path, bool]:
+    name = url.removeprefix("jsonl:///")
+    if name == url or not name or "\0" in name:
+        raise ConfigError(f"{url!r} names no file or folder; write one of: {', '.join(FORMS)}")
+    if "?" in name:
+        raise ConfigError(
+            f"jsonl: takes no parameters, and no '?' in a name: {url!r}; write one of: {', '.join(FORMS)}"
+        )
+    path = Path(os.path.abspath(name))  # noqa: PTH100 - "a/../b" must not survive, and links must not be followed
+    return path, name.endswith("/") or path.is_dir()
+
+
+class _Jsonl:
+    """What a file and a folder have in common: parts in a folder that carries a claim."""
+
+    def __init__(self, url: str, job: JobRef, target: Path, parts: Path, claim: Path) -> None:
+        self.url, self._job = url, job
+        self._target, self._parts, self._claim = target, parts, claim
+        self._ours = json.dumps({"lineage": job.lineage, "key": job.key}).encode()
+        self._sinks: set[_Sink] = set()
+
+    async def run(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do blocking work; what the operating system refuses becomes a BackendError."""
+        try:
+            return await threads.run(work, *args, **kwargs)
+        except OSError as refused:
+            names = " → ".join(os.fsdecode(name) for name in (refused.filename, refused.filename2) if name)
+            raise BackendError(
+                self.url, f"{refused.strerror or refused}{names and f' ({names})'}"
+            ) from refused
+
+    async def open(self, shard: ShardRef, /) -> Sink | Sealed:
+        part = self._part(shard.part)
+        sink = _Sink(self, shard, part)
+        if await self.run(os.path.lexists, part):
+            await self.run(sink.clear)
+            return await self.run(_measure, part, shard.part)
+        self._sinks.add(sink)  # before the descriptor exists: a cancellation must not lose it
+        await self.run(sink.begin)
+        return sink
+
+    async def read(self, sealed: Sealed, /) -> AsyncIterator[bytes]:
+        done, size = 0, _size(sealed)
+        rest: list[bytes] = []
+        while done < size:
+            # nothing stays open between chunks: `finish` may move the lines, a reader may be abandoned
+            file, start = self._where(sealed)
+            chunk = await self.run(_read_at, file, start + done, min(size - done, CHUNK))
+            if not chunk:
+                raise BackendError(self.url, f"{file} is shorter than when it was sealed; put it back")
+            done += len(chunk)
+            first, *others = chunk.split(b"\n")
+            rest.append(first)
+            if others:
+                yield b"".join(rest)
+                *whole, last = others
+                for line in whole:
+                    yield line
+                rest = [last]
+
+    async def aclose(self) -> None:
+        for sink in tuple(self._sinks):
+            sink.close()
+
+    def closed(self, sink: _Sink) -> None:
+        self._sinks.discard(sink)
+
+    def _part(self, number: int) -> Path:
+        return self._parts / f"part-{number:05}.jsonl"
+
+    def _where(self, sealed: Sealed) -> tuple[Path, int]:
+        """The file that holds a sealed shard, and the shard's offset in it."""
+        return self._part(sealed.part), 0
+
+    def _refuse(self, path: Path, why: str = "exists and is not this job's") -> BackendError:
+        return BackendError(self.url, f"{path} {why}; {REMEDY}")
+
+    def _make_claim(self) -> None:
+        """Write the job's name on the destination; the first link wins, whoever else is at it."""
+        while (claimed := _read_claim(self._claim)) is None:
+            draft = self._parts / f"{CLAIM_DRAFT}{secrets.token_hex(8)}.tmp"
+            _write_new(draft, [self._ours])
+            try:
+                os.link(draft, self._claim)
+            except (FileExistsError, FileNotFoundError):
+                continue  # somebody else's link came first, or has swept our draft away
+            finally:
+                draft.unlink(missing_ok=True)
+            _sync_folder(self._parts)
+        if claimed != self._ours:
+            raise self._refuse(self._target, "is the destination of another job")
+        for draft in self._parts.glob(f"{CLAIM_DRAFT}*.tmp"):  # left by a run that died up there
+            draft.unlink(missing_ok=True)
+
+    def _write_missing(self, name: Path, lists: Iterable[Path]) -> None:
+        """Put the lists of requests without a result together under `name`; nothing if there are none."""
+        chunks = (chunk for path in lists for chunk in _chunks(path))
+        draft = self._parts / ".missing.tmp"
+        draft.unlink(missing_ok=True)
+        if not _write_new(draft, chunks):
+            draft.unlink()
+            return
+        try:
+            _publish(draft, name)
+        except FileExistsError:
+            if _kind(name) != stat.S_IFREG or not filecmp.cmp(draft, name, shallow=False):
+                raise self._refuse(name) from None
+            draft.unlink()
+
+    def _check_part(self, sealed: Sealed) -> None:
+        part = self._part(sealed.part)
+        if not os.path.lexists(part) or part.lstat().st_size != _size(sealed):
+            raise BackendError(self.url, f"{part} was changed or removed after it was sealed; put it back")
+
+
+class _Folder(_Jsonl):
+    """A folder of parts, as Spark, DuckDB and pandas read them."""
+
+    def __init__(self, url: str, job: JobRef, target: Path) -> None:
+        super().__init__(url, job, target, target, target / ".abatch-claim.json")
+
+    async def claim(self) -> None:
+        if not self._job.finished:
+            await self.run(self._claim_folder)
+
+    def _claim_folder(self) -> None:
+        _make_folders(self._target)
+        if _kind(self._target) != stat.S_IFDIR:
+            raise self._refuse(self._target, "is not a folder")
+        if not os.path.lexists(self._claim) and (strangers := _strangers(self._target)):
+            raise self._refuse(self._target, f"exists and is not this job's: it holds {strangers[0]!r}")
+        self._make_claim()
+
+    async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
+        await self.run(self._mark_complete, job, sealed)
+        return f"{self._target}/"
+
+    def _mark_complete(self, job: JobRef, sealed: Sequence[Sealed]) -> None:
+        for each in sealed:
+            self._check_part(each)
+        if job.finished:
+            return
+        self._write_missing(self._target / "_missing.jsonl", job.missing)
+        success = self._target / "_SUCCESS"
+        if not os.path.lexists(success):
+            _write_new(success, [])
+        _sync_folder(self._target)
+
+
+class _File(_Jsonl):
+    """One file, there when it is whole."""
+
+    def __init__(self, url: str, job: JobRef, target: Path) -> None:
+        parts = target.with_name(f".{target.name}.abatch")
+        super().__init__(url, job, target, parts, parts / "claim.json")
+        self._missing = target.with_name(f"{target.name}.missing.jsonl")
+        self._offsets: dict[int, int] = {}
+
+    async def claim(self) -> None:
+        if not self._job.finished:
+            await self.run(self._claim_file)
+
+    def _claim_file(self) -> None:
+        if not os.path.lexists(self._claim):
+            for name in (self._target, self._missing):
+                if os.path.lexists(name):
+                    raise self._refuse(name)
+        _make_folders(self._parts)
+        if _kind(self._parts) != stat.S_IFDIR:
+            raise self._refuse(self._parts, "is not a folder")
+        self._make_claim()
+
+    async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
+        offsets = dict(
+            zip((each.part for each in sealed), accumulate(map(_size, sealed), initial=0), strict=False)
+        )
+        present = await self.run(os.path.lexists, self._target)
+        if present:
+            await self._recognize(sealed, offsets, thoroughly=not (job.finished or self._offsets))
+        elif job.finished:
+            raise BackendError(self.url, f"{self._target} was moved or removed after the job had finished")
+        else:
+            await self.run(self._write_missing, self._missing, job.missing)
+            await self._assemble(sealed)
+        self._offsets = offsets
+        await self.run(self._tidy, finished=job.finished)
+        return str(self._target)
+
+    async def _recognize(
+        self, sealed: Sequence[Sealed], offsets: Mapping[int, int], *, thoroughly: bool
+    ) -> None:
+        """Raise unless the file under our name is what these parts make."""
+        kind = await self.run(_kind, self._target)
+        same = kind == stat.S_IFREG and await self.run(os.path.getsize, self._target) == sum(
+            map(_size, sealed)
+        )
+        if thoroughly:
+            for each in sealed:
+                same = same and each.detail["digest"] == await self.run(
+                    _digest, self._target, offsets[each.part], _size(each)
+                )
+        if not same:
+            raise self._refuse(self._target, "is not what this job wrote")
+
+    async def _assemble(self, sealed: Sequence[Sealed]) -> None:
+        draft = self._parts / ".whole.tmp"
+        await self.run(draft.unlink, missing_ok=True)
+        await self.run(_write_new, draft, [])
+        for each in sealed:  # one step each: a cancellation waits for one part, not for all
+            await self.run(self._check_part, each)
+            await self.run(_append, self._part(each.part), draft, _size(each))
+        try:
+            await self.run(_publish, draft, self._target)
+        except FileExistsError:
+            raise self._refuse(self._target) from None
+
+    def _tidy(self, *, finished: bool) -> None:
+        """Remove the parts, and once the end is recorded the claim, too."""
+        if _read_claim(self._claim) not in (None, self._ours):
+            return  # the file was moved away since, and another job has come
+        with contextlib.suppress(FileNotFoundError):
+            for entry in self._parts.iterdir():
+                if entry.name.startswith(("part-", ".")):
+                    entry.unlink()
+        if finished:
+            self._claim.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # gone already, or somebody keeps something in it
+                self._parts.rmdir()
+
+    def _where(self, sealed: Sealed) -> tuple[Path, int]:
+        if sealed.part in self._offsets:
+            return self._target, self._offsets[sealed.part]
+        return super()._where(sealed)
+
+
+class _Sink:
+    """The part of one shard, under its temporary name."""
+
+    def __init__(self, backend: _Jsonl, shard: ShardRef, part: Path) -> None:
+        self._backend, self._shard, self._part = backend, shard, part
+        self._draft = part.with_name(f".{part.name}.tmp")
+        self._descriptor: int | None = None
+        self._lines = self._bytes = 0
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def clear(self) -> None:
+        self._draft.unlink(missing_ok=True)
+
+    def begin(self) -> None:
+        self.clear()
+        self._descriptor = _create(self._draft)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        self._backend.closed(self)
+
+    async def write(self, lines: Sequence[Line], /) -> None:
+        await self._backend.run(self._write, lines)
+
+    def _write(self, lines: Sequence[Line]) -> None:
+        block = b"".join([piece for line in lines for piece in (line.raw, b"\n")])
+        _write_all(self._open_descriptor(), block)
+        self._hash.update(block)
+        self._bytes += len(block)
+        self._lines += len(lines)
+
+    async def seal(self) -> Sealed:
+        return await self._backend.run(self._seal)
+
+    def _seal(self) -> Sealed:
+        if os.fstat(self._open_descriptor()).st_size != self._bytes:
+            raise BackendError(self._backend.url, f"{self._draft} is not what was written; drain it again")
+        os.fsync(self._open_descriptor())
+        self.close()
+        try:
+            _publish(self._draft, self._part)
+        except FileExistsError:
+            raise BackendError(
+                self._backend.url, f"{self._part} exists and is not this run's; {REMEDY}"
+            ) from None
+        return _sealed(self._shard.part, self._lines, self._bytes, self._hash.hexdigest())
+
+    async def discard(self) -> None:
+        self.close()
+        await self._backend.run(self.clear)
+
+    def _open_descriptor(self) -> int:
+        if self._descriptor is None:
+            raise BackendError(self._backend.url, "this sink was closed")
+        return self._descriptor
+
+
+# ---- what is kept of a part --------------------------------------------------------------------------------
+
+
+def _sealed(part: int, lines: int, size: int, digest: str) -> Sealed:
+    return Sealed(part=part, lines=lines, detail={"bytes": size, "digest": digest})
+
+
+def _size(sealed: Sealed) -> int:
+    return int(sealed.detail["bytes"])
+
+
+def _measure(path: Path, part: int) -> Sealed:
+    """What `seal` said of this part, from its bytes."""
+    lines = size = 0
+    measured = hashlib.blake2b(digest_size=16)
+    for chunk in _chunks(path):
+        lines += chunk.count(b"\n")
+        size += len(chunk)
+        measured.update(chunk)
+    return _sealed(part, lines, size, measured.hexdigest())
+
+
+def _digest(path: Path, start: int, size: int) -> str:
+    """The digest of `size` bytes from `start`."""
+    measured = hashlib.blake2b(digest_size=16)
+    with os.fdopen(_open_to_read(path), "rb", buffering=0) as file:
+        file.seek(start)
+        while size and (chunk := file.read(min(size, CHUNK))):
+            measured.update(chunk)
+            size -= len(chunk)
+    return measured.hexdigest()
+
+
+# ---- files -------------------------------------------------------------------------------------------------
+
+
+def _read_claim(path: Path) -> bytes | None:
+    try:
+        descriptor = _open_to_read(path)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(descriptor, "rb") as claim:
+        return claim.read(CHUNK)
+
+
+def _strangers(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if not entry.name.startswith(CLAIM_DRAFT)]
+
+
+def _kind(path: Path) -> int:
+    """The type of what stands there; a symbolic link is a kind of its own."""
+    return stat.S_IFMT(path.lstat().st_mode)
+
+
+def _make_folders(folder: Path) -> None:
+    """Make a folder and those above it that are missing, for us alone."""
+    if os.path.lexists(folder):
+        return
+    _make_folders(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _open_to_read(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _create(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _chunks(path: Path) -> Iterable[bytes]:
+    with os.fdopen(_open_to_read(path), "rb", buffering=0) as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def _write_all(descriptor: int, block: bytes) -> None:
+    rest = memoryview(block)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _write_new(path: Path, chunks: Iterable[bytes]) -> int:
+    """Write a file that did not exist, durably; how many bytes it has."""
+    written = 0
+    descriptor = _create(path)
+    try:
+        for chunk in chunks:
+            _write_all(descriptor, chunk)
+            written += len(chunk)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return written
+
+
+def _read_at(path: Path, start: int, size: int) -> bytes:
+    descriptor = _open_to_read(path)
+    try:
+        return os.pread(descriptor, size, start)
+    finally:
+        os.close(descriptor)
+
+
+def _append(source: Path, target: Path, size: int) -> None:
+    """Copy `source` behind `target`, durably; in the kernel where it can."""
+    reader = _open_to_read(source)
+    # not O_APPEND: copy_file_range refuses it
+    writer = os.open(target, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.lseek(writer, 0, os.SEEK_END)
+        size -= _copy_in_kernel(reader, writer, size)
+        while size and (chunk := os.read(reader, min(size, CHUNK))):
+            _write_all(writer, chunk)
+            size -= len(chunk)
+        os.fsync(writer)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def _copy_in_kernel(reader: int, writer: int, size: int) -> int:
+    """How many bytes the kernel copied; the rest is left to the caller."""
+    copied = 0
+    if sys.platform == "linux":
+        try:
+            while copied < size and (moved := os.copy_file_range(reader, writer, size - copied)):
+                copied += moved
+        except OSError as refused:
+            if refused.errno not in NO_KERNEL_COPY:
+                raise
+    return copied
+
+
+def _publish(draft: Path, name: Path) -> None:
+    """Give a durable file its name, durably; FileExistsError if the name is taken."""
+    os.link(draft, name)
+    draft.unlink()
+    _sync_folder(name.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,568 @@
+"""Results in S3, or what speaks like it: one object per shard under `<prefix>/<job key>/`.
+
+A shard below 8 MiB is one conditional put; a larger one is a multipart upload whose parts are whole lines,
+completed conditionally. Either is the seal: the object is there, whole, or it is not, and it never
+replaces another. It carries lineage and shard number as metadata, so an answer that was lost is settled by
+looking: *is it there, and ours?* `_abatch.json` is the claim; `_manifest.json` and `_SUCCESS` come last.
+
+Lines that were sent are not kept: whatever makes an upload begin anew is an error of the sink, and the shard
+is drained again. What a run that died left half uploaded is aborted by the next one.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+import aioboto3
+import aiohttp
+import anyio
+from aiobotocore.config import AioConfig
+from botocore.exceptions import BotoCoreError, ClientError
+
+from abatch import threads
+from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
+from abatch.errors import BackendError, BackendUnavailable, ConfigError
+from abatch.log import log
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterable,
+        AsyncIterator,
+        Callable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from abatch.result import Line
+
+__all__ = ["open_"]
+
+FORM: Final = "s3://bucket/prefix?endpoint_url=https://…&region=…&compression=zstd"
+PARAMETERS: Final = frozenset({"endpoint_url", "region", "compression"})
+BLOCK: Final = 2**20
+"""Bytes of lines that are encoded at once."""
+PART: Final = 8 * 2**20
+"""Bytes of one part of an upload, about; below it a whole object is one put."""
+LEAST: Final = 5 * 2**20
+"""Bytes that S3 wants in every part but the last."""
+IN_FLIGHT: Final = 2
+"""Parts of one upload on their way at once, and so held in memory."""
+RANGE: Final = 4 * 2**20
+"""Bytes fetched at once by a reader."""
+SLICE: Final = 2**12
+"""Compressed bytes expanded at once; they may become a thousand times as many."""
+BODY_TRIES: Final = 3
+FAILURES: Final = (ClientError, BotoCoreError, aiohttp.ClientError, OSError)
+REMEDY: Final = "move it away, or choose another destination"
+CHECKSUMS: Final = ("ChecksumCRC32", "ChecksumCRC32C", "ChecksumCRC64NVME", "ChecksumSHA1", "ChecksumSHA256")
+HINTS: Final = {
+    "403": "check the credentials, and that they may get, put and list objects, list and abort uploads",
+    "409": "another writer was at it; try again",
+    "NoCredentialsError": "give credentials in the environment or in ~/.aws",
+    "NoSuchBucket": "make the bucket first",
+    "NoSuchUpload": "the upload is gone; drain the batch again",
+    "NotImplemented": "this server lacks what is needed: conditional writes (If-None-Match)",
+}
+
+
+async def open_(url: str, job: JobRef, /) -> Backend:
+    """Claim `<prefix>/<job key>/` in a bucket."""
+    place = _parse(url)
+    codec = _codec(url, place.compression)
+    backend = _S3(url, place, job, codec)
+    await backend.begin()
+    return backend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    bucket: str
+    prefix: str
+    endpoint_url: str | None = None
+    region: str | None = None
+    compression: str | None = None
+
+
+def _parse(url: str) -> _Place:
+    path, _, query = url.removeprefix("s3://").partition("?")
+    bucket, _, prefix = path.partition("/")
+    prefix = prefix.rstrip("/")
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    endpoint = urlsplit(parameters.get("endpoint_url", "https://aws"))
+    problem = ""
+    if not url.startswith("s3://") or not bucket:
+        problem = "names no bucket"
+    elif prefix and not {"", ".", ".."}.isdisjoint(prefix.split("/")):
+        problem = "has an empty step, '.' or '..' in its prefix, which servers read differently"
+    elif unknown := parameters.keys() - PARAMETERS:
+        problem = f"has the unknown parameter {min(unknown)!r}"
+    elif endpoint.scheme not in {"http", "https"} or not endpoint.hostname:
+        problem = "has an endpoint_url that is no http address"
+    elif endpoint.username is not None or endpoint.password is not None:
+        # the URL stays out of the text: it holds a secret
+        raise ConfigError(
+            "an endpoint_url must not carry credentials; give them in the environment or in ~/.aws"
+        )
+    elif parameters.get("compression") not in {None, "zstd"}:
+        problem = f"has the unknown compression {parameters['compression']!r}"
+    if problem:
+        raise ConfigError(f"{url!r} {problem}; write {FORM}")
+    return _Place(bucket=bucket, prefix=prefix, **parameters)
+
+
+def _new_client(place: _Place) -> AbstractAsyncContextManager[Any]:
+    """The one place that knows whose client it is; the rest calls S3's operations by name."""
+    config = AioConfig(
+        signature_version="s3v4",
+        retries={"mode": "standard"},
+        max_pool_connections=64,
+        connect_timeout=10,
+        read_timeout=60,
+    )
+    session: Any = aioboto3.Session()  # Any, here and below: these libraries have no types
+    client: AbstractAsyncContextManager[Any] = session.client(
+        "s3", endpoint_url=place.endpoint_url, region_name=place.region, config=config
+    )
+    return client
+
+
+class _S3Error(BackendError):
+    """S3 said no, or nothing: `status` is None when there was no answer."""
+
+    def __init__(self, url: str, why: str, status: int | None) -> None:
+        super().__init__(url, why)
+        self.status = status
+
+
+class _S3:
+    def __init__(self, url: str, place: _Place, job: JobRef, codec: _Codec) -> None:
+        self.url, self.codec = url, codec
+        self._place, self._job = place, job
+        self._folder = f"{place.prefix}/{job.key}/" if place.prefix else f"{job.key}/"
+        self._open = AsyncExitStack()
+        self._client: Any = None
+
+    async def begin(self) -> None:
+        """Connect and claim; on failure nothing stays open."""
+        try:
+            self._client = await self._open.enter_async_context(_new_client(self._place))
+            if not self._job.finished:
+                await self._claim()
+        except (BotoCoreError, ValueError) as failed:  # a region or an address that it cannot take
+            await self.aclose()
+            raise self._failed("connecting", failed) from None
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _claim(self) -> None:
+        name = f"{self._folder}_abatch.json"
+        ours = json.dumps({"lineage": self._job.lineage, "key": self._job.key}).encode()
+        claimed = await self._fetch(name)
+        if claimed is None:
+            found = await self.call("list_objects_v2", Prefix=self._folder, MaxKeys=1)
+            if found.get("KeyCount"):
+                raise self._taken(self._folder, "exists and is not this job's")
+            try:
+                await self.call("put_object", Key=name, Body=ours, IfNoneMatch="*")
+            except _S3Error:
+                claimed = await self._fetch(name)  # somebody was first, or only the answer was lost
+                if claimed is None:
+                    raise
+            else:
+                claimed = ours
+        if claimed != ours:
+            raise self._taken(self._folder, "is the destination of another job")
+
+    async def open(self, shard: ShardRef, /) -> Sink | Sealed:
+        key, marks = self._part(shard.part), self._marks(str(shard.shard))
+        found = await self.head(key)
+        if found is None:
+            await self._abort_stale(key)
+            return _Sink(self, shard.part, key, marks)
+        if found["Metadata"] != marks:
+            raise self._taken(key, "exists and is not this job's")
+        sealed = _sealed(shard.part, 0, key, found["ETag"], found["ContentLength"])
+        lines = 0
+        async for _ in self.read(sealed):
+            lines += 1
+        return _sealed(shard.part, lines, key, found["ETag"], found["ContentLength"])
+
+    async def _abort_stale(self, key: str) -> None:
+        """Abort what a run that died left of this object: unfinished parts cost money and show nowhere."""
+        found = await self.call("list_multipart_uploads", Prefix=key)
+        for upload in found.get("Uploads", ()):
+            if upload["Key"] == key:
+                await self.abort(key, upload["UploadId"])
+
+    async def abort(self, key: str, upload: str) -> None:
+        try:
+            await self.call("abort_multipart_upload", Key=key, UploadId=upload)
+        except _S3Error as refused:
+            if refused.status != 404:
+                raise
+
+    async def read(self, sealed: Sealed, /) -> AsyncIterator[bytes]:
+        chunks = self.codec.expand(self._chunks(sealed))
+        async for line in _lines(chunks):
+            yield line
+
+    async def _chunks(self, sealed: Sealed) -> AsyncGenerator[bytes]:
+        """The object's bytes, a range at a time: no answer stays open while the reader idles."""
+        key, etag, size = str(sealed.detail["key"]), sealed.detail["etag"], int(sealed.detail["bytes"])
+        for start in range(0, size, RANGE):
+            end = min(start + RANGE, size) - 1
+            try:
+                chunk = await self._body(Key=key, IfMatch=etag, Range=f"bytes={start}-{end}")
+            except _S3Error as refused:
+                if refused.status not in {404, 412}:
+                    raise
+                raise self._changed(key) from None
+            yield chunk
+
+    async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
+        await self._check(sealed)
+        success = f"{self._folder}_SUCCESS"
+        if not job.finished:
+            await self._put_missing(job.missing)
+            await self._put_same(f"{self._folder}_manifest.json", _manifest(job, sealed))
+            await self._put_same(success, b"")
+        elif await self.head(success) is None:
+            raise BackendError(self.url, f"{success} was removed after the job had finished")
+        return f"s3://{self._place.bucket}/{self._folder}"
+
+    async def _check(self, sealed: Sequence[Sealed]) -> None:
+        """Raise unless every part is there in its size."""
+        sizes: dict[str, int] = {}
+        page: Mapping[str, Any] = {"NextContinuationToken": None}
+        while "NextContinuationToken" in page:
+            token = page["NextContinuationToken"]
+            more = {"ContinuationToken": token} if token else {}
+            page = await self.call("list_objects_v2", Prefix=f"{self._folder}part-", **more)
+            sizes |= {found["Key"]: found["Size"] for found in page.get("Contents", ())}
+        for each in sealed:
+            key = str(each.detail["key"])
+            if sizes.get(key) != each.detail["bytes"] or key != self._part(each.part):
+                raise self._changed(key)
+
+    async def _put_missing(self, lists: Sequence[Path]) -> None:
+        key = f"{self._folder}_missing.jsonl"
+        if not lists or await self.head(key) is not None:
+            return  # nothing is missing, or all was said by a run that died
+        upload = _Upload(self, key, self._marks("missing"))
+        try:
+            for path in lists:
+                async with await anyio.open_file(path, "rb") as file:
+                    while block := await file.read(BLOCK):
+                        await upload.add(block)
+            await upload.commit()
+        except BaseException:
+            await upload.abandon()
+            raise
+
+    async def _put_same(self, key: str, body: bytes) -> None:
+        """Make an object, or find it made with this body by a run that died."""
+        try:
+            await self.call("put_object", Key=key, Body=body, IfNoneMatch="*")
+        except _S3Error:
+            found = await self._fetch(key)
+            if found is None:
+                raise
+            if found != body:
+                raise self._taken(key, "exists and is not what this job wrote") from None
+
+    async def aclose(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._open.aclose()
+
+    # ---- calls ---------------------------------------------------------------------------------------------
+
+    async def call(self, operation: str, /, **request: object) -> Mapping[str, Any]:
+        """Ask S3; what it refuses, or cannot be reached for, is a `_S3Error`."""
+        try:
+            answer: Mapping[str, Any] = await getattr(self._client, operation)(
+                Bucket=self._place.bucket, **request
+            )
+        except FAILURES as failed:
+            raise self._failed(operation, failed) from None
+        return answer
+
+    async def head(self, key: str) -> Mapping[str, Any] | None:
+        """What is known of an object; None if there is none."""
+        try:
+            return await self.call("head_object", Key=key)
+        except _S3Error as refused:
+            if refused.status == 404:
+                return None
+            raise
+
+    async def _fetch(self, key: str) -> bytes | None:
+        try:
+            return await self._body(Key=key)
+        except _S3Error as refused:
+            if refused.status == 404:
+                return None
+            raise
+
+    async def _body(self, **request: object) -> bytes:
+        for left in reversed(range(BODY_TRIES)):  # the library asks again for headers, never for bodies
+            answer = await self.call("get_object", **request)
+            try:
+                async with answer["Body"] as body:
+                    whole: bytes = await body.read()
+                    return whole
+            except FAILURES as failed:
+                if not left:
+                    raise self._failed("get_object", failed) from None
+        raise AssertionError("unreachable")
+
+    def _failed(self, operation: str, failed: Exception) -> _S3Error:
+        """The one translation. It leaves S3's answer out, which names key ids and signatures."""
+        answer: Mapping[str, Any] = getattr(failed, "response", None) or {}
+        status: int | None = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        code = f"{status} {answer['Error']['Code']}" if status else type(failed).__name__
+        hints = {hint for name, hint in HINTS.items() if name in code.split()}
+        return _S3Error(self.url, "; ".join([f"{operation} came to {code}", *sorted(hints)]), status)
+
+    def _taken(self, key: str, why: str) -> BackendError:
+        return BackendError(self.url, f"{key} {why}; {REMEDY}")
+
+    def _changed(self, key: str) -> BackendError:
+        return BackendError(self.url, f"{key} was changed or removed after it was sealed; put it back")
+
+    def _part(self, number: int) -> str:
+        return f"{self._folder}part-{number:05}.jsonl{self.codec.suffix}"
+
+    def _marks(self, shard: str) -> dict[str, str]:
+        return {"lineage": self._job.lineage, "shard": shard}
+
+
+class _Sink:
+    """The lines of one shard on their way into an upload."""
+
+    def __init__(self, backend: _S3, part: int, key: str, marks: Mapping[str, str]) -> None:
+        self._backend, self._part, self._key = backend, part, key
+        self._upload = _Upload(backend, key, marks)
+        self._held: list[bytes] = []
+        self._bytes = self._lines = 0
+
+    async def write(self, lines: Sequence[Line], /) -> None:
+        for line in lines:
+            self._held += (line.raw, b"\n")
+            self._bytes += len(line.raw) + 1
+            self._lines += 1
+            if self._bytes >= BLOCK:
+                await self._flush()
+
+    async def _flush(self) -> None:
+        block = b"".join(self._held)
+        self._held.clear()
+        self._bytes = 0
+        if block:
+            await self._upload.add(await self._backend.codec.shrink(block))
+
+    async def seal(self) -> Sealed:
+        await self._flush()
+        etag = await self._upload.commit()
+        return _sealed(self._part, self._lines, self._key, etag, self._upload.size)
+
+    async def discard(self) -> None:
+        self._held.clear()
+        await self._upload.abandon()
+
+
+class _Upload:
+    """One object on its way: a single put if it is small, else parts of whole blocks, a few at once."""
+
+    def __init__(self, backend: _S3, key: str, marks: Mapping[str, str]) -> None:
+        self._backend, self._key, self._marks = backend, key, marks
+        self._id: str | None = None
+        self._held: list[bytes] = []
+        self._bytes = 0
+        self._parts: dict[int, Mapping[str, str | int]] = {}
+        self._failure: BackendError | None = None
+        self.size = 0
+        """Bytes of the whole object."""
+
+    async def add(self, block: bytes) -> None:
+        self._held.append(block)
+        self._bytes += len(block)
+        self.size += len(block)
+        if self._bytes >= IN_FLIGHT * PART:
+            await self._send()
+
+    async def commit(self) -> str:
+        """Make the object appear, whole; its ETag."""
+        try:
+            if self._id is None and self._bytes < PART:
+                body = b"".join(self._held)
+                request = {"Key": self._key, "Metadata": self._marks, "IfNoneMatch": "*", "Body": body}
+                answer = await self._backend.call("put_object", **request)
+            else:
+                await self._send()
+                parts = [part for _, part in sorted(self._parts.items())]
+                answer = await self._backend.call(
+                    "complete_multipart_upload",
+                    Key=self._key,
+                    UploadId=self._id,
+                    MultipartUpload={"Parts": parts},
+                    IfNoneMatch="*",
+                )
+        except _S3Error as refused:
+            return await self._settle(refused)
+        return str(answer["ETag"])
+
+    async def _settle(self, refused: _S3Error) -> str:
+        """An answer that is no, or was lost: look whether the object is there, and is this one."""
+        found = await self._backend.head(self._key)
+        if found is None:
+            raise refused
+        if found["Metadata"] != self._marks or found["ContentLength"] != self.size:
+            raise BackendError(
+                self._backend.url, f"{self._key} was made by another run; drain the batch again"
+            )
+        return str(found["ETag"])
+
+    async def abandon(self) -> None:
+        self._held.clear()
+        if self._id is None:
+            return
+        with anyio.move_on_after(30, shield=True):
+            try:
+                await self._backend.abort(self._key, self._id)
+            except BackendError as refused:  # the next run of this shard aborts it
+                log.warning("upload_left_behind", key=self._key, why=refused.why)
+
+    async def _send(self) -> None:
+        """Upload what is held; too little for a part of its own goes with the part before it."""
+        if self._id is None:
+            answer = await self._backend.call("create_multipart_upload", Key=self._key, Metadata=self._marks)
+            self._id = answer["UploadId"]
+        async with anyio.create_task_group() as parts:
+            while self._held:
+                number = len(self._parts) + 1
+                self._parts[number] = {}
+                parts.start_soon(self._send_part, number, self._take_part())
+        if self._failure is not None:
+            raise self._failure
+
+    def _take_part(self) -> bytes:
+        taken: list[bytes] = []
+        size = 0
+        while self._held and (size < PART or self._bytes < LEAST):
+            block = self._held.pop(0)
+            taken.append(block)
+            size += len(block)
+            self._bytes -= len(block)
+        return b"".join(taken)
+
+    async def _send_part(self, number: int, body: bytes) -> None:
+        try:
+            answer = await self._backend.call(
+                "upload_part", Key=self._key, UploadId=self._id, PartNumber=number, Body=body
+            )
+        except BackendError as refused:
+            self._failure = refused
+            return
+        # S3 wants the checksums that it was given with the parts once more at the end
+        checksums = {name: answer[name] for name in CHECKSUMS if name in answer}
+        self._parts[number] = {"PartNumber": number, "ETag": answer["ETag"], **checksums}
+
+
+def _sealed(part: int, lines: int, key: str, etag: str, size: int) -> Sealed:
+    return Sealed(part=part, lines=lines, detail={"key": key, "etag": etag, "bytes": size})
+
+
+def _manifest(job: JobRef, sealed: Sequence[Sealed]) -> bytes:
+    parts = [
+        {"key": each.detail["key"], "lines": each.lines, "bytes": each.detail["bytes"]} for each in sealed
+    ]
+    manifest = {
+        "job": job.key,
+        "lineage": job.lineage,
+        "lines": sum(each.lines for each in sealed),
+        "bytes": sum(int(each.detail["bytes"]) for each in sealed),
+        "parts": parts,
+    }
+    return json.dumps(manifest, indent=1).encode()
+
+
+async def _lines(chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+    rest: list[bytes] = []
+    async for chunk in chunks:
+        first, *others = chunk.split(b"\n")
+        rest.append(first)
+        if others:
+            yield b"".join(rest)
+            *whole, last = others
+            for line in whole:
+                yield line
+            rest = [last]
+
+
+# ---- compression -------------------------------------------------------------------------------------------
+
+
+class _Codec:
+    """Lines as they are."""
+
+    suffix = ""
+
+    async def shrink(self, block: bytes) -> bytes:
+        return block
+
+    def expand(self, chunks: AsyncIterable[bytes]) -> AsyncIterable[bytes]:
+        return chunks
+
+
+class _Zstd(_Codec):
+    """Each block of whole lines is a frame of its own; a series of frames is a valid file."""
+
+    suffix = ".zst"
+
+    def __init__(
+        self, compress: Callable[[bytes], bytes], expander: Callable[[], Callable[[bytes], bytes]]
+    ) -> None:
+        self._compress, self._expander = compress, expander
+
+    async def shrink(self, block: bytes) -> bytes:
+        frame = await threads.run(self._compress, block)
+        return bytes(memoryview(frame))  # a copy: the frame itself keeps a buffer of the block's size
+
+    async def expand(self, chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+        expand = self._expander()
+        async for chunk in chunks:
+            slices = (chunk[start : start + SLICE] for start in range(0, len(chunk), SLICE))
+            while block := await threads.run(_some, map(expand, slices)):
+                yield block
+
+
+def _some(pieces: Iterator[bytes]) -> bytes:
+    """The next pieces, together about a `RANGE`; empty when there are no more."""
+    taken: list[bytes] = []
+    size = 0
+    while size < RANGE and (piece := next(pieces, None)) is not None:
+        taken.append(piece)
+        size += len(piece)
+    return b"".join(taken)
+
+
+def _codec(url: str, compression: str | None) -> _Codec:
+    if compression is None:
+        return _Codec()
+    try:
+        import zstandard  # noqa: PLC0415 - only who asks for it needs it
+    except ModuleNotFoundError as missing:
+        raise BackendUnavailable(url, "zstd") from missing
+    return _Zstd(
+        lambda block: zstandard.ZstdCompressor(level=3).compress(block),
+        lambda: zstandard.ZstdDecompressor().decompressobj(read_across_frames=True).decompress,
+    )

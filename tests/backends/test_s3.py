@@ -1,0 +1,332 @@
+"""S3 keeps the contract on a real server, compressed or not, and settles lost answers by looking."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from dataclasses import replace
+
+import boto3
+import pytest
+import zstandard
+from botocore.config import Config
+from botocore.exceptions import ClientError, ReadTimeoutError
+
+from abatch.backend import Backend, JobRef, Sealed, connect
+from abatch.errors import BackendError, BackendUnavailable, ConfigError
+from abatch.testing import BackendContract
+from abatch.testing.contract import make_line, make_lines, raw, read
+from abatch_backends import s3
+
+pytestmark = pytest.mark.anyio
+
+BIG = [
+    make_line(f"big-{n}", b'{"type":"succeeded","x":"%b"}' % secrets.token_hex(2**19).encode())
+    for n in range(20)
+]
+
+
+@pytest.fixture(scope="session")
+def client(s3_server):
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3_server.url,
+        region_name="us-east-1",
+        aws_access_key_id=s3_server.access_key,
+        aws_secret_access_key=s3_server.secret_key,
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    client.create_bucket(Bucket="results")
+    yield client
+    client.close()
+
+
+class _S3(BackendContract):
+    parameters = ""
+    window = 96
+    suffix = ""
+
+    @pytest.fixture(autouse=True)
+    def place(self, client, s3_server, monkeypatch):
+        self.client, self.server = client, s3_server
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        self.prefix = f"runs/{secrets.token_hex(4)}"
+        self.folder = f"{self.prefix}/contract/"
+        self.url = (
+            f"s3://results/{self.prefix}?endpoint_url={s3_server.url}&region=us-east-1{self.parameters}"
+        )
+
+    async def connect(self, job: JobRef, /) -> Backend:
+        return await connect(self.url, job)
+
+    async def stored(self) -> list[bytes]:
+        assert self.body("_SUCCESS") == b""
+        manifest = json.loads(self.body("_manifest.json"))
+        assert manifest["job"] == "contract"
+        lines = []
+        for part in manifest["parts"]:
+            stored = self.body(part["key"].removeprefix(self.folder))
+            assert len(stored) == part["bytes"]
+            content = self.expand(stored)
+            assert content.endswith(b"\n") or not content
+            assert content.count(b"\n") == part["lines"]
+            lines += content.split(b"\n")[:-1]
+        assert len(lines) == manifest["lines"]
+        return lines
+
+    async def stored_missing(self) -> list[tuple[str, str]]:
+        pairs = map(json.loads, self.body("_missing.jsonl").splitlines())
+        return [(pair["custom_id"], pair["reason"]) for pair in pairs]
+
+    def elsewhere(self, sealed: Sealed) -> dict[str, str | int]:
+        return {**sealed.detail, "key": f"{self.folder}part-00001.jsonl{self.suffix}"}
+
+    def expand(self, stored: bytes) -> bytes:
+        return stored
+
+    def body(self, name: str) -> bytes:
+        return self.client.get_object(Bucket="results", Key=self.folder + name)["Body"].read()
+
+    def names(self) -> list[str]:
+        found = self.client.list_objects_v2(Bucket="results", Prefix=self.folder).get("Contents", ())
+        return sorted(each["Key"].removeprefix(self.folder) for each in found)
+
+    def uploads(self) -> list[str]:
+        found = self.client.list_multipart_uploads(Bucket="results", Prefix=self.folder).get("Uploads", ())
+        return sorted(each["Key"].removeprefix(self.folder) for each in found)
+
+
+class TestS3(_S3):
+    async def test_a_job_leaves_its_objects_and_nothing_else(self):
+        async with self.opened() as backend:
+            sealed = [await self.sealed(backend, 0, make_lines(5)), await self.sealed(backend, 1, BIG)]
+            assert self.names() == ["_abatch.json", "part-00000.jsonl", "part-00001.jsonl"]
+            assert await backend.finish(self.job, sealed) == f"s3://results/{self.folder}"
+        assert self.names() == [
+            "_SUCCESS",
+            "_abatch.json",
+            "_manifest.json",
+            "part-00000.jsonl",
+            "part-00001.jsonl",
+        ]
+        assert self.uploads() == []
+        for part in range(2):
+            found = self.client.head_object(Bucket="results", Key=f"{self.folder}part-0000{part}.jsonl")
+            assert found["Metadata"] == {"lineage": self.job.lineage, "shard": str(40 + part)}
+
+    async def test_another_key_is_another_place(self):
+        another = replace(self.job, key="another")
+        async with self.opened() as one, self.opened(another) as two:
+            await self.sealed(one, 0, make_lines(5))
+            assert not isinstance(await two.open(replace(self.shard(), job=another)), Sealed)
+
+    async def test_parts_are_whole_lines(self):
+        async with self.opened() as backend:
+            await self.sealed(backend, 0, BIG)
+        first = self.client.head_object(Bucket="results", Key=f"{self.folder}part-00000.jsonl", PartNumber=1)
+        stored, end = self.body("part-00000.jsonl"), 0
+        for number in range(1, first["PartsCount"]):
+            part = self.client.head_object(
+                Bucket="results", Key=f"{self.folder}part-00000.jsonl", PartNumber=number
+            )
+            assert part["ContentLength"] >= 5 * 2**20
+            end += part["ContentLength"]
+            assert stored[end - 1 : end + 14] == b'\n{"custom_id":"'
+
+    async def test_objects_that_are_not_ours_are_refused_and_left_alone(self):
+        self.client.put_object(Bucket="results", Key=f"{self.folder}precious", Body=b"1")
+        with pytest.raises(
+            BackendError, match="exists and is not this job's; move it away, or choose another"
+        ):
+            await self.connect(self.job)
+        assert self.names() == ["precious"]
+
+    async def test_a_part_that_is_not_ours_is_refused_and_never_replaced(self):
+        async with self.opened() as backend:
+            key = f"{self.folder}part-00000.jsonl"
+            for lines in (make_lines(5), BIG):
+                sink = await self.sink(backend)
+                await sink.write(lines)
+                self.client.put_object(Bucket="results", Key=key, Body=b"precious")
+                with pytest.raises(BackendError, match="made by another run"):
+                    await sink.seal()
+                await sink.discard()
+                assert self.body("part-00000.jsonl") == b"precious"
+                assert self.uploads() == []
+                with pytest.raises(BackendError, match="exists and is not this job's"):
+                    await backend.open(self.shard())
+                self.client.delete_object(Bucket="results", Key=key)
+
+    async def test_stale_uploads_of_the_shard_are_aborted_and_no_others(self):
+        backend = await self.connect(self.job)
+        for part in range(2):
+            await (await self.sink(backend, part)).write(BIG)
+        await self.die(backend)
+        assert self.uploads() == ["part-00000.jsonl", "part-00001.jsonl"]
+        async with self.opened() as backend:
+            await self.sink(backend, 0)
+            assert self.uploads() == ["part-00001.jsonl"]
+
+    async def test_a_discarded_upload_is_aborted(self):
+        async with self.opened() as backend:
+            sink = await self.sink(backend)
+            await sink.write(BIG)
+            assert self.uploads() == ["part-00000.jsonl"]
+            await sink.discard()
+            assert self.uploads() == []
+
+    @pytest.mark.parametrize("lines", [make_lines(5), BIG], ids=["put", "multipart"])
+    async def test_a_lost_answer_to_the_seal_is_settled_by_looking(self, lines):
+        async with self.opened() as backend:
+            sink = await self.sink(backend)
+            await sink.write(lines)
+            lose_answers(backend, "put_object", "complete_multipart_upload")
+            sealed = await sink.seal()
+            assert await read(backend, sealed) == raw(lines)
+            assert self.uploads() == []
+
+    async def test_a_seal_that_was_repeated_underneath_is_settled_by_looking(self):
+        """The library asks again when an answer is lost; then the answer is 412 or 404."""
+        for lines in (make_lines(5), BIG):
+            async with self.opened() as backend:
+                sink = await self.sink(backend, len(lines))
+                await sink.write(lines)
+                repeat_calls(backend, "put_object", "complete_multipart_upload")
+                assert await read(backend, await sink.seal()) == raw(lines)
+
+    async def test_an_upload_that_vanished_must_be_drained_again(self):
+        async with self.opened() as backend:
+            sink = await self.sink(backend)
+            await sink.write(BIG)
+            for upload in self.client.list_multipart_uploads(Bucket="results", Prefix=self.folder)["Uploads"]:
+                self.client.abort_multipart_upload(
+                    Bucket="results", Key=upload["Key"], UploadId=upload["UploadId"]
+                )
+            with pytest.raises(BackendError, match="drain the batch again"):
+                await sink.seal()
+            await sink.discard()
+            assert await read(backend, await self.sealed(backend, 0, BIG)) == raw(BIG)
+
+    async def test_a_failed_part_is_a_backend_error(self):
+        async with self.opened() as backend:
+            sink = await self.sink(backend)
+            lose_answers(backend, "upload_part")
+            with pytest.raises(BackendError, match="upload_part came to ReadTimeoutError"):
+                await sink.write(BIG)
+            await sink.discard()
+            assert self.uploads() == []
+
+    async def test_a_changed_part_is_noticed(self):
+        async with self.opened() as backend:
+            sealed = await self.sealed(backend, 0, make_lines(5))
+            self.client.put_object(Bucket="results", Key=f"{self.folder}part-00000.jsonl", Body=b"x")
+            with pytest.raises(BackendError, match="changed or removed after it was sealed"):
+                await read(backend, sealed)
+            with pytest.raises(BackendError, match="changed or removed after it was sealed"):
+                await backend.finish(self.job, [sealed])
+
+    async def test_wrong_credentials_are_told_without_secrets(self, monkeypatch):
+        for key, secret in (
+            (self.server.access_key, "wrong-secret-123"),
+            ("wrong-key-123", self.server.secret_key),
+        ):
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+            with pytest.raises(BackendError, match=r"403 .*check the credentials") as told:
+                await self.connect(self.job)
+            assert told.value.__suppress_context__
+            for said in (str(told.value), repr(told.value)):
+                assert key not in said
+                assert secret not in said
+
+    async def test_absent_credentials_and_buckets_are_told(self, monkeypatch, tmp_path):
+        with pytest.raises(BackendError, match="make the bucket first"):
+            await connect(self.url.replace("s3://results", "s3://absent"), self.job)
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+        with pytest.raises(BackendError, match="give credentials in the environment"):
+            await self.connect(self.job)
+
+    async def test_a_server_that_is_not_there_is_told(self, monkeypatch):
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        with pytest.raises(BackendError, match="EndpointConnectionError"):
+            await connect("s3://results/a?endpoint_url=http://127.0.0.1:9&region=us-east-1", self.job)
+
+
+class TestZstd(_S3):
+    parameters = "&compression=zstd"
+    suffix = ".zst"
+
+    def expand(self, stored: bytes) -> bytes:
+        return zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True).read()
+
+    async def test_it_is_smaller(self):
+        async with self.opened() as backend:
+            sealed = await self.sealed(backend, 0, make_lines(5000))
+        assert int(sealed.detail["bytes"]) * 10 < sum(map(len, raw(make_lines(5000))))
+
+    async def test_without_the_package_the_text_says_what_to_install(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "zstandard", None)
+        with pytest.raises(BackendUnavailable, match=r"pip install 'abatch\[zstd\]'"):
+            await self.connect(self.job)
+
+
+def lose_answers(backend: Backend, *operations: str) -> None:
+    """Let the server do these, and lose what it says."""
+
+    def lossy(operation):
+        async def instead(**request):
+            await operation(**request)
+            raise ReadTimeoutError(endpoint_url="http://x")
+
+        return instead
+
+    _replace(backend, operations, lossy)
+
+
+def repeat_calls(backend: Backend, *operations: str) -> None:
+    def twice(operation):
+        async def instead(**request):
+            await operation(**request)
+            with pytest.raises(ClientError):
+                await operation(**request)
+            return await operation(**request)
+
+        return instead
+
+    _replace(backend, operations, twice)
+
+
+def _replace(backend, operations, wrap) -> None:
+    for name in operations:
+        setattr(backend._client, name, wrap(getattr(backend._client, name)))
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("s3://", "names no bucket"),
+        ("s3:///prefix", "names no bucket"),
+        ("s3:bucket", "names no bucket"),
+        ("s3://bucket//a", "prefix"),
+        ("s3://bucket/a/../b", "prefix"),
+        ("s3://bucket?acl=public", "unknown parameter 'acl'"),
+        ("s3://bucket?endpoint_url=ftp://x", "no http address"),
+        ("s3://bucket?endpoint_url=https:", "no http address"),
+        ("s3://bucket?compression=gzip", "unknown compression 'gzip'"),
+    ],
+)
+async def test_other_forms_are_refused(url, why):
+    with pytest.raises(ConfigError, match=why) as told:
+        await s3.open_(url, BackendContract.job)
+    assert s3.FORM in str(told.value)
+
+
+async def test_an_endpoint_with_credentials_is_refused_and_not_repeated():
+    with pytest.raises(ConfigError, match="must not carry credentials") as told:
+        await connect("s3://bucket?endpoint_url=https://me:hidden@host", BackendContract.job)
+    assert "hidden" not in str(told.value)
