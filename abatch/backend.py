@@ -45,7 +45,13 @@ FORMS = (
     "sqlite:///results.db",
     "s3://bucket/prefix?endpoint_url=…&region=…&compression=zstd",
 )
-_BY_SUFFIX = {".jsonl": "jsonl", ".ndjson": "jsonl", ".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite"}
+_BY_SUFFIX = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".db": "sqlite",
+    ".sqlite": "sqlite",
+    ".sqlite3": "sqlite",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +155,7 @@ def normalize(destination: str, /) -> str:
     Raises:
         BackendNotFound: it is none of the forms.
         ConfigError: it carries credentials.
+
     """
     scheme, colon, _ = destination.partition(":")
     if colon and scheme.isalnum() and "/" not in scheme:
@@ -176,6 +183,7 @@ async def connect(url: str, job: JobRef, /) -> Backend:
         BackendNotFound: no entry point of this scheme.
         BackendUnavailable: the backend's packages are not installed; the text names the `pip install`.
         BackendError: the destination is another job's, or exists and is not ours.
+
     """
     scheme = url.partition(":")[0]
     entry = _registered().get(scheme)

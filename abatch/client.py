@@ -33,7 +33,7 @@ from abatch.errors import ApiError, ConfigError
 from abatch.reconcile import BatchSeen, NoAnswer, Replied
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
     from anthropic._types import RequestOptions
 
@@ -128,15 +128,14 @@ class Client:
 
         Raises:
             ConfigError: there are none.
+
         """
         try:
             sdk = anthropic.AsyncAnthropic(max_retries=0)
         except anthropic.AnthropicError as unusable:
             raise ConfigError(f"no usable API credentials: {unusable}") from unusable
         if sdk.api_key is None and sdk.auth_token is None and sdk.credentials is None:
-            raise ConfigError(
-                "no API key: set ANTHROPIC_API_KEY, or try it without one by --sandbox"
-            )
+            raise ConfigError("no API key: set ANTHROPIC_API_KEY, or try it without one by --sandbox")
         return cls(sdk, own=True)
 
     @property
@@ -163,9 +162,7 @@ class Client:
                 "Content-Type": "application/json",
                 **_workspace(headers.workspace_id),
                 **({"anthropic-beta": ",".join(headers.betas)} if headers.betas else {}),
-                **(
-                    {"anthropic-user-profile-id": headers.user_profile_id} if headers.user_profile_id else {}
-                ),
+                **({"anthropic-user-profile-id": headers.user_profile_id} if headers.user_profile_id else {}),
             },
             "max_retries": 0,
             "follow_redirects": False,
@@ -179,13 +176,12 @@ class Client:
             return NoAnswer(cause=_cause(error))
         return _replied(answer)
 
-    async def list(
-        self, workspace_id: str | None, *, limit: int = PAGE, after_id: str | None = None
-    ) -> Page:
+    async def list(self, workspace_id: str | None, *, limit: int = PAGE, after_id: str | None = None) -> Page:
         """One page of the list.
 
         Raises:
             ApiError: also for a reply without `Date`, which proves nothing about time.
+
         """
         query = f"{PATH}?limit={limit}" + ("" if after_id is None else f"&after_id={after_id}")
         answer = await self._get("list", query, workspace_id)
@@ -202,6 +198,7 @@ class Client:
 
         Raises:
             ApiError: with `status` 404 also for a batch that exists and does not show at the moment.
+
         """
         answer = await self._get("retrieve", f"{PATH}/{batch_id}", workspace_id)
         return _seen(_decode("retrieve", answer, _Batch))
@@ -211,20 +208,20 @@ class Client:
 
         Raises:
             ApiError: it was refused or not answered; asking again is harmless.
+
         """
         try:
-            await self._sdk.post(
-                f"{PATH}/{batch_id}/cancel", cast_to=httpx2.Response, options=_once(workspace_id)
-            )
+            await self._sdk.post(f"{PATH}/{batch_id}/cancel", cast_to=httpx2.Response, options=_once(workspace_id))
         except anthropic.APIError as error:
             raise _api_error("cancel", error) from error
 
     @asynccontextmanager
-    async def results(self, workspace_id: str | None, batch_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def results(self, workspace_id: str | None, batch_id: str) -> AsyncGenerator[AsyncIterator[bytes], None]:
         """The raw bytes of an ended batch's results, in chunks as they come.
 
         Raises:
             ApiError: on entering, and while the chunks are read when the stream breaks.
+
         """
         options = _once(workspace_id)
         options["headers"] = {**options.get("headers", {}), "Accept": "application/binary"}
@@ -339,9 +336,7 @@ def _decode(what: str, answer: httpx2.Response, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer.content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as unreadable:
-        raise ApiError(
-            what, status=answer.status_code, message="the answer is not what the API sends"
-        ) from unreadable
+        raise ApiError(what, status=answer.status_code, message="the answer is not what the API sends") from unreadable
 
 
 def _seen(batch: _Batch) -> BatchSeen:

@@ -50,7 +50,7 @@ WRITE_BYTES: Final = 2**20
 """Lines go to the sink in blocks of about this size."""
 
 
-class NotOurs(Exception):  # noqa: N818 - not an error of the user's: the driver turns it into a Held fact
+class NotOurs(Exception):
     """A batch that an operator named does not hold this shard."""
 
 
@@ -112,8 +112,8 @@ class Collector:
         prices: PriceList,
         may_retry: Callable[[], bool],
     ) -> None:
-        self._client, self._journal, self._job, self._backend = client, journal, job, backend
-        self._tries, self._step, self._may_retry = tries, prices.long_prompt_tokens, may_retry
+        self.client, self.journal, self.job, self.backend = client, journal, job, backend
+        self.tries, self.step, self.may_retry = tries, prices.long_prompt_tokens, may_retry
 
     async def drain(self, shard: ShardRecord, state: Draining) -> Collected:
         """Stream the batch's results into the sink until every row has its line, and seal it.
@@ -123,8 +123,9 @@ class Collector:
             BackendError: the storage failed.
             SpoolDamaged: the shard's custom_ids cannot be read.
             LineTooLong: a line of more than 64 MiB.
+
         """
-        with closing(await threads.run(SpoolReader, self._journal.spool, shard.planned)) as reader:
+        with closing(await threads.run(SpoolReader, self.journal.spool, shard.planned)) as reader:
             return await _Drain(self, shard, state, reader).run()
 
 
@@ -135,12 +136,12 @@ class _Drain:
         self._owner = owner
         self._shard, self._state, self._reader = shard, state, reader
         self._proven = state.proven
-        self._lineage_key = owner._journal.lineage_key
+        self._lineage_key = owner.journal.lineage_key
         self._prefix = wire.prefix(self._lineage_key, shard.shard, state.doubt.attempt).decode()
         self._seen = bytearray(shard.planned.rows)
         self._marks = array("q", bytes(8 * shard.planned.rows))
         self._left = shard.planned.rows
-        self._tally = Tally(step=owner._step)
+        self._tally = Tally(step=owner.step)
         self._outcomes = Tally(step=0)  # of every row, withheld ones too
         self._withheld: SpoolWriter | None = None
         self._withheld_rows = 0
@@ -151,12 +152,16 @@ class _Drain:
     async def run(self) -> Collected:
         owner, planned = self._owner, self._shard.planned
         ref = ShardRef(
-            job=owner._job, shard=self._shard.shard, part=planned.part, rows=planned.rows, batch_id=self._state.batch_id
+            job=owner.job,
+            shard=self._shard.shard,
+            part=planned.part,
+            rows=planned.rows,
+            batch_id=self._state.batch_id,
         )
-        opened = await owner._backend.open(ref)
+        opened = await owner.backend.open(ref)
         if isinstance(opened, Sealed):
             return await self._recount(opened)
-        await threads.run((owner._journal.spool / self._retry_name).unlink, missing_ok=True)
+        await threads.run((owner.journal.spool / self._retry_name).unlink, missing_ok=True)
         try:
             gone = await self._read_all(opened)
             written = await self._seal_withheld()
@@ -212,7 +217,7 @@ class _Drain:
             await anyio.sleep(again.next())
             with suppress(ApiError):
                 workspace_id = self._shard.planned.headers.workspace_id
-                batch = await self._owner._client.retrieve(workspace_id, self._state.batch_id)
+                batch = await self._owner.client.retrieve(workspace_id, self._state.batch_id)
                 counts = counts_of(batch)
         log.warning("counts_disagree", shard=self._shard.shard, batch_id=self._state.batch_id)
 
@@ -222,7 +227,7 @@ class _Drain:
             return ""
         workspace_id = self._shard.planned.headers.workspace_id
         try:
-            batch = await self._owner._client.retrieve(workspace_id, self._state.batch_id)
+            batch = await self._owner.client.retrieve(workspace_id, self._state.batch_id)
         except ApiError as lost:
             old = self._state.created_at + 2 * 24 * 3600 < time.time()
             return "the batch was deleted before its results were read" if lost.status == 404 and old else ""
@@ -231,7 +236,7 @@ class _Drain:
     async def _read_once(self, sink: Sink) -> None:
         reader = wire.LineReader()
         workspace_id = self._shard.planned.headers.workspace_id
-        async with self._owner._client.results(workspace_id, self._state.batch_id) as chunks:
+        async with self._owner.client.results(workspace_id, self._state.batch_id) as chunks:
             async for lines in _blocks(reader, chunks):
                 out = self._take(lines)
                 if out:
@@ -295,11 +300,11 @@ class _Drain:
 
     def _is_retryable(self, line: Line) -> bool:
         passing = line.outcome == "expired" or (line.outcome == "errored" and line.error_type in RETRYABLE)
-        return passing and self._shard.planned.trial < self._owner._tries and self._owner._may_retry()
+        return passing and self._shard.planned.trial < self._owner.tries and self._owner.may_retry()
 
     def _withhold(self, row: int, custom_id: bytes, raw: bytes) -> None:
         if self._withheld is None:
-            self._withheld = SpoolWriter(self._owner._journal.spool)
+            self._withheld = SpoolWriter(self._owner.journal.spool)
         self._withheld.add(custom_id, self._reader.params(row), raw)
         self._withheld_rows += 1
 
@@ -315,19 +320,19 @@ class _Drain:
             return 0
         entries = [(self._reader.custom_id(row), gone) for row, seen in enumerate(self._seen) if not seen]
         name = f"{self._shard.shard:08d}.jsonl"
-        await threads.run(write_missing, self._owner._journal.missing, name, entries)
+        await threads.run(write_missing, self._owner.journal.missing, name, entries)
         log.error("rows_missing", shard=self._shard.shard, rows=len(entries), why=gone)
         return len(entries)
 
     async def _recount(self, sealed: Sealed) -> Collected:
         """An earlier run sealed the shard and died before it could record it: read it back and go on from there."""
-        async for raw in self._owner._backend.read(sealed):
+        async for raw in self._owner.backend.read(sealed):
             seen = wire.read_line(raw)
             if seen is None:
                 self._tally.add(Line(raw, "", "unreadable"))
             else:
                 self._tally.add(Line(raw, seen.wire_id, seen.outcome, seen.error_type, seen.model, seen.usage))
-        written = await threads.run(examine, self._owner._journal.spool / self._retry_name)
+        written = await threads.run(examine, self._owner.journal.spool / self._retry_name)
         lines = self._tally.counts.total + (0 if written is None else written.rows)
         missing = self._shard.planned.rows - lines
         why = "results were missing when the shard was sealed" if missing else ""
@@ -399,6 +404,7 @@ async def seal_fallbacks(
         shard: the shard.
         spool: its rows.
         result: the JSON of the `result` every row gets; None for each row's own fallback line.
+
     """
     planned, tally = shard.planned, Tally(step=0)
 

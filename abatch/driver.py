@@ -14,7 +14,6 @@ Past the gate the attempt is shielded from cancellation: it gets the manager's p
 from __future__ import annotations
 
 import random
-import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -69,7 +68,7 @@ if TYPE_CHECKING:
     from abatch.client import Client
     from abatch.collector import Collector
     from abatch.config import Config
-    from abatch.facts import ShardFact
+    from abatch.facts import Counts, ShardFact
     from abatch.ledger import JobRecord, Ledger, ShardRecord
     from abatch.poller import Scope
     from abatch.reconcile import Replied, Verdict
@@ -90,6 +89,7 @@ class Stop:
         self.wished = False
         self._patience = patience
         self._committed: set[anyio.CancelScope] = set()
+        self._none = anyio.Event()
 
     def wish(self) -> None:
         """Leave. Called once or often."""
@@ -108,11 +108,14 @@ class Stop:
     def over(self, scope: anyio.CancelScope) -> None:
         """It has its answer, or will not have one."""
         self._committed.discard(scope)
+        if not self._committed:
+            self._none.set()
 
-    @property
-    def waiting(self) -> bool:
-        """Whether an attempt waits for its answer."""
-        return bool(self._committed)
+    async def answered(self) -> None:
+        """Wait until no attempt waits for its answer."""
+        while self._committed:
+            self._none = anyio.Event()
+            await self._none.wait()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -154,7 +157,7 @@ class _Gate:
     """The tail was given to the socket."""
 
 
-class _NotNow(Exception):  # noqa: N818
+class _NotNow(Exception):
     """The attempt is given up before its tail; the shard stays, or becomes, Ready."""
 
 
@@ -174,6 +177,7 @@ class Driver:
             JobStopped: the job cannot go on; recorded before it is raised.
             BackendError: the job's storage failed.
             JournalError: nothing can go on.
+
         """
         while (action := next_action(self.shard.state)) is not None:
             try:
@@ -183,7 +187,8 @@ class Driver:
                 log.warning("shard_overtaken", shard=self.shard.shard)
             except SpoolDamaged as damage:
                 await self._stop_job(
-                    str(damage), "Its requests cannot be sent from here: cancel the job and submit them under a new key."
+                    str(damage),
+                    "Its requests cannot be sent from here: cancel the job and submit them under a new key.",
                 )
         await threads.run(remove, self.site.ledger.journal.spool / self.shard.planned.spool)
 
@@ -225,7 +230,9 @@ class Driver:
             await self._abandon("the job was cancelled before this shard was sent")
             return True
         if attempt > wire.MAX_ATTEMPT:
-            await self._stop_job(f"shard {self.shard.shard} was refused {attempt - 1} times", "Look at the log for why.")
+            await self._stop_job(
+                f"shard {self.shard.shard} was refused {attempt - 1} times", "Look at the log for why."
+            )
         if not await self._admitted():
             return site.job.cancel_wished
         try:
@@ -348,7 +355,11 @@ class Driver:
                     log.warning("bound_A1_broken", shard=self.shard.shard, batch_id=batch.batch_id)
                 if batch.total != planned.rows:
                     log.error(
-                        "count_differs", shard=self.shard.shard, batch_id=batch.batch_id, sent=planned.rows, told=batch.total
+                        "count_differs",
+                        shard=self.shard.shard,
+                        batch_id=batch.batch_id,
+                        sent=planned.rows,
+                        told=batch.total,
                     )
                 await self._record(Accepted(batch_id=batch.batch_id, created_at=batch.created_at))
             case CreatedUnnamed(status=status):
@@ -498,14 +509,20 @@ class Driver:
         site, state = self.site, self.shard.state
         assert isinstance(state, Processing)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows)
-        async with anyio.create_task_group() as group:
-            if state.proven:
-                group.start_soon(self._cancel_when_wished, batch_id)
-            counts = await site.scope.ended(batch_id, state.created_at)
-            group.cancel_scope.cancel()
+        counts = await self._end_of(batch_id, state)
         site.scope.pace.frees(self.shard.shard)
         await self._record(Ended(counts=counts))
         return True
+
+    async def _end_of(self, batch_id: str, state: Processing) -> Counts:
+        if not state.proven:
+            return await self.site.scope.ended(batch_id, state.created_at)
+        ended: list[Counts] = []
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._cancel_when_wished, batch_id)
+            ended.append(await self.site.scope.ended(batch_id, state.created_at))
+            group.cancel_scope.cancel()
+        return ended[0]
 
     async def _cancel_when_wished(self, batch_id: str) -> None:
         """A wish to cancel the job cancels its batches, once each is proven ours."""
@@ -558,14 +575,15 @@ class Driver:
         if collected.billing:
             await threads.run(remove, site.ledger.journal.spool / self.shard.planned.spool)
             await self._stop_job(
-                "the API could not bill the account", "Settle the account's billing, then run the same command again."
+                "the API could not bill the account",
+                "Settle the account's billing, then run the same command again.",
             )
         return True
 
 
 TOO_LARGE: Final = b'{"type":"error","error":{"type":"request_too_large","message":"refused with 413"}}'
 SAID: Final = ("attempt", "batch_id", "why", "reason", "by", "status")
-EVENTS: Final = {
+EVENTS: Final[dict[type[ShardFact], str]] = {
     Committing: "shard_committing",
     Unreadable: "answer_unreadable",
     Accepted: "shard_accepted",
@@ -580,6 +598,5 @@ EVENTS: Final = {
 
 def _awake() -> float:
     """Seconds that go on while the machine sleeps."""
-    if sys.platform == "linux":
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
+    clock: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux has the former
+    return time.clock_gettime(clock)

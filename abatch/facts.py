@@ -51,7 +51,7 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A part of a fact."""
 
 
-class Headers(Value, kw_only=True):
+class Headers(Value, frozen=True, kw_only=True):
     """What is per batch on the wire: requests that differ in it cannot share a shard."""
 
     betas: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Headers(Value, kw_only=True):
     workspace_id: str | None = None
 
 
-class Counts(Value, kw_only=True):
+class Counts(Value, frozen=True, kw_only=True):
     """Requests per outcome, as the API's `request_counts`; `other` are outcomes this version does not know."""
 
     succeeded: int = 0
@@ -83,7 +83,7 @@ class Counts(Value, kw_only=True):
         )
 
 
-class Spend(Value, kw_only=True):
+class Spend(Value, frozen=True, kw_only=True):
     """Tokens that one model used, apart for prompts above its price step (`long`)."""
 
     model: str
@@ -91,7 +91,7 @@ class Spend(Value, kw_only=True):
     usage: Usage
 
 
-class SealedRecord(Value, kw_only=True):
+class SealedRecord(Value, frozen=True, kw_only=True):
     """`abatch.backend.Sealed` as the journal keeps it."""
 
     part: int
@@ -99,7 +99,7 @@ class SealedRecord(Value, kw_only=True):
     detail: dict[str, str | int] = {}
 
 
-class FileSource(Value, tag=True, kw_only=True):
+class FileSource(Value, frozen=True, tag=True, kw_only=True):
     """The job's requests came from this file; equal size and mtime are taken as equal, else the hash decides."""
 
     path: str
@@ -109,7 +109,7 @@ class FileSource(Value, tag=True, kw_only=True):
     rows: int
 
 
-class IterableSource(Value, tag=True, kw_only=True):
+class IterableSource(Value, frozen=True, tag=True, kw_only=True):
     """The job's requests came from the caller; the digests of `Cut` tell whether they come again."""
 
 
@@ -123,7 +123,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
 # ---- of a shard -----------------------------------------------------------------------------------------------
 
 
-class Planned(Recorded, kw_only=True):
+class Planned(Recorded, frozen=True, kw_only=True):
     """The shard was sealed in the spool: these rows will be one batch."""
 
     part: int
@@ -142,7 +142,7 @@ class Planned(Recorded, kw_only=True):
     """Which try of its rows this is."""
 
 
-class Committing(Recorded, kw_only=True):
+class Committing(Recorded, frozen=True, kw_only=True):
     """All of the body but its final `]}` was sent: from here on a batch may exist."""
 
     attempt: int
@@ -152,20 +152,20 @@ class Committing(Recorded, kw_only=True):
     """Of the API key; None for credentials without a fixed key."""
 
 
-class Unreadable(Recorded, kw_only=True):
+class Unreadable(Recorded, frozen=True, kw_only=True):
     """The answer was a 2xx that could not be read: a batch exists, its id is not known."""
 
     status: int
 
 
-class Accepted(Recorded, kw_only=True):
+class Accepted(Recorded, frozen=True, kw_only=True):
     """The API answered with the batch that holds the shard."""
 
     batch_id: str
     created_at: float
 
 
-class Found(Recorded, kw_only=True):
+class Found(Recorded, frozen=True, kw_only=True):
     """The batch that holds the shard was found: by a tag in its results, or named by an operator."""
 
     batch_id: str
@@ -174,7 +174,7 @@ class Found(Recorded, kw_only=True):
     """`tag` or `operator`."""
 
 
-class Withdrawn(Recorded, kw_only=True):
+class Withdrawn(Recorded, frozen=True, kw_only=True):
     """This attempt certainly made no batch; the shard may be sent again."""
 
     why: str
@@ -182,13 +182,13 @@ class Withdrawn(Recorded, kw_only=True):
     """Seconds the API asked to wait."""
 
 
-class Ended(Recorded, kw_only=True):
+class Ended(Recorded, frozen=True, kw_only=True):
     """The batch ended; `counts` are the API's."""
 
     counts: Counts
 
 
-class Drained(Recorded, kw_only=True):
+class Drained(Recorded, frozen=True, kw_only=True):
     """Every row has its line in a sealed sink, or stands in a retry shard, or is missing."""
 
     counts: Counts
@@ -203,13 +203,13 @@ class Drained(Recorded, kw_only=True):
     """Why rows are missing."""
 
 
-class Split(Recorded, kw_only=True):
+class Split(Recorded, frozen=True, kw_only=True):
     """The body was too large (413): the rows go in two other shards."""
 
     into: tuple[int, ...]
 
 
-class Abandoned(Recorded, kw_only=True):
+class Abandoned(Recorded, frozen=True, kw_only=True):
     """The shard will not be sent; its fallback lines are sealed."""
 
     why: str
@@ -217,13 +217,13 @@ class Abandoned(Recorded, kw_only=True):
     sealed: SealedRecord
 
 
-class Held(Recorded, kw_only=True):
+class Held(Recorded, frozen=True, kw_only=True):
     """Only an operator can say whether this attempt made a batch."""
 
     reason: str
 
 
-class DuplicateSeen(Recorded, kw_only=True):
+class DuplicateSeen(Recorded, frozen=True, kw_only=True):
     """A batch with the tag of a withdrawn attempt was seen: a bound of the protocol was broken, and it was paid for."""
 
     batch_id: str
@@ -248,7 +248,7 @@ ShardFact: TypeAlias = (
 # ---- of a job -------------------------------------------------------------------------------------------------
 
 
-class Submitted(Recorded, kw_only=True):
+class Submitted(Recorded, frozen=True, kw_only=True):
     """The job was handed over."""
 
     key: str
@@ -259,7 +259,7 @@ class Submitted(Recorded, kw_only=True):
     tries: int = 3
 
 
-class Cut(Recorded, kw_only=True):
+class Cut(Recorded, frozen=True, kw_only=True):
     """All open shards were sealed together; planning goes on from here."""
 
     rows: int
@@ -272,29 +272,29 @@ class Cut(Recorded, kw_only=True):
     """The input was read to its end."""
 
 
-class CancelWished(Recorded, kw_only=True):
+class CancelWished(Recorded, frozen=True, kw_only=True):
     """Somebody asked to cancel the job."""
 
 
-class ResolveWished(Recorded, kw_only=True):
+class ResolveWished(Recorded, frozen=True, kw_only=True):
     """An operator's word on a shard in doubt: it is this batch, or (None) none was created."""
 
     shard: int
     batch_id: str | None = None
 
 
-class Stopped(Recorded, kw_only=True):
+class Stopped(Recorded, frozen=True, kw_only=True):
     """The job submits nothing more until it is handed over again."""
 
     reason: str
     remedy: str
 
 
-class Resumed(Recorded, kw_only=True):
+class Resumed(Recorded, frozen=True, kw_only=True):
     """The job was handed over again after a stop."""
 
 
-class Finished(Recorded, kw_only=True):
+class Finished(Recorded, frozen=True, kw_only=True):
     """All shards are sealed and the destination is complete."""
 
     location: str

@@ -18,12 +18,12 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from anyio.lowlevel import checkpoint
 
 from abatch import threads
-from abatch.errors import BadRequest, BackendUnavailable, ConfigError
+from abatch.errors import BackendUnavailable, BadRequest, ConfigError
 from abatch.facts import FileSource
 from abatch.request import Request, Row, from_line, from_object
 from abatch.wire import body_size
@@ -57,7 +57,12 @@ class SeenIds:
         descriptor, name = tempfile.mkstemp(prefix=".seen-", suffix=".tmp", dir=folder)
         os.close(descriptor)
         self._db = sqlite3.connect(name, isolation_level=None, check_same_thread=False)
-        for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE", "cache_size = -16000"):
+        for pragma in (
+            "journal_mode = OFF",
+            "synchronous = OFF",
+            "locking_mode = EXCLUSIVE",
+            "cache_size = -16000",
+        ):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.execute("CREATE TABLE seen (id BLOB PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID")
         Path(name).unlink()
@@ -97,9 +102,7 @@ def check_size(item: Numbered, bytes_per_batch: int) -> BadRequest | None:
     size = body_size(1, len(item.row.params))
     if size <= bytes_per_batch:
         return None
-    return BadRequest(
-        item.number, id_text(item.row), f"it takes {size} bytes, a batch holds {bytes_per_batch}"
-    )
+    return BadRequest(item.number, id_text(item.row), f"it takes {size} bytes, a batch holds {bytes_per_batch}")
 
 
 def is_path(requests: object) -> bool:
@@ -113,15 +116,15 @@ def is_path(requests: object) -> bool:
 class _Hashing(io.RawIOBase):
     """A file whose bytes are hashed as they are read."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: io.FileIO) -> None:
         self._file = file
         self.sha256 = hashlib.sha256()
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any, /) -> int:  # Any: the buffer protocol has no name before 3.12
-        count: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - the buffer protocol has no name before 3.12
+        count = int(self._file.readinto(buffer))
         self.sha256.update(memoryview(buffer)[:count])
         return count
 
@@ -138,6 +141,7 @@ class FileInput:
     Raises:
         ConfigError: it cannot be opened.
         BackendUnavailable: reading `.zst` needs a package that is not installed.
+
     """
 
     def __init__(self, path: Path, *, longest: int) -> None:
@@ -154,14 +158,14 @@ class FileInput:
 
     def _decompressed(self, raw: io.BufferedReader) -> IO[bytes]:
         if self._path.suffix == ".gz":
-            return io.BufferedReader(gzip.GzipFile(fileobj=raw), BLOCK)  # type: ignore[arg-type]
+            return io.BufferedReader(gzip.GzipFile(fileobj=raw), BLOCK)
         if self._path.suffix == ".zst":
             try:
                 import zstandard  # noqa: PLC0415 - an extra
             except ModuleNotFoundError as missing:
                 raise BackendUnavailable(str(self._path), "zstd") from missing
             reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            return io.BufferedReader(reader, BLOCK)  # type: ignore[arg-type]
+            return io.BufferedReader(reader, BLOCK)
         return raw
 
     def stat(self) -> tuple[int, int]:
@@ -173,7 +177,7 @@ class FileInput:
         """Go to the position of a cut: a byte offset, or past so many rows of a compressed file."""
         if self.plain:
             self._raw.seek(offset)
-            self._file = io.BufferedReader(self._raw, BLOCK)  # type: ignore[type-var]
+            self._file = io.BufferedReader(self._raw, BLOCK)
             self._offset = offset
             self._number = rows
             return
@@ -185,6 +189,7 @@ class FileInput:
 
         Raises:
             BadRequest: the file is not the compressed file it seems to be, or a line is longer than any batch.
+
         """
         lines: list[tuple[bytes, int, int]] = []
         weight = 0
@@ -210,7 +215,9 @@ class FileInput:
             self._number += 1
             self._offset += len(line)
             if len(line) > self._longest:
-                raise BadRequest(self._number, None, f"the line is longer than {self._longest} bytes, no batch holds it")
+                raise BadRequest(
+                    self._number, None, f"the line is longer than {self._longest} bytes, no batch holds it"
+                )
             if self._number == 1 and line.startswith(b"\xef\xbb\xbf"):
                 line = line[3:]
             line = line.strip()
@@ -238,6 +245,7 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
     Raises:
         BadRequest: with up to twenty problems, each with line and custom_id.
         ConfigError: the file cannot be read, or holds no request.
+
     """
     file = await threads.run(FileInput, path, longest=2 * bytes_per_batch)
     problems: list[BadRequest] = []
@@ -313,13 +321,18 @@ class IterableInput:
             BadRequest: a row cannot be sent; those before it were given out.
             ConfigError: it is not an iterable.
             Exception: whatever the caller's iterable raises.
+
         """
         block: list[Numbered] = []
         weight = 0
         async for request in self._items():
             self._number += 1
             try:
-                row = from_object(request, self._number) if not isinstance(request, bytes) else from_line(request, self._number)
+                row = (
+                    from_object(request, self._number)
+                    if not isinstance(request, bytes)
+                    else from_line(request, self._number)
+                )
             except BadRequest:
                 if block:
                     yield block
@@ -341,17 +354,17 @@ class IterableInput:
         update(b";")
 
     async def _items(self) -> AsyncIterator[object]:
-        requests: Any = self._requests  # Any: the caller's object
+        requests = self._requests
         if isinstance(requests, AsyncIterable):
-            async for request in requests:
+            coming = cast("AsyncIterable[object]", requests)
+            async for request in coming:
                 yield request
             return
         if isinstance(requests, Mapping | Request) or not isinstance(requests, Iterable):
-            raise ConfigError(
-                f"requests must be a path, an iterable or an async iterable, got {type(requests).__name__}"
-            )
+            kind = type(self._requests).__name__
+            raise ConfigError(f"requests must be a path, an iterable or an async iterable, got {kind}")
         turn = perf_counter() + TURN
-        for request in requests:
+        for request in cast("Iterable[object]", requests):
             yield request
             if perf_counter() > turn:
                 await checkpoint()

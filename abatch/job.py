@@ -76,6 +76,7 @@ class Job:
             StillInDoubt: what is left waits for an operator.
             BackendError: its storage failed.
             Exception: what the caller's iterable raised, after what was read of it is done.
+
         """
         while not self._run.over.is_set():
             self._raise_if_refused()
@@ -95,6 +96,7 @@ class Job:
 
         Raises:
             as `wait`, after the last result there is.
+
         """
         given = 0
         while True:

@@ -130,20 +130,21 @@ class Journal:
             JournalLocked: another process drives it.
             JournalCorrupt: it is not a journal this version can read.
             JournalError: the folder or file cannot be used.
+
         """
         return await threads.run(cls._open, folder, drive)
 
     @classmethod
-    def _open(cls, folder: Path, drive: bool) -> Self:  # noqa: FBT001 - forwarded from the keyword above
+    def _open(cls, folder: Path, drive: bool) -> Self:
         path = folder / "journal.db"
         lock = None
+        if not drive and not path.exists():
+            raise ConfigError(f"there is no journal in {folder}; name the folder with --journal")
         try:
             if drive:
                 for part in (folder, folder / "spool", folder / "missing"):
                     part.mkdir(mode=0o700, parents=True, exist_ok=True)
                 lock = _take_lock(folder / "lock")
-            elif not path.exists():
-                raise ConfigError(f"there is no journal in {folder}; name the folder with --journal")
             db, lineage_key = _connect(path)
         except OSError as failure:
             _drop_lock(lock)
@@ -159,9 +160,13 @@ class Journal:
 
     def _close(self) -> None:
         self._db.close()
+        self.forget_lock()
+        _held.discard(self)
+
+    def forget_lock(self) -> None:
+        """Close the lock's descriptor; in the process that took it, that gives it up."""
         _drop_lock(self._lock)
         self._lock = None
-        _held.discard(self)
 
     def fingerprint(self, api_key: str | None) -> str | None:
         """16 hex digits that tell whether a later key is the same, and nothing else about it."""
@@ -174,6 +179,7 @@ class Journal:
 
         Raises:
             ConfigError: it belongs to another base URL.
+
         """
         known = await self._unit(self._bind, base_url)
         if known != base_url:
@@ -202,6 +208,7 @@ class Journal:
 
         Raises:
             JobConflict: another process took the key meanwhile.
+
         """
         return await self._unit(self._add_job, fact)
 
@@ -220,6 +227,7 @@ class Journal:
         Raises:
             Overtaken: another process has appended one of these positions.
             JournalError: the write failed; the journal takes nothing more.
+
         """
         return await self._unit(self._append, entries)
 
@@ -250,9 +258,7 @@ class Journal:
         """Call `visit` (in a worker thread) with every fact after `since`, in the order they became durable."""
         await self._unit(self._replay, visit, since, others_only, shard)
 
-    def _replay(
-        self, visit: Callable[[Recorded], None], since: int, others_only: bool, shard: int | None
-    ) -> None:  # noqa: FBT001 - forwarded from the keywords above
+    def _replay(self, visit: Callable[[Recorded], None], since: int, others_only: bool, shard: int | None) -> None:
         query = "SELECT seq, job, shard, at, fact FROM facts WHERE seq > ?"
         values: list[int] = [since]
         if others_only:
@@ -300,6 +306,7 @@ class Journal:
                         "Free the disk or mend it, then run the same command again"
                     )
                     raise self._broken from failure
+        raise AssertionError("a shielded scope is not left early")
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
@@ -373,8 +380,7 @@ def _drop_lock(descriptor: int | None) -> None:
 def _drop_inherited_locks() -> None:
     # a forked child shares the descriptor, and with it the lock: it must not outlive the driver in the child
     for journal in list(_held):
-        _drop_lock(journal._lock)  # noqa: SLF001 - the module's own class
-        journal._lock = None  # noqa: SLF001
+        journal.forget_lock()
 
 
 os.register_at_fork(after_in_child=_drop_inherited_locks)

@@ -173,9 +173,7 @@ class JobRecord:
             state = after(None, fact)
             assert isinstance(fact, Planned)
             self.parts = max(self.parts, fact.part + 1)
-            self.shards[number] = ShardRecord(
-                shard=number, job=self.job, planned=fact, state=state, since=at
-            )
+            self.shards[number] = ShardRecord(shard=number, job=self.job, planned=fact, state=state, since=at)
             return
         shard.state = after(shard.state, fact)
         shard.length += 1
@@ -293,6 +291,7 @@ class Ledger:
 
         Raises:
             JournalCorrupt: a fact cannot be read, or does not follow from those before it.
+
         """
         ledger = cls(journal)
         ledger._version = await journal.version()
@@ -323,6 +322,7 @@ class Ledger:
 
         Raises:
             JobConflict: another process took the key.
+
         """
         recorded = await self.journal.add_job(fact)
         self._apply(recorded)
@@ -334,6 +334,7 @@ class Ledger:
         Raises:
             IllegalTransition: a shard's state does not allow one; nothing was appended.
             Overtaken: another process was first; the ledger has been brought up to date.
+
         """
         self._check(entries)
         try:
@@ -397,5 +398,3 @@ def bound_batches(job: JobRecord) -> list[tuple[ShardRecord, str, float]]:
         if isinstance(shard.state, Processing | Draining | Done)
         and (isinstance(shard.state, Done) or shard.state.proven)
     ]
-
-

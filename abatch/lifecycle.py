@@ -187,11 +187,12 @@ def after(state: State | None, fact: ShardFact) -> State:
 
     Raises:
         IllegalTransition: the table above has an empty place here.
+
     """
     match state, fact:
         case None, Planned():
             return Ready()
-        case (Ready() | InDoubt() | Held() | Processing() | Draining() | Done() | Dead()), DuplicateSeen():
+        case ((Ready() | InDoubt() | Held() | Processing() | Draining() | Done() | Dead()), DuplicateSeen()):
             return state
         case Ready(attempt=attempt), Committing() if fact.attempt == attempt + 1:
             return InDoubt(attempt=fact.attempt, date=fact.date, fingerprint=fact.fingerprint)
@@ -201,17 +202,15 @@ def after(state: State | None, fact: ShardFact) -> State:
             return replace(state, certain=True)
         case InDoubt(), Accepted():
             return Processing(doubt=state, batch_id=fact.batch_id, created_at=fact.created_at, proven=True)
-        case (InDoubt() | Held()), Found():
+        case ((InDoubt() | Held()), Found()):
             doubt = state if isinstance(state, InDoubt) else state.doubt
             proven = fact.by == "tag"
-            return Processing(
-                doubt=doubt, batch_id=fact.batch_id, created_at=fact.created_at, proven=proven
-            )
-        case (InDoubt(attempt=attempt) | Held(doubt=InDoubt(attempt=attempt))), Withdrawn():
+            return Processing(doubt=doubt, batch_id=fact.batch_id, created_at=fact.created_at, proven=proven)
+        case ((InDoubt(attempt=attempt) | Held(doubt=InDoubt(attempt=attempt))), Withdrawn()):
             return Ready(attempt=attempt)
         case InDoubt(), HeldFact():
             return Held(doubt=state, reason=fact.reason)
-        case (Processing(doubt=doubt, proven=False) | Draining(doubt=doubt, proven=False)), HeldFact():
+        case ((Processing(doubt=doubt, proven=False) | Draining(doubt=doubt, proven=False)), HeldFact()):
             return Held(doubt=doubt, reason=fact.reason)
         case Processing(), Ended():
             return Draining(
@@ -221,7 +220,7 @@ def after(state: State | None, fact: ShardFact) -> State:
                 proven=state.proven,
                 counts=fact.counts,
             )
-        case Draining(), Drained():
-            return Done(drained=fact, batch_id=state.batch_id, created_at=state.created_at)
+        case Draining(batch_id=batch_id, created_at=created_at), Drained() as drained:
+            return Done(drained=drained, batch_id=batch_id, created_at=created_at)
         case _:
             raise IllegalTransition(state, fact)

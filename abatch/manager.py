@@ -32,7 +32,7 @@ from abatch.runner import JobRun, Workshop
 from abatch.spool import remove
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
     from types import TracebackType
 
     from anthropic import AsyncAnthropic
@@ -72,6 +72,7 @@ class BatchManager:
         JournalLocked: on entering: another process drives this journal.
         ConfigError: on entering: no API key, or the journal belongs to another API.
         JournalError: on leaving: the journal could not be written, and everything was stopped.
+
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class BatchManager:
     # ---- lifetime ---------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _run(self) -> AsyncIterator[None]:
+    async def _run(self) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as open_:
             journal = await Journal.open(self._folder, drive=True)
             open_.push_async_callback(journal.aclose)
@@ -161,8 +162,7 @@ class BatchManager:
     async def _leave(self) -> None:
         self._stop.wish()
         with anyio.CancelScope(shield=True):
-            while self._stop.waiting:
-                await anyio.sleep(0.02)
+            await self._stop.answered()
         self._group.cancel_scope.cancel()
 
     async def _make_client(self) -> Client:
@@ -267,15 +267,22 @@ class BatchManager:
         self._guarded.add(workspace_id)
         return True
 
+    async def check_api(self, workspace_id: str | None = None) -> None:
+        """Make one cheap call, to learn at once whether the API is there and takes the key.
+
+        Raises:
+            ApiError: it is not, or does not.
+
+        """
+        await self._client.list(workspace_id, limit=1)
+
     # ---- jobs -------------------------------------------------------------------------------------------------
 
     def _run_of(self, job: JobRecord) -> JobRun:
         run = self._runs.get(job.job)
         if run is None:
             to = job.submitted.to
-            run = self._runs[job.job] = JobRun(
-                self._shop, job, destination=self._absolute_url(to) if to else None
-            )
+            run = self._runs[job.job] = JobRun(self._shop, job, destination=self._absolute_url(to) if to else None)
             if isinstance(job.submitted.source, FileSource):
                 run.input_path = self._absolute(job.submitted.source.path)
         return run
@@ -298,6 +305,7 @@ class BatchManager:
 
         Raises:
             ConfigError: there is none.
+
         """
         job = self._ledger.job(key)
         if job is None:
@@ -335,12 +343,11 @@ class BatchManager:
             ConfigError: an argument cannot work.
             JobConflict: the key names a job with other content or another destination; nothing was changed.
             BackendError: the destination is another job's, or exists and is not ours.
+
         """
         if not 1 <= tries <= 100:
             raise ConfigError(f"tries must be 1..100, got {tries}")
-        headers = Headers(
-            betas=tuple(sorted(set(betas))), user_profile_id=user_profile_id, workspace_id=workspace_id
-        )
+        headers = Headers(betas=tuple(sorted(set(betas))), user_profile_id=user_profile_id, workspace_id=workspace_id)
         path = Path(requests) if isinstance(requests, str | os.PathLike) else None  # pyright: ignore[reportUnknownArgumentType]
         backend = to if isinstance(to, Backend) and not isinstance(to, str | os.PathLike) else None
         url = "" if backend is not None else self._relative_url(normalize(os.fspath(to)))  # type: ignore[arg-type]
@@ -374,6 +381,7 @@ class BatchManager:
 
         Raises:
             ConfigError: there is no input path.
+
         """
         if path is None:
             raise ConfigError("an iterable has no name: give the job a key")
@@ -394,7 +402,11 @@ class BatchManager:
                 "free some, or put the journal on another disk"
             )
         return FileSource(
-            path=self._relative(path), size=source.size, mtime_ns=source.mtime_ns, sha256=source.sha256, rows=source.rows
+            path=self._relative(path),
+            size=source.size,
+            mtime_ns=source.mtime_ns,
+            sha256=source.sha256,
+            rows=source.rows,
         )
 
     async def _begin(self, fact: Submitted, backend: Backend | None) -> JobRecord:
@@ -462,4 +474,3 @@ def _stat(path: Path) -> tuple[int, int]:
 def _leaf(group: BaseExceptionGroup[JournalError]) -> JournalError:
     first = group.exceptions[0]
     return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
-

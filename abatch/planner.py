@@ -66,6 +66,7 @@ class Planner:
         config: the limits of a batch.
         room: awaited before shards are filled; False ends planning.
         cut_made: called after each cut.
+
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Planner:
         Raises:
             JobStopped: the file changed since, or the spool cannot be written.
             BackendUnavailable, ConfigError: the file cannot be read.
+
         """
         cut = self._job.cut
         if cut.last or not await self._may_fill():
@@ -106,9 +108,7 @@ class Planner:
                         rows += taken.rows
                         if file.stat() != now:
                             raise self._changed(path)
-                        if taken.full and not await self._cut(
-                            Cut(rows=rows, offset=taken.offset if file.plain else 0)
-                        ):
+                        if taken.full and not await self._cut(Cut(rows=rows, offset=taken.offset if file.plain else 0)):
                             return
                 if file.stat() != now or rows != source.rows:
                     raise self._changed(path)
@@ -127,6 +127,7 @@ class Planner:
             JobStopped: the spool cannot be written.
             ConfigError: there is no request.
             Exception: whatever the iterable raises.
+
         """
         before = self._job.cut
         if not before.last and not await self._may_fill():
@@ -271,7 +272,9 @@ class Planner:
 
     def _no_disk(self, why: str) -> JobStopped:
         return JobStopped(
-            self._job.key, f"the spool in {self._spool} cannot be written ({why})", "Free the disk, then run again."
+            self._job.key,
+            f"the spool in {self._spool} cannot be written ({why})",
+            "Free the disk, then run again.",
         )
 
 

@@ -17,7 +17,6 @@ import anyio
 
 from abatch import wire
 from abatch.errors import ApiError
-from abatch.facts import Counts
 from abatch.log import log
 from abatch.pacing import Backoff, Pace
 from abatch.reconcile import (
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
     from abatch.client import Client
     from abatch.config import Config
+    from abatch.facts import Counts
 
 __all__ = ["Scope"]
 
@@ -89,6 +89,7 @@ class Scope:
         known: what the journal knows of this scope's batches.
         prove: the shard and attempt whose tag a wire id carries, if it is ours.
         duplicate: called for a batch of an attempt of ours that had been given up.
+
     """
 
     def __init__(
@@ -117,15 +118,13 @@ class Scope:
         self._pending: dict[int, _Pending] = {}
         self._vouched = False
         self._wanted = anyio.Event()
-        self._random = random.Random()
+        self._random = random.Random()  # noqa: S311 - spreads calls, keeps no secret
 
     # ---- what others ask --------------------------------------------------------------------------------------
 
     async def ended(self, batch_id: str, created_at: float) -> Counts:
         """Wait until a batch of ours has ended; its counts, as the API gives them."""
-        watch = self._watched.setdefault(
-            batch_id, _Watch(created_at=created_at, accepted=anyio.current_time())
-        )
+        watch = self._watched.setdefault(batch_id, _Watch(created_at=created_at, accepted=anyio.current_time()))
         self._want()
         try:
             await watch.done.wait()
@@ -173,6 +172,7 @@ class Scope:
 
         Raises:
             ApiError: the API could not be asked.
+
         """
         for batch_id, _ in sorted(self.known.live.items(), key=lambda item: -item[1])[:WITNESSES]:
             try:
@@ -312,9 +312,7 @@ class Scope:
         if not doubt.guarded and not self._vouched:
             await self.vouch()
         doubt = pending.doubt = replace(doubt, guarded=doubt.guarded or self._vouched)
-        ruling = settle(
-            doubt, listing, self.known, grace=self._grace, hold=self._config.unresolved == "hold"
-        )
+        ruling = settle(doubt, listing, self.known, grace=self._grace, hold=self._config.unresolved == "hold")
         if isinstance(ruling, Wait):
             pending.waiting = ruling.why
             if ruling.rule == "B6":

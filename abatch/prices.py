@@ -83,6 +83,7 @@ def load(path: str | None = None) -> PriceList:
 
     Raises:
         ConfigError: the file is not such a list.
+
     """
     shipped = msgspec.json.decode(files("abatch").joinpath("prices.json").read_bytes(), type=PriceList)
     if path is None:

@@ -3,7 +3,7 @@
 Table A, `judge`: after the commit point only a definite answer ends the doubt.
 
     A4   2xx with a batch                                             Created
-    A5   2xx that cannot be read                                      CreatedUnnamed: in doubt, never sent again by policy
+    A5   2xx that cannot be read                                      CreatedUnnamed: in doubt, never sent again
     A6   400 401 402 403 404 422 with the API's envelope; any 3xx     Refused: not created, the job stops
     A7   413                                                          TooLarge: not created, the shard is split
     A8   429 with the API's envelope                                  Later: not created; a spend limit stops the scope
@@ -163,7 +163,9 @@ def judge(answer: Replied | NoAnswer) -> Verdict:
     if isinstance(answer, NoAnswer):
         return Unknown(rule="A11", why=answer.cause)
     status, kind = answer.status, answer.kind
-    said = f"the API answered {status}" + (f" {kind}" if kind else "") + (f": {answer.message}" if answer.message else "")
+    said = (
+        f"the API answered {status}" + (f" {kind}" if kind else "") + (f": {answer.message}" if answer.message else "")
+    )
     if 200 <= status < 300:
         if answer.batch is None:
             return CreatedUnnamed(rule="A5", status=status)
@@ -335,6 +337,7 @@ def settle(doubt: Doubt, listing: Listing, known: Known, *, grace: float, hold: 
         known: what is known of the scope's batches.
         grace: seconds that a create may still take to appear.
         hold: the policy `unresolved="hold"`.
+
     """
     mine = candidates(doubt, listing, known)
     for batch in mine:
@@ -345,9 +348,7 @@ def settle(doubt: Doubt, listing: Listing, known: Known, *, grace: float, hold: 
     if running:
         return Wait(rule="B6", why=f"batch {running[0].batch_id} may be it, and still runs")
     if gone:
-        return Hold(
-            rule="B5", reason=f"batch {gone[0].batch_id} may be it, but its results cannot be read any more"
-        )
+        return Hold(rule="B5", reason=f"batch {gone[0].batch_id} may be it, but its results cannot be read any more")
     if mine:
         return Wait(rule="B6", why=f"batch {mine[0].batch_id} may be it, and is being looked at")
     if listing.date <= doubt.since + grace:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard
 
 import msgspec
 
@@ -67,7 +67,6 @@ class _Params(msgspec.Struct):
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_params = msgspec.json.Decoder(_Params).decode
 _encode = msgspec.json.encode
-_dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=lambda o: _plain(o)).encode
 
 
 def from_line(line: bytes, number: int) -> Row:
@@ -75,6 +74,7 @@ def from_line(line: bytes, number: int) -> Row:
 
     Raises:
         BadRequest: it is not UTF-8 JSON, not `{"custom_id", "params"}` (and `betas`), or cannot be sent.
+
     """
     custom_id = None
     try:
@@ -100,11 +100,12 @@ def from_object(request: object, number: int) -> Row:
 
     Raises:
         BadRequest: it is neither, or cannot be sent.
+
     """
     if isinstance(request, Request):
         custom_id, raw_params, betas = request.custom_id, request.params, request.betas
-    elif isinstance(request, Mapping):
-        named: Mapping[Any, Any] = request  # Any: whatever the caller put there
+    elif _is_mapping(request):
+        named = request
         if unknown := sorted(str(name) for name in named.keys() - {"custom_id", "params", "betas"}):
             raise BadRequest(number, _text(named.get("custom_id")), f"unknown field {unknown[0]!r}")
         if "custom_id" not in named or "params" not in named:
@@ -117,10 +118,10 @@ def from_object(request: object, number: int) -> Row:
         raise BadRequest(number, None, f"custom_id must be a string, got {type(custom_id).__name__}")
     if isinstance(betas, str) or not all(isinstance(beta, str) for beta in betas):
         raise BadRequest(number, custom_id, "betas must be a list of strings")
-    if not isinstance(raw_params, Mapping):
+    if not _is_mapping(raw_params):
         raise BadRequest(number, custom_id, f"params must be a mapping, got {type(raw_params).__name__}")
     try:
-        params = _dump(dict(raw_params)).encode()
+        params = _dump(_plain(raw_params)).encode()
         known = _decode_params(params)
     except (ValueError, TypeError, RecursionError) as bad:
         raise BadRequest(number, custom_id, f"params cannot be JSON: {bad}") from bad
@@ -133,9 +134,7 @@ def _checked_id(custom_id: str, number: int) -> bytes:
     except UnicodeEncodeError:
         raise BadRequest(number, None, "custom_id is not valid Unicode (a lone surrogate)") from None
     if not 1 <= size <= CUSTOM_ID_BYTES:
-        raise BadRequest(
-            number, custom_id, f"custom_id must be 1 to {CUSTOM_ID_BYTES} bytes of UTF-8, this has {size}"
-        )
+        raise BadRequest(number, custom_id, f"custom_id must be 1 to {CUSTOM_ID_BYTES} bytes of UTF-8, this has {size}")
     return _encode(custom_id)
 
 
@@ -149,14 +148,21 @@ def _checked_params(params: bytes, known: _Params, custom_id: str, number: int) 
     return params
 
 
+def _is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping)
+
+
 def _plain(value: object) -> object:
     # answers of the SDK, put back into a conversation, are pydantic models: taken as the SDK takes them
     dump = getattr(value, "model_dump", None)
     if dump is not None:
         return dump(mode="json", exclude_unset=True, by_alias=True)
-    if isinstance(value, Mapping):
-        return dict(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    if _is_mapping(value):
+        return dict(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+_dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
 
 
 def _id_in(line: bytes) -> str | None:

@@ -77,13 +77,13 @@ class Result:
 
     def __init__(self, raw: bytes, /) -> None:
         self.raw = raw
-        self._decoded: Mapping[str, Any] | None = None
+        self._decoded: Any = None  # Any: whatever JSON the API sent
 
     def __repr__(self) -> str:
         return f"Result(custom_id={self.custom_id!r}, outcome={self.outcome!r})"
 
     @property
-    def _line(self) -> Mapping[str, Any]:
+    def _line(self) -> Any:  # noqa: ANN401 - as above
         if self._decoded is None:
             # json, not msgspec: it takes what the API may send and msgspec refuses (a lone surrogate)
             self._decoded = json.loads(self.raw)
@@ -114,8 +114,8 @@ class Result:
         """Why the request errored, else None."""
         if self.outcome != "errored":
             return None
-        envelope = self._line["result"].get("error") or {}
-        inner = envelope.get("error") or {}
+        envelope: Any = self._line["result"].get("error") or {}
+        inner: Any = envelope.get("error") or {}
         return ResultError(
             type=str(inner.get("type", "unknown")),
             message=str(inner.get("message", "")),
@@ -125,13 +125,14 @@ class Result:
     @property
     def usage(self) -> Usage | None:
         """The tokens of a succeeded request, else None."""
-        usage = (self._line["result"].get("message") or {}).get("usage")
+        message: Any = self._line["result"].get("message") or {}
+        usage: Any = message.get("usage")
         return None if usage is None else usage_of(usage)
 
 
 def usage_of(usage: Mapping[str, Any]) -> Usage:
     """The `usage` object of a message, in our five numbers."""
-    lifetimes = usage.get("cache_creation") or {}
+    lifetimes: Any = usage.get("cache_creation") or {}
     return Usage(
         input_tokens=usage.get("input_tokens") or 0,
         output_tokens=usage.get("output_tokens") or 0,

@@ -6,7 +6,7 @@ or for its requests. It can be started again, when one of these changes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anyio
 
@@ -63,6 +63,7 @@ class JobRun:
         shop: what it shares with the other jobs.
         job: its record.
         destination: the URL to connect to; None where the caller gave the backend itself, or has not yet.
+
     """
 
     def __init__(self, shop: Workshop, job: JobRecord, *, destination: str | None) -> None:
@@ -109,6 +110,7 @@ class JobRun:
 
         Raises:
             BackendError: the destination cannot be used.
+
         """
         async with self._connecting:
             if self._backend is None and self._destination is not None:
@@ -120,10 +122,13 @@ class JobRun:
 
         Raises:
             BackendError: the destination is not what it was, or is not at hand.
+
         """
         backend = await self.backend()
         if backend is None:
-            raise BackendError(self.job.key, "its backend is an object of the caller's: hand the job over again with it")
+            raise BackendError(
+                self.job.key, "its backend is an object of the caller's: hand the job over again with it"
+            )
         if self.job.finished is not None and not self._assembled:
             await backend.finish(self.ref(), self.sealed())
             self._assembled = True
@@ -146,6 +151,7 @@ class JobRun:
 
         Raises:
             JournalError: nothing can go on.
+
         """
         self.over = anyio.Event()
         self.error = None
@@ -254,9 +260,7 @@ class JobRun:
 
     async def _plan(self) -> None:
         shop, job = self._shop, self.job
-        planner = Planner(
-            shop.ledger, job, shop.config, room=self._room_for_shards, cut_made=self._drive_open_shards
-        )
+        planner = Planner(shop.ledger, job, shop.config, room=self._room_for_shards, cut_made=self._drive_open_shards)
         source = job.submitted.source
         self._planning = True
         try:
@@ -322,7 +326,9 @@ class JobRun:
         if held:
             return StillInDoubt(job.key, held)
         return JobStopped(
-            job.key, "not all of its requests were handed over in this run", "Hand the job over again to go on."
+            job.key,
+            "not all of its requests were handed over in this run",
+            "Hand the job over again to go on.",
         )
 
 
@@ -332,7 +338,10 @@ def _first(several: BaseExceptionGroup[BaseException]) -> BaseException:
 
     def walk(group: BaseExceptionGroup[BaseException]) -> None:
         for each in group.exceptions:
-            walk(each) if isinstance(each, BaseExceptionGroup) else leaves.append(each)
+            if isinstance(each, BaseExceptionGroup):
+                walk(cast("BaseExceptionGroup[BaseException]", each))
+            else:
+                leaves.append(each)
 
     walk(several)
     for kind in (JournalError, AbatchError):

@@ -31,7 +31,7 @@ from abatch import wire
 from abatch.errors import AbatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from abatch.facts import Planned
@@ -81,7 +81,7 @@ class SpoolWriter:
         self._params_bytes = self._ids_bytes = self._fallback_bytes = 0
 
     def _spill(self) -> IO[bytes]:
-        return tempfile.SpooledTemporaryFile(IDS_IN_MEMORY, dir=self._folder)
+        return tempfile.SpooledTemporaryFile(IDS_IN_MEMORY, dir=str(self._folder))  # 0600, without a name
 
     @property
     def rows(self) -> int:
@@ -161,6 +161,7 @@ class SpoolReader:
 
     Raises:
         SpoolDamaged: the file is gone, cut short, or not what `Planned` says.
+
     """
 
     def __init__(self, folder: Path, planned: Planned) -> None:
@@ -182,8 +183,10 @@ class SpoolReader:
         self._file.seek(size - FOOTER.size)
         rows, params, ids, fallbacks, magic = FOOTER.unpack(self._file.read(FOOTER.size))
         indices = 3 if fallbacks else 2
-        if magic != MAGIC or rows != self._planned.rows or size != (
-            params + ids + fallbacks + indices * 8 * rows + FOOTER.size
+        if (
+            magic != MAGIC
+            or rows != self._planned.rows
+            or size != (params + ids + fallbacks + indices * 8 * rows + FOOTER.size)
         ):
             raise SpoolDamaged(self._path, "is not the file that was sealed")
         self._file.seek(params)
@@ -235,11 +238,12 @@ class SpoolReader:
         begin = ends[row - 1] if row else 0
         return self._map[origin + begin : origin + ends[row]]
 
-    def body(self, prefix: bytes) -> Iterator[bytes]:
+    def body(self, prefix: bytes) -> Generator[bytes, None, None]:
         """The create body of the attempt with this id prefix, in pieces of about a megabyte, without its tail.
 
         Raises:
             SpoolDamaged: before the last piece, if the params are not those that were sealed.
+
         """
         digest = blake2b(digest_size=16)
         middle, between = wire.ROW_MIDDLE, wire.ROW_END + b"," + wire.ROW_HEAD + prefix

@@ -23,9 +23,10 @@ T = TypeVar("T")
 async def run(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Do `work` in a worker thread and return what it returns.
 
-    The work is one unit: a cancellation waits until it is done, so that nothing runs on unseen.
+    The work is one unit: a cancellation comes before it or waits until it is done, so that nothing runs on unseen
+    and no result is lost.
     """
-    with anyio.CancelScope(shield=True):
-        result = await anyio.to_thread.run_sync(lambda: work(*args, **kwargs))
     await anyio.lowlevel.checkpoint_if_cancelled()
-    return result
+    with anyio.CancelScope(shield=True):
+        return await anyio.to_thread.run_sync(lambda: work(*args, **kwargs))
+    raise AssertionError("a shielded scope is not left early")

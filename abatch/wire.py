@@ -122,7 +122,7 @@ class LineTooLong(AbatchError):
 
 
 class LineReader:
-    """Cut chunks of bytes at `\\n` alone; U+2028 and its kin are part of a line. Blank lines are skipped.
+    r"""Cut chunks of bytes at `\n` alone; U+2028 and its kin are part of a line. Blank lines are skipped.
 
     Holds the unfinished line as a list of chunks, so that a long line costs its length once.
     """
@@ -138,6 +138,7 @@ class LineReader:
 
         Raises:
             LineTooLong: the unfinished line passed 64 MiB.
+
         """
         lines = chunk.split(b"\n")
         last = lines.pop()
@@ -254,11 +255,16 @@ def _read_leniently(line: bytes) -> Seen | None:
         wire_id, outcome = envelope["custom_id"], result["type"]
         if not (isinstance(wire_id, str) and isinstance(outcome, str)):
             return None
-        message = result.get("message") or {}
-        error = (result.get("error") or {}).get("error") or {}
-        usage = message.get("usage")
+        message: Any = result.get("message") or {}
+        envelope_of_error: Any = result.get("error") or {}
+        error: Any = envelope_of_error.get("error") or {}
+        usage: Any = message.get("usage")
         return Seen(
-            wire_id, outcome, error.get("type"), message.get("model"), None if usage is None else usage_of(usage)
+            wire_id,
+            outcome,
+            error.get("type"),
+            message.get("model"),
+            None if usage is None else usage_of(usage),
         )
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
@@ -277,9 +283,7 @@ def with_custom_id(line: bytes, wire_id: bytes, custom_id: bytes) -> bytes:
     end = len(ROW_HEAD) + ID_WIDTH
     if line.startswith(ROW_HEAD) and line[len(ROW_HEAD) : end] == wire_id:
         return b"".join((ROW_HEAD[:-1], custom_id, line[end + 1 :]))
-    return re.sub(
-        rb'("custom_id"\s*:\s*)"' + wire_id + b'"', lambda found: found[1] + custom_id, line, count=1
-    )
+    return re.sub(rb'("custom_id"\s*:\s*)"' + wire_id + b'"', lambda found: found[1] + custom_id, line, count=1)
 
 
 def fallback(custom_id: bytes, result: bytes = b'{"type":"canceled"}') -> bytes:
@@ -293,4 +297,3 @@ def outcome_of(line: bytes, custom_id: str) -> Line:
     if seen is None:
         return Line(line, custom_id, "unreadable")
     return Line(line, custom_id, seen.outcome, seen.error_type, seen.model, seen.usage)
-

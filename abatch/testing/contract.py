@@ -11,8 +11,8 @@
         async def stored(self):  # without abatch: what would another program find?
             return my_own_reader(self.url)
 
-The tests are plain `async def`, each with an event loop of its own; run them with the asyncio plugin of your
-choice. For readable failures say `pytest.register_assert_rewrite("abatch.testing.contract")` in your conftest.
+The tests are plain `async def`, each with a loop of its own; run them with the asyncio plugin you like. For
+readable failures say `pytest.register_assert_rewrite("abatch.testing.contract")` in your conftest.
 A crash is played by `die`, which must leave what a killed process would leave.
 """
 
@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import tempfile
 import tracemalloc
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -67,13 +67,13 @@ ANSWER = rb'{"type":"succeeded","message":{"content":"hello"}}'
 
 def make_line(custom_id: str, result: bytes = ANSWER) -> Line:
     """A line as abatch hands it to a sink."""
-    raw = (
-        b'{"custom_id":' + json.dumps(custom_id, ensure_ascii=False).encode() + b',"result":' + result + b"}"
-    )
+    raw = b'{"custom_id":' + json.dumps(custom_id, ensure_ascii=False).encode() + b',"result":' + result + b"}"
     outcome = result.split(b'"')[3].decode()
     error_type = "api_error" if outcome == "errored" else None
-    usage = Usage(input_tokens=3, output_tokens=5, cache_read_tokens=7) if outcome == "succeeded" else None
-    return Line(raw, custom_id, outcome, error_type, usage and "claude-test-1", usage)
+    if outcome != "succeeded":
+        return Line(raw, custom_id, outcome, error_type)
+    usage = Usage(input_tokens=3, output_tokens=5, cache_read_tokens=7)
+    return Line(raw, custom_id, outcome, None, "claude-test-1", usage)
 
 
 def make_lines(count: int, *, start: int = 0) -> list[Line]:
@@ -161,10 +161,7 @@ class BackendContract:
     async def test_shards_stand_in_the_order_given_to_finish(self) -> None:
         first, second, third = (make_lines(10, start=10 * n) for n in range(3))
         async with self.opened() as backend:
-            sealed = [
-                await self.sealed(backend, part, lines)
-                for part, lines in ((7, third), (0, first), (2, second))
-            ]
+            sealed = [await self.sealed(backend, part, lines) for part, lines in ((7, third), (0, first), (2, second))]
             sealed.sort(key=lambda each: each.part)
             await backend.finish(self.job, sealed)
             assert [await read(backend, each) for each in sealed] == [raw(first), raw(second), raw(third)]
@@ -356,6 +353,20 @@ class BackendContract:
         async with self.opened() as backend:
             await backend.finish(self.job, [sealed])
         assert await self.stored() == raw(make_lines(3))
+
+    async def test_of_two_jobs_at_once_one_gets_the_destination(self) -> None:
+        winners: list[Backend] = []
+
+        async def claim(job: JobRef) -> None:
+            with suppress(BackendError):
+                winners.append(await self.connect(job))
+
+        async with anyio.create_task_group() as jobs:
+            for job in (self.job, self.other):
+                jobs.start_soon(claim, job)
+        for backend in winners:
+            await backend.aclose()
+        assert len(winners) == 1
 
     async def test_results_that_vanished_are_not_called_complete(self) -> None:
         async with self.opened() as backend:

@@ -93,9 +93,7 @@ class _Memory:
         try:
             return self._place.parts[sealed.part]
         except KeyError:
-            raise BackendError(
-                self.url, f"part {sealed.part} is gone: memory does not outlive its process"
-            ) from None
+            raise BackendError(self.url, f"part {sealed.part} is gone: memory does not outlive its process") from None
 
 
 class _Sink:

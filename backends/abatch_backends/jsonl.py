@@ -83,9 +83,7 @@ class _Jsonl:
             return await threads.run(work, *args, **kwargs)
         except OSError as refused:
             names = " → ".join(os.fsdecode(name) for name in (refused.filename, refused.filename2) if name)
-            raise BackendError(
-                self.url, f"{refused.strerror or refused}{names and f' ({names})'}"
-            ) from refused
+            raise BackendError(self.url, f"{refused.strerror or refused}{names and f' ({names})'}") from refused
 
     async def open(self, shard: ShardRef, /) -> Sink | Sealed:
         part = self._part(shard.part)
@@ -229,9 +227,7 @@ class _File(_Jsonl):
         self._make_claim()
 
     async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
-        offsets = dict(
-            zip((each.part for each in sealed), accumulate(map(_size, sealed), initial=0), strict=False)
-        )
+        offsets = dict(zip((each.part for each in sealed), accumulate(map(_size, sealed), initial=0), strict=False))
         present = await self.run(os.path.lexists, self._target)
         if present:
             await self._recognize(sealed, offsets, thoroughly=not (job.finished or self._offsets))
@@ -244,14 +240,10 @@ class _File(_Jsonl):
         await self.run(self._tidy, finished=job.finished)
         return str(self._target)
 
-    async def _recognize(
-        self, sealed: Sequence[Sealed], offsets: Mapping[int, int], *, thoroughly: bool
-    ) -> None:
+    async def _recognize(self, sealed: Sequence[Sealed], offsets: Mapping[int, int], *, thoroughly: bool) -> None:
         """Raise unless the file under our name is what these parts make."""
         kind = await self.run(_kind, self._target)
-        same = kind == stat.S_IFREG and await self.run(os.path.getsize, self._target) == sum(
-            map(_size, sealed)
-        )
+        same = kind == stat.S_IFREG and await self.run(os.path.getsize, self._target) == sum(map(_size, sealed))
         if thoroughly:
             for each in sealed:
                 same = same and each.detail["digest"] == await self.run(
@@ -335,9 +327,7 @@ class _Sink:
         try:
             _publish(self._draft, self._part)
         except FileExistsError:
-            raise BackendError(
-                self._backend.url, f"{self._part} exists and is not this run's; {REMEDY}"
-            ) from None
+            raise BackendError(self._backend.url, f"{self._part} exists and is not this run's; {REMEDY}") from None
         return _sealed(self._shard.part, self._lines, self._bytes, self._hash.hexdigest())
 
     async def discard(self) -> None:

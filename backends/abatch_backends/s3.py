@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -51,10 +52,8 @@ BLOCK: Final = 2**20
 """Bytes of lines that are encoded at once."""
 PART: Final = 8 * 2**20
 """Bytes of one part of an upload, about; below it a whole object is one put."""
-LEAST: Final = 5 * 2**20
-"""Bytes that S3 wants in every part but the last."""
-IN_FLIGHT: Final = 2
-"""Parts of one upload on their way at once, and so held in memory."""
+IN_FLIGHT: Final = 4
+"""Parts and puts on their way at once, of all shards together; a shard waits for its own."""
 RANGE: Final = 4 * 2**20
 """Bytes fetched at once by a reader."""
 SLICE: Final = 2**12
@@ -108,9 +107,7 @@ def _parse(url: str) -> _Place:
         problem = "has an endpoint_url that is no http address"
     elif endpoint.username is not None or endpoint.password is not None:
         # the URL stays out of the text: it holds a secret
-        raise ConfigError(
-            "an endpoint_url must not carry credentials; give them in the environment or in ~/.aws"
-        )
+        raise ConfigError("an endpoint_url must not carry credentials; give them in the environment or in ~/.aws")
     elif parameters.get("compression") not in {None, "zstd"}:
         problem = f"has the unknown compression {parameters['compression']!r}"
     if problem:
@@ -148,6 +145,7 @@ class _S3:
         self._place, self._job = place, job
         self._folder = f"{place.prefix}/{job.key}/" if place.prefix else f"{job.key}/"
         self._open = AsyncExitStack()
+        self.in_flight = anyio.Semaphore(IN_FLIGHT)
         self._client: Any = None
 
     async def begin(self) -> None:
@@ -260,9 +258,10 @@ class _S3:
         upload = _Upload(self, key, self._marks("missing"))
         try:
             for path in lists:
-                async with await anyio.open_file(path, "rb") as file:
-                    while block := await file.read(BLOCK):
-                        await upload.add(block)
+                start = 0
+                while block := await threads.run(_read_at, path, start):
+                    await upload.add(block)
+                    start += len(block)
             await upload.commit()
         except BaseException:
             await upload.abandon()
@@ -288,9 +287,7 @@ class _S3:
     async def call(self, operation: str, /, **request: object) -> Mapping[str, Any]:
         """Ask S3; what it refuses, or cannot be reached for, is a `_S3Error`."""
         try:
-            answer: Mapping[str, Any] = await getattr(self._client, operation)(
-                Bucket=self._place.bucket, **request
-            )
+            answer: Mapping[str, Any] = await getattr(self._client, operation)(Bucket=self._place.bucket, **request)
         except FAILURES as failed:
             raise self._failed(operation, failed) from None
         return answer
@@ -380,40 +377,36 @@ class _Sink:
 
 
 class _Upload:
-    """One object on its way: a single put if it is small, else parts of whole blocks, a few at once."""
+    """One object on its way: a single put if it is small, else part after part, each of whole blocks."""
 
     def __init__(self, backend: _S3, key: str, marks: Mapping[str, str]) -> None:
         self._backend, self._key, self._marks = backend, key, marks
         self._id: str | None = None
-        self._held: list[bytes] = []
-        self._bytes = 0
-        self._parts: dict[int, Mapping[str, str | int]] = {}
-        self._failure: BackendError | None = None
+        self._held = BytesIO()  # grows without copies, and gives its bytes without one
+        self._parts: list[Mapping[str, str | int]] = []
         self.size = 0
         """Bytes of the whole object."""
 
     async def add(self, block: bytes) -> None:
-        self._held.append(block)
-        self._bytes += len(block)
+        self._held.write(block)
         self.size += len(block)
-        if self._bytes >= IN_FLIGHT * PART:
-            await self._send()
+        if self._held.tell() >= PART:
+            await self._send_part()
 
     async def commit(self) -> str:
         """Make the object appear, whole; its ETag."""
         try:
-            if self._id is None and self._bytes < PART:
-                body = b"".join(self._held)
-                request = {"Key": self._key, "Metadata": self._marks, "IfNoneMatch": "*", "Body": body}
-                answer = await self._backend.call("put_object", **request)
+            if self._id is None:
+                answer = await self._call(
+                    "put_object", Body=self._held.getvalue(), Metadata=self._marks, IfNoneMatch="*"
+                )
             else:
-                await self._send()
-                parts = [part for _, part in sorted(self._parts.items())]
-                answer = await self._backend.call(
+                if self._held.tell():
+                    await self._send_part()
+                answer = await self._call(
                     "complete_multipart_upload",
-                    Key=self._key,
                     UploadId=self._id,
-                    MultipartUpload={"Parts": parts},
+                    MultipartUpload={"Parts": self._parts},
                     IfNoneMatch="*",
                 )
         except _S3Error as refused:
@@ -426,13 +419,11 @@ class _Upload:
         if found is None:
             raise refused
         if found["Metadata"] != self._marks or found["ContentLength"] != self.size:
-            raise BackendError(
-                self._backend.url, f"{self._key} was made by another run; drain the batch again"
-            )
+            raise BackendError(self._backend.url, f"{self._key} was made by another run; drain the batch again")
         return str(found["ETag"])
 
     async def abandon(self) -> None:
-        self._held.clear()
+        self._held = BytesIO()
         if self._id is None:
             return
         with anyio.move_on_after(30, shield=True):
@@ -441,40 +432,20 @@ class _Upload:
             except BackendError as refused:  # the next run of this shard aborts it
                 log.warning("upload_left_behind", key=self._key, why=refused.why)
 
-    async def _send(self) -> None:
-        """Upload what is held; too little for a part of its own goes with the part before it."""
+    async def _send_part(self) -> None:
         if self._id is None:
-            answer = await self._backend.call("create_multipart_upload", Key=self._key, Metadata=self._marks)
+            answer = await self._call("create_multipart_upload", Metadata=self._marks)
             self._id = answer["UploadId"]
-        async with anyio.create_task_group() as parts:
-            while self._held:
-                number = len(self._parts) + 1
-                self._parts[number] = {}
-                parts.start_soon(self._send_part, number, self._take_part())
-        if self._failure is not None:
-            raise self._failure
-
-    def _take_part(self) -> bytes:
-        taken: list[bytes] = []
-        size = 0
-        while self._held and (size < PART or self._bytes < LEAST):
-            block = self._held.pop(0)
-            taken.append(block)
-            size += len(block)
-            self._bytes -= len(block)
-        return b"".join(taken)
-
-    async def _send_part(self, number: int, body: bytes) -> None:
-        try:
-            answer = await self._backend.call(
-                "upload_part", Key=self._key, UploadId=self._id, PartNumber=number, Body=body
-            )
-        except BackendError as refused:
-            self._failure = refused
-            return
+        number = len(self._parts) + 1
+        answer = await self._call("upload_part", UploadId=self._id, PartNumber=number, Body=self._held.getvalue())
+        self._held = BytesIO()
         # S3 wants the checksums that it was given with the parts once more at the end
         checksums = {name: answer[name] for name in CHECKSUMS if name in answer}
-        self._parts[number] = {"PartNumber": number, "ETag": answer["ETag"], **checksums}
+        self._parts.append({"PartNumber": number, "ETag": answer["ETag"], **checksums})
+
+    async def _call(self, operation: str, /, **request: object) -> Mapping[str, Any]:
+        async with self._backend.in_flight:
+            return await self._backend.call(operation, Key=self._key, **request)
 
 
 def _sealed(part: int, lines: int, key: str, etag: str, size: int) -> Sealed:
@@ -482,9 +453,7 @@ def _sealed(part: int, lines: int, key: str, etag: str, size: int) -> Sealed:
 
 
 def _manifest(job: JobRef, sealed: Sequence[Sealed]) -> bytes:
-    parts = [
-        {"key": each.detail["key"], "lines": each.lines, "bytes": each.detail["bytes"]} for each in sealed
-    ]
+    parts = [{"key": each.detail["key"], "lines": each.lines, "bytes": each.detail["bytes"]} for each in sealed]
     manifest = {
         "job": job.key,
         "lineage": job.lineage,
@@ -493,6 +462,12 @@ def _manifest(job: JobRef, sealed: Sequence[Sealed]) -> bytes:
         "parts": parts,
     }
     return json.dumps(manifest, indent=1).encode()
+
+
+def _read_at(path: Path, start: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(BLOCK)
 
 
 async def _lines(chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
@@ -528,9 +503,7 @@ class _Zstd(_Codec):
 
     suffix = ".zst"
 
-    def __init__(
-        self, compress: Callable[[bytes], bytes], expander: Callable[[], Callable[[bytes], bytes]]
-    ) -> None:
+    def __init__(self, compress: Callable[[bytes], bytes], expander: Callable[[], Callable[[bytes], bytes]]) -> None:
         self._compress, self._expander = compress, expander
 
     async def shrink(self, block: bytes) -> bytes:

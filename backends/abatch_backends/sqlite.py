@@ -158,9 +158,7 @@ class _Sqlite:
     async def _configure(self, database: aiosqlite.Connection) -> None:
         if await _one(database, "PRAGMA encoding") != "UTF-8":
             raise BackendError(self.url, "the database is not in UTF-8; choose another destination")
-        await database.execute(
-            "PRAGMA journal_mode = WAL"
-        )  # a file system without shared memory keeps its mode
+        await database.execute("PRAGMA journal_mode = WAL")  # a file system without shared memory keeps its mode
         await database.execute("PRAGMA synchronous = FULL")
 
     async def _claim(self, database: aiosqlite.Connection) -> None:
@@ -169,9 +167,7 @@ class _Sqlite:
             if name not in found:
                 await database.execute(statement)
             elif found[name] != expected[name]:
-                raise BackendError(
-                    self.url, f"{name!r} in it is not of our making; choose another destination"
-                )
+                raise BackendError(self.url, f"{name!r} in it is not of our making; choose another destination")
         await database.execute(
             "INSERT INTO abatch_jobs VALUES (?, ?, ?, NULL) ON CONFLICT DO NOTHING",
             (self._job.key, self._job.lineage, _now()),
@@ -238,9 +234,7 @@ class _Sqlite:
             for each in sealed:
                 shard = int(each.detail["shard"])
                 if (shard, each.part, each.lines) != await self._stored(database, shard):
-                    raise BackendError(
-                        self.url, f"the rows of shard {shard} were changed or removed; restore them"
-                    )
+                    raise BackendError(self.url, f"the rows of shard {shard} were changed or removed; restore them")
             if not job.finished:
                 await database.executemany(
                     "INSERT INTO abatch_missing VALUES (?, ?, ?) ON CONFLICT DO NOTHING", _missing(job)
@@ -296,9 +290,7 @@ class _Sink:
         shard, key = self._shard, self._shard.job.key
         async with self._backend.transaction() as database:
             await self._insert(database)
-            lines = await _one(
-                database, "SELECT count(*) FROM results WHERE job = ? AND shard = ?", key, shard.shard
-            )
+            lines = await _one(database, "SELECT count(*) FROM results WHERE job = ? AND shard = ?", key, shard.shard)
             await database.execute(
                 "INSERT INTO abatch_shards VALUES (?, ?, ?, ?, ?, ?)",
                 (key, shard.shard, shard.part, shard.batch_id, lines, _now()),
@@ -360,9 +352,7 @@ class _Envelope(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_Envelope).decode
 # the API's own order of keys
-_HEAD: Final = re.compile(
-    rb'\s*\{\s*"custom_id"\s*:\s*"[^"\\]*(?:\\.[^"\\]*)*"\s*,\s*"result"\s*:\s*', re.DOTALL
-)
+_HEAD: Final = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*"[^"\\]*(?:\\.[^"\\]*)*"\s*,\s*"result"\s*:\s*', re.DOTALL)
 
 
 def _result(line: bytes) -> str | bytes:

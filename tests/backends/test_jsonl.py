@@ -124,9 +124,7 @@ class TestFile(_Jsonl):
         self.target.parent.mkdir(parents=True)
         for name in (self.target, self.target.with_name("results.jsonl.missing.jsonl")):
             name.write_text("precious")
-            with pytest.raises(
-                BackendError, match="exists and is not this job's; move it away, or choose another"
-            ):
+            with pytest.raises(BackendError, match="exists and is not this job's; move it away, or choose another"):
                 await self.connect(self.job)
             assert [path.name for path in self.target.parent.iterdir()] == [name.name]
             assert name.read_text() == "precious"

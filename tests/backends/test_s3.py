@@ -21,10 +21,7 @@ from abatch_backends import s3
 
 pytestmark = pytest.mark.anyio
 
-BIG = [
-    make_line(f"big-{n}", b'{"type":"succeeded","x":"%b"}' % secrets.token_hex(2**19).encode())
-    for n in range(20)
-]
+BIG = [make_line(f"big-{n}", b'{"type":"succeeded","x":"%b"}' % secrets.token_hex(2**19).encode()) for n in range(20)]
 
 
 @pytest.fixture(scope="session")
@@ -55,9 +52,7 @@ class _S3(BackendContract):
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         self.prefix = f"runs/{secrets.token_hex(4)}"
         self.folder = f"{self.prefix}/contract/"
-        self.url = (
-            f"s3://results/{self.prefix}?endpoint_url={s3_server.url}&region=us-east-1{self.parameters}"
-        )
+        self.url = f"s3://results/{self.prefix}?endpoint_url={s3_server.url}&region=us-east-1{self.parameters}"
 
     async def connect(self, job: JobRef, /) -> Backend:
         return await connect(self.url, job)
@@ -129,18 +124,14 @@ class TestS3(_S3):
         first = self.client.head_object(Bucket="results", Key=f"{self.folder}part-00000.jsonl", PartNumber=1)
         stored, end = self.body("part-00000.jsonl"), 0
         for number in range(1, first["PartsCount"]):
-            part = self.client.head_object(
-                Bucket="results", Key=f"{self.folder}part-00000.jsonl", PartNumber=number
-            )
+            part = self.client.head_object(Bucket="results", Key=f"{self.folder}part-00000.jsonl", PartNumber=number)
             assert part["ContentLength"] >= 5 * 2**20
             end += part["ContentLength"]
             assert stored[end - 1 : end + 14] == b'\n{"custom_id":"'
 
     async def test_objects_that_are_not_ours_are_refused_and_left_alone(self):
         self.client.put_object(Bucket="results", Key=f"{self.folder}precious", Body=b"1")
-        with pytest.raises(
-            BackendError, match="exists and is not this job's; move it away, or choose another"
-        ):
+        with pytest.raises(BackendError, match="exists and is not this job's; move it away, or choose another"):
             await self.connect(self.job)
         assert self.names() == ["precious"]
 
@@ -202,9 +193,7 @@ class TestS3(_S3):
             sink = await self.sink(backend)
             await sink.write(BIG)
             for upload in self.client.list_multipart_uploads(Bucket="results", Prefix=self.folder)["Uploads"]:
-                self.client.abort_multipart_upload(
-                    Bucket="results", Key=upload["Key"], UploadId=upload["UploadId"]
-                )
+                self.client.abort_multipart_upload(Bucket="results", Key=upload["Key"], UploadId=upload["UploadId"])
             with pytest.raises(BackendError, match="drain the batch again"):
                 await sink.seal()
             await sink.discard()

@@ -35,8 +35,7 @@ class TestSqlite(BackendContract):
     async def stored(self) -> list[bytes]:
         rows = self.query("SELECT custom_id, result FROM results ORDER BY shard, rowid")
         return [
-            b'{"custom_id":%b,"result":%b}'
-            % (json.dumps(custom_id, ensure_ascii=False).encode(), result.encode())
+            b'{"custom_id":%b,"result":%b}' % (json.dumps(custom_id, ensure_ascii=False).encode(), result.encode())
             for custom_id, result in rows
         ]
 
@@ -73,9 +72,7 @@ class TestSqlite(BackendContract):
         assert first == ("contract", "a", "succeeded", result, "msgbatch_0", "claude-x", 1, 2, 3, 4)
         assert second[5:] == (None, None, None, None, None)
         assert self.query("SELECT custom_id, error_type, message FROM results_failed") == [("b", "t", "m")]
-        assert self.query("SELECT shard, part, batch_id, lines FROM abatch_shards") == [
-            (40, 0, "msgbatch_0", 2)
-        ]
+        assert self.query("SELECT shard, part, batch_id, lines FROM abatch_shards") == [(40, 0, "msgbatch_0", 2)]
         assert self.query("SELECT job, lineage, finished_at IS NOT NULL FROM abatch_jobs") == [
             ("contract", self.job.lineage, 1)
         ]
@@ -83,9 +80,7 @@ class TestSqlite(BackendContract):
     async def test_lines_nobody_can_parse_are_kept_and_can_be_fetched(self):
         odd = [
             Line(b'{"custom_id":"invalid","result":{"x":"\xff\xfe"}}', "invalid", "succeeded"),
-            Line(
-                b'{"custom_id":"control","result":{"x":"\x00\x01"}}', "control", "succeeded", None, "\ud800"
-            ),
+            Line(b'{"custom_id":"control","result":{"x":"\x00\x01"}}', "control", "succeeded", None, "\ud800"),
             Line(b'{"custom_id":"cut \\" off","result":{"x":"\\ud800', 'cut " off', "unreadable"),
             Line(rb'{"result":{"x":"\ud800"},"custom_id":"turned"}', "turned", "\udfff"),
             make_line("nul\0inside"),
@@ -191,9 +186,7 @@ class TestSqlite(BackendContract):
         async with self.opened() as backend:
             sink = await self.sink(backend)
             with closing(sqlite3.connect(self.path)) as database:
-                database.execute(
-                    "CREATE TRIGGER full BEFORE INSERT ON results BEGIN SELECT RAISE(FAIL, 'full'); END"
-                )
+                database.execute("CREATE TRIGGER full BEFORE INSERT ON results BEGIN SELECT RAISE(FAIL, 'full'); END")
                 with pytest.raises(BackendError, match="SQLite says: full"):
                     await sink.write(lines)
                 database.execute("DROP TRIGGER full")
@@ -245,8 +238,10 @@ def test_a_process_that_failed_to_connect_ends(tmp_path):
     """An aiosqlite connection that stays open keeps its process alive."""
     (tmp_path / "results.db").write_text("not a database, and longer than the header of one" * 10)
     program = (
-        "import asyncio, sys; from abatch.backend import connect; from abatch.testing import BackendContract as c\n"
-        f"asyncio.run(connect('sqlite:///{tmp_path}/results.db', c.job))"
+        "import asyncio\n"
+        "from abatch.backend import connect\n"
+        "from abatch.testing import BackendContract\n"
+        f"asyncio.run(connect('sqlite:///{tmp_path}/results.db', BackendContract.job))"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=False)
     assert ended.returncode == 1
