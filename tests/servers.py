@@ -96,8 +96,9 @@ class SeaweedS3:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
         for port in (self._port, *self._inner_ports):
-            for left in Path(tempfile.gettempdir()).glob(f"seaweedfs-*-{port + 10_000}.sock"):
-                left.unlink(missing_ok=True)
+            for number in (port, port + 10_000):
+                for left in Path(tempfile.gettempdir()).glob(f"seaweedfs-*-{number}.sock"):
+                    left.unlink(missing_ok=True)
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=1)

@@ -144,7 +144,7 @@ class _Jsonl:
                 draft.unlink(missing_ok=True)
             _sync_folder(self._parts)
         if claimed != self._ours:
-            raise self._refuse(self._target, "is the destination of another job")
+            raise self._refuse(self._parts, "belongs to another job")
         for draft in self._parts.glob(f"{CLAIM_DRAFT}*.tmp"):  # left by a run that died up there
             draft.unlink(missing_ok=True)
 

@@ -411,6 +411,10 @@ class _Upload:
                 )
         except _S3Error as refused:
             return await self._settle(refused)
+        if "ETag" not in answer:  # a 200 may carry an error
+            return await self._settle(
+                _S3Error(self._backend.url, "the seal was not confirmed; drain the batch again", 200)
+            )
         return str(answer["ETag"])
 
     async def _settle(self, refused: _S3Error) -> str:

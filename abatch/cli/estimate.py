@@ -1,0 +1,250 @@
+"""`abatch estimate`, and what `run --dry-run` says: how large a file of requests is, and what it may cost."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+
+from abatch import threads
+from abatch.cli.exits import perform
+from abatch.cli.options import JsonOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.screen import Screen, table
+from abatch.cli.text import clean, duration, span
+from abatch.config import Config, Tier
+from abatch.errors import ConfigError
+from abatch.intake import FileInput, check_file
+from abatch.pacing import LIMITS
+from abatch.planner import SPREAD
+from abatch.prices import BATCH_DISCOUNT, PriceList, load
+from abatch.request import Row, from_line
+from abatch.result import Usage
+from abatch.wire import body_size
+
+__all__ = ["Estimate", "estimate", "estimate_file", "rows_of"]
+
+BYTES_PER_TOKEN: Final = 4
+WORTH_IT: Final = 100
+"""Requests below which the synchronous API is often the better choice."""
+LONGEST_BATCH: Final = 24 * 3600
+"""Seconds in which the API ends a batch, one way or the other."""
+UNITS: Final = {"m": 60, "h": 3600, "d": 86_400}
+
+
+class _Asked(msgspec.Struct):
+    model: Any = None
+    max_tokens: int = 0
+
+
+@dataclass(slots=True)
+class _Sum:
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Estimate:
+    """What a file comes to. Tokens are rough: a quarter of the bytes; output is anything up to `max_tokens`."""
+
+    requests: int = 0
+    batches: int = 0
+    bytes: int = 0
+    """Of all create bodies."""
+    input_tokens: int = 0
+    output_tokens_at_most: int = 0
+    cost: tuple[float | None, float | None] = (None, None)
+    """US dollars as batches, from no output at all to all that is allowed."""
+    synchronous_cost: tuple[float | None, float | None] = (None, None)
+    models: list[str] = field(default_factory=list[str])
+    unpriced: list[str] = field(default_factory=list[str])
+    """Models whose price is not known."""
+
+
+async def estimate_file(path: Path, *, config: Config, prices: PriceList) -> Estimate:
+    """Check a file as a submission does, and measure it.
+
+    Raises:
+        BadRequest: it holds requests that cannot be sent.
+        ConfigError: it cannot be read.
+
+    """
+    with tempfile.TemporaryDirectory(prefix="abatch-") as folder:
+        await check_file(path, Path(folder), bytes_per_batch=config.bytes_per_batch)
+    return await threads.run(_measure, path, config, prices)
+
+
+def rows_of(path: Path, *, longest: int) -> Any:  # noqa: ANN401 - see the next line
+    """The checked rows of a file with their raw lines, a block at a time in memory."""
+    with closing(FileInput(path, longest=longest)) as file:
+        while block := file.block():
+            for line, number, _ in block:
+                yield line, from_line(line, number)
+
+
+def _measure(path: Path, config: Config, prices: PriceList) -> Estimate:
+    made = Estimate()
+    sums: dict[tuple[str, bool], _Sum] = {}
+    cutter = _Cutter(config)
+    decode = msgspec.json.Decoder(_Asked).decode
+    for _, row in rows_of(path, longest=2 * config.bytes_per_batch):
+        asked = decode(row.params)
+        tokens = len(row.params) // BYTES_PER_TOKEN
+        key = (str(asked.model), tokens > prices.long_prompt_tokens)
+        spent = sums.setdefault(key, _Sum())
+        spent.input_tokens += tokens
+        spent.output_tokens += asked.max_tokens
+        cutter.add(row)
+        made.requests += 1
+    made.batches, made.bytes = cutter.end()
+    made.input_tokens = sum(spent.input_tokens for spent in sums.values())
+    made.output_tokens_at_most = sum(spent.output_tokens for spent in sums.values())
+    made.models = sorted({model for model, _ in sums})
+    made.unpriced = [model for model in made.models if prices.price(model) is None]
+    if not made.unpriced:
+        low, high = (_dollars(sums, prices, with_output=wanted) for wanted in (False, True))
+        made.synchronous_cost = low, high
+        made.cost = low * BATCH_DISCOUNT, high * BATCH_DISCOUNT
+    return made
+
+
+class _Cutter:
+    """Counts batches as planning will cut them, but for the few rows by which shards differ in size."""
+
+    def __init__(self, config: Config) -> None:
+        most = config.requests_per_batch
+        self._rows_at_most = max(most - min(SPREAD, most - (most + 1) // 2 + 1) // 2, 1)
+        self._bytes_at_most = config.bytes_per_batch
+        self._open: dict[tuple[str, ...], tuple[int, int]] = {}
+        self._batches = self._bytes = 0
+
+    def add(self, row: Row) -> None:
+        """Put a row into the open batch of its headers; a full one closes them all."""
+        rows, size = self._open.get(row.betas, (0, 0))
+        if rows and body_size(rows + 1, size + len(row.params)) > self._bytes_at_most:
+            self._cut()
+            rows, size = 0, 0
+        self._open[row.betas] = rows + 1, size + len(row.params)
+        if rows + 1 >= self._rows_at_most:
+            self._cut()
+
+    def _cut(self) -> None:
+        self._batches += len(self._open)
+        self._bytes += sum(body_size(rows, size) for rows, size in self._open.values())
+        self._open.clear()
+
+    def end(self) -> tuple[int, int]:
+        """How many batches, and their bytes."""
+        self._cut()
+        return self._batches, self._bytes
+
+
+def _dollars(sums: dict[tuple[str, bool], _Sum], prices: PriceList, *, with_output: bool) -> float:
+    total = 0.0
+    for (model, long), spent in sums.items():
+        usage = Usage(
+            input_tokens=spent.input_tokens, output_tokens=spent.output_tokens if with_output else 0
+        )
+        total += prices.cost(usage, model, long=long) or 0.0
+    return total
+
+
+def rows_to_show(made: Estimate) -> list[tuple[str, str]]:
+    """The estimate as rows of a table."""
+    rows = [
+        ("requests", f"{made.requests:,}"),
+        ("batches", f"about {made.batches:,}"),
+        ("bytes", f"{made.bytes:,}"),
+        ("input tokens", f"about {made.input_tokens:,} (bytes of the requests / {BYTES_PER_TOKEN})"),
+        ("output tokens", f"0 to {made.output_tokens_at_most:,} (the sum of max_tokens)"),
+        ("cost as batches", span(*made.cost)),
+        ("cost synchronous", span(*made.synchronous_cost)),
+    ]
+    if made.unpriced:
+        rows.append(("no price for", ", ".join(map(clean, made.unpriced))))
+    return rows
+
+
+def as_json(made: Estimate) -> dict[str, Any]:
+    """The estimate as a JSON object."""
+    return {
+        "requests": made.requests,
+        "batches": made.batches,
+        "bytes": made.bytes,
+        "input_tokens": made.input_tokens,
+        "output_tokens_at_most": made.output_tokens_at_most,
+        "cost": made.cost,
+        "synchronous_cost": made.synchronous_cost,
+        "models": made.models,
+        "unpriced": made.unpriced,
+    }
+
+
+def submit_every(sla: str) -> float:
+    """Seconds between submissions, so that each request has its answer within the SLA.
+
+    Raises:
+        ConfigError: it is no length of time, or not more than the day a batch may take.
+
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", sla.strip())
+    if match is None:
+        raise ConfigError(f"--sla must be a time such as 30h, 2d or 1800m, got {sla!r}")
+    left = float(match[1]) * UNITS[match[2]] - LONGEST_BATCH
+    if left <= 0:
+        raise ConfigError(
+            f"an SLA of {sla} cannot be kept with batches: one may take 24 h by itself; use the synchronous API"
+        )
+    return left
+
+
+def estimate(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A file of JSON lines (.gz, .zst).")],
+    sla: Annotated[str | None, typer.Option(help="When each answer is due: 30h, 2d.")] = None,
+    tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
+    prices: Annotated[Path | None, typer.Option(help="A price file of your own.")] = None,
+    as_json_: JsonOption = False,
+) -> None:
+    """Say how large a job is and what it may cost. Nothing is sent, no key is needed.
+
+    Example: abatch estimate requests.jsonl --sla 30h
+    """
+    screen = Screen()
+
+    async def work() -> None:
+        every = None if sla is None else submit_every(sla)
+        list_ = load(None if prices is None else str(prices))
+        made = await estimate_file(source, config=Config(tier=tier), prices=list_)
+        _, queue = LIMITS[tier]
+        advice = _advice(made, queue, every)
+        if as_json_:
+            screen.give(
+                {**as_json(made), "prices_of": list_.date, "queue_limit": queue, "submit_every_seconds": every}
+            )
+            return
+        screen.output.print(table("", "", rows=rows_to_show(made)))
+        for line in advice:
+            screen.output.out(line)
+
+    perform(work)
+
+
+def _advice(made: Estimate, queue: int, every: float | None) -> list[str]:
+    lines: list[str] = []
+    if made.requests < WORTH_IT:
+        lines.append(
+            f"Below {WORTH_IT} requests the synchronous API is often the better choice: it answers at once; "
+            "a batch costs half and may take a day."
+        )
+    if made.requests > queue:
+        lines.append(f"The tier's queue takes {queue:,} requests at once; the rest waits for its turn by itself.")
+    if every is not None:
+        lines.append(
+            f"A batch may take 24 h: submit what has gathered at least every {duration(every)} to keep the SLA."
+        )
+    return lines

@@ -1,0 +1,101 @@
+"""How a command ends: the exit status, the same for all of them, and what is said about it.
+
+| status | meaning |
+|---|---|
+| 0 | every request succeeded; or what was asked for was shown or done |
+| 1 | finished, and some requests failed for good or are missing; or a bad row ended the reading of stdin |
+| 2 | bad input or usage; nothing was submitted |
+| 3 | cannot go on now; the text says what to do, and the same command resumes |
+| 130 | interrupted; the same command resumes |
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+import traceback
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import anyio
+import typer
+
+from abatch.cli.screen import Screen
+from abatch.errors import AbatchError, BackendNotFound, BadRequest, ConfigError, JobConflict
+from abatch.log import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "OK", "STUCK", "perform", "reported", "status_of", "tell"]
+
+OK: Final = 0
+FAILED: Final = 1
+BAD_INPUT: Final = 2
+STUCK: Final = 3
+INTERRUPTED: Final = 130
+DISK_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+T = TypeVar("T")
+
+
+def status_of(error: BaseException) -> int:
+    """The exit status that an error of abatch comes to, unless a command knows better."""
+    return BAD_INPUT if isinstance(error, ConfigError | BadRequest | JobConflict) else STUCK
+
+
+def tell(error: BaseException) -> str:
+    """What is said about an error: its own text where it is one that is expected, else where it came from."""
+    if isinstance(error, BackendNotFound):
+        return f"error: no backend takes {error.url!r}; a destination is one of:\n  " + "\n  ".join(error.forms)
+    if isinstance(error, BadRequest):
+        return f"error: {error.total} request(s) cannot be sent:\n{error}"
+    if isinstance(error, AbatchError):
+        return f"error: {error}"
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return f"error: the disk is full ({error.strerror}). Free some, then run the same command again."
+    # no locals: they may hold a key or a prompt
+    told = "".join(traceback.format_exception(error))
+    return str(redact(None, "", {"text": f"error: this should not happen, please report it:\n{told}"})["text"])
+
+
+@contextmanager
+def reported(screen: Screen | None = None) -> Iterator[None]:
+    """Turn whatever ends the block into a message and an exit status.
+
+    Raises:
+        typer.Exit: with the status.
+
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        (screen or Screen()).complain("Interrupted.")
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:  # whoever read our output has had enough
+        _leave_stdout()
+        raise typer.Exit(OK) from None
+    except Exception as error:
+        if isinstance(error, typer.Exit | typer.Abort) or type(error).__module__.startswith(("click", "typer")):
+            raise
+        (screen or Screen()).complain(tell(error))
+        raise typer.Exit(status_of(error)) from None
+
+
+def perform(work: Callable[[], Awaitable[T]], /) -> T:
+    """Run what a command does; Ctrl-C ends it where it stands, for it drives nothing."""
+    signal.signal(signal.SIGINT, _interrupt)
+    with reported():
+        return anyio.run(partial(work))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _leave_stdout() -> None:
+    import os  # noqa: PLC0415
+    import sys  # noqa: PLC0415
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,124 @@
+"""Where a command writes: messages and logs to stderr, what was asked for to stdout. The one place that sets up logs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+from rich.console import Console
+from rich.table import Table
+
+from abatch.cli.text import clean
+from abatch.errors import ConfigError
+from abatch.log import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, MutableMapping, Sequence
+
+    from rich.console import RenderableType
+
+__all__ = ["Screen", "configure_logs", "table"]
+
+LEVELS: Final = {"debug": 10, "info": 20, "warning": 30}
+
+
+class Screen:
+    """The two streams of a command; `quiet` keeps all but errors and warnings back."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.messages = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self.output = Console(highlight=False, markup=False, emoji=False)
+
+    @property
+    def live(self) -> bool:
+        """Whether a person watches the messages, so that a bar may move."""
+        return self.messages.is_terminal and not self.quiet
+
+    def say(self, text: str) -> None:
+        """Write a message."""
+        if not self.quiet:
+            self.messages.out(clean(text, lines=True), highlight=False)
+
+    def complain(self, text: str) -> None:
+        """Write a message that even `quiet` does not keep back."""
+        self.messages.out(clean(text, lines=True), highlight=False)
+
+    def show(self, what: RenderableType) -> None:
+        """Write a table or other rendering beside the messages."""
+        if not self.quiet:
+            self.messages.print(what)
+
+    def give(self, what: object) -> None:
+        """Write one JSON object, on one line, to stdout."""
+        sys.stdout.write(msgspec.json.encode(what).decode() + "\n")
+        sys.stdout.flush()
+
+
+def table(*columns: str, rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Table:
+    """A plain table; every cell is cleaned."""
+    made = Table(*(), box=None, pad_edge=False, header_style="bold", show_header=any(columns))
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(clean(cell) for cell in row))
+    return made
+
+
+def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> None:
+    """Send abatch's own log to stderr: JSON lines, or short lines where a person watches. No other library's.
+
+    Args:
+        screen: where to.
+        hush: names of events that mean nothing here.
+
+    Raises:
+        ConfigError: ABATCH_LOG is not a level.
+
+    """
+    wish = os.environ.get("ABATCH_LOG", "")
+    if wish and wish not in LEVELS:
+        raise ConfigError(f"ABATCH_LOG must be one of {', '.join(LEVELS)}, got {wish!r}")
+    level = LEVELS[wish or ("warning" if screen.live or screen.quiet else "info")]
+    if screen.live or screen.quiet:
+        level = max(level, LEVELS["warning"])
+
+    def drop(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if event["event"] in hush:
+            raise structlog.DropEvent
+        return event
+
+    renderer = _short_line if screen.messages.is_terminal else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            drop,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            redact,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: _Logger(screen),
+    )
+
+
+def _short_line(_: object, __: str, event: MutableMapping[str, Any]) -> str:
+    level, name = event.pop("level"), event.pop("event")
+    event.pop("timestamp")
+    said = " ".join(f"{key}={value}" for key, value in event.items())
+    return clean(f"{level}: {name} {said}".rstrip())
+
+
+class _Logger:
+    """Writes rendered events through the screen, so that they do not break its bar."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+
+    def msg(self, line: str) -> None:
+        self._screen.messages.out(line, highlight=False)
+
+    debug = info = warning = error = critical = msg

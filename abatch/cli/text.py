@@ -1,0 +1,59 @@
+"""Text for people: nothing hostile reaches the terminal, numbers are readable."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["clean", "duration", "money", "moment", "span", "words"]
+
+_HOSTILE: Final = re.compile(
+    "\x1b\\[[0-?]*[ -/]*[@-~]"  # a whole escape sequence, so that its rest does not stay as litter
+    "|\x1b\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?"
+    "|[\x00-\x09\x0b-\x1f\x7f-\x9f]"  # C0 but the newline, DEL, C1
+    "|[\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"  # what turns the direction, or ends a line
+)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+def clean(text: object, /, *, lines: bool = False) -> str:
+    """The text without control and direction characters; newlines stay only if `lines`."""
+    safe = _SURROGATE.sub("\ufffd", _HOSTILE.sub("", str(text).replace("\t", " ")))
+    return safe if lines else safe.replace("\n", " ")
+
+
+def words(parts: Iterable[str]) -> str:
+    """The parts that are not empty, as one line."""
+    return " · ".join(part for part in parts if part)
+
+
+def money(dollars: float | None) -> str:
+    """An amount of US dollars."""
+    if dollars is None:
+        return "unknown (no price for a model)"
+    return f"${dollars:,.4f}" if dollars < 1 else f"${dollars:,.2f}"
+
+
+def span(low: float | None, high: float | None) -> str:
+    """A range of US dollars."""
+    return money(None) if low is None or high is None else f"{money(low)} to {money(high)}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time: `45s`, `3m 20s`, `6h`, `2d 1h`."""
+    left = max(round(seconds), 0)
+    parts: list[str] = []
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2]) or "0s"
+
+
+def moment(at: float) -> str:
+    """A time of day, here."""
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")

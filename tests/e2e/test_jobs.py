@@ -1,0 +1,319 @@
+"""What a job promises its caller."""
+
+from __future__ import annotations
+
+import gzip
+import stat
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import pytest
+from conftest import assert_each_answered, assert_paid_once, config, lines, manager, params, requests, run, sdk, write
+
+import abatch
+from abatch import BackendError, BadRequest, BatchManager, ConfigError, JobConflict, JobFailed, Request
+from abatch.sandbox import Sandbox
+from abatch.testing import memory
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_file_to_file(api: Sandbox) -> None:
+    rows = requests(57)
+    _, summary = await run(write(rows))
+    assert (summary.requests, summary.succeeded, summary.ok) == (57, 57, True)
+    assert summary.batches == api.account.batches > 5
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+
+
+async def test_same_job_again_does_nothing(api: Sandbox) -> None:
+    path = write(requests(12))
+    await run(path)
+    before = api.account.batches
+    _, summary = await run(path)
+    assert (summary.succeeded, api.account.batches) == (12, before)
+
+
+async def test_finished_job_is_replayed_after_a_restart(api: Sandbox) -> None:
+    rows = requests(23)
+    await run(write(rows))
+    async with manager() as running:
+        ids = [result.custom_id async for result in running.job("job").results()]
+    assert Counter(ids) == Counter(row["custom_id"] for row in rows)
+
+
+async def test_results_follow_a_running_job(api: Sandbox) -> None:
+    async with manager() as running:
+        job = await running.submit(requests(31), to="memory:", key="job")
+        results = [result async for result in job.results()]
+    assert len(results) == 31
+    first = results[0]
+    assert first.outcome == "succeeded"
+    assert isinstance(first.message, anthropic.types.Message)
+    assert first.message.content[0].type == "text"
+    assert first.usage is not None
+    assert first.usage.output_tokens == first.message.usage.output_tokens
+    assert first.error is None
+
+
+@pytest.mark.parametrize("packed", ["gz", "zst"])
+async def test_compressed_input(api: Sandbox, packed: str) -> None:
+    rows = requests(25)
+    content = write(rows).read_bytes()
+    path = Path(f"packed.jsonl.{packed}")
+    if packed == "gz":
+        path.write_bytes(gzip.compress(content))
+    else:
+        import zstandard
+
+        path.write_bytes(zstandard.compress(content))
+    await run(path)
+    assert_each_answered("results.jsonl", rows)
+
+
+async def test_async_iterable_of_requests(api: Sandbox) -> None:
+    rows = requests(25)
+
+    async def source() -> Any:
+        for row in rows:
+            yield Request(row["custom_id"], row["params"])
+
+    await run(source())
+    assert_each_answered("results.jsonl", rows)
+
+
+async def test_params_pass_untouched(api: Sandbox) -> None:
+    row = {"custom_id": "x", "params": {**params(1), "thinking": {"type": "enabled", "budget_tokens": 1024}, "new": [1.50]}}
+    path = Path("one.jsonl")
+    line = '{ "custom_id" : "x", "params" : {"max_tokens": 16,  "model":"m", "messages":[], "new": 1.50} }\n'
+    path.write_text(line)
+    await run(path)
+    assert api.account.times(b'{"max_tokens": 16,  "model":"m", "messages":[], "new": 1.50}') == 1
+    del row
+
+
+async def test_requests_with_different_betas_do_not_share_a_batch(api: Sandbox) -> None:
+    rows = [{**row, "betas": [f"beta-{number % 3}"]} for number, row in enumerate(requests(30))]
+    _, summary = await run(rows)
+    assert summary.succeeded == 30
+    assert_each_answered("results.jsonl", rows)
+
+
+async def test_other_content_under_a_key_is_a_conflict_and_changes_nothing(api: Sandbox) -> None:
+    await run(write(requests(12)))
+    before = Path("results.jsonl").read_bytes(), api.account.batches
+    with pytest.raises(JobConflict, match="other content"):
+        await run(write(requests(13)))
+    with pytest.raises(JobConflict, match="destination"):
+        await run(write(requests(12)), to="elsewhere.jsonl")
+    assert (Path("results.jsonl").read_bytes(), api.account.batches) == before
+
+
+@pytest.mark.parametrize(("count", "other"), [(11, "fewer|more"), (13, "fewer"), (12, "other")])
+async def test_other_iterable_under_a_key_is_a_conflict(api: Sandbox, count: int, other: str) -> None:
+    await run(requests(12))
+    again = requests(count)
+    if other == "other":
+        again[3]["params"]["max_tokens"] = 99
+    with pytest.raises(JobConflict, match=other):
+        await run(again)
+    assert api.account.requests == 12
+
+
+async def test_same_iterable_again_resumes(api: Sandbox) -> None:
+    rows = requests(40)
+    taken = 0
+
+    def broken() -> Any:
+        nonlocal taken
+        for row in rows[:25]:
+            taken += 1
+            yield row
+        raise OSError("the database went away")
+
+    with pytest.raises(OSError, match="went away"):
+        await run(broken())
+    _, summary = await run(rows)
+    assert summary.succeeded == 40
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+
+
+async def test_bad_row_in_an_iterable_finishes_what_is_sealed(api: Sandbox) -> None:
+    rows: list[Any] = requests(30)
+    rows[27] = {"custom_id": "bad", "params": {"max_tokens": 0}}
+    async with manager() as running:
+        job = await running.submit(rows, to="memory:bad-row", key="job")
+        with pytest.raises(BadRequest, match="line 28 .*'bad'.*max_tokens"):
+            await job.wait()
+        assert not job.done
+    assert 0 < api.account.requests <= 27
+    assert len(memory.lines("bad-row")) == api.account.requests
+
+
+async def test_duplicate_in_an_iterable_names_both_places(api: Sandbox) -> None:
+    rows = requests(30)
+    rows[25]["custom_id"] = rows[3]["custom_id"]
+    with pytest.raises(BadRequest, match="line 26 .*line 4 already"):
+        await run(rows)
+
+
+async def test_bad_file_sends_nothing_and_leaves_no_job(api: Sandbox) -> None:
+    rows = requests(30)
+    rows[4]["params"]["stream"] = True
+    rows[5]["custom_id"] = ""
+    async with manager() as running:
+        with pytest.raises(BadRequest) as caught:
+            await running.submit(write(rows), to="results.jsonl")
+        assert running.jobs() == []
+    assert [problem.line for problem in caught.value.problems] == [5, 6]
+    assert api.account.requests == 0
+    assert not Path("results.jsonl").exists()
+
+
+async def test_foreign_destination_is_refused_before_anything_is_sent(api: Sandbox) -> None:
+    Path("results.jsonl").write_text("precious\n")
+    with pytest.raises(BackendError, match="results.jsonl"):
+        await run(write(requests(3)))
+    assert Path("results.jsonl").read_text() == "precious\n"
+    assert api.account.requests == 0
+
+
+async def test_many_jobs_at_once_each_into_its_own_backend(api: Sandbox) -> None:
+    rows = {key: [{**row, "params": params(1000 * n + i)} for i, row in enumerate(requests(20))] for n, key in enumerate("abc")}
+    async with manager() as running:
+        jobs = [
+            await running.submit(rows["a"], to="a.jsonl", key="a"),
+            await running.submit(rows["b"], to="b/", key="b"),
+            await running.submit(rows["c"], to="c.db", key="c"),
+        ]
+        summaries = [await job.wait() for job in jobs]
+    assert [summary.succeeded for summary in summaries] == [20, 20, 20]
+    assert_each_answered("a.jsonl", rows["a"])
+
+
+async def test_failing_backend_stops_its_own_job_only(api: Sandbox) -> None:
+    class Broken:
+        async def open(self, shard: Any, /) -> Any:
+            raise BackendError("broken:", "no space on the far side")
+
+        def read(self, sealed: Any, /) -> Any:
+            raise NotImplementedError
+
+        async def finish(self, job: Any, sealed: Any, /) -> str:
+            raise NotImplementedError
+
+        async def aclose(self) -> None:
+            return
+
+    async with manager() as running:
+        bad = await running.submit(requests(20), to=Broken(), key="bad")
+        good = await running.submit([{**r, "params": params(500 + i)} for i, r in enumerate(requests(20))], to="memory:", key="good")
+        with pytest.raises(BackendError, match="far side"):
+            await bad.wait()
+        assert (await good.wait()).succeeded == 20
+
+
+async def test_check_raises_when_a_request_failed(api: Sandbox) -> None:
+    rows = requests(12)
+    rows[5]["params"]["metadata"] = {"user_id": "sandbox:errored:invalid_request_error"}
+    async with manager() as running:
+        job = await running.submit(rows, to="memory:", key="job")
+        with pytest.raises(JobFailed, match="1 of 12"):
+            await job.wait(check=True)
+        assert (await job.wait()).errored == 1
+
+
+async def test_passing_failures_are_retried_and_others_kept(api: Sandbox) -> None:
+    rows = requests(30)
+    marks = {3: "sandbox:errored-once:overloaded_error", 4: "sandbox:expired", 5: "sandbox:errored:not_found_error"}
+    for number, mark in marks.items():
+        rows[number]["params"]["metadata"] = {"user_id": mark}
+    _, summary = await run(rows)
+    assert (summary.succeeded, summary.expired, summary.errored) == (28, 1, 1)
+    outcomes = {line["custom_id"]: line["result"]["type"] for line in lines("results.jsonl")}
+    assert len(outcomes) == len(lines("results.jsonl")) == 30
+    assert outcomes[rows[3]["custom_id"]] == "succeeded"
+    assert outcomes[rows[4]["custom_id"]] == "expired"
+    from conftest import raw_params
+
+    assert [api.account.times(raw_params(rows[n])) for n in (3, 4, 5, 6)] == [2, 3, 1, 1]
+    assert api.account.violated == 0
+
+
+async def test_cancel_gives_every_planned_request_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(seed=1, latency=3600) as slow:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", slow.url)
+        rows = requests(200)
+        async with manager(uploads=2) as running:
+            job = await running.submit(write(rows), to="results.jsonl", key="job")
+            while not job.progress().batches_in_flight:
+                await job._job.change()
+            await job.cancel()
+            summary = await job.wait()
+        assert summary.canceled == summary.requests == len(lines("results.jsonl"))
+        assert slow.account.requests <= summary.requests
+        assert {line["result"]["type"] for line in lines("results.jsonl")} == {"canceled"}
+
+
+async def test_wish_to_cancel_survives_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(seed=1, latency=3600) as slow:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", slow.url)
+        path = write(requests(30))
+        async with manager() as running:
+            job = await running.submit(path, to="results.jsonl", key="job")
+            while job.progress().batches_in_flight < 2:
+                await job._job.change()
+            await job.cancel()
+        async with manager() as running:
+            summary = await running.job("job").wait()
+        assert summary.canceled == summary.requests == len(lines("results.jsonl"))
+
+
+async def test_own_client_and_own_backend(api: Sandbox) -> None:
+    client = sdk(api)
+    lineage_seen: list[str] = []
+
+    async with BatchManager(client=client, config=config()) as running:
+        ref = abatch.JobRef(key="job", lineage="0" * 16)
+        own = await memory.open_("memory:own", ref)
+        job = await running.submit(requests(12), to=own, key="job")
+        assert (await job.wait()).succeeded == 12
+    await client.close()
+    assert len(memory.lines("own")) == 12
+    del lineage_seen
+
+
+async def test_iterable_without_a_key_is_refused(api: Sandbox) -> None:
+    with pytest.raises(ConfigError, match="key"):
+        async with manager() as running:
+            await running.submit(requests(1), to="memory:")
+
+
+async def test_files_are_private(api: Sandbox) -> None:
+    await run(write(requests(12)))
+    for path in [Path(".abatch"), *Path(".abatch").rglob("*"), Path("results.jsonl")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+async def test_neither_key_nor_prompt_stays_in_the_journal(api: Sandbox) -> None:
+    rows = requests(12)
+    rows[0]["params"]["messages"][0]["content"] = "canary-prompt"
+    await run(write(rows))
+    for path in Path(".abatch").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert api.key.encode() not in content, path
+            assert b"canary-prompt" not in content, path
+    assert list(Path(".abatch/spool").iterdir()) == []
+
+
+async def test_journal_belongs_to_one_api(api: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    await run(write(requests(3)))
+    with Sandbox() as other:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", other.url)
+        with pytest.raises(ConfigError, match="belongs to"):
+            await run(write(requests(3)))

@@ -1,0 +1,214 @@
+"""Nothing is paid for twice: every row of table A and B over HTTP, with the sandbox's own account as the judge."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import assert_each_answered, assert_paid_once, config, lines, manager, requests, run, write
+
+from abatch import BatchManager, JobStopped, StillInDoubt
+from abatch.sandbox import Sandbox
+from abatch.sandbox.faults import (
+    CutBody,
+    Foreign,
+    Garbage,
+    LateAccept,
+    NoDate,
+    Redirect,
+    Refuse,
+    ResetAfterAccept,
+    ResetBeforeAccept,
+    SpendLimit,
+    Status,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_every_answer_lost_makes_no_second_batch(api: Sandbox) -> None:
+    api.faults.always("create", ResetAfterAccept())
+    rows = requests(57)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 57
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+
+
+async def test_every_answer_lost_beside_foreign_batches_of_equal_size(api: Sandbox) -> None:
+    api.faults.always("create", ResetAfterAccept())
+    api.faults.always("create", Foreign(count=2))
+    rows = requests(57)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 57
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+    assert api.account.canceled == api.account.deleted == []
+
+
+async def test_create_that_never_arrived_is_sent_again_after_the_grace(api: Sandbox) -> None:
+    api.faults.next("create", ResetBeforeAccept())
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
+async def test_late_batch_is_found(api: Sandbox) -> None:
+    api.faults.next("create", LateAccept(seconds=1.0))
+    rows = requests(8)
+    _, summary = await run(write(rows), grace=timedelta(seconds=5))
+    assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize("fault", [Status(500), Status(529), Status(408), Status(409), Status(502, envelope=False)])
+@pytest.mark.parametrize("accepted", [True, False])
+async def test_doubtful_answer_is_settled_by_the_list(api: Sandbox, fault: Status, accepted: bool) -> None:
+    api.faults.next("create", Status(fault.status, envelope=fault.envelope, accepted=accepted))
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+async def test_proxy_page_is_not_a_refusal(api: Sandbox, status: int) -> None:
+    api.faults.next("create", Status(status, envelope=False, accepted=True))
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize("fault", [Garbage(), CutBody(at=20)])
+async def test_unreadable_acceptance_is_found_and_never_resubmitted(api: Sandbox, fault: Any) -> None:
+    api.faults.next("create", fault)
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422])
+async def test_refusal_stops_the_job_and_handing_over_again_goes_on(api: Sandbox, status: int) -> None:
+    api.faults.next("create", Status(status, "some_error", "no, because"))
+    rows = requests(8)
+    with pytest.raises(JobStopped, match="no, because"):
+        await run(write(rows))
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
+async def test_spend_limit_stops_and_is_not_retried(api: Sandbox) -> None:
+    api.faults.next("create", SpendLimit())
+    with pytest.raises(JobStopped, match="[Rr]aise the spend limit"):
+        await run(write(requests(8)))
+    assert api.account.batches == 0
+
+
+async def test_redirect_is_not_followed(api: Sandbox) -> None:
+    with Sandbox() as elsewhere:
+        api.faults.next("create", Redirect(location=f"{elsewhere.url}/v1/messages/batches"))
+        with pytest.raises(JobStopped, match="redirected"):
+            await run(write(requests(8)))
+        assert elsewhere.account.batches == 0
+
+
+async def test_rate_limit_waits_as_asked(api: Sandbox) -> None:
+    api.faults.next("create", Status(429, "rate_limit_error", "slow down", retry_after=1), times=2)
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
+async def test_too_large_is_split(api: Sandbox) -> None:
+    api.faults.next("create", Status(413, "request_too_large", "too large"), times=3)
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+
+
+async def test_one_request_too_large_gets_the_error_as_its_line(api: Sandbox) -> None:
+    api.faults.always("create", Status(413, "request_too_large", "too large"))
+    _, summary = await run(write(requests(3)))
+    assert summary.errored == 3
+    assert {line["result"]["error"]["error"]["type"] for line in lines("results.jsonl")} == {"request_too_large"}
+
+
+async def test_early_failures_are_tried_again(api: Sandbox) -> None:
+    api.faults.next("create", Refuse(), Refuse())
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
+async def test_reply_without_date_is_a_failed_list(api: Sandbox) -> None:
+    api.faults.next("list", NoDate(), times=2)
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
+async def test_hold_waits_for_an_operator(api: Sandbox) -> None:
+    api.faults.next("create", ResetBeforeAccept())
+    rows = requests(8)
+    with pytest.raises(StillInDoubt, match="abatch resolve"):
+        await run(write(rows), unresolved="hold")
+    assert api.account.batches == 0
+
+
+async def test_other_key_cannot_conclude_from_an_empty_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(seed=3, keys={"old": "one", "new": "two"}) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        api.faults.next("create", ResetAfterAccept())
+        rows = requests(8)
+        path = write(rows)
+        async with BatchManager(config=config(grace=timedelta(hours=1), poll_every=timedelta(hours=1), poll_at_most=timedelta(hours=1))) as running:
+            job = await running.submit(path, to="results.jsonl", key="job")
+            while not job.progress().in_doubt:
+                await job._job.change()
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
+        with pytest.raises(StillInDoubt, match="key or workspace"):
+            await run(path)
+        assert_paid_once(api, rows)
+
+
+async def test_results_cut_and_reset_lose_nothing(api: Sandbox) -> None:
+    from abatch.sandbox.faults import (
+        BlankLine,
+        ConflictingLine,
+        Crlf,
+        CutAtLine,
+        CutInLine,
+        DeepJson,
+        DuplicateLine,
+        ForeignLine,
+        LineSeparator,
+        LoneSurrogate,
+        NotYet,
+        ResetAt,
+        UnparsableLine,
+    )
+
+    for fault in (
+        NotYet(seconds=0.2), CutInLine(lines=2), ResetAt(byte=900), ResetAt(byte=5), DuplicateLine(), ConflictingLine(), ForeignLine(),
+        UnparsableLine(), BlankLine(), LineSeparator(), LoneSurrogate(), Crlf(), DeepJson(depth=5000),
+    ):  # fmt: skip
+        api.faults.next("results", fault)
+    del CutAtLine
+    rows = requests(130)
+    _, summary = await run(write(rows))
+    assert summary.requests == sum((summary.succeeded, summary.errored)) == 130
+    found = Path("results.jsonl").read_bytes().split(b"\n")
+    assert len(found) == 131
+    assert_paid_once(api, rows)
