@@ -105,7 +105,7 @@ class Sink(Protocol):
         ...
 
     async def discard(self) -> None:
-        """Give up: free what is held; lines not yet visible are dropped. Called instead of `seal`, never after it."""
+        """Give up: free what is held; lines not yet visible are dropped. Called instead of `seal`, or after it failed."""
         ...
 
 
@@ -128,12 +128,13 @@ class Backend(Protocol):
         """Assemble and mark complete, in the order given; return the location for people.
 
         Repeatable: called again with the same arguments, also by a later process, it changes nothing. A crash
-        at any point inside is followed by a call with the same arguments.
+        at any point inside is followed by a call with the same arguments. Once the location is on record it is
+        called with `job.finished` set: until then keep whatever proves that the destination is this job's.
         """
         ...
 
     async def aclose(self) -> None:
-        """Free connections and descriptors. Nothing that was sealed depends on it."""
+        """Free connections and descriptors, also of sinks still open. Nothing that was sealed depends on it."""
         ...
 
 

@@ -288,8 +288,7 @@ class BatchManager:
         return run
 
     def _start(self, run: JobRun, *, may_submit: bool) -> None:
-        run.may_submit = may_submit
-        run.over = anyio.Event()
+        run.begin(may_submit=may_submit)
         self._group.start_soon(run.run)
 
     def _handle(self, job: JobRecord) -> Job:

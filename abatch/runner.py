@@ -146,15 +146,19 @@ class JobRun:
 
     # ---- the run ----------------------------------------------------------------------------------------------
 
+    def begin(self, *, may_submit: bool) -> None:
+        """Say that `run` comes next."""
+        self.may_submit = may_submit
+        self.error = None
+        self.over = anyio.Event()
+
     async def run(self) -> None:
-        """Do everything that can be done now.
+        """Do everything that can be done now; after `begin`.
 
         Raises:
             JournalError: nothing can go on.
 
         """
-        self.over = anyio.Event()
-        self.error = None
         try:
             await self._run()
         except (JournalError, anyio.get_cancelled_exc_class()):
@@ -308,6 +312,7 @@ class JobRun:
             return
         location = await backend.finish(self.ref(), self.sealed())
         await self._shop.ledger.record(Entry(job.job, Finished(location=location)))
+        await backend.finish(self.ref(), self.sealed())  # now that it is on record, what proved it ours may go
         self._assembled = True
         log.info("job_finished", job=job.key, location=location)
 

@@ -7,7 +7,7 @@ import tempfile
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
@@ -22,10 +22,16 @@ from abatch.errors import ConfigError
 from abatch.intake import FileInput, check_file
 from abatch.pacing import LIMITS
 from abatch.planner import SPREAD
-from abatch.prices import BATCH_DISCOUNT, PriceList, load
-from abatch.request import Row, from_line
+from abatch.prices import BATCH_DISCOUNT, load
+from abatch.request import from_line
 from abatch.result import Usage
 from abatch.wire import body_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from abatch.prices import PriceList
+    from abatch.request import Row
 
 __all__ = ["Estimate", "estimate", "estimate_file", "rows_of"]
 
@@ -79,7 +85,7 @@ async def estimate_file(path: Path, *, config: Config, prices: PriceList) -> Est
     return await threads.run(_measure, path, config, prices)
 
 
-def rows_of(path: Path, *, longest: int) -> Any:  # noqa: ANN401 - see the next line
+def rows_of(path: Path, *, longest: int) -> Iterator[tuple[bytes, Row]]:
     """The checked rows of a file with their raw lines, a block at a time in memory."""
     with closing(FileInput(path, longest=longest)) as file:
         while block := file.block():

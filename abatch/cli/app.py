@@ -1,0 +1,51 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from abatch.cli.estimate import estimate
+from abatch.cli.run import run
+from abatch.cli.sandbox import sandbox
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="abatch",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"abatch {version('abatch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def abatch(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Very large jobs on the Message Batches API: streamed, resumable, and never paid for twice.
+
+    Exit status of every command: 0 all is well; 1 finished, some requests failed or are missing; 2 bad input or
+    usage; 3 cannot go on now, running again resumes; 130 interrupted.
+    """
+
+
+for command in (run, estimate, sandbox):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    app()

@@ -1,0 +1,271 @@
+"""Hand a job over, follow it to its end, and say what it came to: what `run` and `retry` have in common."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import typer
+
+from abatch.backend import normalize
+from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
+from abatch.cli.follow import follow, summary_json, summary_table
+from abatch.cli.places import DEFAULT_JOURNAL, relative_url, shown
+from abatch.cli.sandbox import SANDBOX_JOURNAL, sandbox_beside
+from abatch.cli.screen import configure_logs
+from abatch.cli.text import clean
+from abatch.config import Config
+from abatch.errors import ApiError, BackendError, BadRequest, JobStopped
+from abatch.manager import BatchManager
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from anyio.abc import TaskStatus
+
+    from abatch.cli.screen import Screen
+    from abatch.config import Tier, Unresolved
+    from abatch.job import Job
+
+__all__ = ["Order", "Surroundings", "config_of", "drive", "journal_of"]
+
+SLOWER: Final = 4
+"""The wait between two looks at the list grows up to this many times the first."""
+SANDBOX_POLL, SANDBOX_GRACE = 0.2, 2.0
+"""On this machine nothing is late, so a doubt is settled at once."""
+HUSHED: Final = frozenset({"grace_below_the_bounds"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """The job to hand over."""
+
+    requests: Path | AsyncIterator[bytes]
+    to: str
+    key: str | None = None
+    betas: tuple[str, ...] = ()
+    user_profile_id: str | None = None
+    workspace_id: str | None = None
+    tries: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Where and how it runs."""
+
+    journal: Path
+    config: Config
+    screen: Screen
+    prices: str | None = None
+    sandbox: str | None = None
+    """Latency of a sandbox beside us; None for the real API."""
+    json: bool = False
+
+
+@dataclass(slots=True)
+class _Course:
+    """How far a run came."""
+
+    key: str | None = None
+    job: Job | None = None
+    error: Exception | None = None
+    interrupted: bool = False
+
+    @property
+    def status(self) -> int:
+        """The exit status this comes to."""
+        match self.error:
+            case BadRequest() if self.job is not None:
+                return FAILED
+            case BackendError() if self.job is None:
+                return BAD_INPUT
+            case Exception():
+                return status_of(self.error)
+            case None if self.interrupted:
+                return INTERRUPTED
+            case None:
+                assert self.job is not None
+                return OK if self.job.summary().ok else FAILED
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the same command, run again, goes on from here."""
+        unfinished = self.job is None or not self.job.done
+        return self.status in (STUCK, INTERRUPTED) or (self.status == FAILED and unfinished)
+
+
+def journal_of(journal: Path | None, *, sandbox: bool) -> Path:
+    """The journal that was named, or the one that goes without saying."""
+    return journal or (SANDBOX_JOURNAL if sandbox else DEFAULT_JOURNAL)
+
+
+def config_of(
+    *,
+    sandbox: bool,
+    requests_per_batch: int | None = None,
+    bytes_per_batch: int | None = None,
+    poll_interval: float | None = None,
+    grace: float | None = None,
+    unresolved: Unresolved = "resubmit",
+    tier: Tier = "start",
+) -> Config:
+    """The settings that the options come to.
+
+    Raises:
+        ConfigError: one of them cannot work.
+
+    """
+    poll = SANDBOX_POLL if poll_interval is None and sandbox else poll_interval
+    grace = SANDBOX_GRACE if grace is None and sandbox else grace
+    given: dict[str, Any] = {  # Any: the fields differ in type, and Config checks them
+        "requests_per_batch": requests_per_batch,
+        "bytes_per_batch": bytes_per_batch,
+        "poll_every": None if poll is None else timedelta(seconds=poll),
+        "poll_at_most": None if poll is None else timedelta(seconds=poll * SLOWER),
+        "grace": None if grace is None else timedelta(seconds=grace),
+    }
+    return Config(unresolved=unresolved, tier=tier, **{name: value for name, value in given.items() if value is not None})
+
+
+def drive(order: Order, around: Surroundings) -> None:
+    """Run the job to its end.
+
+    Raises:
+        typer.Exit: always, with the status.
+
+    """
+    screen, course = around.screen, _Course()
+    with reported(screen), ExitStack() as beside:
+        configure_logs(screen, hush=HUSHED if around.sandbox is not None else frozenset())
+        try:
+            if around.sandbox is not None:
+                beside.enter_context(sandbox_beside(SANDBOX_JOURNAL, latency=around.sandbox))
+                screen.say("This is the sandbox: every answer is synthetic, nothing is sent to the real API.")
+            anyio.run(partial(_until_interrupted, order, around, course))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and --json tells it too
+            course.error = error
+        _conclude(course, around)
+    raise typer.Exit(course.status)
+
+
+async def _until_interrupted(order: Order, around: Surroundings, course: _Course) -> None:
+    async with anyio.create_task_group() as group:
+        running = anyio.CancelScope()
+        await group.start(_watch_signals, running, around.screen, course)
+        with running:
+            try:
+                await _run(order, around, course)
+            except Exception as error:  # noqa: BLE001 - kept out of the group, which would wrap it
+                course.error = error
+        group.cancel_scope.cancel()
+
+
+async def _watch_signals(
+    running: anyio.CancelScope, screen: Screen, course: _Course, *, task_status: TaskStatus[None]
+) -> None:
+    """The first Ctrl-C or SIGTERM ends the run in good order, the second at once: the journal makes that safe."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for _ in signals:
+            if course.interrupted:
+                os._exit(INTERRUPTED)
+            course.interrupted = True
+            running.cancel()
+            screen.complain(
+                "Interrupted: nothing new is sent; waiting up to 30 s for answers that are on their way. "
+                "Once more ends at once, and is safe, too."
+            )
+
+
+async def _run(order: Order, around: Surroundings, course: _Course) -> None:
+    screen = around.screen
+    journal = Path(os.path.abspath(around.journal))  # noqa: PTH100 - links stay as they were given
+    manager = BatchManager(journal, config=around.config, resume="given", prices=around.prices)
+    url = normalize(order.to)
+    course.key = order.key
+    if course.key is None:
+        path = order.requests if isinstance(order.requests, Path) else None
+        course.key = manager.default_key(path, relative_url(journal, url))
+    screen.say(f"key          {course.key}\njournal      {around.journal}\ndestination  {shown(url)}")
+    async with manager:
+        await _check_api(manager, course.key, order.workspace_id)
+        job = course.job = await manager.submit(
+            order.requests,  # type: ignore[arg-type]  # raw lines are taken, too
+            to=order.to,
+            key=course.key,
+            betas=order.betas,
+            user_profile_id=order.user_profile_id,
+            workspace_id=order.workspace_id,
+            tries=order.tries,
+        )
+        others = [other.key for other in manager.jobs() if not other.done and other.key != job.key]
+        if others:
+            screen.say(f"also unfinished here, polled but not submitted: {', '.join(others)}")
+        await follow(job, screen)
+
+
+async def _check_api(manager: BatchManager, key: str, workspace_id: str | None) -> None:
+    """Make sure that the API is there and takes the key, before time is spent on planning.
+
+    Raises:
+        ApiError: it cannot be reached.
+        JobStopped: it refuses the key.
+
+    """
+    try:
+        await manager.check_api(workspace_id)
+    except ApiError as failure:
+        if failure.status in (401, 403):
+            raise JobStopped(key, str(failure), "Check ANTHROPIC_API_KEY, then run the same command again.") from failure
+        if failure.status is None:
+            raise ApiError(
+                "the API cannot be reached",
+                message=f"{failure.message}. Check the network and ANTHROPIC_BASE_URL, then run the same command again",
+            ) from failure
+        # anything else passes, or stops the job where it is sure
+
+
+def _conclude(course: _Course, around: Surroundings) -> None:
+    """Say how it ended."""
+    screen, job = around.screen, course.job
+    if course.error is not None:
+        screen.complain(tell(course.error))
+    elif job is not None and job.done and not around.json:
+        screen.show(summary_table(job.summary()))
+    resume = shlex.join(["abatch", *sys.argv[1:]])
+    if course.goes_on:
+        screen.complain(f"To go on: {resume}")
+    if around.json:
+        screen.give(
+            {
+                "key": course.key,
+                "journal": clean(around.journal),
+                "state": "done" if job is not None and job.done else "unfinished",
+                "exit_status": course.status,
+                "error": None if course.error is None else _error_json(course.error),
+                "resume": resume if course.goes_on else None,
+                **({} if job is None else summary_json(job.summary())),
+            }
+        )
+
+
+def _error_json(error: Exception) -> dict[str, Any]:
+    """An error as a JSON object."""
+    told: dict[str, Any] = {"type": type(error).__name__, "text": clean(tell(error), lines=True)}
+    if isinstance(error, BadRequest):
+        told["problems"] = [
+            {"line": each.line, "custom_id": each.custom_id, "why": each.why} for each in error.problems
+        ]
+    if isinstance(error, JobStopped):
+        told |= {"reason": error.reason, "remedy": error.remedy}
+    return told
+

@@ -1,0 +1,136 @@
+"""Show how a job comes along while it runs, and what it came to."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import msgspec
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from abatch.cli.places import shown
+from abatch.cli.screen import table
+from abatch.cli.text import clean, duration, money, words
+from abatch.log import log
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from abatch.cli.screen import Screen
+    from abatch.job import Job
+    from abatch.ledger import Progress
+    from abatch.result import Summary
+
+__all__ = ["follow", "summary_json", "summary_table"]
+
+FRAME: Final = 0.25
+LINE: Final = 10.0
+"""Seconds between two lines of progress where nobody watches a bar."""
+
+
+async def follow(job: Job, screen: Screen) -> Summary:
+    """Wait for the job, and meanwhile move a bar, or write a line now and then.
+
+    Raises:
+        as `Job.wait`.
+
+    """
+    if screen.live:
+        view = _Bar(job)
+        with Live(get_renderable=view.render, console=screen.messages, auto_refresh=False, transient=True) as bar:
+            while True:
+                bar.refresh()
+                with anyio.move_on_after(FRAME):
+                    return await job.wait()
+    began, before = time.monotonic(), job.progress().sealed
+    try:
+        while True:
+            with anyio.move_on_after(LINE):
+                return await job.wait()
+            _write_line(job, began, before)
+    finally:
+        _write_line(job, began, before)
+
+
+def _write_line(job: Job, began: float, before: int) -> None:
+    progress = job.progress()
+    elapsed = time.monotonic() - began
+    log.info(
+        "progress",
+        job=job.key,
+        planned=progress.planned,
+        submitted=progress.submitted,
+        in_flight=progress.in_flight,
+        sealed=progress.sealed,
+        failed=progress.failed,
+        total=progress.total,
+        batches_in_flight=progress.batches_in_flight,
+        in_doubt=progress.in_doubt,
+        per_second=round((progress.sealed - before) / max(elapsed, 0.001), 1),
+        elapsed_seconds=round(elapsed, 1),
+    )
+
+
+class _Bar:
+    """A job's progress as a person sees it: a bar over one line of numbers."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._began, self._before = time.monotonic(), job.progress().sealed
+
+    def render(self) -> RenderableType:
+        """The frame for now."""
+        progress = self._job.progress()
+        elapsed = time.monotonic() - self._began
+        rate = (progress.sealed - self._before) / max(elapsed, 0.001)
+        text = Text(numbers(progress) + f" · {rate:,.0f}/s · {duration(elapsed)}")
+        return Group(ProgressBar(total=progress.total, completed=progress.sealed), text)
+
+
+def numbers(progress: Progress) -> str:
+    """A job's progress on one line."""
+    return words(
+        (
+            f"planned {progress.planned:,}" + ("" if progress.total is None else f" of {progress.total:,}"),
+            f"submitted {progress.submitted:,}",
+            f"in flight {progress.in_flight:,} in {progress.batches_in_flight:,} batches",
+            f"sealed {progress.sealed:,}",
+            f"failed {progress.failed:,}",
+            f"in doubt {progress.in_doubt}" if progress.in_doubt else "",
+            f"held {progress.held}" if progress.held else "",
+        )
+    )
+
+
+def summary_table(summary: Summary) -> RenderableType:
+    """What a job came to, as a table."""
+    usage = summary.usage
+    rows = [
+        ("requests", f"{summary.requests:,}"),
+        ("succeeded", f"{summary.succeeded:,}"),
+        *(
+            (name, f"{count:,}")
+            for name in ("errored", "expired", "canceled", "other", "missing")
+            if (count := getattr(summary, name))
+        ),
+        ("batches", f"{summary.batches:,}" + (f" ({summary.retried:,} requests tried again)" * bool(summary.retried))),
+        ("tokens", f"{usage.prompt_tokens:,} in, {usage.output_tokens:,} out"),
+        ("cost", money(summary.cost)),
+        ("synchronous cost", money(summary.synchronous_cost)),
+        ("time", duration(summary.seconds)),
+        ("results", shown(summary.location)),
+    ]
+    if summary.duplicates:
+        rows.append(("accepted twice", f"{summary.duplicates:,}: see docs/reliability.md"))
+    return table("", "", rows=rows)
+
+
+def summary_json(summary: Summary) -> dict[str, Any]:
+    """What a job came to, as a JSON object."""
+    values = {name: value for name, value in asdict(summary).items() if name != "usage"}
+    return {**values, "location": clean(summary.location), "usage": msgspec.structs.asdict(summary.usage), "ok": summary.ok}

@@ -1,0 +1,144 @@
+"""`abatch run`: hand a file or stdin over, or hand it over again, and follow it to its end."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import anyio
+import typer
+
+from abatch import threads
+from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
+from abatch.cli.estimate import as_json, estimate_file, rows_to_show
+from abatch.cli.exits import perform, reported
+from abatch.cli.options import JsonOption, QuietOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.places import DEFAULT_JOURNAL
+from abatch.cli.sandbox import SANDBOX_JOURNAL
+from abatch.cli.screen import Screen, table
+from abatch.config import Tier, Unresolved  # noqa: TC001 - typer reads the annotations
+from abatch.errors import ConfigError
+from abatch.backend import normalize
+from abatch.prices import load
+from abatch.wire import LineReader
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from abatch.config import Config
+
+__all__ = ["run"]
+
+STDIN: Final = "-"
+BLOCK: Final = 2**20
+
+
+def run(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A file of JSON lines (.gz, .zst), or - for stdin.")],
+    to: Annotated[str, typer.Option(metavar="DEST", help="results.jsonl, results/, results.db, s3://bucket/prefix")],
+    journal: Annotated[
+        Path | None,
+        typer.Option(help=f"The journal's folder; {DEFAULT_JOURNAL} if not given, {SANDBOX_JOURNAL} for --sandbox."),
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="The job's name; needed for stdin.")] = None,
+    max_batch_requests: Annotated[int | None, typer.Option(help="Requests in one batch at most. [10000]")] = None,
+    max_batch_bytes: Annotated[int | None, typer.Option(help="Bytes of one batch at most. [240000000]")] = None,
+    max_tries: Annotated[
+        int, typer.Option(help="How often a request is sent that expires or fails for a passing reason.")
+    ] = 3,
+    poll_interval: Annotated[float | None, typer.Option(help="Seconds between two looks; grows fourfold. [15]")] = None,
+    grace: Annotated[
+        float | None, typer.Option(help="Seconds an unanswered create may still appear. [1800; less is not safe]")
+    ] = None,
+    unresolved: Annotated[
+        Unresolved, typer.Option(help="What to do with a create that was not answered and never appeared.")
+    ] = "resubmit",
+    tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
+    beta: Annotated[list[str] | None, typer.Option(help="A value of anthropic-beta; may be repeated.")] = None,
+    workspace: Annotated[str | None, typer.Option(help="The workspace of every call.")] = None,
+    prices: Annotated[Path | None, typer.Option(help="A price file of your own.")] = None,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Try it out: synthetic answers, no key, no cost.")] = False,
+    sandbox_latency: Annotated[str, typer.Option(hidden=True, envvar="ABATCH_SANDBOX_LATENCY")] = "1,3",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the input and estimate; send nothing.")] = False,
+    quiet: QuietOption = False,
+    as_json_: JsonOption = False,
+) -> None:
+    """Run a job to its end. The same command again resumes it, whatever happened.
+
+    Exit status: 0 every request succeeded; 1 finished, some failed or are missing; 2 bad input, nothing submitted;
+    3 cannot go on now; 130 interrupted.
+
+    Example: abatch run requests.jsonl --to results.jsonl
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the API key
+    screen = Screen(quiet=quiet)
+    with reported(screen):
+        config = config_of(
+            sandbox=sandbox,
+            requests_per_batch=max_batch_requests,
+            bytes_per_batch=max_batch_bytes,
+            poll_interval=poll_interval,
+            grace=grace,
+            unresolved=unresolved,
+            tier=tier,
+        )
+        normalize(to)
+        if source == STDIN and key is None:
+            raise ConfigError("requests from stdin have no name: give the job one with --key")
+    price_file = None if prices is None else str(prices)
+    if dry_run:
+        _dry_run(source, config, price_file, screen, as_json_=as_json_)
+        return
+    drive(
+        Order(
+            requests=_stdin_lines() if source == STDIN else Path(source),
+            to=to,
+            key=key,
+            betas=tuple(beta or ()),
+            workspace_id=workspace,
+            tries=max_tries,
+        ),
+        Surroundings(
+            journal=journal_of(journal, sandbox=sandbox),
+            config=config,
+            screen=screen,
+            prices=price_file,
+            sandbox=sandbox_latency if sandbox else None,
+            json=as_json_,
+        ),
+    )
+
+
+def _dry_run(source: str, config: Config, prices: str | None, screen: Screen, *, as_json_: bool) -> None:
+    async def work() -> None:
+        if source == STDIN:
+            raise ConfigError("--dry-run needs a file: stdin can be read only once")
+        made = await estimate_file(Path(source), config=config, prices=load(prices))
+        if as_json_:
+            screen.give(as_json(made))
+            return
+        screen.output.print(table("", "", rows=rows_to_show(made)))
+        screen.say("Nothing was sent.")
+
+    perform(work)
+
+
+async def _stdin_lines() -> AsyncIterator[bytes]:
+    """The lines of stdin, in blocks as they come; waiting for more can be cancelled."""
+    descriptor = sys.stdin.fileno()
+    reader, waits = LineReader(), True
+    while True:
+        if waits:
+            try:
+                await anyio.wait_readable(descriptor)
+            except OSError:  # a plain file never makes one wait
+                waits = False
+        block = await threads.run(os.read, descriptor, BLOCK)
+        for line in reader.feed(block) if block else reader.end():
+            if line.strip():
+                yield line.strip()
+        if not block:
+            return

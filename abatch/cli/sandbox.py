@@ -1,0 +1,158 @@
+"""`abatch sandbox`, and the sandbox that `--sandbox` runs beside a command: a Batches API with synthetic answers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from abatch import threads
+from abatch.cli.exits import reported
+from abatch.cli.screen import Screen
+from abatch.errors import BackendUnavailable, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+__all__ = ["SANDBOX_JOURNAL", "sandbox", "sandbox_beside"]
+
+SANDBOX_JOURNAL: Final = Path(".abatch-sandbox")
+PATIENCE: Final = 8.0
+"""Seconds that the sandbox of a run that was killed may take to go, and this one to start."""
+KEY: Final = "sandbox-key"
+FOREIGN: Final = ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_CUSTOM_HEADERS", "ANTHROPIC_PROFILE")
+"""Settings for the real API, which the sandbox shall not see."""
+
+
+@contextmanager
+def sandbox_beside(folder: Path, *, latency: str) -> Iterator[str]:
+    """Run a sandbox as a child that ends with this process, and point the environment at it; yields its URL.
+
+    A journal belongs to one address, so the port is chosen once and kept in `folder`.
+
+    Raises:
+        BackendUnavailable: the sandbox's packages are not installed.
+        ConfigError: it does not start.
+
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    port = _port_of(folder)
+    with tempfile.TemporaryFile() as said:
+        child, url = _start(folder, port, latency, said)
+        try:
+            (folder / "port").write_text(f"{url.rpartition(':')[2]}\n")
+            _point_at(url)
+            yield url
+        finally:
+            assert child.stdin is not None
+            child.stdin.close()
+            child.terminate()
+            child.wait()
+
+
+def _port_of(folder: Path) -> int:
+    try:
+        return int((folder / "port").read_text())
+    except FileNotFoundError:
+        return 0
+    except ValueError as unreadable:
+        raise ConfigError(f"{folder / 'port'} holds no port; remove {folder} to begin anew") from unreadable
+
+
+def _start(folder: Path, port: int, latency: str, said: IO[bytes]) -> tuple[subprocess.Popen[str], str]:
+    """Start it; once more while that of a run that was killed is still on its way out."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        if _is_free(port):
+            command = [sys.executable, "-m", "abatch.sandbox", "--exit-with-parent", "--port", str(port)]
+            child = subprocess.Popen(  # noqa: S603 - our own module, and arguments that were checked
+                [*command, "--state", str(folder / "server"), "--latency", latency],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for us: it ends when its stdin does
+            )
+            assert child.stdout is not None
+            if url := child.stdout.readline().strip():
+                return child, url
+            child.wait()
+            said.seek(0)
+            why = said.read().decode(errors="replace").strip().rpartition("\n")[2]
+            if "No module named" in why:
+                raise BackendUnavailable("the sandbox", "sandbox")
+        else:
+            why = f"port {port} is taken"
+        if time.monotonic() > until:
+            raise ConfigError(
+                f"the sandbox does not start: {why}. This journal belongs to port {port} (kept in {folder / 'port'}): "
+                f"end what holds it, or remove {folder} to begin anew"
+            )
+        time.sleep(0.1)
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _point_at(url: str) -> None:
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+    os.environ |= {
+        "ANTHROPIC_BASE_URL": url,
+        "ANTHROPIC_API_KEY": KEY,
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
+
+
+def sandbox(
+    port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8790,
+    state: Annotated[Path | None, typer.Option(help="A folder that keeps what was accepted.")] = None,
+    latency: Annotated[str, typer.Option(help="Seconds to the end of a batch, or LOW,HIGH.")] = "1,3",
+    errored: Annotated[float, typer.Option(min=0, max=1, help="Share of requests that error.")] = 0.0,
+    expired: Annotated[float, typer.Option(min=0, max=1, help="Share of requests that expire.")] = 0.0,
+) -> None:
+    """Serve a Batches API with synthetic answers on this machine, until Ctrl-C.
+
+    Example: abatch sandbox --port 8790 --state sandbox-state --errored 0.01
+    """
+    screen = Screen()
+    with reported(screen):
+        try:
+            from abatch.sandbox.__main__ import seconds_range  # noqa: PLC0415 - an extra
+            from abatch.sandbox.answers import Outcomes  # noqa: PLC0415
+            from abatch.sandbox.server import Sandbox, serve  # noqa: PLC0415
+        except ModuleNotFoundError as missing:
+            raise BackendUnavailable("the sandbox", "sandbox") from missing
+        try:
+            lasting = seconds_range(latency)
+        except ValueError as bad:
+            raise ConfigError(f"--latency must be SECONDS or LOW,HIGH, got {latency!r}") from bad
+
+        def announce(url: str) -> None:
+            screen.output.out(url)
+            screen.say(
+                "Answers are synthetic. To use it from another shell:\n"
+                f"  export ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY={KEY}"
+            )
+
+        served = Sandbox(
+            port=port, state=state, latency=lasting, outcome=Outcomes(errored=errored, expired=expired)
+        )
+        try:
+            serve(served, bound=announce)
+        except OSError as taken:
+            raise ConfigError(f"port {port} cannot be used: {taken.strerror}; choose another with --port") from taken
