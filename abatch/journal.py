@@ -6,7 +6,7 @@
       spool/            sealed request bodies
       missing/          ids of rows that have no result, per shard
 
-*Fence*: fact n of a shard can be appended once. Of two processes that race on a shard, the loser gets `Overtaken`
+*Fence*: fact n of a shard, and cut n of a job, can be appended once. Of two processes that race on a shard, the loser gets `Overtaken`
 and reads the facts again. Other processes may read, and append wishes (cancel, resolve); the driver sees them
 within a second. After a failed write or fsync nothing more is written through this connection, and the manager
 ends: what a disk did with a failed fsync cannot be known, so it is never tried again.
@@ -54,12 +54,13 @@ CREATE TABLE facts (
     seq INTEGER PRIMARY KEY,
     job INTEGER NOT NULL REFERENCES jobs,
     shard INTEGER,              -- NULL: a fact of the job itself
-    n INTEGER,                  -- position among the shard's facts
+    n INTEGER,                  -- position among the shard's facts, or among the job's cuts
     at REAL NOT NULL,           -- seconds since the epoch, by this machine's clock
     writer INTEGER NOT NULL,    -- who appended it: one number per open journal
     fact BLOB NOT NULL          -- JSON
 );
 CREATE UNIQUE INDEX fence ON facts (shard, n) WHERE shard IS NOT NULL;
+CREATE UNIQUE INDEX cuts ON facts (job, n) WHERE shard IS NULL;
 """
 
 
@@ -71,7 +72,7 @@ class Overtaken(AbatchError):
 
 
 class Entry(NamedTuple):
-    """A fact to append: to the job, or at position `n` of a shard."""
+    """A fact to append: to the job, or at position `n` of a shard; a `Cut` at position `n` of the job's cuts."""
 
     job: int
     fact: Fact

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 import anyio
 
-from abatch.errors import JournalCorrupt
+from abatch.errors import IllegalTransition, JournalCorrupt
 from abatch.facts import (
     Abandoned,
     CancelWished,
@@ -118,6 +118,8 @@ class JobRecord:
     stopped: Stopped | None = None
     finished: Finished | None = None
     duplicates: int = 0
+    cuts: int = 0
+    """How many cuts there were: the position of the next."""
     parts: int = 0
     """Part numbers given out."""
     _changed: anyio.Event | None = None
@@ -153,6 +155,7 @@ class JobRecord:
                 raise AssertionError("a job has one first fact")
             case Cut():
                 self.cut = fact
+                self.cuts += 1
             case CancelWished():
                 self.cancel_wished = True
             case ResolveWished():
@@ -355,11 +358,19 @@ class Ledger:
         states: dict[int, State | None] = {}
         for entry in entries:
             if entry.shard is None:
+                if isinstance(entry.fact, Cut):
+                    self._check_cut(self.jobs[entry.job], entry.fact, entries)
                 continue
             record = self.jobs[entry.job].shards.get(entry.shard)
             state = states.get(entry.shard, None if record is None else record.state)
             fact: ShardFact = entry.fact  # type: ignore[assignment]  # facts at a shard are shard facts
             states[entry.shard] = after(state, fact)
+
+    def _check_cut(self, job: JobRecord, cut: Cut, entries: tuple[Entry, ...]) -> None:
+        """A cut plans just the rows between the last position and its own."""
+        planned = sum(entry.fact.rows for entry in entries if isinstance(entry.fact, Planned))
+        if job.cut.last or cut.rows != job.cut.rows + planned:
+            raise IllegalTransition(job.cut, cut)
 
     async def refresh(self) -> bool:
         """Take in what other processes appended; whether there was anything."""

@@ -249,7 +249,7 @@ class Planner:
             )
             entries.append(Entry(self._job.job, planned, number, 0))
         self._open.clear()
-        await self._ledger.record(*entries, Entry(self._job.job, cut))
+        await self._ledger.record(*entries, Entry(self._job.job, cut, n=self._job.cuts))
         self._cut_made()
         return not cut.last and await self._may_fill()
 

@@ -181,7 +181,13 @@ class JobRun:
         self._site.may_submit = self.may_submit = True
         await self._resume()
         self._drive_open_shards()
+        self._start_planning()
+
+    def _start_planning(self) -> None:
+        """One planner at a time: a second would plan the same rows again."""
+        assert self._group is not None
         if not self._planning:
+            self._planning = True
             self._group.start_soon(self._plan)
 
     async def _resume(self) -> None:
@@ -196,11 +202,12 @@ class JobRun:
             async with anyio.create_task_group() as group:
                 self._group = group
                 self._drive_open_shards()
-                group.start_soon(self._plan)
+                self._start_planning()
         except BaseExceptionGroup as several:
             raise _first(several) from several
         finally:
             self._group = None
+            self._planning = False
         if self.error is None and self._is_complete():
             await self._finish()
 
@@ -266,7 +273,6 @@ class JobRun:
         shop, job = self._shop, self.job
         planner = Planner(shop.ledger, job, shop.config, room=self._room_for_shards, cut_made=self._drive_open_shards)
         source = job.submitted.source
-        self._planning = True
         try:
             if isinstance(source, FileSource):
                 if self.input_path is not None and not job.cancel_wished:

@@ -8,8 +8,13 @@ from typing import Annotated
 import typer
 
 from abatch.cli.estimate import estimate
+from abatch.cli.identify import identify
+from abatch.cli.results import results
+from abatch.cli.retry import retry
 from abatch.cli.run import run
 from abatch.cli.sandbox import sandbox
+from abatch.cli.status import status
+from abatch.cli.steer import cancel, resolve
 
 __all__ = ["app", "main"]
 
@@ -42,8 +47,15 @@ def abatch(
     """
 
 
-for command in (run, estimate, sandbox):
-    app.command()(command)
+app.command()(run)
+app.command()(status)
+app.command()(results)
+app.command()(cancel)
+app.command()(retry)
+app.command()(resolve)
+app.command("id")(identify)
+app.command()(estimate)
+app.command()(sandbox)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import typer
 from abatch.backend import normalize
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import follow, summary_json, summary_table
-from abatch.cli.places import DEFAULT_JOURNAL, relative_url, shown
+from abatch.cli.places import DEFAULT_JOURNAL, folder_of, relative_url, shown
 from abatch.cli.sandbox import SANDBOX_JOURNAL, sandbox_beside
 from abatch.cli.screen import configure_logs
 from abatch.cli.text import clean
@@ -28,7 +28,7 @@ from abatch.errors import ApiError, BackendError, BadRequest, JobStopped
 from abatch.manager import BatchManager
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from anyio.abc import TaskStatus
 
@@ -90,11 +90,10 @@ class _Course:
                 return BAD_INPUT
             case Exception():
                 return status_of(self.error)
-            case None if self.interrupted:
-                return INTERRUPTED
-            case None:
-                assert self.job is not None
+            case None if self.job is not None and self.job.done:
                 return OK if self.job.summary().ok else FAILED
+            case None:
+                return INTERRUPTED
 
     @property
     def goes_on(self) -> bool:
@@ -133,7 +132,9 @@ def config_of(
         "poll_at_most": None if poll is None else timedelta(seconds=poll * SLOWER),
         "grace": None if grace is None else timedelta(seconds=grace),
     }
-    return Config(unresolved=unresolved, tier=tier, **{name: value for name, value in given.items() if value is not None})
+    return Config(
+        unresolved=unresolved, tier=tier, **{name: value for name, value in given.items() if value is not None}
+    )
 
 
 def drive(order: Order, around: Surroundings) -> None:
@@ -188,7 +189,7 @@ async def _watch_signals(
 
 async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     screen = around.screen
-    journal = Path(os.path.abspath(around.journal))  # noqa: PTH100 - links stay as they were given
+    journal = folder_of(around.journal)
     manager = BatchManager(journal, config=around.config, resume="given", prices=around.prices)
     url = normalize(order.to)
     course.key = order.key
@@ -225,7 +226,9 @@ async def _check_api(manager: BatchManager, key: str, workspace_id: str | None) 
         await manager.check_api(workspace_id)
     except ApiError as failure:
         if failure.status in (401, 403):
-            raise JobStopped(key, str(failure), "Check ANTHROPIC_API_KEY, then run the same command again.") from failure
+            raise JobStopped(
+                key, str(failure), "Check ANTHROPIC_API_KEY, then run the same command again."
+            ) from failure
         if failure.status is None:
             raise ApiError(
                 "the API cannot be reached",
@@ -268,4 +271,3 @@ def _error_json(error: Exception) -> dict[str, Any]:
     if isinstance(error, JobStopped):
         told |= {"reason": error.reason, "remedy": error.remedy}
     return told
-

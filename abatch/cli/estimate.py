@@ -28,7 +28,7 @@ from abatch.result import Usage
 from abatch.wire import body_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from abatch.prices import PriceList
     from abatch.request import Row
@@ -85,7 +85,7 @@ async def estimate_file(path: Path, *, config: Config, prices: PriceList) -> Est
     return await threads.run(_measure, path, config, prices)
 
 
-def rows_of(path: Path, *, longest: int) -> Iterator[tuple[bytes, Row]]:
+def rows_of(path: Path, *, longest: int) -> Generator[tuple[bytes, Row], None, None]:
     """The checked rows of a file with their raw lines, a block at a time in memory."""
     with closing(FileInput(path, longest=longest)) as file:
         while block := file.block():
@@ -153,9 +153,7 @@ class _Cutter:
 def _dollars(sums: dict[tuple[str, bool], _Sum], prices: PriceList, *, with_output: bool) -> float:
     total = 0.0
     for (model, long), spent in sums.items():
-        usage = Usage(
-            input_tokens=spent.input_tokens, output_tokens=spent.output_tokens if with_output else 0
-        )
+        usage = Usage(input_tokens=spent.input_tokens, output_tokens=spent.output_tokens if with_output else 0)
         total += prices.cost(usage, model, long=long) or 0.0
     return total
 
@@ -229,9 +227,7 @@ def estimate(
         _, queue = LIMITS[tier]
         advice = _advice(made, queue, every)
         if as_json_:
-            screen.give(
-                {**as_json(made), "prices_of": list_.date, "queue_limit": queue, "submit_every_seconds": every}
-            )
+            screen.give({**as_json(made), "prices_of": list_.date, "queue_limit": queue, "submit_every_seconds": every})
             return
         screen.output.print(table("", "", rows=rows_to_show(made)))
         for line in advice:

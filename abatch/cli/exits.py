@@ -26,7 +26,7 @@ from abatch.errors import AbatchError, BackendNotFound, BadRequest, ConfigError,
 from abatch.log import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Generator
 
 __all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "OK", "STUCK", "perform", "reported", "status_of", "tell"]
 
@@ -61,7 +61,7 @@ def tell(error: BaseException) -> str:
 
 
 @contextmanager
-def reported(screen: Screen | None = None) -> Iterator[None]:
+def reported(screen: Screen | None = None) -> Generator[None]:
     """Turn whatever ends the block into a message and an exit status.
 
     Raises:

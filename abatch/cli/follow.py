@@ -133,4 +133,9 @@ def summary_table(summary: Summary) -> RenderableType:
 def summary_json(summary: Summary) -> dict[str, Any]:
     """What a job came to, as a JSON object."""
     values = {name: value for name, value in asdict(summary).items() if name != "usage"}
-    return {**values, "location": clean(summary.location), "usage": msgspec.structs.asdict(summary.usage), "ok": summary.ok}
+    return {
+        **values,
+        "location": clean(summary.location),
+        "usage": msgspec.structs.asdict(summary.usage),
+        "ok": summary.ok,
+    }

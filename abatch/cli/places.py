@@ -13,21 +13,36 @@ from abatch.journal import Journal
 from abatch.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from abatch.ledger import JobRecord
 
-__all__ = ["DEFAULT_JOURNAL", "absolute", "absolute_url", "job_named", "ledger_of", "ref_of", "relative_url", "shown"]
+__all__ = [
+    "DEFAULT_JOURNAL",
+    "absolute",
+    "absolute_url",
+    "folder_of",
+    "job_named",
+    "ledger_of",
+    "ref_of",
+    "relative_url",
+    "shown",
+]
 
 DEFAULT_JOURNAL: Final = Path(".abatch")
 LOCAL: Final = frozenset({"jsonl", "sqlite"})
 """Schemes whose URL is a path on this machine; the journal keeps it relative to its own place."""
 
 
+def folder_of(journal: Path) -> Path:
+    """A journal's folder from the root; links stay as they were given."""
+    return Path(os.path.abspath(journal))  # noqa: PTH100 - this would follow links
+
+
 @asynccontextmanager
-async def ledger_of(folder: Path) -> AsyncIterator[Ledger]:
+async def ledger_of(folder: Path) -> AsyncGenerator[Ledger]:
     """The jobs of a journal, read beside whoever drives it."""
-    journal = await Journal.open(Path(os.path.abspath(folder)), drive=False)  # noqa: PTH100 - links stay as they are
+    journal = await Journal.open(folder_of(folder), drive=False)
     try:
         yield await Ledger.load(journal)
     finally:

@@ -12,6 +12,7 @@ import anyio
 import typer
 
 from abatch import threads
+from abatch.backend import normalize
 from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
 from abatch.cli.estimate import as_json, estimate_file, rows_to_show
 from abatch.cli.exits import perform, reported
@@ -21,7 +22,6 @@ from abatch.cli.sandbox import SANDBOX_JOURNAL
 from abatch.cli.screen import Screen, table
 from abatch.config import Tier, Unresolved  # noqa: TC001 - typer reads the annotations
 from abatch.errors import ConfigError
-from abatch.backend import normalize
 from abatch.prices import load
 from abatch.wire import LineReader
 
@@ -38,6 +38,7 @@ BLOCK: Final = 2**20
 
 def run(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="A file of JSON lines (.gz, .zst), or - for stdin.")],
+    *,
     to: Annotated[str, typer.Option(metavar="DEST", help="results.jsonl, results/, results.db, s3://bucket/prefix")],
     journal: Annotated[
         Path | None,

@@ -14,13 +14,12 @@ from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from abatch import threads
 from abatch.cli.exits import reported
 from abatch.cli.screen import Screen
 from abatch.errors import BackendUnavailable, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Generator
 
 __all__ = ["SANDBOX_JOURNAL", "sandbox", "sandbox_beside"]
 
@@ -33,7 +32,7 @@ FOREIGN: Final = ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_CUSTOM_HEADERS", "ANTHROPIC
 
 
 @contextmanager
-def sandbox_beside(folder: Path, *, latency: str) -> Iterator[str]:
+def sandbox_beside(folder: Path, *, latency: str) -> Generator[str]:
     """Run a sandbox as a child that ends with this process, and point the environment at it; yields its URL.
 
     A journal belongs to one address, so the port is chosen once and kept in `folder`.
@@ -149,9 +148,7 @@ def sandbox(
                 f"  export ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY={KEY}"
             )
 
-        served = Sandbox(
-            port=port, state=state, latency=lasting, outcome=Outcomes(errored=errored, expired=expired)
-        )
+        served = Sandbox(port=port, state=state, latency=lasting, outcome=Outcomes(errored=errored, expired=expired))
         try:
             serve(served, bound=announce)
         except OSError as taken:

@@ -1,4 +1,4 @@
-"""Where a command writes: messages and logs to stderr, what was asked for to stdout. The one place that sets up logs."""
+"""Where a command writes: messages and logs to stderr, what was asked for to stdout. Logs are set up here alone."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["clean", "duration", "money", "moment", "span", "words"]
+__all__ = ["clean", "duration", "moment", "money", "span", "words"]
 
 _HOSTILE: Final = re.compile(
     "\x1b\\[[0-?]*[ -/]*[@-~]"  # a whole escape sequence, so that its rest does not stay as litter

@@ -26,9 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m abatch.sandbox", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 takes any free port")
     parser.add_argument("--state", type=Path, help="directory that keeps what was accepted")
-    parser.add_argument(
-        "--latency", type=seconds_range, default=0.0, help="seconds to the end of a batch, or LOW,HIGH"
-    )
+    parser.add_argument("--latency", type=seconds_range, default=0.0, help="seconds to the end of a batch, or LOW,HIGH")
     parser.add_argument("--cancel-latency", type=float, default=0.0, help="seconds from a cancel to the end")
     parser.add_argument("--answer-bytes", type=int, default=0, help="size of an answer's text")
     parser.add_argument("--errored", type=float, default=0.0, help="share of requests that error")

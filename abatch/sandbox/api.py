@@ -107,7 +107,7 @@ class Settings:
         return self.latency if isinstance(self.latency, tuple) else (self.latency, self.latency)
 
 
-class _Refused(Exception):  # noqa: N818 - not an error of the sandbox, a refusal that it answers with
+class _Refused(Exception):
     """The call is answered with an error of the API."""
 
     def __init__(self, status: int, text: str, *, retry_after: float | None = None) -> None:
@@ -217,9 +217,7 @@ class Machine:
         workspace: str = "default",
     ) -> list[str]:
         """Let somebody else create batches, which the account does not count; returns their ids."""
-        return self._batches.add_foreign(
-            n_requests, count=count, created=created, latency=latency, workspace=workspace
-        )
+        return self._batches.add_foreign(n_requests, count=count, created=created, latency=latency, workspace=workspace)
 
     def replay(self, facts: Iterable[Fact], /) -> None:
         """Go on from the facts of an earlier machine."""
@@ -436,11 +434,7 @@ class Machine:
             end = min(len(shown), start + limit)
             more = end < len(shown)
         page = [self._describe(batch, visit, now) for batch in reversed(shown[start:end])]
-        ends = (
-            {"first_id": page[0]["id"], "last_id": page[-1]["id"]}
-            if page
-            else {"first_id": None, "last_id": None}
-        )
+        ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
         return self._json(200, {"data": page, "has_more": more, **ends})
 
     def _place(self, shown: Sequence[Batch], batch_id: str, workspace: str) -> int:
@@ -512,9 +506,7 @@ class Machine:
             counts_lag=visit.fault(f.CountsLag) is not None,
         )
 
-    def _reply(
-        self, status: int, body: bytes | Iterator[bytes], headers: Mapping[str, str] | None = None
-    ) -> Reply:
+    def _reply(self, status: int, body: bytes | Iterator[bytes], headers: Mapping[str, str] | None = None) -> Reply:
         always = {
             "content-type": "application/json",
             "request-id": f"req_01sandbox{next(self._calls):012d}",

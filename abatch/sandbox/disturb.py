@@ -71,10 +71,7 @@ def disturbed(lines: Iterator[bytes], n: int, fault: LineFault, rng: random.Rand
             return _marked(lines, _chosen(n, fault.count, rng), MARK + b"." * fault.size)
         case DeepJson():
             deep = b"[" * fault.depth + b"]" * fault.depth
-            block = (
-                b'"content":[{"type":"tool_use","id":"toolu_01sandbox","name":"deep","input":{"deep":%b}},'
-                % deep
-            )
+            block = b'"content":[{"type":"tool_use","id":"toolu_01sandbox","name":"deep","input":{"deep":%b}},' % deep
             return _replaced(
                 lines, _chosen(n, fault.count, rng), lambda line: (line.replace(b'"content":[', block, 1),)
             )
@@ -104,9 +101,7 @@ def _marked(lines: Iterable[bytes], chosen: frozenset[int], mark: bytes) -> Iter
     return _replaced(lines, chosen, lambda line: (line.replace(MARK, mark, 1),))
 
 
-def _repeated(
-    lines: Iterable[bytes], chosen: frozenset[int], as_: Callable[[bytes], bytes]
-) -> Iterator[bytes]:
+def _repeated(lines: Iterable[bytes], chosen: frozenset[int], as_: Callable[[bytes], bytes]) -> Iterator[bytes]:
     again: list[bytes] = []
     for number, line in enumerate(lines):
         if number in chosen:

@@ -405,9 +405,7 @@ class Faults:
             case Clear():
                 self.clear(order.on)
 
-    def draw(
-        self, site: Site, suits: Callable[[AnyFault], bool], rng: random.Random, /
-    ) -> Sequence[AnyFault]:
+    def draw(self, site: Site, suits: Callable[[AnyFault], bool], rng: random.Random, /) -> Sequence[AnyFault]:
         """The faults of one call; those queued wait for a call that suits them."""
         queue = self._next.get(site)
         once = queue.popleft() if queue and all(map(suits, queue[0])) else ()

@@ -75,9 +75,7 @@ class _Connection(HttpToolsProtocol):
 
     def reset(self) -> None:
         """End the connection so that the peer sees a reset."""
-        self.transport.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-        )
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
 
@@ -202,9 +200,7 @@ class Sandbox:
         config = Config(self._application(), http=_Connection, log_config=None, access_log=False, ws="none")
         config.load()
         state = ServerState()
-        server = await asyncio.get_running_loop().create_server(
-            lambda: _Connection(config, state, {}), sock=listener
-        )
+        server = await asyncio.get_running_loop().create_server(lambda: _Connection(config, state, {}), sock=listener)
         await over.wait()
         server.close()
         for connection in list(state.connections):

@@ -10,13 +10,13 @@ import fcntl
 import os
 import struct
 import zlib
-from datetime import datetime  # noqa: TC003 - msgspec reads the annotations
+from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from abatch.errors import ConfigError
-from abatch.sandbox.answers import Requests  # noqa: TC001 - msgspec reads the annotations
+from abatch.sandbox.answers import Requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,9 +87,7 @@ class Log:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._file)
-            raise ConfigError(
-                f"{directory} is held by another sandbox; stop it or give this one its own"
-            ) from error
+            raise ConfigError(f"{directory} is held by another sandbox; stop it or give this one its own") from error
 
     def __enter__(self) -> Self:
         return self

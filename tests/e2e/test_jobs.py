@@ -86,7 +86,10 @@ async def test_async_iterable_of_requests(api: Sandbox) -> None:
 
 
 async def test_params_pass_untouched(api: Sandbox) -> None:
-    row = {"custom_id": "x", "params": {**params(1), "thinking": {"type": "enabled", "budget_tokens": 1024}, "new": [1.50]}}
+    row = {
+        "custom_id": "x",
+        "params": {**params(1), "thinking": {"type": "enabled", "budget_tokens": 1024}, "new": [1.50]},
+    }
     path = Path("one.jsonl")
     line = '{ "custom_id" : "x", "params" : {"max_tokens": 16,  "model":"m", "messages":[], "new": 1.50} }\n'
     path.write_text(line)
@@ -183,7 +186,10 @@ async def test_foreign_destination_is_refused_before_anything_is_sent(api: Sandb
 
 
 async def test_many_jobs_at_once_each_into_its_own_backend(api: Sandbox) -> None:
-    rows = {key: [{**row, "params": params(1000 * n + i)} for i, row in enumerate(requests(20))] for n, key in enumerate("abc")}
+    rows = {
+        key: [{**row, "params": params(1000 * n + i)} for i, row in enumerate(requests(20))]
+        for n, key in enumerate("abc")
+    }
     async with manager() as running:
         jobs = [
             await running.submit(rows["a"], to="a.jsonl", key="a"),
@@ -211,7 +217,9 @@ async def test_failing_backend_stops_its_own_job_only(api: Sandbox) -> None:
 
     async with manager() as running:
         bad = await running.submit(requests(20), to=Broken(), key="bad")
-        good = await running.submit([{**r, "params": params(500 + i)} for i, r in enumerate(requests(20))], to="memory:", key="good")
+        good = await running.submit(
+            [{**r, "params": params(500 + i)} for i, r in enumerate(requests(20))], to="memory:", key="good"
+        )
         with pytest.raises(BackendError, match="far side"):
             await bad.wait()
         assert (await good.wait()).succeeded == 20

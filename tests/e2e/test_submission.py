@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import assert_each_answered, assert_paid_once, config, lines, manager, requests, run, write
+from conftest import assert_each_answered, assert_paid_once, config, lines, requests, run, write
 
 from abatch import BatchManager, JobStopped, StillInDoubt
 from abatch.sandbox import Sandbox
@@ -173,7 +173,9 @@ async def test_other_key_cannot_conclude_from_an_empty_list(tmp_path: Path, monk
         api.faults.next("create", ResetAfterAccept())
         rows = requests(8)
         path = write(rows)
-        async with BatchManager(config=config(grace=timedelta(hours=1), poll_every=timedelta(hours=1), poll_at_most=timedelta(hours=1))) as running:
+        async with BatchManager(
+            config=config(grace=timedelta(hours=1), poll_every=timedelta(hours=1), poll_at_most=timedelta(hours=1))
+        ) as running:
             job = await running.submit(path, to="results.jsonl", key="job")
             while not job.progress().in_doubt:
                 await job._job.change()

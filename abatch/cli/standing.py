@@ -1,0 +1,76 @@
+"""How jobs and shards stand, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Processing, Ready
+
+if TYPE_CHECKING:
+    from abatch.ledger import JobRecord, ShardRecord
+
+__all__ = ["Standing", "attempt_of", "shard_in_words", "standing_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a job stands."""
+
+    state: str
+    reason: str = ""
+    remedy: str = ""
+
+
+def standing_of(job: JobRecord) -> Standing:
+    """How a job stands, what matters most first."""
+    if job.finished is not None:
+        return Standing(state="done", reason="cancelled" if job.cancel_wished else "")
+    if job.stopped is not None:
+        return Standing(state="stopped", reason=job.stopped.reason, remedy=job.stopped.remedy)
+    for shard in job.shards.values():
+        if isinstance(shard.state, Held):
+            return Standing(
+                state="held",
+                reason=f"shard {shard.shard}: {shard.state.reason}",
+                remedy=f"Look in the Console, then: abatch resolve {shard.shard} --adopt BATCH_ID, or --not-created",
+            )
+    if job.cancel_wished:
+        return Standing(state="cancelling")
+    if any(isinstance(shard.state, InDoubt) for shard in job.shards.values()):
+        return Standing(state="in doubt", reason="a create was not answered; it is settled by itself")
+    return Standing(state="running" if job.cut.last else "planning")
+
+
+def shard_in_words(shard: ShardRecord) -> str:
+    """How a shard stands."""
+    match shard.state:
+        case Ready():
+            return "ready"
+        case InDoubt():
+            return "in doubt"
+        case Held(reason=reason):
+            return f"held: {reason}"
+        case Processing():
+            return "processing"
+        case Draining():
+            return "draining"
+        case Done():
+            return "done"
+        case Dead(end=end):
+            return type(end).__name__.lower()
+        case _:
+            assert_never(shard.state)
+
+
+def attempt_of(shard: ShardRecord) -> int | None:
+    """The number of its last attempt, 0 before the first; None where only the journal's facts still tell."""
+    match shard.state:
+        case Ready(attempt=attempt) | InDoubt(attempt=attempt):
+            return attempt
+        case Held(doubt=doubt) | Processing(doubt=doubt) | Draining(doubt=doubt):
+            return doubt.attempt
+        case Done() | Dead():
+            return None
+        case _:
+            assert_never(shard.state)

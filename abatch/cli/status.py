@@ -1,0 +1,173 @@
+"""`abatch status`: what a journal knows, read beside whoever drives it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import anyio
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from abatch import wire
+from abatch.cli.exits import perform
+from abatch.cli.options import JournalOption, JsonOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of, shown
+from abatch.cli.screen import Screen, table
+from abatch.cli.standing import attempt_of, shard_in_words, standing_of
+from abatch.cli.text import clean, moment
+from abatch.facts import Committing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from rich.console import RenderableType
+
+    from abatch.journal import Recorded
+    from abatch.ledger import JobRecord, Ledger, ShardRecord
+
+__all__ = ["status"]
+
+LOOK_EVERY: Final = 0.5
+
+
+def status(
+    key: Annotated[str | None, typer.Argument(metavar="[JOB]", help="One job alone.", show_default=False)] = None,
+    batches: Annotated[bool, typer.Option("--batches", help="A row for every shard, too.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it until all is done, or Ctrl-C.")] = False,
+    journal: JournalOption = DEFAULT_JOURNAL,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the jobs of a journal. It only reads, and works beside a running process.
+
+    Example: abatch status --watch
+    """
+    screen = Screen()
+
+    async def work() -> None:
+        async with ledger_of(journal) as ledger:
+            attempts: dict[int, int] = {}
+            if not watch:
+                await _read_attempts(ledger, attempts, wanted=batches)
+                _show(screen, _jobs(ledger, key), ledger, attempts, batches=batches, as_json=as_json)
+                return
+            async for jobs in _follow(ledger, key, attempts, batches=batches):
+                _show(screen, jobs, ledger, attempts, batches=batches, as_json=as_json)
+
+    async def work_live() -> None:
+        async with ledger_of(journal) as ledger:
+            attempts: dict[int, int] = {}
+            with Live(console=screen.output, auto_refresh=False) as live:
+                async for jobs in _follow(ledger, key, attempts, batches=batches):
+                    live.update(_picture(jobs, ledger, attempts, batches=batches), refresh=True)
+
+    perform(work_live if watch and screen.output.is_terminal and not as_json else work)
+
+
+async def _follow(
+    ledger: Ledger, key: str | None, attempts: dict[int, int], *, batches: bool
+) -> AsyncIterator[list[JobRecord]]:
+    """The jobs, now and after every change, until all are done."""
+    while True:
+        await _read_attempts(ledger, attempts, wanted=batches)
+        jobs = _jobs(ledger, key)
+        yield jobs
+        if all(job.finished is not None for job in jobs):
+            return
+        while not await ledger.refresh():  # noqa: ASYNC110 - another process changes it
+            await anyio.sleep(LOOK_EVERY)
+
+
+def _jobs(ledger: Ledger, key: str | None) -> list[JobRecord]:
+    return list(ledger.jobs.values()) if key is None else [job_named(ledger, key)]
+
+
+async def _read_attempts(ledger: Ledger, attempts: dict[int, int], *, wanted: bool) -> None:
+    """The last attempt of every shard; the state of one that is done does not tell it."""
+
+    def visit(recorded: Recorded) -> None:
+        if isinstance(recorded.fact, Committing) and recorded.shard is not None:
+            attempts[recorded.shard] = recorded.fact.attempt
+
+    if wanted:
+        await ledger.journal.replay(visit)
+
+
+def _show(
+    screen: Screen,
+    jobs: list[JobRecord],
+    ledger: Ledger,
+    attempts: dict[int, int],
+    *,
+    batches: bool,
+    as_json: bool,
+) -> None:
+    if not as_json:
+        screen.output.print(_picture(jobs, ledger, attempts, batches=batches))
+        return
+    told = [_job_json(job) for job in jobs]
+    if batches:
+        for job, record in zip(told, jobs, strict=True):
+            job["shards"] = [_shard_json(shard, ledger, attempts) for shard in record.shards.values()]
+    screen.give({"jobs": told})
+
+
+def _picture(jobs: list[JobRecord], ledger: Ledger, attempts: dict[int, int], *, batches: bool) -> RenderableType:
+    parts: list[RenderableType] = [_job_table(jobs)] if jobs else [Text("This journal has no jobs.")]
+    for job in jobs:
+        standing = standing_of(job)
+        if standing.reason or standing.remedy:
+            parts.append(Text(clean(f"{job.key} is {standing.state}: {standing.reason}. {standing.remedy}".rstrip())))
+    if batches:
+        parts += [_shard_table(job, ledger, attempts) for job in jobs]
+    return Group(*parts)
+
+
+def _job_table(jobs: list[JobRecord]) -> RenderableType:
+    def row(job: JobRecord) -> tuple[object, ...]:
+        progress = job.progress()
+        total = "?" if progress.total is None else f"{progress.total:,}"
+        counts = (progress.planned, progress.in_flight, progress.sealed, progress.failed, progress.batches)
+        return job.key, standing_of(job).state, total, *(f"{count:,}" for count in counts), moment(job.changed_at)
+
+    numbers = ("total", "planned", "in flight", "sealed", "failed", "batches")
+    return table("job", "state", *numbers, "since", rows=map(row, jobs), right=numbers)
+
+
+def _shard_table(job: JobRecord, ledger: Ledger, attempts: dict[int, int]) -> RenderableType:
+    def row(shard: ShardRecord) -> tuple[object, ...]:
+        told = _shard_json(shard, ledger, attempts)
+        return (*("" if value is None else value for value in list(told.values())[:-1]), moment(shard.since))
+
+    columns = ("shard", "part", "rows", "state", "attempt", "batch", "wire prefix", "since")
+    return table(*columns, rows=map(row, job.shards.values()), right=("shard", "part", "rows", "attempt"))
+
+
+def _job_json(job: JobRecord) -> dict[str, Any]:
+    standing = standing_of(job)
+    return {
+        "key": job.key,
+        "state": standing.state,
+        "reason": standing.reason,
+        "remedy": standing.remedy,
+        "destination": shown(job.submitted.to),
+        **asdict(job.progress()),
+        "since": job.changed_at,
+    }
+
+
+def _shard_json(shard: ShardRecord, ledger: Ledger, attempts: dict[int, int]) -> dict[str, Any]:
+    attempt = attempt_of(shard)
+    attempt = attempts.get(shard.shard, 0) if attempt is None else attempt
+    return {
+        "shard": shard.shard,
+        "part": shard.planned.part,
+        "rows": shard.planned.rows,
+        "state": shard_in_words(shard),
+        "attempt": attempt,
+        "batch_id": shard.batch_id,
+        "wire_prefix": wire.prefix(ledger.journal.lineage_key, shard.shard, attempt).decode() if attempt else None,
+        "since": shard.since,
+    }

@@ -1,0 +1,79 @@
+"""`abatch cancel` and `abatch resolve`: wishes, appended to a journal that somebody else may drive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from abatch.cli.exits import perform
+from abatch.cli.options import JobArgument, JournalOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of
+from abatch.cli.screen import Screen
+from abatch.cli.standing import shard_in_words
+from abatch.errors import ConfigError
+from abatch.facts import CancelWished, ResolveWished
+from abatch.journal import Entry
+from abatch.lifecycle import Held, InDoubt
+
+if TYPE_CHECKING:
+    from abatch.ledger import Ledger, ShardRecord
+
+__all__ = ["cancel", "resolve"]
+
+WHEN: Final = "A process that runs this journal takes it up within a second; else the next `abatch run` of it does."
+
+
+def cancel(key: JobArgument, journal: JournalOption = DEFAULT_JOURNAL) -> None:
+    """Ask to cancel a job: nothing more of it is sent, its batches are cancelled, what they still bring is kept.
+
+    Example: abatch cancel nightly
+    """
+    screen = Screen()
+
+    async def work() -> None:
+        async with ledger_of(journal) as ledger:
+            job = job_named(ledger, key)
+            if job.finished is not None:
+                raise ConfigError(f"job {key!r} is done; there is nothing to cancel")
+            if not job.cancel_wished:
+                await ledger.record(Entry(job.job, CancelWished()))
+            screen.say(f"Job {key} is to be cancelled. {WHEN}")
+
+    perform(work)
+
+
+def resolve(
+    shard: Annotated[int, typer.Argument(metavar="SHARD", help="The shard's number, as `abatch status` shows it.")],
+    adopt: Annotated[str | None, typer.Option(metavar="BATCH_ID", help="This batch is it.")] = None,
+    not_created: Annotated[bool, typer.Option("--not-created", help="No batch was created; send it again.")] = False,
+    journal: JournalOption = DEFAULT_JOURNAL,
+) -> None:
+    """Say what became of a shard that is in doubt or held, after a look in the Console.
+
+    A batch that is not the shard's is found out by its first result line, and is then left alone. But
+    `--not-created` for a batch that exists means that its requests are paid for twice.
+
+    Example: abatch resolve 17 --adopt msgbatch_0123
+    """
+    screen = Screen()
+
+    async def work() -> None:
+        if (adopt is None) is not not_created:
+            raise ConfigError("say either --adopt BATCH_ID or --not-created")
+        async with ledger_of(journal) as ledger:
+            record = _doubtful(ledger, shard)
+            await ledger.record(Entry(record.job, ResolveWished(shard=shard, batch_id=adopt)))
+            verdict = "was not created" if adopt is None else f"is batch {adopt}"
+            screen.say(f"Noted: shard {shard} of job {ledger.jobs[record.job].key} {verdict}. {WHEN}")
+
+    perform(work)
+
+
+def _doubtful(ledger: Ledger, number: int) -> ShardRecord:
+    shard = ledger.shard(number)
+    if shard is None:
+        raise ConfigError(f"journal {ledger.journal.folder} has no shard {number}")
+    if not isinstance(shard.state, InDoubt | Held):
+        raise ConfigError(f"shard {number} is neither in doubt nor held, it is {shard_in_words(shard)}")
+    return shard

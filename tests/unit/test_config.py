@@ -1,0 +1,73 @@
+"""Settings are checked where they are made."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from datetime import timedelta
+
+import pytest
+
+from abatch import Config, ConfigError
+
+
+def test_the_defaults_are_those_of_the_design():
+    config = Config()
+    assert (config.requests_per_batch, config.bytes_per_batch) == (10_000, 240_000_000)
+    assert (config.sealed_unsent, config.uploads, config.drains) == (4, 4, 8)
+    assert (config.tier, config.unresolved, config.grace) == ("start", "resubmit", None)
+    assert (config.poll_every, config.poll_at_most) == (timedelta(seconds=15), timedelta(seconds=60))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"requests_per_batch": 1},
+        {"requests_per_batch": 100_000},
+        {"bytes_per_batch": 1_000},
+        {"bytes_per_batch": 256_000_000},
+        {"sealed_unsent": 1, "uploads": 1, "drains": 1},
+        {"tier": "scale"},
+        {"unresolved": "hold"},
+        {"poll_every": timedelta(milliseconds=10)},
+        {"poll_every": timedelta(minutes=1), "poll_at_most": timedelta(minutes=1)},
+        {"grace": timedelta(0)},
+    ],
+)
+def test_what_stands_at_a_limit_is_taken(setting):
+    config = Config(**setting)
+    assert {name: getattr(config, name) for name in setting} == setting
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"requests_per_batch": 0},
+        {"requests_per_batch": 100_001},
+        {"bytes_per_batch": 999},
+        {"bytes_per_batch": 256_000_001},
+        {"sealed_unsent": 0},
+        {"uploads": 0},
+        {"drains": -1},
+        {"tier": "free"},
+        {"unresolved": "retry"},
+        {"poll_every": timedelta(0)},
+        {"poll_every": timedelta(minutes=2)},
+        {"poll_at_most": timedelta(seconds=1)},
+        {"grace": timedelta(seconds=-1)},
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(setting):
+    with pytest.raises(ConfigError) as refused:
+        Config(**setting)
+    name = next(iter(setting)).replace("poll_at_most", "poll_every")
+    assert name in str(refused.value)
+
+
+def test_a_refused_setting_is_a_value_error_too():
+    with pytest.raises(ValueError, match="1..100000, got 0"):
+        Config(requests_per_batch=0)
+
+
+def test_settings_do_not_change():
+    with pytest.raises(FrozenInstanceError):
+        Config().uploads = 9  # type: ignore[misc]

@@ -1,0 +1,104 @@
+"""The texts of errors carry the facts and say what to do."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from pathlib import Path
+
+import pytest
+
+from abatch import errors
+from abatch.errors import (
+    AbatchError,
+    ApiError,
+    BackendError,
+    BackendNotFound,
+    BackendUnavailable,
+    BadRequest,
+    ConfigError,
+    IllegalTransition,
+    JobConflict,
+    JobFailed,
+    JobStopped,
+    JournalCorrupt,
+    JournalError,
+    JournalLocked,
+    StillInDoubt,
+)
+from abatch.lifecycle import Ready
+from abatch.result import Summary
+from tests.unit.make import committing
+
+SUMMARY = Summary(key="k", location="x", requests=10, succeeded=7, errored=3, canceled=0, expired=0)
+EACH = [
+    (BackendNotFound("x.txt", ["a.jsonl", "s3://b"]), ["'x.txt'", "a.jsonl, s3://b"]),
+    (BackendUnavailable("s3:", "s3"), ["s3:", "pip install 'abatch[s3]'"]),
+    (BadRequest(7, "a", "max_tokens is missing"), ["line 7", "'a'", "max_tokens is missing"]),
+    (BadRequest(7, None, "not JSON"), ["line 7: not JSON"]),
+    (JobConflict("k", "other requests"), ["'k'", "other requests", "another key"]),
+    (JobStopped("k", "the key is invalid", "Check the API key."), ["'k'", "the key is invalid", "Check the API key."]),
+    (
+        StillInDoubt("k", [(3, "r1"), (5, "r2")]),
+        ["'k'", "shard 3: r1", "shard 5: r2", "abatch resolve SHARD", "--adopt", "--not-created"],
+    ),
+    (JobFailed(SUMMARY), ["'k'", "3 of 10"]),
+    (BackendError("s3://b", "access denied"), ["s3://b", "access denied"]),
+    (JournalLocked(Path("/j"), 42), ["/j", "process 42", "stop it"]),
+    (JournalCorrupt(Path("/j"), "it has schema 9"), ["/j", "schema 9", "keep a copy"]),
+    (IllegalTransition(Ready(), committing()), ["Committing cannot follow Ready"]),
+    (ApiError("create"), ["create", "no answer"]),
+    (
+        ApiError("list", status=429, kind="rate_limit_error", message="slow down", request_id="req_1"),
+        ["list", "429", "rate_limit_error", "slow down", "req_1"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), EACH, ids=[type(error).__name__ for error, _ in EACH])
+def test_the_text_says_what_happened_and_what_to_do(error, words):
+    for word in words:
+        assert word in str(error)
+
+
+def test_every_error_has_its_text_tested():
+    tree = {each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, AbatchError)}
+    assert tree - {type(error) for error, _ in EACH} == {AbatchError, ConfigError, JournalError}
+    assert sorted(each.__name__ for each in tree) == errors.__all__
+
+
+@pytest.mark.parametrize("line", (errors.__doc__ or "").splitlines()[3:18])
+def test_the_tree_of_the_docstring_names_every_error(line):
+    name = line.strip("│├└─ ").partition(" ")[0]
+    assert name in errors.__all__
+
+
+@pytest.mark.parametrize("kind", [JournalLocked, JournalCorrupt, IllegalTransition])
+def test_what_breaks_the_journal_is_a_journal_error(kind):
+    assert issubclass(kind, JournalError)
+
+
+@pytest.mark.parametrize("kind", [BackendNotFound, BackendUnavailable])
+def test_a_destination_that_cannot_work_is_a_setting_that_cannot_work(kind):
+    assert issubclass(kind, ConfigError)
+    assert issubclass(kind, ValueError)
+
+
+def test_twenty_problems_are_shown_and_the_others_counted():
+    more = [BadRequest(n, None, "not JSON") for n in range(2, 21)]
+    error = BadRequest(1, "a", "not JSON", more=more, total=25)
+    assert len(error.problems) == 20
+    assert len(str(error).splitlines()) == 21
+    assert str(error).endswith("and 5 more")
+
+
+def test_a_long_custom_id_is_cut_in_the_text():
+    assert len(str(BadRequest(1, "x" * 512, "bad"))) < 120
+
+
+@pytest.mark.parametrize("error", [error for error, _ in EACH], ids=[type(error).__name__ for error, _ in EACH])
+def test_an_error_can_be_sent_to_another_process(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(copy.copy(error)) == str(error)

@@ -1,0 +1,246 @@
+"""The life of a shard: every state × every fact, against the table of the module's docstring."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abatch import facts, lifecycle
+from abatch.errors import IllegalTransition
+from abatch.facts import Counts, SealedRecord
+from abatch.lifecycle import (
+    Dead,
+    Done,
+    Drain,
+    Draining,
+    Held,
+    InDoubt,
+    Processing,
+    Ready,
+    Settle,
+    Upload,
+    Watch,
+    after,
+    next_action,
+)
+from tests.unit.make import NOON, committing, drained, planned
+
+FACTS = {
+    "Planned": planned(),
+    "Committing": facts.Committing(attempt=3, date=NOON, fingerprint="f"),
+    "Unreadable": facts.Unreadable(status=200),
+    "Accepted": facts.Accepted(batch_id="msgbatch_a", created_at=NOON + 1),
+    "Found": facts.Found(batch_id="msgbatch_f", created_at=NOON + 2, by="tag"),
+    "Withdrawn": facts.Withdrawn(why="429", wait=3.0),
+    "Ended": facts.Ended(counts=Counts(succeeded=10)),
+    "Drained": drained(),
+    "Split": facts.Split(into=(8, 9)),
+    "Abandoned": facts.Abandoned(
+        why="canceled", counts=Counts(canceled=10), sealed=SealedRecord(part=0, lines=10)
+    ),
+    "Held": facts.Held(reason="who knows"),
+    "DuplicateSeen": facts.DuplicateSeen(batch_id="msgbatch_d", attempt=1),
+}
+BY_OPERATOR = facts.Found(batch_id="msgbatch_o", created_at=NOON + 3, by="operator")
+
+DOUBT = InDoubt(attempt=2, date=NOON, fingerprint="f")
+CERTAIN = InDoubt(attempt=2, date=NOON, fingerprint="f", certain=True)
+PROCESSING = Processing(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True)
+NAMED = Processing(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=False)
+DRAINING = Draining(
+    doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True, counts=Counts(succeeded=10)
+)
+DRAINING_NAMED = Draining(
+    doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=False, counts=Counts(succeeded=10)
+)
+STATES = {
+    "nothing": None,
+    "Ready": Ready(attempt=2),
+    "InDoubt": DOUBT,
+    "InDoubt, certain": CERTAIN,
+    "Held": Held(doubt=DOUBT, reason="r"),
+    "Held, certain": Held(doubt=CERTAIN, reason="r"),
+    "Processing": PROCESSING,
+    "Processing, named by an operator": NAMED,
+    "Draining": DRAINING,
+    "Draining, named by an operator": DRAINING_NAMED,
+    "Done": Done(drained=drained(), batch_id="msgbatch_p", created_at=NOON),
+    "Dead, split": Dead(end=facts.Split(into=(8, 9))),
+    "Dead, abandoned": Dead(end=FACTS["Abandoned"]),
+}
+
+
+def processing(doubt: InDoubt, batch_id: str, created_at: float) -> Processing:
+    return Processing(doubt=doubt, batch_id=batch_id, created_at=created_at, proven=True)
+
+
+LEGAL = {
+    ("nothing", "Planned"): Ready(attempt=0),
+    ("Ready", "Committing"): InDoubt(attempt=3, date=NOON, fingerprint="f"),
+    ("Ready", "Split"): Dead(end=FACTS["Split"]),
+    ("Ready", "Abandoned"): Dead(end=FACTS["Abandoned"]),
+    ("InDoubt", "Unreadable"): CERTAIN,
+    ("InDoubt", "Accepted"): processing(DOUBT, "msgbatch_a", NOON + 1),
+    ("InDoubt", "Found"): processing(DOUBT, "msgbatch_f", NOON + 2),
+    ("InDoubt", "Withdrawn"): Ready(attempt=2),
+    ("InDoubt", "Held"): Held(doubt=DOUBT, reason="who knows"),
+    ("InDoubt, certain", "Unreadable"): CERTAIN,
+    ("InDoubt, certain", "Accepted"): processing(CERTAIN, "msgbatch_a", NOON + 1),
+    ("InDoubt, certain", "Found"): processing(CERTAIN, "msgbatch_f", NOON + 2),
+    ("InDoubt, certain", "Withdrawn"): Ready(attempt=2),
+    ("InDoubt, certain", "Held"): Held(doubt=CERTAIN, reason="who knows"),
+    ("Held", "Found"): processing(DOUBT, "msgbatch_f", NOON + 2),
+    ("Held", "Withdrawn"): Ready(attempt=2),
+    ("Held, certain", "Found"): processing(CERTAIN, "msgbatch_f", NOON + 2),
+    ("Held, certain", "Withdrawn"): Ready(attempt=2),
+    ("Processing", "Ended"): DRAINING,
+    ("Processing, named by an operator", "Ended"): DRAINING_NAMED,
+    ("Processing, named by an operator", "Held"): Held(doubt=DOUBT, reason="who knows"),
+    ("Draining", "Drained"): Done(drained=drained(), batch_id="msgbatch_p", created_at=NOON),
+    ("Draining, named by an operator", "Drained"): Done(
+        drained=drained(), batch_id="msgbatch_p", created_at=NOON
+    ),
+    ("Draining, named by an operator", "Held"): Held(doubt=DOUBT, reason="who knows"),
+    **{(name, "DuplicateSeen"): state for name, state in STATES.items() if state is not None},
+}
+EVERY = [(state, fact) for state in STATES for fact in FACTS]
+
+
+@pytest.mark.parametrize(("state", "fact"), [pair for pair in EVERY if pair in LEGAL])
+def test_a_legal_move_gives_the_state_of_the_table(state, fact):
+    assert after(STATES[state], FACTS[fact]) == LEGAL[state, fact]
+
+
+@pytest.mark.parametrize(("state", "fact"), [pair for pair in EVERY if pair not in LEGAL])
+def test_every_other_move_is_illegal(state, fact):
+    with pytest.raises(IllegalTransition) as refused:
+        after(STATES[state], FACTS[fact])
+    assert (refused.value.state, refused.value.fact) == (STATES[state], FACTS[fact])
+
+
+def test_the_docstring_holds_the_same_table():
+    table = [line for line in (lifecycle.__doc__ or "").splitlines() if line.startswith("|")]
+    head, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
+    stated = {
+        (state, fact): move.rstrip("¹")
+        for names, *moves in body
+        for state in names.split(", ")
+        for fact, move in zip(head[1:], moves, strict=True)
+        if move
+    }
+    tried = {
+        (state.partition(",")[0], fact): type(to).__name__
+        for (state, fact), to in LEGAL.items()
+        if fact not in {"DuplicateSeen", "Planned"}
+    }
+    assert stated == tried
+
+
+def test_the_facts_of_this_test_are_all_facts_of_a_shard():
+    assert {type(fact) for fact in FACTS.values()} == set(facts.ShardFact.__args__)
+
+
+@pytest.mark.parametrize("attempt", [0, 1, 2, 4, 1000])
+def test_only_the_next_attempt_number_can_be_committed(attempt):
+    with pytest.raises(IllegalTransition):
+        after(Ready(attempt=2), facts.Committing(attempt=attempt, date=NOON, fingerprint=None))
+
+
+@pytest.mark.parametrize("state", [DOUBT, Held(doubt=DOUBT, reason="r")])
+def test_a_batch_that_an_operator_named_is_not_proven(state):
+    assert after(state, BY_OPERATOR) == Processing(
+        doubt=DOUBT, batch_id="msgbatch_o", created_at=NOON + 3, proven=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "action"),
+    [
+        ("Ready", Upload(3)),
+        ("InDoubt", Settle()),
+        ("InDoubt, certain", Settle()),
+        ("Held", Settle()),
+        ("Held, certain", Settle()),
+        ("Processing", Watch("msgbatch_p")),
+        ("Processing, named by an operator", Watch("msgbatch_p")),
+        ("Draining", Drain("msgbatch_p")),
+        ("Draining, named by an operator", Drain("msgbatch_p")),
+        ("Done", None),
+        ("Dead, split", None),
+        ("Dead, abandoned", None),
+    ],
+)
+def test_every_state_says_the_one_thing_to_do(state, action):
+    assert next_action(STATES[state]) == action
+
+
+def replay(*steps: facts.ShardFact) -> object:
+    state = None
+    for fact in steps:
+        state = after(state, fact)
+    return state
+
+
+def test_a_first_attempt_that_is_accepted_ends_done():
+    state = replay(
+        FACTS["Planned"], committing(1), FACTS["Accepted"], FACTS["DuplicateSeen"], FACTS["Ended"], FACTS["Drained"]
+    )
+    assert state == Done(drained=drained(), batch_id="msgbatch_a", created_at=NOON + 1)
+
+
+def test_the_attempt_number_outlives_withdrawals_and_holds():
+    state = replay(
+        FACTS["Planned"],
+        committing(1),
+        FACTS["Withdrawn"],
+        committing(2),
+        FACTS["Unreadable"],
+        FACTS["Held"],
+        FACTS["Withdrawn"],
+    )
+    assert next_action(state) == Upload(3)
+
+
+def test_a_batch_named_wrongly_returns_to_the_operator_and_can_be_named_again():
+    state = replay(
+        FACTS["Planned"],
+        committing(1),
+        FACTS["Held"],
+        BY_OPERATOR,
+        FACTS["Ended"],
+        FACTS["Held"],
+        FACTS["Found"],
+    )
+    assert state.proven
+    assert state.doubt.attempt == 1
+
+
+def facts_of_any_kind() -> st.SearchStrategy[facts.ShardFact]:
+    return st.one_of(
+        st.sampled_from([*FACTS.values(), BY_OPERATOR]), st.integers(1, 6).map(committing)
+    )
+
+
+@given(st.lists(facts_of_any_kind(), max_size=40))
+def test_whatever_comes_an_attempt_number_is_committed_once_and_they_grow(coming):
+    state, committed = after(None, planned()), []
+    for fact in coming:
+        try:
+            state = after(state, fact)
+        except IllegalTransition:
+            continue
+        if isinstance(fact, facts.Committing):
+            committed.append(fact.attempt)
+    assert committed == list(range(1, len(committed) + 1))
+
+
+@given(st.lists(facts_of_any_kind(), max_size=40))
+def test_a_refused_fact_leaves_the_state_as_it_was(coming):
+    state = after(None, planned())
+    for fact in coming:
+        before = repr(state)
+        try:
+            state = after(state, fact)
+        except IllegalTransition:
+            assert repr(state) == before

@@ -1,0 +1,369 @@
+"""Tables A and B, row by row."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abatch.facts import Counts
+from abatch.reconcile import (
+    SPEND_LIMIT,
+    Absent,
+    AbsentOnce,
+    Created,
+    CreatedUnnamed,
+    FoundBatch,
+    Hold,
+    Known,
+    Later,
+    NoAnswer,
+    Refused,
+    Replied,
+    TooLarge,
+    Unknown,
+    Wait,
+    candidates,
+    counts_of,
+    judge,
+    settle,
+    to_inspect,
+)
+from tests.unit.make import GRACE, MINUTE, NOON, batch, doubt, listing
+
+# ---- table A --------------------------------------------------------------------------------------------------
+
+ENVELOPE = b'{"type":"error","error":{"type":"x","message":"y"}}'
+
+
+def enveloped(status: int, kind: str = "some_error", **more: object) -> Replied:
+    return Replied(status=status, kind=kind, message="y", envelope=ENVELOPE, **more)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_a4_a_batch_in_the_answer_was_created(status):
+    assert judge(Replied(status=status, batch=batch())) == Created(rule="A4", batch=batch())
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 299])
+def test_a5_a_2xx_that_cannot_be_read_is_created_but_unnamed(status):
+    assert judge(Replied(status=status)) == CreatedUnnamed(rule="A5", status=status)
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422])
+def test_a6_a_refusal_in_the_api_s_own_words_created_nothing(status):
+    verdict = judge(enveloped(status, "some_error"))
+    assert isinstance(verdict, Refused)
+    assert (verdict.rule, verdict.whole_scope) == ("A6", status in {401, 402, 403})
+    assert verdict.reason == f"the API answered {status} some_error: y"
+    assert verdict.remedy.endswith(".")
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
+@pytest.mark.parametrize("kind", [None, "some_error"])
+def test_a6_a_redirect_created_nothing(status, kind):
+    verdict = judge(Replied(status=status, kind=kind))
+    assert isinstance(verdict, Refused)
+    assert verdict.rule == "A6"
+    assert str(status) in verdict.reason
+    assert "base URL" in verdict.remedy
+
+
+@pytest.mark.parametrize("kind", [None, "request_too_large"])
+def test_a7_413_splits_with_and_without_the_envelope(kind):
+    assert judge(Replied(status=413, kind=kind, envelope=ENVELOPE)) == TooLarge(rule="A7", envelope=ENVELOPE)
+
+
+@pytest.mark.parametrize("wait", [None, 0.0, 17.5])
+def test_a8_the_api_s_429_asks_to_wait(wait):
+    assert judge(enveloped(429, "rate_limit_error", retry_after=wait)) == Later(rule="A8", wait=wait)
+
+
+def test_a8_a_spend_limit_stops_the_whole_scope():
+    verdict = judge(enveloped(429, "rate_limit_error", error_code=SPEND_LIMIT))
+    assert isinstance(verdict, Refused)
+    assert (verdict.rule, verdict.whole_scope) == ("A8", True)
+    assert "spend limit" in verdict.remedy
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422, 429])
+def test_a9_a_refusal_without_the_envelope_may_be_a_proxy_s(status):
+    assert judge(Replied(status=status)) == Unknown(rule="A9", why=f"answered {status}")
+
+
+def test_a9_a_proxy_that_speaks_of_the_spend_limit_is_not_believed():
+    assert judge(Replied(status=429, error_code=SPEND_LIMIT)) == Unknown(rule="A9", why="answered 429")
+
+
+@pytest.mark.parametrize("kind", [None, "some_error"])
+@pytest.mark.parametrize("status", [405, 406, 408, 409, 410, 411, 418, 421, 425, 428, 431, 451, 499])
+def test_a9_other_4xx_leave_the_doubt_with_and_without_the_envelope(status, kind):
+    assert judge(Replied(status=status, kind=kind)) == Unknown(rule="A9", why=f"answered {status}")
+
+
+@pytest.mark.parametrize("kind", [None, "api_error", "overloaded_error"])
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 520, 524, 529, 599])
+def test_a10_a_5xx_leaves_the_doubt_with_and_without_the_envelope(status, kind):
+    assert judge(Replied(status=status, kind=kind)) == Unknown(rule="A10", why=f"answered {status}")
+
+
+def test_a11_no_answer_leaves_the_doubt():
+    assert judge(NoAnswer(cause="ReadTimeout")) == Unknown(rule="A11", why="ReadTimeout")
+
+
+NOT_CREATED = {*range(300, 400), 400, 401, 402, 403, 404, 413, 422, 429}
+
+
+@given(
+    status=st.integers(100, 599),
+    kind=st.none() | st.just("some_error"),
+    code=st.none() | st.just(SPEND_LIMIT),
+    read=st.booleans(),
+)
+def test_nothing_outside_the_table_says_that_no_batch_was_created(status, kind, code, read):
+    verdict = judge(Replied(status=status, kind=kind, error_code=code, batch=batch() if read else None))
+    if isinstance(verdict, Refused | TooLarge | Later):
+        assert status in NOT_CREATED
+        assert kind is not None or status == 413 or 300 <= status < 400
+    assert isinstance(verdict, Created | CreatedUnnamed) == (200 <= status < 300)
+
+
+# ---- table B --------------------------------------------------------------------------------------------------
+
+TWICE_EMPTY = doubt(empty_since=NOON + GRACE + 1)
+"""A doubt for which one complete list after the grace showed nothing."""
+LATE = GRACE + 1 + MINUTE
+"""A minute later."""
+
+
+def ruling(mine, seen, known=None, *, grace=GRACE, hold=False):
+    return settle(mine, seen, known or Known(), grace=grace, hold=hold)
+
+
+@pytest.mark.parametrize("at", [1.0, GRACE / 2, 10 * GRACE])
+def test_b2_a_proven_tag_is_found_at_once_and_at_any_time(at):
+    seen = batch(ended=True)
+    known = Known(proven={seen.batch_id: (1, 1)})
+    assert ruling(doubt(), listing(at, seen), known) == FoundBatch(rule="B2", batch=seen)
+
+
+def test_b2_found_needs_no_guard():
+    seen = batch(ended=True)
+    known = Known(proven={seen.batch_id: (1, 1)})
+    assert isinstance(ruling(doubt(guarded=False), listing(1, seen), known), FoundBatch)
+
+
+def test_b3_two_doubts_of_equal_size_and_one_candidate_both_wait_for_its_end():
+    one, other = doubt(1), doubt(2)
+    seen = listing(MINUTE, batch())
+    assert [ruling(each, seen).rule for each in (one, other)] == ["B6", "B6"]
+    assert to_inspect([one, other], seen, Known()) == []
+
+
+def test_b3_the_tag_assigns_the_only_candidate_and_the_other_doubt_goes_on():
+    one, other, seen = doubt(1), doubt(2), batch(ended=True)
+    known = Known(proven={seen.batch_id: (2, 1)})
+    assert isinstance(ruling(other, listing(MINUTE, seen), known), FoundBatch)
+    assert ruling(one, listing(MINUTE, seen), known).rule == "B7"
+    assert candidates(one, listing(MINUTE, seen), known) == []
+
+
+def test_b3_a_tag_of_an_earlier_attempt_of_the_same_shard_is_not_this_attempt_s():
+    seen = batch(ended=True)
+    known = Known(proven={seen.batch_id: (1, 1)})
+    assert ruling(doubt(attempt=2), listing(MINUTE, seen), known).rule == "B7"
+
+
+def test_b3_an_ended_candidate_of_two_doubts_is_looked_at_once():
+    seen = batch(ended=True)
+    assert to_inspect([doubt(1), doubt(2)], listing(MINUTE, seen), Known()) == [seen]
+
+
+def test_b4_what_is_foreign_is_no_candidate_ever_again():
+    seen = batch(ended=True)
+    known = Known(foreign={seen.batch_id})
+    assert candidates(doubt(), listing(LATE, seen), known) == []
+    assert ruling(TWICE_EMPTY, listing(LATE, seen), known) == Absent(rule="B8")
+
+
+def test_b4_foreign_batches_of_equal_size_only_cost_waiting():
+    foreign = [batch(f"msgbatch_{n}", ended=True) for n in range(50)]
+    known = Known(foreign={seen.batch_id for seen in foreign[1:]})
+    assert ruling(TWICE_EMPTY, listing(LATE, *foreign), known).rule == "B6"
+    assert to_inspect([doubt()], listing(LATE, *foreign), known) == foreign[:1]
+
+
+def test_b5_a_candidate_whose_results_are_gone_is_for_the_operator():
+    seen = batch(ended=True)
+    verdict = ruling(doubt(), listing(MINUTE, seen), Known(gone={seen.batch_id}))
+    assert isinstance(verdict, Hold)
+    assert verdict.rule == "B5"
+    assert seen.batch_id in verdict.reason
+
+
+def test_b5_a_running_candidate_may_still_prove_to_be_it_so_nobody_is_asked_yet():
+    gone, running = batch("msgbatch_gone", ended=True), batch("msgbatch_runs")
+    verdict = ruling(doubt(), listing(MINUTE, gone, running), Known(gone={gone.batch_id}))
+    assert (verdict.rule, type(verdict)) == ("B6", Wait)
+
+
+def test_b5_a_candidate_not_yet_looked_at_may_still_prove_to_be_it_so_nobody_is_asked_yet():
+    gone, ended = batch("msgbatch_gone", ended=True), batch("msgbatch_ended", ended=True)
+    verdict = ruling(doubt(), listing(MINUTE, gone, ended), Known(gone={gone.batch_id}))
+    assert (verdict.rule, type(verdict)) == ("B6", Wait)
+
+
+def test_b5_what_is_gone_is_not_looked_at_again():
+    seen = batch(ended=True)
+    assert to_inspect([doubt()], listing(MINUTE, seen), Known(gone={seen.batch_id})) == []
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("at", [1.0, LATE, 20 * GRACE])
+def test_b6_while_a_candidate_lives_or_is_unread_nothing_is_concluded(at, ended):
+    verdict = ruling(TWICE_EMPTY, listing(at, batch(ended=ended)))
+    assert isinstance(verdict, Wait)
+    assert verdict.rule == "B6"
+
+
+@pytest.mark.parametrize("at", [0.0, 1.0, GRACE - 1, GRACE])
+def test_b7_up_to_the_last_second_of_the_grace_nothing_is_concluded(at):
+    verdict = ruling(doubt(), listing(at))
+    assert (verdict.rule, type(verdict)) == ("B7", Wait)
+
+
+def test_b7_the_grace_counts_from_where_the_doubt_began_not_from_the_commit_point():
+    verdict = ruling(doubt(since=NOON + 10 * MINUTE), listing(GRACE + 5 * MINUTE))
+    assert (verdict.rule, type(verdict)) == ("B7", Wait)
+
+
+def test_b7_an_earlier_empty_list_does_not_shorten_the_grace():
+    verdict = ruling(doubt(empty_since=NOON), listing(GRACE))
+    assert (verdict.rule, type(verdict)) == ("B7", Wait)
+
+
+def test_b8_the_first_empty_list_after_the_grace_is_only_noted():
+    assert ruling(doubt(), listing(GRACE + 1)) == AbsentOnce(rule="B7", date=NOON + GRACE + 1)
+
+
+@pytest.mark.parametrize(("later", "absent"), [(0.0, False), (59.0, False), (59.9, False), (60.0, True), (3600.0, True)])
+def test_b8_the_two_lists_stand_a_minute_apart(later, absent):
+    verdict = ruling(TWICE_EMPTY, listing(GRACE + 1 + later))
+    assert isinstance(verdict, Absent if absent else Wait)
+    assert verdict.rule == ("B8" if absent else "B7")
+
+
+@pytest.mark.parametrize(("later", "absent"), [(9.0, False), (10.0, True)])
+def test_b8_a_grace_of_less_than_a_minute_is_the_distance_of_the_lists(later, absent):
+    mine = doubt(empty_since=NOON + 11)
+    assert isinstance(ruling(mine, listing(11 + later), grace=10.0), Absent if absent else Wait)
+
+
+def test_b8_a_grace_of_zero_still_takes_two_lists():
+    first = ruling(doubt(), listing(1), grace=0.0)
+    assert isinstance(first, AbsentOnce)
+    assert isinstance(ruling(doubt(empty_since=first.date), listing(1), grace=0.0), Absent)
+
+
+def test_b8_policy_hold_asks_the_operator():
+    assert isinstance(ruling(TWICE_EMPTY, listing(LATE), hold=True), Hold)
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_b8_what_the_api_said_it_made_is_never_sent_again(hold):
+    mine = doubt(certain=True, empty_since=NOON + GRACE + 1)
+    verdict = ruling(mine, listing(100 * GRACE), hold=hold)
+    assert isinstance(verdict, Hold)
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_b8_without_the_guard_an_empty_list_proves_nothing(hold):
+    mine = doubt(guarded=False, empty_since=NOON + GRACE + 1)
+    verdict = ruling(mine, listing(LATE), hold=hold)
+    assert isinstance(verdict, Hold)
+    assert "old key" in verdict.reason
+
+
+def test_b8_an_old_batch_in_the_list_does_not_stand_in_the_way():
+    old = batch(created_at=NOON - 10 * MINUTE)
+    assert isinstance(ruling(TWICE_EMPTY, listing(LATE, old)), Absent)
+
+
+def test_b8_a_live_batch_that_the_list_does_not_show_delays_the_absence():
+    known = Known(bound={"msgbatch_live"}, live={"msgbatch_live": NOON + 20 * MINUTE})
+    verdict = ruling(TWICE_EMPTY, listing(LATE), known)
+    assert (verdict.rule, type(verdict)) == ("B7", Wait)
+
+
+def test_b8_a_live_batch_that_the_list_shows_allows_the_absence():
+    live = batch("msgbatch_live", created_at=NOON + 20 * MINUTE)
+    known = Known(bound={live.batch_id}, live={live.batch_id: live.created_at})
+    assert isinstance(ruling(TWICE_EMPTY, listing(LATE, live), known), Absent)
+
+
+@pytest.mark.parametrize("created", [NOON - MINUTE, NOON + LATE - 4 * MINUTE], ids=["older", "too fresh"])
+def test_b8_only_a_live_batch_younger_than_the_doubt_and_old_enough_to_show_must_be_in_the_list(created):
+    known = Known(bound={"msgbatch_live"}, live={"msgbatch_live": created})
+    assert isinstance(ruling(TWICE_EMPTY, listing(LATE), known), Absent)
+
+
+@pytest.mark.parametrize(
+    ("seen", "may_be_it"),
+    [
+        (batch(), True),
+        (batch(total=99), False),
+        (batch(total=101), False),
+        (batch(created_at=NOON - 300), True),
+        (batch(created_at=NOON - 300.001), False),
+        (batch(created_at=NOON - 299), True),
+        (batch(created_at=NOON + 24 * 3600), True),
+        (batch(ended=True), True),
+        (batch(status="canceling"), True),
+    ],
+)
+def test_a_candidate_has_the_size_of_the_doubt_and_is_at_most_five_minutes_older(seen, may_be_it):
+    assert candidates(doubt(), listing(LATE, seen), Known()) == ([seen] if may_be_it else [])
+
+
+def test_a_batch_bound_by_an_answer_is_no_candidate():
+    assert candidates(doubt(), listing(LATE, batch()), Known(bound={"msgbatch_1"})) == []
+
+
+def test_the_counts_of_an_ended_batch_are_the_api_s():
+    seen = batch(ended=True, counts=(90, 5, 3, 2))
+    assert counts_of(seen) == Counts(succeeded=90, errored=5, canceled=3, expired=2)
+
+
+ANY_BATCH = st.builds(
+    batch,
+    st.sampled_from([f"msgbatch_{n}" for n in range(4)]),
+    total=st.sampled_from([99, 100]),
+    created_at=st.sampled_from([NOON - 301, NOON - 300, NOON, NOON + MINUTE]),
+    ended=st.booleans(),
+)
+SOME_IDS = st.sets(st.sampled_from([f"msgbatch_{n}" for n in range(4)]))
+
+
+@given(
+    batches=st.lists(ANY_BATCH, max_size=4, unique_by=lambda seen: seen.batch_id),
+    foreign=SOME_IDS,
+    bound=SOME_IDS,
+    gone=SOME_IDS,
+    at=st.sampled_from([0.0, GRACE, GRACE + 1, LATE, 2 * GRACE]),
+    empty_since=st.sampled_from([None, NOON, NOON + GRACE + 1]),
+    certain=st.booleans(),
+    guarded=st.booleans(),
+    hold=st.booleans(),
+)
+def test_absence_is_never_concluded_while_anything_speaks_against_it(
+    batches, foreign, bound, gone, at, empty_since, certain, guarded, hold
+):
+    mine = doubt(certain=certain, guarded=guarded, empty_since=empty_since)
+    seen, known = listing(at, *batches), Known(foreign=foreign, bound=bound, gone=gone)
+    if isinstance(ruling(mine, seen, known, hold=hold), Absent):
+        assert at > GRACE
+        assert empty_since is not None
+        assert not certain
+        assert guarded
+        assert not hold
+        assert candidates(mine, seen, known) == []

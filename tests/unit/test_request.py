@@ -1,0 +1,284 @@
+"""One request from the caller's form to bytes: what is refused, and what passes through untouched."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abatch import BadRequest, Request
+from abatch.request import Row, from_line, from_object
+
+GOOD: dict[str, Any] = {"model": "m", "max_tokens": 1, "messages": []}
+
+
+def line(params: bytes, custom_id: bytes = b'"a"') -> bytes:
+    return b'{"custom_id":' + custom_id + b',"params":' + params + b"}"
+
+
+def refusal(raw: bytes) -> BadRequest:
+    with pytest.raises(BadRequest) as refused:
+        from_line(raw, 7)
+    assert refused.value.line == 7
+    return refused.value
+
+
+def refusal_of(request: object) -> BadRequest:
+    with pytest.raises(BadRequest) as refused:
+        from_object(request, 7)
+    assert refused.value.line == 7
+    return refused.value
+
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+BAD_LINES = [
+    ("not UTF-8", line(b'{"max_tokens":1,"x":"\xff"}'), "UTF-8"),
+    ("not UTF-8 outside strings", b"\xff" + line(b'{"max_tokens":1}'), "UTF-8"),
+    ("UTF-8 of a surrogate", line(b'{"max_tokens":1,"x":"\xed\xa0\x80"}'), "UTF-8"),
+    ("not JSON", b"hello", "not JSON"),
+    ("empty", b"", "not JSON"),
+    ("cut short", line(b'{"max_tokens":1}')[:-1], "not JSON"),
+    ("two values", line(b'{"max_tokens":1}') * 2, "not JSON"),
+    ("single quotes", b"{'custom_id':'a'}", "not JSON"),
+    ("trailing comma", line(b'{"max_tokens":1,}'), "not JSON"),
+    ("a control character", line(b'{"max_tokens":1,"x":"\x01"}'), "not JSON"),
+    ("NaN", line(b'{"max_tokens":1,"temperature":NaN}'), "not JSON"),
+    ("infinity", line(b'{"max_tokens":1,"temperature":Infinity}'), "not JSON"),
+    ("minus infinity", line(b'{"max_tokens":1,"temperature":-Infinity}'), "not JSON"),
+    ("a lone surrogate", line(b'{"max_tokens":1,"x":"\\ud800"}'), "JSON"),
+    ("a lone low surrogate", line(b'{"max_tokens":1,"x":"\\udc00"}'), "JSON"),
+    ("a lone surrogate as id", line(b'{"max_tokens":1}', b'"\\ud800"'), "surrogate"),
+    ("nested too deeply", line(b'{"max_tokens":1,"x":' + DEEP + b"}"), "nested too deeply"),
+    ("an array", b"[]", "object"),
+    ("null", b"null", "object"),
+    ("a string", b'"a"', "object"),
+    ("an unknown field", line(b'{"max_tokens":1}')[:-1] + b',"method":"POST"}', "unknown field `method`"),
+    ("no params", b'{"custom_id":"a"}', "missing field `params`"),
+    ("no custom_id", b'{"params":{"max_tokens":1}}', "missing field `custom_id`"),
+    ("params null", line(b"null"), "object"),
+    ("params an array", line(b"[]"), "object"),
+    ("params a string", line(b'"x"'), "object"),
+    ("custom_id a number", line(b'{"max_tokens":1}', b"5"), "custom_id"),
+    ("custom_id null", line(b'{"max_tokens":1}', b"null"), "custom_id"),
+    ("custom_id empty", line(b'{"max_tokens":1}', b'""'), "1 to 512"),
+    ("custom_id of 513 bytes", line(b'{"max_tokens":1}', b'"' + b"x" * 513 + b'"'), "513"),
+    ("custom_id of 257 letters of two bytes", line(b'{"max_tokens":1}', b'"' + "é".encode() * 257 + b'"'), "514"),
+    ("stream", line(b'{"max_tokens":1,"stream":true}'), "stream"),
+    ("stream of another type", line(b'{"max_tokens":1,"stream":1}'), "stream"),
+    ("max_tokens missing", line(b"{}"), "max_tokens is missing"),
+    ("max_tokens null", line(b'{"max_tokens":null}'), "max_tokens is missing"),
+    ("max_tokens 0", line(b'{"max_tokens":0}'), "at least 1"),
+    ("max_tokens negative", line(b'{"max_tokens":-5}'), "at least 1"),
+    ("max_tokens a fraction", line(b'{"max_tokens":1.5}'), "whole number"),
+    ("max_tokens true", line(b'{"max_tokens":true}'), "whole number"),
+    ("max_tokens a string", line(b'{"max_tokens":"1"}'), "whole number"),
+    ("max_tokens endless", line(b'{"max_tokens":' + b"9" * 5_000 + b"}"), "max_tokens"),
+    ("the last of two max_tokens is bad", line(b'{"max_tokens":1,"max_tokens":0}'), "at least 1"),
+    ("betas a string", line(b'{"max_tokens":1}')[:-1] + b',"betas":"x"}', "betas"),
+    ("betas of numbers", line(b'{"max_tokens":1}')[:-1] + b',"betas":[1]}', "betas"),
+]
+
+
+@pytest.mark.parametrize(("raw", "words"), [bad[1:] for bad in BAD_LINES], ids=[bad[0] for bad in BAD_LINES])
+def test_a_bad_line_is_refused_with_its_number_and_the_reason(raw, words):
+    assert words in refusal(raw).why
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        line(b"{}"),
+        line(b'{"max_tokens":0}'),
+        line(b'{"max_tokens":1,"stream":true}'),
+        line(b"[]"),
+        b'{"custom_id":"a"}',
+        b'{"custom_id":"a","params":{"max_tokens":1},"x":1}',
+    ],
+)
+def test_a_bad_line_is_named_by_its_custom_id_where_it_has_one(raw):
+    assert refusal(raw).custom_id == "a"
+
+
+def test_a_lone_surrogate_is_called_one():
+    assert "surrogate" in refusal(line(b'{"max_tokens":1,"x":"\\ud800"}')).why
+
+
+def test_the_place_of_bad_utf_8_is_told():
+    assert refusal(b"ab\xff").why == "not UTF-8 (byte 3 of the line)"
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        b'{"max_tokens":1}',
+        b' { "b" : 1 , "a" : 1.0e0 , "max_tokens" : 8 } ',
+        b'{"max_tokens":1,"max_tokens":2}',
+        b'{"max_tokens":1,"stream":false}',
+        b'{"max_tokens":1,"x":"\\u00e9\\/\\ud83d\\ude00"}',
+        '{"max_tokens":1,"x":"é\u2028😀"}'.encode(),
+        b'{"max_tokens":1,"x":12345678901234567890123456789012345678901234567890}',
+        b'{"max_tokens":1,"x":0.1000000000000000055511151231257827}',
+        b'{"max_tokens":1,"x":' + b"[" * 200 + b"]" * 200 + b"}",
+        b'{"max_tokens":1,"custom_id":"b","params":{"custom_id":"c"},"whatever":null}',
+    ],
+)
+def test_params_of_a_line_pass_through_byte_for_byte(params):
+    row = from_line(b'{"params":' + params + b',"custom_id":"a"}', 1)
+    assert row.params.strip() == params.strip()
+    assert row.custom_id == b'"a"'
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=100), st.booleans()
+)
+def test_any_text_is_a_custom_id(text, ascii_only):
+    raw = json.dumps({"custom_id": text, "params": GOOD}, ensure_ascii=ascii_only).encode()
+    assert json.loads(from_line(raw, 1).custom_id) == text
+    assert from_object(Request(text, GOOD), 1).custom_id == from_line(raw, 1).custom_id
+
+
+def test_a_custom_id_of_512_bytes_is_taken():
+    assert from_line(line(b'{"max_tokens":1}', b'"' + b"x" * 512 + b'"'), 1)
+
+
+def test_betas_of_a_line_are_kept_in_order():
+    raw = line(b'{"max_tokens":1}')[:-1] + b',"betas":["b","a"]}'
+    assert from_line(raw, 1).betas == ("b", "a")
+
+
+@given(st.binary(max_size=100))
+def test_whatever_a_line_is_it_is_refused_as_a_bad_request(raw):
+    refusal(raw)
+
+
+# ---- objects --------------------------------------------------------------------------------------------------
+
+
+class Block:
+    """An answer of the SDK, put back into a conversation."""
+
+    def model_dump(self, *, mode: str, exclude_unset: bool, by_alias: bool) -> dict[str, object]:
+        assert (mode, exclude_unset, by_alias) == ("json", True, True)
+        return {"type": "text", "text": "hello"}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request("a", GOOD),
+        {"custom_id": "a", "params": GOOD},
+        {"custom_id": "a", "params": GOOD, "betas": []},
+        OrderedDict(params=GOOD, custom_id="a"),
+        MappingProxyType({"custom_id": "a", "params": MappingProxyType(GOOD)}),
+    ],
+    ids=["Request", "dict", "dict with betas", "OrderedDict", "proxies"],
+)
+def test_a_request_or_any_mapping_with_its_names_is_taken(request_):
+    assert from_object(request_, 1) == Row(b'"a"', b'{"model":"m","max_tokens":1,"messages":[]}')
+
+
+def test_tuples_nested_mappings_and_models_become_json():
+    params = {**GOOD, "messages": ({"role": "assistant", "content": [Block()]}, MappingProxyType({"x": (1, 2)}))}
+    row = from_object(Request("a", params), 1)
+    assert json.loads(row.params)["messages"] == [
+        {"role": "assistant", "content": [{"type": "text", "text": "hello"}]},
+        {"x": [1, 2]},
+    ]
+
+
+def test_an_answer_of_the_sdk_can_be_put_back_into_a_conversation():
+    from anthropic.types import TextBlock
+
+    params = {**GOOD, "messages": [{"role": "assistant", "content": [TextBlock(type="text", text="é")]}]}
+    content = json.loads(from_object(Request("a", params), 1).params)["messages"][0]["content"]
+    assert content == [{"type": "text", "text": "é"}]
+
+
+def test_betas_of_an_object_are_kept_in_order():
+    assert from_object(Request("a", GOOD, betas=["b", "a"]), 1).betas == ("b", "a")
+    assert from_object({"custom_id": "a", "params": GOOD, "betas": ("c",)}, 1).betas == ("c",)
+
+
+def test_objects_become_compact_utf_8():
+    assert from_object(Request("a", {"max_tokens": 1, "x": "é\u2028"}), 1).params == (
+        '{"max_tokens":1,"x":"é\u2028"}'.encode()
+    )
+
+
+def endless() -> dict[str, Any]:
+    top: dict[str, Any] = {"max_tokens": 1}
+    inner = top
+    for _ in range(100_000):
+        inner["x"] = {}
+        inner = inner["x"]
+    return top
+
+
+def circle() -> dict[str, Any]:
+    top: dict[str, Any] = {"max_tokens": 1}
+    top["x"] = top
+    return top
+
+
+BAD_OBJECTS = [
+    ("a string", "a", "expected a Request"),
+    ("None", None, "expected a Request"),
+    ("a pair", ("a", GOOD), "expected a Request"),
+    ("an unknown field", {"custom_id": "a", "params": GOOD, "url": "x"}, "unknown field 'url'"),
+    ("a field that is no text", {"custom_id": "a", "params": GOOD, 5: "x"}, "unknown field '5'"),
+    ("no params", {"custom_id": "a"}, "params is missing"),
+    ("no custom_id", {"params": GOOD}, "custom_id is missing"),
+    ("custom_id bytes", Request(b"a", GOOD), "string"),
+    ("custom_id a number", {"custom_id": 5, "params": GOOD}, "string"),
+    ("custom_id empty", Request("", GOOD), "1 to 512"),
+    ("custom_id too long", Request("x" * 513, GOOD), "513"),
+    ("custom_id a lone surrogate", Request("\ud800", GOOD), "surrogate"),
+    ("params None", Request("a", None), "mapping"),
+    ("params a list", Request("a", [GOOD]), "mapping"),
+    ("max_tokens missing", Request("a", {"model": "m"}), "max_tokens is missing"),
+    ("max_tokens 0", Request("a", {"max_tokens": 0}), "at least 1"),
+    ("max_tokens True", Request("a", {"max_tokens": True}), "whole number"),
+    ("max_tokens 1.0", Request("a", {"max_tokens": 1.0}), "whole number"),
+    ("stream", Request("a", {**GOOD, "stream": True}), "stream"),
+    ("NaN", Request("a", {**GOOD, "temperature": float("nan")}), "JSON"),
+    ("infinity", Request("a", {**GOOD, "temperature": float("inf")}), "JSON"),
+    ("a lone surrogate", Request("a", {**GOOD, "system": "\ud800"}), "JSON"),
+    ("a lone surrogate as a name", Request("a", {**GOOD, "\udfff": 1}), "JSON"),
+    ("bytes", Request("a", {**GOOD, "system": b"x"}), "JSON"),
+    ("a set", Request("a", {**GOOD, "system": {"x"}}), "JSON"),
+    ("a function", Request("a", {**GOOD, "system": print}), "JSON"),
+    ("a name that is no text", Request("a", {**GOOD, (1,): 2}), "JSON"),
+    ("nested too deeply", Request("a", endless()), "JSON"),
+    ("a circle", Request("a", circle()), "JSON"),
+    ("betas a string", Request("a", GOOD, betas="x"), "betas"),
+    ("betas of numbers", Request("a", GOOD, betas=[1]), "betas"),
+    ("betas None", Request("a", GOOD, betas=None), "betas"),
+    ("betas None in a mapping", {"custom_id": "a", "params": GOOD, "betas": None}, "betas"),
+    ("betas a number", Request("a", GOOD, betas=5), "betas"),
+]
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"), [bad[1:] for bad in BAD_OBJECTS], ids=[bad[0] for bad in BAD_OBJECTS]
+)
+def test_a_bad_object_is_refused_with_its_number_and_the_reason(bad, words):
+    assert words in refusal_of(bad).why
+
+
+@pytest.mark.parametrize("beta", ["", "a\r\nx-other: 1", "a\nb", "é", "a,b", " "])
+def test_a_beta_that_cannot_stand_in_a_header_is_refused_before_it_spoils_its_batch(beta):
+    assert "beta" in refusal_of(Request("a", GOOD, betas=[beta])).why
+
+
+def test_a_line_s_beta_that_cannot_stand_in_a_header_is_refused_too():
+    assert "beta" in refusal(line(b'{"max_tokens":1}')[:-1] + b',"betas":["a\\nb"]}').why
+
+
+@pytest.mark.parametrize(("bad", "named"), [({"custom_id": "a"}, "a"), (Request("a", {}), "a"), ({"params": {}}, None)])
+def test_a_bad_object_is_named_by_its_custom_id_where_it_has_one(bad, named):
+    assert refusal_of(bad).custom_id == named

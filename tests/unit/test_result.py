@@ -1,0 +1,115 @@
+"""What comes back: results read on demand, usage, summaries."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from abatch import Result, ResultError, Summary, Usage
+from tests.unit.make import run
+
+
+def result(body: dict[str, Any], custom_id: str = "a") -> Result:
+    return Result(json.dumps({"custom_id": custom_id, "result": body}).encode())
+
+
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "claude-x",
+    "content": [{"type": "text", "text": "hello"}, {"type": "a_new_block", "what": 1}],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 3, "output_tokens": 5, "cache_creation": {"ephemeral_1h_input_tokens": 2}},
+}
+SUCCEEDED = result({"type": "succeeded", "message": MESSAGE})
+ERRORED = result(
+    {
+        "type": "errored",
+        "error": {"type": "error", "error": {"type": "api_error", "message": "m"}, "request_id": "req_1"},
+    }
+)
+
+
+def test_a_succeeded_result_holds_the_typed_message_of_the_sdk():
+    from anthropic.types import Message, TextBlock
+
+    message = SUCCEEDED.message
+    assert isinstance(message, Message)
+    assert isinstance(message.content[0], TextBlock)
+    assert message.content[0].text == "hello"
+    assert message.usage.output_tokens == 5
+
+
+def test_a_succeeded_result_tells_outcome_and_tokens_and_has_no_error():
+    assert (SUCCEEDED.custom_id, SUCCEEDED.outcome, SUCCEEDED.error) == ("a", "succeeded", None)
+    assert SUCCEEDED.usage == Usage(input_tokens=3, output_tokens=5, cache_creation_1h_tokens=2)
+
+
+def test_an_errored_result_holds_the_api_s_words_and_no_message():
+    assert ERRORED.error == ResultError(type="api_error", message="m", request_id="req_1")
+    assert (ERRORED.outcome, ERRORED.message, ERRORED.usage) == ("errored", None, None)
+
+
+@pytest.mark.parametrize("outcome", ["canceled", "expired", "a_new_one"])
+def test_other_outcomes_hold_neither(outcome):
+    other = result({"type": outcome})
+    assert (other.outcome, other.message, other.error, other.usage) == (outcome, None, None, None)
+
+
+@pytest.mark.parametrize(
+    "error", [None, "boom", 5, [], {}, {"error": None}, {"error": "boom"}, {"error": {"type": None}}, {"error": []}]
+)
+def test_an_error_of_a_form_that_nobody_knows_is_an_error_all_the_same(error):
+    assert result({"type": "errored", "error": error}).error is not None
+
+
+@pytest.mark.parametrize("message", [{"usage": []}, {"usage": "x"}, {"usage": {"cache_creation": 5}}, "text", []])
+def test_a_message_of_a_form_that_nobody_knows_has_no_usage(message):
+    assert result({"type": "succeeded", "message": message}).usage in (None, Usage())
+
+
+def test_a_lone_surrogate_in_an_answer_is_no_obstacle():
+    raw = b'{"custom_id":"a","result":{"type":"succeeded","message":{"content":[{"type":"text","text":"\\ud800"}]}}}'
+    message = Result(raw).message
+    assert message is not None
+    assert message.content[0].text == "\ud800"
+
+
+def test_a_result_shows_its_id_and_outcome_but_not_the_answer():
+    assert repr(SUCCEEDED) == "Result(custom_id='a', outcome='succeeded')"
+
+
+def test_reading_everything_but_the_message_does_not_import_the_sdk():
+    program = """
+import sys
+from abatch.result import Result
+result = Result(b'{"custom_id":"a","result":{"type":"succeeded","message":{"usage":{"input_tokens":1}}}}')
+assert result.usage and result.outcome and result.custom_id and result.error is None
+print("anthropic" in sys.modules)
+"""
+    assert run(program) == "False\n"
+
+
+def test_the_prompt_is_what_was_read_written_and_neither():
+    usage = Usage(input_tokens=1, cache_read_tokens=20, cache_creation_tokens=300, cache_creation_1h_tokens=4)
+    assert usage.prompt_tokens == 321
+
+
+def test_usage_adds_up_field_by_field():
+    one = Usage(
+        input_tokens=1, output_tokens=2, cache_read_tokens=3, cache_creation_tokens=4, cache_creation_1h_tokens=5
+    )
+    assert one + one + Usage() == Usage(
+        input_tokens=2, output_tokens=4, cache_read_tokens=6, cache_creation_tokens=8, cache_creation_1h_tokens=10
+    )
+
+
+@pytest.mark.parametrize(("succeeded", "ok"), [(10, True), (9, False)])
+def test_a_summary_is_ok_when_every_request_succeeded(succeeded, ok):
+    summary = Summary(
+        key="k", location="x", requests=10, succeeded=succeeded, errored=10 - succeeded, canceled=0, expired=0
+    )
+    assert summary.ok is ok

@@ -1,0 +1,379 @@
+"""The bytes on the wire: ids, the line reader, the envelope of a result line."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from abatch import facts, wire
+from abatch.result import Usage
+from abatch.wire import (
+    MAX_LINE,
+    LineReader,
+    LineTooLong,
+    body_size,
+    fallback,
+    outcome_of,
+    parse_id,
+    prefix,
+    read_line,
+    row_suffix,
+    tag,
+    with_custom_id,
+)
+from tests.unit.make import KEY, WIRE_ID
+
+SHARDS = st.integers(1, 2**40 - 1)
+ATTEMPTS = st.integers(1, wire.MAX_ATTEMPT)
+ROWS = st.integers(0, 2**20 - 1)
+
+# ---- ids ------------------------------------------------------------------------------------------------------
+
+
+@given(key=st.binary(min_size=32, max_size=32), shard=SHARDS, attempt=ATTEMPTS, row=ROWS)
+@example(key=KEY, shard=2**40 - 1, attempt=wire.MAX_ATTEMPT, row=99_999)
+def test_an_id_comes_back_as_it_went(key, shard, attempt, row):
+    named = prefix(key, shard, attempt) + row_suffix(row)
+    assert parse_id(named) == (shard, attempt, tag(key, shard, attempt), row)
+    assert len(named) == wire.ID_WIDTH == 32
+    assert set(named.decode()) <= set("a1-0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+
+
+def test_rows_have_ids_of_their_own():
+    assert len({row_suffix(row) for row in range(100_000)}) == 100_000
+
+
+def test_the_tag_differs_by_key_shard_and_attempt():
+    tags = {tag(key, shard, attempt) for key in (KEY, KEY[::-1]) for shard in range(1, 51) for attempt in range(1, 21)}
+    assert len(tags) == 2 * 50 * 20
+    assert max(tags) < 2**60
+
+
+def test_shard_and_attempt_cannot_be_mistaken_for_each_other():
+    assert tag(KEY, 1, 11) != tag(KEY, 11, 1)
+
+
+@pytest.mark.parametrize(("shard", "attempt"), [(0, 1), (-1, 1), (2**40, 1), (1, 0), (1, 1024), (1, -1)])
+def test_numbers_that_do_not_fit_have_no_id(shard, attempt):
+    with pytest.raises(ValueError, match="has no id"):
+        prefix(KEY, shard, attempt)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        b"",
+        b"request-1",
+        WIRE_ID[:-1],
+        WIRE_ID + b"0",
+        WIRE_ID + b"\n",
+        b" " + WIRE_ID,
+        WIRE_ID.lower(),
+        WIRE_ID.replace(b"a1", b"a2"),
+        WIRE_ID.replace(b"-", b"_"),
+        WIRE_ID.replace(b"A", b"I"),
+        WIRE_ID.replace(b"A", b"L"),
+        WIRE_ID.replace(b"A", b"O"),
+        WIRE_ID.replace(b"A", b"U"),
+        WIRE_ID.replace(b"A", b"a"),
+        WIRE_ID.replace(b"A", b"\xff"),
+    ],
+)
+def test_what_is_not_of_our_form_is_no_id(other):
+    assert parse_id(WIRE_ID) is not None
+    assert parse_id(other) is None
+
+
+@given(st.binary(max_size=40))
+def test_taking_an_id_apart_never_fails(anything):
+    assert parse_id(anything) is None
+
+
+def test_no_more_than_the_api_allows_stands_in_a_custom_id():
+    assert len(WIRE_ID) <= 64
+
+
+@given(st.lists(st.binary(max_size=50), min_size=1, max_size=20))
+def test_the_size_of_a_body_is_known_before_it_is_composed(params):
+    rows = [
+        wire.ROW_HEAD + prefix(KEY, 7, 1) + row_suffix(row) + wire.ROW_MIDDLE + each + wire.ROW_END
+        for row, each in enumerate(params)
+    ]
+    body = wire.BODY_HEAD + b",".join(rows) + wire.BODY_TAIL
+    assert body_size(len(params), sum(map(len, params))) == len(body)
+
+
+# ---- lines ----------------------------------------------------------------------------------------------------
+
+
+def read_in(chunks):
+    reader = LineReader()
+    lines = [line for chunk in chunks for line in reader.feed(chunk)]
+    return lines + reader.end()
+
+
+def split(stream: bytes) -> list[bytes]:
+    lines = (line[:-1] if line.endswith(b"\r") else line for line in stream.split(b"\n"))
+    return [line for line in lines if line]
+
+
+ALPHABET = st.lists(
+    st.sampled_from([b"\n", b"\r", b"\r\n", b"a", b"{}", "\u2028".encode(), "\u0085".encode(), b"\x0b", b"\x00", b"\xff"]),
+    max_size=40,
+).map(b"".join)
+
+
+@given(stream=ALPHABET, cuts=st.lists(st.integers(0, 80), max_size=12))
+def test_however_a_stream_is_chunked_its_lines_are_those_between_newlines(stream, cuts):
+    borders = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    chunks = [stream[a:b] for a, b in zip(borders, borders[1:], strict=False)]
+    assert read_in(chunks) == split(stream)
+
+
+@given(ALPHABET)
+def test_a_stream_in_single_bytes_has_the_same_lines(stream):
+    assert read_in(stream[i : i + 1] for i in range(len(stream))) == split(stream)
+
+
+def test_a_line_separator_inside_a_string_does_not_end_a_line():
+    text = json.dumps({"text": "a\u2028b\u2029c\u0085d\x0be"}, ensure_ascii=False).encode()
+    assert read_in([text + b"\n" + text]) == [text, text]
+
+
+def test_only_one_carriage_return_belongs_to_the_line_end():
+    assert read_in([b"a\r\r\n", b"\r\n", b"b\r", b"\n"]) == [b"a\r", b"b"]
+
+
+def test_the_last_line_needs_no_newline():
+    assert read_in([b"a\nb"]) == [b"a", b"b"]
+
+
+def test_the_reader_starts_afresh_after_the_end():
+    reader = LineReader()
+    assert reader.feed(b"a") == []
+    assert (reader.end(), reader.end(), reader.feed(b"b\n")) == ([b"a"], [], [b"b"])
+
+
+def test_a_line_of_exactly_64_mib_is_read():
+    chunk = b"x" * 2**20
+    lines = read_in([*[chunk] * 64, b"\nnext"])
+    assert [len(line) for line in lines] == [MAX_LINE, 4]
+
+
+def test_a_line_over_64_mib_is_an_error_and_costs_its_length_once():
+    reader, chunk = LineReader(), b"x" * 1024  # were each chunk copied with those before it: 2 TB
+    for _ in range(MAX_LINE // len(chunk)):
+        reader.feed(chunk)
+    with pytest.raises(LineTooLong, match="67108864"):
+        reader.feed(b"x")
+
+
+def test_a_finished_line_makes_room_for_the_next():
+    reader, half = LineReader(), b"x" * (MAX_LINE // 2 + 1)
+    assert len(reader.feed(half + b"\n" + half)) == 1
+    assert len(reader.feed(b"\n" + half)) == 1
+
+
+# ---- envelopes ------------------------------------------------------------------------------------------------
+
+ID = WIRE_ID.decode()
+USAGE = b"""{"input_tokens":3,"output_tokens":5,"cache_read_input_tokens":7,"cache_creation_input_tokens":11,
+"cache_creation":{"ephemeral_5m_input_tokens":9,"ephemeral_1h_input_tokens":2},"service_tier":"batch"}"""
+COUNTED = Usage(
+    input_tokens=3, output_tokens=5, cache_read_tokens=7, cache_creation_tokens=11, cache_creation_1h_tokens=2
+)
+
+
+def succeeded(content: bytes = b'"hello"', usage: bytes = USAGE, model: bytes = b'"claude-x"') -> bytes:
+    message = b'{"type":"message","model":' + model + b',"content":' + content + b',"usage":' + usage + b"}"
+    return b'{"custom_id":"' + WIRE_ID + b'","result":{"type":"succeeded","message":' + message + b"}}"
+
+
+def test_a_succeeded_line_tells_model_and_tokens():
+    assert read_line(succeeded()) == (ID, "succeeded", None, "claude-x", COUNTED)
+
+
+@pytest.mark.parametrize("outcome", ["canceled", "expired", "a_new_one"])
+def test_a_line_without_message_tells_its_outcome(outcome):
+    line = b'{"custom_id":"x","result":{"type":"%s","more":1}}' % outcome.encode()
+    assert read_line(line) == ("x", outcome, None, None, None)
+
+
+def test_an_errored_line_tells_the_inner_type():
+    line = (
+        b'{"custom_id":"x","result":{"type":"errored","error":{"type":"error","error":'
+        b'{"type":"overloaded_error","message":"m"},"request_id":"r"}}}'
+    )
+    assert read_line(line) == ("x", "errored", "overloaded_error", None, None)
+
+
+def test_numbers_and_fields_that_are_null_count_as_nothing():
+    usage = b'{"input_tokens":null,"output_tokens":2,"cache_creation":null,"server_tool_use":null}'
+    assert read_line(succeeded(usage=usage)).usage == Usage(output_tokens=2)
+
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+HARD = {
+    "a lone surrogate": succeeded(b'"\\ud800"'),
+    "a reversed surrogate pair": succeeded(b'"\\udc00\\ud800"'),
+    "100,000 levels": succeeded(DEEP),
+    "100,000 levels, unclosed": succeeded(DEEP)[:90_000],
+    "NaN": succeeded(b"NaN"),
+    "infinity": succeeded(b"-Infinity"),
+    "a number of 5,000 digits": succeeded(b"1" * 5_000),
+    "a usage of 5,000 digits": succeeded(usage=b'{"input_tokens":' + b"1" * 5_000 + b"}"),
+    "invalid UTF-8": succeeded(b'"\xff\xfe"'),
+    "a raw control character": succeeded(b'"\x01"'),
+    "a duplicated key": succeeded().replace(b'"result"', b'"result":{"type":"succeeded"},"result"'),
+    "no content": succeeded(b""),
+    "a message of another type": b'{"custom_id":"' + WIRE_ID + b'","result":{"type":"succeeded","message":7}}',
+    "a usage of another type": succeeded(usage=b"[1]"),
+    "a model of another type": succeeded(model=b"{}"),
+    "text after the line": succeeded() + b" x",
+}
+
+
+@pytest.mark.parametrize("line", HARD.values(), ids=HARD)
+def test_a_line_that_holds_our_id_is_never_lost(line):
+    seen = read_line(line)
+    assert seen is not None
+    assert (seen.wire_id, seen.outcome) == (ID, "succeeded")
+
+
+def test_a_lone_surrogate_costs_neither_model_nor_tokens():
+    assert read_line(succeeded(b'"\\ud800"')) == read_line(succeeded())
+
+
+ODD_USAGE = [b"1.5", b'"12"', b"NaN", b"true", b"[]", b"1" * 30, b"-1e400", b"{}"]
+ODD = {
+    **{f"tokens {odd[:8].decode()}": succeeded(usage=b'{"input_tokens":' + odd + b"}") for odd in ODD_USAGE},
+    "cache_creation 5": succeeded(usage=b'{"cache_creation":5}'),
+    "cache_creation 1.5": succeeded(usage=b'{"cache_creation":{"ephemeral_1h_input_tokens":1.5}}'),
+    "model 5": succeeded(model=b"5"),
+    "model with a lone surrogate": succeeded(model=b'"\\ud800"'),
+    "model a list": succeeded(model=b"[]"),
+}
+
+
+@pytest.mark.parametrize("line", ODD.values(), ids=ODD)
+def test_odd_tokens_never_make_a_fact_that_the_journal_cannot_take_or_read_again(line):
+    seen = read_line(line)
+    usage, model = seen.usage or Usage(), seen.model or "unknown"
+    spend = facts.Spend(model=model, usage=Usage() + usage)
+    assert msgspec.json.decode(msgspec.json.encode(spend), type=facts.Spend) == spend
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"custom_id":"' + WIRE_ID + b'","result":{"type":"errored","error":{"error":{"type":7}}}}',
+        b'{"custom_id":"' + WIRE_ID + b'","result":{"type":"errored\\ud800"}}',
+        b'{"custom_id":"' + WIRE_ID + b'","result":{"type":"errored","error":{"error":{"type":"\\ud800"}}}}',
+    ],
+    ids=["error type 7", "outcome with a lone surrogate", "error type with a lone surrogate"],
+)
+def test_outcome_and_error_type_are_text_that_a_sink_can_store(line):
+    seen = read_line(line)
+    for value in (seen.outcome, seen.error_type):
+        assert value is None or (isinstance(value, str) and value.encode())
+
+
+@given(st.integers(0, len(succeeded())))
+def test_a_truncated_line_tells_its_id_as_soon_as_it_holds_it(length):
+    seen = read_line(succeeded()[:length])
+    whole_id = length >= len(b'{"custom_id":"') + wire.ID_WIDTH
+    assert (seen is not None) == whole_id
+    assert seen is None or seen.wire_id == ID
+
+
+@given(st.binary(max_size=200))
+@example(b"null")
+@example(b"[]")
+@example(b'{"custom_id":null,"result":{"type":"succeeded"}}')
+@example(b'{"custom_id":"x"}')
+@example(DEEP)
+def test_whatever_a_line_is_reading_it_never_fails(line):
+    assert read_line(line) is None
+
+
+@given(st.data())
+def test_a_damaged_line_never_fails_and_its_id_is_found_while_it_stands(data):
+    line = bytearray(succeeded())
+    for _ in range(data.draw(st.integers(1, 5))):
+        line[data.draw(st.integers(46, len(line) - 1))] = data.draw(st.integers(0, 255))
+    seen = read_line(bytes(line))
+    assert seen is not None
+    assert seen.wire_id == ID
+
+
+# ---- the caller's id in the place of ours ---------------------------------------------------------------------
+
+OURS = b'"my \\" id \\\\1"'
+
+
+def test_in_our_own_form_nothing_but_the_id_changes():
+    assert with_custom_id(succeeded(), WIRE_ID, OURS) == succeeded().replace(b'"' + WIRE_ID + b'"', OURS)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        b'{"result":{"type":"canceled"},"custom_id":%s}',
+        b'{ "custom_id" : %s , "result":{"type":"canceled"}}',
+        b'{"custom_id":%s ,"result":{"type":"canceled"}}',
+        b'\t{"x":1,"custom_id":\t%s,"result":{"type":"canceled"}}',
+    ],
+)
+def test_in_another_order_and_with_spaces_nothing_but_the_id_changes(form):
+    line = form % (b'"' + WIRE_ID + b'"')
+    assert with_custom_id(line, WIRE_ID, OURS) == form % OURS
+
+
+@pytest.mark.parametrize("form", [b'{"custom_id":%s,"text":%s}', b'{"text":%s,"custom_id":%s}'])
+def test_an_echo_of_the_id_inside_the_text_stays(form):
+    id_ = b'"' + WIRE_ID + b'"'
+    echo = json.dumps('"custom_id":"' + ID + '"').encode()
+    first = form.startswith(b'{"custom_id"')
+    line = form % ((id_, echo) if first else (echo, id_))
+    assert with_custom_id(line, WIRE_ID, OURS) == form % ((OURS, echo) if first else (echo, OURS))
+
+
+def test_an_id_that_was_sent_back_with_escapes_is_replaced_too():
+    line = succeeded().replace(WIRE_ID, WIRE_ID.replace(b"-", b"\\u002d"))
+    seen = read_line(line)
+    put = with_custom_id(line, seen.wire_id.encode(), OURS)
+    assert json.loads(put)["custom_id"] == json.loads(OURS)
+
+
+@given(custom_id=st.text(min_size=1, max_size=30), text=st.text(max_size=50))
+def test_any_id_can_be_put_into_any_line(custom_id, text):
+    line = succeeded(json.dumps(text).encode())
+    put = json.loads(with_custom_id(line, WIRE_ID, json.dumps(custom_id).encode()))
+    assert put["custom_id"] == custom_id
+    assert put["result"] == json.loads(line)["result"]
+
+
+@given(st.text(min_size=1, max_size=50))
+def test_a_fallback_line_is_json_that_says_canceled(custom_id):
+    line = fallback(json.dumps(custom_id).encode())
+    assert json.loads(line) == {"custom_id": custom_id, "result": {"type": "canceled"}}
+    assert b"\n" not in line
+
+
+def test_a_fallback_line_can_carry_the_api_s_error():
+    line = fallback(b'"x"', b'{"type":"errored","error":{"type":"error","error":{"type":"request_too_large"}}}')
+    assert read_line(line) == ("x", "errored", "request_too_large", None, None)
+
+
+def test_a_line_with_the_caller_s_id_is_decoded_for_a_sink():
+    line = outcome_of(with_custom_id(succeeded(), WIRE_ID, b'"mine"'), "mine")
+    assert (line.custom_id, line.outcome, line.model, line.usage) == ("mine", "succeeded", "claude-x", COUNTED)
+
+
+def test_a_line_that_nobody_can_read_still_goes_to_the_sink():
+    line = outcome_of(b'{"custom_id":"mine","result":{"type":"succeeded","message":' + DEEP, "mine")
+    assert (line.custom_id, line.outcome) == ("mine", "unreadable")
