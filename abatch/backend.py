@@ -105,7 +105,7 @@ class Sink(Protocol):
         ...
 
     async def discard(self) -> None:
-        """Give up: free what is held; lines not yet visible are dropped. Called instead of `seal`, or after it failed."""
+        """Give up: free what is held; lines not yet visible are dropped. Instead of `seal`, or after it failed."""
         ...
 
 

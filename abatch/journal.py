@@ -6,9 +6,9 @@
       spool/            sealed request bodies
       missing/          ids of rows that have no result, per shard
 
-*Fence*: fact n of a shard, and cut n of a job, can be appended once. Of two processes that race on a shard, the loser gets `Overtaken`
-and reads the facts again. Other processes may read, and append wishes (cancel, resolve); the driver sees them
-within a second. After a failed write or fsync nothing more is written through this connection, and the manager
+*Fence*: fact n of a shard, and cut n of a job, can be appended once. Of two processes that race, the loser gets
+`Overtaken` and reads the facts again. Other processes may read, and append wishes (cancel, resolve); the driver sees
+them within a second. After a failed write or fsync nothing more is written through this connection, and the manager
 ends: what a disk did with a failed fsync cannot be known, so it is never tried again.
 
 One unit of work is one closure in one thread hop (`threads.run`), under a shield: a cancellation can neither

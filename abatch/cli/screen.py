@@ -25,13 +25,23 @@ __all__ = ["Screen", "configure_logs", "table"]
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30}
 
 
+WIDE: Final = 240
+"""Columns where no terminal says how many there are, so that no row of a table is folded."""
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else WIDE
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+
+
 class Screen:
     """The two streams of a command; `quiet` keeps all but errors and warnings back."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.messages = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        self.output = Console(highlight=False, markup=False, emoji=False)
+        self.messages = _console(stderr=True)
+        self.output = _console(stderr=False)
 
     @property
     def live(self) -> bool:

@@ -1,0 +1,45 @@
+# Everything sets itself up: a fresh machine has Python 3.11+, make and a package index.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test lint format typecheck docs bench wheel-test clean
+.DELETE_ON_ERROR:
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all]' --group test --group lint --group docs
+	touch $@
+
+demo: $(READY)  ## a job from file to results on a local sandbox: many batches, one line per request
+	$(BIN)/abatch run examples/requests.jsonl --to demo-results.jsonl --sandbox --max-batch-requests 12
+	@echo; echo "demo-results.jsonl: $$(wc -l < demo-results.jsonl) results. The same command again does nothing:"
+	$(BIN)/abatch run examples/requests.jsonl --to demo-results.jsonl --sandbox --max-batch-requests 12 --quiet
+
+test: $(READY)  ## every test; the servers they need are installed with them
+	$(BIN)/python -m pytest
+
+wheel-test: $(READY)  ## the suite against the built wheel, from another folder
+	sh tests/against_wheel.sh $(PYTHON)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
+
+bench: $(READY)  ## claims of speed and memory, each as a ratio measured in one run
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .venvs build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-results.jsonl .abatch-sandbox

@@ -1,0 +1,159 @@
+"""The real command line in a folder of its own, against a sandbox in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from abatch.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATIENCE = 30.0
+KEY = "canary-key-8c1f"
+
+
+class Cli:
+    """Runs `abatch` in a folder."""
+
+    def __init__(self, folder: Path, **env: str) -> None:
+        self.folder = folder
+        self.env = {"PATH": os.environ["PATH"], "HOME": str(folder), "ANTHROPIC_API_KEY": KEY, **env}
+
+    def _command(self, args: tuple[object, ...]) -> list[str]:
+        return [sys.executable, "-m", "abatch", *map(str, args)]
+
+    def __call__(self, *args: object, stdin: bytes = b"", **env: str) -> Ended:
+        done = subprocess.run(
+            self._command(args),
+            cwd=self.folder,
+            env={**self.env, **env},
+            input=stdin,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        return Ended(done.returncode, done.stdout, done.stderr.decode())
+
+    def start(self, *args: object, **popen: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self._command(args),
+            cwd=self.folder,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            **{"stderr": subprocess.PIPE, "text": True, **popen},
+        )
+
+    def write(self, name: str, count: int, *, user: Callable[[int], str | None] = lambda _: None) -> Path:
+        """A file of requests r0, r1, …; `user` chooses outcomes in the sandbox."""
+        path = self.folder / name
+        path.write_bytes(b"".join(line(n, user(n)) + b"\n" for n in range(count)))
+        return path
+
+    def lines(self, name: str) -> dict[str, str]:
+        """custom_id → outcome of every result line in a file; each stands once."""
+        found = [json.loads(raw) for raw in (self.folder / name).read_bytes().splitlines()]
+        outcomes = {each["custom_id"]: each["result"]["type"] for each in found}
+        assert len(outcomes) == len(found)
+        return outcomes
+
+
+class Ended:
+    """A command that ended."""
+
+    def __init__(self, status: int, out: bytes, err: str) -> None:
+        self.status, self.raw, self.out, self.err = status, out, out.decode(), err
+
+    def __repr__(self) -> str:
+        return f"exit {self.status}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+    @property
+    def json(self) -> Any:
+        """Stdout as the one JSON object that it must be."""
+        assert self.out.count("\n") == 1, self
+        return json.loads(self.out)
+
+
+def line(n: int, user: str | None = None, **params: Any) -> bytes:
+    asked: dict[str, Any] = {
+        "model": "claude-haiku-4-5",
+        "max_tokens": 8,
+        "messages": [{"role": "user", "content": f"question {n}"}],
+        **params,
+    }
+    if user is not None:
+        asked["metadata"] = {"user_id": user}
+    return json.dumps({"custom_id": f"r{n}", "params": asked}).encode()
+
+
+def wait_for(done: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    """Until it is so; fails when the process ends before, or after a while."""
+    until = time.monotonic() + PATIENCE
+    while not done():
+        assert process is None or process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def read_until(process: subprocess.Popen[str], word: str) -> str:
+    """Read stderr up to the line with this word."""
+    assert process.stderr is not None
+    read: list[str] = []
+    for each in process.stderr:
+        read.append(each)
+        if word in each:
+            return "".join(read)
+    raise AssertionError("".join(read))
+
+
+@pytest.fixture
+def api() -> Iterator[Sandbox]:
+    with Sandbox(seed=1) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def slow_api() -> Iterator[Sandbox]:
+    """Batches end only when its clock is put forward."""
+    with Sandbox(seed=1, latency=100_000.0) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def new_cli(tmp_path: Path) -> Callable[[Sandbox], Cli]:
+    return lambda sandbox: Cli(tmp_path, ANTHROPIC_BASE_URL=sandbox.url)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, api: Sandbox) -> Cli:
+    return Cli(tmp_path, ANTHROPIC_BASE_URL=api.url)
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Cli:
+    """Without an API."""
+    return Cli(tmp_path, ANTHROPIC_BASE_URL="http://127.0.0.1:9")
+
+
+@pytest.fixture(scope="session", name="line")
+def line_of() -> Callable[..., bytes]:
+    return line
+
+
+@pytest.fixture(scope="session", name="wait_for")
+def waiting() -> Callable[..., None]:
+    return wait_for
+
+
+@pytest.fixture(scope="session", name="read_until")
+def reading() -> Callable[..., str]:
+    return read_until

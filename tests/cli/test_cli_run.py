@@ -1,0 +1,312 @@
+"""`abatch run` as a process: what it prints, leaves and exits with."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import signal
+import subprocess
+from typing import Any
+
+from abatch.sandbox import Sandbox
+from abatch.sandbox.faults import ResetAfterAccept, Stall, Status
+
+FAST = ("--poll-interval", "0.05")
+
+
+def test_a_job_runs_to_its_end_and_again_is_done_at_once(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 30)
+    first = cli("run", "in.jsonl", "--to", "out.jsonl", "--max-batch-requests", 10, *FAST)
+    assert first.status == 0, first
+    assert first.out == ""
+    assert cli.lines("out.jsonl") == {f"r{n}": "succeeded" for n in range(30)}
+    head = first.err.splitlines()
+    assert head[0].startswith("key          in-")
+    assert head[1:3] == ["journal      .abatch", "destination  out.jsonl"]
+    for word in ("succeeded", "tokens", "cost", "synchronous cost", "$"):
+        assert word in first.err
+    assert '"event": "progress"' in first.err
+    batches = api.account.batches
+    again = cli("run", "in.jsonl", "--to", "out.jsonl", "--json")
+    assert again.status == 0
+    assert again.json["state"] == "done"
+    assert api.account.batches == batches
+    assert api.account.violated == 0
+
+
+def test_failed_requests_exit_1_and_json_is_alone_on_stdout(cli: Any) -> None:
+    cli.write("in.jsonl", 6, user=lambda n: "sandbox:errored:invalid_request_error" if n == 3 else None)
+    ended = cli("run", "in.jsonl", "--to", "out.db", "--json", *FAST)
+    assert ended.status == 1, ended
+    told = ended.json
+    assert (told["succeeded"], told["errored"], told["requests"]) == (5, 1, 6)
+    assert told["exit_status"] == 1
+    assert told["error"] is None
+    assert told["resume"] is None
+    assert told["usage"]["output_tokens"] > 0
+    assert told["cost"] * 2 == told["synchronous_cost"]
+
+
+def test_quiet_prints_nothing_when_all_is_well(cli: Any) -> None:
+    cli.write("in.jsonl", 3)
+    ended = cli("run", "in.jsonl", "--to", "out.jsonl", "--quiet", *FAST)
+    assert (ended.status, ended.out, ended.err) == (0, "", "")
+
+
+def test_bad_requests_are_told_by_line_and_nothing_is_sent(cli: Any, api: Sandbox, line: Any) -> None:
+    bad = b'{"custom_id":"evil\\u001b[31m\\u202e","params":{"max_tokens":0}}'
+    (cli.folder / "in.jsonl").write_bytes(b"\n".join([line(0), bad, line(2), b"nonsense", line(0)]))
+    ended = cli("run", "in.jsonl", "--to", "out.jsonl")
+    assert ended.status == 2, ended
+    assert "line 2 (custom_id 'evil" in ended.err
+    assert "max_tokens" in ended.err
+    assert "line 4: not JSON" in ended.err
+    assert "line 5 (custom_id 'r0'): custom_id stands on line 1 already" in ended.err
+    assert "\x1b" not in ended.err
+    assert "\u202e" not in ended.err
+    assert "Traceback" not in ended.err
+    assert api.account.requests == 0
+
+
+def test_only_twenty_problems_are_shown(cli: Any) -> None:
+    (cli.folder / "in.jsonl").write_bytes(b"x\n" * 50)
+    ended = cli("run", "in.jsonl", "--to", "out.jsonl", "--json")
+    assert ended.status == 2
+    assert ended.err.count("not JSON") == 20
+    assert "and 30 more" in ended.err
+    assert ended.json["error"]["type"] == "BadRequest"
+    assert len(ended.json["error"]["problems"]) == 20
+
+
+def test_a_missing_key_is_said_before_planning(cli: Any) -> None:
+    cli.write("in.jsonl", 3)
+    del cli.env["ANTHROPIC_API_KEY"]
+    ended = cli("run", "in.jsonl", "--to", "out.jsonl")
+    assert ended.status == 2, ended
+    assert "ANTHROPIC_API_KEY" in ended.err
+    assert not (cli.folder / "out.jsonl").exists()
+
+
+def test_an_unreachable_api_is_exit_3_at_once(alone: Any) -> None:
+    alone.write("in.jsonl", 3)
+    ended = alone("run", "in.jsonl", "--to", "out.jsonl")
+    assert ended.status == 3, ended
+    assert "cannot be reached" in ended.err
+    assert "To go on: abatch run in.jsonl --to out.jsonl" in ended.err
+
+
+def test_a_refused_key_is_exit_3_at_once(new_cli: Any) -> None:
+    with Sandbox(keys={"another": "default"}) as api:
+        cli = new_cli(api)
+        cli.write("in.jsonl", 3)
+        ended = cli("run", "in.jsonl", "--to", "out.jsonl", "--json")
+    assert ended.status == 3, ended
+    assert "Check ANTHROPIC_API_KEY" in ended.err
+    assert ended.json["error"]["type"] == "JobStopped"
+    assert cli.env["ANTHROPIC_API_KEY"] not in ended.err + ended.out
+
+
+def test_a_journal_in_use_is_exit_3(alone: Any) -> None:
+    alone.write("in.jsonl", 3)
+    (alone.folder / ".abatch").mkdir()
+    with (alone.folder / ".abatch" / "lock").open("w+") as lock:
+        lock.write("4711\n")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ended = alone("run", "in.jsonl", "--to", "out.jsonl")
+    assert ended.status == 3, ended
+    assert "held by process 4711" in ended.err
+
+
+def test_a_key_with_other_content_and_a_foreign_destination_are_exit_2(cli: Any) -> None:
+    cli.write("in.jsonl", 3)
+    assert cli("run", "in.jsonl", "--to", "out.jsonl", "--key", "k", *FAST).status == 0
+    other = cli("run", "in.jsonl", "--to", "other.jsonl", "--key", "k")
+    assert other.status == 2, other
+    assert "job 'k' exists" in other.err
+    (cli.folder / "mine.jsonl").write_text("precious\n")
+    taken = cli("run", "in.jsonl", "--to", "mine.jsonl")
+    assert taken.status == 2, taken
+    assert "choose another destination" in taken.err
+    assert (cli.folder / "mine.jsonl").read_text() == "precious\n"
+
+
+def test_usage_and_settings_are_exit_2(alone: Any) -> None:
+    for args, word in (
+        (("run", "in.jsonl"), "--to"),
+        (("run", "in.jsonl", "--to", "out.parquet"), "destination is one of"),
+        (("run", "-", "--to", "out.jsonl"), "--key"),
+        (("run", "in.jsonl", "--to", "out.jsonl", "--max-batch-requests", "0"), "requests_per_batch"),
+        (("run", "absent.jsonl", "--to", "out.jsonl", "--dry-run"), "absent.jsonl"),
+    ):
+        ended = alone(*args)
+        assert ended.status == 2, ended
+        assert word in ended.err
+
+
+def test_stdin_is_read_as_an_iterable(cli: Any, line: Any) -> None:
+    rows = b"\n".join(line(n) for n in range(25))
+    ended = cli("run", "-", "--to", "out/", "--key", "piped", "--max-batch-requests", 10, *FAST, stdin=rows)
+    assert ended.status == 0, ended
+    parts = sorted((cli.folder / "out").glob("part-*.jsonl"))
+    found = [json.loads(raw)["custom_id"] for part in parts for raw in part.read_bytes().splitlines()]
+    assert sorted(found) == sorted(f"r{n}" for n in range(25))
+
+
+def test_a_bad_row_in_stdin_ends_the_run_after_the_sealed_shards(cli: Any, line: Any) -> None:
+    rows = b"\n".join([*(line(n) for n in range(25)), b"nonsense", line(26)])
+    args = ("run", "-", "--to", "out.jsonl", "--key", "piped", "--max-batch-requests", 10, *FAST)
+    ended = cli(*args, "--json", stdin=rows)
+    assert ended.status == 1, ended
+    assert "line 26" in ended.err
+    told = ended.json
+    assert told["state"] == "unfinished"
+    assert told["succeeded"] >= 10
+    mended = rows.replace(b"nonsense", line(25))
+    assert cli(*args, stdin=mended).status == 0
+    assert len(cli.lines("out.jsonl")) == 27
+
+
+def test_an_interrupted_run_resumes(new_cli: Any, slow_api: Sandbox, wait_for: Any) -> None:
+    cli = new_cli(slow_api)
+    cli.write("in.jsonl", 20)
+    args = ("run", "in.jsonl", "--to", "my out.jsonl", *FAST)
+    process = cli.start(*args)
+    wait_for(lambda: slow_api.account.batches, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "Interrupted" in err
+    assert "To go on: abatch run in.jsonl --to 'my out.jsonl'" in err
+    other = cli.write("other.jsonl", 1)
+    slow_api.advance(200_000)
+    ended = cli(*args)
+    assert ended.status == 0, ended
+    assert len(cli.lines("my out.jsonl")) == 20
+    assert (slow_api.account.requests, slow_api.account.violated) == (20, 0)
+    assert other.exists()
+
+
+def test_a_killed_run_resumes_and_names_the_other_jobs(new_cli: Any, slow_api: Sandbox, wait_for: Any) -> None:
+    cli = new_cli(slow_api)
+    cli.write("in.jsonl", 20)
+    cli.write("other.jsonl", 5)
+    for name, batches in (("other", 1), ("in", 2)):
+        process = cli.start("run", f"{name}.jsonl", "--to", f"{name}.out.jsonl", "--key", name, *FAST)
+        wait_for(lambda least=batches: slow_api.account.batches >= least, process)
+        process.kill()
+        process.communicate()
+    slow_api.advance(200_000)
+    ended = cli("run", "in.jsonl", "--to", "in.out.jsonl", "--key", "in", "--grace", "0.2", *FAST)
+    assert ended.status == 0, ended
+    assert "also unfinished here, polled but not submitted: other" in ended.err
+    assert len(cli.lines("in.out.jsonl")) == 20
+    assert (slow_api.account.requests, slow_api.account.violated) == (25, 0)
+
+
+def test_a_second_signal_ends_at_once_and_loses_nothing(cli: Any, api: Sandbox, read_until: Any, wait_for: Any) -> None:
+    cli.write("in.jsonl", 8)
+    api.faults.next("create", Stall(seconds=600))
+    args = ("run", "in.jsonl", "--to", "out.jsonl", "--grace", "0.2", *FAST)
+    process = cli.start(*args)
+    wait_for(lambda: api.account.batches, process)
+    process.send_signal(signal.SIGTERM)
+    read_until(process, "Interrupted")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+    ended = cli(*args)
+    assert ended.status == 0, ended
+    assert (api.account.requests, api.account.violated) == (8, 0)
+
+
+def test_a_lost_answer_is_found_again(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 8)
+    api.faults.next("create", ResetAfterAccept())
+    ended = cli("run", "in.jsonl", "--to", "out.jsonl", "--grace", "0.2", *FAST)
+    assert ended.status == 0, ended
+    assert (api.account.requests, api.account.violated) == (8, 0)
+
+
+def test_hostile_text_of_the_api_does_not_reach_the_terminal(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 3)
+    evil = "no \x1b[2J\x1b]0;owned\x07 \x9b31m \u202e entry"
+    api.faults.always("create", Status(status=403, kind="permission_error", message=evil))
+    ended = cli("run", "in.jsonl", "--to", "out.jsonl", *FAST, ABATCH_LOG="debug")
+    assert ended.status == 3, ended
+    assert "no " in ended.err
+    shown = cli("status")
+    assert "stopped" in shown.out
+    for text in (ended.err, shown.out, shown.err):
+        assert not {"\x1b", "\x9b", "\u202e", "\x07"} & set(text)
+    assert cli.env["ANTHROPIC_API_KEY"] not in ended.err
+
+
+def test_a_wrong_log_level_is_exit_2(alone: Any) -> None:
+    alone.write("in.jsonl", 3)
+    ended = alone("run", "in.jsonl", "--to", "out.jsonl", ABATCH_LOG="loud")
+    assert ended.status == 2, ended
+    assert "ABATCH_LOG" in ended.err
+
+
+def test_a_dry_run_sends_nothing_and_makes_nothing(alone: Any) -> None:
+    alone.write("in.jsonl", 30)
+    ended = alone("run", "in.jsonl", "--to", "out.jsonl", "--dry-run", "--max-batch-requests", "10")
+    assert ended.status == 0, ended
+    for word in ("requests", "30", "batches", "bytes", "cost as batches", "$", " to "):
+        assert word in ended.out
+    assert os.listdir(alone.folder) == ["in.jsonl"]
+
+
+def test_the_sandbox_beside_a_run_needs_no_key_and_a_killed_demo_resumes(alone: Any, read_until: Any) -> None:
+    del alone.env["ANTHROPIC_API_KEY"]
+    alone.write("in.jsonl", 40)
+    args = ("run", "in.jsonl", "--to", "out.jsonl", "--sandbox", "--max-batch-requests", 10)
+    process = alone.start(*args, "--sandbox-latency", "0.3")
+    read_until(process, "shard_accepted")
+    process.kill()
+    process.communicate()
+    port = (alone.folder / ".abatch-sandbox" / "port").read_text()
+    ended = alone(*args, "--sandbox-latency", "0")
+    assert ended.status == 0, ended
+    assert "synthetic" in ended.err
+    assert "grace_below" not in ended.err
+    assert len(alone.lines("out.jsonl")) == 40
+    assert (alone.folder / ".abatch-sandbox" / "port").read_text() == port
+    assert not (alone.folder / ".abatch").exists()
+
+
+def test_a_terminal_gets_a_bar_and_no_log(new_cli: Any, slow_api: Sandbox, wait_for: Any) -> None:
+    cli = new_cli(slow_api)
+    cli.write("in.jsonl", 20)
+    ours, theirs = pty.openpty()
+    cli.env |= {"TERM": "xterm", "COLUMNS": "120"}
+    process = cli.start("run", "in.jsonl", "--to", "out.jsonl", *FAST, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    wait_for(lambda: slow_api.account.batches, process)
+    while b"in flight 20 in 1 batches" not in seen:
+        seen += os.read(ours, 65536)
+    slow_api.advance(200_000)
+    try:
+        while more := os.read(ours, 65536):
+            seen += more
+    except OSError:  # the terminal is gone
+        pass
+    os.close(ours)
+    process.communicate(timeout=30)
+    assert process.returncode == 0, seen
+    assert b"planned 20 of 20" in seen
+    assert b"succeeded" in seen
+    assert b"shard_accepted" not in seen
+
+
+def test_no_core_is_left(cli: Any) -> None:
+    code = "import resource, abatch.cli.run as r; r.drive = lambda *_: print(resource.getrlimit(resource.RLIMIT_CORE));"
+    code += "r.run('in.jsonl', to='out.jsonl')"
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=cli.folder)
+    assert done.stdout == "(0, 0)\n"

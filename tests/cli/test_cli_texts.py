@@ -1,0 +1,137 @@
+"""Help texts, numbers and the sanitiser, in this process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from abatch.cli.app import app
+from abatch.cli.estimate import submit_every
+from abatch.cli.exits import status_of, tell
+from abatch.cli.screen import Screen
+from abatch.cli.text import clean, duration, money
+from abatch.errors import ApiError, BadRequest, ConfigError, JobConflict, JobStopped
+
+COMMANDS = ("run", "status", "results", "cancel", "retry", "resolve", "id", "estimate", "sandbox")
+
+
+def invoke(*args: str) -> Any:
+    return CliRunner().invoke(app, list(args), env={"COLUMNS": "100", "TERM": "dumb"})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_an_example(command: str) -> None:
+    shown = invoke(command, "--help")
+    assert shown.exit_code == 0
+    assert f"Example: abatch {command} " in shown.output
+
+
+def test_help_names_every_command_and_the_version_is_shown() -> None:
+    shown = invoke("--help").output
+    assert all(f"\n  {command} " in shown for command in COMMANDS)
+    assert invoke("--version").output.startswith("abatch ")
+
+
+def test_no_command_takes_a_key_as_an_argument() -> None:
+    for command in COMMANDS:
+        assert "api-key" not in invoke(command, "--help").output
+
+
+def test_estimate_says_how_large_and_how_often(tmp_path: Any, line: Any) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"\n".join(line(n) for n in range(120)))
+    shown = invoke("estimate", str(path), "--sla", "30h")
+    assert shown.exit_code == 0, shown.output
+    assert "at least every 6h" in shown.output
+    assert "Below 100" not in shown.output
+    assert "bytes of the requests / 4" in shown.output
+    path.write_bytes(b"\n".join(line(n, model="claude-unheard-of\x07") for n in range(2)))
+    small = invoke("estimate", str(path))
+    assert "Below 100 requests" in small.output
+    assert "no price for" in small.output
+    assert invoke("estimate", str(path), "--sla", "24h").exit_code == 2
+
+
+def test_estimate_costs_half_and_counts_all_that_is_allowed(tmp_path: Any, line: Any) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"\n".join(line(n, max_tokens=1_000_000) for n in range(10)))
+    told = __import__("json").loads(invoke("estimate", str(path), "--json").output)
+    low, high = told["synchronous_cost"]
+    assert told["requests"] == 10
+    assert told["output_tokens_at_most"] == 10_000_000
+    assert high - low == pytest.approx(50.0)
+    assert told["cost"] == [low / 2, high / 2]
+
+
+@pytest.mark.parametrize(("sla", "seconds"), [("30h", 21_600), ("2d", 86_400), ("1500m", 3_600), ("24.5h", 1_800)])
+def test_an_sla_leaves_what_is_over_a_day(sla: str, seconds: float) -> None:
+    assert submit_every(sla) == seconds
+
+
+@pytest.mark.parametrize("sla", ["24h", "1d", "5", "soon", "-30h"])
+def test_an_sla_that_cannot_be_kept_is_refused(sla: str) -> None:
+    with pytest.raises(ConfigError):
+        submit_every(sla)
+
+
+@pytest.mark.parametrize(
+    ("hostile", "safe"),
+    [
+        ("a\x1b[31mb\x1b[0m", "ab"),
+        ("\x1b]0;title\x07x", "x"),
+        ("\x1b]8;;http://evil\x1b\\link", "link"),
+        ("\x9b31mx\x85\x00\x7f\r", "31mx"),
+        ("\u202eab\u2066\u200f\u061c", "ab"),
+        ("a\nb\tc", "a b c"),
+        ("half \ud83d", "half \ufffd"),
+        ("Grüße 日本 🙂", "Grüße 日本 🙂"),
+    ],
+)
+def test_nothing_hostile_stays(hostile: str, safe: str) -> None:
+    assert clean(hostile) == safe
+
+
+def test_newlines_stay_where_they_are_ours() -> None:
+    assert clean("a\nb\x1b", lines=True) == "a\nb"
+
+
+def test_numbers_are_readable() -> None:
+    assert [duration(s) for s in (0, 59.6, 3_600, 90_061)] == ["0s", "1m", "1h", "1d 1h"]
+    assert [money(d) for d in (None, 0.1234, 1234.5)] == ["unknown (no price for a model)", "$0.1234", "$1,234.50"]
+
+
+def test_statuses_of_errors() -> None:
+    assert [status_of(e) for e in (ConfigError("x"), JobConflict("k", "d"), BadRequest(1, None, "w"))] == [2, 2, 2]
+    assert [status_of(e) for e in (ApiError("list"), JobStopped("k", "r", "m"), OSError(28, "full"))] == [3, 3, 3]
+    assert "disk is full" in tell(OSError(28, "No space left on device"))
+
+
+def test_an_unexpected_error_shows_where_but_no_locals_and_no_key() -> None:
+    def fail() -> None:
+        prompt = "a secret prompt"
+        raise RuntimeError(f"bad {len(prompt)} sk-ant-api03-abc")
+
+    with pytest.raises(RuntimeError) as caught:
+        fail()
+    told = tell(caught.value)
+    assert "in fail" in told
+    assert "RuntimeError: bad 15 [redacted]" in told
+    assert "a secret prompt" not in told.replace('prompt = "a secret prompt"', "")
+
+
+def test_messages_are_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
+    Screen().say("a\x1b[1mb")
+    Screen(quiet=True).say("not shown")
+    Screen(quiet=True).complain("shown")
+    assert capsys.readouterr().err == "ab\nshown\n"
+
+
+def test_without_the_extra_the_command_says_what_brings_it() -> None:
+    code = "import sys; sys.modules['typer'] = None; from abatch.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "The abatch command needs packages that are not installed: pip install 'abatch[cli]'\n"
