@@ -84,6 +84,7 @@ class JobRun:
         self._connecting = anyio.Lock()
         self._assembled = False
         self._planning = False
+        self._again = False
 
     # ---- the backend ------------------------------------------------------------------------------------------
 
@@ -148,8 +149,7 @@ class JobRun:
 
     def begin(self, *, may_submit: bool) -> None:
         """Say that `run` comes next."""
-        self.may_submit = may_submit
-        self.error = None
+        self.may_submit, self._again, self.error = may_submit, True, None
         self.over = anyio.Event()
 
     async def run(self) -> None:
@@ -160,7 +160,9 @@ class JobRun:
 
         """
         try:
-            await self._run()
+            while self._again:
+                self._again, self.error = False, None
+                await self._run()
         except (JournalError, anyio.get_cancelled_exc_class()):
             raise
         except Exception as failure:  # noqa: BLE001 - whatever a backend or the caller's iterable raises is the job's
@@ -176,9 +178,10 @@ class JobRun:
 
     async def join(self) -> None:
         """Go on with what was handed over while the run was under way."""
-        if self._group is None or self._site is None:
+        self.may_submit = self._again = True
+        if self._group is None or self._site is None:  # it is about to look, or will once more
             return
-        self._site.may_submit = self.may_submit = True
+        self._site.may_submit = True
         await self._resume()
         self._drive_open_shards()
         self._start_planning()

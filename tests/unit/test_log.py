@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import structlog
 
 from abatch.log import log, redact
+from tests.unit.make import run
 
 KEY = "sk-ant-api03-CANARY_canary-0123456789"
 
@@ -31,9 +30,13 @@ KEY = "sk-ant-api03-CANARY_canary-0123456789"
         "credentials",
     ],
 )
-@pytest.mark.parametrize("value", ["anything", b"anything", 5, {"x": "anything"}])
-def test_a_value_under_a_name_that_says_secret_is_blanked(name, value):
-    assert redact(None, "info", {"event": "e", name: value}) == {"event": "e", name: "[redacted]"}
+def test_a_value_under_a_name_that_says_secret_is_blanked(name):
+    assert redact(None, "info", {"event": "e", name: "anything"}) == {"event": "e", name: "[redacted]"}
+
+
+@pytest.mark.parametrize("value", [b"anything", 5, {"x": "anything"}, None])
+def test_under_such_a_name_the_value_s_type_does_not_matter(value):
+    assert redact(None, "info", {"event": "e", "api_key": value}) == {"event": "e", "api_key": "[redacted]"}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +52,6 @@ def test_a_value_under_a_name_that_says_secret_is_blanked(name, value):
         {"headers": {"x": KEY}},
         [KEY],
         ("a", [KEY]),
-        ValueError(f"bad key {KEY}"),
     ],
     ids=str,
 )
@@ -88,6 +90,9 @@ def test_abatch_logs_through_structlog_as_the_application_set_it_up():
     assert seen == [{"event": "shard_accepted", "shard": 3, "log_level": "info"}]
 
 
-def test_importing_the_log_sets_nothing_up():
-    assert not structlog.is_configured()
-    assert logging.getLogger("abatch").handlers == []
+def test_importing_abatch_sets_no_logging_up():
+    program = """
+import abatch, logging, structlog
+print(structlog.is_configured(), logging.getLogger("abatch").handlers, logging.getLogger().handlers)
+"""
+    assert run(program) == "False [] []\n"

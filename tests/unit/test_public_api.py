@@ -52,7 +52,7 @@ def test_every_public_name_is_there_and_says_what_it_is():
 def test_importing_abatch_loads_neither_the_sdk_nor_a_backend():
     program = "import sys, abatch; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = set(run(program).split())
-    heavy = {"anthropic", "abatch_backends", "aioboto3", "boto3", "httpx", "httpx2", "zstandard", "typer", "rich", "starlette"}
+    heavy = {"anthropic", "abatch_backends", "aioboto3", "boto3", "httpx", "httpx2", "zstandard", "typer", "starlette"}
     assert "abatch" in loaded
     assert loaded & heavy == set()
 

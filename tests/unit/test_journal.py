@@ -1,0 +1,506 @@
+"""The journal: durable facts, the fence, the driver's lock, and what a broken disk does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import stat
+
+import pytest
+
+from abatch import ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked, facts
+from abatch.journal import Entry, Journal, Overtaken
+from tests.unit.make import committing, planned, run, start, submitted
+
+pytestmark = pytest.mark.anyio
+
+
+async def everything(journal: Journal, **which: object) -> list[tuple[int, int | None, facts.Fact]]:
+    seen: list[tuple[int, int | None, facts.Fact]] = []
+    await journal.replay(lambda recorded: seen.append((recorded.job, recorded.shard, recorded.fact)), **which)
+    return seen
+
+
+@pytest.fixture
+async def other(journal):
+    """The same journal, as another process has it open."""
+    opened = await Journal.open(journal.folder, drive=False)
+    yield opened
+    await opened.aclose()
+
+
+# ---- facts ----------------------------------------------------------------------------------------------------
+
+
+async def test_facts_survive_reopening_in_their_order(journal):
+    job = (await journal.add_job(submitted())).job
+    await journal.append(Entry(job, planned(), 1, 0), Entry(job, facts.Cut(rows=10)))
+    await journal.append(Entry(job, committing(), 1, 1))
+    await journal.aclose()
+    again = await Journal.open(journal.folder, drive=True)
+    assert await everything(again) == [
+        (job, None, submitted()),
+        (job, 1, planned()),
+        (job, None, facts.Cut(rows=10)),
+        (job, 1, committing()),
+    ]
+    await again.aclose()
+
+
+async def test_what_append_returns_is_what_is_replayed(journal):
+    first = await journal.add_job(submitted())
+    rest = await journal.append(Entry(first.job, planned(), 1, 0), Entry(first.job, facts.CancelWished()))
+    seen = []
+    await journal.replay(seen.append)
+    assert seen == [first, *rest]
+
+
+async def test_every_kind_of_fact_can_be_read_again(journal):
+    from tests.unit.test_lifecycle import FACTS
+
+    of_job = [
+        facts.Cut(rows=1, offset=2, digest="d", last=True),
+        facts.CancelWished(),
+        facts.ResolveWished(shard=1),
+        facts.ResolveWished(shard=1, batch_id="msgbatch_1"),
+        facts.Stopped(reason="r", remedy="m"),
+        facts.Resumed(),
+        facts.Finished(location="x"),
+    ]
+    source = facts.FileSource(path="p", size=1, mtime_ns=2, sha256="s", rows=3)
+    headers = facts.Headers(betas=("a", "b"), user_profile_id="u", workspace_id="w")
+    job = (await journal.add_job(submitted(source=source, headers=headers, tries=5))).job
+    await journal.append(*(Entry(job, fact) for fact in of_job))
+    await journal.append(*(Entry(job, fact, 1, n) for n, fact in enumerate(FACTS.values())))
+    told = [fact for _, _, fact in await everything(journal)]
+    assert told == [submitted(source=source, headers=headers, tries=5), *of_job, *FACTS.values()]
+
+
+async def test_a_replay_can_begin_later_or_keep_to_one_shard(journal):
+    first = await journal.add_job(submitted())
+    for shard in (1, 2):
+        await journal.append(Entry(first.job, planned(part=shard), shard, 0))
+    assert await everything(journal, since=first.seq + 1) == [(first.job, 2, planned(part=2))]
+    assert await everything(journal, shard=1) == [(first.job, 1, planned(part=1))]
+
+
+async def test_a_replay_can_leave_out_what_this_journal_appended_itself(journal, other):
+    job = (await journal.add_job(submitted())).job
+    await other.append(Entry(job, facts.CancelWished()))
+    await journal.append(Entry(job, facts.Resumed()))
+    assert await everything(journal, others_only=True) == [(job, None, facts.CancelWished())]
+    assert await everything(other, others_only=True) == [(job, None, submitted()), (job, None, facts.Resumed())]
+
+
+async def test_the_version_changes_when_others_write_and_only_then(journal, other):
+    job = (await journal.add_job(submitted())).job
+    before = await journal.version()
+    await journal.append(Entry(job, facts.Resumed()))
+    assert await journal.version() == before
+    await other.append(Entry(job, facts.CancelWished()))
+    assert await journal.version() != before
+
+
+async def test_the_next_shard_is_one_that_no_fact_bears(journal):
+    assert await journal.next_shard() == 1
+    job = (await journal.add_job(submitted())).job
+    await journal.append(Entry(job, planned(), 7, 0))
+    assert await journal.next_shard() == 8
+
+
+async def test_a_key_is_taken_once(journal, other):
+    await journal.add_job(submitted("k"))
+    with pytest.raises(JobConflict, match="'k'"):
+        await other.add_job(submitted("k"))
+    assert len(await everything(journal)) == 1
+
+
+# ---- the fence ------------------------------------------------------------------------------------------------
+
+
+async def test_of_two_that_append_at_one_position_the_second_is_overtaken_and_appends_nothing(journal, other):
+    job = (await journal.add_job(submitted())).job
+    await journal.append(Entry(job, planned(), 1, 0))
+    await journal.append(Entry(job, committing(), 1, 1))
+    with pytest.raises(Overtaken):
+        await other.append(Entry(job, facts.Split(into=(2, 3)), 1, 1))
+    assert [fact for _, _, fact in await everything(other)] == [submitted(), planned(), committing()]
+
+
+async def test_after_being_overtaken_both_can_append(journal, other):
+    job = (await journal.add_job(submitted())).job
+    await journal.append(Entry(job, planned(), 1, 0))
+    with pytest.raises(Overtaken):
+        await other.append(Entry(job, planned(), 1, 0))
+    await other.append(Entry(job, committing(), 1, 1))
+    await journal.append(Entry(job, facts.Withdrawn(why="x"), 1, 2))
+    assert len(await everything(journal)) == 4
+
+
+async def test_several_facts_are_appended_all_or_none(journal, other):
+    job = (await journal.add_job(submitted())).job
+    await journal.append(Entry(job, planned(), 2, 0))
+    with pytest.raises(Overtaken):
+        await other.append(
+            Entry(job, planned(), 1, 0), Entry(job, facts.Cut(rows=20)), Entry(job, planned(), 2, 0)
+        )
+    assert await everything(journal) == [(job, None, submitted()), (job, 2, planned())]
+
+
+async def test_facts_of_the_job_itself_have_no_fence(journal, other):
+    job = (await journal.add_job(submitted())).job
+    for one in (journal, other):
+        await one.append(Entry(job, facts.CancelWished()))
+    assert len(await everything(journal)) == 3
+
+
+# ---- the driver's lock ----------------------------------------------------------------------------------------
+
+
+async def test_one_process_drives_and_the_others_are_told_which(journal):
+    with pytest.raises(JournalLocked) as locked:
+        await Journal.open(journal.folder, drive=True)
+    assert (locked.value.pid, locked.value.path) == (os.getpid(), journal.folder)
+
+
+async def test_readers_open_a_journal_that_is_driven(journal, other):
+    assert (journal.drives, other.drives) == (True, False)
+    assert (other.lineage, other.lineage_key) == (journal.lineage, journal.lineage_key)
+
+
+async def test_closing_frees_the_lock(journal):
+    await journal.aclose()
+    again = await Journal.open(journal.folder, drive=True)
+    assert again.drives
+    await again.aclose()
+
+
+async def test_a_refused_driver_leaves_the_lock_where_it_is(journal):
+    for _ in range(2):
+        with pytest.raises(JournalLocked):
+            await Journal.open(journal.folder, drive=True)
+
+
+DRIVE = """
+import anyio, os, sys
+from pathlib import Path
+from abatch.journal import Journal
+async def main():
+    journal = await Journal.open(Path(sys.argv[1]), drive=True)
+    {then}
+anyio.run(main)
+"""
+
+
+async def test_a_killed_driver_holds_the_lock_until_its_death_and_no_longer(tmp_path):
+    driver = start(DRIVE.format(then='print("driving", flush=True); sys.stdin.read()'), tmp_path)
+    assert driver.stdout.readline() == "driving\n"
+    with pytest.raises(JournalLocked) as locked:
+        await Journal.open(tmp_path, drive=True)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    assert locked.value.pid == driver.pid
+    journal = await Journal.open(tmp_path, drive=True)
+    await journal.aclose()
+
+
+FORKED = """
+import anyio, os, signal, sys
+from pathlib import Path
+from abatch.journal import Journal
+async def main():
+    journal = await Journal.open(Path(sys.argv[1]), drive=True)
+    child = os.fork()
+    if child == 0:
+        print("child drives:", journal.drives, flush=True)
+        sys.stdin.read()
+        os._exit(0)
+    print("parent drives:", journal.drives, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+anyio.run(main)
+"""
+
+
+async def test_a_forked_child_does_not_hold_the_lock_of_its_dead_parent(tmp_path):
+    parent = start(FORKED, tmp_path)
+    said = sorted([parent.stdout.readline(), parent.stdout.readline()])
+    parent.wait()
+    journal = await Journal.open(tmp_path, drive=True)  # while the child lives
+    await journal.aclose()
+    parent.communicate("")
+    assert said == ["child drives: False\n", "parent drives: True\n"]
+
+
+async def test_a_forked_child_that_ends_does_not_free_its_parent_s_lock(journal):
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    with pytest.raises(JournalLocked):
+        await Journal.open(journal.folder, drive=True)
+
+
+async def test_a_program_that_is_started_does_not_inherit_the_lock(tmp_path):
+    then = "import subprocess; subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL); print('x')"
+    then = "import subprocess; print(subprocess.Popen(['sleep', '60'], stdout=-3, stderr=-3, close_fds=False).pid)"
+    sleeper = int(run(DRIVE.format(then=then), tmp_path))
+    journal = await Journal.open(tmp_path, drive=True)
+    await journal.aclose()
+    os.kill(sleeper, signal.SIGKILL)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------
+
+
+async def test_everything_is_for_its_owner_alone(journal):
+    await journal.add_job(submitted())
+    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in journal.folder.iterdir()}
+    assert found == {
+        "journal.db": 0o600,
+        "journal.db-wal": 0o600,
+        "journal.db-shm": 0o600,
+        "lock": 0o600,
+        "spool": 0o700,
+        "missing": 0o700,
+    }
+    assert stat.S_IMODE(journal.folder.stat().st_mode) == 0o700
+
+
+async def test_an_open_umask_changes_nothing_about_it(tmp_path):
+    before = os.umask(0)
+    try:
+        journal = await Journal.open(tmp_path / "j", drive=True)
+        await journal.add_job(submitted())
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "j").iterdir()}
+    await journal.aclose()
+    assert modes == {0o600, 0o700}
+
+
+async def test_a_commit_is_synced_to_the_disk_before_it_returns(journal):
+    def pragmas() -> tuple[str, int]:
+        (mode,) = journal._db.execute("PRAGMA journal_mode").fetchone()
+        (synchronous,) = journal._db.execute("PRAGMA synchronous").fetchone()
+        return mode, synchronous
+
+    assert pragmas() == ("wal", 2)
+
+
+async def test_a_name_that_is_a_link_elsewhere_is_not_followed(tmp_path):
+    folder, elsewhere = tmp_path / "j", tmp_path / "elsewhere"
+    folder.mkdir()
+    for name in ("journal.db", "lock"):
+        (folder / name).symlink_to(elsewhere)
+        with pytest.raises(JournalError):
+            await Journal.open(folder, drive=True)
+        (folder / name).unlink()
+    assert not elsewhere.exists()
+
+
+async def test_there_is_no_reading_of_a_journal_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="--journal"):
+        await Journal.open(tmp_path / "none", drive=False)
+    assert not (tmp_path / "none").exists()
+
+
+async def test_a_folder_that_cannot_be_made_is_a_journal_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match="cannot be opened"):
+        await Journal.open(tmp_path / "file" / "j", drive=True)
+
+
+# ---- whose journal --------------------------------------------------------------------------------------------
+
+
+async def test_a_journal_serves_one_api(journal):
+    assert await journal.base_url() is None
+    for _ in range(2):
+        await journal.bind("https://api.example.com")
+    with pytest.raises(ConfigError, match="belongs to https://api.example.com"):
+        await journal.bind("https://other.example.com")
+    assert await journal.base_url() == "https://api.example.com"
+
+
+async def test_another_api_is_refused_after_reopening_too(journal):
+    await journal.bind("https://api.example.com")
+    await journal.aclose()
+    again = await Journal.open(journal.folder, drive=True)
+    with pytest.raises(ConfigError):
+        await again.bind("https://other.example.com")
+    await again.aclose()
+
+
+async def test_the_fingerprint_of_a_key_is_stable_and_tells_keys_apart(journal, other):
+    prints = {journal.fingerprint(f"sk-ant-{n}") for n in range(100)}
+    assert len(prints) == 100
+    assert journal.fingerprint("sk-ant-1") == other.fingerprint("sk-ant-1")
+    assert journal.fingerprint(None) is None
+
+
+async def test_the_fingerprint_says_nothing_about_the_key_and_differs_by_journal(journal, tmp_path):
+    fingerprint = journal.fingerprint("sk-ant-1")
+    another = await Journal.open(tmp_path / "another", drive=True)
+    assert len(fingerprint) == 16
+    assert set(fingerprint) <= set("0123456789abcdef")
+    assert another.fingerprint("sk-ant-1") != fingerprint
+    assert another.lineage != journal.lineage
+    await another.aclose()
+
+
+async def test_the_lineage_is_sixteen_hex_digits_and_not_the_key(journal):
+    assert len(bytes.fromhex(journal.lineage)) == 8
+    assert journal.lineage not in journal.lineage_key.hex()
+
+
+async def test_neither_key_nor_prompt_nor_custom_id_stands_in_the_journal(journal, ledger):
+    from abatch import Config
+    from abatch.planner import Planner
+
+    key, prompt, custom_id = "sk-ant-CANARY-key", "CANARY prompt", "CANARY id"
+    job = await ledger.start_job(submitted())
+
+    async def room() -> bool:
+        return True
+
+    planner = Planner(ledger, job, Config(), room=room, cut_made=lambda: None)
+    await planner.run_iterable([{"custom_id": custom_id, "params": {"max_tokens": 1, "system": prompt}}])
+    (shard,) = job.shards.values()
+    fact = facts.Committing(attempt=1, date=1.0, fingerprint=journal.fingerprint(key))
+    await ledger.record(*ledger.next(shard, fact))
+    await journal.bind("https://api.example.com")
+    written = b"".join(path.read_bytes() for path in journal.folder.glob("journal.db*"))
+    assert b"Committing" in written
+    assert b"CANARY" not in written
+
+
+# ---- not a journal, broken disks ------------------------------------------------------------------------------
+
+
+async def test_a_journal_of_another_version_is_not_touched(journal):
+    await journal.aclose()
+    path = journal.folder / "journal.db"
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(JournalCorrupt, match="schema 99"):
+        await Journal.open(journal.folder, drive=True)
+    with pytest.raises(JournalCorrupt):
+        await Journal.open(journal.folder, drive=False)
+
+
+@pytest.mark.parametrize("raw", [b"not a database, and long enough to be seen as none" * 100, b"SQLite format 3\0" * 8])
+async def test_a_file_that_is_no_database_is_corrupt_and_stays_as_it_is(tmp_path, raw):
+    (tmp_path / "journal.db").write_bytes(raw)
+    with pytest.raises(JournalCorrupt):
+        await Journal.open(tmp_path, drive=True)
+    assert (tmp_path / "journal.db").read_bytes() == raw
+
+
+async def test_a_database_of_something_else_is_corrupt(tmp_path):
+    db = sqlite3.connect(tmp_path / "journal.db")
+    db.execute("CREATE TABLE about (x)")
+    db.execute("PRAGMA user_version = 1")
+    db.close()
+    with pytest.raises(JournalCorrupt):
+        await Journal.open(tmp_path, drive=True)
+
+
+async def test_a_corrupt_journal_frees_the_lock(tmp_path):
+    (tmp_path / "journal.db").write_bytes(b"no database at all" * 100)
+    for _ in range(2):
+        with pytest.raises(JournalCorrupt):
+            await Journal.open(tmp_path, drive=True)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b'{"type":"Unheard"}', b'{"type":"Cut"}', b"\xff", b"null"])
+async def test_a_fact_that_cannot_be_read_is_corruption_that_names_it(journal, raw):
+    seq = (await journal.add_job(submitted())).seq
+    db = sqlite3.connect(journal.folder / "journal.db")
+    with db:
+        db.execute("UPDATE facts SET fact = ?", (raw,))
+    db.close()
+    with pytest.raises(JournalCorrupt, match=f"fact {seq} "):
+        await everything(journal)
+
+
+async def test_an_empty_file_left_by_a_crash_at_the_start_becomes_a_journal(tmp_path):
+    (tmp_path / "journal.db").touch(mode=0o600)
+    journal = await Journal.open(tmp_path, drive=True)
+    await journal.add_job(submitted())
+    await journal.aclose()
+
+
+FULL_DISK = """
+import anyio, json, resource, signal, sys
+from pathlib import Path
+from abatch import facts
+from abatch.errors import JournalError
+from abatch.journal import Entry, Journal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+async def attempt(call, *args):
+    try:
+        await call(*args)
+        return "done"
+    except JournalError as failure:
+        return str(failure)
+async def main():
+    journal = await Journal.open(Path(sys.argv[1]), drive=True)
+    submitted = facts.Submitted(key="k", to="memory:", source=facts.IterableSource())
+    job = (await journal.add_job(submitted)).job
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+    said = []
+    for n in range(200):
+        said.append(await attempt(journal.append, Entry(job, facts.Stopped(reason="x" * 20000, remedy=str(n)))))
+        if said[-1] != "done":
+            break
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    again = [
+        await attempt(journal.append, Entry(job, facts.Resumed())),
+        await attempt(journal.add_job, facts.Submitted(key="l", to="", source=facts.IterableSource())),
+        await attempt(journal.bind, "https://api.example.com"),
+    ]
+    await attempt(journal.aclose)
+    print(json.dumps([said.count("done"), said[-1], again]))
+anyio.run(main)
+"""
+
+
+async def test_after_a_failed_write_nothing_more_is_written_even_if_the_disk_has_room_again(tmp_path):
+    done, failure, again = json.loads(run(FULL_DISK, tmp_path, 300_000))
+    assert 0 < done < 200
+    assert "nothing more is sent" in failure
+    assert again == [failure] * 3
+    journal = await Journal.open(tmp_path, drive=True)
+    kept = [fact for _, _, fact in await everything(journal)]
+    await journal.aclose()
+    assert [fact.remedy for fact in kept[1:]] == [str(n) for n in range(done)]
+
+
+OPEN_ON_A_FULL_DISK = """
+import anyio, resource, signal, sys
+from pathlib import Path
+from abatch.errors import JournalError
+from abatch.journal import Journal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+async def main():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+    try:
+        await Journal.open(Path(sys.argv[1]), drive=True)
+    except JournalError as failure:
+        print(type(failure).__name__)
+anyio.run(main)
+"""
+
+
+async def test_a_disk_that_is_full_when_the_journal_is_made_is_not_called_corruption(tmp_path):
+    assert run(OPEN_ON_A_FULL_DISK, tmp_path) == "JournalError\n"
+
+
+async def test_a_driver_that_was_refused_a_full_disk_can_begin_later(tmp_path):
+    run(OPEN_ON_A_FULL_DISK, tmp_path)
+    journal = await Journal.open(tmp_path, drive=True)
+    await journal.add_job(submitted())
+    await journal.aclose()
