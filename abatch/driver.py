@@ -14,9 +14,12 @@ Past the gate the attempt is shielded from cancellation: it gets the manager's p
 from __future__ import annotations
 
 import random
+import shutil
 import time
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING, Final, assert_never
 
 import anyio
@@ -24,6 +27,7 @@ import msgspec
 
 from abatch import threads, wire
 from abatch.collector import NotOurs, seal_fallbacks
+from abatch.disk import remove
 from abatch.errors import ApiError, JobStopped
 from abatch.facts import (
     Abandoned,
@@ -59,10 +63,10 @@ from abatch.reconcile import (
     Unknown,
     judge,
 )
-from abatch.spool import SpoolDamaged, SpoolReader, SpoolWriter, remove
+from abatch.spool import SpoolDamaged, SpoolReader, SpoolWriter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from abatch.backend import Backend, JobRef
     from abatch.client import Client
@@ -77,6 +81,8 @@ __all__ = ["Driver", "Site", "Stop"]
 
 GATE_WITHIN: Final = 60.0
 """Seconds from the server's `Date` to the tail."""
+KEPT_FOR: Final = 29 * 86_400.0
+"""Seconds after a batch's creation in which its results can be read."""
 DECIDED_WITHIN: Final = 600.0
 """Bound A1: seconds in which a complete request is decided."""
 ANSWER_WITHIN: Final = 600.0
@@ -118,6 +124,43 @@ class Stop:
             await self._none.wait()
 
 
+class Turns:
+    """So many at once; of those who wait, the one with the smallest rank is next."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._queue: list[tuple[float, int, anyio.Event]] = []
+        self._arrivals = count()
+
+    @asynccontextmanager
+    async def turn(self, rank: float) -> AsyncGenerator[None, None]:
+        """Hold a place for the length of the block."""
+        if self._free:
+            self._free -= 1
+        else:
+            mine = (rank, next(self._arrivals), anyio.Event())
+            heappush(self._queue, mine)
+            try:
+                await mine[2].wait()
+            except BaseException:
+                if mine in self._queue:
+                    self._queue.remove(mine)
+                    heapify(self._queue)
+                else:
+                    self._leave()
+                raise
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._queue:
+            heappop(self._queue)[2].set()
+        else:
+            self._free += 1
+
+
 @dataclass(slots=True, kw_only=True)
 class Site:
     """What the drivers of one job share."""
@@ -130,7 +173,7 @@ class Site:
     scope: Scope
     stop: Stop
     uploads: anyio.Semaphore
-    drains: anyio.Semaphore
+    drains: Turns
     backend: Backend | None
     collector: Collector | None
     fingerprint: str | None
@@ -262,6 +305,9 @@ class Driver:
     async def _attempt(self, attempt: int) -> None:
         """One create, from the first byte to its verdict."""
         site, planned = self.site, self.shard.planned
+        free = (await threads.run(shutil.disk_usage, site.ledger.journal.folder)).free
+        if free < site.config.free_disk:
+            await self._stop_job(f"{free} bytes are free on the journal's disk", "Free the disk, then run again.")
         prefix = wire.prefix(site.ledger.journal.lineage_key, self.shard.shard, attempt)
         reader = await threads.run(SpoolReader, site.ledger.journal.spool, planned)
         gate, answer = _Gate(), None
@@ -546,7 +592,8 @@ class Driver:
         assert isinstance(state, Draining)
         if site.collector is None:
             return False
-        async with site.drains:
+        _warn_of_deadline(self.shard.shard, state, site.scope.date)
+        async with site.drains.turn(state.created_at):
             try:
                 collected = await site.collector.drain(self.shard, state)
             except NotOurs as other:
@@ -594,6 +641,14 @@ EVENTS: Final[dict[type[ShardFact], str]] = {
     Abandoned: "shard_abandoned",
     DuplicateSeen: "duplicate_recorded",
 }
+
+
+def _warn_of_deadline(shard: int, state: Draining, now: float) -> None:
+    left = state.created_at + KEPT_FOR - now
+    if left < 2 * 86_400:
+        log.error("results_vanish_soon", shard=shard, batch_id=state.batch_id, hours_left=round(left / 3600))
+    elif left < 7 * 86_400:
+        log.warning("results_vanish", shard=shard, batch_id=state.batch_id, hours_left=round(left / 3600))
 
 
 def _awake() -> float:

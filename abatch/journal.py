@@ -32,8 +32,8 @@ import anyio
 import msgspec
 
 from abatch import facts, threads
+from abatch.disk import sync_folder
 from abatch.errors import AbatchError, ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
-from abatch.spool import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

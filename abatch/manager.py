@@ -14,7 +14,9 @@ import anyio
 
 from abatch import threads, wire
 from abatch.backend import Backend, JobRef, connect, normalize
+from abatch.bulletin import Bulletin, post
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
+from abatch.disk import remove
 from abatch.driver import Stop
 from abatch.errors import ConfigError, JobConflict, JournalError
 from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, Submitted
@@ -29,7 +31,6 @@ from abatch.poller import Scope
 from abatch.prices import load as load_prices
 from abatch.reconcile import Known
 from abatch.runner import JobRun, Workshop
-from abatch.spool import remove
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -198,9 +199,13 @@ class BatchManager:
                 remove(path)
 
     async def _follow_wishes(self) -> None:
-        """Take in what other processes appended: cancels and operators' words."""
+        """Take in what other processes appended, cancels and operators' words; tell them what only we know."""
+        posted = None
         while True:
             await anyio.sleep(WISHES_EVERY)
+            if (bulletin := self._bulletin()) != posted:
+                await threads.run(post, self._folder, bulletin)
+                posted = bulletin
             if not await self._ledger.refresh():
                 continue
             for job in self._ledger.jobs.values():
@@ -210,6 +215,15 @@ class BatchManager:
                 run = self._runs.get(job.job)
                 if job.finished is None and run is not None and run.over.is_set() and (job.wishes or job.cancel_wished):
                     self._start(run, may_submit=run.may_submit)
+
+    def _bulletin(self) -> Bulletin:
+        scopes = list(self._scopes.values())
+        return Bulletin(
+            pid=os.getpid(),
+            waiting={shard: why for scope in scopes for shard, why in scope.waiting().items()},
+            not_visible=[batch_id for scope in scopes for batch_id in scope.not_visible()],
+            trouble="; ".join(str(scope.trouble) for scope in scopes if scope.trouble is not None),
+        )
 
     # ---- scopes -----------------------------------------------------------------------------------------------
 

@@ -110,14 +110,14 @@ class Scope:
         """Whoever waits to be admitted; first come, first served."""
         self.trouble: ApiError | None = None
         """Why the last look at the list failed."""
-        self.asked = False
-        """Whether the list was answered at least once."""
         self._config, self._grace, self._fingerprint = config, grace, fingerprint
         self._prove, self._duplicate = prove, duplicate
         self._watched: dict[str, _Watch] = {}
         self._pending: dict[int, _Pending] = {}
         self._vouched = False
         self._wanted = anyio.Event()
+        self.date = 0.0
+        """The server's clock, as the last list gave it."""
         self._random = random.Random()  # noqa: S311 - spreads calls, keeps no secret
 
     # ---- what others ask --------------------------------------------------------------------------------------
@@ -149,10 +149,9 @@ class Scope:
         if (pending := self._pending.get(shard)) is not None:
             pending.done.set()
 
-    def waiting_for(self, shard: int) -> str:
-        """Why a shard in doubt still is, for people."""
-        pending = self._pending.get(shard)
-        return "" if pending is None else pending.waiting
+    def waiting(self) -> dict[int, str]:
+        """Why each shard in doubt still is, for people."""
+        return {shard: pending.waiting for shard, pending in self._pending.items() if pending.waiting}
 
     def not_visible(self) -> list[str]:
         """Accepted batches that the API has not shown for an hour."""
@@ -212,7 +211,6 @@ class Scope:
                 await anyio.sleep(wait)
                 continue
             self.trouble = None
-            self.asked = True
             trouble.reset()
             if news:
                 calm.reset()
@@ -229,6 +227,7 @@ class Scope:
     async def _look(self) -> bool:
         """One list, and everything that follows from it; whether it brought news."""
         listing = await self._list()
+        self.date = listing.date
         shown = {batch.batch_id: batch for batch in listing.batches}
         if not self._vouched and any(batch_id in shown for batch_id in self.known.bound):
             self._vouched = True

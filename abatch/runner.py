@@ -12,7 +12,7 @@ import anyio
 
 from abatch import backend as backends
 from abatch.collector import Collector, sealed_of
-from abatch.driver import Driver, Site
+from abatch.driver import Driver, Site, Turns
 from abatch.errors import AbatchError, BackendError, JobStopped, JournalError, StillInDoubt
 from abatch.facts import FileSource, Finished, Resumed, Stopped
 from abatch.journal import Entry
@@ -53,7 +53,7 @@ class Workshop:
         self.client, self.ledger, self.config, self.prices = client, ledger, config, prices
         self.fingerprint, self.scope, self.guard_checked, self.stop = fingerprint, scope, guard_checked, stop
         self.uploads = anyio.Semaphore(config.uploads)
-        self.drains = anyio.Semaphore(config.drains)
+        self.drains = Turns(config.drains)
 
 
 class JobRun:

@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Final
 import msgspec
 
 from abatch import wire
+from abatch.disk import sync_folder
 from abatch.errors import AbatchError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from abatch.facts import Planned
 
-__all__ = ["SpoolDamaged", "SpoolReader", "SpoolWriter", "Written", "sync_folder"]
+__all__ = ["SpoolDamaged", "SpoolReader", "SpoolWriter", "Written"]
 
 MAGIC: Final = b"abatch-spool-1\n\0"
 FOOTER: Final = struct.Struct("<QQQQ16s")  # rows, bytes of params, of custom_ids, of fallback lines, magic
@@ -316,21 +317,6 @@ def write_missing(folder: Path, name: str, entries: Sequence[tuple[bytes, str]])
         os.fsync(file.fileno())
     (folder / temporary).rename(folder / name)
     sync_folder(folder)
-
-
-def remove(path: Path) -> None:
-    """Remove a file that may be gone already."""
-    with suppress(FileNotFoundError):
-        path.unlink()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _little(numbers: array[int]) -> array[int]:

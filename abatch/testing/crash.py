@@ -16,7 +16,7 @@ its cleanup runs, as Python must, but reaches neither disk nor network, as with 
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from abatch import threads
 from abatch.journal import Journal
@@ -100,5 +100,5 @@ class CrashPoints:
 def died(error: BaseException) -> bool:
     """Whether a run ended by a crash point: alone, or among the errors of a task group."""
     if isinstance(error, BaseExceptionGroup):
-        return any(died(each) for each in cast("BaseExceptionGroup[Any]", error).exceptions)
+        return error.subgroup(Crash) is not None
     return isinstance(error, Crash)

@@ -78,9 +78,7 @@ def drained(**changes: Any) -> facts.Drained:
 
 def rows_of(*texts: str) -> Rows:
     """Rows with these custom_ids, and params that name them."""
-    return [
-        (msgspec.json.encode(text), msgspec.json.encode({"max_tokens": 1, "said": text}), b"") for text in texts
-    ]
+    return [(msgspec.json.encode(text), msgspec.json.encode({"max_tokens": 1, "said": text}), b"") for text in texts]
 
 
 def write_spool(folder: Path, rows: Rows, name: str = "00000001.spool") -> Written:

@@ -36,9 +36,7 @@ FACTS = {
     "Ended": facts.Ended(counts=Counts(succeeded=10)),
     "Drained": drained(),
     "Split": facts.Split(into=(8, 9)),
-    "Abandoned": facts.Abandoned(
-        why="canceled", counts=Counts(canceled=10), sealed=SealedRecord(part=0, lines=10)
-    ),
+    "Abandoned": facts.Abandoned(why="canceled", counts=Counts(canceled=10), sealed=SealedRecord(part=0, lines=10)),
     "Held": facts.Held(reason="who knows"),
     "DuplicateSeen": facts.DuplicateSeen(batch_id="msgbatch_d", attempt=1),
 }
@@ -48,9 +46,7 @@ DOUBT = InDoubt(attempt=2, date=NOON, fingerprint="f")
 CERTAIN = InDoubt(attempt=2, date=NOON, fingerprint="f", certain=True)
 PROCESSING = Processing(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True)
 NAMED = Processing(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=False)
-DRAINING = Draining(
-    doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True, counts=Counts(succeeded=10)
-)
+DRAINING = Draining(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True, counts=Counts(succeeded=10))
 DRAINING_NAMED = Draining(
     doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=False, counts=Counts(succeeded=10)
 )
@@ -98,9 +94,7 @@ LEGAL = {
     ("Processing, named by an operator", "Ended"): DRAINING_NAMED,
     ("Processing, named by an operator", "Held"): Held(doubt=DOUBT, reason="who knows"),
     ("Draining", "Drained"): Done(drained=drained(), batch_id="msgbatch_p", created_at=NOON),
-    ("Draining, named by an operator", "Drained"): Done(
-        drained=drained(), batch_id="msgbatch_p", created_at=NOON
-    ),
+    ("Draining, named by an operator", "Drained"): Done(drained=drained(), batch_id="msgbatch_p", created_at=NOON),
     ("Draining, named by an operator", "Held"): Held(doubt=DOUBT, reason="who knows"),
     **{(name, "DuplicateSeen"): state for name, state in STATES.items() if state is not None},
 }
@@ -217,9 +211,7 @@ def test_a_batch_named_wrongly_returns_to_the_operator_and_can_be_named_again():
 
 
 def facts_of_any_kind() -> st.SearchStrategy[facts.ShardFact]:
-    return st.one_of(
-        st.sampled_from([*FACTS.values(), BY_OPERATOR]), st.integers(1, 6).map(committing)
-    )
+    return st.one_of(st.sampled_from([*FACTS.values(), BY_OPERATOR]), st.integers(1, 6).map(committing))
 
 
 @given(st.lists(facts_of_any_kind(), max_size=40))

@@ -86,7 +86,11 @@ def test_a_batch_costs_half():
 
 def test_a_user_s_list_is_put_over_the_shipped_one(tmp_path):
     own = tmp_path / "prices.json"
-    own.write_text(json.dumps({"date": "2027-01-01", "models": {"opus-5": {"input": 1, "output": 2}, "new-1": {"input": 3, "output": 4}}}))
+    own.write_text(
+        json.dumps(
+            {"date": "2027-01-01", "models": {"opus-5": {"input": 1, "output": 2}, "new-1": {"input": 3, "output": 4}}}
+        )
+    )
     prices = load(str(own))
     assert prices.date == "2027-01-01"
     assert prices.price("claude-opus-5") == Price(input=1, output=2)

@@ -246,7 +246,9 @@ def test_b8_the_first_empty_list_after_the_grace_is_only_noted():
     assert ruling(doubt(), listing(GRACE + 1)) == AbsentOnce(rule="B7", date=NOON + GRACE + 1)
 
 
-@pytest.mark.parametrize(("later", "absent"), [(0.0, False), (59.0, False), (59.9, False), (60.0, True), (3600.0, True)])
+@pytest.mark.parametrize(
+    ("later", "absent"), [(0.0, False), (59.0, False), (59.9, False), (60.0, True), (3600.0, True)]
+)
 def test_b8_the_two_lists_stand_a_minute_apart(later, absent):
     verdict = ruling(TWICE_EMPTY, listing(GRACE + 1 + later))
     assert isinstance(verdict, Absent if absent else Wait)

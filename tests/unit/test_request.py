@@ -133,9 +133,7 @@ def test_params_of_a_line_pass_through_byte_for_byte(params):
     assert row.custom_id == b'"a"'
 
 
-@given(
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=100), st.booleans()
-)
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=100), st.booleans())
 def test_any_text_is_a_custom_id(text, ascii_only):
     raw = json.dumps({"custom_id": text, "params": GOOD}, ensure_ascii=ascii_only).encode()
     assert json.loads(from_line(raw, 1).custom_id) == text
@@ -263,9 +261,7 @@ BAD_OBJECTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("bad", "words"), [bad[1:] for bad in BAD_OBJECTS], ids=[bad[0] for bad in BAD_OBJECTS]
-)
+@pytest.mark.parametrize(("bad", "words"), [bad[1:] for bad in BAD_OBJECTS], ids=[bad[0] for bad in BAD_OBJECTS])
 def test_a_bad_object_is_refused_with_its_number_and_the_reason(bad, words):
     assert words in refusal_of(bad).why
 

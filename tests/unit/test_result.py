@@ -59,9 +59,7 @@ def test_other_outcomes_hold_neither(outcome):
     assert (other.outcome, other.message, other.error, other.usage) == (outcome, None, None, None)
 
 
-@pytest.mark.parametrize(
-    "error", [None, "boom", [], {}, {"error": None}, {"error": "boom"}, {"error": {"type": None}}]
-)
+@pytest.mark.parametrize("error", [None, "boom", [], {}, {"error": None}, {"error": "boom"}, {"error": {"type": None}}])
 def test_an_error_of_a_form_that_nobody_knows_is_an_error_all_the_same(error):
     assert result({"type": "errored", "error": error}).error is not None
 

@@ -122,7 +122,9 @@ def split(stream: bytes) -> list[bytes]:
 
 
 ALPHABET = st.lists(
-    st.sampled_from([b"\n", b"\r", b"\r\n", b"a", b"{}", "\u2028".encode(), "\u0085".encode(), b"\x0b", b"\x00", b"\xff"]),
+    st.sampled_from(
+        [b"\n", b"\r", b"\r\n", b"a", b"{}", "\u2028".encode(), "\u0085".encode(), b"\x0b", b"\x00", b"\xff"]
+    ),
     max_size=40,
 ).map(b"".join)
 

@@ -1,0 +1,47 @@
+"""What only the driving process knows, for those who look from outside: why a doubt waits, what is not visible.
+
+It stands in `bulletin.json` beside the journal, replaced as a whole when it changes. Nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Bulletin", "post", "read"]
+
+NAME: Final = "bulletin.json"
+
+
+class Bulletin(msgspec.Struct, frozen=True, kw_only=True):
+    """The driver's own account."""
+
+    pid: int
+    waiting: dict[int, str] = {}
+    """Per shard in doubt: what is waited for."""
+    not_visible: list[str] = []
+    """Accepted batches that the API has not shown for an hour."""
+    trouble: str = ""
+    """Why the API cannot be asked at the moment."""
+
+
+def post(folder: Path, bulletin: Bulletin) -> None:
+    """Replace the bulletin of the journal in `folder`."""
+    descriptor, name = tempfile.mkstemp(prefix=".bulletin-", suffix=".tmp", dir=folder)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(bulletin))
+    (folder / name).rename(folder / NAME)
+
+
+def read(folder: Path) -> Bulletin | None:
+    """The bulletin, None if there is none that can be read."""
+    try:
+        return msgspec.json.decode((folder / NAME).read_bytes(), type=Bulletin)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None

@@ -1,0 +1,438 @@
+"""Reading requests: files are checked from end to end, iterables as they come; no custom_id stands twice."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import zlib
+from contextlib import closing
+
+import anyio
+import msgspec
+import pytest
+import zstandard
+
+from abatch import BadRequest, ConfigError, Request
+from abatch.facts import FileSource
+from abatch.intake import FileInput, IterableInput, Numbered, SeenIds, check_file, is_path
+from abatch.request import from_object
+from abatch.wire import body_size
+from tests.unit.make import request_line
+
+pytestmark = pytest.mark.anyio
+
+ROOM = 1_000_000
+BOM = b"\xef\xbb\xbf"
+
+
+def lines(*custom_ids: str) -> bytes:
+    return b"".join(request_line(custom_id) for custom_id in custom_ids)
+
+
+def packed(name: str, raw: bytes) -> bytes:
+    if name.endswith(".gz"):
+        return gzip.compress(raw, mtime=0)
+    return zstandard.compress(raw) if name.endswith(".zst") else raw
+
+
+@pytest.fixture
+def check(tmp_path):
+    """Check these bytes as a file."""
+    folder = tmp_path / "journal"
+    folder.mkdir()
+
+    async def check(raw: bytes, name: str = "requests.jsonl", room: int = ROOM) -> FileSource:
+        path = tmp_path / name
+        path.write_bytes(raw)
+        try:
+            return await check_file(path, folder, bytes_per_batch=room)
+        finally:
+            assert os.listdir(folder) == []
+
+    return check
+
+
+async def problems_of(checking) -> BadRequest:
+    with pytest.raises(BadRequest) as refused:
+        await checking
+    return refused.value
+
+
+# ---- good files -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["requests.jsonl", "requests.jsonl.gz", "requests.jsonl.zst", "requests"])
+async def test_a_good_file_is_described(check, tmp_path, name):
+    raw = packed(name, lines("a", "b", "c"))
+    source = await check(raw, name)
+    stat = (tmp_path / name).stat()
+    digest = hashlib.sha256(raw).hexdigest()
+    assert source == FileSource(
+        path=str(tmp_path / name), size=len(raw), mtime_ns=stat.st_mtime_ns, sha256=digest, rows=3
+    )
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        lines("a", "b").rstrip(b"\n"),
+        lines("a", "b").replace(b"\n", b"\r\n"),
+        BOM + lines("a", "b"),
+        b"\n\r\n  \n" + lines("a") + b"\n\t\n" + lines("b") + b"\n\n",
+        b"  " + lines("a") + b"\t" + lines("b").rstrip(b"\n") + b"  \n",
+        lines("a\u2028\u0085", "b"),
+    ],
+    ids=["no last newline", "CRLF", "BOM", "blank lines", "spaces around", "line separators in ids"],
+)
+async def test_the_forms_that_editors_leave_are_good_files(check, raw):
+    assert (await check(raw)).rows == 2
+
+
+async def test_a_compressed_file_of_several_members_is_read_whole(check):
+    gz = packed("x.gz", lines("a")) + packed("x.gz", lines("b"))
+    zst = packed("x.zst", lines("a")) + packed("x.zst", lines("b"))
+    assert (await check(gz, "x.gz")).rows == (await check(zst, "x.zst")).rows == 2
+
+
+async def test_a_file_of_many_blocks_is_read_whole(check):
+    raw = b"".join(request_line(f"id-{n}", system="x" * 3_000) for n in range(1_500))
+    assert len(raw) > 4 * 2**20
+    assert (await check(raw)).rows == 1_500
+
+
+# ---- bad files ------------------------------------------------------------------------------------------------
+
+
+async def test_a_problem_is_told_with_line_and_custom_id(check):
+    raw = b"\n" + lines("a") + request_line("b", max_tokens=0) + lines("c")
+    error = await problems_of(check(raw))
+    assert (error.line, error.custom_id, error.total) == (3, "b", 1)
+    assert "at least 1" in error.why
+
+
+async def test_up_to_twenty_problems_are_told_and_all_are_counted(check):
+    raw = b"".join(b"bad\n" if n % 2 else lines(f"id-{n}") for n in range(60))
+    error = await problems_of(check(raw))
+    assert [problem.line for problem in error.problems] == list(range(2, 42, 2))
+    assert error.total == 30
+    assert str(error).endswith("and 10 more")
+
+
+async def test_problems_are_told_in_the_order_of_the_file_whatever_their_kind(check):
+    large = request_line("c", system="x" * ROOM)
+    raw = lines("a") + b"bad\n" + lines("a") + large + request_line("d", stream=True)
+    error = await problems_of(check(raw))
+    assert [problem.line for problem in error.problems] == [2, 3, 4, 5]
+    assert error.total == 4
+
+
+async def test_problems_of_later_blocks_are_counted_too(check):
+    filler = b"".join(request_line(f"id-{n}", system="x" * 3_000) for n in range(1_000))
+    error = await problems_of(check(b"bad\n" + filler + b"bad\n"))
+    assert ([problem.line for problem in error.problems], error.total) == ([1, 1_002], 2)
+
+
+async def test_a_duplicate_names_both_lines(check):
+    error = await problems_of(check(lines("a", "b") + b"\n" + lines("a")))
+    assert (error.line, error.custom_id) == (4, "a")
+    assert "line 1" in error.why
+
+
+async def test_every_repetition_names_the_first(check):
+    error = await problems_of(check(lines("a", "a", "b", "a")))
+    assert [(problem.line, problem.why) for problem in error.problems] == [
+        (2, "custom_id stands on line 1 already"),
+        (4, "custom_id stands on line 1 already"),
+    ]
+
+
+async def test_ids_that_are_written_differently_are_the_same_id(check):
+    raw = b'{"custom_id":"\\u00e9","params":{"max_tokens":1}}\n' + lines("é")
+    assert (await problems_of(check(raw))).line == 2
+
+
+async def test_duplicates_far_apart_are_found(check):
+    filler = b"".join(request_line(f"id-{n}", system="x" * 3_000) for n in range(1_000))
+    error = await problems_of(check(lines("twice") + filler + lines("twice", "id-500")))
+    assert [(problem.line, problem.why) for problem in error.problems] == [
+        (1_002, "custom_id stands on line 1 already"),
+        (1_003, "custom_id stands on line 502 already"),
+    ]
+
+
+async def test_a_request_that_no_batch_holds_is_refused(check):
+    error = await problems_of(check(lines("a") + request_line("b", system="x" * 1_000), room=1_000))
+    assert (error.line, error.custom_id) == (2, "b")
+    assert "a batch holds 1000" in error.why
+
+
+async def test_a_request_that_just_fits_a_batch_is_good(check):
+    bare = len(request_line("b", system="")) - len(request_line("b"))
+    params = len(msgspec.json.encode({"model": "m", "max_tokens": 8})) + bare
+    fitting = 1_000 - body_size(1, params)
+    assert (await check(request_line("b", system="x" * fitting), room=1_000)).rows == 1
+    assert (await problems_of(check(request_line("b", system="x" * (fitting + 1)), room=1_000))).line == 1
+
+
+async def test_a_line_longer_than_any_batch_ends_the_reading(check):
+    error = await problems_of(check(b"bad\n" + lines("a") + b"x" * 10_000_000, room=1_000))
+    assert (error.problems[-1].line, "longer than" in error.problems[-1].why) == (3, True)
+
+
+async def test_problems_before_a_line_that_ends_the_reading_are_told_too(check):
+    error = await problems_of(check(b"bad\n" + lines("a") + b"x" * 10_000_000, room=1_000))
+    assert [problem.line for problem in error.problems] == [1, 3]
+
+
+@pytest.mark.parametrize("raw", [b"", b"\n\n", BOM, b"  \r\n"])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.gz", "x.zst"])
+async def test_a_file_without_a_request_is_refused(check, name, raw):
+    with pytest.raises(ConfigError, match="holds no request"):
+        await check(packed(name, raw), name)
+
+
+INCOMPRESSIBLE = b"".join(request_line(f"id-{n}", system=os.urandom(500).hex()) for n in range(500))
+
+
+@pytest.mark.parametrize("name", ["x.gz", "x.zst"])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.9999])
+async def test_a_truncated_compressed_file_is_refused(check, name, part):
+    raw = packed(name, INCOMPRESSIBLE)
+    with pytest.raises((BadRequest, ConfigError)):
+        await check(raw[: int(len(raw) * part)], name)
+
+
+async def test_a_zst_file_that_was_cut_between_two_lines_is_refused(check):
+    packer = zstandard.ZstdCompressor().compressobj()
+    raw = packer.compress(lines("a", "b")) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    error = await problems_of(check(raw, "x.zst"))
+    assert "decompress" in error.why
+
+
+async def test_a_gz_file_that_was_cut_between_two_lines_is_refused(check):
+    packer = zlib.compressobj(wbits=31)
+    raw = packer.compress(lines("a", "b")) + packer.flush(zlib.Z_SYNC_FLUSH)
+    assert "decompress" in (await problems_of(check(raw, "x.gz"))).why
+
+
+@pytest.mark.parametrize("name", ["x.gz", "x.zst"])
+async def test_a_compressed_file_with_any_flipped_bit_is_refused(check, name):
+    raw = gzip.compress(lines("a", "b", "c"), mtime=0)
+    if name == "x.zst":
+        raw = zstandard.ZstdCompressor(write_checksum=True).compress(lines("a", "b", "c"))
+    for at in range(12, len(raw)):
+        with pytest.raises((BadRequest, ConfigError)):
+            await check(raw[:at] + bytes([raw[at] ^ 0x10]) + raw[at + 1 :], name)
+
+
+@pytest.mark.parametrize("name", ["x.gz", "x.zst"])
+async def test_a_file_that_is_not_compressed_as_its_name_says_is_refused(check, name):
+    assert "decompress" in (await problems_of(check(lines("a"), name))).why
+
+
+async def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.jsonl cannot be read"):
+        await check_file(tmp_path / "none.jsonl", tmp_path, bytes_per_batch=ROOM)
+
+
+async def test_a_folder_is_no_input(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        await check_file(tmp_path, tmp_path, bytes_per_batch=ROOM)
+
+
+async def test_a_file_that_changes_while_it_is_checked_is_refused(check, tmp_path):
+    raw = b"".join(request_line(f"id-{n}", system="x" * 3_000) for n in range(1_500))
+
+    async def touch() -> None:
+        at = 1
+        while True:
+            await anyio.lowlevel.checkpoint()
+            path = tmp_path / "requests.jsonl"
+            if path.exists():
+                os.utime(path, ns=(at, at))
+                at += 1
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(touch)
+        with pytest.raises(ConfigError, match="changed while it was checked"):
+            await check(raw)
+        tasks.cancel_scope.cancel()
+
+
+# ---- reading a file -------------------------------------------------------------------------------------------
+
+
+def read(file: FileInput) -> list[tuple[bytes, int, int]]:
+    told: list[tuple[bytes, int, int]] = []
+    while block := file.block():
+        told += block
+    return told
+
+
+def test_every_line_tells_its_number_and_the_offset_after_it(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(BOM + b"one\r\n\n  two  \nthree")
+    with closing(FileInput(path, longest=100)) as file:
+        assert read(file) == [(b"one", 1, 8), (b"two", 3, 17), (b"three", 4, 22)]
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.gz", "x.zst"])
+@pytest.mark.parametrize("skipped", range(6))
+def test_after_a_skip_the_lines_behind_it_are_read(tmp_path, name, skipped):
+    path = tmp_path / name
+    path.write_bytes(packed(name, b"\n".join([BOM + b"1", b"", b"2", b"3", b"\r", b"4", b"5"])))
+    with closing(FileInput(path, longest=100)) as file:
+        whole = read(file)
+    with closing(FileInput(path, longest=100)) as file:
+        file.skip(offset=whole[skipped - 1][2] if skipped else 0, rows=skipped)
+        assert [line for line, _, _ in read(file)] == [line for line, _, _ in whole[skipped:]]
+
+
+# ---- seen ids -------------------------------------------------------------------------------------------------
+
+
+def numbered(*custom_ids: str, first: int = 1) -> list[Numbered]:
+    return [
+        Numbered(from_object(Request(custom_id, {"max_tokens": 1}), 1), number, 0)
+        for number, custom_id in enumerate(custom_ids, first)
+    ]
+
+
+def test_ids_are_noted_across_calls(tmp_path):
+    with closing(SeenIds(tmp_path)) as seen:
+        assert seen.add(numbered("a", "b")) == []
+        assert seen.add(numbered("c", first=3)) == []
+        (problem,) = seen.add(numbered("d", "b", first=4))
+    assert (problem.line, problem.custom_id, problem.why) == (5, "b", "custom_id stands on line 2 already")
+
+
+def test_many_ids_are_told_apart(tmp_path):
+    with closing(SeenIds(tmp_path)) as seen:
+        assert seen.add(numbered(*map(str, range(20_000)))) == []
+        assert len(seen.add(numbered(*map(str, range(19_990, 20_010)), first=20_001))) == 10
+
+
+def test_nothing_of_it_has_a_name_in_the_folder(tmp_path):
+    with closing(SeenIds(tmp_path)) as seen:
+        seen.add(numbered(*map(str, range(5_000))))
+        assert os.listdir(tmp_path) == []
+
+
+# ---- iterables ------------------------------------------------------------------------------------------------
+
+
+async def all_of(requests: object) -> list[Numbered]:
+    return [item async for block in IterableInput(requests).blocks() for item in block]
+
+
+def requests(n: int) -> list[Request]:
+    return [Request(f"id-{i}", {"max_tokens": 1}) for i in range(n)]
+
+
+async def astream(items):
+    for item in items:
+        yield item
+
+
+@pytest.mark.parametrize("form", [list, tuple, iter, lambda items: (item for item in items), astream])
+async def test_any_iterable_is_read_in_order_and_numbered_from_one(form):
+    told = await all_of(form(requests(5)))
+    assert [(item.number, item.row.custom_id) for item in told] == [(i + 1, b'"id-%d"' % i) for i in range(5)]
+
+
+async def test_blocks_are_about_a_megabyte():
+    blocks = [
+        block
+        async for block in IterableInput(
+            Request(f"{n}", {"max_tokens": 1, "x": "y" * 100_000}) for n in range(50)
+        ).blocks()
+    ]
+    assert len(blocks) > 3
+    assert max(len(block) for block in blocks) <= 11
+
+
+@pytest.mark.parametrize("other", [5, None, Request("a", {}), {"custom_id": "a", "params": {}}, object()])
+async def test_what_is_no_iterable_of_requests_is_refused(other):
+    with pytest.raises(ConfigError, match="iterable"):
+        await all_of(other)
+
+
+async def test_the_good_rows_before_a_bad_one_are_given_out(tmp_path):
+    told = []
+    with pytest.raises(BadRequest) as refused:
+        async for block in IterableInput([*requests(3), Request("bad", {})]).blocks():
+            told += block
+    assert len(told) == 3
+    assert (refused.value.line, refused.value.custom_id) == (4, "bad")
+
+
+async def test_what_the_iterable_raises_comes_out_as_it_is():
+    def breaking():
+        yield from requests(2)
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        await all_of(breaking())
+
+
+async def test_a_slow_iterable_does_not_hold_the_event_loop():
+    turns = 0
+
+    def endless_until_others_ran():
+        n = 0
+        while turns < 3:
+            n += 1
+            yield Request(f"{n}", {"max_tokens": 1})
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(other)
+            await all_of(endless_until_others_ran())
+            tasks.cancel_scope.cancel()
+
+
+def digest_of(rows) -> str:
+    source = IterableInput([])
+    for row in rows:
+        source.note(row)
+    return source.digest()
+
+
+ROW = from_object(Request("a", {"max_tokens": 1}, betas=["x"]), 1)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],
+        [ROW, ROW],
+        [ROW._replace(custom_id=b'"b"')],
+        [ROW._replace(params=b"{}")],
+        [ROW._replace(betas=())],
+        [ROW._replace(betas=("x", "y"))],
+        [ROW._replace(custom_id=b'"a"2:{}', params=b"")],
+    ],
+)
+async def test_the_digest_tells_other_rows_apart(others):
+    assert digest_of(others) != digest_of([ROW])
+    assert digest_of([ROW]) == digest_of([ROW])
+
+
+async def test_the_digest_minds_the_order():
+    other = ROW._replace(custom_id=b'"b"')
+    assert digest_of([ROW, other]) != digest_of([other, ROW])
+
+
+@pytest.mark.parametrize(
+    ("requests", "path"), [("x.jsonl", True), (os.fspath("x"), True), ([], False), (iter("x"), False)]
+)
+async def test_a_path_is_told_from_an_iterable(requests, path, tmp_path):
+    assert is_path(requests) is path
+    assert is_path(tmp_path)
