@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import msgspec
-from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from abatch.cli.places import shown
@@ -89,7 +89,10 @@ class _Bar:
         elapsed = time.monotonic() - self._began
         rate = (progress.sealed - self._before) / max(elapsed, 0.001)
         text = Text(numbers(progress) + f" · {rate:,.0f}/s · {duration(elapsed)}")
-        return Group(ProgressBar(total=progress.total, completed=progress.sealed), text)
+        lines = Table.grid(expand=True)
+        lines.add_row(ProgressBar(total=progress.total, completed=progress.sealed))
+        lines.add_row(text)
+        return lines
 
 
 def numbers(progress: Progress) -> str:

@@ -99,6 +99,5 @@ class CrashPoints:
 
 def died(error: BaseException) -> bool:
     """Whether a run ended by a crash point: alone, or among the errors of a task group."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(Crash) is not None
-    return isinstance(error, Crash)
+    inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return isinstance(error, Crash) or any(map(died, inner))

@@ -17,7 +17,7 @@ from abatch.sandbox import Sandbox
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PATIENCE = 30.0
+PATIENCE = 20.0
 KEY = "canary-key-8c1f"
 
 
@@ -53,10 +53,12 @@ class Cli:
             **{"stderr": subprocess.PIPE, "text": True, **popen},
         )
 
-    def write(self, name: str, count: int, *, user: Callable[[int], str | None] = lambda _: None) -> Path:
+    def write(
+        self, name: str, count: int, *, first: int = 0, user: Callable[[int], str | None] = lambda _: None
+    ) -> Path:
         """A file of requests r0, r1, …; `user` chooses outcomes in the sandbox."""
         path = self.folder / name
-        path.write_bytes(b"".join(line(n, user(n)) + b"\n" for n in range(count)))
+        path.write_bytes(b"".join(line(n, user(n)) + b"\n" for n in range(first, first + count)))
         return path
 
     def lines(self, name: str) -> dict[str, str]:
@@ -124,7 +126,7 @@ def api() -> Iterator[Sandbox]:
 @pytest.fixture
 def slow_api() -> Iterator[Sandbox]:
     """Batches end only when its clock is put forward."""
-    with Sandbox(seed=1, latency=100_000.0) as sandbox:
+    with Sandbox(seed=1, latency=10_000.0) as sandbox:
         yield sandbox
 
 

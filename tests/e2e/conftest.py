@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import pytest
 
-from abatch import BatchManager, Config, Job, Summary
-from abatch.sandbox import Sandbox, answer_text
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+from abatch.sandbox import Sandbox
 
 
 @pytest.fixture
@@ -31,68 +21,3 @@ def environment(api: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
     monkeypatch.setenv("ANTHROPIC_API_KEY", api.key)
     monkeypatch.chdir(tmp_path)
-
-
-def params(number: int, **more: Any) -> dict[str, Any]:
-    return {
-        "model": "claude-haiku-4-5",
-        "max_tokens": 16,
-        "messages": [{"role": "user", "content": f"question {number}"}],
-        **more,
-    }
-
-
-def requests(count: int, **more: Any) -> list[dict[str, Any]]:
-    return [{"custom_id": f"row {number}/é", "params": params(number, **more)} for number in range(count)]
-
-
-def write(rows: list[dict[str, Any]], name: str = "input.jsonl") -> Path:
-    path = Path(name)
-    path.write_text("".join(json.dumps(row, separators=(",", ":"), ensure_ascii=False) + "\n" for row in rows))
-    return path
-
-
-def config(**more: Any) -> Config:
-    quick: dict[str, Any] = {
-        "requests_per_batch": 10,
-        "poll_every": timedelta(milliseconds=20),
-        "poll_at_most": timedelta(milliseconds=200),
-        "grace": timedelta(seconds=0.3),
-    }
-    return Config(**{**quick, **more})
-
-
-def manager(**more: Any) -> BatchManager:
-    return BatchManager(config=config(**more))
-
-
-def raw_params(row: dict[str, Any]) -> bytes:
-    return json.dumps(row["params"], separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def lines(path: str | Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_bytes().splitlines()]
-
-
-def assert_each_answered(path: str | Path, rows: list[dict[str, Any]]) -> None:
-    """One line per request, and the line belongs to its request."""
-    found = lines(path)
-    assert Counter(line["custom_id"] for line in found) == Counter(row["custom_id"] for row in rows)
-    expected = {row["custom_id"]: answer_text(raw_params(row)) for row in rows}
-    for line in found:
-        assert line["result"]["message"]["content"][0]["text"] == expected[line["custom_id"]]
-
-
-def assert_paid_once(api: Sandbox, rows: list[dict[str, Any]]) -> None:
-    assert api.account.violated == 0
-    assert [api.account.times(raw_params(row)) for row in rows] == [1] * len(rows)
-
-
-async def run(rows: Any, to: str = "results.jsonl", key: str = "job", **more: Any) -> tuple[Job, Summary]:
-    async with manager(**more) as running:
-        job = await running.submit(rows, to=to, key=key)
-        return job, await job.wait()
-
-
-def sdk(api: Sandbox) -> anthropic.AsyncAnthropic:
-    return anthropic.AsyncAnthropic(base_url=api.url, api_key=api.key, max_retries=0)

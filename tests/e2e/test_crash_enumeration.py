@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from anthropic import AsyncAnthropic
-from conftest import assert_each_answered, config, raw_params, requests, write
 from httpx2 import AsyncClient
 
 from abatch import BatchManager, Summary
 from abatch.sandbox.api import Machine
 from abatch.sandbox.transport import URL, MachineTransport
 from abatch.testing.crash import Crash, CrashPoints, died
+from tests.e2e.jobs import assert_each_answered, config, raw_params, requests, write
 
 pytestmark = [
     pytest.mark.anyio,

@@ -10,12 +10,23 @@ from typing import Any
 
 import anthropic
 import pytest
-from conftest import assert_each_answered, assert_paid_once, config, lines, manager, params, requests, run, sdk, write
 
 import abatch
 from abatch import BackendError, BadRequest, BatchManager, ConfigError, JobConflict, JobFailed, Request
 from abatch.sandbox import Sandbox
 from abatch.testing import memory
+from tests.e2e.jobs import (
+    assert_each_answered,
+    assert_paid_once,
+    config,
+    lines,
+    manager,
+    params,
+    requests,
+    run,
+    sdk,
+    write,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -246,7 +257,7 @@ async def test_passing_failures_are_retried_and_others_kept(api: Sandbox) -> Non
     assert len(outcomes) == len(lines("results.jsonl")) == 30
     assert outcomes[rows[3]["custom_id"]] == "succeeded"
     assert outcomes[rows[4]["custom_id"]] == "expired"
-    from conftest import raw_params
+    from tests.e2e.jobs import raw_params
 
     assert [api.account.times(raw_params(rows[n])) for n in (3, 4, 5, 6)] == [2, 3, 1, 1]
     assert api.account.violated == 0

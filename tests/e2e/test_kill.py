@@ -9,14 +9,13 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import assert_paid_once, raw_params, requests, write
 
 from abatch.sandbox import Sandbox, answer_text
+from tests.e2e.jobs import assert_paid_once, raw_params, requests, write
 from tests.servers import SeaweedS3
 
 DYING = Path(__file__).with_name("dying.py")
@@ -44,17 +43,21 @@ JSONL_STAGES = [*STAGES, ("assembling", 1), ("linking", 1), ("linked", 3), ("lin
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedS3]:
+def s3(s3_server: SeaweedS3) -> SeaweedS3:
+    s3_client(s3_server).create_bucket(Bucket="results")
+    return s3_server
+
+
+def s3_client(server: SeaweedS3) -> Any:
     import boto3
 
-    server = SeaweedS3(tmp_path_factory.mktemp("weed"))
-    server.start()
-    boto3.client(
-        "s3", endpoint_url=server.url, region_name="us-east-1",
-        aws_access_key_id=server.access_key, aws_secret_access_key=server.secret_key,
-    ).create_bucket(Bucket="results")  # fmt: skip
-    yield server
-    server.stop()
+    return boto3.client(
+        "s3",
+        endpoint_url=server.url,
+        region_name="us-east-1",
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+    )
 
 
 def command(to: str) -> list[str]:
@@ -65,9 +68,11 @@ def command(to: str) -> list[str]:
 
 
 def survive(to: str, place: str, hit: int, rows: list[dict[str, Any]], env: dict[str, str]) -> None:
-    died = subprocess.run([sys.executable, str(DYING), place, str(hit), *command(to)], env=env, capture_output=True)
+    died = subprocess.run(
+        [sys.executable, str(DYING), place, str(hit), *command(to)], env=env, capture_output=True, check=False
+    )
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()[-2000:]
-    again = subprocess.run([sys.executable, "-m", "abatch", *command(to)], env=env, capture_output=True)
+    again = subprocess.run([sys.executable, "-m", "abatch", *command(to)], env=env, capture_output=True, check=False)
     assert again.returncode == 0, again.stderr.decode()[-2000:]
     assert json.loads(again.stdout)["succeeded"] == len(rows)
 
@@ -105,18 +110,13 @@ def test_kill_into_sqlite(api: Sandbox, place: str, hit: int) -> None:
 
 
 @pytest.mark.parametrize(("place", "hit"), [("tail sent", 2), ("draining", 2), ("sealed", 2), ("before Finished", 1)])
-def test_kill_into_s3(api: Sandbox, s3: SeaweedS3, place: str, hit: int, request: pytest.FixtureRequest) -> None:
-    import boto3
-
+def test_kill_into_s3(api: Sandbox, s3: SeaweedS3, place: str, hit: int) -> None:
     env = {**os.environ, "AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
     rows = requests(20)
     write(rows)
     prefix = f"kill-{place.replace(' ', '-')}-{hit}"
     survive(f"s3://results/{prefix}?endpoint_url={s3.url}&region=us-east-1", place, hit, rows, env)
-    client = boto3.client(
-        "s3", endpoint_url=s3.url, region_name="us-east-1",
-        aws_access_key_id=s3.access_key, aws_secret_access_key=s3.secret_key,
-    )  # fmt: skip
+    client = s3_client(s3)
     names = [each["Key"] for each in client.list_objects_v2(Bucket="results", Prefix=prefix)["Contents"]]
     parts = [client.get_object(Bucket="results", Key=name)["Body"].read() for name in names if "part-" in name]
     assert f"{prefix}/job/_SUCCESS" in names

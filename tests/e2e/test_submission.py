@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import assert_each_answered, assert_paid_once, config, lines, requests, run, write
 
 from abatch import BatchManager, JobStopped, StillInDoubt
 from abatch.sandbox import Sandbox
@@ -24,6 +23,7 @@ from abatch.sandbox.faults import (
     SpendLimit,
     Status,
 )
+from tests.e2e.jobs import assert_each_answered, assert_paid_once, config, lines, requests, run, write
 
 pytestmark = pytest.mark.anyio
 

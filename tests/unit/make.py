@@ -26,6 +26,11 @@ Rows = list[tuple[bytes, bytes, bytes]]
 """custom_id as a JSON string, params as JSON, fallback line or nothing."""
 
 
+def names(folder: Path) -> list[str]:
+    """What stands in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def fields(defaults: dict[str, Any], changes: dict[str, Any]) -> Any:
     return {**defaults, **changes}
 

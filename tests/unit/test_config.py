@@ -64,7 +64,7 @@ def test_what_cannot_work_is_refused_by_name(setting):
 
 
 def test_a_refused_setting_is_a_value_error_too():
-    with pytest.raises(ValueError, match="1..100000, got 0"):
+    with pytest.raises(ValueError, match=r"1\.\.100000, got 0"):
         Config(requests_per_batch=0)
 
 

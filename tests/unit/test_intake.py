@@ -18,7 +18,7 @@ from abatch.facts import FileSource
 from abatch.intake import FileInput, IterableInput, Numbered, SeenIds, check_file, is_path
 from abatch.request import from_object
 from abatch.wire import body_size
-from tests.unit.make import request_line
+from tests.unit.make import names, request_line
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +48,7 @@ def check(tmp_path):
         try:
             return await check_file(path, folder, bytes_per_batch=room)
         finally:
-            assert os.listdir(folder) == []
+            assert names(folder) == []
 
     return check
 
@@ -316,7 +316,7 @@ def test_many_ids_are_told_apart(tmp_path):
 def test_nothing_of_it_has_a_name_in_the_folder(tmp_path):
     with closing(SeenIds(tmp_path)) as seen:
         seen.add(numbered(*map(str, range(5_000))))
-        assert os.listdir(tmp_path) == []
+        assert names(tmp_path) == []
 
 
 # ---- iterables ------------------------------------------------------------------------------------------------
@@ -360,9 +360,13 @@ async def test_what_is_no_iterable_of_requests_is_refused(other):
 
 async def test_the_good_rows_before_a_bad_one_are_given_out(tmp_path):
     told = []
-    with pytest.raises(BadRequest) as refused:
+
+    async def take() -> None:
         async for block in IterableInput([*requests(3), Request("bad", {})]).blocks():
-            told += block
+            told.extend(block)
+
+    with pytest.raises(BadRequest) as refused:
+        await take()
     assert len(told) == 3
     assert (refused.value.line, refused.value.custom_id) == (4, "bad")
 

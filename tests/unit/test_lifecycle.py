@@ -1,4 +1,4 @@
-"""The life of a shard: every state × every fact, against the table of the module's docstring."""
+"""The life of a shard: every fact in every state, against the table of the module's docstring."""
 
 from __future__ import annotations
 

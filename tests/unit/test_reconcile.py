@@ -357,7 +357,7 @@ SOME_IDS = st.sets(st.sampled_from([f"msgbatch_{n}" for n in range(4)]))
     guarded=st.booleans(),
     hold=st.booleans(),
 )
-def test_absence_is_never_concluded_while_anything_speaks_against_it(
+def test_absence_is_never_concluded_while_anything_speaks_against_it(  # noqa: PLR0917 - drawn by name
     batches, foreign, bound, gone, at, empty_since, certain, guarded, hold
 ):
     mine = doubt(certain=certain, guarded=guarded, empty_since=empty_since)

@@ -266,7 +266,7 @@ def test_a_bad_object_is_refused_with_its_number_and_the_reason(bad, words):
     assert words in refusal_of(bad).why
 
 
-@pytest.mark.parametrize("beta", ["a\r\nx-other: 1", "a\nb", "a\0b", "é"])
+@pytest.mark.parametrize("beta", ["a\r\nx-other: 1", "a\nb", "a\0b"])
 def test_a_beta_that_cannot_stand_in_a_header_is_refused_before_it_spoils_its_batch(beta):
     assert "beta" in refusal_of(Request("a", GOOD, betas=[beta])).why
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 import struct
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from abatch import wire
-from abatch.spool import FOOTER, PIECE, SpoolDamaged, SpoolReader, SpoolWriter, examine, remove, write_missing
-from tests.unit.make import KEY, planned_for, read_spool, rows_of, write_spool
+from abatch.disk import remove
+from abatch.spool import FOOTER, PIECE, SpoolDamaged, SpoolReader, SpoolWriter, examine, write_missing
+from tests.unit.make import KEY, names, planned_for, read_spool, rows_of, write_spool
 
 PREFIX = wire.prefix(KEY, 1, 1)
 
@@ -109,7 +110,7 @@ def test_ids_and_fallback_lines_beyond_memory_are_kept_too(tmp_path):
     written = write_spool(tmp_path, rows)
     with closing(read_spool(tmp_path, written)) as reader:
         assert [(reader.custom_id(n), b"{}", reader.own_fallback(n)) for n in range(len(rows))] == rows
-    assert os.listdir(tmp_path) == ["00000001.spool"]
+    assert names(tmp_path) == ["00000001.spool"]
 
 
 # ---- names and modes ------------------------------------------------------------------------------------------
@@ -117,14 +118,14 @@ def test_ids_and_fallback_lines_beyond_memory_are_kept_too(tmp_path):
 
 def test_a_sealed_file_is_for_its_owner_alone_and_nothing_else_is_left(tmp_path):
     write_spool(tmp_path, rows_of("a"))
-    assert os.listdir(tmp_path) == ["00000001.spool"]
+    assert names(tmp_path) == ["00000001.spool"]
     assert stat.S_IMODE((tmp_path / "00000001.spool").stat().st_mode) == 0o600
 
 
 def test_until_the_seal_the_file_has_no_name_of_a_shard_and_is_for_its_owner_alone(tmp_path):
     writer = SpoolWriter(tmp_path)
     writer.add(b'"a"', b"{}")
-    for name in os.listdir(tmp_path):
+    for name in names(tmp_path):
         assert name.startswith(".")
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     writer.discard()
@@ -136,7 +137,7 @@ def test_discard_leaves_nothing(tmp_path, rows):
     for n in range(rows):
         writer.add(b'"%0500d"' % n, b"{}", b"x")
     writer.discard()
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_discard_after_the_seal_takes_nothing_away(tmp_path):
@@ -144,7 +145,7 @@ def test_discard_after_the_seal_takes_nothing_away(tmp_path):
     writer.add(b'"a"', b"{}")
     writer.seal("00000001.spool")
     writer.discard()
-    assert os.listdir(tmp_path) == ["00000001.spool"]
+    assert names(tmp_path) == ["00000001.spool"]
 
 
 def test_a_seal_goes_over_what_an_earlier_run_left_under_the_name(tmp_path):
@@ -164,7 +165,7 @@ def test_removing_twice_is_harmless(tmp_path):
     write_spool(tmp_path, rows_of("a"))
     for _ in range(2):
         remove(tmp_path / "00000001.spool")
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 # ---- damage ---------------------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ def test_a_truncated_file_is_damaged(tmp_path, kept):
     written = write_spool(tmp_path, FALLEN)
     path = tmp_path / "00000001.spool"
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(SpoolDamaged, match="cut short|not the file"):
+    with pytest.raises(SpoolDamaged, match=r"cut short|not the file"):
         read_spool(tmp_path, written)
 
 
@@ -262,10 +263,10 @@ def test_a_footer_of_huge_numbers_is_damaged_and_costs_no_memory(tmp_path):
 def test_a_damaged_file_is_closed_again(tmp_path):
     written = write_spool(tmp_path, FALLEN)
     (tmp_path / "00000001.spool").write_bytes(b"")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(names(Path("/proc/self/fd")))
     with pytest.raises(SpoolDamaged):
         read_spool(tmp_path, written)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(names(Path("/proc/self/fd"))) == before
 
 
 # ---- examine --------------------------------------------------------------------------------------------------
@@ -300,4 +301,4 @@ def test_the_list_of_missing_rows_is_json_lines_for_its_owner_alone(tmp_path):
         {"custom_id": "b", "reason": "archived"},
     ]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert os.listdir(tmp_path) == ["00000001.jsonl"]
+    assert names(tmp_path) == ["00000001.jsonl"]

@@ -1,0 +1,88 @@
+"""What the pages say of the command line is what it says of itself."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from abatch.cli.app import app
+from tests.docs.pages import PAGES, ROOT, blocks
+
+COMMANDS = sorted(get_command(app).commands)
+OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+OTHERS = {
+    "--strict",  # mkdocs
+    "--group",  # pip
+    "--bucket",
+    "--lifecycle-configuration",  # aws
+}
+
+
+@pytest.fixture(scope="module")
+def options():
+    """The options of each command, as its `--help` names them."""
+    found = {}
+    for command in COMMANDS:
+        said = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+        named = [line for line in said.partition("Options:")[2].splitlines() if line.startswith("  -")]
+        found[command] = {option for line in named for option in OPTION.findall(line.strip().partition("  ")[0])}
+        assert "--help" in found[command]
+    return found
+
+
+def shell_lines():
+    for block in blocks("sh"):
+        for line in block.code.replace("\\\n", " ").splitlines():
+            for piece in re.split(r"[|;&]", line):
+                words = shlex.split(piece, comments=True)
+                while words and "=" in words[0]:
+                    words.pop(0)
+                if words[:1] == ["abatch"]:
+                    yield block, [word for word in words[1:] if word != ">"]
+
+
+def test_every_command_of_the_pages_exists_with_its_options(options):
+    lines = list(shell_lines())
+    assert len(lines) > 20
+    for block, (command, *rest) in lines:
+        assert command in options, f"{block}: abatch {command}"
+        for word in rest:
+            if word.startswith("-") and word != "-":
+                assert word in options[command], f"{block}: abatch {command} {word}"
+
+
+def test_no_page_speaks_of_an_option_that_no_command_has(options):
+    known = set.union(*options.values()) | OTHERS
+    for page in PAGES:
+        text = re.sub(r"<!--.*?-->", "", page.read_text())
+        spoken = set(re.findall(r"(?<![\w`|-])--[a-z][a-z-]+|(?<=`)--[a-z][a-z-]+", text))
+        assert spoken - known == set(), page.name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_page_of_the_commands_has_every_option(command, options):
+    page = (ROOT / "docs" / "cli.md").read_text()
+    section = re.search(rf"^## abatch {command}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    documented = {
+        option for row in re.findall(r"^\| (`-.*?) \|", section[1], re.MULTILINE) for option in OPTION.findall(row)
+    }
+    assert documented == options[command] - {"-h", "--help"}
+
+
+def test_the_page_of_the_commands_has_every_command():
+    page = (ROOT / "docs" / "cli.md").read_text()
+    assert sorted(re.findall(r"^## abatch (\w+)$", page, re.MULTILINE)) == COMMANDS
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/cli.md"])
+def test_the_exit_codes_are_those_of_the_code(name):
+    from abatch.cli import exits
+
+    codes = {exits.OK, exits.FAILED, exits.BAD_INPUT, exits.STUCK, exits.INTERRUPTED}
+    table = (ROOT / name).read_text().partition("## Exit codes")[2].partition("\n## ")[0]
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == codes

@@ -1,0 +1,116 @@
+"""Every Python block of the README and the docs works as it stands, against the sandbox."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from abatch.request import from_line
+from tests.docs.pages import ROOT, blocks
+
+PYTHON = blocks("python")
+PLAIN = [block for block in PYTHON if not block.mark]
+TESTS = [block for block in PYTHON if block.mark == "pytest"]
+FILES = [block for block in PYTHON if block.mark.startswith("file: ")]
+
+
+def run(command, **more):
+    """Run Python on a file; what it printed. Warnings are errors."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *command], check=False, capture_output=True, text=True, timeout=120, **more
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_block_is_run_or_says_why_not():
+    assert len(PLAIN) >= 4
+    others = [block for block in PYTHON if block not in PLAIN + TESTS + FILES]
+    assert [str(block) for block in others if not block.mark.startswith("fragment: ")] == []
+
+
+@pytest.mark.parametrize("block", PLAIN, ids=str)
+def test_an_example_works_as_it_stands(block, desk, api):
+    path = desk / "example.py"
+    path.write_text(block.code)
+    assert run([path], cwd=desk).strip()
+    if "Sandbox(" not in block.code:  # else it brought its own
+        assert api.account.requests > 0
+    assert api.account.violated == 0
+
+
+def test_the_readme_says_what_came_of_it(desk, api):
+    (block,) = [block for block in PLAIN if block.page.name == "README.md"]
+    (desk / "example.py").write_text(block.code)
+    said = run(["example.py"], cwd=desk)
+    assert said.count("[sandbox]") == 100
+    assert "100 of 100 succeeded, for $" in said
+    assert (desk / "inventions.db").exists()
+
+
+@pytest.mark.parametrize("block", TESTS, ids=str)
+def test_an_example_of_a_test_passes(block, desk):
+    (desk / "test_example.py").write_text(block.code)
+    said = run(["-m", "pytest", "-q", "-p", "anyio", "-c", os.devnull, "--rootdir", desk, "test_example.py"], cwd=desk)
+    assert " passed" in said
+
+
+@pytest.mark.parametrize("block", FILES, ids=str)
+def test_a_page_shows_the_file_as_it_is(block):
+    assert block.code == (ROOT / block.mark.removeprefix("file: ")).read_text()
+
+
+def test_the_service_runs(desk, api):
+    said = run([ROOT / "examples" / "embed.py"], cwd=desk)
+    assert sorted(line.split(",")[0] for line in said.splitlines()) == ["herons: 50 of 50", "lighthouses: 50 of 50"]
+    assert api.account.requests == 100
+
+
+def test_the_example_backend_keeps_the_contract(desk):
+    command = ["-m", "pytest", "-q", "-p", "anyio", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", desk]
+    said = run([*command, ROOT / "examples" / "test_backend.py"], cwd=desk)
+    assert " passed" in said
+    assert "skipped" not in said
+
+
+async def test_the_example_backend_is_found_by_its_scheme(desk, api, monkeypatch, anyio_backend):
+    import gzip
+
+    from abatch import BatchManager
+
+    installed = desk / "site"
+    about = installed / "my_package-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[abatch.backends]\ngzip = my_backend:open_\n")
+    (installed / "my_backend.py").write_text((ROOT / "examples" / "backend.py").read_text())
+    monkeypatch.syspath_prepend(installed)
+    assert import_module("my_backend")
+    for _ in range(2):  # the second time, it is done
+        async with BatchManager() as manager:
+            job = await manager.submit("requests.jsonl", to="gzip:///answers", key="job")
+            summary = await job.wait()
+            assert len([result async for result in job.results()]) == 200
+    assert summary.ok
+    assert api.account.requests == 200
+    assert summary.location == f"{desk}/answers/"
+    parts = sorted((desk / "answers").glob("part-*.jsonl.gz"))
+    assert sum(gzip.decompress(part.read_bytes()).count(b"\n") for part in parts) == 200
+
+
+def test_the_demo_has_about_two_hundred_good_requests():
+    lines = (ROOT / "examples" / "requests.jsonl").read_bytes().splitlines()
+    rows = [from_line(line, number) for number, line in enumerate(lines, 1)]
+    assert len({row.custom_id for row in rows}) == len({row.params for row in rows}) == 200
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+pytestmark = pytest.mark.anyio

@@ -1,0 +1,107 @@
+"""The pages build without a network, and name what there is in the code."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import abatch
+from abatch import errors
+from abatch.sandbox import faults
+from tests.docs.pages import PAGES, ROOT
+
+GLOSSARY = (
+    "request, job, shard, row, attempt, try, batch, outcome, scope, journal, fact, commit point, in doubt, reconcile, "
+    "tag, cut, backend, sink, drain, seal, spool, fallback line"
+)
+SOURCES = [*(ROOT / "abatch").rglob("*.py"), *(ROOT / "backends").rglob("*.py")]
+LEVELS = {"debug", "info", "warning", "error"}
+
+
+def text(name):
+    return (ROOT / "docs" / name).read_text()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The pages, built; a missing mkdocs is a failure, not a skip."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_pages_build_and_every_link_between_them_leads_somewhere(site):
+    built = {page.stem for page in site.glob("*.html")}
+    assert built - {"404"} == {page.stem for page in PAGES if page.parent.name == "docs"}
+
+
+def test_no_page_fetches_anything_from_elsewhere(site):
+    fetched = re.compile(
+        r"""<(?:script|img|iframe|source)[^>]*\ssrc=["']?(?:https?:)?//|<link[^>]*\shref=["']?(?:https?:)?//"""
+    )
+    for page in site.glob("*.html"):
+        assert fetched.search(page.read_text()) is None, page.name
+
+
+def test_the_reference_has_every_public_name(site):
+    reference = (site / "reference.html").read_text()
+    for name in abatch.__all__:
+        module = getattr(abatch, name).__module__
+        assert f'id="abatch.{name}"' in reference or f'id="{module}.{name}"' in reference, name
+
+
+def test_the_glossary_has_every_word():
+    words = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", text("glossary.md"), re.MULTILINE)
+    assert set(GLOSSARY.split(", ")) <= set(words)
+    assert len(words) == len(set(words))
+
+
+def test_links_of_the_readme_lead_to_files():
+    readme = (ROOT / "README.md").read_text()
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", readme):
+        assert (ROOT / link).is_file(), link
+
+
+def test_every_setting_is_in_the_table_of_defaults():
+    table = text("design.md").partition("## Defaults")[2].partition("\n## ")[0]
+    named = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert named == [field.name for field in dataclasses.fields(abatch.Config)]
+
+
+def test_every_error_has_its_advice():
+    advice = text("recover.md")
+    for name in errors.__all__:
+        assert f"`{name}`" in advice, name
+
+
+def test_every_fault_is_in_the_table():
+    table = text("test-with-the-sandbox.md").partition("## Faults")[2].partition("\n## ")[0]
+    kinds = {name for name in faults.__all__ if name not in {"AnyFault", "Faults", "LineFault", "Order", "Site"}}
+    assert set(re.findall(r"`([A-Z]\w+)`", table)) == kinds
+
+
+def test_every_event_of_the_log_is_explained():
+    explained = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", text("operate.md"), re.MULTILINE))))
+    assert events() - explained == set()
+
+
+def events():
+    """What the code logs: the first argument of `log.info` and its like, and the events of facts."""
+    driver = import_module("abatch.driver")
+    found = set(driver.EVENTS.values()) - {"duplicate_recorded"}  # the poller logs that as duplicate_seen
+    for source in SOURCES:
+        for node in ast.walk(ast.parse(source.read_text())):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="log"), attr=level), args=[ast.Constant(value=str(event)), *_]
+                ) if level in LEVELS:
+                    found.add(event)
+    return found
