@@ -20,6 +20,7 @@ A third party's backend registers an entry point in the group `abatch.backends`:
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -45,6 +46,7 @@ FORMS = (
     "sqlite:///results.db",
     "s3://bucket/prefix?endpoint_url=…&region=…&compression=zstd",
 )
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _BY_SUFFIX = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -158,21 +160,25 @@ def normalize(destination: str, /) -> str:
         ConfigError: it carries credentials.
 
     """
-    scheme, colon, _ = destination.partition(":")
-    if colon and scheme.isalnum() and "/" not in scheme:
-        parts = urlsplit(destination)
-        if parts.username is not None or parts.password is not None:
+    if not destination or "\0" in destination:
+        raise BackendNotFound(destination, FORMS)
+    if _SCHEME.match(destination):
+        try:
+            parts = urlsplit(destination)
+        except ValueError:
+            raise BackendNotFound(destination, FORMS) from None
+        if "@" in parts.netloc:
             raise ConfigError(
                 f"a destination must not carry credentials ({parts.scheme}://…@…); "
                 "give them in the environment or in the storage's own configuration file"
             )
-        if scheme.lower() not in _registered():
+        if parts.scheme not in _registered():
             raise BackendNotFound(destination, FORMS)
-        return scheme.lower() + destination[len(scheme) :]
+        return parts.scheme + destination[len(parts.scheme) :]
     path = Path(destination)
     if destination.endswith("/") or path.is_dir():
-        return f"jsonl:///{destination.rstrip('/') or '/'}/"
-    if not destination or (suffix := _BY_SUFFIX.get(path.suffix)) is None:
+        return f"jsonl:///{destination.rstrip('/')}/"
+    if (suffix := _BY_SUFFIX.get(path.suffix)) is None:
         raise BackendNotFound(destination, FORMS)
     return f"{suffix}:///{destination}"
 

@@ -388,7 +388,9 @@ async def _blocks(reader: wire.LineReader, chunks: AsyncIterator[bytes]) -> Asyn
         if block:
             yield block
         raise
-    block += reader.end()
+    for last in reader.end():
+        if wire.is_whole(last):  # else the stream was cut inside it, and it is read again
+            block.append(last)
     if block:
         yield block
 

@@ -12,13 +12,14 @@ import io
 import os
 import sqlite3
 import tempfile
+import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import closing
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
 from anyio.lowlevel import checkpoint
 
@@ -29,13 +30,17 @@ from abatch.request import Request, Row, from_line, from_object
 from abatch.wire import body_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["FileInput", "IterableInput", "Numbered", "SeenIds", "check_file", "is_path"]
+__all__ = ["FileInput", "IterableInput", "Numbered", "SeenIds", "check_file"]
 
 BLOCK: Final = 2**20
 """Bytes of input handled in one turn of a worker thread."""
 PROBLEMS: Final = 20
+HEADER_SETS: Final = 16
+"""Sets of headers in one job, at most: each has an open shard."""
+PACKED: Final = 2**16
+"""Bytes of a compressed file that are unpacked at once, so that a bomb goes off in small parts."""
 TURN: Final = 0.005
 """Seconds that a synchronous iterable may hold the event loop."""
 
@@ -105,9 +110,9 @@ def check_size(item: Numbered, bytes_per_batch: int) -> BadRequest | None:
     return BadRequest(item.number, id_text(item.row), f"it takes {size} bytes, a batch holds {bytes_per_batch}")
 
 
-def is_path(requests: object) -> bool:
-    """Whether `submit` was given a path rather than an iterable."""
-    return isinstance(requests, str | os.PathLike)
+def too_many_header_sets(item: Numbered) -> BadRequest:
+    """The problem of a row whose betas make one set of headers too many."""
+    return BadRequest(item.number, id_text(item.row), f"a job has at most {HEADER_SETS} different sets of betas")
 
 
 # ---- files ----------------------------------------------------------------------------------------------------
@@ -135,6 +140,42 @@ class _Hashing(io.RawIOBase):
         return self.sha256.hexdigest()
 
 
+class _Frame(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+class _Zstd(io.RawIOBase):
+    """A zstd file, frame after frame; unlike the package's own reader it tells when the last one is cut short."""
+
+    def __init__(self, file: io.BufferedReader, frames: Callable[[], _Frame]) -> None:
+        self._file, self._frames = file, frames
+        self._frame: _Frame | None = None
+        self._rest = b""
+        self._out = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - the buffer protocol has no name before 3.12
+        while not self._out:
+            data = self._rest or self._file.read(PACKED)
+            if not data:
+                if self._frame is not None:
+                    raise EOFError("the last frame is cut short")
+                return 0
+            frame = self._frame or self._frames()
+            self._out = memoryview(frame.decompress(data))
+            self._frame, self._rest = (None, frame.unused_data) if frame.eof else (frame, b"")
+        count = min(len(buffer), len(self._out))
+        buffer[:count] = self._out[:count]
+        self._out = self._out[count:]
+        return count
+
+
 class FileInput:
     """A file of JSON lines, plain, `.gz` or `.zst`; read in a worker thread, a block at a time.
 
@@ -155,6 +196,7 @@ class FileInput:
         self._file = self._decompressed(io.BufferedReader(self._hashing, BLOCK))
         self._number = 0
         self._offset = 0
+        self._broken: BadRequest | None = None
 
     def _decompressed(self, raw: io.BufferedReader) -> IO[bytes]:
         if self._path.suffix == ".gz":
@@ -164,8 +206,8 @@ class FileInput:
                 import zstandard  # noqa: PLC0415 - an extra
             except ModuleNotFoundError as missing:
                 raise BackendUnavailable(str(self._path), "zstd") from missing
-            reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            return io.BufferedReader(reader, BLOCK)
+            unpacker = zstandard.ZstdDecompressor()
+            return io.BufferedReader(_Zstd(raw, unpacker.decompressobj), BLOCK)
         return raw
 
     def stat(self) -> tuple[int, int]:
@@ -191,20 +233,27 @@ class FileInput:
             BadRequest: the file is not the compressed file it seems to be, or a line is longer than any batch.
 
         """
+        if self._broken is not None:
+            raise self._broken
         lines: list[tuple[bytes, int, int]] = []
         weight = 0
-        for line in self._lines():
-            lines.append((line, self._number, self._offset))
-            weight += len(line) + 64
-            if weight >= BLOCK:
-                break
+        try:
+            for line in self._lines():
+                lines.append((line, self._number, self._offset))
+                weight += len(line) + 64
+                if weight >= BLOCK:
+                    break
+        except BadRequest as broken:
+            if not lines:
+                raise
+            self._broken = broken  # once the lines before it are dealt with
         return lines
 
     def _lines(self) -> Iterator[bytes]:
         while True:
             try:
                 line = self._file.readline(self._longest + 1)
-            except (OSError, EOFError, ValueError) as broken:
+            except (OSError, EOFError, ValueError, zlib.error) as broken:
                 raise BadRequest(self._number + 1, None, f"the file cannot be decompressed: {broken}") from broken
             except Exception as broken:
                 if type(broken).__module__.partition(".")[0] != "zstandard":
@@ -249,6 +298,7 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
     """
     file = await threads.run(FileInput, path, longest=2 * bytes_per_batch)
     problems: list[BadRequest] = []
+    header_sets: set[frozenset[str]] = set()
     rows = total = 0
     with closing(file), closing(await threads.run(SeenIds, folder)) as seen:
         size, mtime_ns = file.stat()
@@ -265,6 +315,10 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
                 except BadRequest as bad:
                     found.append(bad)
                     continue
+                header_sets.add(frozenset(item.row.betas))
+                if len(header_sets) > HEADER_SETS:
+                    header_sets.remove(frozenset(item.row.betas))
+                    found.append(too_many_header_sets(item))
                 if (too_large := check_size(item, bytes_per_batch)) is not None:
                     found.append(too_large)
                 good.append(item)

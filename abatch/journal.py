@@ -351,6 +351,10 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, bytes]:
                 raise JournalCorrupt(path, f"it has schema {version}, this abatch reads {VERSION}")
         (lineage_key,) = db.execute("SELECT value FROM about WHERE name = 'lineage_key'").fetchone()
     except (sqlite3.DatabaseError, TypeError) as failure:
+        code = getattr(failure, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        if isinstance(failure, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+            # full, busy, read-only: not the file's fault
+            raise JournalError(f"journal {path.parent} cannot be opened: {failure}") from failure
         raise JournalCorrupt(path, f"it is not a journal ({failure})") from failure
     return db, bytes(lineage_key)
 

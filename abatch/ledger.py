@@ -7,7 +7,7 @@ processes appended (wishes, mostly) comes in by `refresh`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import anyio
 
@@ -30,6 +30,7 @@ from abatch.facts import (
 )
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Processing, Ready, State, after
+from abatch.prices import BATCH_DISCOUNT
 from abatch.result import Summary, Usage
 
 if TYPE_CHECKING:
@@ -167,7 +168,8 @@ class JobRecord:
             case Finished():
                 self.finished = fact
             case _:
-                assert recorded.shard is not None
+                if recorded.shard is None:
+                    raise AssertionError("a fact of a shard names no shard")
                 self._apply_to_shard(recorded.shard, fact, recorded.at)
 
     def _apply_to_shard(self, number: int, fact: ShardFact, at: float) -> None:
@@ -269,13 +271,9 @@ class JobRecord:
             duplicates=self.duplicates,
             seconds=self.changed_at - self.started_at,
             usage=sum((spend.usage for spend in spends), Usage()),
-            cost=None if total is None else total * BATCH_PRICE,
+            cost=None if total is None else total * BATCH_DISCOUNT,
             synchronous_cost=total,
         )
-
-
-BATCH_PRICE: Final = 0.5
-"""A batch costs half (docs/api.md)."""
 
 
 class Ledger:
@@ -300,7 +298,11 @@ class Ledger:
         ledger._version = await journal.version()
 
         def visit(recorded: Recorded) -> None:
-            ledger._apply(recorded)
+            try:
+                ledger._apply(recorded)
+            except (IllegalTransition, AssertionError) as failure:
+                why = f"fact {recorded.seq} does not follow from those before it ({failure})"
+                raise JournalCorrupt(journal.folder, why) from failure
             ledger._others_seq = recorded.seq
 
         await journal.replay(visit)
@@ -390,7 +392,7 @@ class Ledger:
         fact = recorded.fact
         if recorded.shard is not None:
             self._next_shard = max(self._next_shard, recorded.shard + 1)
-        if isinstance(fact, Submitted):
+        if isinstance(fact, Submitted) and recorded.job not in self.jobs and recorded.shard is None:
             self.jobs[recorded.job] = JobRecord(
                 job=recorded.job, submitted=fact, started_at=recorded.at, changed_at=recorded.at
             )

@@ -13,21 +13,35 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Iterable, MutableMapping
 
 __all__ = ["log", "redact"]
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger("abatch")
 
-_SECRET_NAME = re.compile(r"api_?key|authorization|secret|token$|password|credential", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"sk-ant-[A-Za-z0-9_-]+|Bearer\s+\S+")
+_SECRET_NAME = re.compile(r"api[-_]?key|authorization|secret|token$|password|credential", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"sk-ant-[A-Za-z0-9_-]+|bearer\s+\S+", re.IGNORECASE)
+_GONE = "[redacted]"
 
 
 def redact(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A structlog processor: blank every value under a name that says secret, and every key that looks like one."""
     for name, value in event.items():
-        if _SECRET_NAME.search(name):
-            event[name] = "[redacted]"
-        elif isinstance(value, str):
-            event[name] = _SECRET_VALUE.sub("[redacted]", value)
+        event[name] = _GONE if _SECRET_NAME.search(name) else _redacted(value)
     return event
+
+
+def _redacted(value: Any) -> Any:  # noqa: ANN401 - whatever is logged
+    match value:
+        case str():
+            return _SECRET_VALUE.sub(_GONE, value)
+        case bytes():
+            return _SECRET_VALUE.sub(_GONE, value.decode("utf-8", "replace"))
+        case dict():
+            named: dict[Any, Any] = value
+            return {k: _GONE if _SECRET_NAME.search(str(k)) else _redacted(v) for k, v in named.items()}
+        case list() | tuple() | set() | frozenset():
+            several: Iterable[Any] = value
+            return [_redacted(each) for each in several]
+        case _:
+            return value

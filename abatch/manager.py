@@ -30,6 +30,7 @@ from abatch.planner import spool_needed
 from abatch.poller import Scope
 from abatch.prices import load as load_prices
 from abatch.reconcile import Known
+from abatch.request import HEADER_VALUE
 from abatch.runner import JobRun, Workshop
 
 if TYPE_CHECKING:
@@ -360,6 +361,9 @@ class BatchManager:
         """
         if not 1 <= tries <= 100:
             raise ConfigError(f"tries must be 1..100, got {tries}")
+        for value in (*betas, user_profile_id, workspace_id):
+            if value is not None and not HEADER_VALUE.fullmatch(value):
+                raise ConfigError(f"{value!r} cannot stand in a header")
         headers = Headers(betas=tuple(sorted(set(betas))), user_profile_id=user_profile_id, workspace_id=workspace_id)
         path = Path(requests) if isinstance(requests, str | os.PathLike) else None  # pyright: ignore[reportUnknownArgumentType]
         backend = to if isinstance(to, Backend) and not isinstance(to, str | os.PathLike) else None

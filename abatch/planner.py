@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Final
 from abatch import threads
 from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped
 from abatch.facts import Cut, FileSource, Headers, Planned
-from abatch.intake import FileInput, IterableInput, Numbered, SeenIds, check_size, file_sha256, id_text
+from abatch.intake import (
+    HEADER_SETS,
+    FileInput,
+    IterableInput,
+    Numbered,
+    SeenIds,
+    check_size,
+    file_sha256,
+    too_many_header_sets,
+)
 from abatch.journal import Entry
 from abatch.pacing import LIMITS
 from abatch.request import from_line
@@ -33,8 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Planner", "spool_needed"]
 
-HEADER_SETS: Final = 16
-"""Header sets of one job, at most: each has an open shard."""
 SPREAD: Final = 256
 """Shards of a job differ in size by up to this many rows, so that doubts seldom share a count."""
 
@@ -54,6 +61,7 @@ class _Taken:
 
     rows: int
     offset: int
+    """After the last of them; 0 if there was none."""
     full: bool
 
 
@@ -82,6 +90,7 @@ class Planner:
         self._room, self._cut_made = room, cut_made
         self._spool = ledger.journal.spool
         self._open: dict[Headers, _Open] = {}
+        self._header_sets = {shard.planned.headers for shard in job.shards.values()}
         self._held_back: Numbered | None = None  # the row that did not fit any more
 
     async def run_file(self, source: FileSource, path: Path) -> None:
@@ -95,7 +104,7 @@ class Planner:
         cut = self._job.cut
         if cut.last or not await self._may_fill():
             return
-        rows = cut.rows
+        rows, offset = cut.rows, cut.offset
         file = await threads.run(FileInput, path, longest=2 * self._config.bytes_per_batch)
         with closing(file):
             if (now := file.stat()) != (source.size, source.mtime_ns):
@@ -105,10 +114,10 @@ class Planner:
                 while lines := await threads.run(file.block):
                     items = (Numbered(from_line(line, number), number, end) for line, number, end in lines)
                     while (taken := await self._take(items)) is not None:
-                        rows += taken.rows
+                        rows, offset = rows + taken.rows, taken.offset or offset
                         if file.stat() != now:
                             raise self._changed(path)
-                        if taken.full and not await self._cut(Cut(rows=rows, offset=taken.offset if file.plain else 0)):
+                        if taken.full and not await self._cut(Cut(rows=rows, offset=offset if file.plain else 0)):
                             return
                 if file.stat() != now or rows != source.rows:
                     raise self._changed(path)
@@ -197,10 +206,9 @@ class Planner:
         headers = self._headers(item.row)
         shard = self._open.get(headers)
         if shard is None:
-            if len(self._open) >= HEADER_SETS:
-                raise BadRequest(
-                    item.number, id_text(item.row), f"a job has at most {HEADER_SETS} different sets of betas"
-                )
+            self._header_sets.add(headers)
+            if len(self._header_sets) > HEADER_SETS:
+                raise too_many_header_sets(item)
             nth = self._job.parts + len(self._open)
             shard = _Open(writer=SpoolWriter(self._spool), limit=self._limit(nth))
             self._open[headers] = shard

@@ -344,13 +344,14 @@ def settle(doubt: Doubt, listing: Listing, known: Known, *, grace: float, hold: 
         if known.proven.get(batch.batch_id) == (doubt.shard, doubt.attempt):
             return FoundBatch(rule="B2", batch=batch)
     gone = [batch for batch in mine if batch.batch_id in known.gone]
+    unread = [batch for batch in mine if batch.ended and batch.batch_id not in known.gone]
     running = [batch for batch in mine if not batch.ended]
     if running:
         return Wait(rule="B6", why=f"batch {running[0].batch_id} may be it, and still runs")
+    if unread:
+        return Wait(rule="B6", why=f"batch {unread[0].batch_id} may be it, and is being looked at")
     if gone:
         return Hold(rule="B5", reason=f"batch {gone[0].batch_id} may be it, but its results cannot be read any more")
-    if mine:
-        return Wait(rule="B6", why=f"batch {mine[0].batch_id} may be it, and is being looked at")
     if listing.date <= doubt.since + grace:
         return Wait(rule="B7", why="the create may still appear in the list")
     if not _shows_what_it_must(doubt, listing, known):

@@ -7,9 +7,10 @@ custom_id. `params` is passed through untouched: what `messages.create` takes to
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard, cast
 
 import msgspec
 
@@ -43,6 +44,10 @@ RequestSource: TypeAlias = (
 """What `submit` takes: a path to JSON lines (`.gz`, `.zst`), or any iterable or async iterable of requests."""
 
 
+HEADER_VALUE = re.compile(r"[A-Za-z0-9._:/@+=-]{1,200}")
+"""What may stand in one of our headers."""
+
+
 class Row(NamedTuple):
     """A checked request, as bytes."""
 
@@ -64,6 +69,7 @@ class _Params(msgspec.Struct):
     stream: Any = None
 
 
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_params = msgspec.json.Decoder(_Params).decode
 _encode = msgspec.json.encode
@@ -89,10 +95,16 @@ def from_line(line: bytes, number: int) -> Row:
     except msgspec.ValidationError as bad:
         raise BadRequest(number, custom_id or _id_in(line), _explain(str(bad))) from None
     except msgspec.DecodeError as bad:
+        if _LONE_SURROGATE.search(line):
+            raise BadRequest(number, None, "it holds half of a surrogate pair (\\ud800 to \\udfff)") from None
         raise BadRequest(number, None, f"not JSON: {_lower(str(bad))}") from None
     except RecursionError:
         raise BadRequest(number, None, "nested too deeply") from None
-    return Row(_checked_id(custom_id, number), _checked_params(params, known, custom_id, number), parsed.betas)
+    return Row(
+        _checked_id(custom_id, number),
+        _checked_params(params, known, custom_id, number),
+        _checked_betas(parsed.betas, custom_id, number),
+    )
 
 
 def from_object(request: object, number: int) -> Row:
@@ -116,8 +128,6 @@ def from_object(request: object, number: int) -> Row:
         raise BadRequest(number, None, f"expected a Request or a mapping, got {type(request).__name__}")
     if not isinstance(custom_id, str):
         raise BadRequest(number, None, f"custom_id must be a string, got {type(custom_id).__name__}")
-    if isinstance(betas, str) or not all(isinstance(beta, str) for beta in betas):
-        raise BadRequest(number, custom_id, "betas must be a list of strings")
     if not _is_mapping(raw_params):
         raise BadRequest(number, custom_id, f"params must be a mapping, got {type(raw_params).__name__}")
     try:
@@ -125,7 +135,11 @@ def from_object(request: object, number: int) -> Row:
         known = _decode_params(params)
     except (ValueError, TypeError, RecursionError) as bad:
         raise BadRequest(number, custom_id, f"params cannot be JSON: {bad}") from bad
-    return Row(_checked_id(custom_id, number), _checked_params(params, known, custom_id, number), tuple(betas))
+    return Row(
+        _checked_id(custom_id, number),
+        _checked_params(params, known, custom_id, number),
+        _checked_betas(betas, custom_id, number),
+    )
 
 
 def _checked_id(custom_id: str, number: int) -> bytes:
@@ -136,6 +150,14 @@ def _checked_id(custom_id: str, number: int) -> bytes:
     if not 1 <= size <= CUSTOM_ID_BYTES:
         raise BadRequest(number, custom_id, f"custom_id must be 1 to {CUSTOM_ID_BYTES} bytes of UTF-8, this has {size}")
     return _encode(custom_id)
+
+
+def _checked_betas(betas: object, custom_id: str, number: int) -> tuple[str, ...]:
+    if isinstance(betas, Sequence) and not isinstance(betas, str):
+        named = tuple(cast("Sequence[object]", betas))
+        if all(isinstance(beta, str) and HEADER_VALUE.fullmatch(beta) for beta in named):
+            return cast("tuple[str, ...]", named)
+    raise BadRequest(number, custom_id, "betas must be a list of names as `anthropic-beta` takes them")
 
 
 def _checked_params(params: bytes, known: _Params, custom_id: str, number: int) -> bytes:

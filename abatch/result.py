@@ -7,20 +7,25 @@ wire; the message inside is parsed only when somebody asks for it.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from anthropic.types import Message
 
 __all__ = ["OUTCOMES", "Line", "Result", "ResultError", "Summary", "Usage"]
 
 OUTCOMES = ("succeeded", "errored", "canceled", "expired")
 """The outcomes of a request, as the API spells them. Others may come to be: they are kept and count as failed."""
+
+
+MAX_TOKENS: Final = 2**40
+"""No answer has more; a larger number is not one of tokens."""
+_CUSTOM_ID: Final = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
+_OUTCOME: Final = re.compile(rb'"result"\s*:\s*\{\s*"type"\s*:\s*"([a-z_]{1,40})"')
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -85,8 +90,11 @@ class Result:
     @property
     def _line(self) -> Any:  # noqa: ANN401 - as above
         if self._decoded is None:
-            # json, not msgspec: it takes what the API may send and msgspec refuses (a lone surrogate)
-            self._decoded = json.loads(self.raw)
+            try:
+                # json, not msgspec: it takes what the API may send and msgspec refuses (a lone surrogate)
+                self._decoded = json.loads(self.raw)
+            except (ValueError, RecursionError):
+                self._decoded = _undecoded(self.raw)
         return self._decoded
 
     @property
@@ -102,44 +110,66 @@ class Result:
     @property
     def message(self) -> Message | None:
         """The typed `anthropic.types.Message` of a succeeded request, else None. Imports the SDK (a second, once)."""
-        body = self._line["result"].get("message")
-        if body is None:
+        body = _member(self._line["result"], "message")
+        if not isinstance(body, dict):
             return None
         from anthropic.types import Message  # noqa: PLC0415 - the SDK is imported only when a message is asked for
 
-        return Message.construct(**body) if not isinstance(body, str) else None
+        return Message.construct(**cast("dict[str, Any]", body))
 
     @property
     def error(self) -> ResultError | None:
         """Why the request errored, else None."""
         if self.outcome != "errored":
             return None
-        envelope: Any = self._line["result"].get("error") or {}
-        inner: Any = envelope.get("error") or {}
+        envelope = _member(self._line["result"], "error")
+        inner = _member(envelope, "error")
+        request_id = _member(envelope, "request_id")
         return ResultError(
-            type=str(inner.get("type", "unknown")),
-            message=str(inner.get("message", "")),
-            request_id=envelope.get("request_id"),
+            type=str(_member(inner, "type") or "unknown"),
+            message=str(_member(inner, "message") or ""),
+            request_id=None if request_id is None else str(request_id),
         )
 
     @property
     def usage(self) -> Usage | None:
         """The tokens of a succeeded request, else None."""
-        message: Any = self._line["result"].get("message") or {}
-        usage: Any = message.get("usage")
+        usage = _member(_member(self._line["result"], "message"), "usage")
         return None if usage is None else usage_of(usage)
 
 
-def usage_of(usage: Mapping[str, Any]) -> Usage:
-    """The `usage` object of a message, in our five numbers."""
-    lifetimes: Any = usage.get("cache_creation") or {}
+def usage_of(usage: object) -> Usage:
+    """The `usage` object of a message, in our five numbers; what is not a number of tokens counts as none."""
     return Usage(
-        input_tokens=usage.get("input_tokens") or 0,
-        output_tokens=usage.get("output_tokens") or 0,
-        cache_read_tokens=usage.get("cache_read_input_tokens") or 0,
-        cache_creation_tokens=usage.get("cache_creation_input_tokens") or 0,
-        cache_creation_1h_tokens=lifetimes.get("ephemeral_1h_input_tokens") or 0,
+        input_tokens=_tokens(usage, "input_tokens"),
+        output_tokens=_tokens(usage, "output_tokens"),
+        cache_read_tokens=_tokens(usage, "cache_read_input_tokens"),
+        cache_creation_tokens=_tokens(usage, "cache_creation_input_tokens"),
+        cache_creation_1h_tokens=_tokens(_member(usage, "cache_creation"), "ephemeral_1h_input_tokens"),
     )
+
+
+def _tokens(of: object, name: str) -> int:
+    count = _member(of, name)
+    return count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MAX_TOKENS else 0
+
+
+def _member(of: object, name: str) -> Any:  # noqa: ANN401 - whatever JSON stands there
+    """A member of a JSON object, None of anything else: no shape that the API may send is an error."""
+    return cast("dict[str, Any]", of).get(name) if isinstance(of, dict) else None
+
+
+def _undecoded(raw: bytes) -> dict[str, Any]:
+    """What can be made out of a line that is not JSON as Python reads it: nested too deeply, or not UTF-8."""
+    try:
+        known: dict[str, Any] = json.loads(raw.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        named, outcome = _CUSTOM_ID.search(raw), _OUTCOME.search(raw)
+        return {
+            "custom_id": json.loads(named[1].decode("utf-8", "replace")) if named else "",
+            "result": {"type": outcome[1].decode() if outcome else "unreadable"},
+        }
+    return known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,12 +12,12 @@ import hashlib
 import hmac
 import json
 import re
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
 from abatch.errors import AbatchError
-from abatch.result import Line, Usage, usage_of
+from abatch.result import MAX_TOKENS, Line, Usage, usage_of
 
 __all__ = [
     "MAX_LINE",
@@ -169,15 +169,18 @@ def _strip(line: bytes) -> bytes:
 # ---- reading a line's envelope --------------------------------------------------------------------------------
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
+
+
 class _CacheLifetimes(msgspec.Struct):
-    ephemeral_1h_input_tokens: int | None = 0
+    ephemeral_1h_input_tokens: _Tokens | None = 0
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: int | None = 0
-    output_tokens: int | None = 0
-    cache_read_input_tokens: int | None = 0
-    cache_creation_input_tokens: int | None = 0
+    input_tokens: _Tokens | None = 0
+    output_tokens: _Tokens | None = 0
+    cache_read_input_tokens: _Tokens | None = 0
+    cache_creation_input_tokens: _Tokens | None = 0
     cache_creation: _CacheLifetimes | None = None
 
 
@@ -252,8 +255,8 @@ def _read_leniently(line: bytes) -> Seen | None:
     try:
         envelope: Any = json.loads(line)  # Any: whatever stands in the line
         result: Any = envelope["result"]
-        wire_id, outcome = envelope["custom_id"], result["type"]
-        if not (isinstance(wire_id, str) and isinstance(outcome, str)):
+        wire_id = _text(envelope["custom_id"])
+        if wire_id is None:
             return None
         message: Any = result.get("message") or {}
         envelope_of_error: Any = result.get("error") or {}
@@ -261,13 +264,35 @@ def _read_leniently(line: bytes) -> Seen | None:
         usage: Any = message.get("usage")
         return Seen(
             wire_id,
-            outcome,
-            error.get("type"),
-            message.get("model"),
+            _text(result["type"]) or "unreadable",
+            _text(error.get("type")),
+            _text(message.get("model")),
             None if usage is None else usage_of(usage),
         )
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
+
+
+def _text(value: object) -> str | None:
+    """The value if it is text that can be written down as UTF-8."""
+    if not isinstance(value, str):
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None
+    return value
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether a line that no newline ended is complete; a stream may have been cut inside it."""
+    try:
+        json.loads(line.decode("utf-8", "surrogateescape"))
+    except RecursionError:
+        return line.rstrip().endswith(b"}")
+    except ValueError:
+        return False
+    return True
 
 
 def _scan(line: bytes) -> Seen | None:
@@ -283,7 +308,11 @@ def with_custom_id(line: bytes, wire_id: bytes, custom_id: bytes) -> bytes:
     end = len(ROW_HEAD) + ID_WIDTH
     if line.startswith(ROW_HEAD) and line[len(ROW_HEAD) : end] == wire_id:
         return b"".join((ROW_HEAD[:-1], custom_id, line[end + 1 :]))
-    return re.sub(rb'("custom_id"\s*:\s*)"' + wire_id + b'"', lambda found: found[1] + custom_id, line, count=1)
+    named = re.search(rb'"custom_id"\s*:\s*("' + wire_id + b'")', line)
+    if named is None:  # it came back with escapes
+        envelope: Any = json.loads(line)
+        return json.dumps({**envelope, "custom_id": json.loads(custom_id)}, separators=(",", ":")).encode()
+    return b"".join((line[: named.start(1)], custom_id, line[named.end(1) :]))
 
 
 def fallback(custom_id: bytes, result: bytes = b'{"type":"canceled"}') -> bytes:

@@ -85,9 +85,12 @@ def reported(screen: Screen | None = None) -> Generator[None]:
 
 def perform(work: Callable[[], Awaitable[T]], /) -> T:
     """Run what a command does; Ctrl-C ends it where it stands, for it drives nothing."""
-    signal.signal(signal.SIGINT, _interrupt)
-    with reported():
-        return anyio.run(partial(work))
+    before = signal.signal(signal.SIGINT, _interrupt)
+    try:
+        with reported():
+            return anyio.run(partial(work))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _interrupt(*_: object) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import anyio
+import msgspec
 import typer
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
 from abatch import wire
+from abatch.bulletin import read
 from abatch.cli.exits import perform
 from abatch.cli.options import JournalOption, JsonOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of, shown
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from abatch.bulletin import Bulletin
     from abatch.journal import Recorded
     from abatch.ledger import JobRecord, Ledger, ShardRecord
 
@@ -107,11 +111,26 @@ def _show(
     if not as_json:
         screen.output.print(_picture(jobs, ledger, attempts, batches=batches))
         return
+    driver = _driver(ledger)
     told = [_job_json(job) for job in jobs]
     if batches:
         for job, record in zip(told, jobs, strict=True):
             job["shards"] = [_shard_json(shard, ledger, attempts) for shard in record.shards.values()]
-    screen.give({"jobs": told})
+    screen.give({"jobs": told, "driver": None if driver is None else msgspec.structs.asdict(driver)})
+
+
+def _driver(ledger: Ledger) -> Bulletin | None:
+    """What the process that drives the journal says of itself; None if it is gone."""
+    bulletin = read(ledger.journal.folder)
+    if bulletin is None:
+        return None
+    try:
+        os.kill(bulletin.pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:  # it is somebody else's, and alive
+        pass
+    return bulletin
 
 
 def _picture(jobs: list[JobRecord], ledger: Ledger, attempts: dict[int, int], *, batches: bool) -> RenderableType:
@@ -120,9 +139,22 @@ def _picture(jobs: list[JobRecord], ledger: Ledger, attempts: dict[int, int], *,
         standing = standing_of(job)
         if standing.reason or standing.remedy:
             parts.append(Text(clean(f"{job.key} is {standing.state}: {standing.reason}. {standing.remedy}".rstrip())))
+    if (driver := _driver(ledger)) is not None:
+        parts += [Text(clean(line)) for line in _account(driver)]
     if batches:
         parts += [_shard_table(job, ledger, attempts) for job in jobs]
     return Group(*parts)
+
+
+def _account(driver: Bulletin) -> list[str]:
+    """The driver's account, for people."""
+    lines = [f"shard {shard} waits: {why}" for shard, why in driver.waiting.items()]
+    lines += [
+        f"batch {batch_id} has not been visible for an hour; it is asked for again" for batch_id in driver.not_visible
+    ]
+    if driver.trouble:
+        lines.append(f"the API cannot be asked: {driver.trouble}; it is tried again")
+    return lines
 
 
 def _job_table(jobs: list[JobRecord]) -> RenderableType:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from typer.testing import CliRunner
 
+from abatch.cli.app import app
 from abatch.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ class Cli:
 
     def __init__(self, folder: Path, **env: str) -> None:
         self.folder = folder
-        self.env = {"PATH": os.environ["PATH"], "HOME": str(folder), "ANTHROPIC_API_KEY": KEY, **env}
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        self.env = {**kept, "HOME": str(folder), "ANTHROPIC_API_KEY": KEY, **env}
 
     def _command(self, args: tuple[object, ...]) -> list[str]:
         return [sys.executable, "-m", "abatch", *map(str, args)]
@@ -144,6 +147,13 @@ def cli(tmp_path: Path, api: Sandbox) -> Cli:
 def alone(tmp_path: Path) -> Cli:
     """Without an API."""
     return Cli(tmp_path, ANTHROPIC_BASE_URL="http://127.0.0.1:9")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Run a command in this process, which is quicker, where no process is what it is about."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *args: CliRunner().invoke(app, list(args))
 
 
 @pytest.fixture(scope="session", name="line")

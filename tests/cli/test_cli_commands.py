@@ -106,7 +106,7 @@ def test_an_unfinished_job_is_read_cancelled_and_finished(new_cli: Any, slow_api
     assert (told["state"], told["reason"], told["failed"]) == ("done", "cancelled", 9)
 
 
-def test_a_held_shard_waits_for_a_word(cli: Any, api: Sandbox) -> None:
+def test_a_held_shard_waits_for_a_word(cli: Any, api: Sandbox, here: Any) -> None:
     cli.write("in.jsonl", 5)
     api.faults.next("create", ResetBeforeAccept())
     args = ("run", "in.jsonl", "--to", "out.jsonl", "--unresolved", "hold", "--grace", "0.3", *FAST)
@@ -114,14 +114,14 @@ def test_a_held_shard_waits_for_a_word(cli: Any, api: Sandbox) -> None:
     assert held.status == 3, held
     assert held.json["error"]["type"] == "StillInDoubt"
     assert "abatch resolve" in held.err
-    assert "held" in cli("status").out
+    assert "held" in here("status").stdout
     for wrong in (
         ("resolve", "1"),
         ("resolve", "1", "--adopt", "msgbatch_1", "--not-created"),
         ("resolve", "99", "--not-created"),
     ):
-        assert cli(*wrong).status == 2
-    assert cli("resolve", "1", "--adopt", "msgbatch_nobody").status == 0
+        assert here(*wrong).exit_code == 2
+    assert here("resolve", "1", "--adopt", "msgbatch_nobody").exit_code == 0
     still = cli(*args)
     assert still.status == 3, still
     said = cli("resolve", "1", "--not-created")
@@ -129,9 +129,9 @@ def test_a_held_shard_waits_for_a_word(cli: Any, api: Sandbox) -> None:
     ended = cli(*args)
     assert ended.status == 0, ended
     assert (api.account.requests, api.account.violated) == (5, 0)
-    settled = cli("resolve", "1", "--not-created")
-    assert settled.status == 2
-    assert "neither in doubt nor held" in settled.err
+    settled = here("resolve", "1", "--not-created")
+    assert settled.exit_code == 2
+    assert "neither in doubt nor held" in settled.stderr
 
 
 def test_results_stop_quietly_when_nobody_reads(cli: Any) -> None:
@@ -165,12 +165,12 @@ def test_status_watches_until_all_is_done(new_cli: Any, slow_api: Sandbox, wait_
     assert run.returncode == 0
 
 
-def test_commands_without_a_journal_or_job_are_exit_2(alone: Any) -> None:
+def test_commands_without_a_journal_or_job_are_exit_2(here: Any) -> None:
     for args in (("status",), ("results", "job"), ("cancel", "job"), ("resolve", "1", "--not-created")):
-        ended = alone(*args)
-        assert ended.status == 2, ended
-        assert "no journal" in ended.err
-    assert not (alone.folder / ".abatch").exists()
+        ended = here(*args)
+        assert ended.exit_code == 2, ended.output
+        assert "no journal" in ended.stderr
+    assert not os.path.exists(".abatch")
 
 
 def test_a_sandbox_serves_until_it_is_interrupted(alone: Any) -> None:

@@ -134,7 +134,7 @@ def test_a_key_with_other_content_and_a_foreign_destination_are_exit_2(cli: Any)
     assert (cli.folder / "mine.jsonl").read_text() == "precious\n"
 
 
-def test_usage_and_settings_are_exit_2(alone: Any) -> None:
+def test_usage_and_settings_are_exit_2(here: Any) -> None:
     for args, word in (
         (("run", "in.jsonl"), "--to"),
         (("run", "in.jsonl", "--to", "out.parquet"), "destination is one of"),
@@ -142,9 +142,9 @@ def test_usage_and_settings_are_exit_2(alone: Any) -> None:
         (("run", "in.jsonl", "--to", "out.jsonl", "--max-batch-requests", "0"), "requests_per_batch"),
         (("run", "absent.jsonl", "--to", "out.jsonl", "--dry-run"), "absent.jsonl"),
     ):
-        ended = alone(*args)
-        assert ended.status == 2, ended
-        assert word in ended.err
+        ended = here(*args)
+        assert ended.exit_code == 2, ended.output
+        assert word in ended.stderr
 
 
 def test_stdin_is_read_as_an_iterable(cli: Any, line: Any) -> None:
@@ -243,19 +243,19 @@ def test_hostile_text_of_the_api_does_not_reach_the_terminal(cli: Any, api: Sand
     assert cli.env["ANTHROPIC_API_KEY"] not in ended.err
 
 
-def test_a_wrong_log_level_is_exit_2(alone: Any) -> None:
-    alone.write("in.jsonl", 3)
-    ended = alone("run", "in.jsonl", "--to", "out.jsonl", ABATCH_LOG="loud")
-    assert ended.status == 2, ended
-    assert "ABATCH_LOG" in ended.err
+def test_a_wrong_log_level_is_exit_2(here: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("ABATCH_LOG", "loud")
+    ended = here("run", "in.jsonl", "--to", "out.jsonl")
+    assert ended.exit_code == 2, ended.output
+    assert "ABATCH_LOG" in ended.stderr
 
 
-def test_a_dry_run_sends_nothing_and_makes_nothing(alone: Any) -> None:
+def test_a_dry_run_sends_nothing_and_makes_nothing(alone: Any, here: Any) -> None:
     alone.write("in.jsonl", 30)
-    ended = alone("run", "in.jsonl", "--to", "out.jsonl", "--dry-run", "--max-batch-requests", "10")
-    assert ended.status == 0, ended
+    ended = here("run", "in.jsonl", "--to", "out.jsonl", "--dry-run", "--max-batch-requests", "10")
+    assert ended.exit_code == 0, ended.output
     for word in ("requests", "30", "batches", "bytes", "cost as batches", "$", " to "):
-        assert word in ended.out
+        assert word in ended.stdout
     assert os.listdir(alone.folder) == ["in.jsonl"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import pairwise
 
 import pytest
 from typer.main import get_command
@@ -35,14 +36,16 @@ def options():
 
 
 def shell_lines():
+    """The words of each call of abatch in a shell block."""
     for block in blocks("sh"):
         for line in block.code.replace("\\\n", " ").splitlines():
-            for piece in re.split(r"[|;&]", line):
-                words = shlex.split(piece, comments=True)
-                while words and "=" in words[0]:
-                    words.pop(0)
-                if words[:1] == ["abatch"]:
-                    yield block, [word for word in words[1:] if word != ">"]
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True
+            words = list(lexer)
+            operators = [-1, *(at for at, word in enumerate(words) if set(word) <= set("();<>|&")), len(words)]
+            for start, end in pairwise(operators):
+                if words[start + 1 : start + 2] == ["abatch"]:
+                    yield block, words[start + 2 : end]
 
 
 def test_every_command_of_the_pages_exists_with_its_options(options):

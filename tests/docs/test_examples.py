@@ -12,6 +12,8 @@ import pytest
 from abatch.request import from_line
 from tests.docs.pages import ROOT, blocks
 
+pytestmark = pytest.mark.anyio
+
 PYTHON = blocks("python")
 PLAIN = [block for block in PYTHON if not block.mark]
 TESTS = [block for block in PYTHON if block.mark == "pytest"]
@@ -77,7 +79,7 @@ def test_the_example_backend_keeps_the_contract(desk):
     assert "skipped" not in said
 
 
-async def test_the_example_backend_is_found_by_its_scheme(desk, api, monkeypatch, anyio_backend):
+async def test_the_example_backend_is_found_by_its_scheme(desk, api, monkeypatch):
     import gzip
 
     from abatch import BatchManager
@@ -106,11 +108,3 @@ def test_the_demo_has_about_two_hundred_good_requests():
     lines = (ROOT / "examples" / "requests.jsonl").read_bytes().splitlines()
     rows = [from_line(line, number) for number, line in enumerate(lines, 1)]
     assert len({row.custom_id for row in rows}) == len({row.params for row in rows}) == 200
-
-
-@pytest.fixture
-def anyio_backend():
-    return "asyncio"
-
-
-pytestmark = pytest.mark.anyio

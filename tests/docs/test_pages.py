@@ -8,19 +8,21 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 import abatch
+import abatch_backends
 from abatch import errors
 from abatch.sandbox import faults
-from tests.docs.pages import PAGES, ROOT
+from tests.docs.pages import PACKAGE, PAGES, ROOT
 
 GLOSSARY = (
     "request, job, shard, row, attempt, try, batch, outcome, scope, journal, fact, commit point, in doubt, reconcile, "
     "tag, cut, backend, sink, drain, seal, spool, fallback line"
 )
-SOURCES = [*(ROOT / "abatch").rglob("*.py"), *(ROOT / "backends").rglob("*.py")]
+SOURCES = [*PACKAGE.rglob("*.py"), *Path(abatch_backends.__file__).parent.rglob("*.py")]
 LEVELS = {"debug", "info", "warning", "error"}
 
 
@@ -32,7 +34,7 @@ def text(name):
 def site(tmp_path_factory):
     """The pages, built; a missing mkdocs is a failure, not a skip."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -64,10 +66,10 @@ def test_the_glossary_has_every_word():
     assert len(words) == len(set(words))
 
 
-def test_links_of_the_readme_lead_to_files():
-    readme = (ROOT / "README.md").read_text()
-    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", readme):
-        assert (ROOT / link).is_file(), link
+def test_links_of_the_pages_beside_the_docs_lead_to_files():
+    for page in ROOT.glob("*.md"):
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert link.startswith("https://") or (ROOT / link).is_file(), f"{page.name}: {link}"
 
 
 def test_every_setting_is_in_the_table_of_defaults():

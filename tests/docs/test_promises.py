@@ -8,21 +8,22 @@ from functools import cache
 
 import pytest
 
-from tests.docs.pages import PAGES, ROOT
+from tests.docs.pages import PACKAGE, PAGES, ROOT
 
 PAGE = (ROOT / "docs" / "promises.md").read_text()
 NAMED = sorted({name for page in PAGES for name in re.findall(r"`([\w/]+\.py::\w+)`", page.read_text())})
 WORDS = (
-    "Without a server that cooperates, exactly-once is impossible. Possible are: at-most-once with no timing assumption "
-    '(`unresolved="hold"`), exactly-once under the stated and monitored bounds A1–A5 (`unresolved="resubmit"`, the default), '
-    "and exactly one result line per request in every sink, always."
+    "Without a server that cooperates, exactly-once is impossible. Possible are: at-most-once with no timing "
+    'assumption (`unresolved="hold"`), exactly-once under the stated and monitored bounds A1\u2013A5 '
+    '(`unresolved="resubmit"`, the default), and exactly one result line per request in every sink, always.'
 )
 
 
 @cache
-def tests_of(path):
+def defined_in(path):
     """The names of the tests of a file, in classes too."""
-    defined = ast.walk(ast.parse((ROOT / path).read_text()))
+    file = PACKAGE.parent / path if path.startswith("abatch/") else ROOT / path
+    defined = ast.walk(ast.parse(file.read_text()))
     return {node.name for node in defined if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
@@ -30,7 +31,7 @@ def tests_of(path):
 def test_a_test_that_is_named_exists(named):
     path, _, test = named.partition("::")
     assert test.startswith("test_")
-    assert test in tests_of(path)
+    assert test in defined_in(path)
 
 
 def test_every_promise_of_the_readme_has_its_tests():
@@ -49,5 +50,5 @@ def test_the_promise_is_given_in_the_words_that_hold(name):
 
 def test_what_is_outside_the_promise_is_said():
     said = " ".join((ROOT / "README.md").read_text().split())
-    for caveat in ("copying or restoring a journal", "losing the journal and its inputs", "a broken bound A1–A5"):
+    for caveat in ("copying or restoring a journal", "losing the journal and its inputs", "a broken bound A1\u2013A5"):
         assert caveat in said

@@ -44,7 +44,7 @@ JSONL_STAGES = [*STAGES, ("assembling", 1), ("linking", 1), ("linked", 3), ("lin
 
 @pytest.fixture(scope="session")
 def s3(s3_server: SeaweedS3) -> SeaweedS3:
-    s3_client(s3_server).create_bucket(Bucket="results")
+    s3_client(s3_server).create_bucket(Bucket="kill")
     return s3_server
 
 
@@ -115,10 +115,10 @@ def test_kill_into_s3(api: Sandbox, s3: SeaweedS3, place: str, hit: int) -> None
     rows = requests(20)
     write(rows)
     prefix = f"kill-{place.replace(' ', '-')}-{hit}"
-    survive(f"s3://results/{prefix}?endpoint_url={s3.url}&region=us-east-1", place, hit, rows, env)
+    survive(f"s3://kill/{prefix}?endpoint_url={s3.url}&region=us-east-1", place, hit, rows, env)
     client = s3_client(s3)
-    names = [each["Key"] for each in client.list_objects_v2(Bucket="results", Prefix=prefix)["Contents"]]
-    parts = [client.get_object(Bucket="results", Key=name)["Body"].read() for name in names if "part-" in name]
+    names = [each["Key"] for each in client.list_objects_v2(Bucket="kill", Prefix=prefix)["Contents"]]
+    parts = [client.get_object(Bucket="kill", Key=name)["Body"].read() for name in names if "part-" in name]
     assert f"{prefix}/job/_SUCCESS" in names
     assert_answers([of_line(line) for part in parts for line in part.splitlines()], rows)
     assert_paid_once(api, rows)

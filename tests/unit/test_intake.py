@@ -15,7 +15,7 @@ import zstandard
 
 from abatch import BadRequest, ConfigError, Request
 from abatch.facts import FileSource
-from abatch.intake import FileInput, IterableInput, Numbered, SeenIds, check_file, is_path
+from abatch.intake import FileInput, IterableInput, Numbered, SeenIds, check_file
 from abatch.request import from_object
 from abatch.wire import body_size
 from tests.unit.make import names, request_line
@@ -432,11 +432,3 @@ async def test_the_digest_tells_other_rows_apart(others):
 async def test_the_digest_minds_the_order():
     other = ROW._replace(custom_id=b'"b"')
     assert digest_of([ROW, other]) != digest_of([other, ROW])
-
-
-@pytest.mark.parametrize(
-    ("requests", "path"), [("x.jsonl", True), (os.fspath("x"), True), ([], False), (iter("x"), False)]
-)
-async def test_a_path_is_told_from_an_iterable(requests, path, tmp_path):
-    assert is_path(requests) is path
-    assert is_path(tmp_path)
