@@ -8,7 +8,7 @@ own format, and the command line sets up its own in `cli`. Every value that coul
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
@@ -31,17 +31,16 @@ def redact(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMappin
     return event
 
 
-def _redacted(value: Any) -> Any:  # noqa: ANN401 - whatever is logged
+def _redacted(value: object) -> object:
     match value:
         case str():
             return _SECRET_VALUE.sub(_GONE, value)
         case bytes():
             return _SECRET_VALUE.sub(_GONE, value.decode("utf-8", "replace"))
         case dict():
-            named: dict[Any, Any] = value
+            named = cast("dict[object, object]", value)
             return {k: _GONE if _SECRET_NAME.search(str(k)) else _redacted(v) for k, v in named.items()}
         case list() | tuple() | set() | frozenset():
-            several: Iterable[Any] = value
-            return [_redacted(each) for each in several]
+            return [_redacted(each) for each in cast("Iterable[object]", value)]
         case _:
             return value
