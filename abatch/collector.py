@@ -43,9 +43,9 @@ __all__ = ["RETRYABLE", "Collected", "Collector", "NotOurs", "seal_fallbacks"]
 
 RETRYABLE: Final = frozenset({"rate_limit_error", "timeout_error", "api_error", "overloaded_error"})
 """Errors that pass; `expired` is retried, too. Anything else, also what is not known yet, is kept as it is."""
-READS: Final = 6
-READ_AGAIN_FIRST, READ_AGAIN_MOST = 30.0, 6 * 3600.0
-"""Six reads over a day when rows are missing."""
+READ_AGAIN: Final = (60.0, 900.0, 3_600.0, 14_400.0, 64_800.0)
+"""Seconds between the six reads when rows are missing: most of a day."""
+RECOUNTS: Final = 6
 WRITE_BYTES: Final = 2**20
 """Lines go to the sink in blocks of about this size."""
 
@@ -177,7 +177,7 @@ class _Drain:
 
     async def _read_all(self, sink: Sink) -> str:
         """Read until every row was seen; why the rest is missing, if it is."""
-        again = Backoff(first=READ_AGAIN_FIRST, most=READ_AGAIN_MOST)
+        again = iter(READ_AGAIN)
         trouble = Backoff(first=1.0, most=300.0)
         complete_reads = 0
         while True:
@@ -202,16 +202,17 @@ class _Drain:
             if not self._left:
                 await self._compare_counts()
                 return ""
-            if complete_reads >= READS:
-                return f"{self._left} results are not in what the API sends, after {READS} reads"
+            patience = next(again, None)
+            if patience is None:
+                return f"{self._left} results are not in what the API sends, after {complete_reads} reads"
             log.warning("results_incomplete", shard=self._shard.shard, rows_left=self._left, read=complete_reads)
-            await anyio.sleep(again.next())
+            await anyio.sleep(patience)
 
     async def _compare_counts(self) -> None:
         """All rows are there; if the API counts them otherwise, ask again, then say so. The rows decide."""
         again = Backoff(first=1.0, most=60.0)
         counts = self._state.counts
-        for _ in range(READS):
+        for _ in range(RECOUNTS):
             if counts == self._outcomes.counts:
                 return
             await anyio.sleep(again.next())

@@ -33,7 +33,6 @@ from abatch.facts import (
     Abandoned,
     Accepted,
     Committing,
-    DuplicateSeen,
     Ended,
     Found,
     Held,
@@ -356,6 +355,7 @@ class Driver:
         site.stop.commit(scope)
         await self._record(Committing(attempt=attempt, date=page.date, fingerprint=site.fingerprint))
         gate.committed = page.date
+        site.scope.committed(self.shard.planned.rows, page.date)
         self._committed_here = True
         if _awake() - began > GATE_WITHIN or site.stop.wished:
             await self._record(Withdrawn(why="the tail was never sent"))
@@ -395,8 +395,7 @@ class Driver:
             case Created(batch=batch):
                 self._pause.reset()
                 site.scope.pace.accepted()
-                site.scope.known.bound.add(batch.batch_id)
-                site.scope.known.live[batch.batch_id] = batch.created_at
+                site.scope.owns(batch)
                 if gate.committed is not None and batch.created_at - gate.committed > DECIDED_WITHIN:
                     log.warning("bound_A1_broken", shard=self.shard.shard, batch_id=batch.batch_id)
                 if batch.total != planned.rows:
@@ -515,8 +514,6 @@ class Driver:
             case None:
                 return True
             case FoundBatch(batch=batch):
-                site.scope.known.bound.add(batch.batch_id)
-                site.scope.known.live[batch.batch_id] = batch.created_at
                 await self._record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="tag"))
             case Absent():
                 site.scope.pace.frees(self.shard.shard)
@@ -639,12 +636,11 @@ EVENTS: Final[dict[type[ShardFact], str]] = {
     Ended: "batch_ended",
     Held: "shard_held",
     Abandoned: "shard_abandoned",
-    DuplicateSeen: "duplicate_recorded",
 }
 
 
-def _warn_of_deadline(shard: int, state: Draining, now: float) -> None:
-    left = state.created_at + KEPT_FOR - now
+def _warn_of_deadline(shard: int, state: Draining, server_now: float) -> None:
+    left = state.created_at + KEPT_FOR - (server_now or time.time())
     if left < 2 * 86_400:
         log.error("results_vanish_soon", shard=shard, batch_id=state.batch_id, hours_left=round(left / 3600))
     elif left < 7 * 86_400:

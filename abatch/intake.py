@@ -77,7 +77,18 @@ class SeenIds:
         self._db.close()
 
     def add(self, rows: Sequence[Numbered]) -> list[BadRequest]:
-        """Note these rows; the problems are those whose custom_id was noted before, or stands here twice."""
+        """Note these rows; the problems are those whose custom_id was noted before, or stands here twice.
+
+        Raises:
+            OSError: the disk does not take it.
+
+        """
+        try:
+            return self._add(rows)
+        except sqlite3.OperationalError as failure:
+            raise OSError(f"the custom_ids cannot be noted: {failure}") from failure
+
+    def _add(self, rows: Sequence[Numbered]) -> list[BadRequest]:
         marks = sorted((blake2b(item.row.custom_id, digest_size=16).digest(), item.number) for item in rows)
         before = self._db.total_changes
         self._db.execute("BEGIN")
@@ -330,6 +341,8 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
         while True:
             try:
                 count = await threads.run(check_block)
+            except OSError as failure:
+                raise ConfigError(f"input {path} cannot be checked in {folder}: {failure}; free the disk") from failure
             except BadRequest as bad:  # nothing after this line can be read
                 problems, total = [*problems[: PROBLEMS - 1], bad], total + 1
                 break

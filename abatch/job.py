@@ -94,9 +94,7 @@ class Job:
 
         The same after a restart, from the beginning. One result is held in memory at a time.
 
-        Raises:
-            as `wait`, after the last result there is.
-
+        What `wait` raises is raised after the last result there is.
         """
         given = 0
         while True:

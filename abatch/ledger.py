@@ -15,6 +15,7 @@ from abatch.errors import IllegalTransition, JournalCorrupt
 from abatch.facts import (
     Abandoned,
     CancelWished,
+    Committing,
     Counts,
     Cut,
     Drained,
@@ -53,6 +54,8 @@ class ShardRecord:
     """How many facts it has: the position of the next."""
     since: float = 0.0
     """When its last fact was recorded."""
+    committed_at: float | None = None
+    """The server's `Date` at its first commit point."""
 
     @property
     def open(self) -> bool:
@@ -185,6 +188,8 @@ class JobRecord:
         shard.since = at
         if isinstance(fact, Drained | Abandoned):
             self.sealed_order.append(number)
+        elif isinstance(fact, Committing) and shard.committed_at is None:
+            shard.committed_at = fact.date
         elif isinstance(fact, DuplicateSeen):
             self.duplicates += 1
 

@@ -1,12 +1,14 @@
 """The log: past-tense event names with keys and ids. Never a prompt, an answer or a key.
 
 abatch logs through structlog and configures nothing: an application that uses structlog sees these events in its
-own format, and the command line sets up its own in `cli`. Every value that could carry a secret is redacted by
-`redact`, which `cli` places last in its chain and which an application may place in its own.
+own format, any other one in the standard library's logger `abatch`, and the command line sets up its own in `cli`.
+Every value that could carry a secret is redacted by `redact`, which `cli` places last in its chain and which an
+application may place in its own.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +19,24 @@ if TYPE_CHECKING:
 
 __all__ = ["log", "redact"]
 
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger("abatch")
+_plain: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+    logging.getLogger("abatch"),
+    wrapper_class=structlog.stdlib.BoundLogger,
+    processors=[
+        structlog.stdlib.filter_by_level,
+        structlog.processors.KeyValueRenderer(key_order=["event"]),
+    ],
+)
+
+
+class _Log:
+    """The application's structlog where it configured one, else the standard library's logger `abatch`."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a bound logger has
+        return getattr(structlog.get_logger("abatch") if structlog.is_configured() else _plain, name)
+
+
+log: structlog.typing.FilteringBoundLogger = cast("structlog.typing.FilteringBoundLogger", _Log())
 
 _SECRET_NAME = re.compile(r"api[-_]?key|authorization|secret|token$|password|credential", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"sk-ant-[A-Za-z0-9_-]+|bearer\s+\S+", re.IGNORECASE)

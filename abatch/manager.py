@@ -8,7 +8,7 @@ import re
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 import anyio
 
@@ -26,6 +26,7 @@ from abatch.journal import Journal
 from abatch.ledger import Ledger, bound_batches
 from abatch.lifecycle import Draining, Held, InDoubt, Processing
 from abatch.log import log
+from abatch.places import absolute, absolute_url, folder_of, relative, relative_url
 from abatch.planner import spool_needed
 from abatch.poller import Scope
 from abatch.prices import load as load_prices
@@ -48,8 +49,6 @@ __all__ = ["BatchManager"]
 
 KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 WISHES_EVERY: Final = 0.5
-LOCAL: Final = frozenset({"jsonl", "sqlite"})
-"""Schemes whose URL is a path on this machine."""
 
 
 class BatchManager:
@@ -88,7 +87,7 @@ class BatchManager:
     ) -> None:
         if resume not in ("all", "given"):
             raise ConfigError(f"resume must be all or given, got {resume!r}")
-        self._folder = Path(os.path.abspath(journal))  # noqa: PTH100 - not resolved: links stay as they were given
+        self._folder = folder_of(journal)
         self._sdk, self._config, self._resume = client, config or Config(), resume
         self._prices = load_prices(prices)
         self._lifetime: AsyncExitStack | None = None
@@ -150,9 +149,9 @@ class BatchManager:
                     finally:
                         await self._leave()
             except BaseExceptionGroup as several:
-                broken, _ = several.split(JournalError)
-                if broken is not None:
-                    raise _leaf(broken) from None
+                for broken in _leaves(several):
+                    if broken is not left:  # what broke here, not the cancellation that it caused
+                        raise broken from None
                 if left is not None:
                     raise left from None
                 raise
@@ -205,8 +204,11 @@ class BatchManager:
         while True:
             await anyio.sleep(WISHES_EVERY)
             if (bulletin := self._bulletin()) != posted:
-                await threads.run(post, self._folder, bulletin)
                 posted = bulletin
+                try:
+                    await threads.run(post, self._folder, bulletin)
+                except OSError as failure:  # nothing depends on it; the journal will say if the disk is full
+                    log.warning("bulletin_not_posted", why=failure.strerror)
             if not await self._ledger.refresh():
                 continue
             for job in self._ledger.jobs.values():
@@ -248,6 +250,11 @@ class BatchManager:
                 prove=self._prove,
                 duplicate=self._note_duplicate,
             )
+            for job in self._ledger.jobs.values():
+                if job.submitted.headers.workspace_id == workspace_id:
+                    for shard in job.shards.values():
+                        if shard.committed_at is not None:
+                            scope.committed(shard.planned.rows, shard.committed_at)
             self._group.start_soon(scope.run)
         return scope
 
@@ -297,9 +304,11 @@ class BatchManager:
         run = self._runs.get(job.job)
         if run is None:
             to = job.submitted.to
-            run = self._runs[job.job] = JobRun(self._shop, job, destination=self._absolute_url(to) if to else None)
+            run = self._runs[job.job] = JobRun(
+                self._shop, job, destination=absolute_url(self._folder, to) if to else None
+            )
             if isinstance(job.submitted.source, FileSource):
-                run.input_path = self._absolute(job.submitted.source.path)
+                run.input_path = absolute(self._folder, job.submitted.source.path)
         return run
 
     def _start(self, run: JobRun, *, may_submit: bool) -> None:
@@ -367,8 +376,8 @@ class BatchManager:
         headers = Headers(betas=tuple(sorted(set(betas))), user_profile_id=user_profile_id, workspace_id=workspace_id)
         path = Path(requests) if isinstance(requests, str | os.PathLike) else None  # pyright: ignore[reportUnknownArgumentType]
         backend = to if isinstance(to, Backend) and not isinstance(to, str | os.PathLike) else None
-        url = "" if backend is not None else self._relative_url(normalize(os.fspath(to)))  # type: ignore[arg-type]
-        key = self.default_key(path, url) if key is None else key
+        url = "" if backend is not None else relative_url(self._folder, normalize(os.fspath(to)))  # type: ignore[arg-type]
+        key = self._default_key(path, url) if key is None else key
         if not KEY.fullmatch(key):
             raise ConfigError(f"key must match {KEY.pattern}, got {key!r}")
         async with self._submitting:
@@ -393,16 +402,19 @@ class BatchManager:
                     await run.join()
             return self._handle(job)
 
-    def default_key(self, path: Path | None, url: str) -> str:
+    def default_key(self, path: Path | None, to: str) -> str:
         """The key of a job that was given none: the input's name and a digest of input and destination.
 
         Raises:
             ConfigError: there is no input path.
 
         """
+        return self._default_key(path, relative_url(self._folder, normalize(to)))
+
+    def _default_key(self, path: Path | None, url: str) -> str:
         if path is None:
             raise ConfigError("an iterable has no name: give the job a key")
-        named = f"{self._relative(path)}\0{url}"
+        named = f"{relative(self._folder, path)}\0{url}"
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", path.name.split(".")[0]).lstrip("._-")[:80] or "job"
         return f"{stem}-{hashlib.sha256(named.encode()).hexdigest()[:8]}"
 
@@ -419,7 +431,7 @@ class BatchManager:
                 "free some, or put the journal on another disk"
             )
         return FileSource(
-            path=self._relative(path),
+            path=relative(self._folder, path),
             size=source.size,
             mtime_ns=source.mtime_ns,
             sha256=source.sha256,
@@ -430,7 +442,7 @@ class BatchManager:
         """Claim the destination, then make the job durable."""
         if backend is None:
             ref = JobRef(key=fact.key, lineage=self._ledger.journal.lineage)
-            backend = await connect(self._absolute_url(fact.to), ref)
+            backend = await connect(absolute_url(self._folder, fact.to), ref)
         try:
             job = await self._ledger.start_job(fact)
         except BaseException:
@@ -457,28 +469,6 @@ class BatchManager:
             case _:
                 raise JobConflict(job.key, "requests from another kind of source")
 
-    # ---- paths, kept relative to the journal, so that a folder can be moved with its journal -------------------
-
-    def _relative(self, path: Path) -> str:
-        return os.path.relpath(path, self._folder.parent)
-
-    def _absolute(self, path: str) -> Path:
-        return Path(os.path.normpath(self._folder.parent / path))
-
-    def _relative_url(self, url: str) -> str:
-        scheme, _, rest = url.partition(":///")
-        if scheme not in LOCAL:
-            return url
-        path, mark, query = rest.partition("?")
-        return f"{scheme}:///{self._relative(Path(path))}{'/' * path.endswith('/')}{mark}{query}"
-
-    def _absolute_url(self, url: str) -> str:
-        scheme, _, rest = url.partition(":///")
-        if scheme not in LOCAL:
-            return url
-        path, mark, query = rest.partition("?")
-        return f"{scheme}:///{self._absolute(path)}{'/' * path.endswith('/')}{mark}{query}"
-
 
 def _stat(path: Path) -> tuple[int, int]:
     try:
@@ -488,6 +478,12 @@ def _stat(path: Path) -> tuple[int, int]:
     return now.st_size, now.st_mtime_ns
 
 
-def _leaf(group: BaseExceptionGroup[JournalError]) -> JournalError:
-    first = group.exceptions[0]
-    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The errors of a task group, the journal's first."""
+    found: list[BaseException] = []
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            found += _leaves(cast("BaseExceptionGroup[BaseException]", each))
+        else:
+            found.append(each)
+    return sorted(found, key=lambda error: not isinstance(error, JournalError))

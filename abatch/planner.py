@@ -145,7 +145,7 @@ class Planner:
         seen = await threads.run(SeenIds, self._ledger.journal.folder)
         try:
             async for block in source.blocks():
-                problem = await threads.run(self._first_problem, seen, block)
+                problem = await self._first_problem(seen, block)
                 good = block if problem is None else [item for item in block if item.number < problem.line]
                 known = [item for item in good if item.number <= before.rows]
                 for item in known:
@@ -172,7 +172,13 @@ class Planner:
             seen.close()
             await threads.run(self._discard)
 
-    def _first_problem(self, seen: SeenIds, block: Sequence[Numbered]) -> BadRequest | None:
+    async def _first_problem(self, seen: SeenIds, block: Sequence[Numbered]) -> BadRequest | None:
+        try:
+            return await threads.run(self._look_for_problem, seen, block)
+        except OSError as failure:
+            raise self._no_disk(str(failure)) from failure
+
+    def _look_for_problem(self, seen: SeenIds, block: Sequence[Numbered]) -> BadRequest | None:
         too_large = (check_size(item, self._config.bytes_per_batch) for item in block)
         problems = [*filter(None, too_large), *seen.add(block)]
         return min(problems, key=lambda bad: bad.line, default=None)

@@ -51,6 +51,9 @@ RESULTS_GONE_AFTER: Final = 2 * 24 * 3600.0
 """Seconds after a batch's creation from which a 404 of its results is final: a day of processing and one more."""
 DOUBT_FIRST, DOUBT_MOST = 15.0, 300.0
 WITNESSES: Final = 3
+AUDITS: Final = 4
+"""Batches that resemble ours whose first line is read after one list, at most."""
+AUDITED_FOR: Final = 2 * 24 * 3600.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,6 +118,8 @@ class Scope:
         self._watched: dict[str, _Watch] = {}
         self._pending: dict[int, _Pending] = {}
         self._vouched = False
+        self._commits: dict[int, list[float]] = {}
+        self._reported: set[str] = set()
         self._wanted = anyio.Event()
         self.date = 0.0
         """The server's clock, as the last list gave it."""
@@ -161,6 +166,15 @@ class Scope:
             for batch_id, watch in self._watched.items()
             if not watch.seen and now - watch.accepted > NOT_VISIBLE_AFTER
         ]
+
+    def owns(self, batch: BatchSeen) -> None:
+        """This batch is ours, by an answer or a tag."""
+        self.known.bound.add(batch.batch_id)
+        self.known.live[batch.batch_id] = batch.created_at
+
+    def committed(self, rows: int, date: float) -> None:
+        """An attempt of this size passed its commit point: batches like it may turn out to be duplicates of ours."""
+        self._commits.setdefault(rows, []).append(date)
 
     def is_guarded(self, fingerprint: str | None) -> bool:
         """Whether an empty list means something for what was committed under this key."""
@@ -233,27 +247,27 @@ class Scope:
             self._vouched = True
         news = False
         for batch_id, watch in list(self._watched.items()):
-            batch = shown.get(batch_id)
-            if batch is None:
+            if (batch := shown.get(batch_id)) is not None:
+                self._note_sight(batch_id, watch)
+            else:
                 batch = await self._ask_for(batch_id)
-            news |= self._see(batch_id, watch, batch)
+            if batch is not None and batch.ended:
+                watch.ended = batch
+                watch.done.set()
+                news = True
         if self._pending:
             news |= await self._settle(listing)
+        await self._audit(listing)
         return news
 
-    def _see(self, batch_id: str, watch: _Watch, batch: BatchSeen | None) -> bool:
-        if batch is None:
-            return False
-        if not watch.seen:
-            watch.seen = True
-            took = anyio.current_time() - watch.accepted
-            if took > VISIBLE_WITHIN:
-                log.warning("bound_A2_broken", batch_id=batch_id, seconds_until_visible=round(took))
-        if not batch.ended:
-            return False
-        watch.ended = batch
-        watch.done.set()
-        return True
+    def _note_sight(self, batch_id: str, watch: _Watch) -> None:
+        """Bound A2 is about the list, not about what `retrieve` shows."""
+        if watch.seen:
+            return
+        watch.seen = True
+        took = anyio.current_time() - watch.accepted
+        if took > VISIBLE_WITHIN:
+            log.warning("bound_A2_broken", batch_id=batch_id, seconds_until_visible=round(took))
 
     async def _list(self) -> Listing:
         """A complete list, newest back to before everything that is watched or in doubt."""
@@ -321,9 +335,37 @@ class Scope:
             pending.doubt = replace(doubt, empty_since=ruling.date)
             return False
         log.info("doubt_settled", shard=doubt.shard, attempt=doubt.attempt, rule=ruling.rule)
+        if isinstance(ruling, FoundBatch):
+            self.owns(ruling.batch)
         pending.ruling = ruling
         pending.done.set()
         return True
+
+    async def _audit(self, listing: Listing) -> None:
+        """B10: a batch with a tag of ours that no attempt is waiting for was paid for besides another."""
+        known = self.known
+        looked_at = 0
+        for batch in listing.batches:
+            if batch.batch_id in known.bound | known.foreign | known.gone or not batch.ended:
+                continue
+            if batch.batch_id not in known.proven and self._resembles_ours(batch) and looked_at < AUDITS:
+                looked_at += 1
+                await self._inspect(batch, listing.date)
+            owner = known.proven.get(batch.batch_id)
+            if owner is None or batch.batch_id in self._reported or self._is_awaited(owner):
+                continue
+            self._reported.add(batch.batch_id)
+            shard, attempt = owner
+            log.error("duplicate_seen", shard=shard, attempt=attempt, batch_id=batch.batch_id)
+            await self._duplicate(shard, attempt, batch.batch_id)
+
+    def _resembles_ours(self, batch: BatchSeen) -> bool:
+        return any(
+            date - CLOCK_SLACK <= batch.created_at <= date + AUDITED_FOR for date in self._commits.get(batch.total, ())
+        )
+
+    def _is_awaited(self, owner: tuple[int, int]) -> bool:
+        return any((pending.doubt.shard, pending.doubt.attempt) == owner for pending in self._pending.values())
 
     async def _inspect(self, batch: BatchSeen, now: float) -> None:
         """Read the first line of an ended candidate: it proves whose batch it is."""
@@ -339,11 +381,7 @@ class Scope:
             self.known.foreign.add(batch.batch_id)
             log.info("candidate_foreign", batch_id=batch.batch_id)
             return
-        shard, attempt = owner
         self.known.proven[batch.batch_id] = owner
-        if not any((p.doubt.shard, p.doubt.attempt) == owner for p in self._pending.values()):
-            log.error("duplicate_seen", shard=shard, attempt=attempt, batch_id=batch.batch_id)
-            await self._duplicate(shard, attempt, batch.batch_id)
 
     async def _owner(self, batch_id: str) -> tuple[int, int] | None:
         reader = wire.LineReader()

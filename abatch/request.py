@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard, cast
+from os import PathLike
+from typing import Any, NamedTuple, TypeAlias, TypeGuard, cast
 
 import msgspec
 
 from abatch.errors import BadRequest
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterable
-    from os import PathLike
 
 __all__ = ["Request", "RequestSource", "Row", "from_line", "from_object"]
 
@@ -39,9 +36,15 @@ class Request:
 
 
 RequestSource: TypeAlias = (
-    "str | PathLike[str] | Iterable[Request | Mapping[str, Any]] | AsyncIterable[Request | Mapping[str, Any]]"
+    str
+    | PathLike[str]
+    | Iterable[Request | Mapping[str, Any] | bytes]
+    | AsyncIterable[Request | Mapping[str, Any] | bytes]
 )
-"""What `submit` takes: a path to JSON lines (`.gz`, `.zst`), or any iterable or async iterable of requests."""
+"""What `submit` takes: a path to JSON lines (`.gz`, `.zst`), or an iterable or async iterable of requests.
+
+A request is a `Request`, a mapping with its names, or the bytes of one JSON line.
+"""
 
 
 HEADER_VALUE = re.compile(r"[A-Za-z0-9._:/@+=-]{1,200}")

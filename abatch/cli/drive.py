@@ -19,13 +19,14 @@ import typer
 from abatch.backend import normalize
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import follow, summary_json, summary_table
-from abatch.cli.places import DEFAULT_JOURNAL, folder_of, relative_url, shown
+from abatch.cli.places import DEFAULT_JOURNAL
 from abatch.cli.sandbox import SANDBOX_JOURNAL, sandbox_beside
 from abatch.cli.screen import configure_logs
 from abatch.cli.text import clean
 from abatch.config import Config
 from abatch.errors import ApiError, BackendError, BadRequest, JobStopped
 from abatch.manager import BatchManager
+from abatch.places import folder_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -195,12 +196,12 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     course.key = order.key
     if course.key is None:
         path = order.requests if isinstance(order.requests, Path) else None
-        course.key = manager.default_key(path, relative_url(journal, url))
+        course.key = manager.default_key(path, order.to)
     screen.say(f"key          {course.key}\njournal      {around.journal}\ndestination  {shown(url)}")
     async with manager:
         await _check_api(manager, course.key, order.workspace_id)
         job = course.job = await manager.submit(
-            order.requests,  # type: ignore[arg-type]  # raw lines are taken, too
+            order.requests,
             to=order.to,
             key=course.key,
             betas=order.betas,

@@ -13,10 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from abatch.cli.places import shown
 from abatch.cli.screen import table
 from abatch.cli.text import clean, duration, money, words
 from abatch.log import log
+from abatch.places import shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -1,8 +1,7 @@
-"""Where a journal and what it names lie, and how a command that drives nothing reads and steers it."""
+"""How a command that drives nothing finds a journal, and reads it."""
 
 from __future__ import annotations
 
-import os
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -11,32 +10,16 @@ from abatch.backend import JobRef
 from abatch.errors import ConfigError
 from abatch.journal import Journal
 from abatch.ledger import Ledger
+from abatch.places import folder_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from abatch.ledger import JobRecord
 
-__all__ = [
-    "DEFAULT_JOURNAL",
-    "absolute",
-    "absolute_url",
-    "folder_of",
-    "job_named",
-    "ledger_of",
-    "ref_of",
-    "relative_url",
-    "shown",
-]
+__all__ = ["DEFAULT_JOURNAL", "job_named", "ledger_of", "ref_of"]
 
 DEFAULT_JOURNAL: Final = Path(".abatch")
-LOCAL: Final = frozenset({"jsonl", "sqlite"})
-"""Schemes whose URL is a path on this machine; the journal keeps it relative to its own place."""
-
-
-def folder_of(journal: Path) -> Path:
-    """A journal's folder from the root; links stay as they were given."""
-    return Path(os.path.abspath(journal))  # noqa: PTH100 - this would follow links
 
 
 @asynccontextmanager
@@ -66,36 +49,3 @@ def job_named(ledger: Ledger, key: str) -> JobRecord:
 def ref_of(ledger: Ledger, job: JobRecord) -> JobRef:
     """The job as backends know it, to read."""
     return JobRef(key=job.key, lineage=ledger.journal.lineage, finished=job.finished is not None)
-
-
-def absolute(journal: Path, path: str) -> Path:
-    """A path that the journal keeps."""
-    return Path(os.path.normpath(journal.parent / path))
-
-
-def absolute_url(journal: Path, url: str) -> str:
-    """A destination that the journal keeps, to connect to."""
-    scheme, path, rest = _taken_apart(url)
-    if scheme not in LOCAL:
-        return url
-    return f"{scheme}:///{absolute(journal, path)}{'/' * path.endswith('/')}{rest}"
-
-
-def relative_url(journal: Path, url: str) -> str:
-    """A destination as the journal keeps it."""
-    scheme, path, rest = _taken_apart(url)
-    if scheme not in LOCAL:
-        return url
-    return f"{scheme}:///{os.path.relpath(path, journal.parent)}{'/' * path.endswith('/')}{rest}"
-
-
-def shown(url: str) -> str:
-    """A destination's URL as people write it: a path where it is one."""
-    scheme, path, rest = _taken_apart(url)
-    return path + rest if scheme in LOCAL else url
-
-
-def _taken_apart(url: str) -> tuple[str, str, str]:
-    scheme, _, rest = url.partition(":///")
-    path, mark, query = rest.partition("?")
-    return scheme, path, mark + query

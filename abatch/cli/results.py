@@ -12,11 +12,12 @@ from abatch import wire
 from abatch.backend import connect
 from abatch.cli.exits import perform
 from abatch.cli.options import JobArgument, JournalOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import DEFAULT_JOURNAL, absolute_url, job_named, ledger_of, ref_of
+from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of, ref_of
 from abatch.cli.screen import Screen
 from abatch.collector import sealed_of
 from abatch.errors import BackendError
 from abatch.lifecycle import Done
+from abatch.places import absolute_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

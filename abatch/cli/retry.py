@@ -24,7 +24,7 @@ from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
 from abatch.cli.estimate import rows_of
 from abatch.cli.exits import perform, reported
 from abatch.cli.options import JobArgument, JsonOption, QuietOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import absolute, absolute_url, job_named, ledger_of, shown
+from abatch.cli.places import job_named, ledger_of
 from abatch.cli.results import read_results
 from abatch.cli.screen import Screen
 from abatch.config import Tier  # noqa: TC001 - typer reads the annotations
@@ -32,6 +32,7 @@ from abatch.errors import ConfigError
 from abatch.facts import FileSource
 from abatch.intake import file_sha256
 from abatch.lifecycle import Done
+from abatch.places import absolute, absolute_url, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -17,11 +17,12 @@ from abatch import wire
 from abatch.bulletin import read
 from abatch.cli.exits import perform
 from abatch.cli.options import JournalOption, JsonOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of, shown
+from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of
 from abatch.cli.screen import Screen, table
 from abatch.cli.standing import attempt_of, shard_in_words, standing_of
 from abatch.cli.text import clean, moment
 from abatch.facts import Committing
+from abatch.places import shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

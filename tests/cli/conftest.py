@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -45,6 +46,12 @@ class Cli:
             check=False,
         )
         return Ended(done.returncode, done.stdout, done.stderr.decode())
+
+    def here(self, *args: object, **env: str) -> Ended:
+        """Run it in this process, which is quicker, where the process is not what the test is about."""
+        with contextlib.chdir(self.folder):
+            done = CliRunner().invoke(app, [str(arg) for arg in args], env={**self.env, **env})
+        return Ended(done.exit_code, done.stdout_bytes, done.stderr)
 
     def start(self, *args: object, **popen: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -147,13 +154,6 @@ def cli(tmp_path: Path, api: Sandbox) -> Cli:
 def alone(tmp_path: Path) -> Cli:
     """Without an API."""
     return Cli(tmp_path, ANTHROPIC_BASE_URL="http://127.0.0.1:9")
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Run a command in this process, which is quicker, where no process is what it is about."""
-    monkeypatch.chdir(tmp_path)
-    return lambda *args: CliRunner().invoke(app, list(args))
 
 
 @pytest.fixture(scope="session", name="line")

@@ -39,7 +39,7 @@ def test_a_job_runs_to_its_end_and_again_is_done_at_once(cli: Any, api: Sandbox)
 
 def test_failed_requests_exit_1_and_json_is_alone_on_stdout(cli: Any) -> None:
     cli.write("in.jsonl", 6, user=lambda n: "sandbox:errored:invalid_request_error" if n == 3 else None)
-    ended = cli("run", "in.jsonl", "--to", "out.db", "--json", *FAST)
+    ended = cli.here("run", "in.jsonl", "--to", "out.db", "--json", *FAST)
     assert ended.status == 1, ended
     told = ended.json
     assert (told["succeeded"], told["errored"], told["requests"]) == (5, 1, 6)
@@ -52,7 +52,7 @@ def test_failed_requests_exit_1_and_json_is_alone_on_stdout(cli: Any) -> None:
 
 def test_quiet_prints_nothing_when_all_is_well(cli: Any) -> None:
     cli.write("in.jsonl", 3)
-    ended = cli("run", "in.jsonl", "--to", "out.jsonl", "--quiet", *FAST)
+    ended = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--quiet", *FAST)
     assert (ended.status, ended.out, ended.err) == (0, "", "")
 
 
@@ -73,7 +73,7 @@ def test_bad_requests_are_told_by_line_and_nothing_is_sent(cli: Any, api: Sandbo
 
 def test_only_twenty_problems_are_shown(cli: Any) -> None:
     (cli.folder / "in.jsonl").write_bytes(b"x\n" * 50)
-    ended = cli("run", "in.jsonl", "--to", "out.jsonl", "--json")
+    ended = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--json")
     assert ended.status == 2
     assert ended.err.count("not JSON") == 20
     assert "and 30 more" in ended.err
@@ -102,7 +102,7 @@ def test_a_refused_key_is_exit_3_at_once(new_cli: Any) -> None:
     with Sandbox(keys={"another": "default"}) as api:
         cli = new_cli(api)
         cli.write("in.jsonl", 3)
-        ended = cli("run", "in.jsonl", "--to", "out.jsonl", "--json")
+        ended = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--json")
     assert ended.status == 3, ended
     assert "Check ANTHROPIC_API_KEY" in ended.err
     assert ended.json["error"]["type"] == "JobStopped"
@@ -123,18 +123,18 @@ def test_a_journal_in_use_is_exit_3(alone: Any) -> None:
 
 def test_a_key_with_other_content_and_a_foreign_destination_are_exit_2(cli: Any) -> None:
     cli.write("in.jsonl", 3)
-    assert cli("run", "in.jsonl", "--to", "out.jsonl", "--key", "k", *FAST).status == 0
-    other = cli("run", "in.jsonl", "--to", "other.jsonl", "--key", "k")
+    assert cli.here("run", "in.jsonl", "--to", "out.jsonl", "--key", "k", *FAST).status == 0
+    other = cli.here("run", "in.jsonl", "--to", "other.jsonl", "--key", "k")
     assert other.status == 2, other
     assert "job 'k' exists" in other.err
     (cli.folder / "mine.jsonl").write_text("precious\n")
-    taken = cli("run", "in.jsonl", "--to", "mine.jsonl")
+    taken = cli.here("run", "in.jsonl", "--to", "mine.jsonl")
     assert taken.status == 2, taken
     assert "choose another destination" in taken.err
     assert (cli.folder / "mine.jsonl").read_text() == "precious\n"
 
 
-def test_usage_and_settings_are_exit_2(here: Any) -> None:
+def test_usage_and_settings_are_exit_2(alone: Any) -> None:
     for args, word in (
         (("run", "in.jsonl"), "--to"),
         (("run", "in.jsonl", "--to", "out.parquet"), "destination is one of"),
@@ -142,9 +142,9 @@ def test_usage_and_settings_are_exit_2(here: Any) -> None:
         (("run", "in.jsonl", "--to", "out.jsonl", "--max-batch-requests", "0"), "requests_per_batch"),
         (("run", "absent.jsonl", "--to", "out.jsonl", "--dry-run"), "absent.jsonl"),
     ):
-        ended = here(*args)
-        assert ended.exit_code == 2, ended.output
-        assert word in ended.stderr
+        ended = alone.here(*args)
+        assert ended.status == 2, ended
+        assert word in ended.err
 
 
 def test_stdin_is_read_as_an_iterable(cli: Any, line: Any) -> None:
@@ -224,7 +224,7 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(cli: Any, api: Sandbox, 
 def test_a_lost_answer_is_found_again(cli: Any, api: Sandbox) -> None:
     cli.write("in.jsonl", 8)
     api.faults.next("create", ResetAfterAccept())
-    ended = cli("run", "in.jsonl", "--to", "out.jsonl", "--grace", "0.2", *FAST)
+    ended = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--grace", "0.2", *FAST)
     assert ended.status == 0, ended
     assert (api.account.requests, api.account.violated) == (8, 0)
 
@@ -233,30 +233,29 @@ def test_hostile_text_of_the_api_does_not_reach_the_terminal(cli: Any, api: Sand
     cli.write("in.jsonl", 3)
     evil = "no \x1b[2J\x1b]0;owned\x07 \x9b31m \u202e entry"
     api.faults.always("create", Status(status=403, kind="permission_error", message=evil))
-    ended = cli("run", "in.jsonl", "--to", "out.jsonl", *FAST, ABATCH_LOG="debug")
+    ended = cli.here("run", "in.jsonl", "--to", "out.jsonl", *FAST, ABATCH_LOG="debug")
     assert ended.status == 3, ended
     assert "no " in ended.err
-    shown = cli("status")
+    shown = cli.here("status")
     assert "stopped" in shown.out
     for text in (ended.err, shown.out, shown.err):
         assert not {"\x1b", "\x9b", "\u202e", "\x07"} & set(text)
     assert cli.env["ANTHROPIC_API_KEY"] not in ended.err
 
 
-def test_a_wrong_log_level_is_exit_2(here: Any, monkeypatch: Any) -> None:
-    monkeypatch.setenv("ABATCH_LOG", "loud")
-    ended = here("run", "in.jsonl", "--to", "out.jsonl")
-    assert ended.exit_code == 2, ended.output
-    assert "ABATCH_LOG" in ended.stderr
+def test_a_wrong_log_level_is_exit_2(alone: Any) -> None:
+    ended = alone.here("run", "in.jsonl", "--to", "out.jsonl", ABATCH_LOG="loud")
+    assert ended.status == 2, ended
+    assert "ABATCH_LOG" in ended.err
 
 
-def test_a_dry_run_sends_nothing_and_makes_nothing(alone: Any, here: Any) -> None:
+def test_a_dry_run_sends_nothing_and_makes_nothing(alone: Any) -> None:
     alone.write("in.jsonl", 30)
-    ended = here("run", "in.jsonl", "--to", "out.jsonl", "--dry-run", "--max-batch-requests", "10")
-    assert ended.exit_code == 0, ended.output
+    ended = alone.here("run", "in.jsonl", "--to", "out.jsonl", "--dry-run", "--max-batch-requests", "10")
+    assert ended.status == 0, ended
     for word in ("requests", "30", "batches", "bytes", "cost as batches", "$", " to "):
-        assert word in ended.stdout
-    assert os.listdir(alone.folder) == ["in.jsonl"]
+        assert word in ended.out
+    assert [path.name for path in alone.folder.iterdir()] == ["in.jsonl"]
 
 
 def test_the_sandbox_beside_a_run_needs_no_key_and_a_killed_demo_resumes(alone: Any, read_until: Any) -> None:
