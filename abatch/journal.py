@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from abatch.facts import Fact, Submitted
 
-__all__ = ["Entry", "Journal", "Overtaken", "Recorded"]
+__all__ = ["Entry", "Journal", "Overtaken", "Recorded", "forget_locks"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -382,10 +382,13 @@ def _drop_lock(descriptor: int | None) -> None:
         os.close(descriptor)
 
 
-def _drop_inherited_locks() -> None:
-    # a forked child shares the descriptor, and with it the lock: it must not outlive the driver in the child
+def forget_locks() -> None:
+    """Close the locks of every journal opened here.
+
+    A forked child shares the descriptors, and with them the locks, which must not outlive the driver in it.
+    """
     for journal in list(_held):
         journal.forget_lock()
 
 
-os.register_at_fork(after_in_child=_drop_inherited_locks)
+os.register_at_fork(after_in_child=forget_locks)

@@ -245,6 +245,7 @@ class Scope:
         shown = {batch.batch_id: batch for batch in listing.batches}
         if not self._vouched and any(batch_id in shown for batch_id in self.known.bound):
             self._vouched = True
+        await self._audit(listing)  # before anything ends, so that a job does not end without it
         news = False
         for batch_id, watch in list(self._watched.items()):
             if (batch := shown.get(batch_id)) is not None:
@@ -257,7 +258,6 @@ class Scope:
                 news = True
         if self._pending:
             news |= await self._settle(listing)
-        await self._audit(listing)
         return news
 
     def _note_sight(self, batch_id: str, watch: _Watch) -> None:

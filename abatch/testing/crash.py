@@ -15,11 +15,10 @@ its cleanup runs, as Python must, but reaches neither disk nor network, as with 
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from abatch import threads
-from abatch.journal import Journal
+from abatch.journal import forget_locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,9 +66,7 @@ class CrashPoints:
     def __exit__(self, *_: object) -> None:
         threads.run = self._run
         if self.happened:
-            for thing in gc.get_objects():  # a dead process holds no lock
-                if isinstance(thing, Journal):
-                    thing.forget_lock()
+            forget_locks()  # as the kernel does when a process dies
 
     def wrap(self, transport: httpx2.AsyncBaseTransport) -> httpx2.AsyncBaseTransport:
         """A transport with a point before and after each exchange."""

@@ -183,6 +183,7 @@ async def test_duplicate_made_by_a_replaying_proxy_is_reported(api: Sandbox) -> 
     rows = requests(8)
     _, summary = await run(write(rows))
     assert summary.succeeded == 8
+    assert summary.duplicates == 1
     assert_each_answered("results.jsonl", rows)
     assert api.account.violated == 8
 

@@ -35,13 +35,9 @@ def create_body(*requests: bytes) -> bytes:
 class Desk:
     """Puts calls to a machine and reads its replies."""
 
-    def __init__(
-        self, *, record: Callable[[Fact], None] = lambda _: None, seed: int = 7, **settings: Any
-    ) -> None:
+    def __init__(self, *, record: Callable[[Fact], None] = lambda _: None, seed: int = 7, **settings: Any) -> None:
         self.now = datetime(2026, 11, 2, 12, 0, 0, 250_000, tzinfo=UTC)
-        self.machine = Machine(
-            clock=lambda: self.now, rng=Random(seed), settings=Settings(**settings), record=record
-        )
+        self.machine = Machine(clock=lambda: self.now, rng=Random(seed), settings=Settings(**settings), record=record)
         self.headers = {"authorization": "Bearer key", "host": "localhost:8790"}
 
     def wait(self, seconds: float) -> None:

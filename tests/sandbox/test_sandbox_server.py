@@ -49,9 +49,7 @@ async def begin(api):
     async def begin(part, size):
         stream = await anyio.connect_tcp("127.0.0.1", int(api.url.rsplit(":", 1)[1]))
         open_streams.append(stream)
-        head = (
-            f"POST {BATCHES} HTTP/1.1\r\nhost: localhost\r\nx-api-key: key\r\ncontent-length: {size}\r\n\r\n"
-        )
+        head = f"POST {BATCHES} HTTP/1.1\r\nhost: localhost\r\nx-api-key: key\r\ncontent-length: {size}\r\n\r\n"
         await stream.send(head.encode() + part)
         return stream
 
@@ -236,9 +234,7 @@ async def test_faults_account_and_batches_over_http(api, client, body):
     assert (foreign["requests"], foreign["foreign"]) == (5, True)
 
 
-@pytest.mark.parametrize(
-    "order", [{}, {"do": "next", "on": "nowhere", "faults": []}, [1], {"do": "clear", "x": 1}]
-)
+@pytest.mark.parametrize("order", [{}, {"do": "next", "on": "nowhere", "faults": []}, [1], {"do": "clear", "x": 1}])
 async def test_a_bad_order_is_refused(client, order):
     answer = await client.post("/sandbox/faults", json=order)
     assert (answer.status_code, "error" in answer.json()) == (400, True)
