@@ -336,27 +336,36 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, bytes]:
     if new:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
         sync_folder(path.parent)
+    db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
     try:
-        db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        with _Transaction(db):
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in SCHEMA.split(";\n"):
-                    db.execute(statement)
-                db.execute("INSERT INTO about VALUES ('lineage_key', ?)", (secrets.token_bytes(32),))
-                db.execute(f"PRAGMA user_version = {VERSION}")
-            elif version != VERSION:
-                raise JournalCorrupt(path, f"it has schema {version}, this abatch reads {VERSION}")
-        (lineage_key,) = db.execute("SELECT value FROM about WHERE name = 'lineage_key'").fetchone()
+        return db, _prepare(db, path)
     except (sqlite3.DatabaseError, TypeError) as failure:
         code = getattr(failure, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        db.close()
         if isinstance(failure, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
             # full, busy, read-only: not the file's fault
             raise JournalError(f"journal {path.parent} cannot be opened: {failure}") from failure
         raise JournalCorrupt(path, f"it is not a journal ({failure})") from failure
-    return db, bytes(lineage_key)
+    except BaseException:
+        db.close()
+        raise
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> bytes:
+    """Bring a connection and, the first time, the schema into place; the journal's secret."""
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    with _Transaction(db):
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            for statement in SCHEMA.split(";\n"):
+                db.execute(statement)
+            db.execute("INSERT INTO about VALUES ('lineage_key', ?)", (secrets.token_bytes(32),))
+            db.execute(f"PRAGMA user_version = {VERSION}")
+        elif version != VERSION:
+            raise JournalCorrupt(path, f"it has schema {version}, this abatch reads {VERSION}")
+    (lineage_key,) = db.execute("SELECT value FROM about WHERE name = 'lineage_key'").fetchone()
+    return bytes(lineage_key)
 
 
 # ---- the driver's lock ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,10 @@ def test_kill_into_sqlite(api: Sandbox, place: str, hit: int) -> None:
     rows = requests(20)
     write(rows)
     survive("results.db", place, hit, rows, dict(os.environ))
-    with sqlite3.connect("results.db") as db:
+    with closing(sqlite3.connect("results.db")) as db:
         found = db.execute(
             "SELECT custom_id, json_extract(result, '$.message.content[0].text') FROM results"
         ).fetchall()
-    db.close()
     assert_answers(found, rows)
     assert_paid_once(api, rows)
 
