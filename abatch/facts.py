@@ -223,26 +223,8 @@ class Held(Recorded, frozen=True, kw_only=True):
     reason: str
 
 
-class DuplicateSeen(Recorded, frozen=True, kw_only=True):
-    """A batch with the tag of a withdrawn attempt was seen: a bound of the protocol was broken, and it was paid for."""
-
-    batch_id: str
-    attempt: int
-
-
 ShardFact: TypeAlias = (
-    Planned
-    | Committing
-    | Unreadable
-    | Accepted
-    | Found
-    | Withdrawn
-    | Ended
-    | Drained
-    | Split
-    | Abandoned
-    | Held
-    | DuplicateSeen
+    Planned | Committing | Unreadable | Accepted | Found | Withdrawn | Ended | Drained | Split | Abandoned | Held
 )
 
 # ---- of a job -------------------------------------------------------------------------------------------------
@@ -283,6 +265,14 @@ class ResolveWished(Recorded, frozen=True, kw_only=True):
     batch_id: str | None = None
 
 
+class DuplicateSeen(Recorded, frozen=True, kw_only=True):
+    """A batch with a tag of ours was paid for besides the one that counts: a bound of the protocol was broken."""
+
+    shard: int
+    attempt: int
+    batch_id: str
+
+
 class Stopped(Recorded, frozen=True, kw_only=True):
     """The job submits nothing more until it is handed over again."""
 
@@ -300,7 +290,7 @@ class Finished(Recorded, frozen=True, kw_only=True):
     location: str
 
 
-JobFact: TypeAlias = Submitted | Cut | CancelWished | ResolveWished | Stopped | Resumed | Finished
+JobFact: TypeAlias = Submitted | Cut | CancelWished | ResolveWished | DuplicateSeen | Stopped | Resumed | Finished
 Fact: TypeAlias = ShardFact | JobFact
 
 encode = msgspec.json.Encoder().encode

@@ -121,7 +121,8 @@ class JobRecord:
     cancel_wished: bool = False
     stopped: Stopped | None = None
     finished: Finished | None = None
-    duplicates: int = 0
+    duplicates: set[str] = field(default_factory=set[str])
+    """Batches that were paid for besides those that count."""
     cuts: int = 0
     """How many cuts there were: the position of the next."""
     parts: int = 0
@@ -164,6 +165,8 @@ class JobRecord:
                 self.cancel_wished = True
             case ResolveWished():
                 self.wishes[fact.shard] = fact
+            case DuplicateSeen():
+                self.duplicates.add(fact.batch_id)
             case Stopped():
                 self.stopped = fact
             case Resumed():
@@ -190,8 +193,6 @@ class JobRecord:
             self.sealed_order.append(number)
         elif isinstance(fact, Committing) and shard.committed_at is None:
             shard.committed_at = fact.date
-        elif isinstance(fact, DuplicateSeen):
-            self.duplicates += 1
 
     def progress(self) -> Progress:
         """A snapshot; its cost grows with the number of shards, not of requests."""
@@ -273,7 +274,7 @@ class JobRecord:
             missing=missing,
             batches=batches,
             retried=retried,
-            duplicates=self.duplicates,
+            duplicates=len(self.duplicates),
             seconds=self.changed_at - self.started_at,
             usage=sum((spend.usage for spend in spends), Usage()),
             cost=None if total is None else total * BATCH_DISCOUNT,

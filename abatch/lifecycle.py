@@ -20,7 +20,7 @@ and recovering are therefore the same code: after a crash the facts say where to
 | Done, Dead |            |            |            |            |           |          |         |       |           |      |
 
 ¹ Only a batch that an operator named and no tag has proven yet.
-`Planned` is the first fact of a shard and of no other state. `DuplicateSeen` is noted in any state and changes none.
+`Planned` is the first fact of a shard and of no other state.
 Every empty place raises IllegalTransition, and the journal is left as it is.
 """
 
@@ -36,7 +36,6 @@ from abatch.facts import (
     Committing,
     Counts,
     Drained,
-    DuplicateSeen,
     Ended,
     Found,
     Planned,
@@ -192,8 +191,6 @@ def after(state: State | None, fact: ShardFact) -> State:
     match state, fact:
         case None, Planned():
             return Ready()
-        case ((Ready() | InDoubt() | Held() | Processing() | Draining() | Done() | Dead()), DuplicateSeen()):
-            return state
         case Ready(attempt=attempt), Committing() if fact.attempt == attempt + 1:
             return InDoubt(attempt=fact.attempt, date=fact.date, fingerprint=fact.fingerprint)
         case Ready(), Split() | Abandoned():

@@ -22,7 +22,7 @@ from abatch.errors import ConfigError, JobConflict, JournalError
 from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, Submitted
 from abatch.intake import check_file, file_sha256
 from abatch.job import Job
-from abatch.journal import Journal
+from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger, bound_batches
 from abatch.lifecycle import Draining, Held, InDoubt, Processing
 from abatch.log import log
@@ -266,11 +266,22 @@ class BatchManager:
             return None
         return named.shard, named.attempt
 
-    async def _note_duplicate(self, shard: int, attempt: int, batch_id: str) -> None:
+    async def _note_duplicate(self, shard: int, attempt: int, batch_id: str) -> bool:
+        """Whether a batch with the tag of this attempt is one too many; if so, it is recorded."""
         record = self._ledger.shard(shard)
-        if record is not None:
-            fact = DuplicateSeen(batch_id=batch_id, attempt=attempt)
-            await self._ledger.record(*self._ledger.next(record, fact))
+        if record is None:
+            return True
+        match record.state:
+            case InDoubt(attempt=open_) | Held(doubt=InDoubt(attempt=open_)) if open_ == attempt:
+                return False  # its answer may be on the way
+            case _ if record.batch_id == batch_id:
+                return False
+            case _:
+                pass
+        if batch_id not in self._ledger.jobs[record.job].duplicates:
+            fact = DuplicateSeen(shard=shard, attempt=attempt, batch_id=batch_id)
+            await self._ledger.record(Entry(record.job, fact))
+        return True
 
     def _guard_checked(self, workspace_id: str | None) -> bool:
         """Whether nothing that is open in a scope was committed under another key."""

@@ -91,7 +91,7 @@ class Scope:
         fingerprint: of the key in use.
         known: what the journal knows of this scope's batches.
         prove: the shard and attempt whose tag a wire id carries, if it is ours.
-        duplicate: called for a batch of an attempt of ours that had been given up.
+        duplicate: asked whether a batch that carries the tag of this shard and attempt is one too many.
 
     """
 
@@ -105,7 +105,7 @@ class Scope:
         fingerprint: str | None,
         known: Known,
         prove: Callable[[bytes], tuple[int, int] | None],
-        duplicate: Callable[[int, int, str], Awaitable[None]],
+        duplicate: Callable[[int, int, str], Awaitable[bool]],
     ) -> None:
         self.client, self.workspace_id, self.known = client, workspace_id, known
         self.pace = Pace(config.tier)
@@ -342,7 +342,7 @@ class Scope:
         return True
 
     async def _audit(self, listing: Listing) -> None:
-        """B10: a batch with a tag of ours that no attempt is waiting for was paid for besides another."""
+        """B10: a batch with a tag of ours besides the one that counts was paid for, too."""
         known = self.known
         looked_at = 0
         for batch in listing.batches:
@@ -352,20 +352,17 @@ class Scope:
                 looked_at += 1
                 await self._inspect(batch, listing.date)
             owner = known.proven.get(batch.batch_id)
-            if owner is None or batch.batch_id in self._reported or self._is_awaited(owner):
+            if owner is None or batch.batch_id in self._reported:
                 continue
-            self._reported.add(batch.batch_id)
             shard, attempt = owner
-            log.error("duplicate_seen", shard=shard, attempt=attempt, batch_id=batch.batch_id)
-            await self._duplicate(shard, attempt, batch.batch_id)
+            if await self._duplicate(shard, attempt, batch.batch_id):
+                self._reported.add(batch.batch_id)
+                log.error("duplicate_seen", shard=shard, attempt=attempt, batch_id=batch.batch_id)
 
     def _resembles_ours(self, batch: BatchSeen) -> bool:
         return any(
             date - CLOCK_SLACK <= batch.created_at <= date + AUDITED_FOR for date in self._commits.get(batch.total, ())
         )
-
-    def _is_awaited(self, owner: tuple[int, int]) -> bool:
-        return any((pending.doubt.shard, pending.doubt.attempt) == owner for pending in self._pending.values())
 
     async def _inspect(self, batch: BatchSeen, now: float) -> None:
         """Read the first line of an ended candidate: it proves whose batch it is."""

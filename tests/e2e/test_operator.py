@@ -222,3 +222,15 @@ async def test_withdrawn_attempt_that_shows_up_later_is_reported(monkeypatch: py
             await job.wait()
             assert job.summary().duplicates == 1
         assert_each_answered("results.jsonl", rows)
+
+
+async def test_answer_on_its_way_is_not_taken_for_a_duplicate(monkeypatch: pytest.MonkeyPatch) -> None:
+    from abatch.sandbox.faults import Stall
+
+    with Sandbox(seed=3, latency=(0.0, 1.5)) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        api.faults.next("create", Stall(seconds=1.2))
+        rows = requests(40)
+        _, summary = await run(write(rows), **PATIENT)
+        assert (summary.succeeded, summary.duplicates) == (40, 0)
+        assert_paid_once(api, rows)

@@ -93,7 +93,7 @@ async def whole_life(ledger):
             spend=(Spend(model="claude-haiku-4-5", usage=Usage(input_tokens=1_000_000)),),
         ),
     )
-    await go(ledger, done, facts.DuplicateSeen(batch_id="msgbatch_9", attempt=1))
+    await ledger.record(Entry(job.job, facts.DuplicateSeen(shard=done.shard, attempt=1, batch_id="msgbatch_9")))
     await go(ledger, processing, committing(), facts.Found(batch_id="msgbatch_2", created_at=NOON, by="operator"))
     await go(ledger, doubt, committing())
     await go(ledger, held, committing(), facts.Held(reason="r"))
@@ -319,13 +319,13 @@ async def test_own_facts_are_not_applied_twice_however_they_mix_with_those_of_ot
         await other.record(Entry(theirs.job, facts.ResolveWished(shard=mine.shard)))
         await go(ledger, mine, committing(), facts.Withdrawn(why="a"))
         await other.refresh()
-        await go(other, theirs.shards[mine.shard], facts.DuplicateSeen(batch_id="b", attempt=1))
+        await other.record(Entry(theirs.job, facts.DuplicateSeen(shard=mine.shard, attempt=1, batch_id=f"b{part}")))
         await ledger.refresh()
         await go(ledger, mine, committing(2))
         await ledger.refresh()
     await other.refresh()
-    assert job.duplicates == 5
-    assert [shard.length for shard in job.shards.values()] == [5] * 5
+    assert len(job.duplicates) == 5
+    assert [shard.length for shard in job.shards.values()] == [4] * 5
     last = await reloaded(ledger)
     assert shards_of(ledger) == shards_of(other) == shards_of(last)
 

@@ -38,7 +38,6 @@ FACTS = {
     "Split": facts.Split(into=(8, 9)),
     "Abandoned": facts.Abandoned(why="canceled", counts=Counts(canceled=10), sealed=SealedRecord(part=0, lines=10)),
     "Held": facts.Held(reason="who knows"),
-    "DuplicateSeen": facts.DuplicateSeen(batch_id="msgbatch_d", attempt=1),
 }
 BY_OPERATOR = facts.Found(batch_id="msgbatch_o", created_at=NOON + 3, by="operator")
 
@@ -96,7 +95,6 @@ LEGAL = {
     ("Draining", "Drained"): Done(drained=drained(), batch_id="msgbatch_p", created_at=NOON),
     ("Draining, named by an operator", "Drained"): Done(drained=drained(), batch_id="msgbatch_p", created_at=NOON),
     ("Draining, named by an operator", "Held"): Held(doubt=DOUBT, reason="who knows"),
-    **{(name, "DuplicateSeen"): state for name, state in STATES.items() if state is not None},
 }
 EVERY = [(state, fact) for state in STATES for fact in FACTS]
 
@@ -124,9 +122,7 @@ def test_the_docstring_holds_the_same_table():
         if move
     }
     tried = {
-        (state.partition(",")[0], fact): type(to).__name__
-        for (state, fact), to in LEGAL.items()
-        if fact not in {"DuplicateSeen", "Planned"}
+        (state.partition(",")[0], fact): type(to).__name__ for (state, fact), to in LEGAL.items() if fact != "Planned"
     }
     assert stated == tried
 
@@ -177,9 +173,7 @@ def replay(*steps: facts.ShardFact) -> object:
 
 
 def test_a_first_attempt_that_is_accepted_ends_done():
-    state = replay(
-        FACTS["Planned"], committing(1), FACTS["Accepted"], FACTS["DuplicateSeen"], FACTS["Ended"], FACTS["Drained"]
-    )
+    state = replay(FACTS["Planned"], committing(1), FACTS["Accepted"], FACTS["Ended"], FACTS["Drained"])
     assert state == Done(drained=drained(), batch_id="msgbatch_a", created_at=NOON + 1)
 
 
