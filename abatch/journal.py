@@ -26,6 +26,7 @@ import sqlite3
 import time
 import weakref
 from contextlib import closing
+from io import FileIO
 from typing import TYPE_CHECKING, Final, NamedTuple, ParamSpec, Self, TypeVar
 
 import anyio
@@ -93,7 +94,7 @@ class Recorded(NamedTuple):
 class Journal:
     """One journal, opened by `Journal.open`; every method that touches the disk is awaited."""
 
-    def __init__(self, folder: Path, db: sqlite3.Connection, lock: int | None, lineage_key: bytes) -> None:
+    def __init__(self, folder: Path, db: sqlite3.Connection, lock: FileIO | None, lineage_key: bytes) -> None:
         self.folder = folder
         self.lineage_key = lineage_key
         """The secret that tags are made with; it never leaves the journal."""
@@ -373,22 +374,22 @@ def _prepare(db: sqlite3.Connection, path: Path) -> bytes:
 _held: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
-def _take_lock(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+def _take_lock(path: Path) -> FileIO:
+    """The open lock file; closing it, or losing it, gives the lock up."""
+    file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as held:
-        owner = os.pread(descriptor, 20, 0).strip()
-        os.close(descriptor)
-        raise JournalLocked(path.parent, int(owner or b"0")) from held
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-    return descriptor
+        with file:
+            raise JournalLocked(path.parent, int(file.read(20).strip() or b"0")) from held
+    file.truncate(0)
+    file.write(b"%d\n" % os.getpid())
+    return file
 
 
-def _drop_lock(descriptor: int | None) -> None:
-    if descriptor is not None:
-        os.close(descriptor)
+def _drop_lock(file: FileIO | None) -> None:
+    if file is not None:
+        file.close()
 
 
 def forget_locks() -> None:
