@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from abatch.errors import BackendNotFound, BackendUnavailable, ConfigError
+from abatch.errors import BackendError, BackendNotFound, BackendUnavailable, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -199,7 +199,9 @@ async def connect(url: str, job: JobRef, /) -> Backend:
     try:
         factory: BackendFactory = entry.load()
     except ModuleNotFoundError as missing:
-        raise BackendUnavailable(f"{scheme}:", scheme) from missing
+        if entry.dist is None or entry.dist.name == "abatch":
+            raise BackendUnavailable(f"{scheme}:", scheme) from missing
+        raise BackendError(url, f"its package {entry.dist.name} cannot be imported: {missing}") from missing
     return await factory(url, job)
 
 

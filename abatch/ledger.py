@@ -31,10 +31,13 @@ from abatch.facts import (
 )
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Processing, Ready, State, after
+from abatch.places import absolute_url, is_local, shown
 from abatch.prices import BATCH_DISCOUNT
 from abatch.result import Summary, Usage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from abatch.facts import SealedRecord, ShardFact
     from abatch.journal import Journal, Recorded
     from abatch.prices import PriceList
@@ -110,6 +113,8 @@ class JobRecord:
     """A job as it stands."""
 
     job: int
+    folder: Path
+    """The journal's."""
     submitted: Submitted
     started_at: float
     changed_at: float
@@ -128,6 +133,14 @@ class JobRecord:
     parts: int = 0
     """Part numbers given out."""
     _changed: anyio.Event | None = None
+
+    @property
+    def location(self) -> str:
+        """Where the results are; a local place moves with the journal."""
+        to = self.submitted.to
+        if self.finished is None or is_local(to):
+            return shown(absolute_url(self.folder, to))
+        return self.finished.location
 
     @property
     def key(self) -> str:
@@ -264,7 +277,7 @@ class JobRecord:
         total = prices.total(spends)
         return Summary(
             key=self.key,
-            location=self.submitted.to if self.finished is None else self.finished.location,
+            location=self.location,
             requests=self.cut.rows,
             succeeded=counts.succeeded,
             errored=counts.errored,
@@ -400,7 +413,11 @@ class Ledger:
             self._next_shard = max(self._next_shard, recorded.shard + 1)
         if isinstance(fact, Submitted) and recorded.job not in self.jobs and recorded.shard is None:
             self.jobs[recorded.job] = JobRecord(
-                job=recorded.job, submitted=fact, started_at=recorded.at, changed_at=recorded.at
+                job=recorded.job,
+                folder=self.journal.folder,
+                submitted=fact,
+                started_at=recorded.at,
+                changed_at=recorded.at,
             )
             return
         job = self.jobs.get(recorded.job)

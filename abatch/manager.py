@@ -381,11 +381,15 @@ class BatchManager:
         """
         if not 1 <= tries <= 100:
             raise ConfigError(f"tries must be 1..100, got {tries}")
+        path = Path(requests) if isinstance(requests, str | os.PathLike) else None  # pyright: ignore[reportUnknownArgumentType]
+        if path is not None and not _is_text(str(path)):
+            raise ConfigError(
+                f"input {str(path)!r} has a name that is not UTF-8; rename it, or pass its lines as an iterable"
+            )
         for value in (*betas, user_profile_id, workspace_id):
             if value is not None and not HEADER_VALUE.fullmatch(value):
                 raise ConfigError(f"{value!r} cannot stand in a header")
         headers = Headers(betas=tuple(sorted(set(betas))), user_profile_id=user_profile_id, workspace_id=workspace_id)
-        path = Path(requests) if isinstance(requests, str | os.PathLike) else None  # pyright: ignore[reportUnknownArgumentType]
         backend = to if isinstance(to, Backend) and not isinstance(to, str | os.PathLike) else None
         url = "" if backend is not None else relative_url(self._folder, normalize(os.fspath(to)))  # type: ignore[arg-type]
         key = self._default_key(path, url) if key is None else key
@@ -427,7 +431,7 @@ class BatchManager:
             raise ConfigError("an iterable has no name: give the job a key")
         named = f"{relative(self._folder, path)}\0{url}"
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", path.name.split(".")[0]).lstrip("._-")[:80] or "job"
-        return f"{stem}-{hashlib.sha256(named.encode()).hexdigest()[:8]}"
+        return f"{stem}-{hashlib.sha256(os.fsencode(named)).hexdigest()[:8]}"
 
     async def _source(self, path: Path | None) -> Source:
         if path is None:
@@ -479,6 +483,14 @@ class BatchManager:
                 pass  # compared row by row, as it is read
             case _:
                 raise JobConflict(job.key, "requests from another kind of source")
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _stat(path: Path) -> tuple[int, int]:

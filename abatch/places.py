@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["absolute", "absolute_url", "folder_of", "relative", "relative_url", "shown"]
+__all__ = ["absolute", "absolute_url", "folder_of", "is_local", "relative", "relative_url", "shown"]
 
 LOCAL: Final = frozenset({"jsonl", "sqlite"})
 """Schemes whose URL is a path on this machine."""
@@ -41,6 +41,11 @@ def absolute_url(journal: Path, url: str) -> str:
     if scheme not in LOCAL:
         return url
     return f"{scheme}:///{absolute(journal, path)}{'/' * path.endswith('/')}{rest}"
+
+
+def is_local(url: str) -> bool:
+    """Whether a destination is a path on this machine."""
+    return _taken_apart(url)[0] in LOCAL
 
 
 def shown(url: str) -> str:

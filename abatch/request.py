@@ -7,6 +7,7 @@ custom_id. `params` is passed through untouched: what `messages.create` takes to
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,9 @@ class _Params(msgspec.Struct):
     stream: Any = None
 
 
+_NAMED = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.){0,600}")')
+_NOT_A_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b")
+_HUGE = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{309}")
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_params = msgspec.json.Decoder(_Params).decode
@@ -98,11 +102,11 @@ def from_line(line: bytes, number: int) -> Row:
     except msgspec.ValidationError as bad:
         raise BadRequest(number, custom_id or _id_in(line), _explain(str(bad))) from None
     except msgspec.DecodeError as bad:
-        if _LONE_SURROGATE.search(line):
-            raise BadRequest(number, None, "it holds half of a surrogate pair (\\ud800 to \\udfff)") from None
-        raise BadRequest(number, None, f"not JSON: {_lower(str(bad))}") from None
+        raise BadRequest(number, _id_in(line), _why_not_json(line, bad)) from None
     except RecursionError:
-        raise BadRequest(number, None, "nested too deeply") from None
+        raise BadRequest(number, _id_in(line), "nested too deeply") from None
+    if _HUGE.search(params) and not _is_finite(params):
+        raise BadRequest(number, custom_id, "it holds a number that is too large for JSON's readers (infinity)")
     return Row(
         _checked_id(custom_id, number),
         _checked_params(params, known, custom_id, number),
@@ -191,15 +195,34 @@ _dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", "
 
 
 def _id_in(line: bytes) -> str | None:
-    """The custom_id of a line that is JSON, but not a request."""
+    """The custom_id of a line that is not a request, if one can be made out."""
+    named = _NAMED.search(line)
     try:
-        return msgspec.json.decode(line, type=_Named).custom_id
-    except msgspec.MsgspecError:
+        return None if named is None else msgspec.json.decode(named[1], type=str)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
-class _Named(msgspec.Struct):
-    custom_id: str
+def _why_not_json(line: bytes, complaint: msgspec.DecodeError) -> str:
+    if _LONE_SURROGATE.search(line):
+        return "it holds half of a surrogate pair (\\ud800 to \\udfff)"
+    if _NOT_A_NUMBER.search(line):
+        return "not JSON: NaN and Infinity are no numbers there"
+    return f"not JSON: {_lower(str(complaint))}"
+
+
+def _is_finite(params: bytes) -> bool:
+    def number(text: str) -> float:
+        value = float(text)
+        if math.isinf(value):
+            raise OverflowError
+        return value
+
+    try:
+        json.loads(params, parse_float=number)
+    except OverflowError:
+        return False
+    return True
 
 
 def _explain(complaint: str) -> str:

@@ -24,7 +24,7 @@ from abatch.cli.sandbox import SANDBOX_JOURNAL, sandbox_beside
 from abatch.cli.screen import configure_logs
 from abatch.cli.text import clean
 from abatch.config import Config
-from abatch.errors import ApiError, BackendError, BadRequest, JobStopped
+from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped
 from abatch.manager import BatchManager
 from abatch.places import folder_of, shown
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["Order", "Surroundings", "config_of", "drive", "journal_of"]
 
 SLOWER: Final = 4
+LONGEST: Final = 7 * 86_400.0
+"""Seconds that an interval or a grace may take."""
 """The wait between two looks at the list grows up to this many times the first."""
 SANDBOX_POLL, SANDBOX_GRACE = 0.2, 2.0
 """On this machine nothing is late, so a doubt is settled at once."""
@@ -126,6 +128,9 @@ def config_of(
     """
     poll = SANDBOX_POLL if poll_interval is None and sandbox else poll_interval
     grace = SANDBOX_GRACE if grace is None and sandbox else grace
+    for option, seconds in (("--poll-interval", poll), ("--grace", grace)):
+        if seconds is not None and not 0 <= seconds <= LONGEST:
+            raise ConfigError(f"{option} must be a number of seconds from 0 to {LONGEST}, got {seconds}")
     given: dict[str, Any] = {  # Any: the fields differ in type, and Config checks them
         "requests_per_batch": requests_per_batch,
         "bytes_per_batch": bytes_per_batch,
@@ -150,7 +155,7 @@ def drive(order: Order, around: Surroundings) -> None:
         configure_logs(screen, hush=HUSHED if around.sandbox is not None else frozenset())
         try:
             if around.sandbox is not None:
-                beside.enter_context(sandbox_beside(SANDBOX_JOURNAL, latency=around.sandbox))
+                beside.enter_context(sandbox_beside(folder_of(around.journal), latency=around.sandbox))
                 screen.say("This is the sandbox: every answer is synthetic, nothing is sent to the real API.")
             anyio.run(partial(_until_interrupted, order, around, course))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and --json tells it too
@@ -162,7 +167,7 @@ def drive(order: Order, around: Surroundings) -> None:
 async def _until_interrupted(order: Order, around: Surroundings, course: _Course) -> None:
     async with anyio.create_task_group() as group:
         running = anyio.CancelScope()
-        await group.start(_watch_signals, running, around.screen, course)
+        await group.start(_watch_signals, running, around, course)
         with running:
             try:
                 await _run(order, around, course)
@@ -172,17 +177,19 @@ async def _until_interrupted(order: Order, around: Surroundings, course: _Course
 
 
 async def _watch_signals(
-    running: anyio.CancelScope, screen: Screen, course: _Course, *, task_status: TaskStatus[None]
+    running: anyio.CancelScope, around: Surroundings, course: _Course, *, task_status: TaskStatus[None]
 ) -> None:
     """The first Ctrl-C or SIGTERM ends the run in good order, the second at once: the journal makes that safe."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for _ in signals:
             if course.interrupted:
+                _conclude(course, around)
+                sys.stdout.flush()
                 os._exit(INTERRUPTED)
             course.interrupted = True
             running.cancel()
-            screen.complain(
+            around.screen.complain(
                 "Interrupted: nothing new is sent; waiting up to 30 s for answers that are on their way. "
                 "Once more ends at once, and is safe, too."
             )

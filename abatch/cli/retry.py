@@ -119,7 +119,9 @@ def retry(
         if not (yes or made.resumes):
             if not sys.stdin.isatty():
                 raise ConfigError("this sends requests that cost money; say --yes where nobody can be asked")
-            typer.confirm("Send them?", err=True, abort=True)
+            if not typer.confirm("Send them?", err=True):
+                screen.say("Nothing was sent.")
+                raise typer.Exit
     headers = made.headers
     drive(
         Order(
@@ -145,6 +147,9 @@ async def _prepare(ledger: Ledger, key: str, kinds: list[str], to: str | None) -
     job = job_named(ledger, key)
     source = job.submitted.source
     if not isinstance(source, FileSource):
+        first, is_retry, _ = key.rpartition(".retry-")
+        if is_retry and ledger.job(first) is not None:
+            raise ConfigError(f"job {key!r} is a retry; `abatch retry {first}` sends again what is still unanswered")
         raise ConfigError(f"job {key!r} did not come from a file; only its application can hand its requests over")
     if job.finished is None:
         raise ConfigError(f"job {key!r} is not finished; run it to its end first")

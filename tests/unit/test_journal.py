@@ -221,10 +221,10 @@ async def main():
     journal = await Journal.open(Path(sys.argv[1]), drive=True)
     child = os.fork()
     if child == 0:
-        print("child drives:", journal.drives, flush=True)
+        os.write(1, f"child drives: {journal.drives}\\n".encode())
         sys.stdin.read()
         os._exit(0)
-    print("parent drives:", journal.drives, flush=True)
+    os.write(1, f"parent drives: {journal.drives}\\n".encode())
     os.kill(os.getpid(), signal.SIGKILL)
 anyio.run(main)
 """
