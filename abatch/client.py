@@ -276,7 +276,7 @@ def _replied(answer: httpx2.Response) -> Replied:
     if answer.is_success:
         try:
             batch = _seen(msgspec.json.decode(answer.content, type=_Batch))
-        except (msgspec.MsgspecError, ValueError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, ApiError):
             batch = None
         return Replied(status=answer.status_code, batch=batch, request_id=answer.headers.get("request-id"))
     error = _envelope(answer)
@@ -341,11 +341,15 @@ def _decode(what: str, answer: httpx2.Response, kind: type[T]) -> T:
 
 def _seen(batch: _Batch) -> BatchSeen:
     counts = batch.request_counts
+    try:
+        created_at = datetime.fromisoformat(batch.created_at).timestamp()
+    except ValueError as odd:
+        raise ApiError("batch", message=f"its created_at is {batch.created_at[:40]!r}") from odd
     outcomes = (counts.succeeded, counts.errored, counts.canceled, counts.expired)
     return BatchSeen(
         batch_id=batch.id,
         status=batch.processing_status,
-        created_at=datetime.fromisoformat(batch.created_at).timestamp(),
+        created_at=created_at,
         total=counts.processing + sum(outcomes),
         counts=outcomes,
         archived=batch.archived_at is not None,

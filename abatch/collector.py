@@ -46,6 +46,8 @@ RETRYABLE: Final = frozenset({"rate_limit_error", "timeout_error", "api_error", 
 READ_AGAIN: Final = (60.0, 900.0, 3_600.0, 14_400.0, 64_800.0)
 """Seconds between the six reads when rows are missing: most of a day."""
 RECOUNTS: Final = 6
+KEPT_FOR: Final = 29 * 24 * 3600.0
+"""Seconds after its creation for which a batch's results can be read."""
 WRITE_BYTES: Final = 2**20
 """Lines go to the sink in blocks of about this size."""
 
@@ -111,9 +113,11 @@ class Collector:
         tries: int,
         prices: PriceList,
         may_retry: Callable[[], bool],
+        server_now: Callable[[], float],
     ) -> None:
         self.client, self.journal, self.job, self.backend = client, journal, job, backend
         self.tries, self.step, self.may_retry = tries, prices.long_prompt_tokens, may_retry
+        self.server_now = server_now
 
     async def drain(self, shard: ShardRecord, state: Draining) -> Collected:
         """Stream the batch's results into the sink until every row has its line, and seal it.
@@ -188,7 +192,7 @@ class _Drain:
                 gone = await self._is_gone(failure)
                 if gone:
                     return gone
-                wait = failure.retry_after if failure.retry_after is not None else trouble.next()
+                wait = max(failure.retry_after or 0.0, trouble.next())
                 log.warning(
                     "results_interrupted",
                     shard=self._shard.shard,
@@ -230,9 +234,14 @@ class _Drain:
         try:
             batch = await self._owner.client.retrieve(workspace_id, self._state.batch_id)
         except ApiError as lost:
-            old = self._state.created_at + 2 * 24 * 3600 < time.time()
-            return "the batch was deleted before its results were read" if lost.status == 404 and old else ""
+            if lost.status != 404 or not self._is_past(KEPT_FOR):
+                return ""
+            return "the API does not know the batch any more, and its results are kept for 29 days"
         return "the API archived the results before they were read (29 days)" if batch.archived else ""
+
+    def _is_past(self, age: float) -> bool:
+        """Whether the batch is older than this by the server's clock, where that is known."""
+        return self._state.created_at + age < (self._owner.server_now() or time.time())
 
     async def _read_once(self, sink: Sink) -> None:
         reader = wire.LineReader()

@@ -26,7 +26,7 @@ import anyio
 import msgspec
 
 from abatch import threads, wire
-from abatch.collector import NotOurs, seal_fallbacks
+from abatch.collector import KEPT_FOR, NotOurs, seal_fallbacks
 from abatch.disk import remove
 from abatch.errors import ApiError, JobStopped
 from abatch.facts import (
@@ -80,8 +80,6 @@ __all__ = ["Driver", "Site", "Stop"]
 
 GATE_WITHIN: Final = 60.0
 """Seconds from the server's `Date` to the tail."""
-KEPT_FOR: Final = 29 * 86_400.0
-"""Seconds after a batch's creation in which its results can be read."""
 DECIDED_WITHIN: Final = 600.0
 """Bound A1: seconds in which a complete request is decided."""
 ANSWER_WITHIN: Final = 600.0
@@ -395,7 +393,6 @@ class Driver:
             case Created(batch=batch):
                 self._pause.reset()
                 site.scope.pace.accepted()
-                site.scope.owns(batch)
                 if gate.committed is not None and batch.created_at - gate.committed > DECIDED_WITHIN:
                     log.warning("bound_A1_broken", shard=self.shard.shard, batch_id=batch.batch_id)
                 if batch.total != planned.rows:
@@ -407,6 +404,7 @@ class Driver:
                         told=batch.total,
                     )
                 await self._record(Accepted(batch_id=batch.batch_id, created_at=batch.created_at))
+                site.scope.owns(batch)
             case CreatedUnnamed(status=status):
                 await self._record(Unreadable(status=status))
             case Refused() | TooLarge() | Later():
@@ -495,7 +493,9 @@ class Driver:
         site, state = self.site, self.shard.state
         assert isinstance(state, InDoubt | HeldState)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows)
-        if (wish := site.job.wishes.pop(self.shard.shard, None)) is not None:
+        doubt = state if isinstance(state, InDoubt) else state.doubt
+        wish = site.job.wishes.get(self.shard.shard)
+        if wish is not None and wish.attempt == doubt.attempt:
             await self._obey(wish)
             return True
         if isinstance(state, HeldState):
@@ -515,6 +515,7 @@ class Driver:
                 return True
             case FoundBatch(batch=batch):
                 await self._record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="tag"))
+                site.scope.owns(batch)
             case Absent():
                 site.scope.pace.frees(self.shard.shard)
                 await self._record(Withdrawn(why="no batch appeared (B8)"))
@@ -534,9 +535,15 @@ class Driver:
         try:
             batch = await site.client.retrieve(site.scope.workspace_id, wish.batch_id)
         except ApiError as failure:
+            if failure.status != 404:
+                log.warning("resolve_waits", shard=self.shard.shard, batch_id=wish.batch_id, why=str(failure))
+                await anyio.sleep(self._pause.next())
+                return
+            site.job.wishes.pop(self.shard.shard)
             log.error("resolve_refused", shard=self.shard.shard, batch_id=wish.batch_id, why=str(failure))
             return
         if batch.total != self.shard.planned.rows:
+            site.job.wishes.pop(self.shard.shard)
             log.error(
                 "resolve_refused",
                 shard=self.shard.shard,

@@ -262,6 +262,8 @@ class ResolveWished(Recorded, frozen=True, kw_only=True):
     """An operator's word on a shard in doubt: it is this batch, or (None) none was created."""
 
     shard: int
+    attempt: int
+    """The attempt it is about; the word does not hold for a later one."""
     batch_id: str | None = None
 
 

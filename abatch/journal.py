@@ -158,7 +158,9 @@ class Journal:
 
     async def aclose(self) -> None:
         """Close the file and free the lock."""
-        await self._unit(self._close)
+        with anyio.CancelScope(shield=True):
+            async with self._turn:
+                await threads.run(self._close)
 
     def _close(self) -> None:
         self._db.close()

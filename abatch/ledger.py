@@ -22,13 +22,16 @@ from abatch.facts import (
     DuplicateSeen,
     FileSource,
     Finished,
+    Found,
     Planned,
     ResolveWished,
     Resumed,
     Spend,
     Stopped,
     Submitted,
+    Withdrawn,
 )
+from abatch.facts import Held as HeldFact
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Processing, Ready, State, after
 from abatch.places import absolute_url, is_local, shown
@@ -202,6 +205,8 @@ class JobRecord:
         shard.state = after(shard.state, fact)
         shard.length += 1
         shard.since = at
+        if isinstance(fact, Found | Withdrawn | HeldFact):
+            self.wishes.pop(number, None)  # a word given before this was for what is settled now
         if isinstance(fact, Drained | Abandoned):
             self.sealed_order.append(number)
         elif isinstance(fact, Committing) and shard.committed_at is None:

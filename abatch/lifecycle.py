@@ -63,6 +63,7 @@ __all__ = [
     "Upload",
     "Watch",
     "after",
+    "doubt_of",
     "next_action",
 ]
 
@@ -162,6 +163,19 @@ class Drain:
 
 
 Action: TypeAlias = Upload | Settle | Watch | Drain
+
+
+def doubt_of(state: State) -> InDoubt | None:
+    """What was committed and is not settled or drained yet; None where nothing is."""
+    match state:
+        case InDoubt():
+            return state
+        case Held(doubt=doubt) | Processing(doubt=doubt) | Draining(doubt=doubt):
+            return doubt
+        case Ready() | Done() | Dead():
+            return None
+        case _:
+            assert_never(state)
 
 
 def next_action(state: State) -> Action | None:

@@ -24,7 +24,7 @@ from abatch.intake import check_file, file_sha256
 from abatch.job import Job
 from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger, bound_batches
-from abatch.lifecycle import Draining, Held, InDoubt, Processing
+from abatch.lifecycle import Held, InDoubt, doubt_of
 from abatch.log import log
 from abatch.places import absolute, absolute_url, folder_of, relative, relative_url
 from abatch.planner import spool_needed
@@ -291,12 +291,9 @@ class BatchManager:
             if job.submitted.headers.workspace_id != workspace_id:
                 continue
             for shard in job.shards.values():
-                match shard.state:
-                    case Processing(doubt=doubt) | Draining(doubt=doubt) | Held(doubt=doubt) | (InDoubt() as doubt):
-                        if not self._scope(workspace_id).is_guarded(doubt.fingerprint):
-                            return False
-                    case _:
-                        pass
+                doubt = doubt_of(shard.state)
+                if doubt is not None and not self._scope(workspace_id).is_guarded(doubt.fingerprint):
+                    return False
         self._guarded.add(workspace_id)
         return True
 

@@ -65,7 +65,7 @@ class Pace:
 
         `jitter` is a random number in 0..1; it adds up to a tenth.
         """
-        wait = (self._refused.next() if retry_after is None else retry_after) * (1.0 + jitter / 10)
+        wait = (self._refused.next() if retry_after is None else max(retry_after, 0.5)) * (1.0 + jitter / 10)
         self._not_before = max(self._not_before, now + wait)
         return wait
 

@@ -214,7 +214,7 @@ class Scope:
                 news = await self._look()
             except ApiError as failure:
                 self.trouble = failure
-                wait = failure.retry_after if failure.retry_after is not None else trouble.next()
+                wait = max(failure.retry_after or 0.0, trouble.next())
                 log.warning(
                     "list_failed",
                     workspace=self.workspace_id,
@@ -335,8 +335,6 @@ class Scope:
             pending.doubt = replace(doubt, empty_since=ruling.date)
             return False
         log.info("doubt_settled", shard=doubt.shard, attempt=doubt.attempt, rule=ruling.rule)
-        if isinstance(ruling, FoundBatch):
-            self.owns(ruling.batch)
         pending.ruling = ruling
         pending.done.set()
         return True
@@ -368,6 +366,9 @@ class Scope:
         """Read the first line of an ended candidate: it proves whose batch it is."""
         try:
             owner = await self._owner(batch.batch_id)
+        except wire.LineTooLong as failure:
+            log.info("candidate_not_readable", batch_id=batch.batch_id, error=str(failure))
+            return
         except ApiError as failure:
             final = failure.status == 404 and now - batch.created_at > RESULTS_GONE_AFTER
             if batch.archived or final:
@@ -386,11 +387,13 @@ class Scope:
             async for chunk in chunks:
                 if lines := reader.feed(chunk):
                     return self._owner_of(lines[0])
-        lines = reader.end()
+        lines = [line for line in reader.end() if wire.is_whole(line)]
         if not lines:
-            raise ApiError("results", message="there is no line yet")
+            raise ApiError("results", message="there is no whole line yet")
         return self._owner_of(lines[0])
 
     def _owner_of(self, line: bytes) -> tuple[int, int] | None:
         seen = wire.read_line(line)
-        return None if seen is None else self._prove(seen.wire_id.encode("utf-8", "replace"))
+        if seen is None:  # a proxy's page, a torn line: it proves nothing, least of all that the batch is foreign
+            raise ApiError("results", message="the first line is not one of results")
+        return self._prove(seen.wire_id.encode("utf-8", "replace"))

@@ -229,6 +229,7 @@ class JobRun:
                 tries=job.submitted.tries,
                 prices=shop.prices,
                 may_retry=lambda: not job.cancel_wished,
+                server_now=lambda: scope.date,
             )
         workspace_id = job.submitted.headers.workspace_id
         self._site = Site(

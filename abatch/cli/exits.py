@@ -12,7 +12,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
+import sys
 import traceback
 from contextlib import contextmanager
 from functools import partial
@@ -94,11 +96,13 @@ def perform(work: Callable[[], Awaitable[T]], /) -> T:
 
 
 def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+    """End at once: raised at any line, an exception could be lost in the event loop's own code."""
+    screen = Screen()
+    if screen.output.is_terminal:
+        screen.output.show_cursor(True)
+    screen.complain("Interrupted.")
+    os._exit(INTERRUPTED)
 
 
 def _leave_stdout() -> None:
-    import os  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

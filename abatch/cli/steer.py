@@ -14,7 +14,7 @@ from abatch.cli.standing import shard_in_words
 from abatch.errors import ConfigError
 from abatch.facts import CancelWished, ResolveWished
 from abatch.journal import Entry
-from abatch.lifecycle import Held, InDoubt
+from abatch.lifecycle import Held, InDoubt, doubt_of
 
 if TYPE_CHECKING:
     from abatch.ledger import Ledger, ShardRecord
@@ -62,18 +62,20 @@ def resolve(
         if (adopt is None) is not not_created:
             raise ConfigError("say either --adopt BATCH_ID or --not-created")
         async with ledger_of(journal) as ledger:
-            record = _doubtful(ledger, shard)
-            await ledger.record(Entry(record.job, ResolveWished(shard=shard, batch_id=adopt)))
+            record, doubt = _doubtful(ledger, shard)
+            wish = ResolveWished(shard=shard, attempt=doubt.attempt, batch_id=adopt)
+            await ledger.record(Entry(record.job, wish))
             verdict = "was not created" if adopt is None else f"is batch {adopt}"
             screen.say(f"Noted: shard {shard} of job {ledger.jobs[record.job].key} {verdict}. {WHEN}")
 
     perform(work)
 
 
-def _doubtful(ledger: Ledger, number: int) -> ShardRecord:
+def _doubtful(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
     shard = ledger.shard(number)
     if shard is None:
         raise ConfigError(f"journal {ledger.journal.folder} has no shard {number}")
-    if not isinstance(shard.state, InDoubt | Held):
+    doubt = doubt_of(shard.state)
+    if doubt is None or not isinstance(shard.state, InDoubt | Held):
         raise ConfigError(f"shard {number} is neither in doubt nor held, it is {shard_in_words(shard)}")
-    return shard
+    return shard, doubt

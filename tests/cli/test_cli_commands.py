@@ -153,8 +153,8 @@ def test_status_watches_until_all_is_done(new_cli: Any, slow_api: Sandbox, wait_
     assert json.loads(watch.stdout.readline())["jobs"][0]["planned"] == 4
     assert interrupted.stdout.readline().startswith("job")
     interrupted.send_signal(signal.SIGINT)
-    interrupted.communicate(timeout=10)
-    assert interrupted.returncode == 130
+    _, said = interrupted.communicate(timeout=10)
+    assert interrupted.returncode == 130, said
     slow_api.advance(20_000)
     out, _ = watch.communicate(timeout=30)
     assert json.loads(out.splitlines()[-1])["jobs"][0]["state"] == "done"

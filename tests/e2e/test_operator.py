@@ -12,9 +12,9 @@ from abatch.bulletin import read as read_bulletin
 from abatch.facts import ResolveWished
 from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
-from abatch.lifecycle import Held, InDoubt
+from abatch.lifecycle import Held, InDoubt, doubt_of
 from abatch.sandbox import Sandbox
-from abatch.sandbox.faults import OtherWorkspace, Replay, ResetAfterAccept, ResetBeforeAccept, Status
+from abatch.sandbox.faults import CutInLine, OtherWorkspace, Replay, ResetAfterAccept, ResetBeforeAccept, Status
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, config, manager, requests, run, write
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +36,9 @@ async def wish(shard: int, batch_id: str | None) -> None:
     ledger = await Ledger.load(journal)
     record = ledger.shard(shard)
     assert record is not None
-    await ledger.record(Entry(record.job, ResolveWished(shard=shard, batch_id=batch_id)))
+    doubt = doubt_of(record.state)
+    assert doubt is not None
+    await ledger.record(Entry(record.job, ResolveWished(shard=shard, attempt=doubt.attempt, batch_id=batch_id)))
     await journal.aclose()
 
 
@@ -234,3 +236,27 @@ async def test_answer_on_its_way_is_not_taken_for_a_duplicate(monkeypatch: pytes
         _, summary = await run(write(rows), **PATIENT)
         assert (summary.succeeded, summary.duplicates) == (40, 0)
         assert_paid_once(api, rows)
+
+
+async def test_word_is_not_obeyed_again_for_a_later_attempt(api: Sandbox) -> None:
+    api.faults.next("create", ResetBeforeAccept(), ResetAfterAccept())
+    rows = requests(5)
+    path = write(rows)
+    await held(path)
+    await wish(1, None)
+    slow = {"poll_every": timedelta(hours=1), "poll_at_most": timedelta(hours=1)}
+    async with manager(unresolved="hold", **slow, **PATIENT) as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        await until(job, lambda: api.account.batches == 1 and job.progress().in_doubt == 1)
+    _, summary = await run(path, **PATIENT)
+    assert summary.succeeded == 5
+    assert_paid_once(api, rows)
+
+
+async def test_unreadable_first_line_does_not_make_our_batch_foreign(api: Sandbox) -> None:
+    api.faults.next("create", ResetAfterAccept())
+    api.faults.next("results", Status(200, envelope=False), CutInLine(lines=0, clean=True))
+    rows = requests(5)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 5
+    assert_paid_once(api, rows)

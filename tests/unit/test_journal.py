@@ -63,8 +63,8 @@ async def test_every_kind_of_fact_can_be_read_again(journal):
     of_job = [
         facts.Cut(rows=1, offset=2, digest="d", last=True),
         facts.CancelWished(),
-        facts.ResolveWished(shard=1),
-        facts.ResolveWished(shard=1, batch_id="msgbatch_1"),
+        facts.ResolveWished(shard=1, attempt=1),
+        facts.ResolveWished(shard=1, attempt=1, batch_id="msgbatch_1"),
         facts.Stopped(reason="r", remedy="m"),
         facts.Resumed(),
         facts.Finished(location="x"),

@@ -108,7 +108,7 @@ async def whole_life(ledger):
     await ledger.record(
         Entry(second.job, facts.Stopped(reason="r", remedy="m")),
         Entry(second.job, facts.CancelWished()),
-        Entry(job.job, facts.ResolveWished(shard=held.shard, batch_id="msgbatch_5")),
+        Entry(job.job, facts.ResolveWished(shard=held.shard, attempt=1, batch_id="msgbatch_5")),
         Entry(second.job, facts.Finished(location="here")),
     )
     return job, second
@@ -262,11 +262,11 @@ async def test_a_change_wakes_those_who_wait_for_it(ledger):
 async def test_a_wish_of_another_process_is_seen_by_the_driver(ledger, other):
     job = await ledger.start_job(submitted())
     await other.refresh()
-    await other.record(Entry(job.job, facts.CancelWished()), Entry(job.job, facts.ResolveWished(shard=1)))
+    await other.record(Entry(job.job, facts.CancelWished()), Entry(job.job, facts.ResolveWished(shard=1, attempt=1)))
     assert not job.cancel_wished
     assert await ledger.refresh()
     assert job.cancel_wished
-    assert job.wishes == {1: facts.ResolveWished(shard=1)}
+    assert job.wishes == {1: facts.ResolveWished(shard=1, attempt=1)}
 
 
 async def test_a_refresh_without_news_says_so(ledger, other):
@@ -316,7 +316,7 @@ async def test_own_facts_are_not_applied_twice_however_they_mix_with_those_of_ot
     for part in range(5):
         mine = await plan(ledger, job, part=part)
         await other.refresh()
-        await other.record(Entry(theirs.job, facts.ResolveWished(shard=mine.shard)))
+        await other.record(Entry(theirs.job, facts.ResolveWished(shard=mine.shard, attempt=1)))
         await go(ledger, mine, committing(), facts.Withdrawn(why="a"))
         await other.refresh()
         await other.record(Entry(theirs.job, facts.DuplicateSeen(shard=mine.shard, attempt=1, batch_id=f"b{part}")))
