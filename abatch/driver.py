@@ -493,9 +493,9 @@ class Driver:
         site, state = self.site, self.shard.state
         assert isinstance(state, InDoubt | HeldState)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows)
-        doubt = state if isinstance(state, InDoubt) else state.doubt
+        attempt = state.attempt if isinstance(state, InDoubt) else state.doubt.attempt
         wish = site.job.wishes.get(self.shard.shard)
-        if wish is not None and wish.attempt == doubt.attempt:
+        if wish is not None and wish.attempt == attempt:
             await self._obey(wish)
             return True
         if isinstance(state, HeldState):

@@ -19,7 +19,7 @@ from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
 from abatch.disk import remove
 from abatch.driver import Stop
 from abatch.errors import ConfigError, JobConflict, JournalError
-from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, Submitted
+from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, ResolveWished, Submitted
 from abatch.intake import check_file, file_sha256
 from abatch.job import Job
 from abatch.journal import Entry, Journal
@@ -49,6 +49,7 @@ __all__ = ["BatchManager"]
 
 KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 WISHES_EVERY: Final = 0.5
+NOTHING_WISHED: Final[tuple[set[ResolveWished], bool]] = (set(), False)
 
 
 class BatchManager:
@@ -201,6 +202,7 @@ class BatchManager:
     async def _follow_wishes(self) -> None:
         """Take in what other processes appended, cancels and operators' words; tell them what only we know."""
         posted = None
+        heard: dict[int, tuple[set[ResolveWished], bool]] = {}
         while True:
             await anyio.sleep(WISHES_EVERY)
             if (bulletin := self._bulletin()) != posted:
@@ -209,15 +211,23 @@ class BatchManager:
                     await threads.run(post, self._folder, bulletin)
                 except OSError as failure:  # nothing depends on it; the journal will say if the disk is full
                     log.warning("bulletin_not_posted", why=failure.strerror)
-            if not await self._ledger.refresh():
-                continue
+            await self._ledger.refresh()
             for job in self._ledger.jobs.values():
-                for number in job.wishes:
-                    scope = self._scope(job.submitted.headers.workspace_id)
-                    scope.interrupt(number)
-                run = self._runs.get(job.job)
-                if job.finished is None and run is not None and run.over.is_set() and (job.wishes or job.cancel_wished):
-                    self._start(run, may_submit=run.may_submit)
+                wishes = (set(job.wishes.values()), job.cancel_wished)
+                if job.finished is None and heard.get(job.job, NOTHING_WISHED) != wishes:
+                    self._heed(job)
+                heard[job.job] = wishes
+
+    def _heed(self, job: JobRecord) -> None:
+        """Somebody wished something of this job: let its run look."""
+        scope = self._scope(job.submitted.headers.workspace_id)
+        for number in job.wishes:
+            scope.interrupt(number)
+        run = self._run_of(job)
+        if run.over.is_set():
+            self._start(run, may_submit=run.may_submit)
+        else:
+            run.look()
 
     def _bulletin(self) -> Bulletin:
         scopes = list(self._scopes.values())
@@ -319,8 +329,8 @@ class BatchManager:
                 run.input_path = absolute(self._folder, job.submitted.source.path)
         return run
 
-    def _start(self, run: JobRun, *, may_submit: bool) -> None:
-        run.begin(may_submit=may_submit)
+    def _start(self, run: JobRun, *, may_submit: bool, handed_over: bool = False) -> None:
+        run.begin(may_submit=may_submit, handed_over=handed_over)
         self._group.start_soon(run.run)
 
     def _handle(self, job: JobRecord) -> Job:
@@ -409,7 +419,7 @@ class BatchManager:
                 run.requests = requests
             if job.finished is None or path is None:
                 if run.over.is_set():
-                    self._start(run, may_submit=True)
+                    self._start(run, may_submit=True, handed_over=True)
                 else:
                     await run.join()
             return self._handle(job)

@@ -84,7 +84,7 @@ class JobRun:
         self._connecting = anyio.Lock()
         self._assembled = False
         self._planning = False
-        self._again = False
+        self._again = self._handed_over = False
 
     # ---- the backend ------------------------------------------------------------------------------------------
 
@@ -147,8 +147,9 @@ class JobRun:
 
     # ---- the run ----------------------------------------------------------------------------------------------
 
-    def begin(self, *, may_submit: bool) -> None:
-        """Say that `run` comes next."""
+    def begin(self, *, may_submit: bool, handed_over: bool = False) -> None:
+        """Say that `run` comes next; a job that stopped goes on only once it is handed over again."""
+        self._handed_over = handed_over
         self.may_submit, self._again, self.error = may_submit, True, None
         self.over = anyio.Event()
 
@@ -178,13 +179,27 @@ class JobRun:
 
     async def join(self) -> None:
         """Go on with what was handed over while the run was under way."""
-        self.may_submit = self._again = True
-        if self._group is None or self._site is None:  # it is about to look, or will once more
+        self.may_submit = self._handed_over = True
+        self._again = True  # should it end meanwhile, it goes round once more
+        if not self._is_live or self._site is None:
             return
         self._site.may_submit = True
+        if self._site.backend is None:
+            await self._equip(self._site)
         await self._resume()
-        self._drive_open_shards()
-        self._start_planning()
+        if self._is_live:
+            self._drive_open_shards()
+            self._start_planning()
+            self._again = False
+
+    @property
+    def _is_live(self) -> bool:
+        return self._group is not None
+
+    def look(self) -> None:
+        """Look at the open shards again: somebody wished something."""
+        if self._group is not None:
+            self._drive_open_shards()
 
     def _start_planning(self) -> None:
         """One planner at a time: a second would plan the same rows again."""
@@ -194,7 +209,7 @@ class JobRun:
             self._group.start_soon(self._plan)
 
     async def _resume(self) -> None:
-        if self.may_submit and self.job.stopped is not None:
+        if self._handed_over and self.job.stopped is not None:
             await self._shop.ledger.record(Entry(self.job.job, Resumed()))
 
     async def _run(self) -> None:
@@ -216,39 +231,41 @@ class JobRun:
 
     async def _open_site(self) -> None:
         shop, job = self._shop, self.job
-        backend = await self.backend()
-        scope = shop.scope(job.submitted.headers.workspace_id)
-        ref = self.ref()
-        collector = None
-        if backend is not None:
-            collector = Collector(
-                shop.client,
-                shop.ledger.journal,
-                ref,
-                backend,
-                tries=job.submitted.tries,
-                prices=shop.prices,
-                may_retry=lambda: not job.cancel_wished,
-                server_now=lambda: scope.date,
-            )
         workspace_id = job.submitted.headers.workspace_id
         self._site = Site(
             client=shop.client,
             ledger=shop.ledger,
             config=shop.config,
             job=job,
-            ref=ref,
-            scope=scope,
+            ref=self.ref(),
+            scope=shop.scope(workspace_id),
             stop=shop.stop,
             uploads=shop.uploads,
             drains=shop.drains,
-            backend=backend,
-            collector=collector,
+            backend=None,
+            collector=None,
             fingerprint=shop.fingerprint,
             may_submit=self.may_submit,
             spawn=self._spawn,
             guard_checked=lambda: shop.guard_checked(workspace_id),
         )
+        await self._equip(self._site)
+
+    async def _equip(self, site: Site) -> None:
+        """Give the drivers the backend, if it is at hand."""
+        shop, job = self._shop, self.job
+        site.backend = await self.backend()
+        if site.backend is not None:
+            site.collector = Collector(
+                shop.client,
+                shop.ledger.journal,
+                site.ref,
+                site.backend,
+                tries=job.submitted.tries,
+                prices=shop.prices,
+                may_retry=lambda: not job.cancel_wished,
+                server_now=lambda: site.scope.date,
+            )
 
     def _spawn(self, number: int) -> None:
         assert self._group is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import anyio
 import pytest
 
 from abatch import BatchManager, Job, JobStopped, StillInDoubt
@@ -23,9 +24,10 @@ PATIENT: dict[str, Any] = {"grace": timedelta(hours=1)}
 
 
 async def until(job: Job, true: Any) -> None:
-    """Wait until something is true of a job."""
+    """Wait until something is true of a job, or of the sandbox beside it."""
     while not true():
-        await job._job.change()
+        with anyio.move_on_after(0.05):
+            await job._job.change()
 
 
 async def wish(shard: int, batch_id: str | None) -> None:
@@ -173,8 +175,6 @@ async def test_waiting_is_told_to_those_who_look_from_outside(monkeypatch: pytes
             job = await running.submit(write(requests(5)), to="results.jsonl", key="job")
             await until(job, lambda: job.progress().in_doubt == 1)
             while not ((seen := read_bulletin(Path(".abatch"))) and seen.waiting):
-                import anyio
-
                 await anyio.sleep(0.02)
         assert "may be it, and still runs" in seen.waiting[1]
 
@@ -260,3 +260,41 @@ async def test_unreadable_first_line_does_not_make_our_batch_foreign(api: Sandbo
     _, summary = await run(write(rows))
     assert summary.succeeded == 5
     assert_paid_once(api, rows)
+
+
+async def test_word_on_a_held_shard_is_obeyed_while_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(seed=3, latency=3600) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        api.faults.next("create", ResetBeforeAccept())
+        rows = requests(20)
+        async with manager(unresolved="hold") as running:
+            job = await running.submit(write(rows), to="results.jsonl", key="job")
+            await until(job, lambda: job.progress().held == 1 and job.progress().batches_in_flight >= 2)
+            (number,) = [n for n, shard in job._job.shards.items() if isinstance(shard.state, Held)]
+            await wish(number, None)
+            await until(job, lambda: job.progress().in_flight == 20 and not job.progress().held)
+        assert_paid_once(api, rows)
+
+
+async def test_stopped_job_can_be_cancelled(api: Sandbox) -> None:
+    api.faults.always("create", Status(400, "invalid_request_error", "no"))
+    async with manager() as running:
+        job = await running.submit(write(requests(5)), to="results.jsonl", key="job")
+        with pytest.raises(JobStopped):
+            await job.wait()
+        await job.cancel()
+        await until(job, lambda: job.done)
+        assert job.summary().canceled == 5
+
+
+async def test_stopped_job_stays_stopped_until_it_is_handed_over_again(api: Sandbox) -> None:
+    api.faults.next("create", Status(400, "invalid_request_error", "no"))
+    path = write(requests(5))
+    with pytest.raises(JobStopped):
+        await run(path)
+    async with manager() as running:
+        with pytest.raises(JobStopped):
+            await running.job("job").wait()
+    assert api.account.batches == 0
+    _, summary = await run(path)
+    assert summary.succeeded == 5
