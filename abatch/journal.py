@@ -288,15 +288,6 @@ class Journal:
 
         return await self._unit(read)
 
-    async def next_shard(self) -> int:
-        """The first shard number that no fact bears."""
-
-        def read() -> int:
-            (highest,) = self._db.execute("SELECT max(shard) FROM facts").fetchone()
-            return int(highest or 0) + 1
-
-        return await self._unit(read)
-
     async def _unit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         with anyio.CancelScope(shield=True):
             async with self._turn:

@@ -12,6 +12,7 @@ import pytest
 
 from abatch import ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked, facts
 from abatch.journal import Entry, Journal, Overtaken
+from abatch.ledger import Ledger
 from tests.unit.make import committing, planned, run, start, submitted
 
 pytestmark = pytest.mark.anyio
@@ -104,10 +105,10 @@ async def test_the_version_changes_when_others_write_and_only_then(journal, othe
 
 
 async def test_the_next_shard_is_one_that_no_fact_bears(journal):
-    assert await journal.next_shard() == 1
+    assert (await Ledger.load(journal)).number_shard() == 1
     job = (await journal.add_job(submitted())).job
     await journal.append(Entry(job, planned(), 7, 0))
-    assert await journal.next_shard() == 8
+    assert (await Ledger.load(journal)).number_shard() == 8
 
 
 async def test_a_key_is_taken_once(journal, other):
