@@ -361,16 +361,8 @@ class _Drain:
             )
         retry = None
         if written is not None:
-            retry = Planned(
-                part=0,
-                rows=written.rows,
-                body_bytes=written.body_bytes,
-                spool=self._retry_name,
-                params_digest=written.params_digest,
-                ids_digest=written.ids_digest,
-                headers=planned.headers,
-                parent=self._shard.shard,
-                trial=planned.trial + 1,
+            retry = written.planned(
+                self._retry_name, planned.headers, parent=self._shard.shard, trial=planned.trial + 1
             )
         drained = Drained(
             counts=counts,

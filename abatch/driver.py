@@ -463,19 +463,8 @@ class Driver:
                     writer.add(reader.custom_id(row), reader.params(row), reader.own_fallback(row))
                 name = f"{number:08d}.spool"
                 written = writer.seal(name)
-                halves.append(
-                    Planned(
-                        part=0,
-                        rows=written.rows,
-                        body_bytes=written.body_bytes,
-                        spool=name,
-                        params_digest=written.params_digest,
-                        ids_digest=written.ids_digest,
-                        headers=planned.headers,
-                        parent=self.shard.shard,
-                        trial=planned.trial,
-                    )
-                )
+                half = written.planned(name, planned.headers, parent=self.shard.shard, trial=planned.trial)
+                halves.append(half)
         return halves
 
     async def _abandon(self, why: str, result: bytes | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from abatch import threads
 from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped
-from abatch.facts import Cut, FileSource, Headers, Planned
+from abatch.facts import Cut, FileSource, Headers
 from abatch.intake import (
     HEADER_SETS,
     FileInput,
@@ -252,15 +252,7 @@ class Planner:
                 written = await threads.run(shard.writer.seal, name)
             except OSError as failure:
                 raise self._no_disk(failure.strerror or str(failure)) from failure
-            planned = Planned(
-                part=self._job.take_part(),
-                rows=written.rows,
-                body_bytes=written.body_bytes,
-                spool=name,
-                params_digest=written.params_digest,
-                ids_digest=written.ids_digest,
-                headers=headers,
-            )
+            planned = written.planned(name, headers, part=self._job.take_part())
             entries.append(Entry(self._job.job, planned, number, 0))
         self._open.clear()
         await self._ledger.record(*entries, Entry(self._job.job, cut, n=self._job.cuts))

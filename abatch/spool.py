@@ -30,12 +30,13 @@ import msgspec
 from abatch import wire
 from abatch.disk import sync_folder
 from abatch.errors import AbatchError
+from abatch.facts import Planned
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from pathlib import Path
 
-    from abatch.facts import Planned
+    from abatch.facts import Headers
 
 __all__ = ["SpoolDamaged", "SpoolReader", "SpoolWriter", "Written"]
 
@@ -65,6 +66,22 @@ class Written:
     """Size of the create body it makes."""
     params_digest: str
     ids_digest: str
+
+    def planned(
+        self, name: str, headers: Headers, *, part: int = 0, parent: int | None = None, trial: int = 1
+    ) -> Planned:
+        """The fact that makes a shard of the file sealed under `name`."""
+        return Planned(
+            part=part,
+            rows=self.rows,
+            body_bytes=self.body_bytes,
+            spool=name,
+            params_digest=self.params_digest,
+            ids_digest=self.ids_digest,
+            headers=headers,
+            parent=parent,
+            trial=trial,
+        )
 
 
 class SpoolWriter:
