@@ -20,6 +20,7 @@ A third party's backend registers an entry point in the group `abatch.backends`:
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -27,7 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from abatch.errors import BackendError, BackendNotFound, BackendUnavailable, ConfigError
+from abatch.errors import AbatchError, BackendError, BackendNotFound, BackendUnavailable, ConfigError
+from abatch.places import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -156,30 +158,31 @@ def normalize(destination: str, /) -> str:
     absolute one.
 
     Raises:
-        BackendNotFound: it is none of the forms.
+        BackendNotFound: it is none of the forms, or names no file.
         ConfigError: it carries credentials.
 
     """
     if not destination or "\0" in destination:
-        raise BackendNotFound(destination, FORMS)
+        raise BackendNotFound(destination, _forms())
     if _SCHEME.match(destination):
         try:
             parts = urlsplit(destination)
         except ValueError:
-            raise BackendNotFound(destination, FORMS) from None
+            raise BackendNotFound(destination, _forms()) from None
         if "@" in parts.netloc:
             raise ConfigError(
                 f"a destination must not carry credentials ({parts.scheme}://…@…); "
                 "give them in the environment or in the storage's own configuration file"
             )
-        if parts.scheme not in _registered():
-            raise BackendNotFound(destination, FORMS)
+        named = destination.partition(":///")[2].partition("?")[0].strip("/")
+        if parts.scheme not in _registered() or (parts.scheme in LOCAL and not named):
+            raise BackendNotFound(destination, _forms())
         return parts.scheme + destination[len(parts.scheme) :]
     path = Path(destination)
-    if destination.endswith("/") or path.is_dir():
+    if destination.endswith("/") or os.path.isdir(destination):  # noqa: PTH112 - Path.is_dir raises on long names
         return f"jsonl:///{destination.rstrip('/')}/"
     if (suffix := _BY_SUFFIX.get(path.suffix)) is None:
-        raise BackendNotFound(destination, FORMS)
+        raise BackendNotFound(destination, _forms())
     return f"{suffix}:///{destination}"
 
 
@@ -187,22 +190,63 @@ async def connect(url: str, job: JobRef, /) -> Backend:
     """Claim the destination `url`, as `normalize` made it, for `job`.
 
     Raises:
-        BackendNotFound: no entry point of this scheme.
-        BackendUnavailable: the backend's packages are not installed; the text names the `pip install`.
+        BackendNotFound, BackendUnavailable, ConfigError: as `load`.
         BackendError: the destination is another job's, or exists and is not ours.
+
+    """
+    factory = load(url)
+    try:
+        return await factory(url, job)
+    except AbatchError:
+        raise
+    except Exception as failure:
+        if (told := failed_elsewhere(url, failure)) is None:
+            raise
+        raise told from failure
+
+
+def load(url: str, /) -> BackendFactory:
+    """The backend of a URL as `normalize` made it, imported; nothing is opened.
+
+    Raises:
+        BackendNotFound: no entry point of this scheme.
+        BackendUnavailable: packages that one of our own stands on are not installed; the text names the `pip install`.
+        ConfigError: another package's backend cannot be loaded.
 
     """
     scheme = url.partition(":")[0]
     entry = _registered().get(scheme)
     if entry is None:
-        raise BackendNotFound(url, FORMS)
+        raise BackendNotFound(url, _forms())
     try:
         factory: BackendFactory = entry.load()
-    except ModuleNotFoundError as missing:
-        if entry.dist is None or entry.dist.name == "abatch":
-            raise BackendUnavailable(f"{scheme}:", scheme) from missing
-        raise BackendError(url, f"its package {entry.dist.name} cannot be imported: {missing}") from missing
-    return await factory(url, job)
+    except Exception as failure:
+        if package := _other_package(entry):
+            raise ConfigError(f"the backend of {scheme}: cannot be loaded from {package}: {failure}") from failure
+        if isinstance(failure, ModuleNotFoundError):
+            raise BackendUnavailable(f"{scheme}:", scheme) from failure
+        raise
+    return factory
+
+
+def failed_elsewhere(url: str, failure: Exception, /) -> BackendError | None:
+    """A failure that is not in our words, told as one of the other package that brought this backend; None of ours."""
+    entry = _registered().get(url.partition(":")[0])
+    package = None if entry is None else _other_package(entry)
+    if package is None or isinstance(failure, AbatchError):
+        return None
+    return BackendError(url, f"the backend from {package} failed with {type(failure).__name__}: {failure}")
+
+
+def _forms() -> tuple[str, ...]:
+    """What a destination may look like: our own forms, and the schemes that other packages brought."""
+    others = (name for name, entry in _registered().items() if _other_package(entry) is not None)
+    return (*FORMS, *(f"{name}:…" for name in sorted(others)))
+
+
+def _other_package(entry: EntryPoint) -> str | None:
+    """The package that an entry point comes from, if that is not ours."""
+    return None if entry.dist is None or entry.dist.name == "abatch" else entry.dist.name
 
 
 def _registered() -> dict[str, EntryPoint]:

@@ -172,7 +172,7 @@ class Client:
             answer = await self._creating.post(PATH, cast_to=httpx2.Response, content=body, options=options)
         except anthropic.APIStatusError as error:
             return _replied(error.response)
-        except anthropic.APIConnectionError as error:
+        except anthropic.AnthropicError as error:  # also of credentials that could not be had
             return NoAnswer(cause=_cause(error))
         return _replied(answer)
 
@@ -212,7 +212,7 @@ class Client:
         """
         try:
             await self._sdk.post(f"{PATH}/{batch_id}/cancel", cast_to=httpx2.Response, options=_once(workspace_id))
-        except anthropic.APIError as error:
+        except anthropic.AnthropicError as error:
             raise _api_error("cancel", error) from error
 
     @asynccontextmanager
@@ -234,7 +234,7 @@ class Client:
                 stream_cls=AsyncStream[object],
                 options=options,
             )
-        except anthropic.APIError as error:
+        except (anthropic.AnthropicError, httpx2.HTTPError) as error:  # the latter while an error's own body is read
             raise _api_error("results", error) from error
         try:
             yield _chunks(answer)
@@ -244,7 +244,7 @@ class Client:
     async def _get(self, what: str, path: str, workspace_id: str | None) -> httpx2.Response:
         try:
             return await self._sdk.get(path, cast_to=httpx2.Response, options=_once(workspace_id))
-        except anthropic.APIError as error:
+        except anthropic.AnthropicError as error:
             raise _api_error(what, error) from error
 
 
@@ -298,7 +298,7 @@ def _envelope(answer: httpx2.Response) -> _Error | None:
         return None
 
 
-def _api_error(what: str, error: anthropic.APIError) -> ApiError:
+def _api_error(what: str, error: Exception) -> ApiError:
     if not isinstance(error, anthropic.APIStatusError):
         return ApiError(what, message=_cause(error))
     answer = error.response
@@ -313,9 +313,11 @@ def _api_error(what: str, error: anthropic.APIError) -> ApiError:
     )
 
 
-def _cause(error: anthropic.APIError) -> str:
-    cause = error.__cause__
-    return type(error if cause is None else cause).__name__
+def _cause(error: Exception) -> str:
+    cause = error if error.__cause__ is None else error.__cause__
+    if isinstance(cause, httpx2.PoolTimeout):
+        return "PoolTimeout: the client's pool has too few connections; each create takes two"
+    return type(cause).__name__
 
 
 def _retry_after(answer: httpx2.Response) -> float | None:

@@ -21,16 +21,16 @@ import msgspec
 
 from abatch import threads, wire
 from abatch.backend import Sealed, ShardRef
-from abatch.errors import ApiError, BackendError
+from abatch.errors import ApiError
 from abatch.facts import Counts, Drained, Planned, SealedRecord, Spend
 from abatch.log import log
 from abatch.pacing import Backoff
 from abatch.reconcile import counts_of
 from abatch.result import OUTCOMES, Line, Usage
-from abatch.spool import SpoolReader, SpoolWriter, Written, examine, write_missing
+from abatch.spool import SpoolReader, SpoolWriter, Written, examine, guarded, write_missing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from abatch.backend import Backend, JobRef, Sink
     from abatch.client import Client
@@ -119,25 +119,37 @@ class Collector:
         self.tries, self.step, self.may_retry = tries, prices.long_prompt_tokens, may_retry
         self.server_now = server_now
 
-    async def drain(self, shard: ShardRecord, state: Draining) -> Collected:
-        """Stream the batch's results into the sink until every row has its line, and seal it.
+    async def drain(
+        self, shard: ShardRecord, state: Draining, rest: Callable[[float], Awaitable[None]] = anyio.sleep
+    ) -> Collected:
+        """Stream the batch's results into the sink until every row has its line, and seal it; `rest` is its sleep.
 
         Raises:
             NotOurs: an operator named this batch, and its results are another's.
             BackendError: the storage failed.
             SpoolDamaged: the shard's custom_ids cannot be read.
+            SpoolUnusable: the disk does not take the lines that are withheld for a retry.
             LineTooLong: a line of more than 64 MiB.
 
         """
-        with closing(await threads.run(SpoolReader, self.journal.spool, shard.planned)) as reader:
-            return await _Drain(self, shard, state, reader).run()
+        with guarded(self.journal.spool):
+            reader = await threads.run(SpoolReader, self.journal.spool, shard.planned)
+        with closing(reader):
+            return await _Drain(self, shard, state, reader, rest).run()
 
 
 class _Drain:
     """One shard's way from the batch to the seal."""
 
-    def __init__(self, owner: Collector, shard: ShardRecord, state: Draining, reader: SpoolReader) -> None:
-        self._owner = owner
+    def __init__(
+        self,
+        owner: Collector,
+        shard: ShardRecord,
+        state: Draining,
+        reader: SpoolReader,
+        rest: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._owner, self._rest = owner, rest
         self._shard, self._state, self._reader = shard, state, reader
         self._proven = state.proven
         self._lineage_key = owner.journal.lineage_key
@@ -172,8 +184,7 @@ class _Drain:
             missing = await self._note_missing(gone)
             sealed = await opened.seal()
         except BaseException:
-            with anyio.CancelScope(shield=True), suppress(BackendError):
-                await opened.discard()
+            await _discard(opened)
             if self._withheld is not None:
                 await threads.run(self._withheld.discard)
             raise
@@ -201,7 +212,7 @@ class _Drain:
                     error=str(failure),
                     rows_left=self._left,
                 )
-                await anyio.sleep(wait)
+                await self._rest(wait)
                 continue
             if not self._left:
                 await self._compare_counts()
@@ -210,7 +221,7 @@ class _Drain:
             if patience is None:
                 return f"{self._left} results are not in what the API sends, after {complete_reads} reads"
             log.warning("results_incomplete", shard=self._shard.shard, rows_left=self._left, read=complete_reads)
-            await anyio.sleep(patience)
+            await self._rest(patience)
 
     async def _compare_counts(self) -> None:
         """All rows are there; if the API counts them otherwise, ask again, then say so. The rows decide."""
@@ -219,7 +230,7 @@ class _Drain:
         for _ in range(RECOUNTS):
             if counts == self._outcomes.counts:
                 return
-            await anyio.sleep(again.next())
+            await self._rest(again.next())
             with suppress(ApiError):
                 workspace_id = self._shard.planned.headers.workspace_id
                 batch = await self._owner.client.retrieve(workspace_id, self._state.batch_id)
@@ -313,9 +324,11 @@ class _Drain:
         return passing and self._shard.planned.trial < self._owner.tries and self._owner.may_retry()
 
     def _withhold(self, row: int, custom_id: bytes, raw: bytes) -> None:
-        if self._withheld is None:
-            self._withheld = SpoolWriter(self._owner.journal.spool)
-        self._withheld.add(custom_id, self._reader.params(row), raw)
+        spool = self._owner.journal.spool
+        with guarded(spool):
+            if self._withheld is None:
+                self._withheld = SpoolWriter(spool)
+            self._withheld.add(custom_id, self._reader.params(row), raw)
         self._withheld_rows += 1
 
     # ---- sealing ----------------------------------------------------------------------------------------------
@@ -323,14 +336,16 @@ class _Drain:
     async def _seal_withheld(self) -> Written | None:
         if self._withheld is None:
             return None
-        return await threads.run(self._withheld.seal, self._retry_name)
+        with guarded(self._owner.journal.spool):
+            return await threads.run(self._withheld.seal, self._retry_name)
 
     async def _note_missing(self, gone: str) -> int:
         if not gone:
             return 0
         entries = [(self._reader.custom_id(row), gone) for row, seen in enumerate(self._seen) if not seen]
         name = f"{self._shard.shard:08d}.jsonl"
-        await threads.run(write_missing, self._owner.journal.missing, name, entries)
+        with guarded(self._owner.journal.missing):
+            await threads.run(write_missing, self._owner.journal.missing, name, entries)
         log.error("rows_missing", shard=self._shard.shard, rows=len(entries), why=gone)
         return len(entries)
 
@@ -341,8 +356,10 @@ class _Drain:
             if seen is None:
                 self._tally.add(Line(raw, "", "unreadable"))
             else:
+                self._billing |= seen.error_type == "billing_error"
                 self._tally.add(Line(raw, seen.wire_id, seen.outcome, seen.error_type, seen.model, seen.usage))
-        written = await threads.run(examine, self._owner.journal.spool / self._retry_name)
+        with guarded(self._owner.journal.spool):
+            written = await threads.run(examine, self._owner.journal.spool / self._retry_name)
         lines = self._tally.counts.total + (0 if written is None else written.rows)
         missing = self._shard.planned.rows - lines
         why = "results were missing when the shard was sealed" if missing else ""
@@ -417,23 +434,42 @@ async def seal_fallbacks(
         raw = spool.fallback(row) if result is None else wire.fallback(custom_id, result)
         return wire.outcome_of(raw, msgspec.json.decode(custom_id, type=str))
 
+    async def pass_on(sink: Sink | None) -> None:
+        begin = 0
+        while begin < spool.rows:
+            block: list[Line] = []
+            weight = 0
+            while begin < spool.rows and weight < WRITE_BYTES:
+                block.append(line(begin))
+                weight += len(block[-1].raw)
+                begin += 1
+            for each in block:
+                tally.add(each)
+            if sink is not None:
+                await sink.write(block)
+            await anyio.lowlevel.checkpoint()
+
     ref = ShardRef(job=job, shard=shard.shard, part=planned.part, rows=planned.rows, batch_id=None)
     opened = await backend.open(ref)
-    begin = 0
-    while begin < spool.rows:
-        block: list[Line] = []
-        weight = 0
-        while begin < spool.rows and weight < WRITE_BYTES:
-            block.append(line(begin))
-            weight += len(block[-1].raw)
-            begin += 1
-        for each in block:
-            tally.add(each)
-        if not isinstance(opened, Sealed):
-            await opened.write(block)
-        await anyio.lowlevel.checkpoint()
-    sealed = opened if isinstance(opened, Sealed) else await opened.seal()
+    if isinstance(opened, Sealed):
+        await pass_on(None)
+        return tally.counts, record_of(opened)
+    try:
+        await pass_on(opened)
+        sealed = await opened.seal()
+    except BaseException:
+        await _discard(opened)
+        raise
     return tally.counts, record_of(sealed)
+
+
+async def _discard(sink: Sink) -> None:
+    """Give a sink up after a failure, which is told even if this fails, too."""
+    with anyio.CancelScope(shield=True):
+        try:
+            await sink.discard()
+        except Exception as failure:  # noqa: BLE001 - a backend may raise anything
+            log.warning("sink_not_discarded", error=type(failure).__name__)
 
 
 def record_of(sealed: Sealed) -> SealedRecord:

@@ -13,6 +13,7 @@ Past the gate the attempt is shielded from cancellation: it gets the manager's p
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import time
@@ -20,7 +21,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final, NoReturn, assert_never
 
 import anyio
 import msgspec
@@ -37,6 +38,7 @@ from abatch.facts import (
     Found,
     Held,
     Planned,
+    Rejected,
     ResolveWished,
     Split,
     Stopped,
@@ -44,10 +46,10 @@ from abatch.facts import (
     Withdrawn,
 )
 from abatch.journal import Entry, Overtaken
-from abatch.lifecycle import Drain, Draining, InDoubt, Processing, Settle, Upload, Watch, next_action
+from abatch.lifecycle import Abandon, Drain, Draining, InDoubt, Processing, Settle, Upload, Watch, doubt_of, next_action
 from abatch.lifecycle import Held as HeldState
 from abatch.log import log
-from abatch.pacing import Backoff
+from abatch.pacing import QUEUED_FOR, Backoff
 from abatch.reconcile import (
     Absent,
     Created,
@@ -62,10 +64,10 @@ from abatch.reconcile import (
     Unknown,
     judge,
 )
-from abatch.spool import SpoolDamaged, SpoolReader, SpoolWriter
+from abatch.spool import SpoolDamaged, SpoolReader, SpoolUnusable, SpoolWriter, guarded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
     from abatch.backend import Backend, JobRef
     from abatch.client import Client
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from abatch.config import Config
     from abatch.facts import Counts, ShardFact
     from abatch.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.lifecycle import Action
     from abatch.poller import Scope
     from abatch.reconcile import Replied, Verdict
 
@@ -122,16 +125,45 @@ class Stop:
 
 
 class Turns:
-    """So many at once; of those who wait, the one with the smallest rank is next."""
+    """So many at once; of those who wait, the one with the smallest rank is next. As many more may rest."""
 
     def __init__(self, places: int) -> None:
-        self._free = places
+        self._free = self._beds = places
         self._queue: list[tuple[float, int, anyio.Event]] = []
         self._arrivals = count()
 
     @asynccontextmanager
-    async def turn(self, rank: float) -> AsyncGenerator[None, None]:
-        """Hold a place for the length of the block."""
+    async def turn(self, rank: float) -> AsyncGenerator[Callable[[float], Awaitable[None]], None]:
+        """Hold a place for the length of the block; gives a sleep that lets another have it meanwhile."""
+        holds = False
+
+        async def take() -> None:
+            nonlocal holds
+            await self._take(rank)
+            holds = True
+
+        async def rest(seconds: float) -> None:
+            nonlocal holds
+            if not self._beds:
+                await anyio.sleep(seconds)
+                return
+            self._beds -= 1
+            self._leave()
+            holds = False
+            try:
+                await anyio.sleep(seconds)
+                await take()
+            finally:
+                self._beds += 1
+
+        await take()
+        try:
+            yield rest
+        finally:
+            if holds:
+                self._leave()
+
+    async def _take(self, rank: float) -> None:
         if self._free:
             self._free -= 1
         else:
@@ -146,10 +178,6 @@ class Turns:
                 else:
                     self._leave()
                 raise
-        try:
-            yield
-        finally:
-            self._leave()
 
     def _leave(self) -> None:
         if self._queue:
@@ -209,6 +237,8 @@ class Driver:
     shard: ShardRecord
     _pause: Backoff = field(default_factory=lambda: Backoff(first=1.0, most=120.0))
     _committed_here: bool = False
+    _at: int = 0
+    """How many facts the shard had when the action began, and of ours since: what is recorded comes after these."""
 
     async def run(self) -> None:
         """Go on until nothing is left to do for this shard here and now.
@@ -220,6 +250,7 @@ class Driver:
 
         """
         while (action := next_action(self.shard.state)) is not None:
+            self._at = self.shard.length
             try:
                 if not await self._perform(action):
                     return
@@ -230,9 +261,11 @@ class Driver:
                     str(damage),
                     "Its requests cannot be sent from here: cancel the job and submit them under a new key.",
                 )
+            except SpoolUnusable as failure:
+                await self._stop_job(str(failure), "Free the disk, then run again.")
         await threads.run(remove, self.site.ledger.journal.spool / self.shard.planned.spool)
 
-    async def _perform(self, action: Upload | Settle | Watch | Drain) -> bool:
+    async def _perform(self, action: Action) -> bool:
         match action:
             case Upload(attempt):
                 return await self._upload(attempt)
@@ -242,11 +275,15 @@ class Driver:
                 return await self._watch(batch_id)
             case Drain():
                 return await self._drain()
+            case Abandon(error):
+                line = b'{"type":"errored","error":%b}' % error.encode()
+                return await self._abandon("the API refuses this request as too large", line)
             case _:
                 assert_never(action)
 
     async def _record(self, *facts: ShardFact) -> None:
-        await self.site.ledger.record(*self.site.ledger.next(self.shard, *facts))
+        await self.site.ledger.record(*self.site.ledger.next(self.shard, *facts, at=self._at))
+        self._at += len(facts)
         for fact in facts:
             log.info(
                 EVENTS[type(fact)],
@@ -255,7 +292,7 @@ class Driver:
                 **{name: value for name in SAID if (value := getattr(fact, name, None)) is not None},
             )
 
-    async def _stop_job(self, reason: str, remedy: str) -> None:
+    async def _stop_job(self, reason: str, remedy: str) -> NoReturn:
         site = self.site
         if site.job.stopped is None:
             await site.ledger.record(Entry(site.job.job, Stopped(reason=reason, remedy=remedy)))
@@ -267,8 +304,7 @@ class Driver:
     async def _upload(self, attempt: int) -> bool:
         site = self.site
         if site.job.cancel_wished:
-            await self._abandon("the job was cancelled before this shard was sent")
-            return True
+            return await self._abandon("the job was cancelled before this shard was sent")
         if attempt > wire.MAX_ATTEMPT:
             await self._stop_job(
                 f"shard {self.shard.shard} was refused {attempt - 1} times", "Look at the log for why."
@@ -291,6 +327,8 @@ class Driver:
         pace = site.scope.pace
         async with site.scope.turn:
             while site.submits and not site.job.cancel_wished:
+                if (refusal := site.scope.refusal) is not None:
+                    await self._stop_job(refusal.reason, refusal.remedy)
                 wait = pace.wait(anyio.current_time())
                 if wait == 0 and pace.has_room(rows):
                     pace.holds(self.shard.shard, rows)
@@ -306,7 +344,7 @@ class Driver:
         if free < site.config.free_disk:
             await self._stop_job(f"{free} bytes are free on the journal's disk", "Free the disk, then run again.")
         prefix = wire.prefix(site.ledger.journal.lineage_key, self.shard.shard, attempt)
-        reader = await threads.run(SpoolReader, site.ledger.journal.spool, planned)
+        reader = await self._open_spool()
         gate, answer = _Gate(), None
         site.scope.pace.called(anyio.current_time())
         with closing(reader), anyio.CancelScope() as scope:
@@ -354,6 +392,7 @@ class Driver:
         await self._record(Committing(attempt=attempt, date=page.date, fingerprint=site.fingerprint))
         gate.committed = page.date
         site.scope.committed(self.shard.planned.rows, page.date)
+        site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, page.date + QUEUED_FOR)
         self._committed_here = True
         if _awake() - began > GATE_WITHIN or site.stop.wished:
             await self._record(Withdrawn(why="the tail was never sent"))
@@ -422,12 +461,14 @@ class Driver:
                 wait = self.site.scope.pace.refused(anyio.current_time(), asked, random.random())  # noqa: S311
                 log.warning("api_asks_to_wait", shard=self.shard.shard, seconds=round(wait, 1))
                 if committed:
-                    await self._record(Withdrawn(why="429", wait=wait))
+                    await self._record(Withdrawn(why="429"))
             case TooLarge(envelope=envelope):
                 await self._split(envelope, committed=committed)
             case Refused(reason=reason, remedy=remedy):
                 if committed:
                     await self._record(Withdrawn(why=reason))
+                if verdict.whole_scope:
+                    self.site.scope.refusal = verdict
                 await self._stop_job(reason, remedy)
             case _:
                 assert_never(verdict)
@@ -435,16 +476,14 @@ class Driver:
     async def _split(self, envelope: bytes, *, committed: bool) -> None:
         """413: the rows go in two shards; a row that is too large alone gets the error as its line."""
         site, planned = self.site, self.shard.planned
-        withdrawn: list[ShardFact] = [Withdrawn(why="413")] if committed else []
         if planned.rows == 1:
-            if withdrawn:
-                await self._record(*withdrawn)
-            error = envelope or TOO_LARGE
-            await self._abandon("the API refuses this request as too large", b'{"type":"errored","error":%b}' % error)
+            await self._record(Rejected(error=_on_one_line(envelope)))
             return
+        withdrawn: list[ShardFact] = [Withdrawn(why="413")] if committed else []
         halves = [site.ledger.number_shard(), site.ledger.number_shard()]
-        written = await threads.run(self._write_halves, halves)
-        entries = site.ledger.next(self.shard, *withdrawn, Split(into=tuple(halves)))
+        with guarded(site.ledger.journal.spool):
+            written = await threads.run(self._write_halves, halves)
+        entries = site.ledger.next(self.shard, *withdrawn, Split(into=tuple(halves)), at=self._at)
         for number, half in zip(halves, written, strict=True):
             entries.append(Entry(site.job.job, msgspec.structs.replace(half, part=site.job.take_part()), number, 0))
         await site.ledger.record(*entries)
@@ -467,41 +506,45 @@ class Driver:
                 halves.append(half)
         return halves
 
-    async def _abandon(self, why: str, result: bytes | None = None) -> None:
-        """The shard is never sent: every row gets its fallback line."""
+    async def _abandon(self, why: str, result: bytes | None = None) -> bool:
+        """The shard is never sent: every row gets `result`, or its fallback line."""
         site = self.site
         if site.backend is None:
             raise JobStopped(site.job.key, "its backend is not at hand", "Hand the job over again with its backend.")
-        with closing(await threads.run(SpoolReader, site.ledger.journal.spool, self.shard.planned)) as reader:
+        with closing(await self._open_spool()) as reader:
             counts, sealed = await seal_fallbacks(site.backend, site.ref, self.shard, reader, result)
         await self._record(Abandoned(why=why, counts=counts, sealed=sealed))
+        return True
+
+    async def _open_spool(self) -> SpoolReader:
+        folder = self.site.ledger.journal.spool
+        with guarded(folder):
+            return await threads.run(SpoolReader, folder, self.shard.planned)
 
     # ---- doubt ------------------------------------------------------------------------------------------------
 
     async def _settle(self) -> bool:
         site, state = self.site, self.shard.state
         assert isinstance(state, InDoubt | HeldState)
-        site.scope.pace.holds(self.shard.shard, self.shard.planned.rows)
-        attempt = state.attempt if isinstance(state, InDoubt) else state.doubt.attempt
-        wish = site.job.wishes.get(self.shard.shard)
-        if wish is not None and wish.attempt == attempt:
+        held = isinstance(state, HeldState)
+        committed = state.doubt if isinstance(state, HeldState) else state
+        site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, committed.date + QUEUED_FOR)
+        if (wish := self._wish()) is not None:
             await self._obey(wish)
             return True
-        if isinstance(state, HeldState):
-            return False
         doubt = Doubt(
             shard=self.shard.shard,
-            attempt=state.attempt,
+            attempt=committed.attempt,
             rows=self.shard.planned.rows,
-            date=state.date,
-            since=state.date,
-            certain=state.certain,
-            guarded=site.scope.is_guarded(state.fingerprint),
+            date=committed.date,
+            since=committed.date,
+            certain=committed.certain,
+            guarded=site.scope.is_guarded(committed.fingerprint),
         )
-        ruling = await site.scope.settled(doubt, fresh=self._committed_here)
+        ruling = await site.scope.settled(doubt, fresh=self._committed_here, once=held)
         match ruling:
             case None:
-                return True
+                return not held or self._wish() is not None
             case FoundBatch(batch=batch):
                 await self._record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="tag"))
                 site.scope.owns(batch)
@@ -513,6 +556,11 @@ class Driver:
             case _:
                 assert_never(ruling)
         return True
+
+    def _wish(self) -> ResolveWished | None:
+        """An operator's word on the attempt in doubt."""
+        wish, doubt = self.site.job.wishes.get(self.shard.shard), doubt_of(self.shard.state)
+        return wish if wish is not None and doubt is not None and wish.attempt == doubt.attempt else None
 
     async def _obey(self, wish: ResolveWished) -> None:
         """Table B9: an operator's word."""
@@ -547,19 +595,18 @@ class Driver:
     async def _watch(self, batch_id: str) -> bool:
         site, state = self.site, self.shard.state
         assert isinstance(state, Processing)
-        site.scope.pace.holds(self.shard.shard, self.shard.planned.rows)
-        counts = await self._end_of(batch_id, state)
-        site.scope.pace.frees(self.shard.shard)
-        await self._record(Ended(counts=counts))
+        site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, state.created_at + QUEUED_FOR)
+        await self._record(Ended(counts=await self._end_of(batch_id, state)))
         return True
 
     async def _end_of(self, batch_id: str, state: Processing) -> Counts:
+        watched = (self.shard.shard, batch_id, state.created_at)
         if not state.proven:
-            return await self.site.scope.ended(batch_id, state.created_at)
+            return await self.site.scope.ended(*watched)
         ended: list[Counts] = []
         async with anyio.create_task_group() as group:
             group.start_soon(self._cancel_when_wished, batch_id)
-            ended.append(await self.site.scope.ended(batch_id, state.created_at))
+            ended.append(await self.site.scope.ended(*watched))
             group.cancel_scope.cancel()
         return ended[0]
 
@@ -586,18 +633,25 @@ class Driver:
         if site.collector is None:
             return False
         _warn_of_deadline(self.shard.shard, state, site.scope.date)
-        async with site.drains.turn(state.created_at):
+        async with site.drains.turn(state.created_at) as rest:
             try:
-                collected = await site.collector.drain(self.shard, state)
+                collected = await site.collector.drain(self.shard, state, rest)
             except NotOurs as other:
                 await self._record(Held(reason=str(other)))
                 return True
-        entries = site.ledger.next(self.shard, collected.drained)
+            except wire.LineTooLong as failure:
+                reason = f"batch {state.batch_id} of shard {self.shard.shard}: {failure}"
+                remedy = "All else of the job is done. Fetch the results of this batch from the API by hand."
+                await self._stop_job(reason, remedy)
+        entries = site.ledger.next(self.shard, collected.drained, at=self._at)
         retry = None
         if collected.retry is not None:
             retry = site.ledger.number_shard()
             planned = msgspec.structs.replace(collected.retry, part=site.job.take_part())
             entries.append(Entry(site.job.job, planned, retry, 0))
+        unpaid = collected.billing and site.job.stopped is None
+        if unpaid:
+            entries.append(Entry(site.job.job, BILLING))
         await site.ledger.record(*entries)
         site.scope.known.live.pop(state.batch_id, None)
         counts = collected.drained.counts
@@ -612,16 +666,16 @@ class Driver:
         )
         if retry is not None:
             site.spawn(retry)
-        if collected.billing:
-            await threads.run(remove, site.ledger.journal.spool / self.shard.planned.spool)
-            await self._stop_job(
-                "the API could not bill the account",
-                "Settle the account's billing, then run the same command again.",
-            )
+        if unpaid:
+            log.error("job_stopped", job=site.job.key, reason=BILLING.reason)
         return True
 
 
-TOO_LARGE: Final = b'{"type":"error","error":{"type":"request_too_large","message":"refused with 413"}}'
+BILLING: Final = Stopped(
+    reason="the API could not bill the account",
+    remedy="Settle the account's billing, then run the same command again.",
+)
+TOO_LARGE: Final = '{"type":"error","error":{"type":"request_too_large","message":"refused with 413"}}'
 SAID: Final = ("attempt", "batch_id", "why", "reason", "by", "status")
 EVENTS: Final[dict[type[ShardFact], str]] = {
     Committing: "shard_committing",
@@ -629,10 +683,19 @@ EVENTS: Final[dict[type[ShardFact], str]] = {
     Accepted: "shard_accepted",
     Found: "shard_found",
     Withdrawn: "shard_withdrawn",
+    Rejected: "shard_rejected",
     Ended: "batch_ended",
     Held: "shard_held",
     Abandoned: "shard_abandoned",
 }
+
+
+def _on_one_line(envelope: bytes) -> str:
+    """The API's error envelope as it can stand in a line of results; one of our own if it did not send one."""
+    try:
+        return json.dumps(json.loads(envelope), separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return TOO_LARGE
 
 
 def _warn_of_deadline(shard: int, state: Draining, server_now: float) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "IterableSource",
     "JobFact",
     "Planned",
+    "Rejected",
     "ResolveWished",
     "Resumed",
     "SealedRecord",
@@ -178,8 +179,13 @@ class Withdrawn(Recorded, frozen=True, kw_only=True):
     """This attempt certainly made no batch; the shard may be sent again."""
 
     why: str
-    wait: float = 0.0
-    """Seconds the API asked to wait."""
+
+
+class Rejected(Recorded, frozen=True, kw_only=True):
+    """The API refuses the shard's only request as too large (413): no attempt follows."""
+
+    error: str
+    """JSON of the API's error envelope: its request's line."""
 
 
 class Ended(Recorded, frozen=True, kw_only=True):
@@ -224,7 +230,18 @@ class Held(Recorded, frozen=True, kw_only=True):
 
 
 ShardFact: TypeAlias = (
-    Planned | Committing | Unreadable | Accepted | Found | Withdrawn | Ended | Drained | Split | Abandoned | Held
+    Planned
+    | Committing
+    | Unreadable
+    | Accepted
+    | Found
+    | Withdrawn
+    | Rejected
+    | Ended
+    | Drained
+    | Split
+    | Abandoned
+    | Held
 )
 
 # ---- of a job -------------------------------------------------------------------------------------------------

@@ -39,8 +39,8 @@ BLOCK: Final = 2**20
 PROBLEMS: Final = 20
 HEADER_SETS: Final = 16
 """Sets of headers in one job, at most: each has an open shard."""
-PACKED: Final = 2**16
-"""Bytes of a compressed file that are unpacked at once, so that a bomb goes off in small parts."""
+PACKED: Final = 2**8
+"""Bytes of a `.zst` that are unpacked at once: four may stand for 128 KiB, so a bomb goes off in parts of 8 MiB."""
 TURN: Final = 0.005
 """Seconds that a synchronous iterable may hold the event loop."""
 
@@ -234,11 +234,13 @@ class FileInput:
             self._offset = offset
             self._number = rows
             return
-        for _ in islice(self._lines(), rows):
+        for _ in islice(filter(None, self._lines()), rows):
             pass
 
-    def block(self) -> list[tuple[bytes, int, int]]:
-        """The next lines, about a megabyte: each with its number and the offset after it. Empty at the end.
+    def block(self) -> list[tuple[bytes, int, int]] | None:
+        """The next lines, about a megabyte with the blank ones: each with its number and the offset after it.
+
+        None at the end.
 
         Raises:
             BadRequest: the file is not the compressed file it seems to be, or a line is longer than any batch.
@@ -250,15 +252,16 @@ class FileInput:
         weight = 0
         try:
             for line in self._lines():
-                lines.append((line, self._number, self._offset))
+                if line:
+                    lines.append((line, self._number, self._offset))
                 weight += len(line) + 64
                 if weight >= BLOCK:
-                    break
+                    return lines
         except BadRequest as broken:
             if not lines:
                 raise
             self._broken = broken  # once the lines before it are dealt with
-        return lines
+        return lines or None
 
     def _lines(self) -> Iterator[bytes]:
         while True:
@@ -280,9 +283,7 @@ class FileInput:
                 )
             if self._number == 1 and line.startswith(b"\xef\xbb\xbf"):
                 line = line[3:]
-            line = line.strip()
-            if line:
-                yield line
+            yield line.strip()
 
     def sha256(self) -> str:
         """Of the whole file, once it was read from its beginning."""
@@ -318,6 +319,8 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
             """The number of good rows in the next block, None at the end."""
             nonlocal total
             lines = file.block()
+            if lines is None:
+                return None
             good: list[Numbered] = []
             found: list[BadRequest] = []
             for line, number, end in lines:
@@ -336,7 +339,7 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
             found += seen.add(good)
             total += len(found)
             problems.extend(sorted(found, key=lambda bad: bad.line)[: PROBLEMS - len(problems)])
-            return len(good) if lines else None
+            return len(good)
 
         while True:
             try:
@@ -392,23 +395,20 @@ class IterableInput:
         """
         block: list[Numbered] = []
         weight = 0
-        async for request in self._items():
-            self._number += 1
-            try:
-                row = (
-                    from_object(request, self._number)
-                    if not isinstance(request, bytes)
-                    else from_line(request, self._number)
-                )
-            except BadRequest:
-                if block:
+        try:
+            async for request in self._items():
+                self._number += 1
+                read = from_line if isinstance(request, bytes) else from_object
+                row = read(request, self._number)  # type: ignore[arg-type]  # bytes go to the one that takes bytes
+                block.append(Numbered(row, self._number, 0))
+                weight += len(row.params) + 64
+                if weight >= BLOCK:
                     yield block
-                raise
-            block.append(Numbered(row, self._number, 0))
-            weight += len(row.params) + 64
-            if weight >= BLOCK:
+                    block, weight = [], 0
+        except Exception:  # a bad row, or whatever the iterable raises: what came before it is good
+            if block:
                 yield block
-                block, weight = [], 0
+            raise
         if block:
             yield block
 

@@ -75,7 +75,7 @@ class Job:
             JobStopped: it cannot go on until somebody acts; raised after everything else is finished.
             StillInDoubt: what is left waits for an operator.
             BackendError: its storage failed.
-            Exception: what the caller's iterable raised, after what was read of it is done.
+            Exception: what the caller's iterable raised, after the shards that were full by then are done.
 
         """
         while not self._run.over.is_set():

@@ -148,6 +148,9 @@ class Journal:
                     part.mkdir(mode=0o700, parents=True, exist_ok=True)
                 lock = _take_lock(folder / "lock")
             db, lineage_key = _connect(path)
+        except (NotADirectoryError, FileExistsError) as wrong:
+            _drop_lock(lock)
+            raise ConfigError(f"journal {folder} cannot be a folder: {wrong.strerror}") from wrong
         except OSError as failure:
             _drop_lock(lock)
             raise JournalError(f"journal {folder} cannot be opened: {failure.strerror}") from failure
@@ -275,9 +278,10 @@ class Journal:
         with closing(self._db.execute(query + " ORDER BY seq", values)) as cursor:
             for seq, job, of_shard, at, fact in cursor:
                 try:
-                    visit(Recorded(seq, job, of_shard, at, decode(fact)))
-                except msgspec.DecodeError as unreadable:
+                    decoded = decode(fact)
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as unreadable:
                     raise JournalCorrupt(self.folder, f"fact {seq} cannot be read") from unreadable
+                visit(Recorded(seq, job, of_shard, at, decoded))
 
     async def version(self) -> int:
         """A number that changes once another process has written; cheap enough to ask every second."""

@@ -33,7 +33,7 @@ from abatch.facts import (
 )
 from abatch.facts import Held as HeldFact
 from abatch.journal import Entry, Overtaken
-from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Processing, Ready, State, after
+from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Processing, Ready, Rejected, State, after
 from abatch.places import absolute_url, is_local, shown
 from abatch.prices import BATCH_DISCOUNT
 from abatch.result import Summary, Usage
@@ -218,7 +218,7 @@ class JobRecord:
         for shard in self.shards.values():
             rows, first = shard.planned.rows, shard.planned.trial == 1
             match shard.state:
-                case Ready():
+                case Ready() | Rejected():
                     continue
                 case InDoubt():
                     in_doubt += 1
@@ -376,18 +376,24 @@ class Ledger:
         for job in {entry.job for entry in entries}:
             self.jobs[job].wake()
 
-    def next(self, shard: ShardRecord, *facts: ShardFact) -> list[Entry]:
-        """Entries for the next facts of a shard."""
-        return [Entry(shard.job, fact, shard.shard, shard.length + i) for i, fact in enumerate(facts)]
+    def next(self, shard: ShardRecord, *facts: ShardFact, at: int | None = None) -> list[Entry]:
+        """Entries for the next facts of a shard; after `at` facts, for what was decided when it had so many."""
+        first = shard.length if at is None else at
+        return [Entry(shard.job, fact, shard.shard, first + i) for i, fact in enumerate(facts)]
 
     def _check(self, entries: tuple[Entry, ...]) -> None:
         states: dict[int, State | None] = {}
+        lengths: dict[int, int] = {}
         for entry in entries:
             if entry.shard is None:
                 if isinstance(entry.fact, Cut):
                     self._check_cut(self.jobs[entry.job], entry.fact, entries)
                 continue
             record = self.jobs[entry.job].shards.get(entry.shard)
+            length = lengths.get(entry.shard, 0 if record is None else record.length)
+            if entry.n != length:  # what another process appended was read meanwhile
+                raise Overtaken
+            lengths[entry.shard] = length + 1
             state = states.get(entry.shard, None if record is None else record.state)
             fact: ShardFact = entry.fact  # type: ignore[assignment]  # facts at a shard are shard facts
             states[entry.shard] = after(state, fact)

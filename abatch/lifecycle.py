@@ -4,20 +4,21 @@
         ┌───────────────────────────────┐               │          └─ Withdrawn ─► Ready
         ▼                               │               │
       Ready ──── Committing ────────► InDoubt ── Held ──┘
-      │  │                              │
+      │  │                              ├─ Rejected ─► Rejected ── Abandoned ─► Dead
       │  └─ Split, Abandoned ─► Dead    └─ Accepted, Found ─► Processing ── Ended ─► Draining ── Drained ─► Done
 
 The state is the replay of the shard's facts, and `next_action` of the state says what the driver does. Running
 and recovering are therefore the same code: after a crash the facts say where to go on. Everything here is pure.
 
-| state      | Committing | Unreadable | Accepted   | Found      | Withdrawn | Ended    | Drained | Split | Abandoned | Held |
-|------------|------------|------------|------------|------------|-----------|----------|---------|-------|-----------|------|
-| Ready      | InDoubt    |            |            |            |           |          |         | Dead  | Dead      |      |
-| InDoubt    |            | InDoubt    | Processing | Processing | Ready     |          |         |       |           | Held |
-| Held       |            |            |            | Processing | Ready     |          |         |       |           |      |
-| Processing |            |            |            |            |           | Draining |         |       |           | Held¹ |
-| Draining   |            |            |            |            |           |          | Done    |       |           | Held¹ |
-| Done, Dead |            |            |            |            |           |          |         |       |           |      |
+| state      | Committing | Unreadable | Accepted   | Found      | Withdrawn | Rejected | Ended    | Drained | Split | Abandoned | Held  |
+|------------|------------|------------|------------|------------|-----------|----------|----------|---------|-------|-----------|-------|
+| Ready      | InDoubt    |            |            |            |           | Rejected |          |         | Dead  | Dead      |       |
+| InDoubt    |            | InDoubt    | Processing | Processing | Ready     | Rejected |          |         |       |           | Held  |
+| Held       |            |            |            | Processing | Ready     |          |          |         |       |           |       |
+| Processing |            |            |            |            |           |          | Draining |         |       |           | Held¹ |
+| Draining   |            |            |            |            |           |          |          | Done    |       |           | Held¹ |
+| Rejected   |            |            |            |            |           |          |          |         |       | Dead      |       |
+| Done, Dead |            |            |            |            |           |          |          |         |       |           |       |
 
 ¹ Only a batch that an operator named and no tag has proven yet.
 `Planned` is the first fact of a shard and of no other state.
@@ -44,11 +45,13 @@ from abatch.facts import (
     Withdrawn,
 )
 from abatch.facts import Held as HeldFact
+from abatch.facts import Rejected as RejectedFact
 
 if TYPE_CHECKING:
     from abatch.facts import ShardFact
 
 __all__ = [
+    "Abandon",
     "Action",
     "Dead",
     "Done",
@@ -58,6 +61,7 @@ __all__ = [
     "InDoubt",
     "Processing",
     "Ready",
+    "Rejected",
     "Settle",
     "State",
     "Upload",
@@ -92,6 +96,13 @@ class Held:
 
     doubt: InDoubt
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """Never sent again: the API refuses its only request."""
+
+    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +144,7 @@ class Dead:
     end: Split | Abandoned
 
 
-State: TypeAlias = Ready | InDoubt | Held | Processing | Draining | Done | Dead
+State: TypeAlias = Ready | InDoubt | Held | Rejected | Processing | Draining | Done | Dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +173,14 @@ class Drain:
     batch_id: str
 
 
-Action: TypeAlias = Upload | Settle | Watch | Drain
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Seal this error envelope as the line of its only request."""
+
+    error: str
+
+
+Action: TypeAlias = Upload | Settle | Watch | Drain | Abandon
 
 
 def doubt_of(state: State) -> InDoubt | None:
@@ -172,7 +190,7 @@ def doubt_of(state: State) -> InDoubt | None:
             return state
         case Held(doubt=doubt) | Processing(doubt=doubt) | Draining(doubt=doubt):
             return doubt
-        case Ready() | Done() | Dead():
+        case Ready() | Rejected() | Done() | Dead():
             return None
         case _:
             assert_never(state)
@@ -189,6 +207,8 @@ def next_action(state: State) -> Action | None:
             return Watch(batch_id)
         case Draining(batch_id=batch_id):
             return Drain(batch_id)
+        case Rejected(error=error):
+            return Abandon(error)
         case Done() | Dead():
             return None
         case _:
@@ -207,8 +227,12 @@ def after(state: State | None, fact: ShardFact) -> State:
             return Ready()
         case Ready(attempt=attempt), Committing() if fact.attempt == attempt + 1:
             return InDoubt(attempt=fact.attempt, date=fact.date, fingerprint=fact.fingerprint)
-        case Ready(), Split() | Abandoned():
-            return Dead(end=fact)
+        case Ready(), (Split() | Abandoned()) as end:
+            return Dead(end=end)
+        case Rejected(), Abandoned() as end:
+            return Dead(end=end)
+        case ((Ready() | InDoubt()), RejectedFact(error=error)):
+            return Rejected(error=error)
         case InDoubt(), Unreadable():
             return replace(state, certain=True)
         case InDoubt(), Accepted():
@@ -223,13 +247,9 @@ def after(state: State | None, fact: ShardFact) -> State:
             return Held(doubt=state, reason=fact.reason)
         case ((Processing(doubt=doubt, proven=False) | Draining(doubt=doubt, proven=False)), HeldFact()):
             return Held(doubt=doubt, reason=fact.reason)
-        case Processing(), Ended():
+        case Processing() as was, Ended(counts=counts):
             return Draining(
-                doubt=state.doubt,
-                batch_id=state.batch_id,
-                created_at=state.created_at,
-                proven=state.proven,
-                counts=fact.counts,
+                doubt=was.doubt, batch_id=was.batch_id, created_at=was.created_at, proven=was.proven, counts=counts
             )
         case Draining(batch_id=batch_id, created_at=created_at), Drained() as drained:
             return Done(drained=drained, batch_id=batch_id, created_at=created_at)

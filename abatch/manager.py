@@ -196,7 +196,7 @@ class BatchManager:
                 if shard.open:
                     needed |= {shard.planned.spool, f"retry-{shard.shard:08d}.spool"}
         for path in [*journal.spool.iterdir(), *journal.folder.glob(".seen-*.tmp")]:
-            if path.name not in needed:
+            if path.name not in needed and not path.is_dir():
                 remove(path)
 
     async def _follow_wishes(self) -> None:
@@ -223,6 +223,10 @@ class BatchManager:
         scope = self._scope(job.submitted.headers.workspace_id)
         for number in job.wishes:
             scope.interrupt(number)
+        self._look(job)
+
+    def _look(self, job: JobRecord) -> None:
+        """Let the run of a job look at its open shards."""
         run = self._run_of(job)
         if run.over.is_set():
             self._start(run, may_submit=run.may_submit)
@@ -281,14 +285,18 @@ class BatchManager:
         record = self._ledger.shard(shard)
         if record is None:
             return True
+        job = self._ledger.jobs[record.job]
         match record.state:
-            case InDoubt(attempt=open_) | Held(doubt=InDoubt(attempt=open_)) if open_ == attempt:
+            case InDoubt(attempt=open_) if open_ == attempt:
                 return False  # its answer may be on the way
+            case Held(doubt=InDoubt(attempt=open_)) if open_ == attempt:
+                self._look(job)  # its driver will find it now
+                return False
             case _ if record.batch_id == batch_id:
                 return False
             case _:
                 pass
-        if batch_id not in self._ledger.jobs[record.job].duplicates:
+        if batch_id not in job.duplicates:
             fact = DuplicateSeen(shard=shard, attempt=attempt, batch_id=batch_id)
             await self._ledger.record(Entry(record.job, fact))
         return True

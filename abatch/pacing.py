@@ -1,19 +1,22 @@
 """When the next create may go: the tier's queue limit and request rate, and what a 429 asks for. Pure.
 
 The queue limit counts every request in a batch that has not ended, and every request of an attempt in doubt.
-Times are seconds of any one clock, passed in.
+Times are seconds of any one clock, passed in, but for what is said to be the server's.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from abatch.config import Tier
 
-__all__ = ["LIMITS", "Backoff", "Pace"]
+__all__ = ["LIMITS", "QUEUED_FOR", "Backoff", "Pace"]
 
+QUEUED_FOR: Final = 26 * 3600.0
+"""Seconds after its creation for which a batch can be in the queue: it ends within 24 hours; two more for clocks."""
 LIMITS: Final[dict[Tier, tuple[int, int]]] = {
     "start": (1_000, 200_000),
     "build": (2_000, 300_000),
@@ -27,23 +30,28 @@ class Pace:
 
     def __init__(self, tier: Tier) -> None:
         self._per_minute, self._queue_limit = LIMITS[tier]
-        self._queued: dict[int, int] = {}
+        self._queued: dict[int, tuple[int, float]] = {}
         self._calls: deque[float] = deque()
         self._not_before = 0.0
         self._refused = Backoff(first=5.0, most=600.0)
 
-    def holds(self, shard: int, rows: int) -> None:
-        """This shard's rows are, or may be, in the queue."""
-        self._queued[shard] = rows
+    def holds(self, shard: int, rows: int, until: float = inf) -> None:
+        """This shard's rows are, or may be, in the queue; at the server's time `until` they certainly are not."""
+        self._queued[shard] = rows, until
 
     def frees(self, shard: int) -> None:
         """They are not, or no more."""
         self._queued.pop(shard, None)
 
+    def expire(self, server_now: float) -> None:
+        """Forget what nobody freed, and is over: held shards, and those of a job that failed."""
+        for shard in [shard for shard, (_, until) in self._queued.items() if until < server_now]:
+            del self._queued[shard]
+
     @property
     def queued(self) -> int:
         """Requests that are, or may be, in the queue."""
-        return sum(self._queued.values())
+        return sum(rows for rows, _ in self._queued.values())
 
     def has_room(self, rows: int) -> bool:
         """Whether a shard of this size fits under the queue limit; an empty queue takes any."""
@@ -51,21 +59,27 @@ class Pace:
 
     def wait(self, now: float) -> float:
         """Seconds until one more call may be made; 0 now."""
-        while self._calls and self._calls[0] <= now - 60.0:
-            self._calls.popleft()
+        self._forget_before(now - 60.0)
         turn = self._calls[0] + 60.0 if len(self._calls) >= self._per_minute else now
         return max(turn, self._not_before) - now if max(turn, self._not_before) > now else 0.0
 
     def called(self, now: float) -> None:
         """A call was made."""
+        self._forget_before(now - 60.0)
         self._calls.append(now)
+
+    def _forget_before(self, then: float) -> None:
+        while self._calls and self._calls[0] <= then:
+            self._calls.popleft()
 
     def refused(self, now: float, retry_after: float | None, jitter: float) -> float:
         """A create was answered 429: nothing goes before the wait is over. Returns the seconds.
 
-        `jitter` is a random number in 0..1; it adds up to a tenth.
+        What the API asks is raised while refusal follows refusal, 1 to 120 seconds, so that a full queue does not
+        use up a shard's attempts in a day. `jitter` is a random number in 0..1; it adds up to a tenth.
         """
-        wait = (self._refused.next() if retry_after is None else max(retry_after, 0.5)) * (1.0 + jitter / 10)
+        own = self._refused.next()
+        wait = (own if retry_after is None else max(retry_after, own / 5)) * (1.0 + jitter / 10)
         self._not_before = max(self._not_before, now + wait)
         return wait
 

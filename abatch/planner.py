@@ -111,7 +111,7 @@ class Planner:
                 await self._compare(path, source)
             try:
                 await threads.run(file.skip, offset=cut.offset, rows=cut.rows)
-                while lines := await threads.run(file.block):
+                while (lines := await threads.run(file.block)) is not None:
                     items = (Numbered(from_line(line, number), number, end) for line, number, end in lines)
                     while (taken := await self._take(items)) is not None:
                         rows, offset = rows + taken.rows, taken.offset or offset

@@ -10,6 +10,7 @@ and is never sent again. Absence is a conclusion only for a doubt, and only by t
 from __future__ import annotations
 
 import random
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -36,11 +37,12 @@ from abatch.reconcile import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from abatch.client import Client
     from abatch.config import Config
     from abatch.facts import Counts
+    from abatch.reconcile import Refused
 
 __all__ = ["Scope"]
 
@@ -52,7 +54,9 @@ RESULTS_GONE_AFTER: Final = 2 * 24 * 3600.0
 DOUBT_FIRST, DOUBT_MOST = 15.0, 300.0
 WITNESSES: Final = 3
 AUDITS: Final = 4
-"""Batches that resemble ours whose first line is read after one list, at most."""
+"""Batches that resemble ours whose first lines are read after one list, at most."""
+FIRST_LINES: Final = 100
+"""One line with a tag of ours proves whose a batch is; so many without it, or all there are, that it is foreign."""
 AUDITED_FOR: Final = 2 * 24 * 3600.0
 
 
@@ -60,6 +64,7 @@ AUDITED_FOR: Final = 2 * 24 * 3600.0
 class _Watch:
     """A batch that somebody waits for."""
 
+    shard: int
     created_at: float
     accepted: float
     """Loop time at which it was first watched."""
@@ -75,6 +80,8 @@ class _Pending:
     doubt: Doubt
     fresh: bool
     """It began in this process, so its grace begins with the first list after it."""
+    once: bool
+    """Held: it only asks whether the batch can be proven now."""
     done: anyio.Event = field(default_factory=anyio.Event)
     ruling: FoundBatch | Absent | Hold | None = None
     waiting: str = ""
@@ -113,6 +120,8 @@ class Scope:
         """Whoever waits to be admitted; first come, first served."""
         self.trouble: ApiError | None = None
         """Why the last look at the list failed."""
+        self.refusal: Refused | None = None
+        """Why every create would be refused; None again when a job is handed over."""
         self._config, self._grace, self._fingerprint = config, grace, fingerprint
         self._prove, self._duplicate = prove, duplicate
         self._watched: dict[str, _Watch] = {}
@@ -127,20 +136,24 @@ class Scope:
 
     # ---- what others ask --------------------------------------------------------------------------------------
 
-    async def ended(self, batch_id: str, created_at: float) -> Counts:
-        """Wait until a batch of ours has ended; its counts, as the API gives them."""
-        watch = self._watched.setdefault(batch_id, _Watch(created_at=created_at, accepted=anyio.current_time()))
+    async def ended(self, shard: int, batch_id: str, created_at: float) -> Counts:
+        """Wait until a batch of ours has ended; its counts, as the API gives them.
+
+        It is watched to its end even if nobody waits any more: until then it has its place in the queue.
+        """
+        watch = _Watch(shard=shard, created_at=created_at, accepted=anyio.current_time())
+        watch = self._watched.setdefault(batch_id, watch)
         self._want()
-        try:
-            await watch.done.wait()
-        finally:
-            self._watched.pop(batch_id, None)
+        await watch.done.wait()
         assert watch.ended is not None
         return counts_of(watch.ended)
 
-    async def settled(self, doubt: Doubt, *, fresh: bool) -> FoundBatch | Absent | Hold | None:
-        """Wait until table B has a ruling for an attempt in doubt; None if `interrupt` came first."""
-        pending = _Pending(doubt=doubt, fresh=fresh)
+    async def settled(self, doubt: Doubt, *, fresh: bool, once: bool = False) -> FoundBatch | Absent | Hold | None:
+        """Wait until table B has a ruling for an attempt in doubt; None if `interrupt` came first.
+
+        With `once`, look once whether its batch is found: a shard that is held already.
+        """
+        pending = _Pending(doubt=doubt, fresh=fresh, once=once)
         self._pending[doubt.shard] = pending
         self._want()
         try:
@@ -207,7 +220,7 @@ class Scope:
         trouble = Backoff(first=min(first, 5.0), most=300.0)
         doubtful = Backoff(first=min(first, DOUBT_FIRST), most=DOUBT_MOST)
         while True:
-            if not self._watched and not self._pending:
+            if not self._watched and not self._pending and not self.pace.queued:
                 await self._wanted.wait()
             self._wanted = anyio.Event()
             try:
@@ -240,8 +253,10 @@ class Scope:
 
     async def _look(self) -> bool:
         """One list, and everything that follows from it; whether it brought news."""
-        listing = await self._list()
+        pending = list(self._pending.values())  # for those who come later it may not go back far enough
+        listing = await self._list([each.doubt for each in pending])
         self.date = listing.date
+        self.pace.expire(listing.date)
         shown = {batch.batch_id: batch for batch in listing.batches}
         if not self._vouched and any(batch_id in shown for batch_id in self.known.bound):
             self._vouched = True
@@ -255,9 +270,12 @@ class Scope:
             if batch is not None and batch.ended:
                 watch.ended = batch
                 watch.done.set()
+                del self._watched[batch_id]
+                self.pace.frees(watch.shard)
                 news = True
-        if self._pending:
-            news |= await self._settle(listing)
+        pending = [each for each in pending if not each.done.is_set()]
+        if pending:
+            news |= await self._settle(pending, listing)
         return news
 
     def _note_sight(self, batch_id: str, watch: _Watch) -> None:
@@ -269,11 +287,10 @@ class Scope:
         if took > VISIBLE_WITHIN:
             log.warning("bound_A2_broken", batch_id=batch_id, seconds_until_visible=round(took))
 
-    async def _list(self) -> Listing:
+    async def _list(self, doubts: Sequence[Doubt]) -> Listing:
         """A complete list, newest back to before everything that is watched or in doubt."""
         oldest = min(
-            [watch.created_at for watch in self._watched.values()]
-            + [pending.doubt.date - CLOCK_SLACK for pending in self._pending.values()],
+            [watch.created_at for watch in self._watched.values()] + [doubt.date - CLOCK_SLACK for doubt in doubts],
             default=0.0,
         )
         awaited = set(self._watched)
@@ -287,7 +304,7 @@ class Scope:
                 batches[batch.batch_id] = batch
             awaited -= batches.keys()
             reached = bool(page.batches) and page.batches[-1].created_at < oldest
-            if not page.has_more or reached or (not awaited and not self._pending):
+            if not page.has_more or reached or (not awaited and not doubts):
                 return Listing(date=date, batches=tuple(batches.values()))
             if page.last_id is None or page.last_id == after_id:
                 raise ApiError("list", message="a page names no next page")
@@ -307,17 +324,16 @@ class Scope:
 
     # ---- doubts -----------------------------------------------------------------------------------------------
 
-    async def _settle(self, listing: Listing) -> bool:
-        for pending in self._pending.values():
-            if pending.fresh:
-                pending.doubt = replace(pending.doubt, since=max(listing.date, pending.doubt.date))
-                pending.fresh = False
-        doubts = [pending.doubt for pending in self._pending.values()]
-        for batch in to_inspect(doubts, listing, self.known):
+    async def _settle(self, pending: Sequence[_Pending], listing: Listing) -> bool:
+        for each in pending:
+            if each.fresh:
+                each.doubt = replace(each.doubt, since=max(listing.date, each.doubt.date))
+                each.fresh = False
+        for batch in to_inspect([each.doubt for each in pending], listing, self.known):
             await self._inspect(batch, listing.date)
         news = False
-        for pending in list(self._pending.values()):
-            news |= await self._rule(pending, listing)
+        for each in pending:
+            news |= await self._rule(each, listing)
         return news
 
     async def _rule(self, pending: _Pending, listing: Listing) -> bool:
@@ -326,6 +342,9 @@ class Scope:
             await self.vouch()
         doubt = pending.doubt = replace(doubt, guarded=doubt.guarded or self._vouched)
         ruling = settle(doubt, listing, self.known, grace=self._grace, hold=self._config.unresolved == "hold")
+        if pending.once and not isinstance(ruling, FoundBatch):
+            pending.done.set()
+            return False
         if isinstance(ruling, Wait):
             pending.waiting = ruling.why
             if ruling.rule == "B6":
@@ -363,7 +382,7 @@ class Scope:
         )
 
     async def _inspect(self, batch: BatchSeen, now: float) -> None:
-        """Read the first line of an ended candidate: it proves whose batch it is."""
+        """Read the first lines of an ended candidate: they prove whose batch it is."""
         try:
             owner = await self._owner(batch.batch_id)
         except wire.LineTooLong as failure:
@@ -382,18 +401,27 @@ class Scope:
         self.known.proven[batch.batch_id] = owner
 
     async def _owner(self, batch_id: str) -> tuple[int, int] | None:
-        reader = wire.LineReader()
+        readable = False
+        async with aclosing(self._first_lines(batch_id)) as lines:
+            async for line in lines:
+                # a proxy's page, a torn line: it proves nothing, least of all that the batch is foreign
+                if (seen := wire.read_line(line)) is not None:
+                    readable = True
+                    if (owner := self._prove(seen.wire_id.encode("utf-8", "replace"))) is not None:
+                        return owner
+        if not readable:
+            raise ApiError("results", message="there is no line of results yet")
+        return None
+
+    async def _first_lines(self, batch_id: str) -> AsyncGenerator[bytes, None]:
+        reader, left = wire.LineReader(), FIRST_LINES
         async with self.client.results(self.workspace_id, batch_id) as chunks:
             async for chunk in chunks:
-                if lines := reader.feed(chunk):
-                    return self._owner_of(lines[0])
-        lines = [line for line in reader.end() if wire.is_whole(line)]
-        if not lines:
-            raise ApiError("results", message="there is no whole line yet")
-        return self._owner_of(lines[0])
-
-    def _owner_of(self, line: bytes) -> tuple[int, int] | None:
-        seen = wire.read_line(line)
-        if seen is None:  # a proxy's page, a torn line: it proves nothing, least of all that the batch is foreign
-            raise ApiError("results", message="the first line is not one of results")
-        return self._prove(seen.wire_id.encode("utf-8", "replace"))
+                for line in reader.feed(chunk):
+                    yield line
+                    left -= 1
+                    if not left:
+                        return
+        for line in reader.end():
+            if wire.is_whole(line):
+                yield line

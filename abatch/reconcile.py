@@ -15,7 +15,7 @@ Table A, `judge`: after the commit point only a definite answer ends the doubt.
 
 Table B, `settle`: positive evidence needs no wait, only absence needs grace; there is no claim before proof.
 
-    B2, B3  a candidate's first line carries the tag of an attempt of ours    Found, for that attempt
+    B2, B3  a candidate's first lines carry the tag of an attempt of ours     Found, for that attempt
     B4      it is not ours                                                    foreign for ever
     B5      a candidate ended, its results are gone                           Hold
     B6      a candidate still runs                                            Wait
@@ -255,9 +255,9 @@ class Known:
     live: dict[str, float] = field(default_factory=dict[str, float])
     """Those of them that are not drained, with the time of their creation: a complete list shows them."""
     proven: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    """Whose first line carried a tag of ours: shard and attempt."""
+    """Whose first lines carried a tag of ours: shard and attempt."""
     foreign: set[str] = field(default_factory=set[str])
-    """Whose first line did not."""
+    """Whose first lines did not."""
     gone: set[str] = field(default_factory=set[str])
     """Candidates that ended and whose results cannot be read any more."""
 
@@ -318,7 +318,7 @@ def candidates(doubt: Doubt, listing: Listing, known: Known) -> list[BatchSeen]:
 
 
 def to_inspect(doubts: Sequence[Doubt], listing: Listing, known: Known) -> list[BatchSeen]:
-    """The candidates that ended and whose first line has not been looked at, each once."""
+    """The candidates that ended and whose first lines have not been looked at, each once."""
     wanted = {
         batch.batch_id: batch
         for doubt in doubts

@@ -97,6 +97,7 @@ def from_line(line: bytes, number: int) -> Row:
         custom_id = parsed.custom_id
         params = bytes(parsed.params)
         known = _decode_params(params)
+        finite = not _HUGE.search(params) or _is_finite(params)
     except UnicodeDecodeError as bad:
         raise BadRequest(number, None, f"not UTF-8 (byte {bad.start + 1} of the line)") from None
     except msgspec.ValidationError as bad:
@@ -105,7 +106,7 @@ def from_line(line: bytes, number: int) -> Row:
         raise BadRequest(number, _id_in(line), _why_not_json(line, bad)) from None
     except RecursionError:
         raise BadRequest(number, _id_in(line), "nested too deeply") from None
-    if _HUGE.search(params) and not _is_finite(params):
+    if not finite:
         raise BadRequest(number, custom_id, "it holds a number that is too large for JSON's readers (infinity)")
     return Row(
         _checked_id(custom_id, number),
@@ -219,7 +220,7 @@ def _is_finite(params: bytes) -> bool:
         return value
 
     try:
-        json.loads(params, parse_float=number)
+        json.loads(params, parse_float=number, parse_int=str)
     except OverflowError:
         return False
     return True

@@ -141,9 +141,12 @@ class JobRun:
         return [sealed_of(each) for each in sorted(filter(None, records), key=lambda each: each.part)]
 
     async def aclose(self) -> None:
-        """Close the backend."""
+        """Close the backend; what is sealed does not depend on it."""
         if self._backend is not None:
-            await self._backend.aclose()
+            try:
+                await self._backend.aclose()
+            except Exception as failure:  # noqa: BLE001 - a backend may raise anything; the others are closed, too
+                log.warning("backend_not_closed", job=self.job.key, error=type(failure).__name__)
 
     # ---- the run ----------------------------------------------------------------------------------------------
 
@@ -209,6 +212,8 @@ class JobRun:
             self._group.start_soon(self._plan)
 
     async def _resume(self) -> None:
+        if self._handed_over and self._site is not None:
+            self._site.scope.refusal = None
         if self._handed_over and self.job.stopped is not None:
             await self._shop.ledger.record(Entry(self.job.job, Resumed()))
 
@@ -312,10 +317,9 @@ class JobRun:
             self._planning = False
 
     async def _room_for_shards(self) -> bool:
-        """Wait until few enough sealed shards wait to be sent; False if planning is not wanted any more."""
+        """Wait until few enough sealed shards wait to be sent; False if planning is not wanted (any more)."""
         job, site = self.job, self._site
-        assert site is not None
-        while site.submits and not job.cancel_wished:
+        while site is not None and site.submits and not job.cancel_wished:
             waiting = sum(isinstance(shard.state, Ready) for shard in job.shards.values())
             if waiting < self._shop.config.sealed_unsent:
                 return True

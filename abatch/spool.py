@@ -20,7 +20,7 @@ import struct
 import sys
 import tempfile
 from array import array
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import IO, TYPE_CHECKING, Final
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from abatch.facts import Headers
 
-__all__ = ["SpoolDamaged", "SpoolReader", "SpoolWriter", "Written"]
+__all__ = ["SpoolDamaged", "SpoolReader", "SpoolUnusable", "SpoolWriter", "Written", "guarded"]
 
 MAGIC: Final = b"abatch-spool-1\n\0"
 FOOTER: Final = struct.Struct("<QQQQ16s")  # rows, bytes of params, of custom_ids, of fallback lines, magic
@@ -55,6 +55,26 @@ class SpoolDamaged(AbatchError):
 
     def __str__(self) -> str:
         return f"spool file {self.path} {self.why}"
+
+
+class SpoolUnusable(AbatchError):
+    """The disk under the spool did not take a file, or did not give it back."""
+
+    def __init__(self, folder: Path, why: str) -> None:
+        super().__init__(folder, why)
+        self.folder, self.why = folder, why
+
+    def __str__(self) -> str:
+        return f"the spool in {self.folder} cannot be used ({self.why})"
+
+
+@contextmanager
+def guarded(folder: Path) -> Generator[None, None, None]:
+    """Around work on the spool in `folder`: an error of the disk is SpoolUnusable, not whatever else may fail."""
+    try:
+        yield
+    except OSError as failure:
+        raise SpoolUnusable(folder, failure.strerror or str(failure)) from failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -219,6 +219,7 @@ class Seen(NamedTuple):
 
 
 _decode = msgspec.json.Decoder(_Envelope).decode
+_NAMED: Final = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.){32,192}")')
 _OUTCOME: Final = re.compile(rb'"result"\s*:\s*\{\s*"type"\s*:\s*"([a-z_]{1,40})"')
 
 
@@ -308,11 +309,20 @@ def with_custom_id(line: bytes, wire_id: bytes, custom_id: bytes) -> bytes:
     end = len(ROW_HEAD) + ID_WIDTH
     if line.startswith(ROW_HEAD) and line[len(ROW_HEAD) : end] == wire_id:
         return b"".join((ROW_HEAD[:-1], custom_id, line[end + 1 :]))
-    named = re.search(rb'"custom_id"\s*:\s*("' + wire_id + b'")', line)
-    if named is None:  # it came back with escapes
-        envelope: Any = json.loads(line)
-        return json.dumps({**envelope, "custom_id": json.loads(custom_id)}, separators=(",", ":")).encode()
-    return b"".join((line[: named.start(1)], custom_id, line[named.end(1) :]))
+    for named in _NAMED.finditer(line):  # in another order, with spaces, with escapes
+        if _unquoted(named[1]) == wire_id:
+            return b"".join((line[: named.start(1)], custom_id, line[named.end(1) :]))
+    if wire_id in line:  # it is not JSON
+        return line.replace(wire_id, custom_id[1:-1], 1)
+    raw = json.dumps(line.decode("utf-8", "replace")).encode()
+    return fallback(custom_id, b'{"type":"unreadable","raw":%b}' % raw)
+
+
+def _unquoted(text: bytes) -> bytes:
+    try:
+        return msgspec.json.decode(text, type=str).encode()
+    except (msgspec.DecodeError, UnicodeError):
+        return b""
 
 
 def fallback(custom_id: bytes, result: bytes = b'{"type":"canceled"}') -> bytes:

@@ -47,15 +47,9 @@ def abatch(
     """
 
 
-app.command()(run)
-app.command()(status)
-app.command()(results)
-app.command()(cancel)
-app.command()(retry)
-app.command()(resolve)
-app.command("id")(identify)
-app.command()(estimate)
-app.command()(sandbox)
+for command in (run, status, results, cancel, retry, resolve, identify, estimate, sandbox):
+    name = "id" if command is identify else command.__name__
+    app.command(name, short_help=(command.__doc__ or "").partition("\n")[0])(command)  # a short help is not cut
 
 
 def main() -> None:

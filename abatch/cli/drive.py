@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import typer
 
-from abatch.backend import normalize
+from abatch import threads
+from abatch.backend import failed_elsewhere, load, normalize
+from abatch.cli.again import about_failures
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import follow, summary_json, summary_table
+from abatch.cli.lines import begun, check_beginning
 from abatch.cli.places import DEFAULT_JOURNAL
 from abatch.cli.sandbox import SANDBOX_JOURNAL, sandbox_beside
 from abatch.cli.screen import configure_logs
@@ -26,7 +29,7 @@ from abatch.cli.text import clean
 from abatch.config import Config
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped
 from abatch.manager import BatchManager
-from abatch.places import folder_of, shown
+from abatch.places import folder_of, is_local, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,9 +43,10 @@ if TYPE_CHECKING:
 __all__ = ["Order", "Surroundings", "config_of", "drive", "journal_of"]
 
 SLOWER: Final = 4
-LONGEST: Final = 7 * 86_400.0
-"""Seconds that an interval or a grace may take."""
 """The wait between two looks at the list grows up to this many times the first."""
+SHORTEST: Final = 0.01
+LONGEST: Final = 7 * 86_400
+"""Seconds that an interval may take; a grace may be none at all."""
 SANDBOX_POLL, SANDBOX_GRACE = 0.2, 2.0
 """On this machine nothing is late, so a doubt is settled at once."""
 HUSHED: Final = frozenset({"grace_below_the_bounds"})
@@ -59,6 +63,8 @@ class Order:
     user_profile_id: str | None = None
     workspace_id: str | None = None
     tries: int = 3
+    piped: bool = False
+    """Its lines come from stdin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +97,8 @@ class _Course:
                 return FAILED
             case BackendError() if self.job is None:
                 return BAD_INPUT
+            case BackendError() if self.job is not None and self.job.done:
+                return FAILED
             case Exception():
                 return status_of(self.error)
             case None if self.job is not None and self.job.done:
@@ -128,9 +136,9 @@ def config_of(
     """
     poll = SANDBOX_POLL if poll_interval is None and sandbox else poll_interval
     grace = SANDBOX_GRACE if grace is None and sandbox else grace
-    for option, seconds in (("--poll-interval", poll), ("--grace", grace)):
-        if seconds is not None and not 0 <= seconds <= LONGEST:
-            raise ConfigError(f"{option} must be a number of seconds from 0 to {LONGEST}, got {seconds}")
+    for option, seconds, least in (("--poll-interval", poll, SHORTEST), ("--grace", grace, 0)):
+        if seconds is not None and not least <= seconds <= LONGEST:
+            raise ConfigError(f"{option} must be a number of seconds from {least} to {LONGEST}, got {seconds}")
     given: dict[str, Any] = {  # Any: the fields differ in type, and Config checks them
         "requests_per_batch": requests_per_batch,
         "bytes_per_batch": bytes_per_batch,
@@ -160,14 +168,14 @@ def drive(order: Order, around: Surroundings) -> None:
             anyio.run(partial(_until_interrupted, order, around, course))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and --json tells it too
             course.error = error
-        _conclude(course, around)
+        _conclude(course, order, around)
     raise typer.Exit(course.status)
 
 
 async def _until_interrupted(order: Order, around: Surroundings, course: _Course) -> None:
     async with anyio.create_task_group() as group:
         running = anyio.CancelScope()
-        await group.start(_watch_signals, running, around, course)
+        await group.start(_watch_signals, running, order, around, course)
         with running:
             try:
                 await _run(order, around, course)
@@ -177,14 +185,14 @@ async def _until_interrupted(order: Order, around: Surroundings, course: _Course
 
 
 async def _watch_signals(
-    running: anyio.CancelScope, around: Surroundings, course: _Course, *, task_status: TaskStatus[None]
+    running: anyio.CancelScope, order: Order, around: Surroundings, course: _Course, *, task_status: TaskStatus[None]
 ) -> None:
     """The first Ctrl-C or SIGTERM ends the run in good order, the second at once: the journal makes that safe."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for _ in signals:
             if course.interrupted:
-                _conclude(course, around)
+                _conclude(course, order, around)
                 sys.stdout.flush()
                 os._exit(INTERRUPTED)
             course.interrupted = True
@@ -200,6 +208,7 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     journal = folder_of(around.journal)
     manager = BatchManager(journal, config=around.config, resume="given", prices=around.prices)
     url = normalize(order.to)
+    await threads.run(load, url)
     course.key = order.key
     if course.key is None:
         path = order.requests if isinstance(order.requests, Path) else None
@@ -207,19 +216,45 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     screen.say(f"key          {course.key}\njournal      {around.journal}\ndestination  {shown(url)}")
     async with manager:
         await _check_api(manager, course.key, order.workspace_id)
-        job = course.job = await manager.submit(
-            order.requests,
-            to=order.to,
-            key=course.key,
-            betas=order.betas,
-            user_profile_id=order.user_profile_id,
-            workspace_id=order.workspace_id,
-            tries=order.tries,
+        try:
+            job = course.job = await manager.submit(
+                await _requests(order, around.config),
+                to=order.to,
+                key=course.key,
+                betas=order.betas,
+                user_profile_id=order.user_profile_id,
+                workspace_id=order.workspace_id,
+                tries=order.tries,
+            )
+            if job.done and is_local(url):
+                await threads.run(_check_in_place, job, url)
+            others = [other.key for other in manager.jobs() if not other.done and other.key != job.key]
+            if others:
+                screen.say(f"also unfinished here, polled but not submitted: {', '.join(others)}")
+            await follow(job, screen)
+        except Exception as failure:
+            if (told := failed_elsewhere(url, failure)) is not None:
+                raise told from failure
+            raise
+
+
+async def _requests(order: Order, config: Config) -> Path | AsyncIterator[bytes]:
+    """The requests, once they begin as requests do."""
+    if not isinstance(order.requests, Path):
+        return await begun(order.requests)
+    await threads.run(check_beginning, order.requests, longest=2 * config.bytes_per_batch)
+    return order.requests
+
+
+def _check_in_place(job: Job, url: str) -> None:
+    """Raise unless the results of a job that was done before are still there."""
+    place = Path(job.summary().location)
+    if not place.exists():
+        raise BackendError(
+            url,
+            f"job {job.key!r} is done, but its results are not where they were: {place} is gone. Put it back; "
+            "or give another --key, and the requests are sent, and paid for, again",
         )
-        others = [other.key for other in manager.jobs() if not other.done and other.key != job.key]
-        if others:
-            screen.say(f"also unfinished here, polled but not submitted: {', '.join(others)}")
-        await follow(job, screen)
 
 
 async def _check_api(manager: BatchManager, key: str, workspace_id: str | None) -> None:
@@ -245,16 +280,26 @@ async def _check_api(manager: BatchManager, key: str, workspace_id: str | None) 
         # anything else passes, or stops the job where it is sure
 
 
-def _conclude(course: _Course, around: Surroundings) -> None:
-    """Say how it ended."""
+def _conclude(course: _Course, order: Order, around: Surroundings) -> None:
+    """Say how it ended, and what comes next."""
     screen, job = around.screen, course.job
     if course.error is not None:
-        screen.complain(tell(course.error))
-    elif job is not None and job.done and not around.json:
-        screen.show(summary_table(job.summary()))
+        screen.complain(f"error: {tell(course.error)}")
+    elif job is not None and job.done:
+        summary = job.summary()
+        if not around.json:
+            screen.show(summary_table(summary))
+        if not summary.ok:
+            lines = about_failures(summary, folder_of(around.journal), from_file=isinstance(order.requests, Path))
+            screen.say("\n".join(lines))
+    if isinstance(course.error, BadRequest) and job is not None:
+        done = job.progress()
+        screen.complain(f"Of the requests before it {done.submitted:,} were sent, {done.sealed:,} have their result.")
     resume = shlex.join(["abatch", *sys.argv[1:]])
     if course.goes_on:
-        screen.complain(f"To go on: {resume}")
+        mend = "mend the input, then " * isinstance(course.error, BadRequest)
+        pipe = "give all the lines again to " * order.piped
+        screen.complain(f"To go on: {mend}{pipe}{resume}")
     if around.json:
         screen.give(
             {

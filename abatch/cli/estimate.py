@@ -14,6 +14,7 @@ import typer
 
 from abatch import threads
 from abatch.cli.exits import perform
+from abatch.cli.lines import check_beginning
 from abatch.cli.options import JsonOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.screen import Screen, table
 from abatch.cli.text import clean, duration, span
@@ -80,6 +81,9 @@ async def estimate_file(path: Path, *, config: Config, prices: PriceList) -> Est
         ConfigError: it cannot be read.
 
     """
+    if str(path) == "-":
+        raise ConfigError("an estimate needs a file, which is read twice; stdin can be read only once")
+    await threads.run(check_beginning, path, longest=2 * config.bytes_per_batch)
     with tempfile.TemporaryDirectory(prefix="abatch-") as folder:
         await check_file(path, Path(folder), bytes_per_batch=config.bytes_per_batch)
     return await threads.run(_measure, path, config, prices)
@@ -88,7 +92,7 @@ async def estimate_file(path: Path, *, config: Config, prices: PriceList) -> Est
 def rows_of(path: Path, *, longest: int) -> Generator[tuple[bytes, Row], None, None]:
     """The checked rows of a file with their raw lines, a block at a time in memory."""
     with closing(FileInput(path, longest=longest)) as file:
-        while block := file.block():
+        while (block := file.block()) is not None:
             for line, number, _ in block:
                 yield line, from_line(line, number)
 

@@ -3,7 +3,7 @@
 | status | meaning |
 |---|---|
 | 0 | every request succeeded; or what was asked for was shown or done |
-| 1 | finished, and some requests failed for good or are missing; or a bad row ended the reading of stdin |
+| 1 | finished, and some requests failed for good or are missing, or the results were moved; or a bad row in stdin |
 | 2 | bad input or usage; nothing was submitted |
 | 3 | cannot go on now; the text says what to do, and the same command resumes |
 | 130 | interrupted; the same command resumes |
@@ -24,8 +24,9 @@ import anyio
 import typer
 
 from abatch.cli.screen import Screen
-from abatch.errors import AbatchError, BackendNotFound, BadRequest, ConfigError, JobConflict
+from abatch.errors import AbatchError, BackendError, BackendNotFound, BadRequest, ConfigError, JobConflict
 from abatch.log import redact
+from abatch.places import shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -38,6 +39,8 @@ BAD_INPUT: Final = 2
 STUCK: Final = 3
 INTERRUPTED: Final = 130
 DISK_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+AS_OPTIONS: Final = {"journal= or --journal": "--journal", "key must match": "--key must match"}
+"""Arguments of Python that errors speak of, as they are called here."""
 
 T = TypeVar("T")
 
@@ -49,17 +52,25 @@ def status_of(error: BaseException) -> int:
 
 def tell(error: BaseException) -> str:
     """What is said about an error: its own text where it is one that is expected, else where it came from."""
-    if isinstance(error, BackendNotFound):
-        return f"error: no backend takes {error.url!r}; a destination is one of:\n  " + "\n  ".join(error.forms)
-    if isinstance(error, BadRequest):
-        return f"error: {error.total} request(s) cannot be sent:\n{error}"
-    if isinstance(error, AbatchError):
-        return f"error: {error}"
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return f"error: the disk is full ({error.strerror}). Free some, then run the same command again."
-    # no locals: they may hold a key or a prompt
-    told = "".join(traceback.format_exception(error))
-    return str(redact(None, "", {"text": f"error: this should not happen, please report it:\n{told}"})["text"])
+    match error:
+        case BackendNotFound():
+            return f"no backend takes {error.url!r}; a destination is one of:\n  " + "\n  ".join(error.forms)
+        case BackendError():
+            place = shown(error.url)
+            folder = os.path.dirname(place)  # noqa: PTH120 - it may be no path
+            return error.why if folder and folder in error.why else f"{place}: {error.why}"
+        case BadRequest():
+            return f"{error.total} request(s) cannot be sent:\n{error}"
+        case AbatchError():
+            told = str(error)
+            for argument, option in AS_OPTIONS.items() if isinstance(error, ConfigError) else ():
+                told = told.replace(argument, option)
+            return told
+        case OSError() if error.errno in DISK_FULL:
+            return f"the disk is full ({error.strerror}). Free some, then run the same command again."
+        case _:  # no locals: they may hold a key or a prompt
+            told = "".join(traceback.format_exception(error))
+            return str(redact(None, "", {"text": f"this should not happen, please report it:\n{told}"})["text"])
 
 
 @contextmanager
@@ -81,7 +92,7 @@ def reported(screen: Screen | None = None) -> Generator[None]:
     except Exception as error:
         if isinstance(error, typer.Exit | typer.Abort) or type(error).__module__.startswith(("click", "typer")):
             raise
-        (screen or Screen()).complain(tell(error))
+        (screen or Screen()).complain(f"error: {tell(error)}")
         raise typer.Exit(status_of(error)) from None
 
 
@@ -100,6 +111,7 @@ def _interrupt(*_: object) -> None:
     screen = Screen()
     if screen.output.is_terminal:
         screen.output.show_cursor(True)
+        screen.output.line()  # a table that is watched ends without one
     screen.complain("Interrupted.")
     os._exit(INTERRUPTED)
 

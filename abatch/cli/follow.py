@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from abatch.cli.screen import table
-from abatch.cli.text import clean, duration, money, words
-from abatch.log import log
+from abatch.cli.text import clean, duration, moment, money, words
 from abatch.places import shown
 
 if TYPE_CHECKING:
@@ -30,7 +29,9 @@ __all__ = ["follow", "summary_json", "summary_table"]
 
 FRAME: Final = 0.25
 LINE: Final = 10.0
-"""Seconds between two lines of progress where nobody watches a bar."""
+"""Seconds between two lines of progress where nobody watches a bar,"""
+AT_LEAST: Final = 600.0
+"""and where nothing changes."""
 
 
 async def follow(job: Job, screen: Screen) -> Summary:
@@ -40,59 +41,47 @@ async def follow(job: Job, screen: Screen) -> Summary:
         as `Job.wait`.
 
     """
+    view = _View(job)
     if screen.live:
-        view = _Bar(job)
         with Live(get_renderable=view.render, console=screen.messages, auto_refresh=False, transient=True) as bar:
             while True:
                 bar.refresh()
                 with anyio.move_on_after(FRAME):
                     return await job.wait()
-    began, before = time.monotonic(), job.progress().sealed
     try:
         while True:
             with anyio.move_on_after(LINE):
                 return await job.wait()
-            _write_line(job, began, before)
+            view.write(screen)
     finally:
-        _write_line(job, began, before)
+        view.write(screen)
 
 
-def _write_line(job: Job, began: float, before: int) -> None:
-    progress = job.progress()
-    elapsed = time.monotonic() - began
-    log.info(
-        "progress",
-        job=job.key,
-        planned=progress.planned,
-        submitted=progress.submitted,
-        in_flight=progress.in_flight,
-        sealed=progress.sealed,
-        failed=progress.failed,
-        total=progress.total,
-        batches_in_flight=progress.batches_in_flight,
-        in_doubt=progress.in_doubt,
-        per_second=round((progress.sealed - before) / max(elapsed, 0.001), 1),
-        elapsed_seconds=round(elapsed, 1),
-    )
-
-
-class _Bar:
-    """A job's progress as a person sees it: a bar over one line of numbers."""
+class _View:
+    """A job's progress as a person sees it: a bar over one line of numbers, or that line now and then."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._began, self._before = time.monotonic(), job.progress().sealed
+        self._written = ("", -AT_LEAST)
 
     def render(self) -> RenderableType:
         """The frame for now."""
         progress = self._job.progress()
         elapsed = time.monotonic() - self._began
         rate = (progress.sealed - self._before) / max(elapsed, 0.001)
-        text = Text(numbers(progress) + f" · {rate:,.0f}/s · {duration(elapsed)}")
         lines = Table.grid(expand=True)
         lines.add_row(ProgressBar(total=progress.total, completed=progress.sealed))
-        lines.add_row(text)
+        lines.add_row(Text(f"{numbers(progress)} · {rate:,.0f}/s · {duration(elapsed)}"))
         return lines
+
+    def write(self, screen: Screen) -> None:
+        """A line for now, unless it was said lately."""
+        line, elapsed = numbers(self._job.progress()), time.monotonic() - self._began
+        said, at = self._written
+        if line != said or elapsed - at >= AT_LEAST:
+            self._written = line, elapsed
+            screen.say(f"{moment(time.time())} {line}")
 
 
 def numbers(progress: Progress) -> str:

@@ -10,6 +10,6 @@ import typer
 __all__ = ["JobArgument", "JournalOption", "JsonOption", "QuietOption"]
 
 JobArgument: TypeAlias = Annotated[str, typer.Argument(metavar="JOB", help="The job's key.", show_default=False)]
-JournalOption: TypeAlias = Annotated[Path, typer.Option("--journal", help="The journal's folder.")]
+JournalOption: TypeAlias = Annotated[Path, typer.Option("--journal", file_okay=False, help="The journal's folder.")]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else there.")]
 QuietOption: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors alone.")]

@@ -85,7 +85,7 @@ def retry(
         str | None, typer.Option(metavar="DEST", help="Where to; beside the original's results if not given.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    journal: Annotated[Path | None, typer.Option(help="The journal's folder.")] = None,
+    journal: Annotated[Path | None, typer.Option(file_okay=False, help="The journal's folder.")] = None,
     tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
     poll_interval: Annotated[float | None, typer.Option(help="Seconds between two looks; grows fourfold. [15]")] = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="The job was run with --sandbox.")] = False,

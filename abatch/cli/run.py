@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
-import anyio
 import typer
 
-from abatch import threads
-from abatch.backend import normalize
+from abatch.backend import load, normalize
 from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
 from abatch.cli.estimate import as_json, estimate_file, rows_to_show
 from abatch.cli.exits import perform, reported
+from abatch.cli.lines import stdin_lines
 from abatch.cli.options import JsonOption, QuietOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.places import DEFAULT_JOURNAL
 from abatch.cli.sandbox import SANDBOX_JOURNAL
 from abatch.cli.screen import Screen, table
 from abatch.config import Tier, Unresolved  # noqa: TC001 - typer reads the annotations
 from abatch.errors import ConfigError
-from abatch.prices import load
-from abatch.wire import LineReader
+from abatch.prices import load as load_prices
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from abatch.config import Config
 
 __all__ = ["run"]
 
 STDIN: Final = "-"
-BLOCK: Final = 2**20
 
 
 def run(
@@ -42,13 +35,21 @@ def run(
     to: Annotated[str, typer.Option(metavar="DEST", help="results.jsonl, results/, results.db, s3://bucket/prefix")],
     journal: Annotated[
         Path | None,
-        typer.Option(help=f"The journal's folder; {DEFAULT_JOURNAL} if not given, {SANDBOX_JOURNAL} for --sandbox."),
+        typer.Option(
+            file_okay=False,
+            help=f"The journal's folder; {DEFAULT_JOURNAL} if not given, {SANDBOX_JOURNAL} for --sandbox.",
+        ),
     ] = None,
     key: Annotated[str | None, typer.Option(help="The job's name; needed for stdin.")] = None,
-    max_batch_requests: Annotated[int | None, typer.Option(help="Requests in one batch at most. [10000]")] = None,
-    max_batch_bytes: Annotated[int | None, typer.Option(help="Bytes of one batch at most. [240000000]")] = None,
+    max_batch_requests: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Requests in one batch at most. [10000]")
+    ] = None,
+    max_batch_bytes: Annotated[
+        int | None, typer.Option(min=1_000, max=256_000_000, help="Bytes of one batch at most. [240000000]")
+    ] = None,
     max_tries: Annotated[
-        int, typer.Option(help="How often a request is sent that expires or fails for a passing reason.")
+        int,
+        typer.Option(min=1, max=100, help="How often a request is sent that expires or fails for a passing reason."),
     ] = 3,
     poll_interval: Annotated[float | None, typer.Option(help="Seconds between two looks; grows fourfold. [15]")] = None,
     grace: Annotated[
@@ -86,16 +87,16 @@ def run(
             unresolved=unresolved,
             tier=tier,
         )
-        normalize(to)
         if source == STDIN and key is None:
             raise ConfigError("requests from stdin have no name: give the job one with --key")
     price_file = None if prices is None else str(prices)
     if dry_run:
-        _dry_run(source, config, price_file, screen, as_json_=as_json_)
+        _dry_run(source, to, config, price_file, screen, as_json_=as_json_)
         return
     drive(
         Order(
-            requests=_stdin_lines() if source == STDIN else Path(source),
+            requests=stdin_lines() if source == STDIN else Path(source),
+            piped=source == STDIN,
             to=to,
             key=key,
             betas=tuple(beta or ()),
@@ -113,11 +114,10 @@ def run(
     )
 
 
-def _dry_run(source: str, config: Config, prices: str | None, screen: Screen, *, as_json_: bool) -> None:
+def _dry_run(source: str, to: str, config: Config, prices: str | None, screen: Screen, *, as_json_: bool) -> None:
     async def work() -> None:
-        if source == STDIN:
-            raise ConfigError("--dry-run needs a file: stdin can be read only once")
-        made = await estimate_file(Path(source), config=config, prices=load(prices))
+        load(normalize(to))
+        made = await estimate_file(Path(source), config=config, prices=load_prices(prices))
         if as_json_:
             screen.give(as_json(made))
             return
@@ -125,21 +125,3 @@ def _dry_run(source: str, config: Config, prices: str | None, screen: Screen, *,
         screen.say("Nothing was sent.")
 
     perform(work)
-
-
-async def _stdin_lines() -> AsyncIterator[bytes]:
-    """The lines of stdin, in blocks as they come; waiting for more can be cancelled."""
-    descriptor = sys.stdin.fileno()
-    reader, waits = LineReader(), True
-    while True:
-        if waits:
-            try:
-                await anyio.wait_readable(descriptor)
-            except OSError:  # a plain file never makes one wait
-                waits = False
-        block = await threads.run(os.read, descriptor, BLOCK)
-        for line in reader.feed(block) if block else reader.end():
-            if line.strip():
-                yield line.strip()
-        if not block:
-            return

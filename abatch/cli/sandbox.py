@@ -21,9 +21,11 @@ from abatch.errors import BackendUnavailable, ConfigError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["SANDBOX_JOURNAL", "sandbox", "sandbox_beside"]
+__all__ = ["SANDBOX_JOURNAL", "has_sandbox", "sandbox", "sandbox_beside"]
 
 SANDBOX_JOURNAL: Final = Path(".abatch-sandbox")
+PORT: Final = "port"
+"""The file in a journal's folder that keeps its sandbox's."""
 PATIENCE: Final = 8.0
 """Seconds that the sandbox of a run that was killed may take to go, and this one to start."""
 KEY: Final = "sandbox-key"
@@ -47,7 +49,8 @@ def sandbox_beside(folder: Path, *, latency: str) -> Generator[str]:
     with tempfile.TemporaryFile() as said:
         child, url = _start(folder, port, latency, said)
         try:
-            (folder / "port").write_text(f"{url.rpartition(':')[2]}\n")
+            (folder / PORT).touch(mode=0o600)
+            (folder / PORT).write_text(f"{url.rpartition(':')[2]}\n")
             _point_at(url)
             yield url
         finally:
@@ -57,13 +60,18 @@ def sandbox_beside(folder: Path, *, latency: str) -> Generator[str]:
             child.wait()
 
 
+def has_sandbox(folder: Path) -> bool:
+    """Whether a journal is of a sandbox beside it."""
+    return (folder / PORT).exists()
+
+
 def _port_of(folder: Path) -> int:
     try:
-        return int((folder / "port").read_text())
+        return int((folder / PORT).read_text())
     except FileNotFoundError:
         return 0
     except ValueError as unreadable:
-        raise ConfigError(f"{folder / 'port'} holds no port; remove {folder} to begin anew") from unreadable
+        raise ConfigError(f"{folder / PORT} holds no port; remove {folder} to begin anew") from unreadable
 
 
 def _start(folder: Path, port: int, latency: str, said: IO[bytes]) -> tuple[subprocess.Popen[str], str]:
@@ -92,7 +100,7 @@ def _start(folder: Path, port: int, latency: str, said: IO[bytes]) -> tuple[subp
             why = f"port {port} is taken"
         if time.monotonic() > until:
             raise ConfigError(
-                f"the sandbox does not start: {why}. This journal belongs to port {port} (kept in {folder / 'port'}): "
+                f"the sandbox does not start: {why}. This journal belongs to port {port} (kept in {folder / PORT}): "
                 f"end what holds it, or remove {folder} to begin anew"
             )
         time.sleep(0.1)

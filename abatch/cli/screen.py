@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, Group
 from rich.table import Table
 
 from abatch.cli.text import clean
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-__all__ = ["Screen", "configure_logs", "table"]
+__all__ = ["Screen", "configure_logs", "table", "tables"]
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30}
-
-
+GAP: Final = 2
+"""Columns between two of a table's."""
 WIDE: Final = 240
 """Columns where no terminal says how many there are, so that no row of a table is folded."""
 
@@ -78,8 +79,30 @@ def table(*columns: str, rows: Iterable[Sequence[object]], right: Sequence[str] 
     return made
 
 
+def tables(width: int, *columns: str, rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Group:
+    """A table that is never wider than the screen: what does not fit stands below, after the first column again."""
+    cells = [[clean(cell) for cell in row] for row in rows]
+    first, *widths = (max(map(cell_len, column)) for column in zip(columns, *cells, strict=True))
+    parts: list[list[int]] = [[0]]
+    left = width - first
+    for at, wide in enumerate(widths, 1):
+        if len(parts[-1]) > 1 and wide + GAP > left:
+            parts.append([0])
+            left = width - first
+        parts[-1].append(at)
+        left -= wide + GAP
+    return Group(
+        *(
+            table(*(columns[at] for at in part), rows=([row[at] for at in part] for row in cells), right=right)
+            for part in parts
+        )
+    )
+
+
 def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> None:
-    """Send abatch's own log to stderr: JSON lines, or short lines where a person watches. No other library's.
+    """Send abatch's own warnings to stderr as short lines; its log as JSON lines, where ABATCH_LOG asks for it.
+
+    On a terminal all lines are short, and steps of information are left out: there is a bar. No other library's.
 
     Args:
         screen: where to.
@@ -92,7 +115,7 @@ def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> Non
     wish = os.environ.get("ABATCH_LOG", "")
     if wish and wish not in LEVELS:
         raise ConfigError(f"ABATCH_LOG must be one of {', '.join(LEVELS)}, got {wish!r}")
-    level = LEVELS[wish or ("warning" if screen.live or screen.quiet else "info")]
+    level = LEVELS[wish or "warning"]
     if screen.live or screen.quiet:
         level = max(level, LEVELS["warning"])
 
@@ -101,14 +124,14 @@ def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> Non
             raise structlog.DropEvent
         return event
 
-    renderer = _short_line if screen.messages.is_terminal else structlog.processors.JSONRenderer()
+    as_json = wish and not screen.messages.is_terminal
     structlog.configure(
         processors=[
             drop,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             redact,
-            renderer,
+            structlog.processors.JSONRenderer() if as_json else _short_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _Logger(screen),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Processing, Ready
+from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Processing, Ready, Rejected
 
 if TYPE_CHECKING:
     from abatch.ledger import JobRecord, ShardRecord
@@ -47,6 +47,8 @@ def shard_in_words(shard: ShardRecord) -> str:
     match shard.state:
         case Ready():
             return "ready"
+        case Rejected():
+            return "rejected: too large for the API"
         case InDoubt():
             return "in doubt"
         case Held(reason=reason):
@@ -70,7 +72,7 @@ def attempt_of(shard: ShardRecord) -> int | None:
             return attempt
         case Held(doubt=doubt) | Processing(doubt=doubt) | Draining(doubt=doubt):
             return doubt.attempt
-        case Done() | Dead():
+        case Rejected() | Done() | Dead():
             return None
         case _:
             assert_never(shard.state)

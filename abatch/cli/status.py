@@ -14,11 +14,12 @@ from rich.live import Live
 from rich.text import Text
 
 from abatch import wire
-from abatch.bulletin import read
+from abatch.bulletin import Bulletin, read
+from abatch.cli.again import resuming
 from abatch.cli.exits import perform
 from abatch.cli.options import JournalOption, JsonOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of
-from abatch.cli.screen import Screen, table
+from abatch.cli.screen import Screen, tables
 from abatch.cli.standing import attempt_of, shard_in_words, standing_of
 from abatch.cli.text import clean, moment
 from abatch.facts import Committing
@@ -26,10 +27,10 @@ from abatch.places import shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from rich.console import RenderableType
 
-    from abatch.bulletin import Bulletin
     from abatch.journal import Recorded
     from abatch.ledger import JobRecord, Ledger, ShardRecord
 
@@ -39,7 +40,7 @@ LOOK_EVERY: Final = 0.5
 
 
 def status(
-    key: Annotated[str | None, typer.Argument(metavar="[JOB]", help="One job alone.", show_default=False)] = None,
+    key: Annotated[str | None, typer.Argument(metavar="JOB", help="One job alone.", show_default=False)] = None,
     batches: Annotated[bool, typer.Option("--batches", help="A row for every shard, too.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it until all is done, or Ctrl-C.")] = False,
     journal: JournalOption = DEFAULT_JOURNAL,
@@ -66,7 +67,8 @@ def status(
             attempts: dict[int, int] = {}
             with Live(console=screen.output, auto_refresh=False) as live:
                 async for jobs in _follow(ledger, key, attempts, batches=batches):
-                    live.update(_picture(jobs, ledger, attempts, batches=batches), refresh=True)
+                    width = screen.output.width
+                    live.update(_picture(jobs, ledger, attempts, width=width, batches=batches), refresh=True)
 
     perform(work_live if watch and screen.output.is_terminal and not as_json else work)
 
@@ -81,7 +83,8 @@ async def _follow(
         yield jobs
         if all(job.finished is not None for job in jobs):
             return
-        while not await ledger.refresh():  # noqa: ASYNC110 - another process changes it
+        driver = _driver(ledger.journal.folder)
+        while not await ledger.refresh() and _driver(ledger.journal.folder) == driver:  # noqa: ASYNC110 - another's
             await anyio.sleep(LOOK_EVERY)
 
 
@@ -110,40 +113,48 @@ def _show(
     as_json: bool,
 ) -> None:
     if not as_json:
-        screen.output.print(_picture(jobs, ledger, attempts, batches=batches))
+        screen.output.print(_picture(jobs, ledger, attempts, width=screen.output.width, batches=batches))
         return
-    driver = _driver(ledger)
-    told = [_job_json(job) for job in jobs]
+    driver = _driver(ledger.journal.folder)
+    told = [_job_json(job, ledger) for job in jobs]
     if batches:
         for job, record in zip(told, jobs, strict=True):
             job["shards"] = [_shard_json(shard, ledger, attempts) for shard in record.shards.values()]
     screen.give({"jobs": told, "driver": None if driver is None else msgspec.structs.asdict(driver)})
 
 
-def _driver(ledger: Ledger) -> Bulletin | None:
+def _driver(folder: Path) -> Bulletin | None:
     """What the process that drives the journal says of itself; None if it is gone."""
-    bulletin = read(ledger.journal.folder)
-    if bulletin is None:
+    try:
+        pid = int((folder / "lock").read_text())
+    except (FileNotFoundError, ValueError):
         return None
     try:
-        os.kill(bulletin.pid, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return None
     except PermissionError:  # it is somebody else's, and alive
         pass
-    return bulletin
+    bulletin = read(folder)
+    return bulletin if bulletin is not None and bulletin.pid == pid else Bulletin(pid=pid)
 
 
-def _picture(jobs: list[JobRecord], ledger: Ledger, attempts: dict[int, int], *, batches: bool) -> RenderableType:
-    parts: list[RenderableType] = [_job_table(jobs)] if jobs else [Text("This journal has no jobs.")]
+def _picture(
+    jobs: list[JobRecord], ledger: Ledger, attempts: dict[int, int], *, width: int, batches: bool
+) -> RenderableType:
+    parts: list[RenderableType] = [_job_table(jobs, width)] if jobs else [Text("This journal has no jobs.")]
     for job in jobs:
         standing = standing_of(job)
         if standing.reason or standing.remedy:
             parts.append(Text(clean(f"{job.key} is {standing.state}: {standing.reason}. {standing.remedy}".rstrip())))
-    if (driver := _driver(ledger)) is not None:
+    driver, unfinished = _driver(ledger.journal.folder), [job for job in jobs if job.finished is None]
+    if driver is not None:
         parts += [Text(clean(line)) for line in _account(driver)]
-    if batches:
-        parts += [_shard_table(job, ledger, attempts) for job in jobs]
+    elif unfinished:
+        parts.append(Text("No process drives this journal. To go on:"))
+        parts += [Text(clean("  " + ", ".join(filter(None, resuming(ledger, job))))) for job in unfinished]
+    for job in jobs if batches else ():
+        parts += [Text(f"\nshards of {job.key}"), _shard_table(job, ledger, attempts, width)]
     return Group(*parts)
 
 
@@ -158,7 +169,7 @@ def _account(driver: Bulletin) -> list[str]:
     return lines
 
 
-def _job_table(jobs: list[JobRecord]) -> RenderableType:
+def _job_table(jobs: list[JobRecord], width: int) -> RenderableType:
     def row(job: JobRecord) -> tuple[object, ...]:
         progress = job.progress()
         total = "?" if progress.total is None else f"{progress.total:,}"
@@ -166,26 +177,28 @@ def _job_table(jobs: list[JobRecord]) -> RenderableType:
         return job.key, standing_of(job).state, total, *(f"{count:,}" for count in counts), moment(job.changed_at)
 
     numbers = ("total", "planned", "in flight", "sealed", "failed", "batches")
-    return table("job", "state", *numbers, "since", rows=map(row, jobs), right=numbers)
+    return tables(width, "job", "state", *numbers, "since", rows=map(row, jobs), right=numbers)
 
 
-def _shard_table(job: JobRecord, ledger: Ledger, attempts: dict[int, int]) -> RenderableType:
+def _shard_table(job: JobRecord, ledger: Ledger, attempts: dict[int, int], width: int) -> RenderableType:
     def row(shard: ShardRecord) -> tuple[object, ...]:
         told = _shard_json(shard, ledger, attempts)
         return (*("" if value is None else value for value in list(told.values())[:-1]), moment(shard.since))
 
     columns = ("shard", "part", "rows", "state", "attempt", "batch", "wire prefix", "since")
-    return table(*columns, rows=map(row, job.shards.values()), right=("shard", "part", "rows", "attempt"))
+    return tables(width, *columns, rows=map(row, job.shards.values()), right=("shard", "part", "rows", "attempt"))
 
 
-def _job_json(job: JobRecord) -> dict[str, Any]:
+def _job_json(job: JobRecord, ledger: Ledger) -> dict[str, Any]:
     standing = standing_of(job)
+    resume, _ = resuming(ledger, job) if job.finished is None else ("", "")
     return {
         "key": job.key,
         "state": standing.state,
         "reason": standing.reason,
         "remedy": standing.remedy,
         "destination": shown(job.submitted.to),
+        "resume": resume or None,
         **asdict(job.progress()),
         "since": job.changed_at,
     }

@@ -13,7 +13,8 @@
 
 The tests are plain `async def`, each with a loop of its own; run them with the asyncio plugin you like. For
 readable failures say `pytest.register_assert_rewrite("abatch.testing.contract")` in your conftest.
-A crash is played by `die`, which must leave what a killed process would leave.
+A crash is played by `die`, which must leave what a killed process would leave. Only the claim is tried with real
+deaths: processes forked from the test kill themselves in the middle of `connect`, line by line.
 """
 
 # ruff: noqa: D102 - a test is named for the promise it keeps
@@ -21,11 +22,18 @@ A crash is played by `die`, which must leave what a killed process would leave.
 from __future__ import annotations
 
 import json
-import tempfile
+import multiprocessing
+import os
+import signal
+import sys
+import threading
 import tracemalloc
+import warnings
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from inspect import CO_COROUTINE
 from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import TYPE_CHECKING, ClassVar
 
 import anyio
@@ -37,6 +45,9 @@ from abatch.result import Line, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
+    from types import FrameType
+
+    from _typeshed import TraceFunction
 
     from abatch.backend import Backend
 
@@ -302,6 +313,52 @@ class BackendContract:
             await backend.finish(self.job, [sealed])
         assert await self.stored() == raw(lines)
 
+    async def test_a_claim_that_was_cut_short_keeps_nobody_out(self) -> None:
+        died_at: set[str] = set()
+        while line := await threads.run(self._claim_and_die, died_at):
+            died_at.add(line)
+        async with self.opened() as backend:
+            await self.sealed(backend, 0, make_lines(3))
+
+    def _claim_and_die(self, died_at: set[str]) -> str:
+        """Connect in a process that dies at the first line of the backend's code where none died before.
+
+        Returns that line; nothing if there was none, and the place is claimed.
+        """
+        with TemporaryFile() as told, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside idle threads: the child is short-lived
+            child = multiprocessing.get_context("fork").Process(
+                target=self._claim, args=(died_at, told.fileno()), daemon=True
+            )
+            child.start()
+            child.join(60)
+            told.seek(0)
+            assert child.exitcode in (0, -signal.SIGKILL), "what a run left that died in its claim keeps the job out"
+            return told.read().decode()
+
+    def _claim(self, died_at: set[str], told: int) -> None:
+        async def claim() -> None:
+            lines = _Lines(died_at, told, besides={type(self).__module__, "anyio"})
+            threading.settrace(lines.enter)
+            sys.settrace(lines.enter)
+            await self.connect(self.job)
+            os._exit(0)
+
+        anyio.run(claim)
+
+    async def test_a_second_opening_disturbs_nothing(self) -> None:
+        first, second = make_lines(300), make_lines(300, start=1000)
+        async with self.opened() as backend:
+            sealed = [await self.sealed(backend, 0, first)]
+            sink = await self.sink(backend, 1)
+            await sink.write(second[:200])
+            async with self.opened() as reader:  # `abatch results`, while the job is under way
+                assert await read(reader, sealed[0]) == raw(first)
+            await sink.write(second[200:])
+            sealed.append(journalled(await sink.seal()))
+            await backend.finish(self.job, sealed)
+        assert await self.stored() == raw(first + second)
+
     # ---- the end of a job ---------------------------------------------------------------------------------
 
     async def test_finish_can_be_repeated(self) -> None:
@@ -326,7 +383,7 @@ class BackendContract:
 
     async def test_requests_without_a_result_are_listed(self) -> None:
         pairs = [(custom_id, "the batch was archived") for custom_id in STRANGE_IDS]
-        with tempfile.TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder:
             lists = [Path(folder, "a"), Path(folder, "b")]
             for path, some in zip(lists, (pairs[:4], pairs[4:]), strict=True):
                 text = "".join(json.dumps({"custom_id": i, "reason": why}) + "\n" for i, why in some)
@@ -381,6 +438,31 @@ class BackendContract:
     def elsewhere(self, sealed: Sealed) -> dict[str, str | int]:
         """The `detail` of a shard like this one, but of part 1, which was never written."""
         return dict(sealed.detail)
+
+
+class _Lines:
+    """Die at the first new line of the backend's package, which is that of the first `async def` not `besides`."""
+
+    def __init__(self, died_at: set[str], told: int, *, besides: set[str]) -> None:
+        self._died_at, self._told, self._package = died_at, told, ""
+        self._besides = {"abatch", *sys.stdlib_module_names, *map(_package, besides)}
+
+    def enter(self, frame: FrameType, _event: str, _: object) -> TraceFunction | None:
+        package = _package(str(frame.f_globals.get("__name__")))
+        if not self._package and frame.f_code.co_flags & CO_COROUTINE and package not in self._besides:
+            self._package = package
+        return self._step if package == self._package else None
+
+    def _step(self, frame: FrameType, event: str, _: object) -> TraceFunction:
+        line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        if event == "line" and line not in self._died_at:
+            os.write(self._told, line.encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._step
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def journalled(sealed: Sealed) -> Sealed:

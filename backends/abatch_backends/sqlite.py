@@ -207,7 +207,7 @@ class _Sqlite:
         return _Sink(self, shard)
 
     async def read(self, sealed: Sealed, /) -> AsyncIterator[bytes]:
-        last = -1
+        last, given = -1, 0
         # a statement a page: an open one would keep the WAL from being emptied while the reader idles
         while page := await self._ask(
             "SELECT rowid, custom_id, CAST(result AS BLOB) FROM results"
@@ -219,6 +219,10 @@ class _Sqlite:
         ):
             for last, custom_id, result in page:  # noqa: B007 - the next page begins behind the last one
                 yield b'{"custom_id":%b,"result":%b}' % (msgspec.json.encode(custom_id), result)
+            given += len(page)
+        if given != sealed.lines:
+            shard = sealed.detail["shard"]
+            raise BackendError(self.url, f"the rows of shard {shard} were changed or removed; restore them")
 
     async def _ask(self, query: str, *values: str | int) -> Sequence[tuple[Any, ...]]:
         rows: Sequence[tuple[Any, ...]] = ()

@@ -200,6 +200,8 @@ class TestSqlite(BackendContract):
                 database.execute("DELETE FROM results WHERE custom_id = 'row-000003'")
             with pytest.raises(BackendError, match="rows of shard 40 were changed or removed"):
                 await backend.finish(self.job, sealed)
+            with pytest.raises(BackendError, match="rows of shard 40 were changed or removed"):
+                await read(backend, sealed[0])
 
     async def test_a_cancelled_write_leaves_whole_transactions(self):
         async with self.opened() as backend:

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 from typing import Any
@@ -28,7 +29,8 @@ def test_a_job_runs_to_its_end_and_again_is_done_at_once(cli: Any, api: Sandbox)
     assert head[1:3] == ["journal      .abatch", "destination  out.jsonl"]
     for word in ("succeeded", "tokens", "cost", "synchronous cost", "$"):
         assert word in first.err
-    assert '"event": "progress"' in first.err
+    assert "planned 30 of 30 · submitted 30" in first.err
+    assert "{" not in first.err
     batches = api.account.batches
     again = cli("run", "in.jsonl", "--to", "out.jsonl", "--json")
     assert again.status == 0
@@ -134,15 +136,21 @@ def test_a_key_with_other_content_and_a_foreign_destination_are_exit_2(cli: Any)
     assert (cli.folder / "mine.jsonl").read_text() == "precious\n"
 
 
-def test_usage_and_settings_are_exit_2(alone: Any) -> None:
+def test_usage_and_settings_are_exit_2(cli: Any) -> None:
+    cli.write("in.jsonl", 1)
     for args, word in (
         (("run", "in.jsonl"), "--to"),
         (("run", "in.jsonl", "--to", "out.parquet"), "destination is one of"),
         (("run", "-", "--to", "out.jsonl"), "--key"),
-        (("run", "in.jsonl", "--to", "out.jsonl", "--max-batch-requests", "0"), "requests_per_batch"),
+        (("run", "in.jsonl", "--to", "out.jsonl", "--max-batch-requests", "0"), "--max-batch-requests"),
+        (("run", "in.jsonl", "--to", "out.jsonl", "--poll-interval", "nan"), "--poll-interval"),
+        (("run", "in.jsonl", "--to", "out.jsonl", "--key", "a/b"), "--key must match"),
+        (("run", "in.jsonl", "--to", "out.jsonl", "--journal", "in.jsonl"), "is a file"),
+        (("status", "--journal", "in.jsonl"), "is a file"),
+        (("run", "-", "--to", "out.jsonl", "--key", "k", "--dry-run"), "needs a file"),
         (("run", "absent.jsonl", "--to", "out.jsonl", "--dry-run"), "absent.jsonl"),
     ):
-        ended = alone.here(*args)
+        ended = cli.here(*args)
         assert ended.status == 2, ended
         assert word in ended.err
 
@@ -157,17 +165,109 @@ def test_stdin_is_read_as_an_iterable(cli: Any, line: Any) -> None:
 
 
 def test_a_bad_row_in_stdin_ends_the_run_after_the_sealed_shards(cli: Any, line: Any) -> None:
-    rows = b"\n".join([*(line(n) for n in range(25)), b"nonsense", line(26)])
+    rows = b"\n".join([*(line(n, system="x" * 60_000) for n in range(25)), b"nonsense", line(26)])
     args = ("run", "-", "--to", "out.jsonl", "--key", "piped", "--max-batch-requests", 10, *FAST)
     ended = cli(*args, "--json", stdin=rows)
     assert ended.status == 1, ended
     assert "line 26" in ended.err
     told = ended.json
     assert told["state"] == "unfinished"
-    assert told["succeeded"] >= 10
+    sent = told["succeeded"]
+    assert sent >= 10
+    assert f"Of the requests before it {sent} were sent, {sent} have their result." in ended.err
+    assert "To go on: mend the input, then give all the lines again to abatch run -" in ended.err
     mended = rows.replace(b"nonsense", line(25))
     assert cli(*args, stdin=mended).status == 0
     assert len(cli.lines("out.jsonl")) == 27
+
+
+def test_stdin_that_begins_badly_makes_no_job(cli: Any, api: Sandbox, line: Any) -> None:
+    args = ("run", "-", "--to", "out.jsonl", "--key", "piped", "--json", *FAST)
+    for rows, word in (
+        (b"nonsense\n" + line(1), "line 1: not JSON"),
+        (line(0) + b"\nnonsense", "line 2: not JSON"),
+        (b" \n", "stdin holds no request"),
+        (b"[" + line(0) + b"]", "jq -c '.[]'"),
+    ):
+        ended = cli(*args, stdin=rows)
+        assert ended.status == 2, ended
+        assert word in ended.json["error"]["text"]
+        assert not ended.json["error"]["text"].startswith("error")
+    assert cli.here("status", "--json").json["jobs"] == []
+    assert not (cli.folder / "out.jsonl").exists()
+    assert api.account.requests == 0
+
+
+def test_json_that_is_not_json_lines_is_one_error(cli: Any, line: Any) -> None:
+    rows = [json.loads(line(n)) for n in range(30)]
+    for text, word in (
+        (json.dumps(rows), "jq -c '.[]'"),
+        (json.dumps(rows, indent=1), "jq -c '.[]'"),
+        ("\n".join(json.dumps(row, indent=1) for row in rows), "jq -c ."),
+    ):
+        (cli.folder / "in.json").write_text(text)
+        for args in (("run", "in.json", "--to", "out.jsonl"), ("estimate", "in.json")):
+            ended = cli.here(*args)
+            assert ended.status == 2, ended
+            assert ended.err.count("error:") == 1
+            assert word in ended.err
+
+
+def test_results_that_were_moved_are_told_of(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 3)
+    for name in ("out.jsonl", "out.db", "out/"):
+        args = ("run", "in.jsonl", "--to", name, "--json", *FAST)
+        assert cli.here(*args).status == 0
+        (cli.folder / name).rename(cli.folder / "elsewhere")
+        again = cli.here(*args)
+        assert again.status == 1, again
+        assert "is gone" in again.json["error"]["text"]
+        assert "another --key" in again.err
+        assert "To go on" not in again.err
+        assert not (cli.folder / name).exists()
+        (cli.folder / "elsewhere").rename(cli.folder / name)
+        assert cli.here(*args).status == 0
+    assert api.account.requests == 9
+
+
+def test_what_failed_is_followed_by_the_commands_that_help(cli: Any) -> None:
+    cli.write("in.jsonl", 4, user=lambda n: "sandbox:errored-once:invalid_request_error" if n == 3 else None)
+    args = ("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", "--journal", "else where", *FAST)
+    ended = cli.here(*args)
+    assert ended.status == 1, ended
+    *_, see, again = ended.err.splitlines()
+    assert see == "To see them: abatch results job --failed --journal 'else where'"
+    assert again == "To send them again: abatch retry job --failed --journal 'else where'"
+    shown = cli.here(*shlex.split(see.partition("abatch ")[2]))
+    assert shown.out.count("\n") == 1
+    assert cli.here(*shlex.split(again.partition("abatch ")[2]), "--yes", *FAST).status == 0
+
+
+def other_package(cli: Any, code: str) -> None:
+    """Install a backend of somebody else for the scheme `other`."""
+    site = cli.folder / "site"
+    about = site / "other_backend-1.0.dist-info"
+    about.mkdir(parents=True, exist_ok=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other-backend\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[abatch.backends]\nother = other_backend:open_\n")
+    (site / "other_backend.py").write_text(code)
+    cli.env["PYTHONPATH"] = str(site)
+
+
+def test_a_failure_of_another_packages_backend_names_it(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 3)
+    other_package(cli, "async def open_(url, job, /):\n    raise ValueError('no such table')\n")
+    ended = cli("run", "in.jsonl", "--to", "other://x", "--json")
+    assert ended.status == 2, ended
+    assert ended.json["error"] == {
+        "type": "BackendError",
+        "text": "other://x: the backend from other-backend failed with ValueError: no such table",
+    }
+    assert api.account.requests == 0
+    other_package(cli, "import not_installed\n")
+    unusable = cli("run", "in.jsonl", "--to", "other://x", "--dry-run")
+    assert unusable.status == 2, unusable
+    assert "cannot be loaded from other-backend: No module named 'not_installed'" in unusable.err
 
 
 def test_an_interrupted_run_resumes(new_cli: Any, slow_api: Sandbox, wait_for: Any) -> None:
@@ -197,8 +297,13 @@ def test_a_killed_run_resumes_and_names_the_other_jobs(new_cli: Any, slow_api: S
         wait_for(lambda least=batches: slow_api.account.batches >= least, process)
         process.kill()
         process.communicate()
+    shown = cli.here("status")
+    assert "No process drives this journal. To go on:\n  abatch run other.jsonl" in shown.out
+    told = cli.here("status", "in", "--json").json
+    assert told["driver"] is None
+    assert told["jobs"][0]["resume"] == "abatch run in.jsonl --to in.out.jsonl --key in"
     slow_api.advance(20_000)
-    ended = cli("run", "in.jsonl", "--to", "in.out.jsonl", "--key", "in", "--grace", "0.2", *FAST)
+    ended = cli(*shlex.split(told["jobs"][0]["resume"])[1:], "--grace", "0.2", *FAST)
     assert ended.status == 0, ended
     assert "also unfinished here, polled but not submitted: other" in ended.err
     assert len(cli.lines("in.out.jsonl")) == 20
@@ -256,17 +361,27 @@ def test_a_dry_run_sends_nothing_and_makes_nothing(alone: Any) -> None:
     for word in ("requests", "30", "batches", "bytes", "cost as batches", "$", " to "):
         assert word in ended.out
     assert [path.name for path in alone.folder.iterdir()] == ["in.jsonl"]
+    for to, word in (("other://x", "destination is one of"), ("s3://me:secret@bucket/x", "credentials")):
+        refused = alone.here("run", "in.jsonl", "--to", to, "--dry-run")
+        assert refused.status == 2, refused
+        assert word in refused.err
+        assert refused.out == ""
 
 
 def test_the_sandbox_beside_a_run_needs_no_key_and_a_killed_demo_resumes(alone: Any, read_until: Any) -> None:
     del alone.env["ANTHROPIC_API_KEY"]
     alone.write("in.jsonl", 40)
     args = ("run", "in.jsonl", "--to", "out.jsonl", "--sandbox", "--max-batch-requests", 10)
+    alone.env["ABATCH_LOG"] = "info"
     process = alone.start(*args, "--sandbox-latency", "0.3")
     read_until(process, "shard_accepted")
     process.kill()
     process.communicate()
+    resume = alone.here("status", "--journal", ".abatch-sandbox", "--json").json["jobs"][0]["resume"]
+    assert resume.startswith("abatch run in.jsonl --to out.jsonl --key in-")
+    assert resume.endswith(" --sandbox")
     port = (alone.folder / ".abatch-sandbox" / "port").read_text()
+    assert (alone.folder / ".abatch-sandbox" / "port").stat().st_mode & 0o777 == 0o600
     ended = alone(*args, "--sandbox-latency", "0")
     assert ended.status == 0, ended
     assert "synthetic" in ended.err

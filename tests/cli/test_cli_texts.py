@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from io import StringIO
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from abatch.cli.app import app
 from abatch.cli.estimate import submit_every
 from abatch.cli.exits import status_of, tell
-from abatch.cli.screen import Screen
+from abatch.cli.screen import Screen, tables
 from abatch.cli.text import clean, duration, money
-from abatch.errors import ApiError, BadRequest, ConfigError, JobConflict, JobStopped
+from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobConflict, JobStopped
 
 COMMANDS = ("run", "status", "results", "cancel", "retry", "resolve", "id", "estimate", "sandbox")
 
@@ -33,6 +35,8 @@ def test_every_help_has_an_example(command: str) -> None:
 def test_help_names_every_command_and_the_version_is_shown() -> None:
     shown = invoke("--help").output
     assert all(f"\n  {command} " in shown for command in COMMANDS)
+    assert "..." not in shown.partition("Commands:")[2]
+    assert "[[" not in invoke("status", "--help").output
     assert invoke("--version").output.startswith("abatch ")
 
 
@@ -54,6 +58,7 @@ def test_estimate_says_how_large_and_how_often(tmp_path: Any, line: Any) -> None
     assert "Below 100 requests" in small.output
     assert "no price for" in small.output
     assert invoke("estimate", str(path), "--sla", "24h").exit_code == 2
+    assert "needs a file" in invoke("estimate", "-").stderr
 
 
 def test_estimate_costs_half_and_counts_all_that_is_allowed(tmp_path: Any, line: Any) -> None:
@@ -121,6 +126,30 @@ def test_an_unexpected_error_shows_where_but_no_locals_and_no_key() -> None:
     assert "in fail" in told
     assert "RuntimeError: bad 15 [redacted]" in told
     assert "a secret prompt" not in told.replace('prompt = "a secret prompt"', "")
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 240])
+def test_a_table_is_never_wider_than_the_screen_and_breaks_no_cell(width: int) -> None:
+    columns = ("job", "total", "batch", "wire prefix")
+    cells = ("nightly", "1,000,000", "msgbatch_0123456789abcdef", "a1-0000000H-01-7C2M0Z9QKXJ4-")
+    console = Console(width=width, file=StringIO())
+    console.print(tables(width, *columns, rows=[cells], right=("total",)))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    if width >= 40:
+        assert all(any(cell in line for line in lines) for cell in cells)
+        assert all(line.startswith("job") for line in lines[::2])
+        assert all(line.startswith("nightly") for line in lines[1::2])
+    if width == 240:
+        assert len(lines) == 2
+
+
+def test_a_storage_error_names_its_place_once() -> None:
+    taken = BackendError("jsonl:////tmp/out.jsonl", "/tmp/.out.jsonl.abatch belongs to another job")
+    assert tell(taken) == "/tmp/.out.jsonl.abatch belongs to another job"
+    assert tell(BackendError("sqlite:////tmp/out.db", "is locked")) == "/tmp/out.db: is locked"
+    assert tell(BackendError("key", "its backend is an object")) == "key: its backend is an object"
+    assert tell(BackendError("s3://bucket/x", "answered 403")) == "s3://bucket/x: answered 403"
 
 
 def test_messages_are_cleaned(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib import import_module
 
 import pytest
 
 from abatch.request import from_line
 from tests.docs.pages import ROOT, blocks
 
-pytestmark = pytest.mark.anyio
-
 PYTHON = blocks("python")
 PLAIN = [block for block in PYTHON if not block.mark]
 TESTS = [block for block in PYTHON if block.mark == "pytest"]
-FILES = [block for block in PYTHON if block.mark.startswith("file: ")]
+FILES = [block for language in ("python", "toml") for block in blocks(language) if block.mark.startswith("file: ")]
 
 
 def run(command, **more):
@@ -70,38 +67,6 @@ def test_the_service_runs(desk, api):
     said = run([ROOT / "examples" / "embed.py"], cwd=desk)
     assert sorted(line.split(",")[0] for line in said.splitlines()) == ["herons: 50 of 50", "lighthouses: 50 of 50"]
     assert api.account.requests == 100
-
-
-def test_the_example_backend_keeps_the_contract(desk):
-    command = ["-m", "pytest", "-q", "-p", "anyio", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", desk]
-    said = run([*command, ROOT / "examples" / "test_backend.py"], cwd=desk)
-    assert " passed" in said
-    assert "skipped" not in said
-
-
-async def test_the_example_backend_is_found_by_its_scheme(desk, api, monkeypatch):
-    import gzip
-
-    from abatch import BatchManager
-
-    installed = desk / "site"
-    about = installed / "my_package-1.0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[abatch.backends]\ngzip = my_backend:open_\n")
-    (installed / "my_backend.py").write_text((ROOT / "examples" / "backend.py").read_text())
-    monkeypatch.syspath_prepend(installed)
-    assert import_module("my_backend")
-    for _ in range(2):  # the second time, it is done
-        async with BatchManager() as manager:
-            job = await manager.submit("requests.jsonl", to="gzip:///answers", key="job")
-            summary = await job.wait()
-            assert len([result async for result in job.results()]) == 200
-    assert summary.ok
-    assert api.account.requests == 200
-    assert summary.location == f"{desk}/answers/"
-    parts = sorted((desk / "answers").glob("part-*.jsonl.gz"))
-    assert sum(gzip.decompress(part.read_bytes()).count(b"\n") for part in parts) == 200
 
 
 def test_the_demo_has_about_two_hundred_good_requests():

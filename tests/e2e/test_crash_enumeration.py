@@ -15,6 +15,7 @@ from httpx2 import AsyncClient
 
 from abatch import BatchManager, Summary
 from abatch.sandbox.api import Machine
+from abatch.sandbox.faults import Status
 from abatch.sandbox.transport import URL, MachineTransport
 from abatch.testing.crash import Crash, CrashPoints, died
 from tests.e2e.jobs import assert_each_answered, config, raw_params, requests, write
@@ -88,6 +89,28 @@ async def test_death_at_any_effect_loses_nothing_and_pays_once(
             break
     gc.collect()
     assert points > 60
+
+
+async def test_request_that_is_too_large_is_not_sent_again_whenever_it_dies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows, points = requests(1), 0
+    for point in count(1):
+        home = tmp_path / f"{point}"
+        home.mkdir()
+        monkeypatch.chdir(home)
+        server, path = Server(), write(rows)
+        server.machine.faults.next("create", Status(413, "request_too_large", "too large"))
+        died_here = await die_at(server, path, "results.jsonl", point)
+        summary = await server.run(path, "results.jsonl", CrashPoints(0))
+        # an answer that died with the process may come again; one that was heard counts
+        assert (summary.errored, server.machine.account.requests) in [(1, 0), (0, 1)], point
+        if not died_here:
+            points = point
+            break
+    gc.collect()
+    assert summary.errored == 1
+    assert points > 25
 
 
 def test_crash_is_not_an_ordinary_exception() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import stat
 from collections import Counter
@@ -12,8 +13,12 @@ import anthropic
 import pytest
 
 import abatch
-from abatch import BackendError, BadRequest, BatchManager, ConfigError, JobConflict, JobFailed, Request
+from abatch import BackendError, BadRequest, BatchManager, ConfigError, JobConflict, JobFailed, JobStopped, Request
+from abatch.lifecycle import Draining
+from abatch.pacing import LIMITS
 from abatch.sandbox import Sandbox
+from abatch.sandbox.faults import NotYet
+from abatch.spool import SpoolWriter
 from abatch.testing import memory
 from tests.e2e.jobs import (
     assert_each_answered,
@@ -150,6 +155,7 @@ async def test_same_iterable_again_resumes(api: Sandbox) -> None:
 
     with pytest.raises(OSError, match="went away"):
         await run(broken())
+    assert 0 < api.account.requests < 25  # the shards that were full
     _, summary = await run(rows)
     assert summary.succeeded == 40
     assert_each_answered("results.jsonl", rows)
@@ -234,6 +240,48 @@ async def test_failing_backend_stops_its_own_job_only(api: Sandbox) -> None:
         with pytest.raises(BackendError, match="far side"):
             await bad.wait()
         assert (await good.wait()).succeeded == 20
+
+
+async def test_batches_of_a_failed_job_leave_the_queue_when_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LIMITS, "start", (1_000, 25))
+    with Sandbox(seed=1, latency=3600) as slow:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", slow.url)
+        failing = await memory.open_("memory:failing", abatch.JobRef(key="bad", lineage="0" * 16))
+        async with manager() as running:
+            bad = await running.submit(requests(20), to=failing, key="bad")
+            await _all_accepted(bad, 20)
+            monkeypatch.setattr(type(failing), "open", _no_space)
+            slow.advance(3601)  # one batch fails to be drained; the others end without anybody who waits for them
+            with pytest.raises(BackendError, match="far side"):
+                await bad.wait()
+            monkeypatch.undo()
+            monkeypatch.setitem(LIMITS, "start", (1_000, 25))
+            good = await running.submit(requests(40)[20:], to="memory:", key="good")
+            await _all_accepted(good, 20)
+            slow.advance(3601)
+            assert (await good.wait()).succeeded == 20
+
+
+async def _all_accepted(job: abatch.Job, rows: int) -> None:
+    while job.progress().in_flight < rows or job.progress().in_doubt:
+        await job._job.change()
+
+
+async def _no_space(*_: Any) -> Any:
+    raise BackendError("broken:", "no space on the far side")
+
+
+async def test_drain_that_waits_lets_another_have_its_place(api: Sandbox) -> None:
+    api.faults.next("results", NotYet(seconds=3600))
+    async with manager(drains=1) as running:
+        waiting = await running.submit(requests(3), to="memory:", key="waiting")
+        while not any(isinstance(shard.state, Draining) for shard in waiting._job.shards.values()):
+            await waiting._job.change()
+        other = await running.submit(requests(23)[3:], to="memory:", key="other")
+        assert (await other.wait()).succeeded == 20
+        assert not waiting.done
+        api.advance(3601)
+        assert (await waiting.wait()).succeeded == 3
 
 
 async def test_check_raises_when_a_request_failed(api: Sandbox) -> None:
@@ -336,3 +384,39 @@ async def test_journal_belongs_to_one_api(api: Sandbox, monkeypatch: pytest.Monk
         monkeypatch.setenv("ANTHROPIC_BASE_URL", other.url)
         with pytest.raises(ConfigError, match="belongs to"):
             await run(write(requests(3)))
+
+
+async def test_cancelled_job_whose_iterable_was_not_read_to_its_end_can_be_handed_over_again(api: Sandbox) -> None:
+    rows = requests(40)
+    async with manager(sealed_unsent=1) as running:
+        job = await running.submit(rows, to="memory:", key="job")
+        while not job.progress().planned:
+            await job._job.change()
+        await job.cancel()
+        first = await job.wait()
+    assert first.requests < 40
+    _, summary = await run(rows, to="memory:")
+    assert summary.requests == first.requests
+
+
+async def test_full_disk_while_results_are_withheld_stops_the_job_with_the_remedy(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = requests(12)
+    rows[3]["params"]["metadata"] = {"user_id": "sandbox:errored-once:overloaded_error"}
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = write(rows)
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        while not job.progress().batches:
+            await job._job.change()
+        with monkeypatch.context() as disk:
+            disk.setattr(SpoolWriter, "seal", full)
+            with pytest.raises(JobStopped, match="Free the disk"):
+                await job.wait()
+    _, summary = await run(path)
+    assert summary.succeeded == 12
+    assert_each_answered("results.jsonl", rows)

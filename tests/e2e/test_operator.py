@@ -15,7 +15,15 @@ from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
 from abatch.lifecycle import Held, InDoubt, doubt_of
 from abatch.sandbox import Sandbox
-from abatch.sandbox.faults import CutInLine, OtherWorkspace, Replay, ResetAfterAccept, ResetBeforeAccept, Status
+from abatch.sandbox.faults import (
+    CutInLine,
+    LateAccept,
+    OtherWorkspace,
+    Replay,
+    ResetAfterAccept,
+    ResetBeforeAccept,
+    Status,
+)
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, config, manager, requests, run, write
 
 pytestmark = pytest.mark.anyio
@@ -207,8 +215,6 @@ async def test_leaving_while_an_answer_is_awaited_takes_it_along(monkeypatch: py
 
 async def test_withdrawn_attempt_that_shows_up_later_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds A1 and A2 broken on purpose: a batch appears after the grace; it is paid for, reported, and harmless."""
-    from abatch.sandbox.faults import LateAccept
-
     with Sandbox(seed=3) as api:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
         api.faults.next("create", LateAccept(seconds=6))
@@ -242,10 +248,11 @@ async def test_answer_on_its_way_is_not_taken_for_a_duplicate(monkeypatch: pytes
 async def test_word_is_not_obeyed_again_for_a_later_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     with Sandbox(seed=3, latency=3600) as api:  # the second doubt lasts: its batch still runs
         monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
-        api.faults.next("create", ResetBeforeAccept(), ResetAfterAccept())
+        api.faults.next("create", ResetBeforeAccept())
         rows = requests(5)
         path = write(rows)
         await held(path)
+        api.faults.next("create", ResetAfterAccept())
         await wish(1, None)
         async with manager(unresolved="hold", **PATIENT) as running:
             job = await running.submit(path, to="results.jsonl", key="job")
@@ -258,7 +265,8 @@ async def test_word_is_not_obeyed_again_for_a_later_attempt(monkeypatch: pytest.
 
 async def test_unreadable_first_line_does_not_make_our_batch_foreign(api: Sandbox) -> None:
     api.faults.next("create", ResetAfterAccept())
-    api.faults.next("results", Status(200, envelope=False), CutInLine(lines=0, clean=True))
+    api.faults.next("results", Status(200, envelope=False))
+    api.faults.next("results", CutInLine(lines=0, clean=True))
     rows = requests(5)
     _, summary = await run(write(rows))
     assert summary.succeeded == 5
@@ -277,6 +285,32 @@ async def test_word_on_a_held_shard_is_obeyed_while_others_run(monkeypatch: pyte
             await wish(number, None)
             await until(job, lambda: job.progress().in_flight == 20 and not job.progress().held)
         assert_paid_once(api, rows)
+
+
+async def test_held_shard_whose_batch_shows_up_goes_on_at_the_next_run(api: Sandbox) -> None:
+    """At most once with no bound on time: what appears after the grace is found by its tag."""
+    api.faults.next("create", LateAccept(seconds=60))
+    rows = requests(5)
+    path = write(rows)
+    await held(path)
+    api.advance(120)
+    _, summary = await run(path, unresolved="hold")
+    assert (summary.succeeded, summary.duplicates) == (5, 0)
+    assert_paid_once(api, rows)
+
+
+async def test_held_shard_whose_batch_shows_up_goes_on_while_another_job_runs(api: Sandbox) -> None:
+    api.faults.next("create", LateAccept(seconds=60))
+    rows = requests(5)
+    async with manager(unresolved="hold") as running:
+        job = await running.submit(write(rows), to="results.jsonl", key="job")
+        with pytest.raises(StillInDoubt):
+            await job.wait()
+        api.advance(120)
+        other = await running.submit(requests(30)[20:], to="memory:", key="other")
+        await other.wait()
+        await until(job, lambda: job.done)
+    assert (job.summary().succeeded, job.summary().duplicates) == (5, 0)
 
 
 async def test_stopped_job_can_be_cancelled(api: Sandbox) -> None:

@@ -13,6 +13,7 @@ from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import (
     CutBody,
     Foreign,
+    ForeignLine,
     Garbage,
     LateAccept,
     NoDate,
@@ -23,7 +24,7 @@ from abatch.sandbox.faults import (
     SpendLimit,
     Status,
 )
-from tests.e2e.jobs import assert_each_answered, assert_paid_once, config, lines, requests, run, write
+from tests.e2e.jobs import assert_each_answered, assert_paid_once, config, lines, manager, requests, run, write
 
 pytestmark = pytest.mark.anyio
 
@@ -103,11 +104,39 @@ async def test_refusal_stops_the_job_and_handing_over_again_goes_on(api: Sandbox
     assert_paid_once(api, rows)
 
 
+async def test_foreign_line_that_stands_first_does_not_make_our_batch_foreign(api: Sandbox) -> None:
+    api.faults.always("create", ResetAfterAccept())
+    api.faults.always("results", ForeignLine())
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
 async def test_spend_limit_stops_and_is_not_retried(api: Sandbox) -> None:
     api.faults.next("create", SpendLimit())
     with pytest.raises(JobStopped, match="aise the spend limit"):
         await run(write(requests(8)))
     assert api.account.batches == 0
+
+
+async def test_spend_limit_stops_every_job_of_the_scope_until_one_is_handed_over_again(api: Sandbox) -> None:
+    api.faults.always("create", SpendLimit())
+    path, other = write(requests(8)), write(requests(16)[8:], "other.jsonl")
+    async with manager() as running:
+        jobs = [
+            await running.submit(path, to="results.jsonl", key="job"),
+            await running.submit(other, to="other.jsonl.db", key="other"),
+        ]
+        for job in jobs:
+            with pytest.raises(JobStopped, match="aise the spend limit"):
+                await job.wait()
+        third = await running.submit(path, to="memory:", key="third")
+        with pytest.raises(JobStopped, match="aise the spend limit"):
+            await third.wait()
+        api.faults.clear("create")
+        again = await running.submit(path, to="results.jsonl", key="job")
+        assert (await again.wait()).succeeded == 8
 
 
 async def test_redirect_is_not_followed(api: Sandbox) -> None:
@@ -143,7 +172,7 @@ async def test_one_request_too_large_gets_the_error_as_its_line(api: Sandbox) ->
 
 
 async def test_early_failures_are_tried_again(api: Sandbox) -> None:
-    api.faults.next("create", Refuse(), Refuse())
+    api.faults.next("create", Refuse(), times=2)
     rows = requests(8)
     _, summary = await run(write(rows))
     assert summary.succeeded == 8
@@ -194,7 +223,6 @@ async def test_results_cut_and_reset_lose_nothing(api: Sandbox) -> None:
         CutInLine,
         DeepJson,
         DuplicateLine,
-        ForeignLine,
         LineSeparator,
         LoneSurrogate,
         NotYet,

@@ -69,6 +69,11 @@ async def test_an_existing_folder_is_a_folder_of_parts(tmp_path, monkeypatch):
         "other+scheme://host/results.jsonl",
         "other.scheme://host/results.jsonl",
         "s3://[bucket",
+        "jsonl:///",
+        "jsonl:////",
+        "jsonl:///?x=1",
+        "jsonl:",
+        "sqlite:///",
     ],
 )
 async def test_what_no_backend_takes_is_refused_with_the_forms_that_are_taken(destination):
@@ -76,6 +81,17 @@ async def test_what_no_backend_takes_is_refused_with_the_forms_that_are_taken(de
         normalize(destination)
     assert "results.jsonl" in str(refused.value)
     assert "s3://" in str(refused.value)
+
+
+async def test_the_schemes_of_other_packages_are_named_too(tmp_path, monkeypatch):
+    about = tmp_path / "parquet_for_abatch-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: parquet-for-abatch\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[abatch.backends]\nparquet = nowhere:open_\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BackendNotFound) as refused:
+        normalize("nosuch://x")
+    assert refused.value.forms[-1] == "parquet:…"
 
 
 @pytest.mark.parametrize(

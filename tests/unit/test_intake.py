@@ -265,7 +265,7 @@ async def test_a_file_that_changes_while_it_is_checked_is_refused(check, tmp_pat
 
 def read(file: FileInput) -> list[tuple[bytes, int, int]]:
     told: list[tuple[bytes, int, int]] = []
-    while block := file.block():
+    while (block := file.block()) is not None:
         told += block
     return told
 

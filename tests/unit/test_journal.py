@@ -312,9 +312,9 @@ async def test_there_is_no_reading_of_a_journal_that_is_not_there(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-async def test_a_folder_that_cannot_be_made_is_a_journal_error(tmp_path):
+async def test_a_name_that_cannot_be_a_folder_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(JournalError, match="cannot be opened"):
+    with pytest.raises(ConfigError, match="cannot be a folder"):
         await Journal.open(tmp_path / "file" / "j", drive=True)
 
 

@@ -309,6 +309,22 @@ async def test_the_loser_of_a_race_sees_what_the_winner_did(ledger, other):
     assert view(other) == view(ledger)
 
 
+async def test_what_was_decided_before_a_refresh_is_overtaken_by_what_it_brought(ledger, other):
+    """A ruling on attempt 1 must not withdraw attempt 2."""
+    job = await ledger.start_job(submitted())
+    shard = await plan(ledger, job)
+    await go(ledger, shard, committing())
+    await other.refresh()
+    theirs = other.shard(shard.shard)
+    decided_at = theirs.length
+    await go(ledger, shard, facts.Withdrawn(why="a"), committing(2))
+    await other.refresh()
+    with pytest.raises(Overtaken):
+        await other.record(*other.next(theirs, facts.Withdrawn(why="b"), at=decided_at))
+    assert theirs.state.attempt == 2
+    assert view(other) == view(ledger)
+
+
 async def test_own_facts_are_not_applied_twice_however_they_mix_with_those_of_others(ledger, other):
     job = await ledger.start_job(submitted())
     await other.refresh()

@@ -1,12 +1,12 @@
-"""The contract suite that abatch ships, over the example backend."""
+"""The contract suite that abatch ships, over the backend of this package."""
 
 from __future__ import annotations
 
-import gzip
 import json
+import zipfile
 from typing import TYPE_CHECKING
 
-import backend
+import abatch_zip
 import pytest
 
 from abatch.testing import BackendContract
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-class TestGzipFolder(BackendContract):
+class TestZipArchive(BackendContract):
     """Every promise of a backend, each as a test that is inherited."""
 
     @pytest.fixture(autouse=True)
     def place(self, tmp_path: Path) -> None:
-        """A folder of its own for each test."""
-        self.folder = tmp_path / "results"
+        """A place of its own for each test."""
+        self.path = tmp_path / "answers.zip"
 
     @pytest.fixture
     def anyio_backend(self) -> str:
@@ -34,15 +34,16 @@ class TestGzipFolder(BackendContract):
 
     async def connect(self, job: JobRef, /) -> Backend:
         """Open the backend under test."""
-        return await backend.open_(f"gzip:///{self.folder}", job)
+        return await abatch_zip.open_(f"zip:///{self.path}", job)
 
     async def stored(self) -> list[bytes]:
         """Every line of the finished job, read without abatch."""
-        assert (self.folder / "_SUCCESS").exists()
-        parts = sorted(self.folder.glob("part-*.jsonl.gz"))
-        return [line for part in parts for line in gzip.decompress(part.read_bytes()).split(b"\n")[:-1]]
+        with zipfile.ZipFile(self.path) as archive:
+            parts = [archive.read(name) for name in archive.namelist() if name.startswith("part-")]
+        return [line for part in parts for line in part.split(b"\n")[:-1]]
 
     async def stored_missing(self) -> list[tuple[str, str]]:
         """The ids without a result, read without abatch."""
-        lines = (self.folder / "_missing.jsonl").read_bytes().splitlines()
+        with zipfile.ZipFile(self.path) as archive:
+            lines = archive.read("missing.jsonl").splitlines()
         return [(pair["custom_id"], pair["reason"]) for pair in map(json.loads, lines)]
