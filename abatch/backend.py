@@ -162,8 +162,10 @@ def normalize(destination: str, /) -> str:
         ConfigError: it carries credentials.
 
     """
-    if not destination or "\0" in destination:
+    if not destination.strip("/") or "\0" in destination:
         raise BackendNotFound(destination, _forms())
+    if not destination.isascii() and destination.encode(errors="ignore").decode() != destination:
+        raise ConfigError(f"destination {destination!r} is not UTF-8; choose another name")
     if _SCHEME.match(destination):
         try:
             parts = urlsplit(destination)

@@ -134,6 +134,8 @@ class Client:
             sdk = anthropic.AsyncAnthropic(max_retries=0)
         except anthropic.AnthropicError as unusable:
             raise ConfigError(f"no usable API credentials: {unusable}") from unusable
+        except httpx2.InvalidURL as unusable:
+            raise ConfigError(f"ANTHROPIC_BASE_URL is not an address: {unusable}") from unusable
         if sdk.api_key is None and sdk.auth_token is None and sdk.credentials is None:
             raise ConfigError("no API key: set ANTHROPIC_API_KEY, or try it without one by --sandbox")
         return cls(sdk, own=True)

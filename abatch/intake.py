@@ -234,7 +234,7 @@ class FileInput:
             self._offset = offset
             self._number = rows
             return
-        for _ in islice(filter(None, self._lines()), rows):
+        for _ in islice(filter(bytes.strip, self._lines()), rows):
             pass
 
     def block(self) -> list[tuple[bytes, int, int]] | None:
@@ -252,9 +252,9 @@ class FileInput:
         weight = 0
         try:
             for line in self._lines():
-                if line:
-                    lines.append((line, self._number, self._offset))
                 weight += len(line) + 64
+                if request := line.strip():
+                    lines.append((request, self._number, self._offset))
                 if weight >= BLOCK:
                     return lines
         except BadRequest as broken:
@@ -283,7 +283,7 @@ class FileInput:
                 )
             if self._number == 1 and line.startswith(b"\xef\xbb\xbf"):
                 line = line[3:]
-            yield line.strip()
+            yield line
 
     def sha256(self) -> str:
         """Of the whole file, once it was read from its beginning."""

@@ -48,6 +48,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 VERSION: Final = 1
+_PLACE: Final = tuple[int, int | None, float]
 SCHEMA: Final = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE jobs (job INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
@@ -161,9 +162,11 @@ class Journal:
 
     async def aclose(self) -> None:
         """Close the file and free the lock."""
-        with anyio.CancelScope(shield=True):
-            async with self._turn:
-                await threads.run(self._close)
+        await threads.whole(self._aclose())
+
+    async def _aclose(self) -> None:
+        async with self._turn:
+            await threads.run(self._close)
 
     def _close(self) -> None:
         self._db.close()
@@ -279,6 +282,7 @@ class Journal:
             for seq, job, of_shard, at, fact in cursor:
                 try:
                     decoded = decode(fact)
+                    msgspec.convert((job, of_shard, at), _PLACE)  # SQLite keeps any type in any column
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as unreadable:
                     raise JournalCorrupt(self.folder, f"fact {seq} cannot be read") from unreadable
                 visit(Recorded(seq, job, of_shard, at, decoded))
@@ -293,19 +297,20 @@ class Journal:
         return await self._unit(read)
 
     async def _unit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with anyio.CancelScope(shield=True):
-            async with self._turn:
-                if self._broken is not None:
-                    raise self._broken
-                try:
-                    return await threads.run(work, *args, **kwargs)
-                except sqlite3.Error as failure:
-                    self._broken = JournalError(
-                        f"journal {self.folder} cannot be used: {failure}; nothing more is sent. "
-                        "Free the disk or mend it, then run the same command again"
-                    )
-                    raise self._broken from failure
-        raise AssertionError("a shielded scope is not left early")
+        return await threads.whole(self._in_turn(work, *args, **kwargs))
+
+    async def _in_turn(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        async with self._turn:
+            if self._broken is not None:
+                raise self._broken
+            try:
+                return await threads.run(work, *args, **kwargs)
+            except sqlite3.Error as failure:
+                self._broken = JournalError(
+                    f"journal {self.folder} cannot be used: {failure}; nothing more is sent. "
+                    "Free the disk or mend it, then run the same command again"
+                )
+                raise self._broken from failure
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)

@@ -37,6 +37,7 @@ from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Processing, Re
 from abatch.places import absolute_url, is_local, shown
 from abatch.prices import BATCH_DISCOUNT
 from abatch.result import Summary, Usage
+from abatch.threads import whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -353,6 +354,9 @@ class Ledger:
             JobConflict: another process took the key.
 
         """
+        return await whole(self._start_job(fact))
+
+    async def _start_job(self, fact: Submitted) -> JobRecord:
         recorded = await self.journal.add_job(fact)
         self._apply(recorded)
         return self.jobs[recorded.job]
@@ -365,6 +369,9 @@ class Ledger:
             Overtaken: another process was first; the ledger has been brought up to date.
 
         """
+        await whole(self._record(entries))
+
+    async def _record(self, entries: tuple[Entry, ...]) -> None:
         self._check(entries)
         try:
             appended = await self.journal.append(*entries)

@@ -90,22 +90,18 @@ class Result:
     @property
     def _line(self) -> Any:  # noqa: ANN401 - as above
         if self._decoded is None:
-            try:
-                # json, not msgspec: it takes what the API may send and msgspec refuses (a lone surrogate)
-                self._decoded = json.loads(self.raw)
-            except (ValueError, RecursionError):
-                self._decoded = _undecoded(self.raw)
+            self._decoded = _decoded(self.raw)
         return self._decoded
 
     @property
     def custom_id(self) -> str:
         """The caller's own id."""
-        return str(self._line["custom_id"])
+        return cast("str", self._line["custom_id"])
 
     @property
     def outcome(self) -> str:
-        """`succeeded`, `errored`, `canceled` or `expired`."""
-        return str(self._line["result"]["type"])
+        """`succeeded`, `errored`, `canceled` or `expired`; `unreadable` for a line that does not say."""
+        return str(_member(self._line["result"], "type") or "unreadable")
 
     @property
     def message(self) -> Message | None:
@@ -159,17 +155,22 @@ def _member(of: object, name: str) -> Any:  # noqa: ANN401 - whatever JSON stand
     return cast("dict[str, Any]", of).get(name) if isinstance(of, dict) else None
 
 
-def _undecoded(raw: bytes) -> dict[str, Any]:
-    """What can be made out of a line that is not JSON as Python reads it: nested too deeply, or not UTF-8."""
+def _decoded(raw: bytes) -> dict[str, Any]:
+    """What can be made out of a line: an object with a custom_id and an object `result`, whatever the bytes are."""
+    for text in (raw, raw.decode("utf-8", "replace")):
+        try:
+            # json, not msgspec: it takes what the API may send and msgspec refuses (a lone surrogate)
+            line: Any = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(_member(line, "custom_id"), str) and isinstance(_member(line, "result"), dict):
+            return cast("dict[str, Any]", line)
+    named, outcome = _CUSTOM_ID.search(raw), _OUTCOME.search(raw)
     try:
-        known: dict[str, Any] = json.loads(raw.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        named, outcome = _CUSTOM_ID.search(raw), _OUTCOME.search(raw)
-        return {
-            "custom_id": json.loads(named[1].decode("utf-8", "replace")) if named else "",
-            "result": {"type": outcome[1].decode() if outcome else "unreadable"},
-        }
-    return known
+        custom_id = json.loads(named[1].decode("utf-8", "replace")) if named else ""
+    except ValueError:
+        custom_id = ""
+    return {"custom_id": custom_id, "result": {"type": outcome[1].decode() if outcome else "unreadable"}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

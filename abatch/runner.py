@@ -232,7 +232,10 @@ class JobRun:
             self._group = None
             self._planning = False
         if self.error is None and self._is_complete():
-            await self._finish()
+            if await self._shop.ledger.refresh():  # another process may have planned more
+                self._again = True
+            else:
+                await self._finish()
 
     async def _open_site(self) -> None:
         shop, job = self._shop, self.job

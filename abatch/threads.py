@@ -1,20 +1,24 @@
-"""The one door to blocking work.
+"""The one door to blocking work, and work that no cancellation splits.
 
 Everything that may block the event loop (files, SQLite, compression, long parsing) goes through `run`, so that
 one place bounds the threads and a simulation can run the work inline.
+
+A cancel scope of anyio holds its own cancellations back, but not `task.cancel()`, `asyncio.timeout` or the end of
+`asyncio.run`. What must not be split is therefore a task of its own, which is awaited whatever comes: `whole`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+import asyncio
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
-__all__ = ["run"]
+__all__ = ["run", "whole"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,6 +31,21 @@ async def run(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     and no result is lost.
     """
     await anyio.lowlevel.checkpoint_if_cancelled()
+    return await whole(anyio.to_thread.run_sync(lambda: work(*args, **kwargs)))
+
+
+async def whole(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work` to its end and return what it returns; a cancellation, of whatever kind, goes on after it."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
     with anyio.CancelScope(shield=True):
-        return await anyio.to_thread.run_sync(lambda: work(*args, **kwargs))
-    raise AssertionError("a shielded scope is not left early")
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as wish:
+                cancelled = wish
+    if cancelled is not None:
+        if not task.cancelled():  # as all tasks are when the loop ends
+            task.exception()  # asked for; the cancellation is what the caller hears
+        raise cancelled
+    return task.result()

@@ -312,8 +312,7 @@ def with_custom_id(line: bytes, wire_id: bytes, custom_id: bytes) -> bytes:
     for named in _NAMED.finditer(line):  # in another order, with spaces, with escapes
         if _unquoted(named[1]) == wire_id:
             return b"".join((line[: named.start(1)], custom_id, line[named.end(1) :]))
-    if wire_id in line:  # it is not JSON
-        return line.replace(wire_id, custom_id[1:-1], 1)
+    # it is not an object with a custom_id: the row gets one that holds it
     raw = json.dumps(line.decode("utf-8", "replace")).encode()
     return fallback(custom_id, b'{"type":"unreadable","raw":%b}' % raw)
 

@@ -14,6 +14,7 @@ from abatch.cli.exits import perform
 from abatch.cli.options import JobArgument, JournalOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of, ref_of
 from abatch.cli.screen import Screen
+from abatch.cli.text import clean
 from abatch.collector import sealed_of
 from abatch.errors import BackendError
 from abatch.lifecycle import Done
@@ -132,5 +133,7 @@ async def _after(backend: Backend, job: JobRecord, shard: int, given: int) -> As
 
 
 def _write(block: bytes) -> None:
+    if sys.stdout.isatty():  # an answer's bytes are for files and pipes; a terminal would obey some of them
+        block = clean(block.decode("utf-8", "replace"), lines=True).encode()
     sys.stdout.buffer.write(block)
     sys.stdout.buffer.flush()

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.table import Table
 
-from abatch.cli.text import clean
+from abatch.cli.text import clean, escaped
 from abatch.errors import ConfigError
 from abatch.log import redact
 
@@ -64,8 +64,8 @@ class Screen:
             self.messages.print(what)
 
     def give(self, what: object) -> None:
-        """Write one JSON object, on one line, to stdout."""
-        sys.stdout.write(msgspec.json.encode(what).decode() + "\n")
+        """Write one JSON object, on one line, to stdout: the same data, and nothing that a terminal obeys."""
+        sys.stdout.write(escaped(msgspec.json.encode(what).decode()) + "\n")
         sys.stdout.flush()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["clean", "duration", "moment", "money", "span", "words"]
+__all__ = ["clean", "duration", "escaped", "moment", "money", "span", "words"]
 
 _HOSTILE: Final = re.compile(
     "\x1b\\[[0-?]*[ -/]*[@-~]"  # a whole escape sequence, so that its rest does not stay as litter
@@ -17,6 +17,7 @@ _HOSTILE: Final = re.compile(
     "|[\x00-\x09\x0b-\x1f\x7f-\x9f]"  # C0 but the newline, DEL, C1
     "|[\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"  # what turns the direction, or ends a line
 )
+_HOSTILE_IN_JSON: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -24,6 +25,11 @@ def clean(text: object, /, *, lines: bool = False) -> str:
     """The text without control and direction characters; newlines stay only if `lines`."""
     safe = _SURROGATE.sub("\ufffd", _HOSTILE.sub("", str(text).replace("\t", " ")))
     return safe if lines else safe.replace("\n", " ")
+
+
+def escaped(json: str, /) -> str:
+    """JSON with such characters as escapes."""
+    return _HOSTILE_IN_JSON.sub(lambda each: f"\\u{ord(each[0]):04x}", json)
 
 
 def words(parts: Iterable[str]) -> str:

@@ -95,7 +95,10 @@ def _parse(url: str) -> _Place:
     bucket, _, prefix = path.partition("/")
     prefix = prefix.rstrip("/")
     parameters = dict(parse_qsl(query, keep_blank_values=True))
-    endpoint = urlsplit(parameters.get("endpoint_url", "https://aws"))
+    try:
+        endpoint = urlsplit(parameters.get("endpoint_url", "https://aws"))
+    except ValueError:
+        endpoint = urlsplit("")
     problem = ""
     if not url.startswith("s3://") or not bucket:
         problem = "names no bucket"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gzip
 import stat
@@ -420,3 +421,17 @@ async def test_full_disk_while_results_are_withheld_stops_the_job_with_the_remed
     _, summary = await run(path)
     assert summary.succeeded == 12
     assert_each_answered("results.jsonl", rows)
+
+
+async def test_submit_that_is_timed_out_leaves_a_manager_that_works(api: Sandbox) -> None:
+    """`asyncio.timeout` does not know anyio's shields."""
+    path = write(requests(12))
+    async with manager() as running:
+        for after in (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05):
+            try:
+                async with asyncio.timeout(after):
+                    await running.submit(path, to="results.jsonl", key="job")
+            except TimeoutError:
+                continue
+        job = await running.submit(path, to="results.jsonl", key="job")
+        assert (await job.wait()).succeeded == 12
