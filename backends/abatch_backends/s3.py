@@ -95,8 +95,11 @@ def _parse(url: str) -> _Place:
     bucket, _, prefix = path.partition("/")
     prefix = prefix.rstrip("/")
     parameters = dict(parse_qsl(query, keep_blank_values=True))
+    if "@" in (address := parameters.get("endpoint_url", "https://aws")):
+        # the URL stays out of the text: it holds a secret
+        raise ConfigError("an endpoint_url must not carry credentials; give them in the environment or in ~/.aws")
     try:
-        endpoint = urlsplit(parameters.get("endpoint_url", "https://aws"))
+        endpoint = urlsplit(address)
     except ValueError:
         endpoint = urlsplit("")
     problem = ""
@@ -108,9 +111,6 @@ def _parse(url: str) -> _Place:
         problem = f"has the unknown parameter {min(unknown)!r}"
     elif endpoint.scheme not in {"http", "https"} or not endpoint.hostname:
         problem = "has an endpoint_url that is no http address"
-    elif endpoint.username is not None or endpoint.password is not None:
-        # the URL stays out of the text: it holds a secret
-        raise ConfigError("an endpoint_url must not carry credentials; give them in the environment or in ~/.aws")
     elif parameters.get("compression") not in {None, "zstd"}:
         problem = f"has the unknown compression {parameters['compression']!r}"
     if problem:
