@@ -197,11 +197,12 @@ class JobRun:
 
     @property
     def _is_live(self) -> bool:
-        return self._group is not None
+        # a task that is started in a cancelled group may never hear of it
+        return self._group is not None and not self._group.cancel_scope.cancel_called
 
     def look(self) -> None:
         """Look at the open shards again: somebody wished something."""
-        if self._group is not None:
+        if self._is_live:
             self._drive_open_shards()
 
     def _start_planning(self) -> None:
@@ -276,8 +277,7 @@ class JobRun:
             )
 
     def _spawn(self, number: int) -> None:
-        assert self._group is not None
-        if number not in self._driven:
+        if self._group is not None and self._is_live and number not in self._driven:
             self._driven.add(number)
             self._group.start_soon(self._drive, number)
 
