@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint format typecheck docs bench wheel-test clean
+.PHONY: demo test lint format docs model fuzz bench wheel-test clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -37,6 +37,13 @@ format: $(READY)
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
+
+model: $(READY)  ## every configuration of the protocol's model, with a counterexample where a guard or bound is missing
+	$(BIN)/python -m tests.model --long
+
+fuzz: $(READY)  ## hostile bytes for SECONDS on each reader, guided by coverage
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
+	$(BIN)/python -m tests.hostile.fuzz --seconds $(or $(SECONDS),60)
 
 bench: $(READY)  ## claims of speed and memory, each as a ratio measured in one run
 	$(BIN)/python -m benchmarks

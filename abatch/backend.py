@@ -180,6 +180,8 @@ def normalize(destination: str, /) -> str:
         if parts.scheme not in _registered() or (parts.scheme in LOCAL and not named):
             raise BackendNotFound(destination, _forms())
         return parts.scheme + destination[len(parts.scheme) :]
+    if "?" in destination:
+        raise ConfigError(f"destination {destination!r} holds a '?', where a URL's parameters begin; choose another")
     path = Path(destination)
     if destination.endswith("/") or os.path.isdir(destination):  # noqa: PTH112 - Path.is_dir raises on long names
         return f"jsonl:///{destination.rstrip('/')}/"

@@ -1,0 +1,135 @@
+"""Whatever bytes come, from a file, the API or a damaged disk: what must hold of them holds, and nothing is raised."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from abatch import wire
+from tests.hostile import properties
+from tests.hostile.properties import OUR_ID
+from tests.hostile.strategies import DESTINATIONS, FACTS, PATHS, REQUEST_LINES, RESULT_LINES, STREAMS, TEXTS
+
+ESCAPED = (
+    b'{"custom_id":"' + OUR_ID.replace(b"-", b"\\u002d") + b'","result":{"type":"succeeded","message":{"content":%b}}}'
+)
+
+
+@given(stream=STREAMS, cuts=st.lists(st.integers(0, 300), max_size=20))
+@example(stream=b"\r\n\r\r\n\n\r", cuts=[1, 2, 3, 4])
+def test_however_a_stream_is_cut_its_lines_are_those_between_newlines(stream, cuts):
+    properties.lines_are_those_between_newlines(stream, cuts)
+
+
+@given(stream=STREAMS, cuts=st.lists(st.integers(0, 300), max_size=20))
+def test_a_reader_never_holds_more_than_a_line_may_have_and_one_chunk(stream, cuts):
+    reader, most = wire.LineReader(), max(map(len, stream.split(b"\n")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "MAX_LINE", 20)
+        borders = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+        try:
+            for begin, end in pairwise(borders):
+                for line in reader.feed(stream[begin:end]):
+                    assert len(line) <= 20 + (end - begin)
+        except wire.LineTooLong:
+            assert most > 20
+        else:
+            assert len(b"".join(reader.end())) <= 20
+
+
+@given(RESULT_LINES | st.binary(max_size=200))
+@example(b"a proxy's page " + OUR_ID + b" of our row")
+@example(ESCAPED % (b"1" * 5_000))
+@example(ESCAPED % b'"\xff"')
+@example(ESCAPED % (b"[" * 990 + b"]" * 990))
+@example(b'{"custom_id":"' + OUR_ID + b'","result":{"type":"canceled"},"custom_id":"' + OUR_ID + b'"}')
+def test_a_result_line_with_our_id_is_delivered_whatever_else_it_holds(line):
+    properties.result_line_is_delivered_or_not_ours(line)
+
+
+@given(REQUEST_LINES)
+@example(b'{"custom_id":"a","params":{"max_tokens":1,"x":' + b"9" * 5_000 + b"}}")
+@example(b'{"custom_id":"a","params":{"max_tokens":1,"x":"1e999","y":' + b"[" * 990 + b"]" * 990 + b"}}")
+@example(b'{"custom_id":"a","params":{"max_tokens":1}}]}{"requests":[')
+def test_a_request_line_is_kept_byte_for_byte_or_is_a_bad_request(line):
+    properties.request_line_is_kept_or_refused(line)
+
+
+@given(DESTINATIONS | TEXTS | st.text(max_size=40))
+@example("x" * 5_000)
+@example("x" * 300 + ".jsonl")
+@example("\ud800.jsonl")
+def test_a_destination_stands_for_one_url_or_is_refused(destination):
+    properties.destination_is_a_url_or_refused(destination)
+
+
+QUERIES = st.sampled_from(
+    [
+        "",
+        "?",
+        "?region=x",
+        "?region=",
+        "?x=1",
+        "?compression=gz",
+        "?region=a&region=b",
+        "?endpoint_url=",
+        "?endpoint_url=http://",
+    ]
+)
+
+
+@given(
+    st.builds("".join, st.tuples(PATHS | st.text(max_size=10), QUERIES, PATHS | st.sampled_from(["[", "KEY:SECRET@h"])))
+)
+@example("b/p?endpoint_url=http://[")
+@example("b/p?endpoint_url=http://\u2100")
+def test_a_place_in_s3_is_understood_or_refused(text):
+    properties.s3_place_is_understood_or_refused(text)
+
+
+@given(
+    st.builds(
+        "".join,
+        st.tuples(
+            st.sampled_from(["", "http://", "https://", "HTTPS://", "ftp://", "//", "https:"]),
+            st.sampled_from(
+                [
+                    "",
+                    "localhost",
+                    "127.0.0.1",
+                    "[::1]",
+                    "[",
+                    "example.com",
+                    "key:secret@",
+                    "\x1b",
+                    "é",
+                    "127.0.0.1.evil.com",
+                ]
+            ),
+            st.sampled_from(["", ":0", ":99999", ":x", "/v1/", "?q", "#f", "\n", " ", "@evil.com", "\\@evil.com"]),
+        ),
+    )
+    | st.text(max_size=20)
+)
+def test_an_address_of_the_api_is_taken_or_refused_and_never_gets_the_key_in_the_clear(address):
+    properties.base_url_is_taken_or_refused(address)
+
+
+INTEGERS = st.integers(-(2**63), 2**63 - 1)
+CELLS = FACTS | FACTS | INTEGERS | st.floats(allow_nan=False) | TEXTS
+
+
+@given(st.lists(CELLS, min_size=1, max_size=6))
+@example([b'{"type":"Held","reason":"\xff"}'])
+@example([b'{"type":"Held","reason":"x","more":' + b"[" * 100_000])
+@example([5])
+def test_a_journal_is_loaded_as_it_stands_or_is_corrupt(cells):
+    properties.journal_is_loaded_or_corrupt(cells)
+
+
+@given(shard=st.none() | INTEGERS | TEXTS | st.binary(max_size=3) | st.floats(allow_nan=False), cell=FACTS)
+def test_a_journal_whose_rows_name_odd_shards_is_loaded_or_corrupt(shard, cell):
+    properties.journal_is_loaded_or_corrupt([cell], shard=shard)

@@ -1,0 +1,36 @@
+"""Search every configuration and print what it came to: `python -m tests.model`, with `--long` the long ones, too."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.model.configurations import BROKEN, LONG, SAFE
+from tests.model.search import Findings, explore
+from tests.model.world import Configuration
+
+ROW = "{:<62} {:>8} {:>9} {:>7}  {}"
+
+
+def main() -> int:
+    """The exit status is 1 if a safe configuration broke, or one that must break did not."""
+    safe = {**SAFE, **LONG} if "--long" in sys.argv[1:] else SAFE
+    print(ROW.format("configuration", "states", "moves", "seconds", "result"))
+    found = [_told(configuration) for configuration in [*safe, *BROKEN]]
+    for findings in found:
+        if findings.violation is not None:
+            print(f"\n{findings.told()}")
+    return int(any(findings.violation != findings.configuration.breaks for findings in found))
+
+
+def _told(configuration: Configuration) -> Findings:
+    findings = explore(configuration)
+    result = findings.violation or "safe"
+    if findings.violation != configuration.breaks:
+        result += f", BUT MUST BE {configuration.breaks or 'safe'}"
+    seconds = f"{findings.seconds:.1f}"
+    print(ROW.format(configuration.name, findings.states, findings.moves, seconds, result), flush=True)
+    return findings
+
+
+if __name__ == "__main__":
+    sys.exit(main())

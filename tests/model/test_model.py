@@ -1,0 +1,49 @@
+"""Safe worlds are safe at every interleaving; a world that lacks a guard or a bound shows what it is there for."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.model.configurations import BROKEN, HOLD, LONG, OTHER_KEY, SAFE, UNNAMED
+from tests.model.search import explore
+from tests.model.world import PAID_TWICE, Configuration, begin, moves
+
+SEARCHED = {**SAFE, **LONG} if os.environ.get("ABATCH_LONG") == "1" else SAFE
+
+
+def named(configuration: Configuration) -> str:
+    return configuration.name
+
+
+@pytest.mark.parametrize("configuration", SEARCHED, ids=named)
+def test_a_safe_world_has_no_violation_at_any_interleaving(configuration):
+    found = explore(configuration)
+    assert found.violation is None, found.told()
+    assert found.states >= SEARCHED[configuration].states
+    assert set(found.rules) == SEARCHED[configuration].rules
+    assert found.settled > 0
+
+
+@pytest.mark.parametrize("configuration", BROKEN, ids=named)
+def test_a_world_without_a_guard_or_bound_has_a_counterexample(configuration):
+    found = explore(configuration)
+    assert found.violation == configuration.breaks, found.told()
+
+
+@pytest.mark.parametrize("configuration", [OTHER_KEY, HOLD, UNNAMED], ids=named)
+def test_where_nothing_can_be_concluded_a_shard_waits_for_an_operator(configuration):
+    assert explore(configuration).held > 0
+
+
+def test_a_counterexample_can_be_followed_move_by_move():
+    configuration = next(each for each in BROKEN if each.name == "the commit point after the tail")
+    found = explore(configuration)
+    world = begin(configuration)
+    for tick, words in found.trace[:-1]:
+        world = next(move.world for move in moves(world, configuration) if move.words == words)
+        assert world.now == tick
+    last = [move for move in moves(world, configuration) if move.words == found.trace[-1][1]]
+    assert [move.violation for move in last] == [PAID_TWICE]
+    assert [batch.shard for batch in last[0].world.batches] == [1, 1]
