@@ -282,6 +282,7 @@ class BatchManager:
 
     async def _note_duplicate(self, shard: int, attempt: int, batch_id: str) -> bool:
         """Whether a batch with the tag of this attempt is one too many; if so, it is recorded."""
+        await self._ledger.refresh()  # another process may have planned or found it
         record = self._ledger.shard(shard)
         if record is None:
             return True

@@ -29,7 +29,7 @@ from abatch.intake import (
 )
 from abatch.journal import Entry
 from abatch.pacing import LIMITS
-from abatch.request import from_line
+from abatch.request import from_checked_line
 from abatch.spool import SpoolWriter
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Planner:
             try:
                 await threads.run(file.skip, offset=cut.offset, rows=cut.rows)
                 while (lines := await threads.run(file.block)) is not None:
-                    items = (Numbered(from_line(line, number), number, end) for line, number, end in lines)
+                    items = (Numbered(from_checked_line(line, number), number, end) for line, number, end in lines)
                     while (taken := await self._take(items)) is not None:
                         rows, offset = rows + taken.rows, taken.offset or offset
                         if file.stat() != now:

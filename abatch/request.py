@@ -18,7 +18,7 @@ import msgspec
 
 from abatch.errors import BadRequest
 
-__all__ = ["Request", "RequestSource", "Row", "from_line", "from_object"]
+__all__ = ["Request", "RequestSource", "Row", "from_checked_line", "from_line", "from_object"]
 
 CUSTOM_ID_BYTES = 512
 """A custom_id is 1 to this many bytes of UTF-8; any string will do, for it never goes on the wire."""
@@ -75,10 +75,10 @@ class _Params(msgspec.Struct):
 
 _NAMED = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.){0,600}")')
 _NOT_A_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b")
-_HUGE = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{309}")
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_params = msgspec.json.Decoder(_Params).decode
+_decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
 
 
@@ -97,7 +97,7 @@ def from_line(line: bytes, number: int) -> Row:
         custom_id = parsed.custom_id
         params = bytes(parsed.params)
         known = _decode_params(params)
-        finite = not _HUGE.search(params) or _is_finite(params)
+        finite = _is_finite(params)
     except UnicodeDecodeError as bad:
         raise BadRequest(number, None, f"not UTF-8 (byte {bad.start + 1} of the line)") from None
     except msgspec.ValidationError as bad:
@@ -113,6 +113,20 @@ def from_line(line: bytes, number: int) -> Row:
         _checked_params(params, known, custom_id, number),
         _checked_betas(parsed.betas, custom_id, number),
     )
+
+
+def from_checked_line(line: bytes, number: int) -> Row:
+    """Take apart a line that `from_line` has found good before; several times as fast.
+
+    Raises:
+        BadRequest: it is not that line.
+
+    """
+    try:
+        parsed = _decode_line(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as bad:
+        raise BadRequest(number, None, "it is not what it was") from bad
+    return Row(_encode(parsed.custom_id), bytes(parsed.params), parsed.betas)
 
 
 def from_object(request: object, number: int) -> Row:
@@ -161,6 +175,8 @@ def _checked_id(custom_id: str, number: int) -> bytes:
 
 
 def _checked_betas(betas: object, custom_id: str, number: int) -> tuple[str, ...]:
+    if betas == ():
+        return ()
     if isinstance(betas, Sequence) and not isinstance(betas, str):
         named = tuple(cast("Sequence[object]", betas))
         if all(isinstance(beta, str) and HEADER_VALUE.fullmatch(beta) for beta in named):
@@ -213,6 +229,15 @@ def _why_not_json(line: bytes, complaint: msgspec.DecodeError) -> str:
 
 
 def _is_finite(params: bytes) -> bool:
+    """Whether every number is one for a reader with doubles; the quick decoder refuses those that may not be."""
+    try:
+        _decode_any(params)
+    except (msgspec.DecodeError, ValueError):
+        return _is_finite_slowly(params)
+    return True
+
+
+def _is_finite_slowly(params: bytes) -> bool:
     def number(text: str) -> float:
         value = float(text)
         if math.isinf(value):
