@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint format docs model fuzz bench wheel-test clean
+.PHONY: demo test lint format docs simulate mutants model fuzz bench wheel-test clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -37,6 +37,12 @@ format: $(READY)
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
+
+simulate: $(READY)  ## SEEDS histories of the whole manager, every rule and fault met; or one, with its trace: SEED=123
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),20000) --reach 50)
+
+mutants: $(READY)  ## the simulation against code with a guard taken out: each must be found
+	$(BIN)/python -m pytest tests/simulation/test_mutants.py
 
 model: $(READY)  ## every configuration of the protocol's model, with a counterexample where a guard or bound is missing
 	$(BIN)/python -m tests.model --long

@@ -541,10 +541,13 @@ class Driver:
             certain=committed.certain,
             guarded=site.scope.is_guarded(committed.fingerprint),
         )
-        ruling = await site.scope.settled(doubt, fresh=self._committed_here, once=held)
+        once = held and not self._may_conclude(committed)
+        ruling = await site.scope.settled(doubt, fresh=self._committed_here, once=once)
         match ruling:
             case None:
-                return not held or self._wish() is not None
+                return not held or self._wish() is not None or (once and self._may_conclude(committed))
+            case Hold() if held:
+                return False
             case FoundBatch(batch=batch):
                 await self._record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="tag"))
                 site.scope.owns(batch)
@@ -556,6 +559,11 @@ class Driver:
             case _:
                 assert_never(ruling)
         return True
+
+    def _may_conclude(self, doubt: InDoubt) -> bool:
+        """Whether an absence would be acted on: the reason for which a shard was held may be gone."""
+        policy = self.site.config.unresolved == "resubmit"
+        return policy and not doubt.certain and self.site.scope.is_guarded(doubt.fingerprint)
 
     def _wish(self) -> ResolveWished | None:
         """An operator's word on the attempt in doubt."""

@@ -56,7 +56,9 @@ WITNESSES: Final = 3
 AUDITS: Final = 4
 """Batches that resemble ours whose first lines are read after one list, at most."""
 FIRST_LINES: Final = 100
-"""One line with a tag of ours proves whose a batch is; so many without it, or all there are, that it is foreign."""
+"""One line with a tag of ours proves whose a batch is; so many without it that it is foreign."""
+SHORT_LOOKS: Final = 6
+"""Looks at fewer lines than that, or than the batch has, before it is foreign: a stream may have been cut."""
 AUDITED_FOR: Final = 2 * 24 * 3600.0
 
 
@@ -129,6 +131,7 @@ class Scope:
         self._vouched = False
         self._commits: dict[int, list[float]] = {}
         self._reported: set[str] = set()
+        self._short_looks: dict[str, int] = {}
         self._wanted = anyio.Event()
         self.date = 0.0
         """The server's clock, as the last list gave it."""
@@ -384,7 +387,7 @@ class Scope:
     async def _inspect(self, batch: BatchSeen, now: float) -> None:
         """Read the first lines of an ended candidate: they prove whose batch it is."""
         try:
-            owner = await self._owner(batch.batch_id)
+            owner = await self._owner(batch)
         except wire.LineTooLong as failure:
             log.info("candidate_not_readable", batch_id=batch.batch_id, error=str(failure))
             return
@@ -400,17 +403,19 @@ class Scope:
             return
         self.known.proven[batch.batch_id] = owner
 
-    async def _owner(self, batch_id: str) -> tuple[int, int] | None:
-        readable = False
-        async with aclosing(self._first_lines(batch_id)) as lines:
+    async def _owner(self, batch: BatchSeen) -> tuple[int, int] | None:
+        strange = 0
+        async with aclosing(self._first_lines(batch.batch_id)) as lines:
             async for line in lines:
                 # a proxy's page, a torn line: it proves nothing, least of all that the batch is foreign
                 if (seen := wire.read_line(line)) is not None:
-                    readable = True
+                    strange += 1
                     if (owner := self._prove(seen.wire_id.encode("utf-8", "replace"))) is not None:
                         return owner
-        if not readable:
-            raise ApiError("results", message="there is no line of results yet")
+        looks = self._short_looks[batch.batch_id] = self._short_looks.get(batch.batch_id, 0) + bool(strange)
+        if strange < min(FIRST_LINES, max(batch.total, 2)) and looks < SHORT_LOOKS:
+            raise ApiError("results", message=f"{strange} lines do not prove whose they are")
+        del self._short_looks[batch.batch_id]
         return None
 
     async def _first_lines(self, batch_id: str) -> AsyncGenerator[bytes, None]:

@@ -1,0 +1,284 @@
+"""What the core takes from the machine it runs on, simulated: clocks, chance, worker threads, disk, log.
+
+`simulated()` patches the few doors once, for any number of worlds; each door asks for the world of the moment.
+
+- Blocking work runs inline, as one unit, between two moments at which the process may die or stand still.
+- `fsync` costs nothing and is recorded: a file must be synced before it gets its name. The crash model is the death
+  of a process, not the loss of power, so unsynced bytes survive; that they were synced is checked here instead.
+- The disk fills, or breaks, where the world says so: in a write of the journal, in an fsync, in a rename.
+- Watches that look every half second look every ten minutes: virtual days of half seconds would take seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import secrets
+import shutil
+import sqlite3
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from io import FileIO
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import anyio
+
+import abatch.backend
+import abatch.driver
+import abatch.intake
+import abatch.journal
+import abatch.log
+import abatch.manager
+import abatch.poller
+from abatch import reconcile, threads
+from abatch.facts import Committing
+from tests.simulation.loop import OWNER, order_scopes
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Process
+    from tests.simulation.world import World
+
+__all__ = ["LOOKS_EVERY", "Died", "Disk", "here", "simulated"]
+
+FREE = 2**40
+LOOKS_EVERY = 600.0
+EXEMPT = (".bulletin-",)
+"""Names of files on which nothing depends."""
+
+
+class Died(BaseException):
+    """The process died inside a unit of blocking work."""
+
+
+class _Here:
+    """The world that runs now."""
+
+    world: World
+    chance: random.Random
+    """Where the core's own random numbers come from."""
+
+    def enter(self, world: World, chance: random.Random) -> None:
+        """From now on it is this world."""
+        self.world, self.chance = world, chance
+
+    @property
+    def process(self) -> Process | None:
+        """The simulated process whose code runs now."""
+        owner: Any = OWNER.get()
+        return owner
+
+
+here = _Here()
+
+
+async def _run(work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """`threads.run`, inline."""
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    name = getattr(work, "__qualname__", type(work).__name__)
+    process = here.process
+    assert process is not None
+    with anyio.CancelScope(shield=True):
+        await process.moment(f"before {name}")
+        try:
+            here.world.disk.before(process, name, args)
+            done = work(*args, **kwargs)
+            here.world.disk.after(process, name)
+        except Died:
+            await process.sleep_for_ever()
+        await process.moment(f"after {name}")
+        return done
+
+
+class Disk:
+    """The disk of one world: when it is full, and what was synced.
+
+    Args:
+        world: whose; its plan says which operations fail, counted from 1.
+
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._operations = 0
+        """Of those that may fail, so many were begun."""
+        self._synced: dict[int, tuple[int, int]] = {}
+        self._unsynced_names: dict[int, str] = {}
+
+    def before(self, process: Process, unit: str, given: tuple[Any, ...]) -> None:
+        """A unit begins; a journal transaction may find the disk full."""
+        if unit in ("Journal._append", "Journal._add_job") and self._fails(process, unit):
+            if unit == "Journal._append" and any(isinstance(entry.fact, Committing) for entry in given[0]):
+                self._world.hit("A2")
+            raise sqlite3.OperationalError("database or disk is full")
+        if unit == "Journal._append" and self._unsynced_names:
+            names = sorted(self._unsynced_names.values())
+            self._world.violation(f"J0: a fact follows {names} whose folder was not synced")
+            self._unsynced_names.clear()
+
+    def after(self, process: Process, unit: str) -> None:
+        """A unit is done; the journal may not learn that its transaction was."""
+        next_breaks = self._operations + 1 in self._world.plan.broken_at
+        if unit == "Journal._append" and next_breaks and self._fails(process, f"{unit}, which is done"):
+            raise sqlite3.OperationalError("disk I/O error")
+
+    def _fails(self, process: Process, what: str) -> bool:
+        plan = self._world.plan
+        if not self._world.disturbed:
+            return False
+        self._operations += 1
+        if self._operations not in plan.full_at | plan.broken_at:
+            return False
+        self._world.hit("disk full" if self._operations in plan.full_at else "disk broken")
+        process.note(f"finds the disk failing in {what}")
+        process.disk_failed = True
+        return True
+
+    def _refuse(self, what: str) -> None:
+        process = here.process
+        if process is not None and self._fails(process, what):
+            code = errno.ENOSPC if self._operations in self._world.plan.full_at else errno.EIO
+            raise OSError(code, os.strerror(code))
+
+    def fsync(self, descriptor: int) -> None:
+        """`os.fsync`."""
+        self._moment("fsync")
+        now = os.fstat(descriptor)
+        if stat.S_ISDIR(now.st_mode):
+            self._unsynced_names.pop(now.st_ino, None)
+        self._refuse("fsync")
+        if not stat.S_ISDIR(now.st_mode):
+            self._synced[now.st_ino] = now.st_size, now.st_mtime_ns
+
+    def named(self, source: Any, target: Any, real: Callable[..., Any], **more: Any) -> Any:
+        """`os.rename` and `os.link`: the one step that makes a file seen."""
+        if here.process is None:
+            return real(source, target, **more)
+        old, new = Path(source), Path(target)
+        self._moment(f"naming {new.name}")
+        self._refuse(f"naming {new.name}")
+        now = old.stat()
+        real(source, target, **more)
+        self._moment(f"after naming {new.name}")
+        if not old.name.startswith(EXEMPT):
+            if not self._world.plan.fenced and self._synced.get(now.st_ino) != (now.st_size, now.st_mtime_ns):
+                self._world.violation(f"J0: {new.name} got its name before it was synced")
+            self._unsynced_names[new.parent.stat().st_ino] = new.name
+        return None
+
+    def unlink(self, path: Any, real: Callable[..., Any], **more: Any) -> None:
+        """`os.unlink`."""
+        self._moment(f"removing {Path(path).name}")
+        real(path, **more)
+
+    def _moment(self, what: str) -> None:
+        process = here.process
+        if process is not None and process.counts_down(what):
+            raise Died
+
+    def forget_unsynced(self) -> None:
+        """The process died; what comes next begins anew."""
+        self._unsynced_names.clear()
+
+    def usage(self, path: Any) -> Any:
+        """`shutil.disk_usage`."""
+        full = self._world.disturbed and self._world.now() < self._world.plan.no_room_until
+        if full:
+            self._world.hit("disk has no room")
+        return SimpleNamespace(total=FREE, used=0, free=0 if full else FREE)
+
+
+def _recorded(_self: object, name: str) -> Callable[..., None]:
+    def record(event: str, **facts: Any) -> None:
+        here.world.logged(name, event, facts)
+
+    return record
+
+
+def _judged(answer: Any) -> Any:
+    verdict = reconcile.judge(answer)
+    here.world.hit(verdict.rule)
+    return verdict
+
+
+def _settled(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
+    ruling = reconcile.settle(doubt, listing, known, **policy)
+    here.world.hit(ruling.rule)
+    mine = (doubt.shard, doubt.attempt)
+    if any(
+        batch.total == doubt.rows and known.proven.get(batch.batch_id, mine) != mine and batch.created_at >= doubt.date
+        for batch in listing.batches
+    ):
+        here.world.hit("B3")
+    return ruling
+
+
+_take_lock = abatch.journal._take_lock
+
+
+def _taken(path: Path) -> FileIO:
+    lock = _take_lock(path)
+    assert here.process is not None
+    here.process.locks.append(lock)
+    return lock
+
+
+class _Names:
+    """Names for temporary files that are the same in every run."""
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+
+    def __next__(self) -> str:
+        return f"{next(self._numbers):08d}"
+
+
+@contextmanager
+def simulated() -> Iterator[None]:
+    """Put the doors in place."""
+    order_scopes()
+    real_flock = fcntl.flock
+    real_link, real_rename, real_unlink = os.link, os.rename, os.unlink
+
+    def skewed() -> float:
+        process = here.process
+        return here.world.server_time() + (0.0 if process is None else process.skew)
+
+    # each asks for the world of the moment, so none can be a method of one world's
+    doors: list[tuple[Any, str, Any]] = [
+        (threads, "run", _run),
+        (time, "time", skewed),
+        (time, "clock_gettime", lambda _clock: here.world.now()),
+        (abatch.intake, "perf_counter", lambda: 0.0),
+        (abatch.manager, "WISHES_EVERY", LOOKS_EVERY),
+        (abatch.poller, "random", SimpleNamespace(Random=lambda: random.Random(here.chance.random()))),
+        (random, "random", lambda: here.chance.random()),  # noqa: PLW0108
+        (secrets, "randbits", lambda k: here.chance.getrandbits(k)),  # noqa: PLW0108
+        (secrets, "token_bytes", lambda n: here.chance.randbytes(n)),  # noqa: PLW0108
+        (secrets, "token_hex", lambda n: here.chance.randbytes(n).hex()),
+        (tempfile, "_name_sequence", _Names()),
+        (os, "fsync", lambda descriptor: here.world.disk.fsync(descriptor)),  # noqa: PLW0108
+        (os, "rename", lambda a, b, **more: here.world.disk.named(a, b, real_rename, **more)),
+        (os, "link", lambda a, b, **more: here.world.disk.named(a, b, real_link, **more)),
+        (os, "unlink", lambda path, **more: here.world.disk.unlink(path, real_unlink, **more)),
+        (fcntl, "flock", lambda file, how: None if here.world.plan.fenced else real_flock(file, how)),
+        (abatch.journal, "_take_lock", _taken),
+        (abatch.driver, "judge", _judged),
+        (abatch.poller, "settle", _settled),
+        (abatch.backend, "_registered", cache(abatch.backend._registered)),
+        (shutil, "disk_usage", lambda path: here.world.disk.usage(path)),  # noqa: PLW0108
+        (abatch.log._Log, "__getattr__", _recorded),
+    ]
+    with ExitStack() as stack:
+        for where, name, door in doors:
+            stack.enter_context(patch.object(where, name, door, create=name == "__getattr__"))
+        yield

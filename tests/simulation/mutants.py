@@ -1,0 +1,286 @@
+"""The protocol with one rule broken: each mutant must be found out by the simulation, or the simulation is too weak.
+
+A mutant is a context manager that breaks the core by monkeypatching, for the seeds that run inside it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, Final
+from unittest.mock import patch
+
+import abatch.client
+import abatch.collector
+import abatch.driver
+import abatch.journal
+import abatch.ledger
+import abatch.lifecycle
+import abatch.manager
+import abatch.poller
+import abatch.spool
+from abatch import reconcile, wire
+from abatch.driver import Driver
+from abatch.errors import ApiError
+from abatch.facts import Committing, Withdrawn
+from abatch.lifecycle import Processing, Ready
+from abatch.log import log
+from abatch.reconcile import Replied
+
+__all__ = ["MUTANTS"]
+
+Mutant = Callable[[], Any]
+
+
+def _patched(*changes: tuple[Any, str, Any]) -> ExitStack:
+    stack = ExitStack()
+    for where, name, change in changes:
+        stack.enter_context(patch.object(where, name, change))
+    return stack
+
+
+def no_gate() -> ExitStack:
+    """The tail leaves with the body; the gate is passed afterwards."""
+
+    async def body(self: Driver, reader: Any, prefix: bytes, *attempt_gate_scope: Any) -> AsyncIterator[bytes]:
+        _, gate, _ = attempt_gate_scope
+        for piece in reader.body(prefix):
+            yield piece
+        gate.released = True
+        yield wire.BODY_TAIL
+        await self._pass_gate(*attempt_gate_scope)
+
+    return _patched((Driver, "_body", body))
+
+
+def commit_after_send() -> ExitStack:
+    """`Committing` is recorded once the answer is there."""
+    real_conclude, real_record = Driver._conclude, Driver._record
+    held_back: dict[int, Committing] = {}
+
+    async def record(self: Driver, *facts: Any) -> None:
+        if isinstance(facts[0], Committing):
+            held_back[self.shard.shard] = facts[0]
+            return
+        await real_record(self, *facts)
+
+    async def conclude(self: Driver, verdict: Any, gate: Any) -> None:
+        await real_record(self, held_back.pop(self.shard.shard))
+        await real_conclude(self, verdict, gate)
+
+    return _patched((Driver, "_record", record), (Driver, "_conclude", conclude))
+
+
+def no_fence() -> ExitStack:
+    """A fact goes to the next free position, whoever was first at the one it was meant for."""
+    real = abatch.journal.Journal._insert
+
+    def insert(self: Any, entry: Any, at: float) -> Any:
+        if entry.shard is not None:
+            query = "SELECT coalesce(max(n) + 1, 0) FROM facts WHERE shard = ?"
+            ((free,),) = self._db.execute(query, (entry.shard,)).fetchall()
+            entry = entry._replace(n=free)
+        return real(self, entry, at)
+
+    return _patched((abatch.journal.Journal, "_insert", insert))
+
+
+def grace_halved() -> ExitStack:
+    """An unanswered create gets half of its time to appear."""
+    real = abatch.manager.BatchManager._choose_grace
+    return _patched((abatch.manager.BatchManager, "_choose_grace", lambda self: real(self) / 2))
+
+
+def guard_skipped() -> ExitStack:
+    """An empty list proves absence, whatever the key."""
+
+    async def vouch(_self: Any) -> bool:
+        return True
+
+    return _patched(
+        (abatch.poller.Scope, "is_guarded", lambda _self, _fingerprint: True),
+        (abatch.poller.Scope, "vouch", vouch),
+    )
+
+
+def sdk_retries_on() -> ExitStack:
+    """A create that was not answered, or answered 5xx, is sent again at once, as the SDK would."""
+    real = abatch.client.Client.create
+
+    async def create(self: Any, headers: Any, size: int, body: Any) -> Any:
+        sent: list[bytes] = []
+
+        async def noted() -> AsyncIterator[bytes]:
+            async for piece in body:
+                sent.append(piece)
+                yield piece
+
+        async def again() -> AsyncIterator[bytes]:
+            for piece in sent:
+                yield piece
+
+        answer = await real(self, headers, size, noted())
+        lost = not isinstance(answer, Replied) or answer.status >= 500
+        return await real(self, headers, size, again()) if lost and sum(map(len, sent)) == size else answer
+
+    return _patched((abatch.client.Client, "create", create))
+
+
+def server_error_is_refusal() -> ExitStack:
+    """5xx: taken as "not created"."""
+    real = reconcile.judge
+
+    def judge(answer: Any) -> Any:
+        if isinstance(answer, Replied) and answer.status >= 500:
+            return reconcile.Later(rule="A10", wait=1.0)
+        return real(answer)
+
+    return _patched((reconcile, "judge", judge))
+
+
+def proxy_is_believed() -> ExitStack:
+    """A refusal counts without the API's envelope, too."""
+    real = reconcile.judge
+
+    def judge(answer: Any) -> Any:
+        if isinstance(answer, Replied) and answer.kind is None:
+            answer = replace(answer, kind="invalid_request_error")
+        return real(answer)
+
+    return _patched((reconcile, "judge", judge))
+
+
+def resubmit_on_404() -> ExitStack:
+    """An accepted batch that does not show is taken as lost, and sent again."""
+    real_after, real_watch = abatch.lifecycle.after, Driver._watch
+
+    def after(state: Any, fact: Any) -> Any:
+        if isinstance(state, Processing) and isinstance(fact, Withdrawn):
+            return Ready(attempt=state.doubt.attempt)
+        return real_after(state, fact)
+
+    async def watch(self: Driver, batch_id: str) -> bool:
+        try:
+            await self.site.client.retrieve(self.site.scope.workspace_id, batch_id)
+        except ApiError as failure:
+            if failure.status == 404:
+                await self._record(Withdrawn(why="404"))
+                return True
+        return await real_watch(self, batch_id)
+
+    return _patched((abatch.ledger, "after", after), (Driver, "_watch", watch))
+
+
+def claim_before_proof() -> ExitStack:
+    """The only batch of the right size and time is taken as ours, unread."""
+    real = reconcile.settle
+
+    def settle(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
+        mine = reconcile.candidates(doubt, listing, known)
+        if len(mine) == 1:
+            return reconcile.FoundBatch(rule="B2", batch=mine[0])
+        return real(doubt, listing, known, **policy)
+
+    return _patched((reconcile, "settle", settle))
+
+
+def candidates_that_run_are_ignored() -> ExitStack:
+    """A request is sent again while the batch that may hold it still runs."""
+    real = reconcile.settle
+
+    def settle(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
+        ended = tuple(batch for batch in listing.batches if batch.ended or batch.batch_id in known.live)
+        return real(doubt, replace(listing, batches=ended), known, **policy)
+
+    return _patched((reconcile, "settle", settle))
+
+
+def rename_before_fsync() -> ExitStack:
+    """A spool file gets its name before its bytes are durable."""
+    names = {name: getattr(os, name) for name in ("fstat", "fdopen")}
+    return _patched((abatch.spool, "os", SimpleNamespace(**names, fsync=lambda _descriptor: None)))
+
+
+def seal_without_count() -> ExitStack:
+    """A stream that ends is complete."""
+
+    async def read_all(self: Any, sink: Any) -> str:
+        while True:
+            try:
+                await self._read_once(sink)
+            except ApiError:
+                await abatch.collector.anyio.sleep(60)
+                continue
+            return ""
+
+    return _patched((abatch.collector._Drain, "_read_all", read_all))
+
+
+def splitlines() -> ExitStack:
+    """Lines end where `str.splitlines` says."""
+    real = wire.LineReader.feed
+
+    def feed(self: Any, chunk: bytes) -> list[bytes]:
+        lines = chunk.decode("utf-8", "surrogateescape").splitlines(keepends=True)
+        text = "".join(line if line.endswith("\n") else line[:-1] + "\n" for line in lines[:-1]) + "".join(lines[-1:])
+        return real(self, text.encode("utf-8", "surrogateescape"))
+
+    return _patched((wire.LineReader, "feed", feed))
+
+
+def tries_forgotten() -> ExitStack:
+    """A passing error is retried without end."""
+    real = abatch.collector._Drain._is_retryable
+
+    def is_retryable(self: Any, line: Any) -> bool:
+        trial = self._shard.planned.trial
+        self._owner.tries += trial
+        try:
+            return real(self, line)
+        finally:
+            self._owner.tries -= trial
+
+    return _patched((abatch.collector._Drain, "_is_retryable", is_retryable))
+
+
+def key_in_the_log() -> ExitStack:
+    """The API key is told to the log."""
+    real = Driver._record
+
+    async def record(self: Driver, *facts: Any) -> None:
+        await real(self, *facts)
+        log.info("shard_recorded", key=self.site.client.fixed_key)
+
+    return _patched((Driver, "_record", record))
+
+
+def spool_is_left() -> ExitStack:
+    """The bodies of what is drained stay on disk."""
+    return _patched((abatch.driver, "remove", lambda _path: None))
+
+
+MUTANTS: Final[dict[str, Mutant]] = {
+    each.__name__: each
+    for each in (
+        no_gate,
+        commit_after_send,
+        no_fence,
+        grace_halved,
+        guard_skipped,
+        sdk_retries_on,
+        server_error_is_refusal,
+        proxy_is_believed,
+        resubmit_on_404,
+        claim_before_proof,
+        candidates_that_run_are_ignored,
+        rename_before_fsync,
+        seal_without_count,
+        splitlines,
+        tries_forgotten,
+        key_in_the_log,
+        spool_is_left,
+    )
+}

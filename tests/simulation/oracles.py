@@ -1,0 +1,336 @@
+"""The judges of a seed: the API's account, the sink's rows against the input, the journal, the end of each process.
+
+None of them asks the manager. The journal is read with plain `sqlite3` and replayed by the table of `lifecycle`; what
+was accepted, and what became of it, is what the API machine says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from abatch import BackendError, ConfigError, JobConflict, JobStopped, JournalError, JournalLocked, StillInDoubt, wire
+from abatch import facts as facts_
+from abatch.journal import Overtaken
+from abatch.lifecycle import State, after, doubt_of
+from abatch.sandbox.answers import CANCELED, EXPIRED, SUCCEEDED
+from abatch.sandbox.batches import Ended
+from abatch.sandbox.store import Accepted
+from abatch.testing import memory
+from tests.simulation.plan import CANARY, KEY, OTHER_KEY
+from tests.simulation.process import InputBroke, Process
+
+if TYPE_CHECKING:
+    from abatch import Summary
+    from abatch.sandbox.batches import Batch
+    from abatch.sandbox.store import Fact
+    from tests.simulation.world import World
+
+__all__ = ["check_created", "check_end", "check_summary", "judge", "needed_key", "reached_by_log"]
+
+RESULT_TYPE = re.compile(rb'"result"\s*:\s*\{\s*"type"\s*:\s*"([a-z_]+)"')
+ERROR_TYPE = re.compile(rb'"error":\{"type":"error","error":\{"type":"([a-z_]+)"')
+
+
+# ---- while it runs --------------------------------------------------------------------------------------------
+
+EVENTS = {
+    "create_not_sent": "A1",
+    "list_failed": "B1",
+    "candidate_foreign": "B4",
+    "duplicate_seen": "B10",
+    "shard_split": "413 split",
+    "shard_overtaken": "fence held",
+    "counts_disagree": "counts disagree",
+    "conflicting_line_seen": "conflicting line",
+    "foreign_line_seen": "foreign line",
+    "rows_missing": "rows missing",
+    "results_incomplete": "results incomplete",
+    "results_interrupted": "results interrupted",
+    "bound_A1_broken": "monitor A1",
+    "bound_A2_broken": "monitor A2",
+    "job_stopped": "job stopped",
+    "shard_held": "shard held",
+}
+
+
+def reached_by_log(world: World, event: str, facts: dict[str, Any]) -> None:
+    """Count the rows of the tables as the core names them."""
+    if event in EVENTS:
+        world.hit(EVENTS[event])
+    elif event == "shard_in_doubt" and facts["rule"] == "A11" and "no answer" in facts["why"]:
+        world.hit("A11")
+    elif event == "shard_withdrawn" and facts["why"] == "the tail was never sent":
+        world.hit("A3")
+
+
+def check_created(world: World, fact: Fact) -> None:
+    """J1: a batch comes to be, so its `Committing` was durable before; and no attempt makes two."""
+    if not isinstance(fact, Accepted) or world.restored:
+        return
+    named = wire.parse_id(fact.requests.custom_ids.split(b"\n", 1)[0])
+    if named is None:
+        world.violation("a batch was created whose ids are not ours")
+        return
+    with closing(sqlite3.connect(world.journal / "journal.db")) as db:
+        rows = db.execute("SELECT fact FROM facts WHERE shard = ?", (named.shard,)).fetchall()
+    committed = [
+        attempt
+        for (raw,) in rows
+        if isinstance(known := facts_.decode(raw), facts_.Committing) and (attempt := known.attempt) == named.attempt
+    ]
+    if not committed:
+        world.violation(f"J1: shard {named.shard} attempt {named.attempt} was created before it was committed")
+
+
+def check_end(world: World, process: Process) -> None:
+    """A process ended: in a way that its life explains, and leaving nothing behind that runs."""
+    error, life = process.error, process.life
+    if process.dead:
+        return
+    if left := [task for task in process.tasks if not task.done()]:
+        world.violation(f"{process.name} left {len(left)} tasks: {left[0]!r}")
+    fenced = world.plan.fenced or world.restored
+    if fenced and not world.disturbed:
+        return  # what two drivers made of the job may stop it; that is seen where money is judged
+    match error:
+        case None | JobStopped() | StillInDoubt():
+            return
+        case JournalLocked() | JobConflict():
+            explained = life.twin is not None or process.name.endswith("'")
+        case JournalError() | ConfigError() | BackendError():
+            explained = process.disk_failed or fenced
+        case Overtaken():
+            explained = fenced
+        case InputBroke():
+            explained = life.breaks_after > 0
+        case _:
+            explained = False
+    if not explained:
+        world.violation(f"{process.name} ended with {type(error).__name__}: {error}")
+
+
+def check_summary(world: World, summary: Summary) -> None:
+    """What the manager says at the end adds up."""
+    total = summary.succeeded + summary.errored + summary.canceled + summary.expired + summary.other + summary.missing
+    if total != summary.requests:
+        world.violation(f"I2: the summary counts {total} of {summary.requests} requests")
+
+
+# ---- the journal ----------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Shard:
+    """A shard, replayed."""
+
+    state: State | None
+    facts: list[Any]
+    attempt: int = 0
+
+
+class Book:
+    """The journal of a world, read without abatch."""
+
+    def __init__(self, world: World) -> None:
+        self.shards: dict[int, Shard] = {}
+        self.of_jobs: list[Any] = []
+        self.bound: dict[str, tuple[int, int]] = {}
+        """Batches that an answer or a tag gave to an attempt."""
+        self.lineage_key = b""
+        path = world.journal / "journal.db"
+        if not path.exists():
+            return
+        with closing(sqlite3.connect(path)) as db:
+            try:
+                ((self.lineage_key,),) = db.execute("SELECT value FROM about WHERE name = 'lineage_key'").fetchall()
+            except (sqlite3.Error, ValueError):
+                return
+            rows = db.execute("SELECT shard, fact FROM facts ORDER BY seq").fetchall()
+        for number, raw in rows:
+            self._take(world, number, facts_.decode(raw))
+
+    def _take(self, world: World, number: int | None, fact: Any) -> None:
+        if number is None:
+            self.of_jobs.append(fact)
+            return
+        shard = self.shards.setdefault(number, Shard(None, []))
+        try:
+            shard.state = after(shard.state, fact)
+        except Exception as illegal:  # noqa: BLE001 - whatever it is, the journal is wrong
+            world.violation(f"J: shard {number}: {illegal}")
+        shard.facts.append(fact)
+        match fact:
+            case facts_.Committing():
+                if fact.attempt != shard.attempt + 1:
+                    world.violation(f"J5: shard {number} attempt {fact.attempt} follows {shard.attempt}")
+                shard.attempt = fact.attempt
+            case facts_.Accepted() | facts_.Found(by="tag"):
+                mine = (number, shard.attempt)
+                if self.bound.setdefault(fact.batch_id, mine) != mine:
+                    world.violation(f"J4: {fact.batch_id} is bound to {self.bound[fact.batch_id]} and {mine}")
+            case _:
+                pass
+
+    def fingerprint(self, key: str) -> str:
+        """Of a key, as `Committing` holds it."""
+        return hmac.digest(self.lineage_key, key.encode(), hashlib.sha256)[:8].hex()
+
+    def wished(self) -> bool:
+        """Somebody wished to cancel the job."""
+        return any(isinstance(fact, facts_.CancelWished) for fact in self.of_jobs)
+
+
+def needed_key(world: World) -> str:
+    """The key that sees what is open: a sensible owner goes back to it."""
+    book = Book(world)
+    for shard in book.shards.values():
+        doubt = None if shard.state is None else doubt_of(shard.state)
+        if doubt is not None and doubt.fingerprint == book.fingerprint(OTHER_KEY):
+            return OTHER_KEY
+    return KEY
+
+
+# ---- at the end -----------------------------------------------------------------------------------------------
+
+
+def judge(world: World) -> None:
+    """Everything that must be true once the job is done."""
+    for trouble in world.loop.unhandled:
+        world.violation(f"nobody handled {trouble.get('message')}: {trouble.get('exception')!r}")
+    book = Book(world)
+    batches = world.batches_by_tag()
+    _judge_money(world, book, batches)
+    if not world.violations:
+        _judge_answers(world, book)
+    _judge_leftovers(world)
+
+
+def _judge_money(world: World, book: Book, batches: dict[tuple[int, int], list[Batch]]) -> None:
+    account = world.machine.account
+    own = {batch.batch_id: tag for tag, several in batches.items() for batch in several}
+    if strangers := [batch_id for batch_id in account.canceled + account.deleted if batch_id not in own]:
+        world.violation(f"J7: foreign batches were cancelled or deleted: {strangers}")
+    for batch_id, tag in book.bound.items():
+        if own.get(batch_id) != tag:
+            world.violation(f"J4: {batch_id} is bound to {tag} and carries {own.get(batch_id)}")
+    reported = {fact.batch_id for fact in book.of_jobs if isinstance(fact, facts_.DuplicateSeen)}
+    made = own.keys() - book.bound.keys() - _adopted(book)
+    if (false := reported - made) and not world.plan.fenced:  # left out: one driver's alarm at the other's new batch
+        world.violation(f"B10: reported as duplicates and are none: {sorted(false)}")
+    if world.plan.promised and not world.restored:
+        if account.violated:
+            world.violation(f"I1: paid twice: {account.violations[:3]}")
+        if twice := {tag: len(several) for tag, several in batches.items() if len(several) > 1}:
+            world.violation(f"J5: attempts with several batches: {twice}")
+
+
+def _adopted(book: Book) -> set[str]:
+    return {fact.batch_id for shard in book.shards.values() for fact in shard.facts if isinstance(fact, facts_.Found)}
+
+
+def _lines(world: World) -> tuple[list[bytes], list[bytes]]:
+    """The sink's lines, and those that say what is missing."""
+    place = Path(world.to)
+    match world.plan.to:
+        case "memory":
+            return memory.lines("place"), memory.missing("place").splitlines()
+        case "file":
+            missing = place.with_name("results.jsonl.missing.jsonl")
+            lines = place.read_bytes().split(b"\n")[:-1]
+        case "folder":
+            missing = place / "_missing.jsonl"
+            parts = sorted(place.glob("part-*.jsonl"))
+            lines = [line for part in parts for line in part.read_bytes().split(b"\n")[:-1]]
+            if not (place / "_SUCCESS").exists():
+                world.violation("I2: the folder has no _SUCCESS")
+    return lines, missing.read_bytes().splitlines() if missing.exists() else []
+
+
+def _judge_answers(world: World, book: Book) -> None:
+    """I2 and I3: each planned row has one line, and it is what the API said of that request."""
+    if world.restored or world.plan.fenced:
+        return
+    lines, missing = _lines(world)
+    rows = {row["custom_id"]: row for row in world.plan.rows}
+    planned = max((fact.rows for fact in book.of_jobs if isinstance(fact, facts_.Cut)), default=0)
+    wished = book.wished()
+    if not wished and planned != len(rows):
+        world.violation(f"I2: {planned} of {len(rows)} rows were planned")
+    expected = Counter(row["custom_id"] for row in world.plan.rows[:planned])
+    found = Counter(_custom_id(line) for line in lines)
+    absent = Counter(json.loads(line)["custom_id"] for line in missing)
+    if found + absent != expected:
+        world.violation(f"I2: lines {dict(found)} and missing {dict(absent)}, not {dict(expected)}")
+        return
+    said = _outcomes(world)
+    for line in lines:
+        _judge_line(world, rows[_custom_id(line)], line, said, wished=wished)
+
+
+def _custom_id(line: bytes) -> str:
+    named = re.match(rb'\{"custom_id":\s*("(?:[^"\\]|\\.)*")', line)
+    return "" if named is None else str(json.loads(named[1]))
+
+
+def _outcomes(world: World) -> dict[bytes, list[str]]:
+    """What the API came to for each request, by digest of its params."""
+    said: dict[bytes, list[str]] = {}
+    for batch in world.machine.batches():
+        if batch.foreign or not isinstance(batch.state, Ended):
+            continue
+        for row, outcome in enumerate(batch.state.outcome_of):
+            names = {SUCCEEDED: "succeeded", CANCELED: "canceled", EXPIRED: "expired"}
+            name = names.get(outcome) or batch.requests.errors[outcome - 3]
+            said.setdefault(batch.requests.digest_of(row), []).append(name)
+    return said
+
+
+PASSING = {"expired", "rate_limit_error", "timeout_error", "api_error", "overloaded_error"}
+
+
+def _judge_line(world: World, row: dict[str, Any], line: bytes, said: dict[bytes, list[str]], *, wished: bool) -> None:
+    separators = None if world.plan.source == "file" else (",", ":")
+    params = json.dumps(row["params"], ensure_ascii=False, separators=separators).encode()
+    digest = blake2b(params, digest_size=16).digest()
+    told = said.get(digest, [])
+    kind, error = RESULT_TYPE.search(line), ERROR_TYPE.search(line)
+    outcome = kind[1].decode() if kind else "?"
+    name = error[1].decode() if outcome == "errored" and error else outcome
+    where = f"the line of {row['custom_id']} says {name}, the API said {told}"
+    if name == "request_too_large" and world.hits["create Status"]:
+        return
+    if name not in told and not (name == "canceled" and wished):
+        world.violation(f"I3: {where}")
+    elif not line.endswith(b"}}"):
+        world.violation(f"I3: {where}, and is cut short")
+    elif outcome in ("succeeded", "errored") and digest.hex()[:16].encode() not in line:
+        world.violation(f"I3: {where}, but of another request")
+    elif name in PASSING and not wished and len(told) != world.plan.tries and world.plan.promised:
+        world.violation(f"I2: {where}, and there are {world.plan.tries} tries")
+    elif len(told) > world.plan.tries and world.plan.promised:
+        world.violation(f"I1: {where}, and there are {world.plan.tries} tries")
+
+
+def _judge_leftovers(world: World) -> None:
+    """I6: no secret in any file; and nothing is left in the spool."""
+    secrets = [KEY.encode(), OTHER_KEY.encode()]
+    for path in world.journal.rglob("*"):
+        if not path.is_file():
+            continue
+        body = path.read_bytes()
+        looked_for = secrets if path.parent.name == "spool" else [*secrets, CANARY.encode()]
+        if any(secret in body for secret in looked_for):
+            world.violation(f"I6: a secret is in {path.name}")
+    spool = sorted(path.name for path in (world.journal / "spool").iterdir())
+    if spool and not world.violations and not world.plan.fenced and not world.restored:
+        world.violation(f"the spool still holds {spool}")

@@ -1,0 +1,339 @@
+"""What one seed draws: the job, the API's habits and faults, the disk's, and the lives of the processes.
+
+Swarm: most kinds of misfortune are left out of most seeds, so that each is also met alone, and together with few.
+Everything here stays within the bounds A1 to A5 on which the promise rests, except where `promised` is False: those
+seeds break a bound, and then only the report of what was paid twice is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from random import Random
+from typing import Any, Final, Literal
+
+from abatch import Config
+from abatch.sandbox import faults as f
+from abatch.sandbox.api import Settings
+
+__all__ = ["CANARY", "KEY", "OTHER_KEY", "Life", "Plan", "draw"]
+
+KEY: Final = "sk-ant-simulated-key-that-nobody-may-see"
+OTHER_KEY: Final = "sk-ant-another-key-of-another-workspace"
+CANARY: Final = "a-prompt-that-nobody-may-see"
+DECIDED, VISIBLE, STALLED = 600.0, 300.0, 600.0
+"""Bounds A1 (P), A2 (L) and A3 (B), in seconds."""
+HOUR: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """What one process lives through. Numbers count from its start; 0 is never."""
+
+    key: str = KEY
+    dies_at_effect: int = 0
+    dies_at_step: int = 0
+    dies_at: float = 0.0
+    stops_at: float = 0.0
+    """Told to stop, as by SIGTERM: its main task is cancelled."""
+    leaves_at: float = 0.0
+    """Leaves the manager's block by itself."""
+    cancels_at: float = 0.0
+    """Wishes to cancel the job."""
+    breaks_after: int = 0
+    """The caller's iterable raises after this many requests."""
+    pauses: dict[int, float] = field(default_factory=dict[int, float])
+    """Effects at which it stands still, as by SIGSTOP, and for how many seconds."""
+    skew: float = 0.0
+    """Seconds by which its wall clock is wrong."""
+    resume: Literal["all", "given"] = "all"
+    after: float = 0.0
+    """Seconds between the end of the life before and its start."""
+    twin: Life | None = None
+    """A second process that starts beside it, `twin.after` seconds later."""
+    locked: bool = True
+    """False: the lock does not keep the twin out; both believe that they drive the journal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One seed's world."""
+
+    rows: list[dict[str, Any]]
+    source: Literal["file", "list", "async"]
+    to: Literal["memory", "file", "folder"]
+    tries: int
+    config: Config
+    settings: Settings
+    faults: list[tuple[f.Site, f.AnyFault, float]]
+    foreign: int
+    """Batches of somebody else that come to be in the first minute."""
+    late_tails: float
+    """Share of creates whose last bytes lie in the network for a while."""
+    longest_transit: float
+    """Bound A4."""
+    lives: list[Life]
+    full_at: frozenset[int]
+    broken_at: frozenset[int]
+    no_room_until: float
+    slumber: float
+    """Seconds that nothing runs before the calm end."""
+    restores: bool
+    """An old copy of the journal is put back between two lives."""
+    real_sdk: bool
+    """Calls go through the SDK itself, not through the thin stand-in."""
+    promised: bool
+    """No bound is broken: nothing may be paid twice."""
+
+    @property
+    def fenced(self) -> bool:
+        """Two processes drive at the same time in it."""
+        return not all(life.locked for life in self.lives)
+
+
+def near(chance: Random, limit: float) -> float:
+    """A number up to the limit, often close to it."""
+    return limit * (chance.random() if chance.random() < 0.5 else chance.uniform(0.9, 0.999))
+
+
+# ---- the API's faults -----------------------------------------------------------------------------------------
+
+Make = Callable[[Random], f.AnyFault]
+REFUSALS: Final = (400, 401, 402, 403, 404, 422)
+DOUBTFUL: Final = (408, 409, 425, 499, 500, 502, 503, 529)
+
+
+def _any(*kinds: f.AnyFault) -> Make:
+    return lambda chance: chance.choice(kinds)
+
+
+def _doubtful(chance: Random) -> f.AnyFault:
+    envelope = chance.random() < 0.6
+    return f.Status(chance.choice(DOUBTFUL), envelope=envelope, accepted=chance.random() < 0.5)
+
+
+def _proxy_page(chance: Random) -> f.AnyFault:
+    return f.Status(chance.choice((*REFUSALS, 429)), envelope=False, accepted=chance.random() < 0.5)
+
+
+def _late(chance: Random) -> f.AnyFault:
+    return f.LateAccept(near(chance, DECIDED), chance.choice([None, 500, 504]))
+
+
+def _rate_limit(chance: Random) -> f.AnyFault:
+    return f.Status(429, retry_after=chance.choice([None, 1, 60]), early=chance.random() < 0.2)
+
+
+FAULTS: Final[list[tuple[f.Site, Make]]] = [
+    ("create", _any(f.Refuse())),
+    ("create", lambda chance: f.Stall(chance.uniform(10, 1200))),
+    ("create", _any(f.ResetBeforeAccept())),
+    ("create", _any(f.ResetAfterAccept())),
+    ("create", lambda chance: f.Status(chance.choice(REFUSALS), early=chance.random() < 0.2)),
+    ("create", _proxy_page),
+    ("create", _doubtful),
+    ("create", _any(f.Status(413), f.Status(413, envelope=False))),
+    ("create", _rate_limit),
+    ("create", _any(f.SpendLimit())),
+    ("create", _any(f.Redirect())),
+    ("create", _any(f.Garbage(), f.CutBody())),
+    ("create", _late),
+    ("create", _any(f.SameInstant())),
+    ("create", _any(f.Foreign(1), f.Foreign(2))),
+    ("list", _any(f.Refuse(), f.ResetBeforeAccept(), f.ResetAfterAccept())),
+    ("list", lambda chance: f.Stall(chance.uniform(30, 200))),
+    ("list", _any(f.Status(500), f.Status(529), f.Status(503, envelope=False), f.Status(429, retry_after=30))),
+    ("list", _any(f.Status(401), f.Status(403), f.Status(404))),
+    ("list", _any(f.Garbage(), f.CutBody())),
+    ("list", _any(f.NoDate())),
+    ("list", lambda chance: f.Lag(near(chance, VISIBLE))),
+    ("list", _any(f.PageError())),
+    ("list", _any(f.Flap())),
+    ("list", _any(f.CountsLag())),
+    ("list", _any(f.Slow(2000.0))),
+    ("retrieve", _any(f.Status(404))),
+    ("retrieve", _any(f.Status(500), f.Refuse(), f.ResetAfterAccept(), f.Garbage())),
+    ("retrieve", _any(f.Flap())),
+    ("retrieve", _any(f.CountsLag())),
+    ("cancel", _any(f.Status(500), f.Status(429, retry_after=5), f.ResetAfterAccept(), f.Refuse())),
+    ("results", _any(f.Status(500), f.Status(404), f.Refuse(), f.ResetAfterAccept(), f.Garbage())),
+    ("results", lambda chance: f.Stall(chance.uniform(30, 200))),
+    ("results", lambda chance: f.NotYet(near(chance, HOUR))),
+    ("results", _any(f.Archived())),
+    ("results", lambda chance: f.ResetAt(chance.randrange(2000))),
+    ("results", lambda chance: f.CutBody(chance.randrange(2000))),
+    ("results", _any(f.Reshuffle())),
+    ("results", _any(f.MissingLine())),
+    ("results", _any(f.DuplicateLine(), f.DuplicateLine(2))),
+    ("results", _any(f.ConflictingLine())),
+    ("results", _any(f.ForeignLine())),
+    ("results", _any(f.UnparsableLine())),
+    ("results", _any(f.BlankLine())),
+    ("results", _any(f.LineSeparator())),
+    ("results", _any(f.LoneSurrogate())),
+    ("results", _any(f.DeepJson(3000))),
+    ("results", lambda chance: f.HugeLine(chance.randrange(400_000, 900_000), 3)),
+    ("results", _any(f.Crlf())),
+    ("results", _any(f.CutAtLine(clean=True), f.CutAtLine(clean=False))),
+    ("results", _any(f.CutInLine(clean=True), f.CutInLine(clean=False))),
+    ("results", _any(f.Slow(3000.0))),
+    ("results", _any(f.GzipBomb(20_000))),
+]
+"""In an order that lets the first line of a row stay the true one: lines go missing before others contradict."""
+
+BREAKING: Final[list[tuple[f.Site, Make]]] = [
+    ("create", _any(f.Replay())),
+    ("create", lambda chance: f.LateAccept(chance.uniform(1, 4) * HOUR)),
+    ("list", lambda chance: f.Lag(chance.uniform(1, 4) * HOUR)),
+    ("list", _any(f.OtherWorkspace())),
+]
+"""What breaks a bound of the promise: A5, A1, A2, and a list of another workspace under the same key."""
+
+
+def _faults(chance: Random, kinds: list[tuple[f.Site, Make]], share: float) -> list[tuple[f.Site, f.AnyFault, float]]:
+    return [(site, make(chance), chance.choice([0.05, 0.2, 0.5])) for site, make in kinds if chance.random() < share]
+
+
+# ---- lives ----------------------------------------------------------------------------------------------------
+
+
+def _life(chance: Random, *, misfortune: float) -> Life:
+    drawn: dict[str, Any] = {"after": chance.choice([0.0, 1.0, 30.0, 600.0, 2400.0, 4 * HOUR])}
+    match chance.choice(["effect", "effect", "effect", "step", "time", "stop", "leave", "end"]):
+        case "effect":
+            drawn["dies_at_effect"] = chance.randrange(1, chance.choice([40, 120, 250]))
+        case "step":
+            drawn["dies_at_step"] = chance.randrange(1, chance.choice([200, 1500]))
+        case "time":
+            drawn["dies_at"] = chance.choice([1.0, 60.0, HOUR, 5 * HOUR]) * chance.random()
+        case "stop":
+            drawn["stops_at"] = chance.choice([1.0, 60.0, HOUR]) * chance.random()
+        case "leave":
+            drawn["leaves_at"] = chance.choice([1.0, 60.0, HOUR]) * chance.random()
+        case _:
+            drawn["stops_at"] = 40 * HOUR
+    if chance.random() < misfortune:
+        effects = [chance.randrange(1, 120) for _ in range(chance.randrange(1, 4))]
+        drawn["pauses"] = {effect: chance.choice([5.0, 61.0, 300.0, 590.0, HOUR]) for effect in effects}
+    if chance.random() < misfortune:
+        drawn["skew"] = chance.uniform(-HOUR, HOUR)
+    if chance.random() < misfortune:
+        drawn["cancels_at"] = chance.choice([1.0, 60.0, HOUR]) * chance.random()
+    if chance.random() < misfortune:
+        drawn["breaks_after"] = chance.randrange(1, 10)
+    if chance.random() < misfortune:
+        drawn["resume"] = "given"
+    return Life(**drawn)
+
+
+def _lives(chance: Random) -> list[Life]:
+    misfortune = chance.choice([0.0, 0.1, 0.3])
+    lives = [_life(chance, misfortune=misfortune) for _ in range(chance.choice([0, 1, 1, 2, 2, 3, 5]))]
+    if lives and chance.random() < 0.08:
+        lives = [Life(dies_at=chance.uniform(1.0, 20.0)), Life(key=OTHER_KEY, after=chance.uniform(0, 60)), *lives[1:]]
+    if lives and chance.random() < 0.12:
+        both = chance.randrange(len(lives))
+        after = chance.choice([0.1, 1.0, 60.0, HOUR]) * chance.random()
+        twin = replace(_life(chance, misfortune=misfortune), after=after, key=lives[both].key)
+        lives[both] = replace(lives[both], twin=twin, locked=chance.random() < 0.2)
+    return lives
+
+
+# ---- the job --------------------------------------------------------------------------------------------------
+
+WISHES: Final = (
+    "sandbox:errored-once:overloaded_error",
+    "sandbox:errored-once:api_error",
+    "sandbox:errored:invalid_request_error",
+    "sandbox:errored:rate_limit_error",
+    "sandbox:expired",
+    "sandbox:canceled",
+)
+
+
+def _rows(chance: Random) -> list[dict[str, Any]]:
+    odd = chance.choice([0.0, 0.2])
+    betas = chance.random() < 0.1
+    rows: list[dict[str, Any]] = []
+    for number in range(chance.randrange(1, 13)):
+        content = f"{CANARY} {number}"
+        params: dict[str, Any] = {
+            "model": "claude-haiku-4-5",
+            "max_tokens": 16,
+            "messages": [{"role": "user", "content": content}],
+        }
+        if chance.random() < odd:
+            params["metadata"] = {"user_id": chance.choice(WISHES)}
+        row: dict[str, Any] = {"custom_id": f"row {number}/é", "params": params}
+        if betas and chance.random() < 0.5:
+            row["betas"] = [chance.choice(["one-2026", "two-2026"])]
+        rows.append(row)
+    return rows
+
+
+def draw(seed: int) -> Plan:
+    """The world of this seed."""
+    chance = Random(seed)
+    tries = chance.choice([1, 2, 3, 3])
+    latency = chance.choice([(0.0, 0.0), (1.0, 60.0), (30.0, 1800.0), (600.0, 4 * HOUR)])
+    if tries == 1 and chance.random() < 0.1:
+        latency = (20 * HOUR, 30 * HOUR)
+    first, most = (15, 60) if latency[1] < HOUR else (60, 1200)
+    own_socket = chance.random() < 0.5
+    promised = chance.random() > 0.04
+    share = chance.choice([0.0, 0.08, 0.15, 0.3])
+    faults = _faults(chance, FAULTS, share)
+    if not promised:
+        faults += _faults(chance, BREAKING, 0.5)
+    foreign = chance.choice([0, 0, 1, 3])
+    if chance.random() < 0.006:
+        foreign = 1001
+        faults.append(("list", f.PageError(), 0.3))
+    if slumbers := chance.random() < 0.025:
+        faults.append(("create", f.ResetAfterAccept(), 0.5))
+    late_tails = chance.choice([0.0, 0.0, 0.2, 0.5])
+    lives = _lives(chance)
+    if chance.random() < 0.06:  # all bounds stretched together, and nobody alive who saw the doubt begin
+        late_tails, (first, most) = 0.7, (15, 60)
+        faults = [("create", f.LateAccept(0.99 * DECIDED), 0.7), ("list", f.Lag(0.99 * VISIBLE), 1.0)]
+        lives = [Life(dies_at=chance.uniform(0.5, 60)), Life(after=chance.uniform(0, 600))]
+    if any(life.key != KEY for life in lives):  # so that everything is in doubt then
+        faults = [each for each in faults if each[0] != "create"]
+        faults.append(("create", f.ResetAfterAccept(), chance.choice([0.7, 1.0])))
+    if any(life.cancels_at for life in lives):
+        faults += _faults(chance, [(site, make) for site, make in FAULTS if site == "cancel"] * 3, 0.5)
+    disk = chance.random() < 0.15
+    return Plan(
+        rows=_rows(chance),
+        source=chance.choice(["file", "file", "list", "async"]),
+        to=chance.choice(["memory", "memory", "memory", "file", "folder"]),
+        tries=tries,
+        config=Config(
+            requests_per_batch=chance.choice([1, 2, 3, 4, 12]),
+            sealed_unsent=chance.randrange(1, 5),
+            uploads=chance.randrange(1, 5),
+            drains=chance.randrange(1, 5),
+            poll_every=timedelta(seconds=first),
+            poll_at_most=timedelta(seconds=most),
+            unresolved="hold" if chance.random() < 0.1 else "resubmit",
+            grace=timedelta(minutes=30) if own_socket else None,
+        ),
+        settings=Settings(
+            latency=latency,
+            cancel_latency=chance.choice([0.0, 120.0]),
+            keys={KEY: "default", OTHER_KEY: "other"},
+        ),
+        faults=faults,
+        foreign=foreign,
+        late_tails=late_tails,
+        longest_transit=120.0 if own_socket else 900.0,
+        lives=lives,
+        full_at=frozenset(chance.sample(range(1, 60), 2) if disk else ()),
+        broken_at=frozenset(chance.sample(range(1, 60), 1) if disk and chance.random() < 0.5 else ()),
+        no_room_until=chance.uniform(0, HOUR) if disk and chance.random() < 0.3 else 0.0,
+        slumber=31 * 24 * HOUR if slumbers else 0.0,
+        restores=chance.random() < 0.04,
+        real_sdk=chance.random() < 0.03,
+        promised=promised,
+    )

@@ -1,0 +1,243 @@
+"""One process of the simulation: an application with a manager, from its start to its end, whichever that is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Iterator
+from io import FileIO
+from typing import TYPE_CHECKING, Any
+
+import anthropic
+import anyio
+import httpx2
+from anthropic._base_client import get_platform
+
+from abatch import BatchManager, JobStopped
+from abatch.facts import ResolveWished
+from abatch.journal import Entry, Journal
+from abatch.ledger import Ledger
+from abatch.lifecycle import Held, InDoubt
+from abatch.sandbox.transport import URL
+from tests.simulation.effects import LOOKS_EVERY
+from tests.simulation.loop import OWNER, Owner
+from tests.simulation.network import Network, Wire
+
+if TYPE_CHECKING:
+    from abatch import Job, Summary
+    from tests.simulation.plan import Life
+    from tests.simulation.world import World
+
+__all__ = ["InputBroke", "Operator", "Process"]
+
+PATIENCE = 120
+"""A process that nothing ends is told to stop after so many of its longest waits between two lists."""
+HANDED_OVER = 3
+"""How often one process hands a job over that stops."""
+
+
+class InputBroke(Exception):
+    """The caller's iterable raised."""
+
+
+class Process(Owner):
+    """One run of the application."""
+
+    def __init__(self, world: World, name: str, life: Life) -> None:
+        super().__init__()
+        self.world, self.name, self.life = world, name, life
+        self.skew, self.dies_at_step = life.skew, life.dies_at_step
+        self.manager: BatchManager | None = None
+        self.disk_failed = False
+        """The simulated disk refused it something."""
+        self.error: Exception | None = None
+        self.summary: Summary | None = None
+        self.over = asyncio.Event()
+        self.locks: list[FileIO] = []
+        self.uploading = 0
+        """Creates under way."""
+        self._effects = 0
+        self._task: asyncio.Task[None] | None = None
+
+    # ---- life and death ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin; `over` is set at the end."""
+        world, life = self.world, self.life
+        context = contextvars.Context()
+        context.run(OWNER.set, self)
+        self.note("starts")
+        self._task = world.loop.create_task(self._run(), context=context)
+        if life.dies_at:
+            world.later(life.dies_at, self.die)
+        if life.stops_at:
+            world.later(life.stops_at, self.stop)
+        if world.disturbed:
+            world.later(PATIENCE * world.plan.config.poll_at_most.total_seconds(), self.stop)
+
+    @property
+    def lives(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self._task is not None and not self.over.is_set()
+
+    def stop(self) -> None:
+        """Tell it to stop, as by SIGTERM."""
+        if self.lives:
+            assert self._task is not None
+            self.note("is told to stop")
+            self._task.cancel()
+
+    def die(self) -> None:
+        """Be killed, as by SIGKILL."""
+        if self.lives:
+            self.note("dies")
+            super().die()
+            self._end()
+
+    def counts_down(self, what: str) -> bool:
+        """Whether the process is dead, or dies of this effect."""
+        if self.dead:
+            return True
+        self._effects += 1
+        if self._effects == self.life.dies_at_effect:
+            self.note(f"meets its end {what}")
+            self.die()
+        return self.dead
+
+    async def moment(self, what: str) -> None:
+        """A place where the process may die, stand still, or let others go first."""
+        if self.counts_down(what):
+            await self.sleep_for_ever()
+        seconds = self.life.pauses.get(self._effects)
+        if seconds is not None and not self.paused:
+            self.note(f"stands still for {seconds:.0f} s {what}")
+            self.world.hit("process SIGSTOP")
+            self.paused = True
+            self.world.later(seconds, lambda: self.world.loop.resume(self))
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+        elif self.world.chance.random() < 0.15:
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+
+    async def sleep_for_ever(self) -> None:
+        """What a dead process does."""
+        await self.world.loop.create_future()
+
+    def note(self, what: str) -> None:
+        """Write into the trace."""
+        self.world.note(f"{self.name} {what}")
+
+    # ---- what it does -----------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            await self.work()
+        except asyncio.CancelledError:
+            self.note("stopped")
+        except Exception as error:  # noqa: BLE001 - the oracles judge it
+            self.error = error
+            self.note(f"ended with {type(error).__name__}: {error}")
+        else:
+            self.note("ended")
+        self._end()
+
+    def _end(self) -> None:
+        """What the kernel does when a process ends, and the world with it."""
+        for lock in self.locks:
+            lock.close()
+        self.world.disk.forget_unsynced()
+        self.over.set()
+
+    async def work(self) -> None:
+        """Open the journal, hand the job over, wait for it."""
+        world, life = self.world, self.life
+        manager = BatchManager(
+            journal=world.journal, client=self._client(), config=world.plan.config, resume=life.resume
+        )
+        async with manager:
+            self.manager = manager
+            world.opened(self)
+            with anyio.move_on_after(life.leaves_at or None) as leaving:
+                await self._hand_over(manager)
+            if leaving.cancelled_caught:
+                self.note("leaves")
+
+    def _client(self) -> Any:
+        network = Network(self.world, self)
+        if not self.world.plan.real_sdk:
+            return Wire(network, self.life.key)
+        http = httpx2.AsyncClient(transport=network, trust_env=False)
+        sdk = anthropic.AsyncAnthropic(api_key=self.life.key, base_url=URL, http_client=http)
+        sdk._platform = get_platform()  # else it asks a real thread, in real time
+        return sdk
+
+    async def _hand_over(self, manager: BatchManager) -> None:
+        world = self.world
+        for time in range(1, HANDED_OVER + 1):
+            job = await manager.submit(self._input(), to=world.to, key="job", tries=world.plan.tries)
+            try:
+                async with anyio.create_task_group() as group:
+                    if self.life.cancels_at:
+                        group.start_soon(self._cancel, job)
+                    self.summary = await self._wait(job)
+                    group.cancel_scope.cancel()
+            except BaseExceptionGroup as several:
+                error = several.exceptions[0]
+                if not isinstance(error, JobStopped) or time == HANDED_OVER:
+                    raise error from None
+                self.note(f"hands over again after {error.reason}")
+            else:
+                return
+
+    async def _cancel(self, job: Job) -> None:
+        await anyio.sleep(self.life.cancels_at)
+        self.world.hit("cancel wished")
+        await job.cancel()
+
+    async def _wait(self, job: Job) -> Summary:
+        """`Job.wait` with longer breaths: it looks every second."""
+        while not job._run.over.is_set():
+            job._raise_if_refused()
+            with anyio.move_on_after(LOOKS_EVERY):
+                await job._run.over.wait()
+        return await job.wait()
+
+    def _input(self) -> Any:
+        plan = self.world.plan
+        if plan.source == "file":
+            return self.world.input_path
+        return self._rows() if plan.source == "list" else self._arow()
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(self.world.plan.rows, 1):
+            if self.life.breaks_after and number > self.life.breaks_after:
+                raise InputBroke
+            yield row
+
+    async def _arow(self) -> AsyncIterator[dict[str, Any]]:
+        for row in self._rows():
+            await anyio.sleep(self.world.latency())
+            yield row
+
+
+class Operator(Process):
+    """Somebody who looked in the Console and says, by `abatch resolve`, what became of each held shard."""
+
+    async def work(self) -> None:
+        """Append a true word for each shard that is held."""
+        journal = await Journal.open(self.world.journal, drive=False)
+        try:
+            ledger = await Ledger.load(journal)
+            truth = self.world.batches_by_tag()
+            for job in ledger.jobs.values():
+                for shard in job.shards.values():
+                    if isinstance(shard.state, Held):
+                        await self._say(ledger, shard.job, shard.shard, shard.state.doubt, truth)
+        finally:
+            await journal.aclose()
+
+    async def _say(self, ledger: Ledger, job: int, shard: int, doubt: InDoubt, truth: dict[Any, list[Any]]) -> None:
+        made = truth.get((shard, doubt.attempt), [])
+        batch_id = made[0].batch_id if made else None
+        self.note(f"says of shard {shard} that it is {batch_id}")
+        self.world.hit("B9")
+        await ledger.record(Entry(job, ResolveWished(shard=shard, attempt=doubt.attempt, batch_id=batch_id)))

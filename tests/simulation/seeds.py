@@ -1,0 +1,119 @@
+"""Run seeds: one, with its trace, or many, in several Python processes."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+from tests.simulation.effects import simulated
+from tests.simulation.plan import Plan, draw
+from tests.simulation.world import World
+
+__all__ = ["Told", "ready", "regressions", "run_here", "run_many", "run_seed"]
+
+CHUNK: Final = 25
+COLLECT_EVERY: Final = 50
+MEMORY: Final = Path("/dev/shm")
+
+
+@dataclass(slots=True)
+class Told:
+    """What seeds came to."""
+
+    seeds: int = 0
+    seconds: float = 0.0
+    """Of processor time."""
+    violations: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
+    hits: Counter[str] = field(default_factory=Counter)
+    digests: dict[int, str] = field(default_factory=dict[int, str])
+
+    def add(self, other: Told) -> None:
+        """Take in what other seeds came to."""
+        self.seeds += other.seeds
+        self.seconds += other.seconds
+        self.violations |= other.violations
+        self.hits += other.hits
+        self.digests |= other.digests
+
+
+@contextmanager
+def ready() -> Iterator[None]:
+    """Simulate in this block: the doors are in place, and garbage is collected between seeds only."""
+    hook, was_on = sys.unraisablehook, gc.isenabled()
+    gc.disable()
+    gc.freeze()
+    sys.unraisablehook = lambda _: None  # the dead leave coroutines and connections that nobody closes
+    try:
+        with simulated(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            warnings.simplefilter("ignore", ResourceWarning)
+            yield
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
+        gc.unfreeze()
+        if was_on:
+            gc.enable()
+
+
+def run_seed(seed: int, *, trace: Callable[[str], None] | None = None, plan: Plan | None = None) -> Told:
+    """One seed; inside `ready`."""
+    began = time.process_time()
+    folder = Path(tempfile.mkdtemp(prefix="abatch-simulation-", dir=MEMORY if MEMORY.is_dir() else None))
+    try:
+        world = World(draw(seed) if plan is None else plan, seed, folder, trace=trace)
+        try:
+            world.run()
+        except Exception:  # noqa: BLE001 - whatever it is, this seed fails
+            world.violations.append(f"the simulation broke: {traceback.format_exc()}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    told = Told(seeds=1, hits=world.hits, digests={seed: world.digest()})
+    if world.violations:
+        told.violations[seed] = world.violations
+    told.seconds = time.process_time() - began
+    return told
+
+
+def run_here(seeds: Sequence[int]) -> Told:
+    """Some seeds, one after the other."""
+    told = Told()
+    with ready():
+        for number, seed in enumerate(seeds, 1):
+            told.add(run_seed(seed))
+            if number % COLLECT_EVERY == 0:
+                gc.collect()
+    return told
+
+
+def run_many(seeds: Sequence[int], *, workers: int, until: float = float("inf")) -> Iterator[Told]:
+    """Many seeds in several Python processes; what each handful came to, until `time.monotonic()` says so."""
+    chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
+    if workers == 1:
+        for chunk in chunks:
+            if time.monotonic() < until:
+                yield run_here(chunk)
+        return
+    with get_context("spawn").Pool(workers) as pool:
+        for told in pool.imap_unordered(run_here, chunks):
+            yield told
+            if time.monotonic() >= until:
+                return
+
+
+def regressions() -> list[int]:
+    """Seeds that once failed."""
+    lines = Path(__file__).with_name("regressions.txt").read_text().splitlines()
+    return [int(line.split("#")[0]) for line in lines if line.split("#")[0].strip()]

@@ -1,0 +1,297 @@
+"""One seed's world, run from its first process to the end of its job: a calm end follows every disturbed beginning."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from abatch import StillInDoubt, wire
+from abatch.lifecycle import InDoubt
+from abatch.sandbox.api import Machine
+from abatch.sandbox.faults import SameInstant
+from abatch.testing import memory
+from tests.simulation import oracles
+from tests.simulation.effects import Disk, here
+from tests.simulation.loop import SimulatedLoop, Stuck
+from tests.simulation.plan import CANARY, KEY, OTHER_KEY, Life, Plan, near
+from tests.simulation.process import Operator, Process
+
+if TYPE_CHECKING:
+    from abatch.sandbox.api import Visit
+    from abatch.sandbox.batches import Batch
+    from abatch.sandbox.faults import AnyFault
+    from abatch.sandbox.store import Fact
+
+__all__ = ["World"]
+
+EPOCH: Final = datetime(2026, 11, 1, tzinfo=UTC)
+HOUR: Final = 3600.0
+DONE_WITHIN: Final = 48 * HOUR
+"""Liveness: once faults stop, everything is done within this time …"""
+DAYS: Final = 5 * 24 * HOUR
+"""… or within this, where each batch takes a day and a job that stops waits for those under way."""
+MOST_STEPS: Final = 150_000
+SECRETS: Final = (KEY, OTHER_KEY, CANARY)
+
+
+class _Api(Machine):
+    """The API machine, within the bounds of the promise.
+
+    Batches that say the same instant are at most a minute apart, as those of one server's clock are.
+    """
+
+    def _suits(self, fault: AnyFault, visit: Visit) -> bool:
+        if isinstance(fault, SameInstant):
+            newest = self._batches.of("default")[-1:]
+            return bool(newest) and self._clock() - newest[0].created_at < timedelta(minutes=1)
+        return super()._suits(fault, visit)
+
+
+class World:
+    """A seed's world.
+
+    Args:
+        plan: what the seed drew.
+        seed: the source of every other chance.
+        folder: an empty folder for journal, input and results.
+        trace: called with each line of the trace.
+
+    """
+
+    def __init__(self, plan: Plan, seed: int, folder: Path, *, trace: Callable[[str], None] | None = None) -> None:
+        self.plan, self.folder, self._trace = plan, folder, trace
+        self.chance = Random(f"{seed} world")
+        here.enter(self, Random(f"{seed} core"))
+        self.loop = SimulatedLoop(Random(f"{seed} loop"), most_steps=MOST_STEPS)
+        self._outside = contextvars.Context()
+        self._digest = blake2b(digest_size=16)
+        self.hits: Counter[str] = Counter()
+        """How often each rule, fault and misfortune was met."""
+        self.violations: list[str] = []
+        self.disturbed = True
+        self.processes: list[Process] = []
+        self.disk = Disk(self)
+        self.machine = _Api(
+            clock=lambda: EPOCH + timedelta(seconds=self.now()),
+            rng=Random(f"{seed} machine"),
+            settings=plan.settings,
+            record=self._created,
+        )
+        self.journal = folder / "journal"
+        self.input_path = folder / "input.jsonl"
+        if plan.source == "file":
+            self.input_path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plan.rows))
+        self.to = {"memory": "memory:place", "file": f"{folder}/results.jsonl", "folder": f"{folder}/results/"}[plan.to]
+        memory.clear()
+        self.restored = False
+
+    # ---- the world as its parts see it ------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Virtual seconds since the beginning."""
+        return self.loop.time()
+
+    def server_time(self) -> float:
+        """The server's clock, in seconds since the epoch."""
+        return EPOCH.timestamp() + self.loop.time()
+
+    def later(self, seconds: float, call: Callable[[], Any]) -> None:
+        """Let something happen outside every process."""
+        self.loop.call_later(seconds, call, context=self._outside)
+
+    def latency(self) -> float:
+        """One way through the network."""
+        return self.chance.uniform(0.001, 0.2)
+
+    def transit(self, visit: Visit) -> float:
+        """How long the last bytes of this request are on their way."""
+        if self.disturbed and visit.action == "create" and self.chance.random() < self.plan.late_tails:
+            self.hit("create late tail")
+            return near(self.chance, self.plan.longest_transit)
+        return self.latency()
+
+    def met(self, visit: Visit) -> None:
+        """A call meets its faults."""
+        for fault in visit.faults:
+            self.hit(f"{visit.action} {type(fault).__name__}")
+
+    def hit(self, what: str) -> None:
+        """Count a rule, a fault or a misfortune."""
+        self.hits[what] += 1
+
+    def violation(self, what: str) -> None:
+        """Something was promised and not kept."""
+        self.violations.append(what)
+        self.note(f"VIOLATION {what}")
+
+    def note(self, what: str) -> None:
+        """Write a line into the trace."""
+        told = what.replace(str(self.folder), "…").replace(f"process {os.getpid()}", "process …")
+        line = f"{self.loop.time():12.3f} {told}"
+        self._digest.update(line.encode("utf-8", "backslashreplace"))
+        if self._trace is not None:
+            self._trace(line)
+
+    def logged(self, level: str, event: str, facts: dict[str, Any]) -> None:
+        """The core logs."""
+        process = here.process
+        line = f"{event} {facts}"
+        if any(secret in line for secret in SECRETS):
+            self.violations.append(f"I6: a secret is in the log: {event}")
+        self.note(f"{process.name if process else '-'} {level} {line}")
+        oracles.reached_by_log(self, event, facts)
+
+    def digest(self) -> str:
+        """Of the whole trace: two runs of a seed have the same."""
+        return self._digest.hexdigest()
+
+    def opened(self, process: Process) -> None:
+        """A process has opened the journal and recovered its ledger."""
+        assert process.manager is not None
+        ledger = process.manager._ledger
+        if any(isinstance(shard.state, InDoubt) for job in ledger.jobs.values() for shard in job.shards.values()):
+            self.hit("A12")
+        driving = [
+            p.name for p in self.processes if p.lives and p.manager is not None and p.manager._ledger.journal.drives
+        ]
+        if len(driving) > 1 and not self.plan.fenced:
+            self.violation(f"{driving} drive one journal")
+
+    def batches_by_tag(self) -> dict[tuple[int, int], list[Batch]]:
+        """Our batches by the shard and attempt in their ids."""
+        found: dict[tuple[int, int], list[Batch]] = {}
+        for batch in self.machine.batches():
+            if not batch.foreign:
+                named = wire.parse_id(batch.requests.custom_ids.split(b"\n", 1)[0])
+                assert named is not None
+                found.setdefault((named.shard, named.attempt), []).append(batch)
+        return found
+
+    def _created(self, fact: Fact) -> None:
+        oracles.check_created(self, fact)
+
+    # ---- its history ------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Live through all of it, and judge."""
+        try:
+            self.loop.run_until_complete(self._history())
+            oracles.judge(self)
+        except Stuck as stuck:
+            self._not_live(str(stuck))
+        finally:
+            self._end()
+
+    async def _history(self) -> None:
+        plan = self.plan
+        if plan.foreign:
+            size = plan.config.requests_per_batch
+            self.later(self.chance.uniform(0, 60), lambda: self.machine.add_foreign(size, count=plan.foreign))
+        for site, fault, rate in plan.faults:
+            self.machine.faults.always(site, fault, rate=rate)
+        old: Path | None = None
+        for number, life in enumerate(plan.lives):
+            await asyncio.sleep(life.after)
+            if old is not None and not self.restored:
+                self._restore(old)
+            await self._live(f"p{number}", life)
+            if plan.restores and old is None and self.journal.exists():
+                old = self._copy()
+        await asyncio.sleep(plan.slumber)
+        await self._calm_end()
+
+    async def _live(self, name: str, life: Life) -> None:
+        process = self._process(name, life)
+        process.start()
+        if life.twin is not None:
+            await asyncio.sleep(life.twin.after)
+            self.hit("process twin" if life.locked else "process twin that drives")
+            twin = self._process(f"{name}'", life.twin)
+            twin.start()
+            await twin.over.wait()
+            oracles.check_end(self, twin)
+        await process.over.wait()
+        oracles.check_end(self, process)
+        for kind in ("dies_at_effect", "dies_at_step", "dies_at", "stops_at", "leaves_at", "skew", "breaks_after"):
+            if getattr(life, kind):
+                self.hit(f"process {kind}")
+        if life.key != KEY:
+            self.hit("process wrong key")
+        if isinstance(process.error, StillInDoubt) and self.chance.random() < 0.5:
+            await self._operate(name)
+
+    async def _calm_end(self) -> None:
+        """No more faults: everything must be done in time."""
+        self.disturbed = False
+        self.machine.faults.clear()
+        within = DONE_WITHIN if self.plan.settings.latency_range[1] < 12 * HOUR else DAYS
+        began = self.now()
+        for number in range(12):
+            process = self._process(f"calm{number}", Life(key=oracles.needed_key(self)))
+            process.start()
+            try:
+                async with asyncio.timeout(began + within - self.now()):
+                    await process.over.wait()
+            except TimeoutError:
+                self._not_live(f"not done {within / HOUR:.0f} hours after faults stopped")
+                return
+            oracles.check_end(self, process)
+            if process.summary is not None:
+                oracles.check_summary(self, process.summary)
+                return
+            if isinstance(process.error, StillInDoubt):
+                await self._operate(process.name)
+        self._not_live(f"the job does not end: {process.error}")
+
+    def _not_live(self, why: str) -> None:
+        """Two that drive at once are kept from paying twice; that both also get on is not promised."""
+        if not self.plan.fenced and not self.restored:
+            self.violation(f"liveness: {why}")
+
+    async def _operate(self, name: str) -> None:
+        await asyncio.sleep(HOUR)  # nothing is on its way any more
+        operator = Operator(self, f"{name}-operator", Life())
+        self.processes.append(operator)
+        operator.start()
+        await operator.over.wait()
+        if operator.error is not None and not operator.disk_failed:
+            self.violation(f"the operator met {operator.error!r}")
+
+    def _process(self, name: str, life: Life) -> Process:
+        process = Process(self, name, life)
+        self.processes.append(process)
+        return process
+
+    def _copy(self) -> Path:
+        old = self.folder / "old"
+        shutil.copytree(self.journal, old)
+        return old
+
+    def _restore(self, old: Path) -> None:
+        self.note("an old journal is put back")
+        self.hit("process restored journal")
+        self.restored = True
+        shutil.rmtree(self.journal)
+        old.rename(self.journal)
+
+    def _end(self) -> None:
+        """Let go of everything, also of what the dead held."""
+        self.loop.close()
+        for process in self.processes:
+            for task in process.tasks:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                coroutine: Any = task.get_coro()
+                with suppress(RuntimeError, ValueError):  # it may await in its cleanup
+                    coroutine.close()
+            process.tasks.clear()
