@@ -34,9 +34,13 @@ class Bulletin(msgspec.Struct, frozen=True, kw_only=True):
 def post(folder: Path, bulletin: Bulletin) -> None:
     """Replace the bulletin of the journal in `folder`."""
     descriptor, name = tempfile.mkstemp(prefix=".bulletin-", suffix=".tmp", dir=folder)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(bulletin))
-    (folder / name).rename(folder / NAME)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(bulletin))
+        (folder / name).rename(folder / NAME)
+    except BaseException:
+        (folder / name).unlink(missing_ok=True)
+        raise
 
 
 def read(folder: Path) -> Bulletin | None:

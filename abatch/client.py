@@ -15,6 +15,7 @@ ApiError.
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
 import sys
 import urllib.request
@@ -49,6 +50,8 @@ ANSWER_WITHIN: Final = 600.0
 IDLE: Final = 120.0
 """Seconds without a byte after which a read is given up."""
 PAGE: Final = 1000
+LONGEST_WAIT: Final = 3600.0
+"""Seconds of a `retry-after` that are believed, at most."""
 USER_TIMEOUT_MS: Final = 60_000
 
 
@@ -324,9 +327,10 @@ def _cause(error: Exception) -> str:
 
 def _retry_after(answer: httpx2.Response) -> float | None:
     try:
-        return max(float(answer.headers["retry-after"]), 0.0)
+        asked = float(answer.headers["retry-after"])
     except (KeyError, ValueError):
         return None
+    return min(max(asked, 0.0), LONGEST_WAIT) if math.isfinite(asked) else None
 
 
 def _date(what: str, answer: httpx2.Response) -> float:

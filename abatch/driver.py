@@ -46,7 +46,19 @@ from abatch.facts import (
     Withdrawn,
 )
 from abatch.journal import Entry, Overtaken
-from abatch.lifecycle import Abandon, Drain, Draining, InDoubt, Processing, Settle, Upload, Watch, doubt_of, next_action
+from abatch.lifecycle import (
+    Abandon,
+    Drain,
+    Draining,
+    InDoubt,
+    Processing,
+    Ready,
+    Settle,
+    Upload,
+    Watch,
+    doubt_of,
+    next_action,
+)
 from abatch.lifecycle import Held as HeldState
 from abatch.log import log
 from abatch.pacing import QUEUED_FOR, Backoff
@@ -86,6 +98,8 @@ GATE_WITHIN: Final = 60.0
 DECIDED_WITHIN: Final = 600.0
 """Bound A1: seconds in which a complete request is decided."""
 ANSWER_WITHIN: Final = 600.0
+SHORT_REST: Final = 10.0
+"""Seconds that may be slept in a place of `Turns`."""
 
 
 class Stop:
@@ -124,6 +138,14 @@ class Stop:
             await self._none.wait()
 
 
+class Postponed(Exception):
+    """Too many rest already: give up what is held, and begin anew after these seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
 class Turns:
     """So many at once; of those who wait, the one with the smallest rank is next. As many more may rest."""
 
@@ -145,6 +167,8 @@ class Turns:
         async def rest(seconds: float) -> None:
             nonlocal holds
             if not self._beds:
+                if seconds > SHORT_REST:
+                    raise Postponed(seconds)
                 await anyio.sleep(seconds)
                 return
             self._beds -= 1
@@ -212,6 +236,18 @@ class Site:
         """Whether shards of this job may be sent now."""
         return self.may_submit and self.job.stopped is None and not self.stop.wished
 
+    @property
+    def wants_more(self) -> bool:
+        """Whether requests of this job are still to be planned and sent."""
+        return self.submits and not self.job.cancel_wished
+
+    async def leave_when_unwanted(self, waiting: anyio.CancelScope) -> None:
+        """Cancel what waits to plan or send once the job wants no more of it."""
+        while self.wants_more:
+            with anyio.move_on_after(1.0):
+                await self.job.change()
+        waiting.cancel()
+
 
 @dataclass(slots=True)
 class _Gate:
@@ -257,10 +293,7 @@ class Driver:
             except Overtaken:
                 log.warning("shard_overtaken", shard=self.shard.shard)
             except SpoolDamaged as damage:
-                await self._stop_job(
-                    str(damage),
-                    "Its requests cannot be sent from here: cancel the job and submit them under a new key.",
-                )
+                await self._stop_job(str(damage), RESTORE if isinstance(self.shard.state, Ready) else RESTORE_PAID)
             except SpoolUnusable as failure:
                 await self._stop_job(str(failure), "Free the disk, then run again.")
         await threads.run(remove, self.site.ledger.journal.spool / self.shard.planned.spool)
@@ -311,34 +344,49 @@ class Driver:
             )
         if not await self._admitted():
             return site.job.cancel_wished
+        pause = 0.0
         try:
             async with site.uploads:
-                if not site.submits or site.job.cancel_wished:
+                if not site.wants_more:
                     return site.job.cancel_wished
-                await self._attempt(attempt)
+                pause = await self._attempt(attempt)
         finally:
             if not isinstance(self.shard.state, InDoubt | Processing):
                 site.scope.pace.frees(self.shard.shard)
+        if pause:
+            async with anyio.create_task_group() as group:
+                group.start_soon(site.leave_when_unwanted, group.cancel_scope)
+                await anyio.sleep(pause)
+                group.cancel_scope.cancel()
         return True
 
     async def _admitted(self) -> bool:
         """Wait for room in the queue and a turn; False if the shard is not wanted on the way any more."""
-        site, rows = self.site, self.shard.planned.rows
-        pace = site.scope.pace
-        async with site.scope.turn:
-            while site.submits and not site.job.cancel_wished:
-                if (refusal := site.scope.refusal) is not None:
-                    await self._stop_job(refusal.reason, refusal.remedy)
+        site = self.site
+        admitted = False
+        async with anyio.create_task_group() as group:
+            group.start_soon(site.leave_when_unwanted, group.cancel_scope)
+            admitted = await self._has_turn()
+            group.cancel_scope.cancel()
+        if site.wants_more and (refusal := site.scope.refusal) is not None:
+            await self._stop_job(refusal.reason, refusal.remedy)
+        return admitted
+
+    async def _has_turn(self) -> bool:
+        """Wait in the scope's order; False if every create would be refused."""
+        pace, rows = self.site.scope.pace, self.shard.planned.rows
+        async with self.site.scope.turn:
+            while self.site.scope.refusal is None:
                 wait = pace.wait(anyio.current_time())
                 if wait == 0 and pace.has_room(rows):
                     pace.holds(self.shard.shard, rows)
                     return True
                 with anyio.move_on_after(min(wait or 1.0, 1.0)):
-                    await site.job.change()
+                    await self.site.job.change()
         return False
 
-    async def _attempt(self, attempt: int) -> None:
-        """One create, from the first byte to its verdict."""
+    async def _attempt(self, attempt: int) -> float:
+        """One create, from the first byte to its verdict; the seconds to wait before another."""
         site, planned = self.site, self.shard.planned
         free = (await threads.run(shutil.disk_usage, site.ledger.journal.folder)).free
         if free < site.config.free_disk:
@@ -356,9 +404,10 @@ class Driver:
             finally:
                 site.stop.over(scope)
         if not gate.released:
-            await self._not_sent(gate, answer)
-        elif answer is None:
+            return await self._not_sent(gate, answer)
+        if answer is None:
             log.warning("shard_in_doubt", shard=self.shard.shard, rule="A11", why="no answer in time")
+        return 0.0
 
     async def _body(
         self, reader: SpoolReader, prefix: bytes, attempt: int, gate: _Gate, scope: anyio.CancelScope
@@ -399,13 +448,13 @@ class Driver:
             raise _NotNow
         scope.deadline = min(scope.deadline, anyio.current_time() + ANSWER_WITHIN)
 
-    async def _not_sent(self, gate: _Gate, answer: Replied | NoAnswer | None) -> None:
+    async def _not_sent(self, gate: _Gate, answer: Replied | NoAnswer | None) -> float:
         """The attempt ended before its tail: nothing was created."""
         failure = gate.failure
         if gate.committed is not None and isinstance(self.shard.state, InDoubt):
             await self._record(Withdrawn(why="the tail was never sent"))
         if isinstance(failure, _NotNow):
-            return
+            return 0.0
         if failure is not None and not isinstance(failure, ApiError):
             raise failure
         if isinstance(failure, ApiError):
@@ -417,12 +466,12 @@ class Driver:
             match verdict:
                 case Refused() | TooLarge() | Later():
                     await self._refused(verdict)
-                    return
+                    return 0.0
                 case Created() | CreatedUnnamed():
                     log.error("answered_before_the_end", shard=self.shard.shard, rule=verdict.rule)
                 case Unknown(why=why):
                     log.warning("create_not_sent", shard=self.shard.shard, error=why)
-        await anyio.sleep(self._pause.next() * (1 + random.random() / 10))  # noqa: S311
+        return self._pause.next() * (1 + random.random() / 10)  # noqa: S311
 
     async def _conclude(self, verdict: Verdict, gate: _Gate) -> None:
         """Record what a complete create came to."""
@@ -641,9 +690,13 @@ class Driver:
         if site.collector is None:
             return False
         _warn_of_deadline(self.shard.shard, state, site.scope.date)
+        later = 0.0
+        collected = None
         async with site.drains.turn(state.created_at) as rest:
             try:
                 collected = await site.collector.drain(self.shard, state, rest)
+            except Postponed as postponed:
+                later = postponed.seconds
             except NotOurs as other:
                 await self._record(Held(reason=str(other)))
                 return True
@@ -651,6 +704,9 @@ class Driver:
                 reason = f"batch {state.batch_id} of shard {self.shard.shard}: {failure}"
                 remedy = "All else of the job is done. Fetch the results of this batch from the API by hand."
                 await self._stop_job(reason, remedy)
+        if collected is None:
+            await anyio.sleep(later)
+            return True
         entries = site.ledger.next(self.shard, collected.drained, at=self._at)
         retry = None
         if collected.retry is not None:
@@ -679,6 +735,11 @@ class Driver:
         return True
 
 
+RESTORE: Final = "Put the file back; or submit its requests, which were not sent, under another key."
+RESTORE_PAID: Final = (
+    "Put the file back: the batch is paid for, and its results are there for 29 days (abatch status --batches). "
+    "Requests that are submitted under another key are paid again."
+)
 BILLING: Final = Stopped(
     reason="the API could not bill the account",
     remedy="Settle the account's billing, then run the same command again.",

@@ -13,8 +13,8 @@ import os
 import sqlite3
 import tempfile
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
-from contextlib import closing
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from contextlib import aclosing, closing, nullcontext
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -384,8 +384,8 @@ class IterableInput:
         """Of every row given out so far, in order: custom_id, params and betas."""
         return self._digest.copy().hexdigest()
 
-    async def blocks(self) -> AsyncIterator[list[Numbered]]:
-        """The rows, about a megabyte at a time.
+    async def blocks(self, *, most: int) -> AsyncGenerator[list[Numbered], None]:
+        """The rows, about a megabyte at a time, and no more than `most`.
 
         Raises:
             BadRequest: a row cannot be sent; those before it were given out.
@@ -396,15 +396,16 @@ class IterableInput:
         block: list[Numbered] = []
         weight = 0
         try:
-            async for request in self._items():
-                self._number += 1
-                read = from_line if isinstance(request, bytes) else from_object
-                row = read(request, self._number)  # type: ignore[arg-type]  # bytes go to the one that takes bytes
-                block.append(Numbered(row, self._number, 0))
-                weight += len(row.params) + 64
-                if weight >= BLOCK:
-                    yield block
-                    block, weight = [], 0
+            async with aclosing(self._items()) as items:
+                async for request in items:
+                    self._number += 1
+                    read = from_line if isinstance(request, bytes) else from_object
+                    row = read(request, self._number)  # type: ignore[arg-type]  # bytes go to the one that takes bytes
+                    block.append(Numbered(row, self._number, 0))
+                    weight += len(row.params) + 64
+                    if weight >= BLOCK or len(block) >= most:
+                        yield block
+                        block, weight = [], 0
         except Exception:  # a bad row, or whatever the iterable raises: what came before it is good
             if block:
                 yield block
@@ -420,12 +421,14 @@ class IterableInput:
             update(part)
         update(b";")
 
-    async def _items(self) -> AsyncIterator[object]:
+    async def _items(self) -> AsyncGenerator[object, None]:
         requests = self._requests
         if isinstance(requests, AsyncIterable):
             coming = cast("AsyncIterable[object]", requests)
-            async for request in coming:
-                yield request
+            # a generator that is not read to its end is closed here, not by the garbage collector some day
+            async with aclosing(coming) if isinstance(coming, AsyncGenerator) else nullcontext():
+                async for request in coming:
+                    yield request
             return
         if isinstance(requests, Mapping | Request) or not isinstance(requests, Iterable):
             kind = type(self._requests).__name__

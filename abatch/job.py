@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from abatch.poller import Scope
     from abatch.prices import PriceList
     from abatch.result import Summary
-    from abatch.runner import JobRun
+    from abatch.runner import HandedOver, JobRun
 
 __all__ = ["Job"]
 
@@ -27,8 +27,10 @@ __all__ = ["Job"]
 class Job:
     """One job of a manager; made by `submit` and `manager.job`."""
 
-    def __init__(self, ledger: Ledger, run: JobRun, scope: Scope, prices: PriceList) -> None:
-        self._ledger, self._run, self._scope, self._prices = ledger, run, scope, prices
+    def __init__(
+        self, ledger: Ledger, run: JobRun, scope: Scope, prices: PriceList, handed: HandedOver | None = None
+    ) -> None:
+        self._ledger, self._run, self._scope, self._prices, self._handed = ledger, run, scope, prices, handed
 
     def __repr__(self) -> str:
         return f"Job(key={self.key!r})"
@@ -82,6 +84,7 @@ class Job:
             self._raise_if_refused()
             with anyio.move_on_after(1.0):
                 await self._run.over.wait()
+        self._raise_if_refused()
         if (why := self._run.verdict()) is not None:
             raise why
         summary = self.summary()
@@ -102,12 +105,13 @@ class Job:
                 shard = self._job.shards[self._job.sealed_order[given]]
                 given += 1
                 assert shard.sealed is not None
-                backend = await self._run.to_read()
-                async for raw in backend.read(sealed_of(shard.sealed)):
-                    yield Result(raw)
+                async with self._run.reading() as backend:
+                    async for raw in backend.read(sealed_of(shard.sealed)):
+                        yield Result(raw)
             if self._run.over.is_set():
                 if given < len(self._job.sealed_order):
                     continue
+                self._raise_if_refused()
                 if (why := self._run.verdict()) is not None:
                     raise why
                 return
@@ -116,6 +120,8 @@ class Job:
                 await self._job.change()
 
     def _raise_if_refused(self) -> None:
+        if self._handed is not None and self._handed.error is not None:
+            raise self._handed.error
         trouble = self._scope.trouble
         if trouble is not None and trouble.status in (401, 403):
             raise JobStopped(self.key, str(trouble), "Check the API key, then run the same command again.")

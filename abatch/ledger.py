@@ -310,6 +310,7 @@ class Ledger:
         self._others_seq = 0  # up to here, everything that others appended is applied
         self._version = 0
         self._next_shard = 1
+        self._refreshing = anyio.Lock()
 
     @classmethod
     async def load(cls, journal: Journal) -> Ledger:
@@ -413,17 +414,18 @@ class Ledger:
 
     async def refresh(self) -> bool:
         """Take in what other processes appended; whether there was anything."""
-        version = await self.journal.version()
-        if version == self._version:
-            return False
-        self._version = version
-        fresh: list[Recorded] = []
-        await self.journal.replay(fresh.append, since=self._others_seq, others_only=True)
-        for recorded in fresh:
-            self._apply(recorded)
-            self._others_seq = recorded.seq
-            self.jobs[recorded.job].wake()
-        return bool(fresh)
+        async with self._refreshing:
+            version = await self.journal.version()
+            if version == self._version:
+                return False
+            fresh: list[Recorded] = []
+            await self.journal.replay(fresh.append, since=self._others_seq, others_only=True)
+            self._version = version
+            for recorded in fresh:
+                self._apply(recorded)
+                self._others_seq = recorded.seq
+                self.jobs[recorded.job].wake()
+            return bool(fresh)
 
     def _apply(self, recorded: Recorded) -> None:
         fact = recorded.fact

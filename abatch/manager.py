@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +33,7 @@ from abatch.poller import Scope
 from abatch.prices import load as load_prices
 from abatch.reconcile import Known
 from abatch.request import HEADER_VALUE
-from abatch.runner import JobRun, Workshop
+from abatch.runner import HandedOver, JobRun, Workshop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -95,7 +96,7 @@ class BatchManager:
         self._runs: dict[int, JobRun] = {}
         self._scopes: dict[str | None, Scope] = {}
         self._guarded: set[str | None] = set()
-        self._submitting = anyio.Lock()
+        self._submitting: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._stop = Stop()
 
     async def __aenter__(self) -> Self:
@@ -342,9 +343,9 @@ class BatchManager:
         run.begin(may_submit=may_submit, handed_over=handed_over)
         self._group.start_soon(run.run)
 
-    def _handle(self, job: JobRecord) -> Job:
+    def _handle(self, job: JobRecord, handed: HandedOver | None = None) -> Job:
         scope = self._scope(job.submitted.headers.workspace_id)
-        return Job(self._ledger, self._run_of(job), scope, self._prices)
+        return Job(self._ledger, self._run_of(job), scope, self._prices, handed)
 
     def jobs(self) -> list[Job]:
         """Every job of the journal, in the order they were handed over."""
@@ -411,7 +412,7 @@ class BatchManager:
         key = self._default_key(path, url) if key is None else key
         if not KEY.fullmatch(key):
             raise ConfigError(f"key must match {KEY.pattern}, got {key!r}")
-        async with self._submitting:
+        async with self._submitting[key]:
             job = self._ledger.job(key)
             if job is None:
                 source = await self._source(path)
@@ -421,17 +422,17 @@ class BatchManager:
                 await self._compare(job, path, url, headers)
                 if backend is not None:
                     self._run_of(job).use(backend)
-            run = self._run_of(job)
+            run, handed = self._run_of(job), None
             if path is not None:
                 run.input_path = path.absolute()
             else:
-                run.requests = requests
+                handed = run.hand_over(requests)
             if job.finished is None or path is None:
                 if run.over.is_set():
                     self._start(run, may_submit=True, handed_over=True)
                 else:
                     await run.join()
-            return self._handle(job)
+            return self._handle(job, handed)
 
     def default_key(self, path: Path | None, to: str) -> str:
         """The key of a job that was given none: the input's name and a digest of input and destination.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import zlib
-from contextlib import closing
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final
@@ -125,7 +125,7 @@ class Planner:
             except BadRequest as bad:  # the line was good when it was checked
                 raise self._changed(path) from bad
             finally:
-                await threads.run(self._discard)
+                await threads.clean_up(self._discard)
 
     async def run_iterable(self, requests: object) -> None:
         """Plan a caller's iterable; what was sealed of it before is read past, and compared.
@@ -144,24 +144,25 @@ class Planner:
         source, rows = IterableInput(requests), 0
         seen = await threads.run(SeenIds, self._ledger.journal.folder)
         try:
-            async for block in source.blocks():
-                problem = await self._first_problem(seen, block)
-                good = block if problem is None else [item for item in block if item.number < problem.line]
-                known = [item for item in good if item.number <= before.rows]
-                for item in known:
-                    source.note(item.row)
-                rows += len(known)
-                if known and rows == before.rows and source.digest() != before.digest:
-                    raise JobConflict(self._job.key, "other requests")
-                fresh = iter(good[len(known) :])
-                while (taken := await self._take(fresh, source)) is not None:
-                    if before.last:
-                        raise JobConflict(self._job.key, "fewer requests")
-                    rows += taken.rows
-                    if taken.full and not await self._cut(Cut(rows=rows, digest=source.digest())):
-                        return
-                if problem is not None:
-                    raise problem
+            async with aclosing(source.blocks(most=self._config.requests_per_batch)) as blocks:
+                async for block in blocks:
+                    problem = await self._first_problem(seen, block)
+                    good = block if problem is None else [item for item in block if item.number < problem.line]
+                    known = [item for item in good if item.number <= before.rows]
+                    for item in known:
+                        source.note(item.row)
+                    rows += len(known)
+                    if known and rows == before.rows and source.digest() != before.digest:
+                        raise JobConflict(self._job.key, "other requests")
+                    fresh = iter(good[len(known) :])
+                    while (taken := await self._take(fresh, source)) is not None:
+                        if before.last:
+                            raise JobConflict(self._job.key, "fewer requests")
+                        rows += taken.rows
+                        if taken.full and not await self._cut(Cut(rows=rows, digest=source.digest())):
+                            return
+                    if problem is not None:
+                        raise problem
             if rows < before.rows:
                 raise JobConflict(self._job.key, "more requests")
             if rows == 0:
@@ -170,7 +171,7 @@ class Planner:
                 await self._cut(Cut(rows=rows, digest=source.digest(), last=True))
         finally:
             seen.close()
-            await threads.run(self._discard)
+            await threads.clean_up(self._discard)
 
     async def _first_problem(self, seen: SeenIds, block: Sequence[Numbered]) -> BadRequest | None:
         try:

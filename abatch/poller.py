@@ -57,6 +57,7 @@ AUDITS: Final = 4
 """Batches that resemble ours whose first lines are read after one list, at most."""
 FIRST_LINES: Final = 100
 """One line with a tag of ours proves whose a batch is; so many without it that it is foreign."""
+LOOK_WITHIN: Final = 30.0
 SHORT_LOOKS: Final = 6
 """Looks at fewer lines than that, or than the batch has, before it is foreign: a stream may have been cut."""
 AUDITED_FOR: Final = 2 * 24 * 3600.0
@@ -190,7 +191,8 @@ class Scope:
 
     def committed(self, rows: int, date: float) -> None:
         """An attempt of this size passed its commit point: batches like it may turn out to be duplicates of ours."""
-        self._commits.setdefault(rows, []).append(date)
+        recent = [other for other in self._commits.get(rows, ()) if other > date - AUDITED_FOR]
+        self._commits[rows] = [*recent, date]
 
     def is_guarded(self, fingerprint: str | None) -> bool:
         """Whether an empty list means something for what was committed under this key."""
@@ -365,8 +367,9 @@ class Scope:
         """B10: a batch with a tag of ours besides the one that counts was paid for, too."""
         known = self.known
         looked_at = 0
-        for batch in listing.batches:
-            if batch.batch_id in known.bound | known.foreign | known.gone or not batch.ended:
+        for batch in self._random.sample(listing.batches, len(listing.batches)):  # so that none is never looked at
+            settled = batch.batch_id in known.bound or batch.batch_id in known.foreign or batch.batch_id in known.gone
+            if settled or not batch.ended:
                 continue
             if batch.batch_id not in known.proven and self._resembles_ours(batch) and looked_at < AUDITS:
                 looked_at += 1
@@ -387,7 +390,11 @@ class Scope:
     async def _inspect(self, batch: BatchSeen, now: float) -> None:
         """Read the first lines of an ended candidate: they prove whose batch it is."""
         try:
-            owner = await self._owner(batch)
+            with anyio.fail_after(LOOK_WITHIN):
+                owner = await self._owner(batch)
+        except TimeoutError:
+            log.info("candidate_not_readable", batch_id=batch.batch_id, error="too slow")
+            return
         except wire.LineTooLong as failure:
             log.info("candidate_not_readable", batch_id=batch.batch_id, error=str(failure))
             return

@@ -6,6 +6,9 @@ or for its requests. It can be started again, when one of these changes.
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import anyio
@@ -13,7 +16,7 @@ import anyio
 from abatch import backend as backends
 from abatch.collector import Collector, sealed_of
 from abatch.driver import Driver, Site, Turns
-from abatch.errors import AbatchError, BackendError, JobStopped, JournalError, StillInDoubt
+from abatch.errors import AbatchError, BackendError, JobConflict, JobStopped, JournalError, StillInDoubt
 from abatch.facts import FileSource, Finished, Resumed, Stopped
 from abatch.journal import Entry
 from abatch.lifecycle import Held, Ready
@@ -21,7 +24,7 @@ from abatch.log import log
 from abatch.planner import Planner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     from abatch.backend import Backend, JobRef, Sealed
@@ -32,7 +35,16 @@ if TYPE_CHECKING:
     from abatch.poller import Scope
     from abatch.prices import PriceList
 
-__all__ = ["JobRun", "Workshop"]
+__all__ = ["HandedOver", "JobRun", "Workshop"]
+
+
+@dataclass(slots=True, eq=False)
+class HandedOver:
+    """A caller's iterable, handed over once; the first plans the job, later ones are compared with it."""
+
+    requests: object
+    error: Exception | None = None
+    """What was wrong with it alone: the job goes on."""
 
 
 class Workshop:
@@ -70,8 +82,7 @@ class JobRun:
         self.job = job
         self.error: Exception | None = None
         """Why the run ended early: the storage, the caller's iterable, a bad row."""
-        self.requests: object | None = None
-        """The caller's iterable, while it waits to be read."""
+        self._handed: deque[HandedOver] = deque()
         self.input_path: Path | None = None
         self.may_submit = False
         self.over = anyio.Event()
@@ -82,6 +93,7 @@ class JobRun:
         self._site: Site | None = None
         self._driven: set[int] = set()
         self._connecting = anyio.Lock()
+        self._readers = 0
         self._assembled = False
         self._planning = False
         self._again = self._handed_over = False
@@ -118,22 +130,28 @@ class JobRun:
                 self._backend = await backends.connect(self._destination, self.ref())
             return self._backend
 
-    async def to_read(self) -> Backend:
+    @asynccontextmanager
+    async def reading(self) -> AsyncGenerator[Backend, None]:
         """The backend, ready to read sealed shards.
 
         Raises:
             BackendError: the destination is not what it was, or is not at hand.
 
         """
-        backend = await self.backend()
-        if backend is None:
-            raise BackendError(
-                self.job.key, "its backend is an object of the caller's: hand the job over again with it"
-            )
-        if self.job.finished is not None and not self._assembled:
-            await backend.finish(self.ref(), self.sealed())
-            self._assembled = True
-        return backend
+        self._readers += 1
+        try:
+            backend = await self.backend()
+            if backend is None:
+                raise BackendError(
+                    self.job.key, "its backend is an object of the caller's: hand the job over again with it"
+                )
+            if self.job.finished is not None and not self._assembled:
+                await backend.finish(self.ref(), self.sealed())
+                self._assembled = True
+            yield backend
+        finally:
+            self._readers -= 1
+            await self._close_if_done()
 
     def sealed(self) -> list[Sealed]:
         """What is sealed, in the order of parts."""
@@ -148,7 +166,20 @@ class JobRun:
             except Exception as failure:  # noqa: BLE001 - a backend may raise anything; the others are closed, too
                 log.warning("backend_not_closed", job=self.job.key, error=type(failure).__name__)
 
+    async def _close_if_done(self) -> None:
+        """A finished job keeps nothing open; whoever reads its results connects again."""
+        if self.job.finished is not None and self.over.is_set() and not self._readers and self._destination is not None:
+            with anyio.CancelScope(shield=True):
+                await self.aclose()
+            self._backend, self._site, self._assembled = None, None, False
+
     # ---- the run ----------------------------------------------------------------------------------------------
+
+    def hand_over(self, requests: object) -> HandedOver:
+        """Take a caller's iterable; it is read in its turn."""
+        handed = HandedOver(requests)
+        self._handed.append(handed)
+        return handed
 
     def begin(self, *, may_submit: bool, handed_over: bool = False) -> None:
         """Say that `run` comes next; a job that stopped goes on only once it is handed over again."""
@@ -167,13 +198,15 @@ class JobRun:
             while self._again:
                 self._again, self.error = False, None
                 await self._run()
-        except (JournalError, anyio.get_cancelled_exc_class()):
+        except JournalError as failure:
+            self._fail(failure)
             raise
         except Exception as failure:  # noqa: BLE001 - whatever a backend or the caller's iterable raises is the job's
             self._fail(failure)
         finally:
             self.over.set()
             self.job.wake()
+            await self._close_if_done()
 
     def _fail(self, failure: Exception) -> None:
         if self.error is None:
@@ -204,6 +237,8 @@ class JobRun:
         """Look at the open shards again: somebody wished something."""
         if self._is_live:
             self._drive_open_shards()
+        else:  # the run is at its end, or at its beginning: it goes round once more
+            self._again = True
 
     def _start_planning(self) -> None:
         """One planner at a time: a second would plan the same rows again."""
@@ -303,12 +338,10 @@ class JobRun:
         planner = Planner(shop.ledger, job, shop.config, room=self._room_for_shards, cut_made=self._drive_open_shards)
         source = job.submitted.source
         try:
-            if isinstance(source, FileSource):
-                if self.input_path is not None and not job.cancel_wished:
-                    await planner.run_file(source, self.input_path)
-            elif self.requests is not None:
-                requests, self.requests = self.requests, None
-                await planner.run_iterable(requests)
+            if isinstance(source, FileSource) and self.input_path is not None and not job.cancel_wished:
+                await planner.run_file(source, self.input_path)
+            while self._handed:
+                await self._plan_or_compare(planner, self._handed.popleft())
         except JobStopped as stop:
             if job.stopped is None:
                 await shop.ledger.record(Entry(job.job, Stopped(reason=stop.reason, remedy=stop.remedy)))
@@ -318,6 +351,24 @@ class JobRun:
             self._fail(failure)
         finally:
             self._planning = False
+
+    async def _plan_or_compare(self, planner: Planner, handed: HandedOver) -> None:
+        """Read one iterable, as long as the job wants requests: it may be long in coming."""
+        failure: Exception | None = None
+        async with anyio.create_task_group() as group:
+            if self._site is not None:
+                group.start_soon(self._site.leave_when_unwanted, group.cancel_scope)
+            try:
+                await planner.run_iterable(handed.requests)
+            except Exception as error:  # noqa: BLE001 - told below, as it is
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is None:
+            return
+        alone = isinstance(failure, JobConflict) or self.job.cut.last
+        if not alone or isinstance(failure, JobStopped | JournalError):
+            raise failure
+        handed.error = failure
 
     async def _room_for_shards(self) -> bool:
         """Wait until few enough sealed shards wait to be sent; False if planning is not wanted (any more)."""
@@ -346,8 +397,11 @@ class JobRun:
             return
         location = await backend.finish(self.ref(), self.sealed())
         await self._shop.ledger.record(Entry(job.job, Finished(location=location)))
-        await backend.finish(self.ref(), self.sealed())  # now that it is on record, what proved it ours may go
-        self._assembled = True
+        try:
+            await backend.finish(self.ref(), self.sealed())  # now that it is on record, what proved it ours may go
+            self._assembled = True
+        except BackendError as failure:  # the results are complete; the next who reads them finishes this, too
+            log.warning("backend_not_tidied", job=job.key, why=failure.why)
         log.info("job_finished", job=job.key, location=location)
 
     # ---- what it came to --------------------------------------------------------------------------------------
@@ -361,6 +415,8 @@ class JobRun:
             return None
         if job.stopped is not None:
             return JobStopped(job.key, job.stopped.reason, job.stopped.remedy)
+        if job.cut.last and self._backend is None and self._destination is None:
+            return JobStopped(job.key, "its backend is not at hand", "Hand the job over again with its backend.")
         held = [(s.shard, s.state.reason) for s in job.shards.values() if isinstance(s.state, Held)]
         if held:
             return StillInDoubt(job.key, held)

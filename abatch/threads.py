@@ -18,7 +18,7 @@ import anyio.to_thread
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-__all__ = ["run", "whole"]
+__all__ = ["clean_up", "run", "whole"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +32,12 @@ async def run(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """
     await anyio.lowlevel.checkpoint_if_cancelled()
     return await whole(anyio.to_thread.run_sync(lambda: work(*args, **kwargs)))
+
+
+async def clean_up(work: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+    """Do `work` in a worker thread even where everything is cancelled: it leaves nothing behind."""
+    with anyio.CancelScope(shield=True):
+        await run(work, *args, **kwargs)
 
 
 async def whole(work: Coroutine[Any, Any, T]) -> T:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import anyio
+import httpx2
 import pytest
 
 import abatch
@@ -435,3 +437,90 @@ async def test_submit_that_is_timed_out_leaves_a_manager_that_works(api: Sandbox
                 continue
         job = await running.submit(path, to="results.jsonl", key="job")
         assert (await job.wait()).succeeded == 12
+
+
+async def _until(true: Any) -> None:
+    with anyio.fail_after(60):
+        while not true():
+            await anyio.sleep(0.01)
+
+
+async def test_other_iterable_under_a_key_is_told_its_own_caller_and_spoils_nothing(api: Sandbox) -> None:
+    rows, others = requests(12), requests(40)[20:]
+    async with manager() as running:
+        first = await running.submit(rows, to="results.jsonl", key="job")
+        second = await running.submit(others, to="results.jsonl", key="job")
+        with pytest.raises(JobConflict):
+            await second.wait()
+        assert (await first.wait()).succeeded == 12
+    assert_each_answered("results.jsonl", rows)
+
+
+async def test_cancel_is_heard_while_the_caller_s_iterable_has_nothing_yet(api: Sandbox) -> None:
+    rows = requests(15)
+
+    async def slow() -> Any:
+        for row in rows:
+            yield row
+        await anyio.sleep_forever()
+
+    async with manager() as running:
+        job = await running.submit(slow(), to="memory:", key="job")
+        await _until(lambda: job.progress().sealed)  # a full shard does not wait for a megabyte
+        await job.cancel()
+        with anyio.fail_after(30):
+            summary = await job.wait()
+    assert summary.succeeded == summary.requests > 0
+
+
+async def test_cancel_does_not_wait_for_room_in_the_queue_of_another_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LIMITS, "start", (1_000, 12))
+    with Sandbox(seed=1, latency=3600) as slow:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", slow.url)
+        async with manager() as running:
+            first = await running.submit(requests(40), to="memory:", key="first")
+            await _until(lambda: first.progress().batches_in_flight)
+            second = await running.submit(write(requests(60)[40:]), to="memory:", key="second")
+            await second.cancel()
+            with anyio.fail_after(30):
+                assert (await second.wait()).canceled == second.progress().planned
+
+
+async def test_finished_job_keeps_nothing_open(api: Sandbox) -> None:
+    async with manager() as running:
+
+        async def finished(number: int) -> int:
+            path = write(requests(3), f"{number}.jsonl")
+            job = await running.submit(path, to=f"{number}.db", key=f"{number}")
+            await job.wait()
+            await _until(lambda: job._run._backend is None)
+            return len(list(Path("/proc/self/fd").iterdir()))
+
+        before = [await finished(number) for number in range(3)][-1]
+        after = [await finished(number) for number in range(3, 8)][-1]
+        assert after <= before + 2  # the sandbox beside us has connections, too; each database takes three
+        assert [result.outcome async for result in running.job("1").results()] == ["succeeded"] * 3
+
+
+async def test_wait_that_the_api_asks_for_is_believed_within_reason(api: Sandbox) -> None:
+    from abatch.client import _retry_after
+
+    for text, wait in (("inf", None), ("nan", None), ("1e300", 3600.0), ("-5", 0.0), ("7", 7.0), ("soon", None)):
+        assert _retry_after(httpx2.Response(429, headers={"retry-after": text})) == wait
+
+
+async def test_finished_is_no_error_when_the_tidying_after_it_fails(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = await memory.open_("memory:untidy", abatch.JobRef(key="job", lineage="0" * 16))
+    real = type(backend).finish
+
+    async def finish(self: Any, job: Any, sealed: Any, /) -> str:
+        if job.finished:
+            raise BackendError("memory:untidy", "no")
+        return await real(self, job, sealed)
+
+    monkeypatch.setattr(type(backend), "finish", finish)
+    async with manager() as running:
+        job = await running.submit(requests(3), to=backend, key="job")
+        assert (await job.wait()).succeeded == 3

@@ -323,7 +323,7 @@ def test_nothing_of_it_has_a_name_in_the_folder(tmp_path):
 
 
 async def all_of(requests: object) -> list[Numbered]:
-    return [item async for block in IterableInput(requests).blocks() for item in block]
+    return [item async for block in IterableInput(requests).blocks(most=10**6) for item in block]
 
 
 def requests(n: int) -> list[Request]:
@@ -346,7 +346,7 @@ async def test_blocks_are_about_a_megabyte():
         block
         async for block in IterableInput(
             Request(f"{n}", {"max_tokens": 1, "x": "y" * 100_000}) for n in range(50)
-        ).blocks()
+        ).blocks(most=10**6)
     ]
     assert len(blocks) > 3
     assert max(len(block) for block in blocks) <= 11
@@ -362,7 +362,7 @@ async def test_the_good_rows_before_a_bad_one_are_given_out(tmp_path):
     told = []
 
     async def take() -> None:
-        async for block in IterableInput([*requests(3), Request("bad", {})]).blocks():
+        async for block in IterableInput([*requests(3), Request("bad", {})]).blocks(most=10**6):
             told.extend(block)
 
     with pytest.raises(BadRequest) as refused:
