@@ -424,9 +424,9 @@ class IterableInput:
     async def _items(self) -> AsyncGenerator[object, None]:
         requests = self._requests
         if isinstance(requests, AsyncIterable):
-            coming = cast("AsyncIterable[object]", requests)
+            coming = cast("AsyncGenerator[object, None]", requests)
             # a generator that is not read to its end is closed here, not by the garbage collector some day
-            async with aclosing(coming) if isinstance(coming, AsyncGenerator) else nullcontext():
+            async with aclosing(coming) if isinstance(requests, AsyncGenerator) else nullcontext():
                 async for request in coming:
                     yield request
             return

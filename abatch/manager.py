@@ -427,6 +427,8 @@ class BatchManager:
                 run.input_path = path.absolute()
             else:
                 handed = run.hand_over(requests)
+            if job.finished is not None:
+                await run.tidy()
             if job.finished is None or path is None:
                 if run.over.is_set():
                     self._start(run, may_submit=True, handed_over=True)

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import anyio
 
 from abatch import backend as backends
+from abatch import threads
 from abatch.collector import Collector, sealed_of
 from abatch.driver import Driver, Site, Turns
 from abatch.errors import AbatchError, BackendError, JobConflict, JobStopped, JournalError, StillInDoubt
@@ -21,11 +23,11 @@ from abatch.facts import FileSource, Finished, Resumed, Stopped
 from abatch.journal import Entry
 from abatch.lifecycle import Held, Ready
 from abatch.log import log
+from abatch.places import is_local
 from abatch.planner import Planner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
-    from pathlib import Path
 
     from abatch.backend import Backend, JobRef, Sealed
     from abatch.client import Client
@@ -165,6 +167,16 @@ class JobRun:
                 await self._backend.aclose()
             except Exception as failure:  # noqa: BLE001 - a backend may raise anything; the others are closed, too
                 log.warning("backend_not_closed", job=self.job.key, error=type(failure).__name__)
+
+    async def tidy(self) -> None:
+        """Do what a run that died just after the end of the job left undone on this machine."""
+        if not is_local(self.job.submitted.to) or not await threads.run(Path(self.job.location).exists):
+            return
+        try:
+            async with self.reading():
+                pass
+        except BackendError as failure:  # moved away, or not at hand: nothing of the job depends on it
+            log.info("backend_not_tidied", job=self.job.key, why=failure.why)
 
     async def _close_if_done(self) -> None:
         """A finished job keeps nothing open; whoever reads its results connects again."""
