@@ -209,7 +209,8 @@ class JournalLocked(JournalError):
         self.path, self.pid = path, pid
 
     def __str__(self) -> str:
-        return f"{self.path} is held by process {self.pid}; stop it or give this job its own journal"
+        holder = f"process {self.pid}" if self.pid else "another process"
+        return f"{self.path} is held by {holder}; stop it or give this job its own journal"
 
 
 class JournalCorrupt(JournalError):

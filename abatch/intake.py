@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
-from contextlib import aclosing, closing, nullcontext
+from contextlib import ExitStack, aclosing, closing, nullcontext
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -312,7 +312,12 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
     problems: list[BadRequest] = []
     header_sets: set[frozenset[str]] = set()
     rows = total = 0
-    with closing(file), closing(await threads.run(SeenIds, folder)) as seen:
+    with ExitStack() as open_:
+        open_.callback(file.close)
+        try:
+            seen = open_.enter_context(closing(await threads.run(SeenIds, folder)))
+        except OSError as failure:
+            raise _cannot_check(path, folder, failure) from failure
         size, mtime_ns = file.stat()
 
         def check_block() -> int | None:
@@ -345,7 +350,7 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
             try:
                 count = await threads.run(check_block)
             except OSError as failure:
-                raise ConfigError(f"input {path} cannot be checked in {folder}: {failure}; free the disk") from failure
+                raise _cannot_check(path, folder, failure) from failure
             except BadRequest as bad:  # nothing after this line can be read
                 problems, total = [*problems[: PROBLEMS - 1], bad], total + 1
                 break
@@ -361,6 +366,10 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
         if file.stat() != (size, mtime_ns):
             raise ConfigError(f"input {path} changed while it was checked; run again once it is complete")
     return FileSource(path=str(path), size=size, mtime_ns=mtime_ns, sha256=sha256, rows=rows)
+
+
+def _cannot_check(path: Path, folder: Path, failure: OSError) -> ConfigError:
+    return ConfigError(f"input {path} cannot be checked in {folder}: {failure}; free the disk")
 
 
 def file_sha256(path: Path) -> str:

@@ -383,10 +383,17 @@ def _take_lock(path: Path) -> FileIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as held:
         with file:
-            raise JournalLocked(path.parent, int(file.read(20).strip() or b"0")) from held
-    file.truncate(0)
-    file.write(b"%d\n" % os.getpid())
+            raise JournalLocked(path.parent, _holder(file)) from held
+    file.write(b"%-19d\n" % os.getpid())  # over what the last one wrote, so that it is never empty again
     return file
+
+
+def _holder(file: FileIO) -> int:
+    """The process that holds the lock; 0 if it has just taken it for the first time and has not said so yet."""
+    try:
+        return int(file.read(20))
+    except ValueError:
+        return 0
 
 
 def _drop_lock(file: FileIO | None) -> None:

@@ -142,7 +142,10 @@ class Planner:
         if not before.last and not await self._may_fill():
             return
         source, rows = IterableInput(requests), 0
-        seen = await threads.run(SeenIds, self._ledger.journal.folder)
+        try:
+            seen = await threads.run(SeenIds, self._ledger.journal.folder)
+        except OSError as failure:
+            raise self._no_disk(str(failure)) from failure
         try:
             async with aclosing(source.blocks(most=self._config.requests_per_batch)) as blocks:
                 async for block in blocks:
