@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint format docs simulate mutants model fuzz bench wheel-test clean
+.PHONY: demo test lint format docs simulate mutants kill disk model fuzz bench wheel-test clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -43,6 +43,12 @@ simulate: $(READY)  ## SEEDS histories of the whole manager, every rule and faul
 
 mutants: $(READY)  ## the simulation against code with a guard taken out: each must be found
 	$(BIN)/python -m pytest tests/simulation/test_mutants.py
+
+kill: $(READY)  ## real processes killed at named places and at random instants, into every backend
+	$(BIN)/python -m tests.kill --repeat $(or $(REPEAT),3)
+
+disk: $(READY)  ## every operation on the disk refused in turn
+	$(BIN)/python -m tests.disk --every $(or $(EVERY),1)
 
 model: $(READY)  ## every configuration of the protocol's model, with a counterexample where a guard or bound is missing
 	$(BIN)/python -m tests.model --long

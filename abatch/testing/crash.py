@@ -8,24 +8,30 @@
             break                   # it survived: every point was tried
         await run()                 # an undisturbed run must make everything good
 
-An effect is a unit of blocking work (a journal transaction, a spool write, a sink's write or fsync) or a call to
-the API; a point is just before or just after one. From its death on, nothing the dead run does has an effect:
-its cleanup runs, as Python must, but reaches neither disk nor network, as with `kill -9`.
+An effect is a unit of blocking work (a journal transaction, a spool write, an fsync), a step of a backend (open,
+write, seal, finish), a call to the API, a piece of its body, or a piece of its answer; a point is just before or
+just after one. From its death on, nothing the dead run does has an effect: its cleanup runs, as Python must, but
+reaches neither disk nor network, as with `kill -9`. Only what a kernel closes is closed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
+from abatch import backend as backends
 from abatch import threads
+from abatch.backend import Sealed
 from abatch.journal import forget_locks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     import httpx2
 
-__all__ = ["Crash", "CrashPoints"]
+    from abatch.backend import Backend, BackendFactory, JobRef, ShardRef, Sink
+    from abatch.result import Line
+
+__all__ = ["Crash", "CrashPoints", "died"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,7 +44,8 @@ class Crash(BaseException):
 class CrashPoints:
     """Die at the `point`-th place before or after an effect, counted from 1; 0 never.
 
-    Blocking work is seen by itself; for calls to the API give the SDK a client whose transport is `wrap`ped.
+    Blocking work and backends named by URL are seen by themselves. For calls to the API give the SDK a client whose
+    transport is wrapped by `wrap`; a backend that is an object of your own, `wrap_backend`.
     """
 
     def __init__(self, point: int) -> None:
@@ -51,40 +58,28 @@ class CrashPoints:
         """Before or after which effect."""
 
     def __enter__(self) -> Self:
-        self._run = threads.run
+        self._run, self._load = threads.run, backends.load
 
         async def run(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-            name = getattr(work, "__qualname__", repr(work))
-            self._pass(f"before {name}")
+            name = getattr(work, "__qualname__", type(work).__name__)
+            self.reach(f"before {name}")
             done = await self._run(work, *args, **kwargs)
-            self._pass(f"after {name}")
+            self.reach(f"after {name}")
             return done
 
-        threads.run = run
+        def load(url: str, /) -> BackendFactory:
+            return self._watch(self._load(url))
+
+        threads.run, backends.load = run, load
         return self
 
     def __exit__(self, *_: object) -> None:
-        threads.run = self._run
+        threads.run, backends.load = self._run, self._load
         if self.happened:
             forget_locks()  # as the kernel does when a process dies
 
-    def wrap(self, transport: httpx2.AsyncBaseTransport) -> httpx2.AsyncBaseTransport:
-        """A transport with a point before and after each exchange."""
-        import httpx2  # noqa: PLC0415 - only who tests calls needs it
-
-        points = self
-
-        class Watched(httpx2.AsyncBaseTransport):
-            async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-                what = f"{request.method} {request.url.path}"
-                points._pass(f"before {what}")
-                answer = await transport.handle_async_request(request)
-                points._pass(f"after {what}")
-                return answer
-
-        return Watched()
-
-    def _pass(self, where: str) -> None:
+    def reach(self, where: str) -> None:
+        """Be at a point: die here if it is the one; and again wherever the dead run still goes."""
         if self.happened:
             raise Crash
         self._left -= 1
@@ -92,6 +87,101 @@ class CrashPoints:
             self.happened, self.where = True, where
             raise Crash
         self.passed += 1
+
+    def wrap(self, transport: httpx2.AsyncBaseTransport) -> httpx2.AsyncBaseTransport:
+        """A transport with a point before and after each exchange, and before each piece of a body sent or received."""
+        import httpx2  # noqa: PLC0415 - only who tests calls needs it
+
+        reach = self.reach
+
+        class Pieces(httpx2.AsyncByteStream):
+            def __init__(self, stream: httpx2.AsyncByteStream, what: str) -> None:
+                self._stream, self._what = stream, what
+
+            async def __aiter__(self) -> AsyncIterator[bytes]:
+                async for piece in self._stream:
+                    reach(f"before a piece of {self._what}")
+                    yield piece
+
+            async def aclose(self) -> None:
+                await self._stream.aclose()
+
+        class Watched(httpx2.AsyncBaseTransport):
+            async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+                what = f"{request.method} {request.url.path}"
+                reach(f"before {what}")
+                if isinstance(request.stream, httpx2.AsyncByteStream):
+                    request.stream = Pieces(request.stream, what)
+                answer = await transport.handle_async_request(request)
+                reach(f"after {what}")
+                if isinstance(answer.stream, httpx2.AsyncByteStream):
+                    answer.stream = Pieces(answer.stream, f"the answer to {what}")
+                return answer
+
+        return Watched()
+
+    def wrap_backend(self, backend: Backend) -> Backend:
+        """A backend with a point before and after each of its steps and those of its sinks."""
+        return _WatchedBackend(self, backend)
+
+    def _watch(self, factory: BackendFactory) -> BackendFactory:
+        async def open_(url: str, job: JobRef, /) -> Backend:
+            self.reach("before claim")
+            backend = await factory(url, job)
+            try:
+                self.reach("after claim")
+            except Crash:
+                await backend.aclose()
+                raise
+            return self.wrap_backend(backend)
+
+        return open_
+
+
+class _WatchedBackend:
+    def __init__(self, points: CrashPoints, backend: Backend) -> None:
+        self._points, self._backend = points, backend
+
+    async def open(self, shard: ShardRef, /) -> Sink | Sealed:
+        self._points.reach("before open")
+        opened = await self._backend.open(shard)
+        self._points.reach("after open")
+        return opened if isinstance(opened, Sealed) else _WatchedSink(self._points, opened)
+
+    async def read(self, sealed: Sealed, /) -> AsyncIterator[bytes]:
+        self._points.reach("before read")
+        async for line in self._backend.read(sealed):
+            self._points.reach("after a line was read")
+            yield line
+
+    async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
+        self._points.reach("before finish")
+        location = await self._backend.finish(job, sealed)
+        self._points.reach("after finish")
+        return location
+
+    async def aclose(self) -> None:
+        await self._backend.aclose()  # of the dead, too: a kernel closes what they held open
+
+
+class _WatchedSink:
+    def __init__(self, points: CrashPoints, sink: Sink) -> None:
+        self._points, self._sink = points, sink
+
+    async def write(self, lines: Sequence[Line], /) -> None:
+        self._points.reach("before write")
+        await self._sink.write(lines)
+        self._points.reach("after write")
+
+    async def seal(self) -> Sealed:
+        self._points.reach("before seal")
+        sealed = await self._sink.seal()
+        self._points.reach("after seal")
+        return sealed
+
+    async def discard(self) -> None:
+        self._points.reach("before discard")
+        await self._sink.discard()
 
 
 def died(error: BaseException) -> bool:

@@ -1,24 +1,30 @@
-"""Die at effect 1, 2, 3 … until a run survives: the next run makes everything good, and nothing is paid twice."""
+"""Die at effect 1, 2, 3 … until a run survives: the next run makes everything good, and nothing is paid twice.
+
+An effect is a journal transaction, a write of the spool, a piece of a create's body, the gate, an answer or a piece
+of one, a step of the backend or, inside it, a statement of SQLite or a call of S3. Every point is tried where a run
+is quick, every so many where it is not; `ABATCH_NIGHTLY=1` tries all of them everywhere.
+"""
 
 from __future__ import annotations
 
 import gc
-from datetime import UTC, datetime, timedelta
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import pytest
-from anthropic import AsyncAnthropic
-from httpx2 import AsyncClient
 
-from abatch import BatchManager, Summary
-from abatch.sandbox.api import Machine
+from abatch.sandbox import answer_text
 from abatch.sandbox.faults import Status
-from abatch.sandbox.transport import URL, MachineTransport
 from abatch.testing.crash import Crash, CrashPoints, died
-from tests.e2e.jobs import assert_each_answered, config, raw_params, requests, write
+from tests.e2e.jobs import raw_params, requests, write
+from tests.kill.here import Server, quick_folder
+from tests.kill.media import BUCKET, S3, Folder, Jsonl, Medium, Sqlite, s3_client
+from tests.kill.places import make_in_backends, make_small_steps
+from tests.servers import SeaweedS3
 
 pytestmark = [
     pytest.mark.anyio,
@@ -26,35 +32,41 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-
-class Server:
-    """A machine whose clock goes on a second with each call, so that every grace passes."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 11, 1, tzinfo=UTC)
-        self.machine = Machine(clock=self._tick, rng=Random(5))
-
-    def _tick(self) -> datetime:
-        self.now += timedelta(seconds=0.5)
-        return self.now
-
-    async def run(self, path: Path, to: str, crash: CrashPoints) -> Summary:
-        transport = crash.wrap(MachineTransport(self.machine))
-        async with AsyncClient(transport=transport) as http:
-            client = AsyncAnthropic(api_key="sandbox-key", base_url=URL, http_client=http)
-            quick: dict[str, Any] = {
-                "poll_every": timedelta(milliseconds=10),
-                "poll_at_most": timedelta(milliseconds=10),
-            }
-            async with BatchManager(client=client, config=config(requests_per_batch=8, **quick)) as manager:
-                job = await manager.submit(path, to=to, key="job")
-                return await job.wait()
+NIGHTLY = bool(os.environ.get("ABATCH_NIGHTLY"))
+EVERY = {"jsonl": (1, 3), "folder": (2, 5), "sqlite": (1, 3), "s3": (13, 23)}
+"""Of how many points one is tried, per medium: with one death, and with two in a row."""
+EFFECTS = {
+    "the journal": "Journal._append",
+    "the spool": "SpoolWriter.seal",
+    "the gate": "GET /v1/messages/batches",
+    "a create": "POST /v1/messages/batches",
+    "its body": "a piece of POST /v1/messages/batches",
+    "a line": "a piece of the answer to GET",
+    "the claim": "claim",
+    "a sink": "open",
+    "its lines": "write",
+    "the seal": "seal",
+    "the end": "finish",
+}
+INSIDE = {"jsonl": "_Sink._write", "folder": "_Sink._write", "sqlite": "sqlite COMMIT", "s3": "s3 upload_part"}
 
 
-async def die_at(server: Server, path: Path, to: str, point: int) -> bool:
+class Noted(CrashPoints):
+    """Crash points that remember what they passed."""
+
+    def __init__(self, point: int) -> None:
+        super().__init__(point)
+        self.places: Counter[str] = Counter()
+
+    def reach(self, where: str) -> None:
+        self.places[where] += 1
+        super().reach(where)
+
+
+async def die_at(server: Server, path: Path, to: str, crash: CrashPoints, patch: pytest.MonkeyPatch) -> bool:
     """Whether the run died; a run that is to die never ends in any other way."""
-    crash = CrashPoints(point)
-    with crash:
+    with crash, patch.context() as inside:
+        make_in_backends(crash.reach, inside.setattr)
         try:
             await server.run(path, to, crash)
         except BaseException as error:
@@ -63,46 +75,76 @@ async def die_at(server: Server, path: Path, to: str, point: int) -> bool:
     return crash.happened
 
 
+@pytest.fixture
+def quick_path() -> Iterator[Path]:
+    with quick_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def medium(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Medium:
+    if request.param != "s3":
+        return {"jsonl": Jsonl, "folder": Folder, "sqlite": Sqlite}[request.param]()
+    server: SeaweedS3 = request.getfixturevalue("s3_server")
+    client = s3_client(server)
+    if BUCKET not in [each["Name"] for each in client.list_buckets()["Buckets"]]:
+        client.create_bucket(Bucket=BUCKET)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key)
+    return S3(server)
+
+
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+@pytest.mark.parametrize("medium", ["jsonl", "folder", "sqlite", "s3"], indirect=True)
 async def test_death_at_any_effect_loses_nothing_and_pays_once(
-    twice: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    medium: Medium, twice: bool, monkeypatch: pytest.MonkeyPatch, quick_path: Path
 ) -> None:
+    make_small_steps(monkeypatch.setattr)
     rows = requests(11)
     rows[2]["params"]["metadata"] = {"user_id": "sandbox:errored-once:overloaded_error"}
-    points = 0
-    for point in count(1):
-        home = tmp_path / f"{point}"
+    wanted = Counter((row["custom_id"], answer_text(raw_params(row))) for row in rows)
+    every = 1 if NIGHTLY else EVERY[medium.name][twice]
+    tried = 0
+    for point in count(1, every):
+        home = quick_path / f"{point}"
         home.mkdir()
         monkeypatch.chdir(home)
-        server, path = Server(), write(rows)
-        died_here = await die_at(server, path, "results.jsonl", point)
+        server, path, to = Server(), write(rows), medium.destination(home)
+        crash = Noted(point)
+        died_here = await die_at(server, path, to, crash, monkeypatch)
         if died_here and twice:
-            await die_at(server, path, "results.jsonl", 1 + point * 7 % 40)
-        summary = await server.run(path, "results.jsonl", CrashPoints(0))
+            await die_at(server, path, to, CrashPoints(1 + point * 7 % 100), monkeypatch)
+        summary = await server.run(path, to)
         account = server.machine.account
-        assert account.violated == 0, f"paid twice after death at point {point}"
-        assert [account.times(raw_params(row)) for row in rows] == [1, 1, 2] + [1] * 8, point
-        assert summary.succeeded == 11, point
-        assert_each_answered("results.jsonl", rows)
+        told = f"after death at point {point}, {crash.where}"
+        assert account.violated == 0, told
+        assert [account.times(raw_params(row)) for row in rows] == [1, 1, 2] + [1] * 8, told
+        assert summary.succeeded == 11, told
+        assert Counter(medium.answers(home)) == wanted, told
+        assert medium.is_complete(home), told
+        shutil.rmtree(home)
         if not died_here:
-            points = point
             break
+        tried += 1
     gc.collect()
-    assert points > 60
+    passed = " ".join(crash.places)
+    assert [name for name, effect in EFFECTS.items() if effect not in passed] == []
+    assert INSIDE[medium.name] in passed
+    assert tried > 200 / every
 
 
 async def test_request_that_is_too_large_is_not_sent_again_whenever_it_dies(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, quick_path: Path
 ) -> None:
     rows, points = requests(1), 0
     for point in count(1):
-        home = tmp_path / f"{point}"
+        home = quick_path / f"{point}"
         home.mkdir()
         monkeypatch.chdir(home)
         server, path = Server(), write(rows)
         server.machine.faults.next("create", Status(413, "request_too_large", "too large"))
-        died_here = await die_at(server, path, "results.jsonl", point)
-        summary = await server.run(path, "results.jsonl", CrashPoints(0))
+        died_here = await die_at(server, path, "results.jsonl", CrashPoints(point), monkeypatch)
+        summary = await server.run(path, "results.jsonl")
         # an answer that died with the process may come again; one that was heard counts
         assert (summary.errored, server.machine.account.requests) in [(1, 0), (0, 1)], point
         if not died_here:

@@ -1,0 +1,55 @@
+"""A whole job in this process, against a machine without a socket whose clock goes on with each call."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from anthropic import AsyncAnthropic
+from httpx2 import AsyncBaseTransport, AsyncClient
+
+from abatch import BatchManager, Summary
+from abatch.sandbox.api import Machine
+from abatch.sandbox.transport import URL, MachineTransport
+from abatch.testing.crash import CrashPoints
+from tests.e2e.jobs import config
+from tests.kill.bench import memory
+
+
+class Server:
+    """A machine whose clock goes on a second with each call, so that every grace passes."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 1, tzinfo=UTC)
+        self.machine = Machine(clock=self._tick, rng=Random(5))
+
+    def _tick(self) -> datetime:
+        self.now += timedelta(seconds=0.5)
+        return self.now
+
+    async def run(self, path: Path, to: str, crash: CrashPoints | None = None) -> Summary:
+        """Hand the job over and wait for its end."""
+        transport: AsyncBaseTransport = MachineTransport(self.machine)
+        if crash is not None:
+            transport = crash.wrap(transport)
+        async with AsyncClient(transport=transport) as http:
+            client = AsyncAnthropic(api_key="sandbox-key", base_url=URL, http_client=http)
+            quick: dict[str, Any] = {
+                "poll_every": timedelta(milliseconds=10),
+                "poll_at_most": timedelta(milliseconds=10),
+            }
+            async with BatchManager(client=client, config=config(requests_per_batch=8, **quick)) as manager:
+                job = await manager.submit(path, to=to, key="job")
+                return await job.wait()
+
+
+@contextmanager
+def quick_folder() -> Iterator[Path]:
+    """A folder in memory if there is room: the death of a process loses nothing that was written, synced or not."""
+    with tempfile.TemporaryDirectory(prefix="abatch-crash-", dir=memory(), ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
