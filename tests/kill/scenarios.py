@@ -154,7 +154,7 @@ def _at_once(trial: Trial, count: int) -> None:
     for each in ended:
         if each.status != OK:
             _expect(trial, each, STUCK)
-            _expect_pid(trial, each, {run.pid for run in runs})  # 0: the holder had not yet written its own
+            _expect_pid(trial, each, {run.pid for run in runs})
 
 
 def _expect(trial: Trial, ended: Ended, status: int) -> None:
