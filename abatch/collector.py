@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from array import array
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -26,11 +26,13 @@ from abatch.facts import Counts, Drained, Planned, SealedRecord, Spend
 from abatch.log import log
 from abatch.pacing import Backoff
 from abatch.reconcile import counts_of
-from abatch.result import OUTCOMES, Line, Usage
+from abatch.result import OUTCOMES, Block, Line, Usage
 from abatch.spool import SpoolReader, SpoolWriter, Written, examine, guarded, write_missing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
     from abatch.backend import Backend, JobRef, Sink
     from abatch.client import Client
@@ -48,45 +50,79 @@ READ_AGAIN: Final = (60.0, 900.0, 3_600.0, 14_400.0, 64_800.0)
 RECOUNTS: Final = 6
 KEPT_FOR: Final = 29 * 24 * 3600.0
 """Seconds after its creation for which a batch's results can be read."""
-WRITE_BYTES: Final = 2**20
+WRITE_BYTES: Final = 2**19
 """Lines go to the sink in blocks of about this size."""
+LONG: Final = 2**16
+
+
+_decode_id = msgspec.json.Decoder(str).decode
 
 
 class NotOurs(Exception):
     """A batch that an operator named does not hold this shard."""
 
 
-@dataclass(slots=True, kw_only=True)
 class Tally:
-    """Counts and tokens of lines as they pass."""
+    """Counts and tokens of lines as they pass; a prompt of more than `step` tokens has the long price."""
 
-    step: int
-    """Prompt tokens above which a request has the long price."""
-    outcomes: dict[str, int] = field(default_factory=dict[str, int])
-    usage: dict[tuple[str, bool], Usage] = field(default_factory=dict[tuple[str, bool], Usage])
+    def __init__(self, *, step: int) -> None:
+        self._step = step
+        self._outcomes: dict[str, int] = {}
+        self._succeeded = 0
+        self._tokens: dict[tuple[str, bool], list[int]] = {}
 
     def note(self, outcome: str) -> None:
         """Count an outcome."""
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
 
     def add(self, line: Line) -> None:
         """Count a line, and its tokens."""
         self.note(line.outcome)
         if line.usage is not None and line.model is not None:
-            bucket = (line.model, line.usage.prompt_tokens > self.step)
-            known = self.usage.get(bucket)
-            self.usage[bucket] = line.usage if known is None else known + line.usage
+            self._add_tokens(line.model, *msgspec.structs.astuple(line.usage))
+
+    def add_succeeded(self, message: wire.Message) -> None:
+        """Count the line of a row that succeeded with this message."""
+        self._succeeded += 1
+        usage, model = message.usage, message.model
+        if usage is not None and model is not None:
+            lifetimes = usage.cache_creation
+            self._add_tokens(
+                model,
+                usage.input_tokens or 0,
+                usage.output_tokens or 0,
+                usage.cache_read_input_tokens or 0,
+                usage.cache_creation_input_tokens or 0,
+                (lifetimes and lifetimes.ephemeral_1h_input_tokens) or 0,
+            )
+
+    def _add_tokens(self, model: str, fresh: int, output: int, read: int, written: int, hour: int) -> None:  # noqa: PLR0917
+        bucket = (model, fresh + read + written > self._step)
+        sums = self._tokens.get(bucket)
+        if sums is None:
+            sums = self._tokens[bucket] = [0, 0, 0, 0, 0]
+        sums[0] += fresh
+        sums[1] += output
+        sums[2] += read
+        sums[3] += written
+        sums[4] += hour
 
     @property
     def counts(self) -> Counts:
         """Per outcome."""
-        known = {outcome: self.outcomes.get(outcome, 0) for outcome in OUTCOMES}
-        return Counts(**known, other=sum(self.outcomes.values()) - sum(known.values()))
+        known = {outcome: self._outcomes.get(outcome, 0) for outcome in OUTCOMES}
+        other = sum(self._outcomes.values()) - sum(known.values())
+        known["succeeded"] += self._succeeded
+        return Counts(**known, other=other)
 
     @property
     def spend(self) -> tuple[Spend, ...]:
         """Tokens per model."""
-        return tuple(Spend(model=m, long=long, usage=usage) for (m, long), usage in self.usage.items())
+        names = Usage.__struct_fields__
+        return tuple(
+            Spend(model=model, long=long, usage=Usage(**dict(zip(names, sums, strict=True))))
+            for (model, long), sums in self._tokens.items()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,14 +189,13 @@ class _Drain:
         self._shard, self._state, self._reader = shard, state, reader
         self._proven = state.proven
         self._lineage_key = owner.journal.lineage_key
-        self._prefix = wire.prefix(self._lineage_key, shard.shard, state.doubt.attempt).decode()
+        prefix = wire.prefix(self._lineage_key, shard.shard, state.doubt.attempt)
+        self._prefix, self._head = prefix.decode(), wire.ROW_HEAD + prefix
         self._seen = bytearray(shard.planned.rows)
         self._marks = array("q", bytes(8 * shard.planned.rows))
-        self._left = shard.planned.rows
         self._tally = Tally(step=owner.step)
-        self._outcomes = Tally(step=0)  # of every row, withheld ones too
         self._withheld: SpoolWriter | None = None
-        self._withheld_rows = 0
+        self._withheld_tally = Tally(step=0)
         self._duplicates = self._conflicts = self._foreign = 0
         self._billing = False
         self._retry_name = f"retry-{shard.shard:08d}.spool"
@@ -210,25 +245,34 @@ class _Drain:
                     batch_id=self._state.batch_id,
                     status=failure.status,
                     error=str(failure),
-                    rows_left=self._left,
+                    rows_left=self._left(),
                 )
                 await self._rest(wait)
                 continue
-            if not self._left:
+            if not self._left():
                 await self._compare_counts()
                 return ""
             patience = next(again, None)
             if patience is None:
-                return f"{self._left} results are not in what the API sends, after {complete_reads} reads"
-            log.warning("results_incomplete", shard=self._shard.shard, rows_left=self._left, read=complete_reads)
+                return f"{self._left()} results are not in what the API sends, after {complete_reads} reads"
+            log.warning("results_incomplete", shard=self._shard.shard, rows_left=self._left(), read=complete_reads)
             await self._rest(patience)
+
+    @property
+    def _counts(self) -> Counts:
+        """Of every row that was seen, withheld ones too."""
+        return self._tally.counts + self._withheld_tally.counts
+
+    def _left(self) -> int:
+        """Rows that have no line yet."""
+        return self._shard.planned.rows - self._counts.total
 
     async def _compare_counts(self) -> None:
         """All rows are there; if the API counts them otherwise, ask again, then say so. The rows decide."""
         again = Backoff(first=1.0, most=60.0)
         counts = self._state.counts
         for _ in range(RECOUNTS):
-            if counts == self._outcomes.counts:
+            if counts == self._counts:
                 return
             await self._rest(again.next())
             with suppress(ApiError):
@@ -255,50 +299,95 @@ class _Drain:
         return self._state.created_at + age < (self._owner.server_now() or time.time())
 
     async def _read_once(self, sink: Sink) -> None:
-        reader = wire.LineReader()
+        """Read the results from their beginning; one block is written while the next is read.
+
+        Raises:
+            ApiError: the stream broke; what came before is written.
+
+        """
+        trouble: list[Exception] = []
+        full, empty = anyio.create_memory_object_stream[Block](0)
+        async with anyio.create_task_group() as group:
+            group.start_soon(_write_all, sink, empty, trouble)
+            try:
+                async with full:
+                    await self._read_into(full)
+            except Exception as failure:  # noqa: BLE001 - it is raised below, alone and not in a group
+                trouble.append(failure)
+        if trouble:
+            raise trouble[0]
+
+    async def _read_into(self, full: MemoryObjectSendStream[Block]) -> None:
         workspace_id = self._shard.planned.headers.workspace_id
         async with self._owner.client.results(workspace_id, self._state.batch_id) as chunks:
-            async for lines in _blocks(reader, chunks):
-                out = self._take(lines)
-                if out:
-                    await sink.write(out)
+            async for text in _blocks(chunks):
+                block = self._take(text)
+                del text  # a line may be long
+                if block:
+                    await full.send(block)
                 await anyio.lowlevel.checkpoint()
 
-    def _take(self, lines: list[bytes]) -> list[Line]:
-        """The lines of a block that go to the sink; the others are withheld, dropped and counted, or set aside."""
-        out: list[Line] = []
-        for raw in lines:
-            seen = wire.read_line(raw)
-            row = None if seen is None else self._row(seen.wire_id)
-            if seen is None or row is None:
-                self._foreign += 1
-                if self._foreign == 1:
-                    log.warning("foreign_line_seen", shard=self._shard.shard, batch_id=self._state.batch_id)
-                continue
-            mark = hash(raw)
-            if self._seen[row]:
-                self._repeat(row, mark)
-                continue
-            self._seen[row] = 1
-            self._marks[row] = mark
-            self._left -= 1
-            self._outcomes.note(seen.outcome)
-            custom_id = self._reader.custom_id(row)
-            line = Line(
-                wire.with_custom_id(raw, seen.wire_id.encode(), custom_id),
-                msgspec.json.decode(custom_id, type=str),
-                seen.outcome,
-                seen.error_type,
-                seen.model,
-                seen.usage,
-            )
-            if self._is_retryable(line):
-                self._withhold(row, custom_id, line.raw)
+    def _take(self, text: bytes) -> Block:
+        """The lines of a block that go to the sink; the others are withheld, dropped and counted, or set aside.
+
+        What nearly all lines are, of a new row, in the API's own form and succeeded, is dealt with here at little
+        cost; every other goes through `_sift`.
+        """
+        block = Block(_line)
+        read = wire.read_plain(text, self._head)
+        if read is None:
+            for raw in wire.lines_of(text):
+                self._sift(raw, block)
+            return block
+        self._proven = True
+        told, pieces = block.told.append, block.pieces.extend
+        row_head, seen, marks = wire.ROW_HEAD[:-1], self._seen, self._marks
+        custom_id, count = self._reader.custom_id, self._tally.add_succeeded
+        for row, tail, envelope in zip(*read, strict=True):
+            message = envelope.result.message
+            if row < len(seen) and not seen[row] and message is not None and envelope.result.type == "succeeded":
+                seen[row] = 1
+                marks[row] = hash(tail)
+                count(message)
+                told(envelope)
+                # a copy is faster than a view, which the garbage collector follows; but a long line is not copied
+                rest = (tail if len(tail) < LONG else memoryview(tail))[wire.ROW_SUFFIX + 1 :]
+                pieces((row_head, custom_id(row), rest, b"\n"))
             else:
-                self._billing |= line.error_type == "billing_error"
-                self._tally.add(line)
-                out.append(line)
-        return out
+                self._sift(self._head + tail, block)
+        return block
+
+    def _sift(self, raw: bytes, block: Block) -> None:
+        """Any line, with all care."""
+        seen = wire.read_line(raw)
+        row = None if seen is None else self._row(seen.wire_id)
+        if seen is None or row is None:
+            self._foreign += 1
+            if self._foreign == 1:
+                log.warning("foreign_line_seen", shard=self._shard.shard, batch_id=self._state.batch_id)
+            return
+        mark = hash(raw[len(self._head) :])
+        if self._seen[row]:
+            self._repeat(row, mark)
+            return
+        self._seen[row] = 1
+        self._marks[row] = mark
+        custom_id = self._reader.custom_id(row)
+        line = Line(
+            wire.with_custom_id(raw, seen.wire_id.encode(), custom_id),
+            _decode_id(custom_id),
+            seen.outcome,
+            seen.error_type,
+            seen.model,
+            seen.usage,
+        )
+        if self._is_retryable(line):
+            self._withheld_tally.note(seen.outcome)
+            self._withhold(row, custom_id, line.raw)
+        else:
+            self._billing |= line.error_type == "billing_error"
+            self._tally.add(line)
+            block.add(line)
 
     def _row(self, wire_id: str) -> int | None:
         """The row of an id of this attempt; None for any other."""
@@ -329,7 +418,6 @@ class _Drain:
             if self._withheld is None:
                 self._withheld = SpoolWriter(spool)
             self._withheld.add(custom_id, self._reader.params(row), raw)
-        self._withheld_rows += 1
 
     # ---- sealing ----------------------------------------------------------------------------------------------
 
@@ -392,26 +480,38 @@ class _Drain:
         return Collected(drained=drained, retry=retry, billing=self._billing)
 
 
-async def _blocks(reader: wire.LineReader, chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
-    """Lines in blocks of about a megabyte."""
-    block: list[bytes] = []
-    weight = 0
+async def _write_all(sink: Sink, blocks: MemoryObjectReceiveStream[Block], trouble: list[Exception]) -> None:
+    """Write blocks as they come. The first failure ends it, and with it the reading."""
+    async with blocks:
+        try:
+            async for block in blocks:
+                await sink.write(block)
+        except Exception as failure:  # noqa: BLE001 - the reader raises it
+            trouble.append(failure)
+
+
+def _line(raw: bytes, custom_id: bytes, envelope: wire.Envelope) -> Line:
+    seen = envelope.seen()
+    return Line(raw, _decode_id(custom_id), seen.outcome, seen.error_type, seen.model, seen.usage)
+
+
+async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Whole lines in blocks."""
+    reader = wire.BlockReader()
     try:
         async for chunk in chunks:
-            block += reader.feed(chunk)
-            weight += len(chunk)
-            if weight >= WRITE_BYTES and block:
-                yield block
-                block, weight = [], 0
+            reader.feed(chunk)
+            if reader.weight >= WRITE_BYTES:
+                yield reader.take()
     except ApiError:  # what came before the break is good, and keeps the next read from starting at nothing
-        if block:
-            yield block
+        if reader.weight:
+            yield reader.take()
         raise
-    for last in reader.end():
-        if wire.is_whole(last):  # else the stream was cut inside it, and it is read again
-            block.append(last)
-    if block:
-        yield block
+    if reader.weight:
+        yield reader.take()
+    last = reader.end()
+    if last.strip() and wire.is_whole(last):  # else the stream was cut inside it, and it is read again
+        yield last
 
 
 async def seal_fallbacks(
@@ -432,7 +532,7 @@ async def seal_fallbacks(
     def line(row: int) -> Line:
         custom_id = spool.custom_id(row)
         raw = spool.fallback(row) if result is None else wire.fallback(custom_id, result)
-        return wire.outcome_of(raw, msgspec.json.decode(custom_id, type=str))
+        return wire.outcome_of(raw, _decode_id(custom_id))
 
     async def pass_on(sink: Sink | None) -> None:
         begin = 0

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast, overload
 
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anthropic.types import Message
 
-__all__ = ["OUTCOMES", "Line", "Result", "ResultError", "Summary", "Usage"]
+__all__ = ["OUTCOMES", "Block", "Line", "Result", "ResultError", "Summary", "Usage", "joined"]
 
 OUTCOMES = ("succeeded", "errored", "canceled", "expired")
 """The outcomes of a request, as the API spells them. Others may come to be: they are kept and count as failed."""
@@ -65,6 +68,49 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     """`error.type` of an errored result, as the API spells it."""
     model: str | None = None
     usage: Usage | None = None
+
+
+class Block(Sequence[Line]):
+    """Lines on their way into a sink. A `Line` is made when it is looked at; many sinks need the bytes alone.
+
+    `pieces` are four for each line: what stands before its custom_id, the custom_id as a JSON string, what stands
+    behind it, the newline. `told` is what each line says of itself, for `make` to make a `Line` of it.
+    """
+
+    __slots__ = ("_make", "pieces", "told")
+
+    def __init__(self, make: Callable[[bytes, bytes, Any], Line]) -> None:  # Any: what was put into `told`
+        self._make = make
+        self.pieces: list[bytes | memoryview] = []
+        self.told: list[Any] = []
+
+    def add(self, line: Line) -> None:
+        """Put a line behind the others that was made already."""
+        self.told.append(line)
+        self.pieces += (line.raw, b"", b"", b"\n")
+
+    def __len__(self) -> int:
+        return len(self.told)
+
+    @overload
+    def __getitem__(self, index: int) -> Line: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Line]: ...
+    def __getitem__(self, index: int | slice) -> Line | list[Line]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        told = self.told[index]
+        if isinstance(told, Line):
+            return told
+        at = 4 * (index % len(self))
+        return self._make(b"".join(self.pieces[at : at + 3]), bytes(self.pieces[at + 1]), told)
+
+
+def joined(lines: Sequence[Line]) -> bytes:
+    """The raw lines, each with its newline."""
+    if isinstance(lines, Block):
+        return b"".join(lines.pieces)
+    return b"".join([piece for line in lines for piece in (line.raw, b"\n")])
 
 
 class ResultError(msgspec.Struct, frozen=True, kw_only=True):

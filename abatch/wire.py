@@ -21,15 +21,21 @@ from abatch.result import MAX_TOKENS, Line, Usage, usage_of
 
 __all__ = [
     "MAX_LINE",
+    "BlockReader",
+    "Envelope",
     "LineReader",
     "LineTooLong",
+    "Message",
+    "Plain",
     "Seen",
     "WireId",
     "body_size",
     "fallback",
+    "lines_of",
     "parse_id",
     "prefix",
     "read_line",
+    "read_plain",
     "row_suffix",
     "with_custom_id",
 ]
@@ -47,8 +53,12 @@ ROW_END: Final = b"}"
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _DIGIT: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
 _PAIRS: Final = [(a + b).encode() for a in _ALPHABET for b in _ALPHABET]
+_VALUES: Final = {pair: value for value, pair in enumerate(_PAIRS)}
 _ID: Final = re.compile(rb"a1-([0-9A-Z]{8})-([0-9A-Z]{2})-([0-9A-Z]{12})-([0-9A-Z]{4})")
 ID_WIDTH: Final = 32
+ROW_SUFFIX: Final = 4
+NO_ROW: Final = 2**20
+"""More than an id can name."""
 
 
 class WireId(NamedTuple):
@@ -162,6 +172,55 @@ class LineReader:
         return [line] if line else []
 
 
+class BlockReader:
+    """Cut chunks of bytes into blocks of whole lines."""
+
+    __slots__ = ("_held", "_rest", "_whole", "weight")
+
+    def __init__(self) -> None:
+        self._whole: list[bytes] = []
+        self._rest: list[bytes] = []
+        self._held = 0
+        self.weight = 0
+        """Bytes of the whole lines that it holds; `take` needs some."""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take a chunk.
+
+        Raises:
+            LineTooLong: the unfinished line passed 64 MiB.
+
+        """
+        cut = chunk.rfind(b"\n") + 1
+        if cut:
+            self._whole += (*self._rest, chunk[:cut])
+            self.weight += self._held + cut
+            self._rest, self._held = [], 0
+        self._rest.append(chunk[cut:])
+        self._held += len(chunk) - cut
+        if self._held > MAX_LINE:
+            raise LineTooLong
+
+    def take(self) -> bytes:
+        """The whole lines since the last block, the last without its newline."""
+        self._whole[-1] = self._whole[-1][:-1]
+        text = b"".join(self._whole)
+        self._whole, self.weight = [], 0
+        return text
+
+    def end(self) -> bytes:
+        """The line that no newline ended, as the API sends its last one."""
+        line = b"".join(self._rest)
+        self._rest, self._held = [], 0
+        return line
+
+
+def lines_of(text: bytes) -> list[bytes]:
+    """The lines of a block."""
+    reader = LineReader()
+    return reader.feed(text) + reader.end()
+
+
 def _strip(line: bytes) -> bytes:
     return line[:-1] if line.endswith(b"\r") else line
 
@@ -172,40 +231,68 @@ def _strip(line: bytes) -> bytes:
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 
 
-class _CacheLifetimes(msgspec.Struct):
+class _CacheLifetimes(msgspec.Struct, gc=False):
     ephemeral_1h_input_tokens: _Tokens | None = 0
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     input_tokens: _Tokens | None = 0
     output_tokens: _Tokens | None = 0
     cache_read_input_tokens: _Tokens | None = 0
     cache_creation_input_tokens: _Tokens | None = 0
     cache_creation: _CacheLifetimes | None = None
 
+    def counted(self) -> Usage:
+        """In our five numbers."""
+        lifetimes = self.cache_creation
+        return Usage(
+            input_tokens=self.input_tokens or 0,
+            output_tokens=self.output_tokens or 0,
+            cache_read_tokens=self.cache_read_input_tokens or 0,
+            cache_creation_tokens=self.cache_creation_input_tokens or 0,
+            cache_creation_1h_tokens=(lifetimes and lifetimes.ephemeral_1h_input_tokens) or 0,
+        )
 
-class _Message(msgspec.Struct):
+
+class Message(msgspec.Struct, gc=False):
+    """The message of a row that succeeded."""
+
     model: str | None = None
     usage: _Usage | None = None
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, gc=False):
     type: str | None = None
 
 
-class _ErrorEnvelope(msgspec.Struct):
+class _ErrorEnvelope(msgspec.Struct, gc=False):
     error: _Error | None = None
 
 
-class _Result(msgspec.Struct):
+class _Result(msgspec.Struct, gc=False):
     type: str
-    message: _Message | None = None
+    message: Message | None = None
     error: _ErrorEnvelope | None = None
 
 
-class _Envelope(msgspec.Struct):
+class Envelope(msgspec.Struct, gc=False):
+    """What of a result line is decoded; the rest is passed over."""
+
     custom_id: str
     result: _Result
+
+    def seen(self) -> Seen:
+        """The same, flat."""
+        result = self.result
+        message, error = result.message, result.error
+        model = usage = kind = None
+        if message is not None:
+            model = message.model
+            if message.usage is not None:
+                usage = message.usage.counted()
+        if error is not None and error.error is not None:
+            kind = error.error.type
+        return Seen(self.custom_id, result.type, kind, model, usage)
 
 
 class Seen(NamedTuple):
@@ -218,7 +305,9 @@ class Seen(NamedTuple):
     usage: Usage | None
 
 
-_decode = msgspec.json.Decoder(_Envelope).decode
+_decoder = msgspec.json.Decoder(Envelope)
+_decode, _decode_lines = _decoder.decode, _decoder.decode_lines
+_UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 _NAMED: Final = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.){32,192}")')
 _OUTCOME: Final = re.compile(rb'"result"\s*:\s*\{\s*"type"\s*:\s*"([a-z_]{1,40})"')
 
@@ -231,25 +320,41 @@ def read_line(line: bytes) -> Seen | None:
     """
     try:
         envelope = _decode(line)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except _UNREADABLE:
         return _read_leniently(line) or _scan(line)
-    result = envelope.result
-    message, error = result.message, result.error
-    model = usage = kind = None
-    if message is not None:
-        model = message.model
-        if (counted := message.usage) is not None:
-            lifetimes = counted.cache_creation
-            usage = Usage(
-                input_tokens=counted.input_tokens or 0,
-                output_tokens=counted.output_tokens or 0,
-                cache_read_tokens=counted.cache_read_input_tokens or 0,
-                cache_creation_tokens=counted.cache_creation_input_tokens or 0,
-                cache_creation_1h_tokens=(lifetimes and lifetimes.ephemeral_1h_input_tokens) or 0,
-            )
-    if error is not None and error.error is not None:
-        kind = error.error.type
-    return Seen(envelope.custom_id, result.type, kind, model, usage)
+    return envelope.seen()
+
+
+class Plain(NamedTuple):
+    """The lines of a block in the API's own form: of each its row, its bytes behind the head, its envelope."""
+
+    rows: list[int]
+    tails: list[bytes]
+    envelopes: list[Envelope]
+
+
+def read_plain(text: bytes, head: bytes) -> Plain | None:
+    """Every line of a block; None if one is not of the API's own form or not ours, which says nothing of the others.
+
+    This is the way of nearly all lines, and short: the block is decoded and cut as a whole, and no object is made
+    that the garbage collector would have to follow. `text` are whole lines, the last without its newline; `head`
+    is `ROW_HEAD` and the prefix of the attempt.
+    """
+    tails = text.split(b"\n" + head)
+    try:
+        envelopes = _decode_lines(text)
+    except _UNREADABLE:
+        return None
+    if not text.startswith(head) or b"\r" in text or not len(envelopes) == len(tails) == text.count(b"\n") + 1:
+        return None
+    tails[0] = tails[0][len(head) :]
+    prefix, values, rows = head[len(ROW_HEAD) :], _VALUES, list[int]()
+    for tail, envelope in zip(tails, envelopes, strict=True):
+        # the same id by its place and by its name: no other stands in the line
+        if prefix + tail[: ROW_SUFFIX + 1] != b'%b"' % envelope.custom_id.encode():
+            return None
+        rows.append(values.get(tail[:2], NO_ROW) << 10 | values.get(tail[2:4], NO_ROW))
+    return Plain(rows, tails, envelopes)
 
 
 def _read_leniently(line: bytes) -> Seen | None:

@@ -1,17 +1,22 @@
 """The programs that benchmarks measure: `python clients.py NAME ARGUMENTS`; each prints what it measured as JSON.
 
-One process each, so that time and memory are its own. The time begins when everything is imported and connected,
-where the results are asked for, and ends when they are durable.
+One process each, so that time and memory are its own. Imports and the making of clients are left out of the time;
+what is said to be durable was fsynced within it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
+import logging
 import os
 import resource
 import socket
+import sqlite3
 import sys
 import time
+from contextlib import asynccontextmanager, closing, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,6 +24,8 @@ from urllib.parse import urlsplit
 import anyio
 
 Measured = dict[str, float]
+LIMIT = 100_000
+"""Requests in a batch; a shard may be cut up to 256 below it."""
 
 
 def cpu() -> float:
@@ -36,16 +43,52 @@ class Clock:
     """Wall and processor time from its making on."""
 
     def __init__(self) -> None:
-        self.base_mb = peak_mb()
         self.began, self.used = time.perf_counter(), cpu()
 
     def stop(self) -> Measured:
-        return {
-            "seconds": time.perf_counter() - self.began,
-            "cpu": cpu() - self.used,
-            "peak_mb": peak_mb(),
-            "base_mb": self.base_mb,
-        }
+        return {"seconds": time.perf_counter() - self.began, "cpu": cpu() - self.used, "peak_mb": peak_mb()}
+
+
+@asynccontextmanager
+async def heartbeat():
+    """How late a timer of a millisecond is on this event loop, in milliseconds, while the block runs."""
+    late: list[float] = []
+
+    async def beat() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.001)
+            late.append((time.perf_counter() - began - 0.001) * 1000)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(beat)
+        yield late
+        group.cancel_scope.cancel()
+
+
+def percentile(values: list[float], part: float) -> float:
+    return sorted(values)[min(int(len(values) * part), len(values) - 1)] if values else 0.0
+
+
+def manager(requests_per_batch: int = LIMIT, drains: int = 8):
+    """A manager that looks at the list often; the SDK is imported."""
+    import abatch.client  # noqa: F401 - so that its import is not measured
+    from abatch import BatchManager, Config
+
+    every = timedelta(milliseconds=50)
+    config = Config(
+        requests_per_batch=requests_per_batch, drains=drains, poll_every=every, poll_at_most=every, tier="scale"
+    )
+    return BatchManager(journal="journal", config=config)
+
+
+def sdk():
+    """The official client, with everything that a call needs imported."""
+    from anthropic import AsyncAnthropic
+
+    client = AsyncAnthropic()
+    _ = client.messages.batches
+    return client
 
 
 # ---- draining -------------------------------------------------------------------------------------------------
@@ -53,7 +96,17 @@ class Clock:
 
 async def abatch_drain(requests: str, to: str) -> Measured:
     """Submit one batch; measure from asking for its results to the finished job."""
-    from abatch import BatchManager, Config
+    clocks = _at_first_drain()
+    async with manager() as running:
+        job = await running.submit(Path(requests), to=to, key="drain")
+        await job.wait()
+        measured = clocks[0].stop()
+    assert len(clocks) == 1, "more than one batch"
+    return measured
+
+
+def _at_first_drain() -> list[Clock]:
+    """A list that gets a clock whenever a batch's results begin to be drained."""
     from abatch.collector import Collector
 
     clocks: list[Clock] = []
@@ -64,22 +117,15 @@ async def abatch_drain(requests: str, to: str) -> Measured:
         return await drain(self, *args, **kwargs)
 
     Collector.drain = timed  # type: ignore[method-assign]
-    every = timedelta(milliseconds=50)
-    config = Config(requests_per_batch=100_000, poll_every=every, poll_at_most=every)
-    async with BatchManager(journal="journal", config=config) as manager:
-        job = await manager.submit(Path(requests), to=to, key="drain")
-        await job.wait()
-        return clocks[0].stop()
+    return clocks
 
 
-async def sdk_drain(batch: str, out: str) -> Measured:
+async def sdk_drain(batch: str) -> Measured:
     """The official SDK: `async for … results()` writing JSON lines."""
-    from anthropic import AsyncAnthropic
-
-    client = AsyncAnthropic()
+    client = sdk()
     await client.messages.batches.retrieve(batch)
     clock = Clock()
-    with Path(out).open("w") as file:
+    with Path("sdk.jsonl").open("w") as file:
         async for result in await client.messages.batches.results(batch):
             file.write(result.to_json(indent=None) + "\n")
         file.flush()
@@ -90,19 +136,239 @@ async def sdk_drain(batch: str, out: str) -> Measured:
 def raw_drain(batch: str) -> Measured:
     """Read a batch's results from a socket and drop them: what the server can give."""
     address = urlsplit(os.environ["ANTHROPIC_BASE_URL"])
-    buffer, size = bytearray(2**20), 0
+    buffer = bytearray(2**20)
     clock = Clock()
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(f"GET /v1/messages/batches/{batch}/results HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         while (got := connection.recv_into(buffer)) and not buffer[:got].endswith(b"\r\n0\r\n\r\n"):
-            size += got
-    return clock.stop() | {"bytes": size}
+            pass
+    return clock.stop()
 
 
-PROGRAMS = {"abatch-drain": abatch_drain, "sdk-drain": sdk_drain}
+def sqlite_rows(database: str) -> Measured:
+    """Write rows that are in memory already into a database of the same schema, by `executemany`."""
+    with closing(sqlite3.connect(database)) as source:
+        schema = [sql for (sql,) in source.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+        rows = source.execute("SELECT * FROM results ORDER BY rowid").fetchall()
+    with closing(sqlite3.connect("plain.db", isolation_level=None)) as target:
+        target.execute("PRAGMA journal_mode = WAL")
+        target.execute("PRAGMA synchronous = FULL")
+        for statement in schema:
+            target.execute(statement)
+        marks = ", ".join("?" * len(rows[0]))
+        clock = Clock()
+        for begin in range(0, len(rows), 10_000):
+            target.execute("BEGIN IMMEDIATE")
+            target.executemany(f"INSERT INTO results VALUES ({marks}) ON CONFLICT DO NOTHING", rows[begin:][:10_000])
+            target.execute("COMMIT")
+        return clock.stop()
+
+
+async def s3_upload(file: str, endpoint: str, bucket: str) -> Measured:
+    """Upload a file in parts, as aioboto3 does it by itself."""
+    import aioboto3
+
+    async with aioboto3.Session().client("s3", endpoint_url=endpoint, region_name="us-east-1") as client:
+        await client.head_bucket(Bucket=bucket)
+        clock = Clock()
+        await client.upload_file(file, bucket, f"plain-{time.time_ns()}.jsonl")
+        return clock.stop()
+
+
+async def abatch_many(requests: str, to: str, per_batch: str, drains: str) -> Measured:
+    """Many batches that end together, drained side by side; how late the event loop is meanwhile, and idle."""
+    clock = _at_first_drain()
+    async with manager(int(per_batch), int(drains)) as running, heartbeat() as late:
+        await asyncio.sleep(1.0)
+        idle = percentile(late, 0.99)
+        job = await running.submit(Path(requests), to=to, key="many")
+        while not clock:
+            late.clear()
+            await asyncio.sleep(0.002)
+        await job.wait()
+        return clock[0].stop() | {"idle_p99_ms": idle, "p99_ms": percentile(late, 0.99)}
+
+
+# ---- submitting -----------------------------------------------------------------------------------------------
+
+
+async def abatch_submit(requests: str) -> Measured:
+    """From a file of requests to the accepted batch."""
+    async with manager() as running, heartbeat() as late:
+        await asyncio.sleep(0.1)
+        late.clear()
+        clock = Clock()
+        job = await running.submit(Path(requests), to="out.jsonl", key="submit")
+        while not job.progress().batches:
+            await asyncio.sleep(0.002)
+        measured = clock.stop() | {"blocked_ms": max(late)}
+        await job.cancel()
+    return measured
+
+
+async def sdk_submit(requests: str) -> Measured:
+    """The same with the official SDK: read, `create(list)`."""
+    client = sdk()
+    async with heartbeat() as late:
+        await asyncio.sleep(0.1)
+        late.clear()
+        clock = Clock()
+        with Path(requests).open("rb") as file:
+            batch = [json.loads(line) for line in file]
+        await client.messages.batches.create(requests=batch)
+        await asyncio.sleep(0.002)
+        return clock.stop() | {"blocked_ms": max(late)}
+
+
+# ---- whole jobs -----------------------------------------------------------------------------------------------
+
+
+def abatch_run(requests: str) -> Measured:
+    """A whole job through the command line."""
+    import anthropic.types.messages  # noqa: F401 - so that these imports are not measured
+
+    from abatch.__main__ import main
+
+    sys.argv = ["abatch", "run", requests, "--to", "out.jsonl", "--poll-interval", "0.2", "--quiet"]
+    clock = Clock()
+    try:
+        with redirect_stdout(io.StringIO()):
+            main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    return clock.stop()
+
+
+async def sdk_run(requests: str) -> Measured:
+    """A whole job as one would write it on the SDK: batches of 10,000, all polled and written side by side."""
+    client = sdk()
+    clock = Clock()
+    turns = asyncio.Semaphore(8)
+
+    async def run(batch: list[dict], out: Path) -> None:
+        async with turns:
+            made = await client.messages.batches.create(requests=batch)
+            batch.clear()
+        while made.processing_status != "ended":
+            await asyncio.sleep(0.2)
+            made = await client.messages.batches.retrieve(made.id)
+        async with turns:
+            with out.open("w") as file:
+                async for result in await client.messages.batches.results(made.id):
+                    file.write(result.to_json(indent=None) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+    async with asyncio.TaskGroup() as group:
+        with Path(requests).open("rb") as file:
+            batch: list[dict] = []
+            for number, line in enumerate(file, 1):
+                batch.append(json.loads(line))
+                if number % 10_000 == 0:
+                    group.create_task(run(batch, Path(f"out-{number:09}.jsonl")))
+                    batch = []
+            if batch:
+                group.create_task(run(batch, Path("out-last.jsonl")))
+    return clock.stop()
+
+
+# ---- recovery -------------------------------------------------------------------------------------------------
+
+
+async def write_journal(folder: str, shards: str) -> Measured:
+    """A journal of one finished job with so many shards, each with the facts of a plain life."""
+    from abatch import Usage, facts
+    from abatch.journal import Entry, Journal
+    from abatch.ledger import Ledger
+
+    clock = Clock()
+    journal = await Journal.open(Path(folder), drive=True)
+    try:
+        ledger = await Ledger.load(journal)
+        await journal.bind(os.environ["ANTHROPIC_BASE_URL"])
+        job = await ledger.start_job(facts.Submitted(key="job", to="memory:x", source=facts.IterableSource()))
+        count = int(shards)
+        made: list[Entry] = []
+        counts = facts.Counts(succeeded=10_000)
+        spend = (facts.Spend(model="claude-haiku-4-5", usage=Usage(input_tokens=10**6, output_tokens=10**6)),)
+        for number in range(count):
+            shard = ledger.number_shard()
+            digest = f"{number:032x}"
+            batch_id = f"msgbatch_{number:022d}"
+            detail = {"bytes": 13_000_000, "crc32": number}
+            life = (
+                facts.Planned(
+                    part=number,
+                    rows=10_000,
+                    body_bytes=9_000_000,
+                    spool=f"{shard:08d}.spool",
+                    params_digest=digest,
+                    ids_digest=digest,
+                ),
+                facts.Committing(attempt=1, date=1.0, fingerprint="0" * 16),
+                facts.Accepted(batch_id=batch_id, created_at=1.0),
+                facts.Ended(counts=counts),
+                facts.Drained(
+                    counts=counts,
+                    sealed=facts.SealedRecord(part=number, lines=10_000, detail=detail),
+                    spend=spend,
+                ),
+            )
+            made += [Entry(job.job, fact, shard, n) for n, fact in enumerate(life)]
+        made.append(Entry(job.job, facts.Finished(location="x")))
+        await journal.append(*made)
+    finally:
+        await journal.aclose()
+    return clock.stop()
+
+
+async def abatch_recover(folder: str) -> Measured:
+    """Open a journal and make of its facts what every job and shard is: what a manager does before anything else."""
+    from abatch.journal import Journal
+    from abatch.ledger import Ledger
+
+    clock = Clock()
+    journal = await Journal.open(Path(folder), drive=True)
+    try:
+        await Ledger.load(journal)
+        return clock.stop()
+    finally:
+        await journal.aclose()
+
+
+def select_facts(folder: str) -> Measured:
+    """Read and decode a journal's facts, and do nothing with them."""
+    from abatch import facts
+
+    clock = Clock()
+    with closing(sqlite3.connect(Path(folder, "journal.db"))) as database:
+        decoded = [facts.decode(fact) for (fact,) in database.execute("SELECT fact FROM facts ORDER BY seq")]
+    return clock.stop() | {"facts": len(decoded)}
+
+
+PROGRAMS = {
+    program.__name__.replace("_", "-"): program
+    for program in (
+        abatch_drain,
+        abatch_many,
+        abatch_recover,
+        abatch_run,
+        abatch_submit,
+        raw_drain,
+        s3_upload,
+        sdk_drain,
+        sdk_run,
+        sdk_submit,
+        select_facts,
+        sqlite_rows,
+        write_journal,
+    )
+}
 
 
 if __name__ == "__main__":
-    name, *args = sys.argv[1:]
-    measured = raw_drain(*args) if name == "raw-drain" else anyio.run(PROGRAMS[name], *args)
+    logging.getLogger("abatch").setLevel(logging.ERROR)
+    program, args = PROGRAMS[sys.argv[1]], sys.argv[2:]
+    measured = anyio.run(program, *args) if asyncio.iscoroutinefunction(program) else program(*args)
     sys.stdout.write(json.dumps(measured) + "\n")

@@ -17,12 +17,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import filecmp
-import hashlib
 import json
 import os
 import secrets
 import stat
 import sys
+import zlib
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
 from abatch.errors import BackendError, ConfigError
+from abatch.result import joined
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -246,8 +247,8 @@ class _File(_Jsonl):
         same = kind == stat.S_IFREG and await self.run(os.path.getsize, self._target) == sum(map(_size, sealed))
         if thoroughly:
             for each in sealed:
-                same = same and each.detail["digest"] == await self.run(
-                    _digest, self._target, offsets[each.part], _size(each)
+                same = same and each.detail["crc32"] == await self.run(
+                    _checksum, self._target, offsets[each.part], _size(each)
                 )
         if not same:
             raise self._refuse(self._target, "is not what this job wrote")
@@ -255,11 +256,15 @@ class _File(_Jsonl):
     async def _assemble(self, sealed: Sequence[Sealed]) -> None:
         draft = self._parts / ".whole.tmp"
         await self.run(draft.unlink, missing_ok=True)
-        await self.run(_write_new, draft, [])
-        for each in sealed:  # one step each: a cancellation waits for one part, not for all
-            await self.run(self._check_part, each)
-            await self.run(_append, self._part(each.part), draft, _size(each))
         try:
+            if len(sealed) == 1:  # the part is what the file will be
+                await self.run(self._check_part, sealed[0])
+                await self.run(_name, self._part(sealed[0].part), self._target)
+                return
+            await self.run(_write_new, draft, [])
+            for each in sealed:  # one step each: a cancellation waits for one part, not for all
+                await self.run(self._check_part, each)
+                await self.run(_append, self._part(each.part), draft, _size(each))
             await self.run(_publish, draft, self._target)
         except FileExistsError:
             raise self._refuse(self._target) from None
@@ -291,7 +296,7 @@ class _Sink:
         self._draft = part.with_name(f".{part.name}.tmp")
         self._descriptor: int | None = None
         self._lines = self._bytes = 0
-        self._hash = hashlib.blake2b(digest_size=16)
+        self._checksum = 0
 
     def clear(self) -> None:
         self._draft.unlink(missing_ok=True)
@@ -310,9 +315,9 @@ class _Sink:
         await self._backend.run(self._write, lines)
 
     def _write(self, lines: Sequence[Line]) -> None:
-        block = b"".join([piece for line in lines for piece in (line.raw, b"\n")])
+        block = joined(lines)
         _write_all(self._open_descriptor(), block)
-        self._hash.update(block)
+        self._checksum = zlib.crc32(block, self._checksum)
         self._bytes += len(block)
         self._lines += len(lines)
 
@@ -328,7 +333,7 @@ class _Sink:
             _publish(self._draft, self._part)
         except FileExistsError:
             raise BackendError(self._backend.url, f"{self._part} exists and is not this run's; {REMEDY}") from None
-        return _sealed(self._shard.part, self._lines, self._bytes, self._hash.hexdigest())
+        return _sealed(self._shard.part, self._lines, self._bytes, self._checksum)
 
     async def discard(self) -> None:
         self.close()
@@ -343,8 +348,8 @@ class _Sink:
 # ---- what is kept of a part --------------------------------------------------------------------------------
 
 
-def _sealed(part: int, lines: int, size: int, digest: str) -> Sealed:
-    return Sealed(part=part, lines=lines, detail={"bytes": size, "digest": digest})
+def _sealed(part: int, lines: int, size: int, checksum: int) -> Sealed:
+    return Sealed(part=part, lines=lines, detail={"bytes": size, "crc32": checksum})
 
 
 def _size(sealed: Sealed) -> int:
@@ -353,24 +358,23 @@ def _size(sealed: Sealed) -> int:
 
 def _measure(path: Path, part: int) -> Sealed:
     """What `seal` said of this part, from its bytes."""
-    lines = size = 0
-    measured = hashlib.blake2b(digest_size=16)
+    lines = size = checksum = 0
     for chunk in _chunks(path):
         lines += chunk.count(b"\n")
         size += len(chunk)
-        measured.update(chunk)
-    return _sealed(part, lines, size, measured.hexdigest())
+        checksum = zlib.crc32(chunk, checksum)
+    return _sealed(part, lines, size, checksum)
 
 
-def _digest(path: Path, start: int, size: int) -> str:
-    """The digest of `size` bytes from `start`."""
-    measured = hashlib.blake2b(digest_size=16)
+def _checksum(path: Path, start: int, size: int) -> int:
+    """The checksum of `size` bytes from `start`."""
+    checksum = 0
     with os.fdopen(_open_to_read(path), "rb", buffering=0) as file:
         file.seek(start)
         while size and (chunk := file.read(min(size, CHUNK))):
-            measured.update(chunk)
+            checksum = zlib.crc32(chunk, checksum)
             size -= len(chunk)
-    return measured.hexdigest()
+    return checksum
 
 
 # ---- files -------------------------------------------------------------------------------------------------
@@ -479,6 +483,12 @@ def _publish(draft: Path, name: Path) -> None:
     """Give a durable file its name, durably; FileExistsError if the name is taken."""
     os.link(draft, name)
     draft.unlink()
+    _sync_folder(name.parent)
+
+
+def _name(file: Path, name: Path) -> None:
+    """Give a durable file another name, durably; FileExistsError if the name is taken."""
+    os.link(file, name)
     _sync_folder(name.parent)
 
 

@@ -14,14 +14,17 @@ from abatch import facts, wire
 from abatch.result import Usage
 from abatch.wire import (
     MAX_LINE,
+    BlockReader,
     LineReader,
     LineTooLong,
     body_size,
     fallback,
+    lines_of,
     outcome_of,
     parse_id,
     prefix,
     read_line,
+    read_plain,
     row_suffix,
     tag,
     with_custom_id,
@@ -181,6 +184,27 @@ def test_a_finished_line_makes_room_for_the_next():
     assert len(reader.feed(b"\n" + half)) == 1
 
 
+@given(stream=ALPHABET, cuts=st.lists(st.integers(0, 80), max_size=12), taken=st.sets(st.integers(0, 12)))
+def test_blocks_hold_the_same_lines_however_they_are_taken(stream, cuts, taken):
+    borders = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    reader, lines = BlockReader(), []
+    for number, (a, b) in enumerate(pairwise(borders)):
+        reader.feed(stream[a:b])
+        if number in taken and reader.weight:
+            lines += lines_of(reader.take())
+    if reader.weight:
+        lines += lines_of(reader.take())
+    assert lines + lines_of(reader.end()) == split(stream)
+
+
+def test_a_block_never_holds_a_line_over_64_mib():
+    reader, chunk = BlockReader(), b"x" * 1024
+    for _ in range(MAX_LINE // len(chunk)):
+        reader.feed(chunk)
+    with pytest.raises(LineTooLong, match="67108864"):
+        reader.feed(b"x")
+
+
 # ---- envelopes ------------------------------------------------------------------------------------------------
 
 ID = WIRE_ID.decode()
@@ -312,6 +336,41 @@ def test_a_damaged_line_never_fails_and_its_id_is_found_while_it_stands(data):
     seen = read_line(bytes(line))
     assert seen is not None
     assert seen.wire_id == ID
+
+
+HEAD = wire.ROW_HEAD + WIRE_ID[:-4]
+
+
+def of_row(row: int) -> bytes:
+    return succeeded(usage=USAGE.replace(b"\n", b"")).replace(WIRE_ID, WIRE_ID[:-4] + row_suffix(row))
+
+
+def test_plain_lines_are_read_as_a_block_as_they_are_one_by_one():
+    lines = [of_row(row) for row in (3, 0, 99_999)]
+    read = read_plain(b"\n".join(lines), HEAD)
+    assert read.rows == [3, 0, 99_999]
+    assert [HEAD + tail for tail in read.tails] == lines
+    assert [envelope.seen() for envelope in read.envelopes] == [read_line(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *HARD.values(),
+        b"",
+        succeeded() + b"\r",
+        b" " + succeeded(),
+        succeeded().replace(WIRE_ID, b"somebody-else"),
+        succeeded()[:-1] + b',"custom_id":"' + WIRE_ID[:-4] + row_suffix(9) + b'"}',
+        b'{"result":{"type":"canceled"},"custom_id":"' + WIRE_ID + b'"}',
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_odd_line_leaves_its_block_to_be_read_line_by_line(odd, place):
+    lines = [of_row(1), of_row(2)]
+    lines.insert(place, odd)
+    read = read_plain(b"\n".join(lines), HEAD)
+    assert read is None or [HEAD + tail for tail in read.tails] == lines
 
 
 # ---- the caller's id in the place of ours ---------------------------------------------------------------------

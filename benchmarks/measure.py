@@ -1,0 +1,177 @@
+"""What every claim needs: a server and clients in processes of their own, the best of several rounds, a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HERE = Path(__file__).parent
+Measured = dict[str, float]
+PATIENCE = 3600.0
+"""Seconds after which a client hangs."""
+
+
+@dataclass(kw_only=True)
+class Size:
+    """How large a run is: `quick` shows that the benchmarks work, not what the claims are worth."""
+
+    quick: bool = False
+    large: bool = False
+    rounds: int = 5
+
+    def of(self, rows: int) -> int:
+        return rows // 100 if self.quick else rows
+
+
+@dataclass(kw_only=True)
+class Server:
+    """The server of one claim, and the clients that talk to it."""
+
+    url: str
+    folder: Path
+
+    def batches(self) -> list[str]:
+        with urllib.request.urlopen(f"{self.url}/account") as answer:
+            names: list[str] = json.load(answer)["batches"]
+        return names
+
+    def client(self, name: str, *args: str, **environment: str) -> Measured:
+        """Run a program of `clients.py` in an empty folder; what it measured of itself."""
+        place = self.folder / name
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        done = subprocess.run(
+            [sys.executable, str(HERE / "clients.py"), name, *args],
+            cwd=place,
+            env={**os.environ, "ANTHROPIC_BASE_URL": self.url, "ANTHROPIC_API_KEY": "benchmark", **environment},
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=PATIENCE,
+        )
+        measured: Measured = json.loads(done.stdout.splitlines()[-1])
+        return measured
+
+    def curl(self, path: str) -> Measured:
+        """Let curl write what stands under this path to a file."""
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run(["curl", "-sf", "-o", "curl.out", self.url + path], cwd=self.folder, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return {"seconds": time.perf_counter() - began, "cpu": cpu}
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[Server]:
+    """A server in a process of its own."""
+    command = [sys.executable, str(HERE / "server.py"), *options]
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield Server(url=process.stdout.readline().strip(), folder=folder)
+        process.stdin.close()
+
+
+def write_requests(path: Path, count: int, prompt_bytes: int = 8) -> None:
+    """Requests, all different, each with a prompt of this size."""
+    row = (
+        '{"custom_id":"request-%d","params":{"model":"claude-haiku-4-5","max_tokens":1024,"messages":'
+        '[{"role":"user","content":"%d%s"}]}}\n'
+    )
+    prompt = ("Say in one sentence what this is about. " * (prompt_bytes // 40 + 1))[:prompt_bytes]
+    with path.open("w") as file:
+        file.writelines(row % (number, number, prompt) for number in range(count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A number and its bounds; `at_most` where less is better."""
+
+    text: str
+    value: float
+    floor: float
+    goal: float
+    at_most: bool = False
+
+    @property
+    def holds(self) -> bool:
+        return self.value <= self.floor if self.at_most else self.value >= self.floor
+
+    @property
+    def reaches_its_goal(self) -> bool:
+        return self.value <= self.goal if self.at_most else self.value >= self.goal
+
+
+@dataclass(kw_only=True)
+class Table:
+    """The runs of one claim, side by side, and what comes of them."""
+
+    title: str
+    rows: int = 0
+    """What a run deals with, for `rows/s`; none where that says nothing."""
+    megabytes: float = 0.0
+    runs: dict[str, list[Measured]] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
+
+    def measure(self, rounds: int, programs: dict[str, Callable[[], Measured]]) -> None:
+        """Run the programs in turn, round after round."""
+        for _ in range(rounds):
+            for name, program in programs.items():
+                self.runs.setdefault(name, []).append(program())
+
+    def best(self, name: str, what: str = "seconds") -> float:
+        """The least of all rounds: what disturbs a run only ever makes it slower or larger."""
+        return min(run[what] for run in self.runs[name])
+
+    def most(self, name: str, what: str = "peak_mb") -> float:
+        return max(run[what] for run in self.runs[name])
+
+    def claim(self, text: str, value: float, *, floor: float, goal: float, at_most: bool = False) -> None:
+        self.claims.append(Claim(text=text, value=value, floor=floor, goal=goal, at_most=at_most))
+
+    def print(self, *, strict: bool) -> int:
+        """Show it; how many claims are below their floor."""
+        print(f"\n{self.title}")
+        others = dict.fromkeys(
+            key for runs in self.runs.values() for key in runs[0] if key not in {"seconds", "cpu", "peak_mb"}
+        )
+        heads = [
+            "wall s",
+            "CPU s",
+            *(["rows/s"] if self.rows else []),
+            *(["MB/s"] if self.megabytes else []),
+            "peak MB",
+        ]
+        print(f"  {'':34}" + "".join(f"{head:>14}" for head in [*heads, *others]))
+        for name, runs in self.runs.items():
+            seconds = self.best(name)
+            cells = [f"{seconds:.3f}", f"{self.best(name, 'cpu'):.3f}"]
+            cells += [f"{self.rows / seconds:,.0f}"] if self.rows else []
+            cells += [f"{self.megabytes / seconds:,.0f}"] if self.megabytes else []
+            cells += [f"{self.most(name):,.0f}" if "peak_mb" in runs[0] else ""]
+            cells += [f"{self.best(name, key):,.4g}" if key in runs[0] else "" for key in others]
+            print(f"  {name:34}" + "".join(f"{cell:>14}" for cell in cells))
+        missed = 0
+        for claim in self.claims:
+            state = "ok" if claim.reaches_its_goal else "low" if claim.holds else "MISS"
+            missed += strict and not claim.holds
+            sign = "≤" if claim.at_most else "≥"
+            bounds = f"(floor {sign} {claim.floor:g}, goal {sign} {claim.goal:g})"
+            print(f"  {state:5}{claim.text}: {claim.value:.2f} {bounds}")
+        sys.stdout.flush()
+        return missed
