@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint format docs simulate mutants kill disk model fuzz bench wheel-test clean
+.PHONY: demo test lint format docs simulate mutants kill disk model fuzz bench bench-large wheel-test clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -59,6 +59,9 @@ fuzz: $(READY)  ## hostile bytes for SECONDS on each reader, guided by coverage
 
 bench: $(READY)  ## claims of speed and memory, each as a ratio measured in one run
 	$(BIN)/python -m benchmarks
+
+bench-large: $(READY)  ## growth to ten million results
+	$(BIN)/python -m benchmarks --large
 
 clean:
 	rm -rf $(VENV) .venvs build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-results.jsonl .abatch-sandbox

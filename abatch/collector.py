@@ -221,7 +221,7 @@ class _Drain:
         except BaseException:
             await _discard(opened)
             if self._withheld is not None:
-                await threads.run(self._withheld.discard)
+                await threads.clean_up(self._withheld.discard)
             raise
         return self._collected(sealed, written, missing, gone)
 

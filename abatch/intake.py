@@ -14,12 +14,12 @@ import sqlite3
 import tempfile
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
-from contextlib import ExitStack, aclosing, closing, nullcontext
+from contextlib import ExitStack, aclosing, nullcontext
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 from anyio.lowlevel import checkpoint
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["FileInput", "IterableInput", "Numbered", "SeenIds", "check_file"]
+
+T = TypeVar("T")
 
 BLOCK: Final = 2**20
 """Bytes of input handled in one turn of a worker thread."""
@@ -308,14 +310,15 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
         ConfigError: the file cannot be read, or holds no request.
 
     """
-    file = await threads.run(FileInput, path, longest=2 * bytes_per_batch)
     problems: list[BadRequest] = []
     header_sets: set[frozenset[str]] = set()
     rows = total = 0
+    opened: list[FileInput | SeenIds] = []  # closed even if the caller is cancelled while they are opened
     with ExitStack() as open_:
-        open_.callback(file.close)
+        open_.callback(lambda: [each.close() for each in opened])
+        file = await threads.run(_kept, opened, lambda: FileInput(path, longest=2 * bytes_per_batch))
         try:
-            seen = open_.enter_context(closing(await threads.run(SeenIds, folder)))
+            seen = await threads.run(_kept, opened, lambda: SeenIds(folder))
         except OSError as failure:
             raise _cannot_check(path, folder, failure) from failure
         size, mtime_ns = file.stat()
@@ -366,6 +369,11 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
         if file.stat() != (size, mtime_ns):
             raise ConfigError(f"input {path} changed while it was checked; run again once it is complete")
     return FileSource(path=str(path), size=size, mtime_ns=mtime_ns, sha256=sha256, rows=rows)
+
+
+def _kept(opened: list[Any], make: Callable[[], T]) -> T:
+    opened.append(made := make())
+    return made
 
 
 def _cannot_check(path: Path, folder: Path, failure: OSError) -> ConfigError:

@@ -113,7 +113,7 @@ def drain_s3(folder: Path, size: Size) -> Table:
     ratio = table.best("aioboto3, upload_file") / table.best("abatch")
     table.claim("throughput over aioboto3's", ratio, floor=0.6, goal=0.8)
     memory = table.best("abatch, 8 batches at once", "peak_mb")
-    table.claim("peak memory of 8 drains in MB", memory, floor=240, goal=150, at_most=True)
+    table.claim("peak memory of 8 drains in MB", memory, floor=150, goal=150, at_most=True)
     return table
 
 

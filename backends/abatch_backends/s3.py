@@ -1,6 +1,6 @@
 """Results in S3, or what speaks like it: one object per shard under `<prefix>/<job key>/`.
 
-A shard below 5 MiB is one conditional put; a larger one is a multipart upload whose parts are whole lines,
+A shard below 8 MiB is one conditional put; a larger one is a multipart upload whose parts are whole lines,
 completed conditionally. Either is the seal: the object is there, whole, or it is not, and it never
 replaces another. It carries lineage and shard number as metadata, so an answer that was lost is settled by
 looking: *is it there, and ours?* `_abatch.json` is the claim; `_manifest.json` and `_SUCCESS` come last.
@@ -51,9 +51,9 @@ FORM: Final = "s3://bucket/prefix?endpoint_url=https://…&region=…&compressio
 PARAMETERS: Final = frozenset({"endpoint_url", "region", "compression"})
 BLOCK: Final = 2**20
 """Bytes of lines that are encoded at once."""
-PART: Final = 5 * 2**20
-"""Bytes of one part of an upload, about, and the fewest that S3 takes; below it a whole object is one put."""
-IN_FLIGHT: Final = 3
+PART: Final = 8 * 2**20
+"""Bytes of one part of an upload, about; below it a whole object is one put."""
+IN_FLIGHT: Final = 4
 """Parts and puts on their way at once, of all shards together; a shard waits for its own."""
 RANGE: Final = 4 * 2**20
 """Bytes fetched at once by a reader."""
