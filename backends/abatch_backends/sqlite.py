@@ -43,6 +43,9 @@ PAGE: Final = 16
 """Rows fetched at once by a reader; a row may be large."""
 PATIENCE: Final = 60.0
 """Seconds to wait for another writer's transaction."""
+LOOK_AGAIN: Final = 0.02
+PRIMARY_CODE: Final = 0xFF
+"""The part of SQLite's error code that names the kind."""
 OLDEST: Final = (3, 38, 0)
 """json_extract is always built in from here on."""
 
@@ -158,8 +161,22 @@ class _Sqlite:
     async def _configure(self, database: aiosqlite.Connection) -> None:
         if await _one(database, "PRAGMA encoding") != "UTF-8":
             raise BackendError(self.url, "the database is not in UTF-8; choose another destination")
-        await database.execute("PRAGMA journal_mode = WAL")  # a file system without shared memory keeps its mode
+        await self._use_write_ahead_log(database)
         await database.execute("PRAGMA synchronous = FULL")
+
+    async def _use_write_ahead_log(self, database: aiosqlite.Connection) -> None:
+        """Switch a new database over; SQLite refuses that at once, without patience, while another does the same."""
+        until = anyio.current_time() + PATIENCE
+        while True:
+            try:
+                # a file system without shared memory keeps its mode
+                await database.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as refused:
+                if refused.sqlite_errorcode & PRIMARY_CODE != sqlite3.SQLITE_BUSY or anyio.current_time() > until:
+                    raise
+                await anyio.sleep(LOOK_AGAIN)
+            else:
+                return
 
     async def _claim(self, database: aiosqlite.Connection) -> None:
         expected, found = await threads.run(_expected_shapes), await _shapes(database)

@@ -145,6 +145,19 @@ class TestSqlite(BackendContract):
                 jobs.start_soon(use, number)
         assert self.query("SELECT count(*), count(DISTINCT job) FROM results") == [(6000, 6)]
 
+    async def test_a_new_database_that_several_open_at_once_is_locked_for_none(self):
+        async def claim(number: int) -> None:
+            async with self.opened(replace(self.job, key=f"job-{number}")):
+                pass
+
+        for _ in range(40):  # without patience one in twelve fails
+            async with anyio.create_task_group() as jobs:
+                for number in range(6):
+                    jobs.start_soon(claim, number)
+            assert self.query("SELECT count(*) FROM abatch_jobs") == [(6,)]
+            for path in self.path.parent.iterdir():
+                path.unlink()
+
     @pytest.mark.parametrize(
         "statement",
         [
