@@ -18,6 +18,7 @@ import sqlite3
 import stat
 from contextlib import asynccontextmanager, closing, suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ import msgspec
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
 from abatch.errors import BackendError, ConfigError
+from abatch.result import Block
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
@@ -39,6 +41,7 @@ __all__ = ["open_"]
 FORMS: Final = ("sqlite:///results.db", "sqlite:////absolute/results.db")
 ROWS: Final = 1_000
 BYTES: Final = 8 * 2**20
+"""A transaction ends with the write that brings it to so many rows or bytes; a write is never divided."""
 PAGE: Final = 16
 """Rows fetched at once by a reader; a row may be large."""
 PATIENCE: Final = 60.0
@@ -100,7 +103,10 @@ SCHEMA: Final = {
             batch_id, sealed_at
         FROM results WHERE outcome <> 'succeeded'""",
 }
-INSERT: Final = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+# a result is bound as bytes: SQLite takes them for the text they are, and no str is made of each and encoded again
+INSERT: Final = (
+    "INSERT INTO results VALUES (?, ?, ?, coalesce(CAST(? AS TEXT), ?), ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
 
 
 async def open_(url: str, job: JobRef, /) -> Backend:
@@ -295,17 +301,17 @@ class _Sink:
 
     def __init__(self, backend: _Sqlite, shard: ShardRef) -> None:
         self._backend, self._shard = backend, shard
-        self._held: list[Line] = []
-        self._bytes = 0
+        self._held: list[Sequence[Line]] = []
+        self._rows = self._bytes = 0
 
     async def write(self, lines: Sequence[Line], /) -> None:
-        for line in lines:
-            self._held.append(line)
-            self._bytes += len(line.raw)
-            if len(self._held) >= ROWS or self._bytes >= BYTES:
-                async with self._backend.transaction() as database:
-                    await self._insert(database)
-                self._let_go()
+        self._held.append(lines)
+        self._rows += len(lines)
+        self._bytes += _weight(lines)
+        if self._rows >= ROWS or self._bytes >= BYTES:
+            async with self._backend.transaction() as database:
+                await self._insert(database)
+            self._let_go()
 
     async def seal(self) -> Sealed:
         shard, key = self._shard, self._shard.job.key
@@ -323,18 +329,18 @@ class _Sink:
         self._let_go()
 
     async def _insert(self, database: aiosqlite.Connection) -> None:
-        await database.executemany(INSERT, self._rows())
+        await database.executemany(INSERT, self._values())
 
-    def _rows(self) -> Iterator[tuple[str | bytes | int | None, ...]]:
-        """Made one by one as SQLite takes them, in its thread."""
-        now, shard = _now(), self._shard
-        for line in self._held:
+    def _values(self) -> Iterator[tuple[str | bytes | int | None, ...]]:
+        """Made one by one as SQLite takes them, in its thread, where a block's lines are made, too."""
+        now, shard, key = _now(), self._shard, self._shard.job.key
+        for line in chain.from_iterable(self._held):
             usage = line.usage
             yield (
-                shard.job.key,
+                key,
                 line.custom_id,
                 _text(line.outcome),
-                _result(line.raw),
+                *_result(line.raw),
                 shard.batch_id,
                 line.model and _text(line.model),
                 *(_UNKNOWN if usage is None else _tokens(usage)),
@@ -344,7 +350,12 @@ class _Sink:
 
     def _let_go(self) -> None:
         self._held.clear()
-        self._bytes = 0
+        self._rows = self._bytes = 0
+
+
+def _weight(lines: Sequence[Line]) -> int:
+    """Bytes of these lines, about, without a look at each `Line` of a block."""
+    return sum(map(len, lines.pieces)) if isinstance(lines, Block) else sum(len(line.raw) for line in lines)
 
 
 def _sealed(shard: ShardRef, lines: int) -> Sealed:
@@ -376,16 +387,19 @@ _decode = msgspec.json.Decoder(_Envelope).decode
 _HEAD: Final = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*"[^"\\]*(?:\\.[^"\\]*)*"\s*,\s*"result"\s*:\s*', re.DOTALL)
 
 
-def _result(line: bytes) -> str | bytes:
-    """The text of a line's result. Bytes that are no UTF-8 stay bytes: as text no reader could fetch them."""
+def _result(line: bytes) -> tuple[bytes | None, bytes | None]:
+    """A line's result as text, or what is no UTF-8 as a BLOB: as text no reader could fetch it."""
     try:
         result = bytes(_decode(line).result)
     except (msgspec.MsgspecError, RecursionError):  # a lone surrogate, deep nesting: refused, but an answer
         result = _cut(line)
+    if result.isascii():
+        return result, None
     try:
-        return result.decode()
+        result.decode()
     except UnicodeDecodeError:
-        return result
+        return None, result
+    return result, None
 
 
 def _cut(line: bytes) -> bytes:

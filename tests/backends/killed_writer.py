@@ -13,7 +13,9 @@ from abatch.testing.contract import make_lines
 async def main(url: str) -> None:
     contract = BackendContract()
     sink = await contract.sink(await connect(url, contract.job))
-    await sink.write(make_lines(2500))
+    lines = make_lines(2500)
+    for begin in range(0, 2500, 500):
+        await sink.write(lines[begin : begin + 500])
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -84,6 +84,8 @@ class TestSqlite(BackendContract):
             Line(b'{"custom_id":"cut \\" off","result":{"x":"\\ud800', 'cut " off', "unreadable"),
             Line(rb'{"result":{"x":"\ud800"},"custom_id":"turned"}', "turned", "\udfff"),
             make_line("nul\0inside"),
+            Line(b'{"custom_id":"empty","result":}', "empty", "unreadable"),
+            Line('{"custom_id":"wide","result":{"x":"\u00e4\u20ac\U0001f600"}}'.encode(), "wide", "succeeded"),
         ]
         async with self.opened() as backend:
             sealed = await self.sealed(backend, 0, odd)
@@ -93,11 +95,17 @@ class TestSqlite(BackendContract):
         assert kept['cut " off'] == odd[2].raw.decode()
         assert kept["turned"] == odd[3].raw.decode()
         assert "nul\0inside" in kept
+        assert kept["empty"] == ""
+        assert kept["wide"] == '{"x":"\u00e4\u20ac\U0001f600"}'
+        types = dict(self.query("SELECT custom_id, typeof(result) FROM results"))
+        assert [name for name, kind in types.items() if kind != "text"] == ["invalid"]
 
     async def test_rows_are_visible_before_the_seal(self):
         async with self.opened() as backend:
             sink = await self.sink(backend)
-            await sink.write(make_lines(2500))
+            lines = make_lines(2500)
+            for begin in range(0, 2500, 500):
+                await sink.write(lines[begin : begin + 500])
             assert self.query("SELECT count(*) FROM results") == [(2000,)]
             assert self.query("SELECT count(*) FROM abatch_shards") == [(0,)]
             await sink.discard()
@@ -222,7 +230,7 @@ class TestSqlite(BackendContract):
             with anyio.CancelScope() as scope:
                 scope.cancel()
                 await sink.write(make_lines(5000))
-            assert self.query("SELECT count(*) % 1000 FROM results") == [(0,)]
+            assert self.query("SELECT count(*) % 5000 FROM results") == [(0,)]
             await sink.discard()
             sealed = await self.sealed(backend, 0, make_lines(5000))
             assert sealed.lines == 5000
