@@ -1,6 +1,6 @@
 """Results in S3, or what speaks like it: one object per shard under `<prefix>/<job key>/`.
 
-A shard below 8 MiB is one conditional put; a larger one is a multipart upload whose parts are whole lines,
+A shard below 5 MiB is one conditional put; a larger one is a multipart upload whose parts are whole lines,
 completed conditionally. Either is the seal: the object is there, whole, or it is not, and it never
 replaces another. It carries lineage and shard number as metadata, so an answer that was lost is settled by
 looking: *is it there, and ours?* `_abatch.json` is the claim; `_manifest.json` and `_SUCCESS` come last.
@@ -50,9 +50,11 @@ __all__ = ["open_"]
 FORM: Final = "s3://bucket/prefix?endpoint_url=https://…&region=…&compression=zstd"
 PARAMETERS: Final = frozenset({"endpoint_url", "region", "compression"})
 BLOCK: Final = 2**20
-"""Bytes of lines that are encoded at once."""
-PART: Final = 8 * 2**20
-"""Bytes of one part of an upload, about; below it a whole object is one put."""
+"""Bytes of lines that are compressed at once."""
+PART: Final = 5 * 2**20
+"""Bytes of one part of an upload, about, the least that S3 takes; below it a whole object is one put."""
+LARGER_AFTER: Final = 2_000
+"""Parts, after which each has the size of one `PART` more: S3 takes 10,000, which are 157 GB."""
 IN_FLIGHT: Final = 4
 """Parts and puts on their way at once, of all shards together; a shard waits for its own."""
 RANGE: Final = 4 * 2**20
@@ -360,7 +362,7 @@ class _Sink:
         self._held.append(block)
         self._bytes += len(block)
         self._lines += len(lines)
-        if self._bytes >= BLOCK:
+        if self._bytes >= self._backend.codec.block:
             await self._flush()
 
     async def _flush(self) -> None:
@@ -386,7 +388,7 @@ class _Upload:
     def __init__(self, backend: _S3, key: str, marks: Mapping[str, str]) -> None:
         self._backend, self._key, self._marks = backend, key, marks
         self._id: str | None = None
-        self._held = BytesIO()  # grows without copies, and gives its bytes without one
+        self._held = BytesIO()  # grows without copies, and is sent in pieces: bytes would be copied whole
         self._parts: list[Mapping[str, str | int]] = []
         self.size = 0
         """Bytes of the whole object."""
@@ -394,16 +396,15 @@ class _Upload:
     async def add(self, block: bytes) -> None:
         self._held.write(block)
         self.size += len(block)
-        if self._held.tell() >= PART:
+        if self._held.tell() >= _part_size(len(self._parts)):
             await self._send_part()
 
     async def commit(self) -> str:
         """Make the object appear, whole; its ETag."""
         try:
             if self._id is None:
-                answer = await self._call(
-                    "put_object", Body=self._held.getvalue(), Metadata=self._marks, IfNoneMatch="*"
-                )
+                self._held.seek(0)
+                answer = await self._call("put_object", Body=self._held, Metadata=self._marks, IfNoneMatch="*")
             else:
                 if self._held.tell():
                     await self._send_part()
@@ -445,7 +446,8 @@ class _Upload:
             answer = await self._call("create_multipart_upload", Metadata=self._marks)
             self._id = answer["UploadId"]
         number = len(self._parts) + 1
-        answer = await self._call("upload_part", UploadId=self._id, PartNumber=number, Body=self._held.getvalue())
+        self._held.seek(0)
+        answer = await self._call("upload_part", UploadId=self._id, PartNumber=number, Body=self._held)
         self._held = BytesIO()
         # S3 wants the checksums that it was given with the parts once more at the end
         checksums = {name: answer[name] for name in CHECKSUMS if name in answer}
@@ -454,6 +456,11 @@ class _Upload:
     async def _call(self, operation: str, /, **request: object) -> Mapping[str, Any]:
         async with self._backend.in_flight:
             return await self._backend.call(operation, Key=self._key, **request)
+
+
+def _part_size(sent: int) -> int:
+    """Bytes at which the next part is full."""
+    return PART * (1 + sent // LARGER_AFTER)
 
 
 def _sealed(part: int, lines: int, key: str, etag: str, size: int) -> Sealed:
@@ -498,6 +505,8 @@ class _Codec:
     """Lines as they are."""
 
     suffix = ""
+    block = 0
+    """Bytes that `shrink` is given at once, at least."""
 
     async def shrink(self, block: bytes) -> bytes:
         return block
@@ -510,6 +519,7 @@ class _Zstd(_Codec):
     """Each block of whole lines is a frame of its own; a series of frames is a valid file."""
 
     suffix = ".zst"
+    block = BLOCK
 
     def __init__(self, compress: Callable[[bytes], bytes], expander: Callable[[], Callable[[bytes], bytes]]) -> None:
         self._compress, self._expander = compress, expander

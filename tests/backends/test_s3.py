@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 import secrets
 import sys
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -208,6 +212,14 @@ class TestS3(_S3):
             await sink.discard()
             assert self.uploads() == []
 
+    async def test_a_part_that_broke_off_is_sent_again_whole(self):
+        async with breaking_off(self.server.url) as broken:
+            self.url = self.url.replace(self.server.url, broken.url)
+            async with self.opened() as backend:
+                sealed = await self.sealed(backend, 0, BIG)
+                assert broken.happened
+                assert await read(backend, sealed) == raw(BIG)
+
     async def test_a_changed_part_is_noticed(self):
         async with self.opened() as backend:
             sealed = await self.sealed(backend, 0, make_lines(5))
@@ -277,6 +289,41 @@ def lose_answers(backend: Backend, *operations: str) -> None:
     _replace(backend, operations, lossy)
 
 
+class Broken:
+    url = ""
+    happened = False
+
+
+@asynccontextmanager
+async def breaking_off(upstream: str):
+    """A way to the server on which the first connection that sends a megabyte breaks."""
+    broken = Broken()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        address = urlsplit(upstream)
+        from_server, to_server = await asyncio.open_connection(address.hostname, address.port)
+
+        async def carry(source: asyncio.StreamReader, target: asyncio.StreamWriter, most: float) -> None:
+            while piece := await source.read(2**16):
+                most -= len(piece)
+                if most < 0 and not broken.happened:
+                    broken.happened = True
+                    break
+                target.write(piece)
+                await target.drain()
+            for end in (writer, to_server):
+                end.close()
+
+        await asyncio.gather(
+            carry(reader, to_server, 2**20), carry(from_server, writer, math.inf), return_exceptions=True
+        )
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        broken.url = "http://{}:{}".format(*server.sockets[0].getsockname())
+        yield broken
+
+
 def repeat_calls(backend: Backend, *operations: str) -> None:
     def twice(operation):
         async def instead(**request):
@@ -313,6 +360,11 @@ async def test_other_forms_are_refused(url, why):
     with pytest.raises(ConfigError, match=why) as told:
         await s3.open_(url, BackendContract.job)
     assert s3.FORM in str(told.value)
+
+
+def test_ten_thousand_parts_are_enough_for_the_largest_shard():
+    assert s3._part_size(0) == s3.PART >= 5 * 2**20
+    assert sum(map(s3._part_size, range(10_000))) > 100_000 * 2**20
 
 
 async def test_an_endpoint_with_credentials_is_refused_and_not_repeated():
