@@ -97,7 +97,8 @@ def make_small_steps(patch: Patch) -> None:
     """Let a few lines be enough for many writes and transactions, and for an upload in parts."""
     patch(collector, "WRITE_BYTES", 600)
     patch(sqlite, "ROWS", 2)
-    patch(s3, "PART", 1_200)  # one part: only the last may be small
+    patch(s3, "PART", 1_200)
+    patch(s3._Codec, "block", s3.BLOCK)  # all lines are one part: only the last may be small
 
 
 def make_in_backends(reach: Reach, patch: Patch) -> None:
