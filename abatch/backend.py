@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from abatch.errors import AbatchError, BackendError, BackendNotFound, BackendUnavailable, ConfigError
-from abatch.places import LOCAL
+from abatch.places import LOCAL, is_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -164,7 +164,7 @@ def normalize(destination: str, /) -> str:
     """
     if not destination.strip("/") or "\0" in destination:
         raise BackendNotFound(destination, _forms())
-    if not destination.isascii() and destination.encode(errors="ignore").decode() != destination:
+    if not is_text(destination):
         raise ConfigError(f"destination {destination!r} is not UTF-8; choose another name")
     if _SCHEME.match(destination):
         try:

@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Final, NoReturn, assert_never
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, assert_never
 
 import anyio
 import msgspec
@@ -79,7 +79,7 @@ from abatch.reconcile import (
 from abatch.spool import SpoolDamaged, SpoolReader, SpoolUnusable, SpoolWriter, guarded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 
     from abatch.backend import Backend, JobRef
     from abatch.client import Client
@@ -92,6 +92,8 @@ if TYPE_CHECKING:
     from abatch.reconcile import Replied, Verdict
 
 __all__ = ["Driver", "Site", "Stop"]
+
+T = TypeVar("T")
 
 GATE_WITHIN: Final = 60.0
 """Seconds from the server's `Date` to the tail."""
@@ -241,12 +243,27 @@ class Site:
         """Whether requests of this job are still to be planned and sent."""
         return self.submits and not self.job.cancel_wished
 
-    async def leave_when_unwanted(self, waiting: anyio.CancelScope) -> None:
-        """Cancel what waits to plan or send once the job wants no more of it."""
-        while self.wants_more:
-            with anyio.move_on_after(1.0):
-                await self.job.change()
-        waiting.cancel()
+    async def while_wanted(self, waiting: Coroutine[Any, Any, T]) -> T | None:
+        """Await what waits to plan or to send; None once the job wants no more of it."""
+        outcome: T | None = None
+        failure: Exception | None = None
+
+        async def leave_when_unwanted(scope: anyio.CancelScope) -> None:
+            while self.wants_more:
+                with anyio.move_on_after(1.0):
+                    await self.job.change()
+            scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(leave_when_unwanted, group.cancel_scope)
+            try:
+                outcome = await waiting
+            except Exception as error:  # noqa: BLE001 - raised below, alone and not in a group
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return outcome
 
 
 @dataclass(slots=True)
@@ -354,23 +371,16 @@ class Driver:
             if not isinstance(self.shard.state, InDoubt | Processing):
                 site.scope.pace.frees(self.shard.shard)
         if pause:
-            async with anyio.create_task_group() as group:
-                group.start_soon(site.leave_when_unwanted, group.cancel_scope)
-                await anyio.sleep(pause)
-                group.cancel_scope.cancel()
+            await site.while_wanted(anyio.sleep(pause))
         return True
 
     async def _admitted(self) -> bool:
         """Wait for room in the queue and a turn; False if the shard is not wanted on the way any more."""
         site = self.site
-        admitted = False
-        async with anyio.create_task_group() as group:
-            group.start_soon(site.leave_when_unwanted, group.cancel_scope)
-            admitted = await self._has_turn()
-            group.cancel_scope.cancel()
+        admitted = await site.while_wanted(self._has_turn())
         if site.wants_more and (refusal := site.scope.refusal) is not None:
             await self._stop_job(refusal.reason, refusal.remedy)
-        return admitted
+        return bool(admitted)
 
     async def _has_turn(self) -> bool:
         """Wait in the scope's order; False if every create would be refused."""
@@ -435,7 +445,7 @@ class Driver:
                 "and does not see them",
                 "Use the old key, or `abatch resolve` what is open, then run again.",
             )
-        if not site.submits or site.job.cancel_wished:
+        if not site.wants_more:
             raise _NotNow
         site.stop.commit(scope)
         await self._record(Committing(attempt=attempt, date=page.date, fingerprint=site.fingerprint))
@@ -573,10 +583,9 @@ class Driver:
     # ---- doubt ------------------------------------------------------------------------------------------------
 
     async def _settle(self) -> bool:
-        site, state = self.site, self.shard.state
-        assert isinstance(state, InDoubt | HeldState)
-        held = isinstance(state, HeldState)
-        committed = state.doubt if isinstance(state, HeldState) else state
+        site, committed = self.site, doubt_of(self.shard.state)
+        assert committed is not None
+        held = isinstance(self.shard.state, HeldState)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, committed.date + QUEUED_FOR)
         if (wish := self._wish()) is not None:
             await self._obey(wish)
@@ -690,23 +699,19 @@ class Driver:
         if site.collector is None:
             return False
         _warn_of_deadline(self.shard.shard, state, site.scope.date)
-        later = 0.0
-        collected = None
-        async with site.drains.turn(state.created_at) as rest:
-            try:
+        try:
+            async with site.drains.turn(state.created_at) as rest:
                 collected = await site.collector.drain(self.shard, state, rest)
-            except Postponed as postponed:
-                later = postponed.seconds
-            except NotOurs as other:
-                await self._record(Held(reason=str(other)))
-                return True
-            except wire.LineTooLong as failure:
-                reason = f"batch {state.batch_id} of shard {self.shard.shard}: {failure}"
-                remedy = "All else of the job is done. Fetch the results of this batch from the API by hand."
-                await self._stop_job(reason, remedy)
-        if collected is None:
-            await anyio.sleep(later)
+        except Postponed as postponed:
+            await anyio.sleep(postponed.seconds)
             return True
+        except NotOurs as other:
+            await self._record(Held(reason=str(other)))
+            return True
+        except wire.LineTooLong as failure:
+            reason = f"batch {state.batch_id} of shard {self.shard.shard}: {failure}"
+            remedy = "All else of the job is done. Fetch the results of this batch from the API by hand."
+            await self._stop_job(reason, remedy)
         entries = site.ledger.next(self.shard, collected.drained, at=self._at)
         retry = None
         if collected.retry is not None:

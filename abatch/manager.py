@@ -27,7 +27,7 @@ from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger, bound_batches
 from abatch.lifecycle import Held, InDoubt, doubt_of
 from abatch.log import log
-from abatch.places import absolute, absolute_url, folder_of, relative, relative_url
+from abatch.places import absolute, absolute_url, folder_of, is_text, relative, relative_url
 from abatch.planner import spool_needed
 from abatch.poller import Scope
 from abatch.prices import load as load_prices
@@ -399,7 +399,7 @@ class BatchManager:
         if not 1 <= tries <= 100:
             raise ConfigError(f"tries must be 1..100, got {tries}")
         path = Path(requests) if isinstance(requests, str | os.PathLike) else None  # pyright: ignore[reportUnknownArgumentType]
-        if path is not None and not _is_text(str(path)):
+        if path is not None and not is_text(str(path)):
             raise ConfigError(
                 f"input {str(path)!r} has a name that is not UTF-8; rename it, or pass its lines as an iterable"
             )
@@ -422,13 +422,14 @@ class BatchManager:
                 await self._compare(job, path, url, headers)
                 if backend is not None:
                     self._run_of(job).use(backend)
-            run, handed = self._run_of(job), None
+            run = self._run_of(job)
+            if job.finished is not None:
+                await run.tidy()
+            handed = None  # and from here to the start nothing is awaited: a run that ends lets go of what it has
             if path is not None:
                 run.input_path = path.absolute()
             else:
                 handed = run.hand_over(requests)
-            if job.finished is not None:
-                await run.tidy()
             if job.finished is None or path is None:
                 if run.over.is_set():
                     self._start(run, may_submit=True, handed_over=True)
@@ -502,14 +503,6 @@ class BatchManager:
                 pass  # compared row by row, as it is read
             case _:
                 raise JobConflict(job.key, "requests from another kind of source")
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _stat(path: Path) -> tuple[int, int]:

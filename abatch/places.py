@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["absolute", "absolute_url", "folder_of", "is_local", "relative", "relative_url", "shown"]
+__all__ = ["absolute", "absolute_url", "folder_of", "is_local", "is_text", "relative", "relative_url", "shown"]
 
 LOCAL: Final = frozenset({"jsonl", "sqlite"})
 """Schemes whose URL is a path on this machine."""
@@ -46,6 +46,15 @@ def absolute_url(journal: Path, url: str) -> str:
 def is_local(url: str) -> bool:
     """Whether a destination is a path on this machine."""
     return _taken_apart(url)[0] in LOCAL
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written down as UTF-8; that of a file need not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def shown(url: str) -> str:

@@ -418,6 +418,7 @@ class Scope:
                 if (seen := wire.read_line(line)) is not None:
                     strange += 1
                     if (owner := self._prove(seen.wire_id.encode("utf-8", "replace"))) is not None:
+                        self._short_looks.pop(batch.batch_id, None)
                         return owner
         looks = self._short_looks[batch.batch_id] = self._short_looks.get(batch.batch_id, 0) + bool(strange)
         if strange < min(FIRST_LINES, max(batch.total, 2)) and looks < SHORT_LOOKS:

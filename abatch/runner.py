@@ -188,7 +188,7 @@ class JobRun:
     # ---- the run ----------------------------------------------------------------------------------------------
 
     def hand_over(self, requests: object) -> HandedOver:
-        """Take a caller's iterable; it is read in its turn."""
+        """Take a caller's iterable; this run reads it in its turn, or the one that begins at once."""
         handed = HandedOver(requests)
         self._handed.append(handed)
         return handed
@@ -216,6 +216,7 @@ class JobRun:
         except Exception as failure:  # noqa: BLE001 - whatever a backend or the caller's iterable raises is the job's
             self._fail(failure)
         finally:
+            self._handed.clear()  # what was not read came to nothing, and its caller hears why
             self.over.set()
             self.job.wake()
             await self._close_if_done()
@@ -229,35 +230,33 @@ class JobRun:
         """Go on with what was handed over while the run was under way."""
         self.may_submit = self._handed_over = True
         self._again = True  # should it end meanwhile, it goes round once more
-        if not self._is_live or self._site is None:
+        if self._live_group() is None or self._site is None:
             return
         self._site.may_submit = True
         if self._site.backend is None:
             await self._equip(self._site)
         await self._resume()
-        if self._is_live:
+        if (group := self._live_group()) is not None:
             self._drive_open_shards()
-            self._start_planning()
+            self._start_planning(group)
             self._again = False
 
-    @property
-    def _is_live(self) -> bool:
-        # a task that is started in a cancelled group may never hear of it
-        return self._group is not None and not self._group.cancel_scope.cancel_called
+    def _live_group(self) -> anyio.abc.TaskGroup | None:
+        """Where tasks can be started: one that is started in a cancelled group may never hear of it."""
+        return None if self._group is None or self._group.cancel_scope.cancel_called else self._group
 
     def look(self) -> None:
         """Look at the open shards again: somebody wished something."""
-        if self._is_live:
+        if self._live_group() is not None:
             self._drive_open_shards()
         else:  # the run is at its end, or at its beginning: it goes round once more
             self._again = True
 
-    def _start_planning(self) -> None:
+    def _start_planning(self, group: anyio.abc.TaskGroup) -> None:
         """One planner at a time: a second would plan the same rows again."""
-        assert self._group is not None
         if not self._planning:
             self._planning = True
-            self._group.start_soon(self._plan)
+            group.start_soon(self._plan)
 
     async def _resume(self) -> None:
         if self._handed_over and self._site is not None:
@@ -273,7 +272,7 @@ class JobRun:
             async with anyio.create_task_group() as group:
                 self._group = group
                 self._drive_open_shards()
-                self._start_planning()
+                self._start_planning(group)
         except BaseExceptionGroup as several:
             raise _first(several) from several
         finally:
@@ -324,9 +323,10 @@ class JobRun:
             )
 
     def _spawn(self, number: int) -> None:
-        if self._group is not None and self._is_live and number not in self._driven:
+        group = self._live_group()
+        if group is not None and number not in self._driven:
             self._driven.add(number)
-            self._group.start_soon(self._drive, number)
+            group.start_soon(self._drive, number)
 
     async def _drive(self, number: int) -> None:
         assert self._site is not None
@@ -366,26 +366,22 @@ class JobRun:
 
     async def _plan_or_compare(self, planner: Planner, handed: HandedOver) -> None:
         """Read one iterable, as long as the job wants requests: it may be long in coming."""
-        failure: Exception | None = None
-        async with anyio.create_task_group() as group:
-            if self._site is not None:
-                group.start_soon(self._site.leave_when_unwanted, group.cancel_scope)
-            try:
+        try:
+            if self._site is None:
                 await planner.run_iterable(handed.requests)
-            except Exception as error:  # noqa: BLE001 - told below, as it is
-                failure = error
-            group.cancel_scope.cancel()
-        if failure is None:
-            return
-        alone = isinstance(failure, JobConflict) or self.job.cut.last
-        if not alone or isinstance(failure, JobStopped | JournalError):
-            raise failure
-        handed.error = failure
+            else:
+                await self._site.while_wanted(planner.run_iterable(handed.requests))
+        except (JobStopped, JournalError):
+            raise
+        except Exception as failure:
+            if not isinstance(failure, JobConflict) and not self.job.cut.last:
+                raise
+            handed.error = failure  # it is wrong alone: the job goes on
 
     async def _room_for_shards(self) -> bool:
         """Wait until few enough sealed shards wait to be sent; False if planning is not wanted (any more)."""
         job, site = self.job, self._site
-        while site is not None and site.submits and not job.cancel_wished:
+        while site is not None and site.wants_more:
             waiting = sum(isinstance(shard.state, Ready) for shard in job.shards.values())
             if waiting < self._shop.config.sealed_unsent:
                 return True

@@ -131,49 +131,11 @@ class LineTooLong(AbatchError):
         return f"a result line is longer than {MAX_LINE} bytes"
 
 
-class LineReader:
-    r"""Cut chunks of bytes at `\n` alone; U+2028 and its kin are part of a line. Blank lines are skipped.
+class BlockReader:
+    """Cut chunks of bytes into blocks of whole lines.
 
     Holds the unfinished line as a list of chunks, so that a long line costs its length once.
     """
-
-    __slots__ = ("_held", "_rest")
-
-    def __init__(self) -> None:
-        self._rest: list[bytes] = []
-        self._held = 0
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """The lines that this chunk completes.
-
-        Raises:
-            LineTooLong: the unfinished line passed 64 MiB.
-
-        """
-        lines = chunk.split(b"\n")
-        last = lines.pop()
-        if lines and self._rest:
-            self._rest.append(lines[0])
-            lines[0] = b"".join(self._rest)
-            self._rest.clear()
-            self._held = 0
-        if last:
-            self._rest.append(last)
-            self._held += len(last)
-            if self._held > MAX_LINE:
-                raise LineTooLong
-        return [line for line in map(_strip, lines) if line]
-
-    def end(self) -> list[bytes]:
-        """The line that no newline ended, as the API sends its last one."""
-        line = _strip(b"".join(self._rest))
-        self._rest.clear()
-        self._held = 0
-        return [line] if line else []
-
-
-class BlockReader:
-    """Cut chunks of bytes into blocks of whole lines."""
 
     __slots__ = ("_held", "_rest", "_whole", "weight")
 
@@ -216,13 +178,35 @@ class BlockReader:
 
 
 def lines_of(text: bytes) -> list[bytes]:
-    """The lines of a block."""
-    reader = LineReader()
-    return reader.feed(text) + reader.end()
+    r"""The lines of a block, cut at `\n` alone: U+2028 and its kin are part of a line. Blank lines are skipped."""
+    return [line for line in map(_strip, text.split(b"\n")) if line]
 
 
 def _strip(line: bytes) -> bytes:
     return line[:-1] if line.endswith(b"\r") else line
+
+
+class LineReader:
+    """Cut chunks of bytes into lines."""
+
+    __slots__ = ("_blocks",)
+
+    def __init__(self) -> None:
+        self._blocks = BlockReader()
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines that this chunk completes.
+
+        Raises:
+            LineTooLong: the unfinished line passed 64 MiB.
+
+        """
+        self._blocks.feed(chunk)
+        return lines_of(self._blocks.take()) if self._blocks.weight else []
+
+    def end(self) -> list[bytes]:
+        """The line that no newline ended, as the API sends its last one."""
+        return lines_of(self._blocks.end())
 
 
 # ---- reading a line's envelope --------------------------------------------------------------------------------

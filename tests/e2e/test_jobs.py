@@ -7,6 +7,7 @@ import errno
 import gzip
 import stat
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -524,3 +525,28 @@ async def test_finished_is_no_error_when_the_tidying_after_it_fails(
     async with manager() as running:
         job = await running.submit(requests(3), to=backend, key="job")
         assert (await job.wait()).succeeded == 3
+
+
+async def test_iterable_that_came_to_nothing_is_not_read_by_a_later_run(api: Sandbox) -> None:
+    rows, to = requests(12), "sqlite:///results.db"
+
+    def broken() -> Iterator[dict[str, Any]]:
+        yield from rows[:5]
+        raise LookupError
+
+    def stale() -> Iterator[dict[str, Any]]:
+        raise AssertionError("read in a run it was not handed to")
+        yield
+
+    with pytest.raises(LookupError):
+        await run(broken(), to=to)
+    database, aside = Path("results.db"), Path("aside.db")
+    database.rename(aside)
+    database.mkdir()
+    async with manager() as running:
+        with pytest.raises(BackendError, match="not a regular file"):
+            await (await running.submit(stale(), to=to, key="job")).wait()
+        database.rmdir()
+        aside.rename(database)
+        job = await running.submit(rows, to=to, key="job")
+        assert (await job.wait()).succeeded == 12

@@ -221,14 +221,12 @@ def seal_without_count() -> ExitStack:
 
 def splitlines() -> ExitStack:
     """Lines end where `str.splitlines` says."""
-    real = wire.LineReader.feed
 
-    def feed(self: Any, chunk: bytes) -> list[bytes]:
-        lines = chunk.decode("utf-8", "surrogateescape").splitlines(keepends=True)
-        text = "".join(line if line.endswith("\n") else line[:-1] + "\n" for line in lines[:-1]) + "".join(lines[-1:])
-        return real(self, text.encode("utf-8", "surrogateescape"))
+    def lines_of(text: bytes) -> list[bytes]:
+        lines = text.decode("utf-8", "surrogateescape").splitlines()
+        return [line.encode("utf-8", "surrogateescape") for line in lines if line]
 
-    return _patched((wire.LineReader, "feed", feed))
+    return _patched((wire, "lines_of", lines_of))
 
 
 def tries_forgotten() -> ExitStack:
