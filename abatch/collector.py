@@ -86,15 +86,7 @@ class Tally:
         self._succeeded += 1
         usage, model = message.usage, message.model
         if usage is not None and model is not None:
-            lifetimes = usage.cache_creation
-            self._add_tokens(
-                model,
-                usage.input_tokens or 0,
-                usage.output_tokens or 0,
-                usage.cache_read_input_tokens or 0,
-                usage.cache_creation_input_tokens or 0,
-                (lifetimes and lifetimes.ephemeral_1h_input_tokens) or 0,
-            )
+            self._add_tokens(model, *usage.numbers())
 
     def _add_tokens(self, model: str, fresh: int, output: int, read: int, written: int, hour: int) -> None:  # noqa: PLR0917
         bucket = (model, fresh + read + written > self._step)

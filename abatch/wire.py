@@ -226,15 +226,26 @@ class _Usage(msgspec.Struct, gc=False):
     cache_creation_input_tokens: _Tokens | None = 0
     cache_creation: _CacheLifetimes | None = None
 
-    def counted(self) -> Usage:
-        """In our five numbers."""
+    def numbers(self) -> tuple[int, int, int, int, int]:
+        """The fields of `Usage`, in their order."""
         lifetimes = self.cache_creation
+        return (
+            self.input_tokens or 0,
+            self.output_tokens or 0,
+            self.cache_read_input_tokens or 0,
+            self.cache_creation_input_tokens or 0,
+            (lifetimes and lifetimes.ephemeral_1h_input_tokens) or 0,
+        )
+
+    def counted(self) -> Usage:
+        """The same, by name."""
+        fresh, output, read, written, hour = self.numbers()
         return Usage(
-            input_tokens=self.input_tokens or 0,
-            output_tokens=self.output_tokens or 0,
-            cache_read_tokens=self.cache_read_input_tokens or 0,
-            cache_creation_tokens=self.cache_creation_input_tokens or 0,
-            cache_creation_1h_tokens=(lifetimes and lifetimes.ephemeral_1h_input_tokens) or 0,
+            input_tokens=fresh,
+            output_tokens=output,
+            cache_read_tokens=read,
+            cache_creation_tokens=written,
+            cache_creation_1h_tokens=hour,
         )
 
 
