@@ -101,8 +101,13 @@ class _Jsonl:
         rest: list[bytes] = []
         while done < size:
             # nothing stays open between chunks: `finish` may move the lines, a reader may be abandoned
-            file, start = self._where(sealed)
-            chunk = await self.run(_read_at, file, start + done, min(size - done, CHUNK))
+            file, start = place = self._where(sealed)
+            try:
+                chunk = await self.run(_read_at, file, start + done, min(size - done, CHUNK))
+            except BackendError:
+                if self._where(sealed) != place:  # they were moved while we looked
+                    continue
+                raise
             if not chunk:
                 raise BackendError(self.url, f"{file} is shorter than when it was sealed; put it back")
             done += len(chunk)

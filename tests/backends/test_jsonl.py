@@ -10,11 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from anyio import from_thread
 
 from abatch.backend import Backend, JobRef, Sealed, connect, normalize
 from abatch.errors import BackendError, ConfigError
 from abatch.testing import BackendContract
 from abatch.testing.contract import make_lines, raw, read
+from abatch_backends import jsonl
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,6 +173,21 @@ class TestFile(_Jsonl):
         monkeypatch.setattr(os, "copy_file_range", refuse)
         await self.finished()
         assert await self.stored() == raw(make_lines(5))
+
+    async def test_a_reader_whose_part_goes_while_it_looks_finds_its_lines_in_the_file(self, monkeypatch):
+        lines = make_lines(5)
+        async with self.opened() as backend:
+            sealed = await self.sealed(backend, 0, lines)
+            read_at, moved = jsonl._read_at, []
+
+            def late(path, start, size):
+                if not moved:
+                    moved.append(from_thread.run(backend.finish, self.job, [sealed]))
+                return read_at(path, start, size)
+
+            monkeypatch.setattr(jsonl, "_read_at", late)
+            assert await read(backend, sealed) == raw(lines)
+        assert moved == [str(self.target)]
 
     async def test_a_reader_goes_on_while_finish_moves_its_lines(self):
         lines = [make_lines(30_000, start=40_000 * part) for part in range(2)]
