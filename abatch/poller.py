@@ -336,16 +336,15 @@ class Scope:
                 each.fresh = False
         for batch in to_inspect([each.doubt for each in pending], listing, self.known):
             await self._inspect(batch, listing.date)
+        if not self._vouched and not all(each.doubt.guarded for each in pending):
+            await self.vouch()  # once for all of them: each would ask for the same batches
         news = False
         for each in pending:
-            news |= await self._rule(each, listing)
+            news |= self._rule(each, listing)
         return news
 
-    async def _rule(self, pending: _Pending, listing: Listing) -> bool:
-        doubt = pending.doubt
-        if not doubt.guarded and not self._vouched:
-            await self.vouch()
-        doubt = pending.doubt = replace(doubt, guarded=doubt.guarded or self._vouched)
+    def _rule(self, pending: _Pending, listing: Listing) -> bool:
+        doubt = pending.doubt = replace(pending.doubt, guarded=pending.doubt.guarded or self._vouched)
         ruling = settle(doubt, listing, self.known, grace=self._grace, hold=self._config.unresolved == "hold")
         if pending.once and not isinstance(ruling, FoundBatch):
             pending.done.set()
