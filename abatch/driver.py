@@ -100,6 +100,8 @@ GATE_WITHIN: Final = 60.0
 DECIDED_WITHIN: Final = 600.0
 """Bound A1: seconds in which a complete request is decided."""
 ANSWER_WITHIN: Final = 600.0
+LOOKS_EVERY: Final = 1.0
+"""Seconds between two looks at what no fact tells: a wish to stop, the pace."""
 SHORT_REST: Final = 10.0
 """Seconds that may be slept in a place of `Turns`."""
 
@@ -250,7 +252,7 @@ class Site:
 
         async def leave_when_unwanted(scope: anyio.CancelScope) -> None:
             while self.wants_more:
-                with anyio.move_on_after(1.0):
+                with anyio.move_on_after(LOOKS_EVERY):
                     await self.job.change()
             scope.cancel()
 
@@ -391,7 +393,7 @@ class Driver:
                 if wait == 0 and pace.has_room(rows):
                     pace.holds(self.shard.shard, rows)
                     return True
-                with anyio.move_on_after(min(wait or 1.0, 1.0)):
+                with anyio.move_on_after(min(wait or LOOKS_EVERY, LOOKS_EVERY)):
                     await self.site.job.change()
         return False
 

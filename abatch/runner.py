@@ -17,7 +17,7 @@ import anyio
 from abatch import backend as backends
 from abatch import threads
 from abatch.collector import Collector, sealed_of
-from abatch.driver import Driver, Site, Turns
+from abatch.driver import LOOKS_EVERY, Driver, Site, Turns
 from abatch.errors import AbatchError, BackendError, JobConflict, JobStopped, JournalError, StillInDoubt
 from abatch.facts import FileSource, Finished, Resumed, Stopped
 from abatch.journal import Entry
@@ -385,7 +385,7 @@ class JobRun:
             waiting = sum(isinstance(shard.state, Ready) for shard in job.shards.values())
             if waiting < self._shop.config.sealed_unsent:
                 return True
-            with anyio.move_on_after(1.0):
+            with anyio.move_on_after(LOOKS_EVERY):
                 await job.change()
         return False
 
