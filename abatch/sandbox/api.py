@@ -172,6 +172,8 @@ class Visit:
 
     def fault(self, kind: type[F]) -> F | None:
         """The first of its faults of this kind."""
+        if not self.faults:
+            return None
         return next((fault for fault in self.faults if isinstance(fault, kind)), None)
 
 

@@ -327,7 +327,7 @@ def _counts(outcome_of: bytes) -> Mapping[str, int]:
 
 def _moment(at: datetime) -> str:
     """A time as the API writes it: with microseconds, in UTC."""
-    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return f"{at.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def _foreign_requests(n: int) -> Requests:

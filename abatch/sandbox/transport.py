@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from abatch.sandbox.api import Machine
 
-__all__ = ["URL", "MachineTransport"]
+__all__ = ["URL", "MachineTransport", "asked_by", "pieces_of"]
 
 URL: Final = "http://127.0.0.1:1"
 """A base URL that nobody listens on."""
@@ -38,13 +38,7 @@ class MachineTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """One exchange, with the faults that the machine wants of a transport."""
-        asked = Request(
-            request.method,
-            request.url.path,
-            dict(parse_qsl(request.url.query.decode())),
-            {name.lower(): value for name, value in request.headers.items()},
-        )
-        visit = self._machine.open(asked)
+        visit = self._machine.open(asked_by(request))
         if visit.early is not None:
             return await self._deliver(visit.early)
         received = 0
@@ -70,13 +64,28 @@ class _Body(httpx2.AsyncByteStream):
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        body, transport = self._reply.body, self._reply.transport
-        for piece in [body] if isinstance(body, bytes) else body:
-            yield piece
-            if isinstance(transport, Slow):
-                await anyio.sleep(len(piece) / transport.bytes_per_second)
-        if isinstance(transport, Reset):
-            raise httpx2.ReadError("the connection was reset")
-        if isinstance(transport, Cut):
-            raise httpx2.RemoteProtocolError("the connection was closed before the end")
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return pieces_of(self._reply)
+
+
+def asked_by(request: httpx2.Request) -> Request:
+    """A client's request as the machine takes it, without its body."""
+    return Request(
+        request.method,
+        request.url.path,
+        dict(parse_qsl(request.url.query.decode())),
+        {name.lower(): value for name, value in request.headers.items()},
+    )
+
+
+async def pieces_of(reply: Reply) -> AsyncIterator[bytes]:
+    """The body as its transport lets it through."""
+    body, transport = reply.body, reply.transport
+    for piece in [body] if isinstance(body, bytes) else body:
+        yield piece
+        if isinstance(transport, Slow):
+            await anyio.sleep(len(piece) / transport.bytes_per_second)
+    if isinstance(transport, Reset):
+        raise httpx2.ReadError("the connection was reset")
+    if isinstance(transport, Cut):
+        raise httpx2.RemoteProtocolError("the connection was closed before the end")
