@@ -6,7 +6,9 @@
 - `fsync` costs nothing and is recorded: a file must be synced before it gets its name. The crash model is the death
   of a process, not the loss of power, so unsynced bytes survive; that they were synced is checked here instead.
 - The disk fills, or breaks, where the world says so: in a write of the journal, in an fsync, in a rename.
-- Watches that look every half second look every ten minutes: virtual days of half seconds would take seconds.
+- Watches that look every half second look every half hour, those that look every second every half minute:
+  virtual days of half seconds would take seconds.
+- A page of the list has twenty batches, not a thousand: so many of somebody else's would only take time.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import anyio
+import sniffio
 
 import abatch.backend
 import abatch.driver
@@ -40,7 +43,9 @@ import abatch.journal
 import abatch.log
 import abatch.manager
 import abatch.poller
+import abatch.runner
 from abatch import reconcile, threads
+from abatch.client import Client
 from abatch.facts import Committing
 from tests.simulation.loop import OWNER, order_scopes
 
@@ -48,10 +53,12 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
     from tests.simulation.world import World
 
-__all__ = ["LOOKS_EVERY", "Died", "Disk", "here", "simulated"]
+__all__ = ["WISHES_EVERY", "Died", "Disk", "here", "simulated"]
 
 FREE = 2**40
-LOOKS_EVERY = 600.0
+WISHES_EVERY = 1800.0
+LOOKS_EVERY = 30.0
+PAGE = 20
 EXEMPT = (".bulletin-",)
 """Names of files on which nothing depends."""
 
@@ -87,16 +94,15 @@ async def _run(work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     name = getattr(work, "__qualname__", type(work).__name__)
     process = here.process
     assert process is not None
-    with anyio.CancelScope(shield=True):
+    try:  # no shield: a moment yields only in a shielded checkpoint, and the dead hear nothing
         await process.moment(f"before {name}")
-        try:
-            here.world.disk.before(process, name, args)
-            done = work(*args, **kwargs)
-            here.world.disk.after(process, name)
-        except Died:
-            await process.sleep_for_ever()
-        await process.moment(f"after {name}")
-        return done
+        here.world.disk.before(process, name, args)
+        done = work(*args, **kwargs)
+        here.world.disk.after(process, name)
+    except Died:
+        await process.sleep_for_ever()
+    await process.moment(f"after {name}")
+    return done
 
 
 class Disk:
@@ -258,8 +264,11 @@ def simulated() -> Iterator[None]:
         (threads, "run", _run),
         (time, "time", skewed),
         (time, "clock_gettime", lambda _clock: here.world.now()),
+        (Client.list, "__kwdefaults__", {**(Client.list.__kwdefaults__ or {}), "limit": PAGE}),
         (abatch.intake, "perf_counter", lambda: 0.0),
-        (abatch.manager, "WISHES_EVERY", LOOKS_EVERY),
+        (abatch.manager, "WISHES_EVERY", WISHES_EVERY),
+        (abatch.driver, "LOOKS_EVERY", LOOKS_EVERY),
+        (abatch.runner, "LOOKS_EVERY", LOOKS_EVERY),
         (abatch.poller, "random", SimpleNamespace(Random=lambda: random.Random(here.chance.random()))),
         (random, "random", lambda: here.chance.random()),  # noqa: PLW0108
         (secrets, "randbits", lambda k: here.chance.getrandbits(k)),  # noqa: PLW0108
@@ -277,6 +286,7 @@ def simulated() -> Iterator[None]:
         (abatch.backend, "_registered", cache(abatch.backend._registered)),
         (shutil, "disk_usage", lambda path: here.world.disk.usage(path)),  # noqa: PLW0108
         (abatch.log._Log, "__getattr__", _recorded),
+        (sniffio.thread_local, "name", "asyncio"),  # else anyio asks at every step which loop it is in
     ]
     with ExitStack() as stack:
         for where, name, door in doors:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Callable
 from contextvars import ContextVar
 from random import Random
 from typing import Any
@@ -62,7 +63,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def __init__(self, chance: Random, *, most_steps: int) -> None:
         super().__init__()
-        self._chance, self._now, self._left = chance, 0.0, most_steps
+        self._now, self._left = 0.0, most_steps
+        self._anyhow: Callable[[object], float] = lambda _: chance.random()
         self.set_task_factory(_owned_task)
         self.set_exception_handler(lambda _loop, context: self.unhandled.append(context))
         self.unhandled: list[dict[str, Any]] = []
@@ -75,6 +77,17 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         owner.paused = False
         self._ready.extend(owner.parked)
         owner.parked.clear()
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, timer)
+        timer._scheduled = True
+        return timer
 
     def _run_once(self) -> None:
         ready, timers = self._ready, self._scheduled
@@ -92,7 +105,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         turn = list(ready)
         ready.clear()
         if len(turn) > 1:
-            self._chance.shuffle(turn)
+            turn.sort(key=self._anyhow)
         self._left -= len(turn)
         if self._left < 0:
             raise Stuck("the run goes round without end")

@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import replace
-from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 import anthropic
+import anyio
 import httpx2
 
-from abatch.sandbox.exchange import Reply, Request
-from abatch.sandbox.transport import URL, MachineTransport
+from abatch.sandbox.exchange import Lost, Reply, Request
+from abatch.sandbox.transport import URL, MachineTransport, asked_by, pieces_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from abatch.sandbox.api import Visit
@@ -41,48 +42,55 @@ class Network(MachineTransport):
         self._world, self._process = world, process
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """One exchange."""
-        if request.method != "POST" or request.url.path.endswith("/cancel"):
-            return await self._exchange(request)
+        """One exchange of the SDK's."""
+        assert isinstance(request.stream, AsyncIterable)
+        patience = request.extensions["timeout"]["read"]
+        return await self.deliver(await self.exchange(asked_by(request), request.stream, patience))
+
+    async def deliver(self, reply: Reply) -> httpx2.Response:
+        """The answer as the SDK takes it."""
+        return await self._deliver(reply)
+
+    async def exchange(self, asked: Request, body: AsyncIterable[bytes] | None, patience: float) -> Reply:
+        """One request, one answer."""
+        if asked.method != "POST" or asked.path.endswith("/cancel"):
+            return await self._exchange(asked, body, patience)
         self._process.uploading += 1
         if self._process.uploading > self._world.plan.config.uploads:
             self._world.violation(f"I5: {self._process.uploading} creates under way at once")
         try:
-            return await self._exchange(request)
+            return await self._exchange(asked, body, patience)
         finally:
             self._process.uploading -= 1
 
-    async def _exchange(self, request: httpx2.Request) -> httpx2.Response:
+    async def _exchange(self, asked: Request, body: AsyncIterable[bytes] | None, patience: float) -> Reply:
         world, process = self._world, self._process
-        what = f"{request.method} {request.url.raw_path.decode()}"
+        what = f"{asked.method} {asked.path}"
+        if asked.query:
+            what += "?" + "&".join(f"{name}={value}" for name, value in asked.query.items())
         await process.moment(f"before {what}")
         await asyncio.sleep(world.latency())
-        asked = Request(
-            request.method,
-            request.url.path,
-            dict(parse_qsl(request.url.query.decode())),
-            {name.lower(): value for name, value in request.headers.items()},
-        )
         visit = self._machine.open(asked)
         if visit.faults:
             world.met(visit)
         if visit.early is not None:
             reply = visit.early
         else:
-            answered = await self._send(request, visit)
-            reply = await self._answer(request, visit, answered)
+            reply = await _answer(await self._send(asked, body, visit), patience)
         await process.moment(f"after {what}")
         process.note(f"{what} -> {reply.status} {type(reply.transport).__name__}")
-        return await self._deliver(reply)
+        return reply
 
-    async def _send(self, request: httpx2.Request, visit: Visit) -> asyncio.Future[Reply]:
+    async def _send(self, asked: Request, body: AsyncIterable[bytes] | None, visit: Visit) -> asyncio.Future[Reply]:
         """Give the body to the network; with its last byte it is on its way, whatever becomes of the sender."""
         process, world = self._process, self._world
-        length, received, last = int(request.headers.get("content-length", "0")), 0, world.now()
+        length, received, last = int(asked.headers.get("content-length", "0")), 0, world.now()
         answered = None if length else self._dispatch(visit)
+        if body is None:
+            assert answered is not None
+            return answered
         try:
-            assert isinstance(request.stream, AsyncIterable)
-            async for piece in request.stream:
+            async for piece in body:
                 await process.moment(f"sending {len(piece)} bytes")  # the process may stand still with them in hand
                 if world.now() - last > STALLED_AFTER:
                     raise httpx2.WriteError("the server dropped the stalled body")
@@ -112,18 +120,40 @@ class Network(MachineTransport):
         world.later(world.transit(visit), arrive)
         return answered
 
-    async def _answer(self, request: httpx2.Request, visit: Visit, answered: asyncio.Future[Reply]) -> Reply:
-        try:
-            async with asyncio.timeout(request.extensions["timeout"]["read"]):
-                reply = replace(await answered, delay=0.0)
-        except TimeoutError:
-            raise httpx2.ReadTimeout("no answer in time") from None
-        return reply
+
+async def _answer(answered: asyncio.Future[Reply], patience: float) -> Reply:
+    try:
+        async with asyncio.timeout(patience):
+            reply = await answered
+    except TimeoutError:
+        raise httpx2.ReadTimeout("no answer in time") from None
+    return replace(reply, delay=0.0) if reply.delay else reply
 
 
-@cache
-def _url(path: str) -> httpx2.URL:
-    return httpx2.URL(f"{URL}{path}")
+class Answer:
+    """What `abatch.client` reads of the SDK's answers."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.status_code, self.headers, self.content = reply.status, reply.headers, b""
+        self.is_success = 200 <= reply.status < 300
+        self._pieces = pieces_of(reply)
+
+    def aiter_bytes(self) -> AsyncIterator[bytes]:
+        return self._pieces
+
+    async def aread(self) -> None:
+        self.content = b"".join([piece async for piece in self._pieces])
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+class Refusal(anthropic.APIStatusError):
+    """An error of the API; what the SDK reads of the body is not looked at by anybody."""
+
+    def __init__(self, answer: Any) -> None:
+        Exception.__init__(self, f"{answer.status_code}")
+        self.response = answer
 
 
 class Wire:
@@ -131,12 +161,13 @@ class Wire:
 
     credentials = None
     auth_token = None
+    base_url: Final = httpx2.URL(URL)
+    _nowhere: Final = httpx2.Request("GET", URL)
 
-    def __init__(self, transport: httpx2.AsyncBaseTransport, key: str) -> None:
-        self._transport, self.api_key = transport, key
-        self.base_url = _url("")
+    def __init__(self, network: Network, key: str) -> None:
+        self._network, self.api_key = network, key
 
-    async def get(self, path: str, *, stream: bool = False, options: Any, **_: Any) -> httpx2.Response:
+    async def get(self, path: str, *, stream: bool = False, options: Any, **_: Any) -> Any:
         return await self._send("GET", path, None, options, stream=stream)
 
     async def post(self, path: str, *, content: AsyncIterator[bytes] | None = None, options: Any, **_: Any) -> Any:
@@ -145,16 +176,27 @@ class Wire:
     async def _send(self, method: str, path: str, content: Any, options: Any, *, stream: bool = False) -> Any:
         assert options["max_retries"] == 0
         assert options["follow_redirects"] is False
-        headers = {"x-api-key": self.api_key, **options["headers"]}
-        timeout = options["timeout"].as_dict()
-        request = httpx2.Request(method, _url(path), headers=headers, content=content, extensions={"timeout": timeout})
+        headers = {name.lower(): value for name, value in options["headers"].items()}
+        asked = _request(method, path, {"x-api-key": self.api_key, **headers})
         try:
-            answer = await self._transport.handle_async_request(request)
-            answer.request = request
+            answer = await self._receive(await self._network.exchange(asked, content, options["timeout"].read))
             if not stream or not answer.is_success:
                 await answer.aread()
         except Exception as broken:  # the SDK does the same, whatever it was
-            raise anthropic.APIConnectionError(request=request) from broken
+            raise anthropic.APIConnectionError(request=self._nowhere) from broken
         if not answer.is_success:
-            raise anthropic.APIStatusError(f"{answer.status_code}", response=answer, body=None)
+            raise Refusal(answer)
         return answer
+
+    async def _receive(self, reply: Reply) -> Any:
+        if "content-encoding" in reply.headers:
+            return await self._network.deliver(reply)
+        await anyio.sleep(reply.delay)
+        if isinstance(reply.transport, Lost):
+            raise httpx2.ReadError("the connection was reset")
+        return Answer(reply)
+
+
+def _request(method: str, path: str, headers: Mapping[str, str]) -> Request:
+    path, _, query = path.partition("?")
+    return Request(method, path, dict(parse_qsl(query)), headers)

@@ -12,7 +12,6 @@ import json
 import re
 import sqlite3
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -81,14 +80,9 @@ def check_created(world: World, fact: Fact) -> None:
     if named is None:
         world.violation("a batch was created whose ids are not ours")
         return
-    with closing(sqlite3.connect(world.journal / "journal.db")) as db:
-        rows = db.execute("SELECT fact FROM facts WHERE shard = ?", (named.shard,)).fetchall()
-    committed = [
-        attempt
-        for (raw,) in rows
-        if isinstance(known := facts_.decode(raw), facts_.Committing) and (attempt := known.attempt) == named.attempt
-    ]
-    if not committed:
+    rows = world.read_journal("SELECT fact FROM facts WHERE shard = ?", named.shard)
+    known = [facts_.decode(raw) for (raw,) in rows]
+    if not any(isinstance(fact, facts_.Committing) and fact.attempt == named.attempt for fact in known):
         world.violation(f"J1: shard {named.shard} attempt {named.attempt} was created before it was committed")
 
 
@@ -147,16 +141,11 @@ class Book:
         self.bound: dict[str, tuple[int, int]] = {}
         """Batches that an answer or a tag gave to an attempt."""
         self.lineage_key = b""
-        path = world.journal / "journal.db"
-        if not path.exists():
+        try:
+            ((self.lineage_key,),) = world.read_journal("SELECT value FROM about WHERE name = 'lineage_key'")
+        except (sqlite3.Error, ValueError):  # no process came so far as to make one
             return
-        with closing(sqlite3.connect(path)) as db:
-            try:
-                ((self.lineage_key,),) = db.execute("SELECT value FROM about WHERE name = 'lineage_key'").fetchall()
-            except (sqlite3.Error, ValueError):
-                return
-            rows = db.execute("SELECT shard, fact FROM facts ORDER BY seq").fetchall()
-        for number, raw in rows:
+        for number, raw in world.read_journal("SELECT shard, fact FROM facts ORDER BY seq"):
             self._take(world, number, facts_.decode(raw))
 
     def _take(self, world: World, number: int | None, fact: Any) -> None:
@@ -192,6 +181,8 @@ class Book:
 
 def needed_key(world: World) -> str:
     """The key that sees what is open: a sensible owner goes back to it."""
+    if not any(life.key == OTHER_KEY for life in world.plan.lives):
+        return KEY
     book = Book(world)
     for shard in book.shards.values():
         doubt = None if shard.state is None else doubt_of(shard.state)

@@ -279,7 +279,7 @@ def draw(seed: int) -> Plan:
     latency = chance.choice([(0.0, 0.0), (1.0, 60.0), (30.0, 1800.0), (600.0, 4 * HOUR)])
     if tries == 1 and chance.random() < 0.1:
         latency = (20 * HOUR, 30 * HOUR)
-    first, most = (15, 60) if latency[1] < HOUR else (60, 1200)
+    first, most = (15, chance.choice([60, 300, 300])) if latency[1] < HOUR else (60, 1200)
     own_socket = chance.random() < 0.5
     promised = chance.random() > 0.04
     share = chance.choice([0.0, 0.08, 0.15, 0.3])
@@ -287,8 +287,8 @@ def draw(seed: int) -> Plan:
     if not promised:
         faults += _faults(chance, BREAKING, 0.5)
     foreign = chance.choice([0, 0, 1, 3])
-    if chance.random() < 0.006:
-        foreign = 1001
+    if chance.random() < 0.02:
+        foreign = chance.choice([21, 60])
         faults.append(("list", f.PageError(), 0.3))
     if slumbers := chance.random() < 0.025:
         faults.append(("create", f.ResetAfterAccept(), 0.5))

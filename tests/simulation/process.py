@@ -19,7 +19,7 @@ from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
 from abatch.lifecycle import Held, InDoubt
 from abatch.sandbox.transport import URL
-from tests.simulation.effects import LOOKS_EVERY
+from tests.simulation.effects import WISHES_EVERY
 from tests.simulation.loop import OWNER, Owner
 from tests.simulation.network import Network, Wire
 
@@ -197,7 +197,7 @@ class Process(Owner):
         """`Job.wait` with longer breaths: it looks every second."""
         while not job._run.over.is_set():
             job._raise_if_refused()
-            with anyio.move_on_after(LOOKS_EVERY):
+            with anyio.move_on_after(WISHES_EVERY):
                 await job._run.over.wait()
         return await job.wait()
 

@@ -7,6 +7,7 @@ import contextvars
 import json
 import os
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -71,6 +72,7 @@ class World:
 
     def __init__(self, plan: Plan, seed: int, folder: Path, *, trace: Callable[[str], None] | None = None) -> None:
         self.plan, self.folder, self._trace = plan, folder, trace
+        self._place, self._pid = str(folder), f"process {os.getpid()}"
         self.chance = Random(f"{seed} world")
         here.enter(self, Random(f"{seed} core"))
         self.loop = SimulatedLoop(Random(f"{seed} loop"), most_steps=MOST_STEPS)
@@ -89,6 +91,7 @@ class World:
             record=self._created,
         )
         self.journal = folder / "journal"
+        self._reader: sqlite3.Connection | None = None
         self.input_path = folder / "input.jsonl"
         if plan.source == "file":
             self.input_path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plan.rows))
@@ -137,7 +140,7 @@ class World:
 
     def note(self, what: str) -> None:
         """Write a line into the trace."""
-        told = what.replace(str(self.folder), "…").replace(f"process {os.getpid()}", "process …")
+        told = what.replace(self._place, "…").replace(self._pid, "process …")
         line = f"{self.loop.time():12.3f} {told}"
         self._digest.update(line.encode("utf-8", "backslashreplace"))
         if self._trace is not None:
@@ -167,6 +170,17 @@ class World:
         ]
         if len(driving) > 1 and not self.plan.fenced:
             self.violation(f"{driving} drive one journal")
+
+    def read_journal(self, query: str, *values: object) -> list[Any]:
+        """Rows of the journal, read without abatch."""
+        if self._reader is None:
+            self._reader = sqlite3.connect(f"file:{self.journal}/journal.db?mode=ro", uri=True)
+        return self._reader.execute(query, values).fetchall()
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def batches_by_tag(self) -> dict[tuple[int, int], list[Batch]]:
         """Our batches by the shard and attempt in their ids."""
@@ -282,12 +296,14 @@ class World:
         self.note("an old journal is put back")
         self.hit("process restored journal")
         self.restored = True
+        self._close_reader()
         shutil.rmtree(self.journal)
         old.rename(self.journal)
 
     def _end(self) -> None:
         """Let go of everything, also of what the dead held."""
         self.loop.close()
+        self._close_reader()
         for process in self.processes:
             for task in process.tasks:
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
