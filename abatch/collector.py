@@ -142,8 +142,11 @@ class Collector:
         prices: PriceList,
         may_retry: Callable[[], bool],
         server_now: Callable[[], float],
+        one_block: anyio.Lock | None = None,
     ) -> None:
         self.client, self.journal, self.job, self.backend = client, journal, job, backend
+        self.one_block = one_block or anyio.Lock(fast_acquire=True)
+        """Held for one block by each drain in turn: between any two the event loop goes round."""
         self.tries, self.step, self.may_retry = tries, prices.long_prompt_tokens, may_retry
         self.server_now = server_now
 
@@ -313,11 +316,12 @@ class _Drain:
         workspace_id = self._shard.planned.headers.workspace_id
         async with self._owner.client.results(workspace_id, self._state.batch_id) as chunks:
             async for text in _blocks(chunks):
-                block = self._take(text)
-                del text  # a line may be long
+                async with self._owner.one_block:
+                    block = self._take(text)
+                    del text  # a line may be long
+                    await anyio.lowlevel.checkpoint()
                 if block:
                     await full.send(block)
-                await anyio.lowlevel.checkpoint()
 
     def _take(self, text: bytes) -> Block:
         """The lines of a block that go to the sink; the others are withheld, dropped and counted, or set aside.

@@ -68,6 +68,7 @@ class Workshop:
         self.fingerprint, self.scope, self.guard_checked, self.stop = fingerprint, scope, guard_checked, stop
         self.uploads = anyio.Semaphore(config.uploads)
         self.drains = Turns(config.drains)
+        self.one_block = anyio.Lock(fast_acquire=True)
 
 
 class JobRun:
@@ -320,6 +321,7 @@ class JobRun:
                 prices=shop.prices,
                 may_retry=lambda: not job.cancel_wished,
                 server_now=lambda: site.scope.date,
+                one_block=shop.one_block,
             )
 
     def _spawn(self, number: int) -> None:

@@ -7,7 +7,7 @@ import errno
 import gzip
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,20 @@ import httpx2
 import pytest
 
 import abatch
-from abatch import BackendError, BadRequest, BatchManager, ConfigError, JobConflict, JobFailed, JobStopped, Request
+from abatch import (
+    BackendError,
+    BadRequest,
+    BatchManager,
+    ConfigError,
+    JobConflict,
+    JobFailed,
+    JobStopped,
+    Request,
+    collector,
+)
 from abatch.lifecycle import Draining
 from abatch.pacing import LIMITS
+from abatch.result import Block
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import NotYet
 from abatch.spool import SpoolWriter
@@ -550,3 +561,42 @@ async def test_iterable_that_came_to_nothing_is_not_read_by_a_later_run(api: San
         aside.rename(database)
         job = await running.submit(rows, to=to, key="job")
         assert (await job.wait()).succeeded == 12
+
+
+async def test_event_loop_goes_round_between_any_two_blocks_of_all_drains(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An embedded service's own tasks wait for one block, however many drains run."""
+    blocks, take, loop = collector._blocks, collector._Drain._take, asyncio.get_running_loop()
+    rows, all_there, at = requests(8), anyio.Event(), list[int]()
+    here = rounds = 0
+
+    async def together(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        nonlocal here
+        async for block in blocks(chunks):
+            here += 1
+            if here == len(rows):
+                all_there.set()
+            await all_there.wait()
+            yield block
+
+    def watched(self: collector._Drain, text: bytes) -> Block:
+        at.append(rounds)
+        return take(self, text)
+
+    def go_round() -> None:
+        nonlocal rounds
+        rounds += 1
+        if len(at) < len(rows):
+            loop.call_soon(go_round)
+
+    monkeypatch.setattr(collector, "_blocks", together)
+    monkeypatch.setattr(collector._Drain, "_take", watched)
+    async with manager(requests_per_batch=1) as running:
+        job = await running.submit(rows, to="results.jsonl", key="job")
+        await all_there.wait()
+        loop.call_soon(go_round)
+        await job.wait()
+    assert_each_answered("results.jsonl", rows)
+    assert sorted(at) == sorted(set(at))
+    assert len(at) == len(rows)
