@@ -5,7 +5,7 @@ calls them in this order, and may die between any two calls and begin again with
 
     backend = await open_(url, job)          claim the place, or BackendError before anything is sent
       sink = await backend.open(shard)       … or the Sealed that an earlier run of this shard came to
-        await sink.write(lines)              any number of times, each with a few hundred kilobytes
+        await sink.write(lines)              any number of times, each with about 512 KiB, or one longer line
         sealed = await sink.seal()           every line is durable; the journal records `sealed`
       location = await backend.finish(job, sealed)   all shards are sealed: assemble, mark complete
     await backend.aclose()
@@ -101,7 +101,10 @@ class Sink(Protocol):
     """The open writer of one shard's results."""
 
     async def write(self, lines: Sequence[Line], /) -> None:
-        """Take these lines, in this order. Returning late is back-pressure; raise BackendError on failure."""
+        """Take these lines, in this order. Returning late is back-pressure; raise BackendError on failure.
+
+        After a failure only `discard` is called.
+        """
         ...
 
     async def seal(self) -> Sealed:

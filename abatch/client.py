@@ -31,6 +31,7 @@ import msgspec
 from anthropic import AsyncStream
 
 from abatch.errors import ApiError, ConfigError
+from abatch.pacing import ANSWER_WITHIN
 from abatch.reconcile import BatchSeen, NoAnswer, Replied
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ if TYPE_CHECKING:
 __all__ = ["Client", "Page"]
 
 T = TypeVar("T")
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What an answer that is not JSON of the expected kind raises."""
 
 PATH: Final = "/v1/messages/batches"
-ANSWER_WITHIN: Final = 600.0
-"""Seconds that a create's answer may take after its last byte (A1)."""
 IDLE: Final = 120.0
 """Seconds without a byte after which a read is given up."""
 PAGE: Final = 1000
@@ -113,6 +114,8 @@ class Client:
         self.owns_socket = False
         """Whether undelivered bytes of a create die within a minute."""
         url = sdk.base_url
+        if url.userinfo:
+            raise ConfigError("the base URL carries a user or password, and would stand in the journal; take them out")
         if url.scheme != "https" and not _is_loopback(url.host):
             raise ConfigError(f"base URL {url} would send the API key in the clear; use https")
         if own:
@@ -281,7 +284,7 @@ def _replied(answer: httpx2.Response) -> Replied:
     if answer.is_success:
         try:
             batch = _seen(msgspec.json.decode(answer.content, type=_Batch))
-        except (msgspec.MsgspecError, UnicodeDecodeError, ApiError):
+        except (*UNREADABLE, ApiError):
             batch = None
         return Replied(status=answer.status_code, batch=batch, request_id=answer.headers.get("request-id"))
     error = _envelope(answer)
@@ -299,7 +302,7 @@ def _replied(answer: httpx2.Response) -> Replied:
 def _envelope(answer: httpx2.Response) -> _Error | None:
     try:
         return msgspec.json.decode(answer.content, type=_Envelope).error
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 
@@ -336,14 +339,14 @@ def _retry_after(answer: httpx2.Response) -> float | None:
 def _date(what: str, answer: httpx2.Response) -> float:
     try:
         return parsedate_to_datetime(answer.headers["date"]).timestamp()
-    except (KeyError, ValueError) as missing:
+    except (KeyError, ValueError, OverflowError) as missing:
         raise ApiError(what, status=answer.status_code, message="the answer has no Date header") from missing
 
 
 def _decode(what: str, answer: httpx2.Response, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer.content, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as unreadable:
+    except UNREADABLE as unreadable:
         raise ApiError(what, status=answer.status_code, message="the answer is not what the API sends") from unreadable
 
 
@@ -351,7 +354,7 @@ def _seen(batch: _Batch) -> BatchSeen:
     counts = batch.request_counts
     try:
         created_at = datetime.fromisoformat(batch.created_at).timestamp()
-    except ValueError as odd:
+    except (ValueError, OverflowError) as odd:
         raise ApiError("batch", message=f"its created_at is {batch.created_at[:40]!r}") from odd
     outcomes = (counts.succeeded, counts.errored, counts.canceled, counts.expired)
     return BatchSeen(

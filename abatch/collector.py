@@ -21,7 +21,7 @@ import msgspec
 
 from abatch import threads, wire
 from abatch.backend import Sealed, ShardRef
-from abatch.errors import ApiError
+from abatch.errors import ApiError, BackendError
 from abatch.facts import Counts, Drained, Planned, SealedRecord, Spend
 from abatch.log import log
 from abatch.pacing import Backoff
@@ -30,7 +30,7 @@ from abatch.result import OUTCOMES, Block, Line, Usage
 from abatch.spool import SpoolReader, SpoolWriter, Written, examine, guarded, write_missing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -41,19 +41,20 @@ if TYPE_CHECKING:
     from abatch.lifecycle import Draining
     from abatch.prices import PriceList
 
-__all__ = ["RETRYABLE", "Collected", "Collector", "NotOurs", "seal_fallbacks"]
+__all__ = ["READ_AGAIN", "RETRYABLE", "Collected", "Collector", "NotOurs", "seal_fallbacks"]
 
 RETRYABLE: Final = frozenset({"rate_limit_error", "timeout_error", "api_error", "overloaded_error"})
 """Errors that pass; `expired` is retried, too. Anything else, also what is not known yet, is kept as it is."""
 READ_AGAIN: Final = (60.0, 900.0, 3_600.0, 14_400.0, 64_800.0)
 """Seconds between the six reads when rows are missing: most of a day."""
 RECOUNTS: Final = 6
+"""Times that the API is asked for its counts before rows that it counts otherwise are sealed."""
 KEPT_FOR: Final = 29 * 24 * 3600.0
 """Seconds after its creation for which a batch's results can be read."""
 WRITE_BYTES: Final = 2**19
 """Lines go to the sink in blocks of about this size."""
 LONG: Final = 2**16
-
+"""Bytes from which a line is not copied once more."""
 
 _decode_id = msgspec.json.Decoder(str).decode
 
@@ -151,22 +152,32 @@ class Collector:
         self.server_now = server_now
 
     async def drain(
-        self, shard: ShardRecord, state: Draining, rest: Callable[[float], Awaitable[None]] = anyio.sleep
+        self,
+        shard: ShardRecord,
+        state: Draining,
+        rest: Callable[[float], Awaitable[None]] = anyio.sleep,
+        again: Iterator[float] | None = None,
     ) -> Collected:
-        """Stream the batch's results into the sink until every row has its line, and seal it; `rest` is its sleep.
+        """Stream the batch's results into the sink until every row has its line, and seal it.
+
+        Args:
+            shard: the shard.
+            state: its batch.
+            rest: its sleep.
+            again: what is left of `READ_AGAIN`, if an earlier drain of the batch was given up in a rest.
 
         Raises:
             NotOurs: an operator named this batch, and its results are another's.
-            BackendError: the storage failed.
+            BackendError: the storage failed, or sealed other than it was given.
             SpoolDamaged: the shard's custom_ids cannot be read.
             SpoolUnusable: the disk does not take the lines that are withheld for a retry.
             LineTooLong: a line of more than 64 MiB.
 
         """
         with guarded(self.journal.spool):
-            reader = await threads.run(SpoolReader, self.journal.spool, shard.planned)
+            reader = await threads.opened(SpoolReader.close, SpoolReader, self.journal.spool, shard.planned)
         with closing(reader):
-            return await _Drain(self, shard, state, reader, rest).run()
+            return await _Drain(self, shard, state, reader, rest=rest, again=again or iter(READ_AGAIN)).run()
 
 
 class _Drain:
@@ -178,9 +189,11 @@ class _Drain:
         shard: ShardRecord,
         state: Draining,
         reader: SpoolReader,
+        *,
         rest: Callable[[float], Awaitable[None]],
+        again: Iterator[float],
     ) -> None:
-        self._owner, self._rest = owner, rest
+        self._owner, self._rest, self._again = owner, rest, again
         self._shard, self._state, self._reader = shard, state, reader
         self._proven = state.proven
         self._lineage_key = owner.journal.lineage_key
@@ -190,6 +203,8 @@ class _Drain:
         self._marks = array("q", bytes(8 * shard.planned.rows))
         self._tally = Tally(step=owner.step)
         self._withheld: SpoolWriter | None = None
+        self._held_back: list[tuple[int, bytes, bytes]] = []
+        """Rows of one block on their way there: row number, custom_id, line."""
         self._withheld_tally = Tally(step=0)
         self._duplicates = self._conflicts = self._foreign = 0
         self._billing = False
@@ -207,8 +222,9 @@ class _Drain:
         opened = await owner.backend.open(ref)
         if isinstance(opened, Sealed):
             return await self._recount(opened)
-        await threads.run((owner.journal.spool / self._retry_name).unlink, missing_ok=True)
         try:
+            with guarded(owner.journal.spool):
+                await threads.run((owner.journal.spool / self._retry_name).unlink, missing_ok=True)
             gone = await self._read_all(opened)
             written = await self._seal_withheld()
             missing = await self._note_missing(gone)
@@ -218,18 +234,18 @@ class _Drain:
             if self._withheld is not None:
                 await threads.clean_up(self._withheld.discard)
             raise
+        if sealed.lines != (written_lines := self._tally.counts.total):
+            raise BackendError(
+                owner.job.key, f"part {sealed.part} was sealed with {sealed.lines} lines of {written_lines}"
+            )
         return self._collected(sealed, written, missing, gone)
 
     async def _read_all(self, sink: Sink) -> str:
         """Read until every row was seen; why the rest is missing, if it is."""
-        again = iter(READ_AGAIN)
         trouble = Backoff(first=1.0, most=300.0)
-        complete_reads = 0
         while True:
-            try:
-                await self._read_once(sink)
-                complete_reads += 1
-            except ApiError as failure:
+            failure = await self._read_once(sink)
+            if failure is not None:
                 gone = await self._is_gone(failure)
                 if gone:
                     return gone
@@ -247,10 +263,10 @@ class _Drain:
             if not self._left():
                 await self._compare_counts()
                 return ""
-            patience = next(again, None)
+            patience = next(self._again, None)
             if patience is None:
-                return f"{self._left()} results are not in what the API sends, after {complete_reads} reads"
-            log.warning("results_incomplete", shard=self._shard.shard, rows_left=self._left(), read=complete_reads)
+                return f"{self._left()} results are not in what the API sends, after {len(READ_AGAIN) + 1} reads"
+            log.warning("results_incomplete", shard=self._shard.shard, rows_left=self._left(), again_in=patience)
             await self._rest(patience)
 
     @property
@@ -293,24 +309,26 @@ class _Drain:
         """Whether the batch is older than this by the server's clock, where that is known."""
         return self._state.created_at + age < (self._owner.server_now() or time.time())
 
-    async def _read_once(self, sink: Sink) -> None:
+    async def _read_once(self, sink: Sink) -> ApiError | None:
         """Read the results from their beginning; one block is written while the next is read.
 
-        Raises:
-            ApiError: the stream broke; what came before is written.
-
+        Returns what broke the stream; what came before is written.
         """
-        trouble: list[Exception] = []
+        unwritten: list[Exception] = []
+        unread: Exception | None = None
         full, empty = anyio.create_memory_object_stream[Block](0)
         async with anyio.create_task_group() as group:
-            group.start_soon(_write_all, sink, empty, trouble)
+            group.start_soon(_write_all, sink, empty, unwritten)
             try:
                 async with full:
                     await self._read_into(full)
             except Exception as failure:  # noqa: BLE001 - it is raised below, alone and not in a group
-                trouble.append(failure)
-        if trouble:
-            raise trouble[0]
+                unread = failure
+        if unwritten:  # its rows count as seen already: a stream that broke, too, must not hide it
+            raise unwritten[0]
+        if unread is None or isinstance(unread, ApiError):
+            return unread
+        raise unread
 
     async def _read_into(self, full: MemoryObjectSendStream[Block]) -> None:
         workspace_id = self._shard.planned.headers.workspace_id
@@ -320,6 +338,8 @@ class _Drain:
                     block = self._take(text)
                     del text  # a line may be long
                     await anyio.lowlevel.checkpoint()
+                if self._held_back:
+                    await threads.run(self._withhold)
                 if block:
                     await full.send(block)
 
@@ -379,7 +399,7 @@ class _Drain:
         )
         if self._is_retryable(line):
             self._withheld_tally.note(seen.outcome)
-            self._withhold(row, custom_id, line.raw)
+            self._held_back.append((row, custom_id, line.raw))
         else:
             self._billing |= line.error_type == "billing_error"
             self._tally.add(line)
@@ -392,10 +412,10 @@ class _Drain:
                 raise NotOurs(f"batch {self._state.batch_id} does not hold this shard")
             return None
         named = wire.parse_id(wire_id.encode("utf-8", "replace"))
-        if named is None or named.row >= len(self._seen):
+        if named is None:
             return None
         self._proven = True
-        return named.row
+        return named.row if named.row < len(self._seen) else None
 
     def _repeat(self, row: int, mark: int) -> None:
         if self._marks[row] == mark:
@@ -408,12 +428,15 @@ class _Drain:
         passing = line.outcome == "expired" or (line.outcome == "errored" and line.error_type in RETRYABLE)
         return passing and self._shard.planned.trial < self._owner.tries and self._owner.may_retry()
 
-    def _withhold(self, row: int, custom_id: bytes, raw: bytes) -> None:
+    def _withhold(self) -> None:
+        """Put the rows of the last block that go again into the spool of the retry shard."""
         spool = self._owner.journal.spool
         with guarded(spool):
             if self._withheld is None:
                 self._withheld = SpoolWriter(spool)
-            self._withheld.add(custom_id, self._reader.params(row), raw)
+            for row, custom_id, raw in self._held_back:
+                self._withheld.add(custom_id, self._reader.params(row), raw)
+        self._held_back.clear()
 
     # ---- sealing ----------------------------------------------------------------------------------------------
 
@@ -476,14 +499,14 @@ class _Drain:
         return Collected(drained=drained, retry=retry, billing=self._billing)
 
 
-async def _write_all(sink: Sink, blocks: MemoryObjectReceiveStream[Block], trouble: list[Exception]) -> None:
+async def _write_all(sink: Sink, blocks: MemoryObjectReceiveStream[Block], unwritten: list[Exception]) -> None:
     """Write blocks as they come. The first failure ends it, and with it the reading."""
     async with blocks:
         try:
             async for block in blocks:
                 await sink.write(block)
         except Exception as failure:  # noqa: BLE001 - the reader raises it
-            trouble.append(failure)
+            unwritten.append(failure)
 
 
 def _line(raw: bytes, custom_id: bytes, envelope: wire.Envelope) -> Line:

@@ -27,7 +27,7 @@ import anyio
 import msgspec
 
 from abatch import threads, wire
-from abatch.collector import KEPT_FOR, NotOurs, seal_fallbacks
+from abatch.collector import KEPT_FOR, READ_AGAIN, NotOurs, seal_fallbacks
 from abatch.disk import remove
 from abatch.errors import ApiError, JobStopped
 from abatch.facts import (
@@ -61,7 +61,7 @@ from abatch.lifecycle import (
 )
 from abatch.lifecycle import Held as HeldState
 from abatch.log import log
-from abatch.pacing import QUEUED_FOR, Backoff
+from abatch.pacing import ANSWER_WITHIN, QUEUED_FOR, Backoff
 from abatch.reconcile import (
     Absent,
     Created,
@@ -79,7 +79,7 @@ from abatch.reconcile import (
 from abatch.spool import SpoolDamaged, SpoolReader, SpoolUnusable, SpoolWriter, guarded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 
     from abatch.backend import Backend, JobRef
     from abatch.client import Client
@@ -97,9 +97,6 @@ T = TypeVar("T")
 
 GATE_WITHIN: Final = 60.0
 """Seconds from the server's `Date` to the tail."""
-DECIDED_WITHIN: Final = 600.0
-"""Bound A1: seconds in which a complete request is decided."""
-ANSWER_WITHIN: Final = 600.0
 LOOKS_EVERY: Final = 1.0
 """Seconds between two looks at what no fact tells: a wish to stop, the pace."""
 SHORT_REST: Final = 10.0
@@ -291,6 +288,7 @@ class Driver:
     site: Site
     shard: ShardRecord
     _pause: Backoff = field(default_factory=lambda: Backoff(first=1.0, most=120.0))
+    _reads: Iterator[float] = field(default_factory=lambda: iter(READ_AGAIN))
     _committed_here: bool = False
     _at: int = 0
     """How many facts the shard had when the action began, and of ours since: what is recorded comes after these."""
@@ -361,10 +359,10 @@ class Driver:
             await self._stop_job(
                 f"shard {self.shard.shard} was refused {attempt - 1} times", "Look at the log for why."
             )
-        if not await self._admitted():
-            return site.job.cancel_wished
         pause = 0.0
         try:
+            if not await self._admitted():
+                return site.job.cancel_wished
             async with site.uploads:
                 if not site.wants_more:
                     return site.job.cancel_wished
@@ -493,7 +491,7 @@ class Driver:
             case Created(batch=batch):
                 self._pause.reset()
                 site.scope.pace.accepted()
-                if gate.committed is not None and batch.created_at - gate.committed > DECIDED_WITHIN:
+                if gate.committed is not None and batch.created_at - gate.committed > ANSWER_WITHIN:
                     log.warning("bound_A1_broken", shard=self.shard.shard, batch_id=batch.batch_id)
                 if batch.total != planned.rows:
                     log.error(
@@ -580,7 +578,7 @@ class Driver:
     async def _open_spool(self) -> SpoolReader:
         folder = self.site.ledger.journal.spool
         with guarded(folder):
-            return await threads.run(SpoolReader, folder, self.shard.planned)
+            return await threads.opened(SpoolReader.close, SpoolReader, folder, self.shard.planned)
 
     # ---- doubt ------------------------------------------------------------------------------------------------
 
@@ -703,7 +701,7 @@ class Driver:
         _warn_of_deadline(self.shard.shard, state, site.scope.date)
         try:
             async with site.drains.turn(state.created_at) as rest:
-                collected = await site.collector.drain(self.shard, state, rest)
+                collected = await site.collector.drain(self.shard, state, rest, self._reads)
         except Postponed as postponed:
             await anyio.sleep(postponed.seconds)
             return True

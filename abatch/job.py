@@ -13,7 +13,7 @@ from abatch.journal import Entry
 from abatch.result import Result
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from abatch.ledger import JobRecord, Ledger, Progress
     from abatch.poller import Scope
@@ -28,9 +28,17 @@ class Job:
     """One job of a manager; made by `submit` and `manager.job`."""
 
     def __init__(
-        self, ledger: Ledger, run: JobRun, scope: Scope, prices: PriceList, handed: HandedOver | None = None
+        self,
+        ledger: Ledger,
+        run: JobRun,
+        scope: Scope,
+        prices: PriceList,
+        *,
+        look: Callable[[JobRecord], None],
+        handed: HandedOver | None = None,
     ) -> None:
-        self._ledger, self._run, self._scope, self._prices, self._handed = ledger, run, scope, prices, handed
+        self._ledger, self._run, self._scope, self._prices = ledger, run, scope, prices
+        self._look, self._handed = look, handed
 
     def __repr__(self) -> str:
         return f"Job(key={self.key!r})"
@@ -65,6 +73,7 @@ class Job:
         """
         if not self._job.cancel_wished and not self.done:
             await self._ledger.record(Entry(self._job.job, CancelWished()))
+            self._look(self._job)
 
     async def wait(self, *, check: bool = False) -> Summary:
         """Wait until the job is done.
@@ -84,9 +93,7 @@ class Job:
             self._raise_if_refused()
             with anyio.move_on_after(1.0):
                 await self._run.over.wait()
-        self._raise_if_refused()
-        if (why := self._run.verdict()) is not None:
-            raise why
+        self._raise_if_unfinished()
         summary = self.summary()
         if check and not summary.ok:
             raise JobFailed(summary)
@@ -95,7 +102,7 @@ class Job:
     async def results(self) -> AsyncIterator[Result]:
         """Every result, shard by shard in the order they were sealed; follows a running job to its end.
 
-        The same after a restart, from the beginning. One result is held in memory at a time.
+        The same after a restart, from the beginning. About a mebibyte is held in memory at a time, or one longer line.
 
         What `wait` raises is raised after the last result there is.
         """
@@ -111,13 +118,18 @@ class Job:
             if self._run.over.is_set():
                 if given < len(self._job.sealed_order):
                     continue
-                self._raise_if_refused()
-                if (why := self._run.verdict()) is not None:
-                    raise why
+                self._raise_if_unfinished()
                 return
             self._raise_if_refused()
             with anyio.move_on_after(1.0):
                 await self._job.change()
+
+    def _raise_if_unfinished(self) -> None:
+        """Say why a run that is over did not do what this handle was given for."""
+        self._raise_if_refused()
+        why = None if self._handed is None else self._handed.cut_short
+        if (why := why or self._run.verdict()) is not None:
+            raise why
 
     def _raise_if_refused(self) -> None:
         if self._handed is not None and self._handed.error is not None:

@@ -135,7 +135,7 @@ class Journal:
             JournalError: the folder or file cannot be used.
 
         """
-        return await threads.run(cls._open, folder, drive)
+        return await threads.opened(cls._close, cls._open, folder, drive)
 
     @classmethod
     def _open(cls, folder: Path, drive: bool) -> Self:

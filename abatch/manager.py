@@ -345,7 +345,7 @@ class BatchManager:
 
     def _handle(self, job: JobRecord, handed: HandedOver | None = None) -> Job:
         scope = self._scope(job.submitted.headers.workspace_id)
-        return Job(self._ledger, self._run_of(job), scope, self._prices, handed)
+        return Job(self._ledger, self._run_of(job), scope, self._prices, look=self._look, handed=handed)
 
     def jobs(self) -> list[Job]:
         """Every job of the journal, in the order they were handed over."""

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from abatch.config import Tier
 
-__all__ = ["LIMITS", "QUEUED_FOR", "Backoff", "Pace"]
+__all__ = ["ANSWER_WITHIN", "LIMITS", "QUEUED_FOR", "Backoff", "Pace"]
 
+ANSWER_WITHIN: Final = 600.0
+"""Seconds that the answer of a create may take after its last byte (bound A1)."""
 QUEUED_FOR: Final = 26 * 3600.0
 """Seconds after its creation for which a batch can be in the queue: it ends within 24 hours; two more for clocks."""
 LIMITS: Final[dict[Tier, tuple[int, int]]] = {

@@ -206,7 +206,7 @@ def _decoded(raw: bytes) -> dict[str, Any]:
     for text in (raw, raw.decode("utf-8", "replace")):
         try:
             # json, not msgspec: it takes what the API may send and msgspec refuses (a lone surrogate)
-            line: Any = json.loads(text)
+            line: Any = json.loads(text, parse_int=_number)
         except (ValueError, RecursionError):
             continue
         if isinstance(_member(line, "custom_id"), str) and isinstance(_member(line, "result"), dict):
@@ -217,6 +217,14 @@ def _decoded(raw: bytes) -> dict[str, Any]:
     except ValueError:
         custom_id = ""
     return {"custom_id": custom_id, "result": {"type": outcome[1].decode() if outcome else "unreadable"}}
+
+
+def _number(digits: str) -> int | float:
+    """A number without a point; Python makes no integer of thousands of digits."""
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

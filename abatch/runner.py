@@ -47,6 +47,8 @@ class HandedOver:
     requests: object
     error: Exception | None = None
     """What was wrong with it alone: the job goes on."""
+    cut_short: Exception | None = None
+    """What kept it from being planned to its end: told once the run is over."""
 
 
 class Workshop:
@@ -163,9 +165,12 @@ class JobRun:
 
     async def aclose(self) -> None:
         """Close the backend; what is sealed does not depend on it."""
-        if self._backend is not None:
+        await self._close(self._backend)
+
+    async def _close(self, backend: Backend | None) -> None:
+        if backend is not None:
             try:
-                await self._backend.aclose()
+                await backend.aclose()
             except Exception as failure:  # noqa: BLE001 - a backend may raise anything; the others are closed, too
                 log.warning("backend_not_closed", job=self.job.key, error=type(failure).__name__)
 
@@ -182,9 +187,9 @@ class JobRun:
     async def _close_if_done(self) -> None:
         """A finished job keeps nothing open; whoever reads its results connects again."""
         if self.job.finished is not None and self.over.is_set() and not self._readers and self._destination is not None:
-            with anyio.CancelScope(shield=True):
-                await self.aclose()
-            self._backend, self._site, self._assembled = None, None, False
+            closing, self._backend, self._site, self._assembled = self._backend, None, None, False
+            with anyio.CancelScope(shield=True):  # let go of before: whoever asks meanwhile gets one of his own
+                await self._close(closing)
 
     # ---- the run ----------------------------------------------------------------------------------------------
 
@@ -240,7 +245,7 @@ class JobRun:
         if (group := self._live_group()) is not None:
             self._drive_open_shards()
             self._start_planning(group)
-            self._again = False
+            self._again, self.error = False, None
 
     def _live_group(self) -> anyio.abc.TaskGroup | None:
         """Where tasks can be started: one that is started in a cancelled group may never hear of it."""
@@ -377,8 +382,9 @@ class JobRun:
             raise
         except Exception as failure:
             if not isinstance(failure, JobConflict) and not self.job.cut.last:
+                handed.cut_short = failure
                 raise
-            handed.error = failure  # it is wrong alone: the job goes on
+            handed.error = failure
 
     async def _room_for_shards(self) -> bool:
         """Wait until few enough sealed shards wait to be sent; False if planning is not wanted (any more)."""

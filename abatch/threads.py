@@ -18,7 +18,7 @@ import anyio.to_thread
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-__all__ = ["clean_up", "run", "whole"]
+__all__ = ["clean_up", "opened", "run", "whole"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,11 +27,23 @@ T = TypeVar("T")
 async def run(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Do `work` in a worker thread and return what it returns.
 
-    The work is one unit: a cancellation comes before it or waits until it is done, so that nothing runs on unseen
-    and no result is lost.
+    The work is one unit: a cancellation comes before it or waits until it is done, so that nothing runs on unseen.
+    One that waited is raised then, and the result dropped: what must be closed is opened by `opened`.
     """
     await anyio.lowlevel.checkpoint_if_cancelled()
     return await whole(anyio.to_thread.run_sync(lambda: work(*args, **kwargs)))
+
+
+async def opened(close: Callable[[T], object], work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Open something in a worker thread; if the caller is cancelled meanwhile, it is closed at once."""
+    made: list[T] = []
+    try:
+        await run(lambda: made.append(work(*args, **kwargs)))
+    except BaseException:
+        for each in made:
+            await clean_up(close, each)
+        raise
+    return made[0]
 
 
 async def clean_up(work: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -53,5 +65,8 @@ async def whole(work: Coroutine[Any, Any, T]) -> T:
     if cancelled is not None:
         if not task.cancelled():  # as all tasks are when the loop ends
             task.exception()  # asked for; the cancellation is what the caller hears
-        raise cancelled
+        try:
+            raise cancelled
+        finally:
+            del cancelled, task  # or the traceback holds this frame, and that the result
     return task.result()

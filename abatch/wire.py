@@ -304,6 +304,7 @@ _decoder = msgspec.json.Decoder(Envelope)
 _decode, _decode_lines = _decoder.decode, _decoder.decode_lines
 _UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 _NAMED: Final = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.){32,192}")')
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _OUTCOME: Final = re.compile(rb'"result"\s*:\s*\{\s*"type"\s*:\s*"([a-z_]{1,40})"')
 
 
@@ -345,7 +346,7 @@ def read_plain(text: bytes, head: bytes) -> Plain | None:
     tails[0] = tails[0][len(head) :]
     prefix, values, rows = head[len(ROW_HEAD) :], _VALUES, list[int]()
     for tail, envelope in zip(tails, envelopes, strict=True):
-        # the same id by its place and by its name: no other stands in the line
+        # the same id by its place and by its name
         if prefix + tail[: ROW_SUFFIX + 1] != b'%b"' % envelope.custom_id.encode():
             return None
         rows.append(values.get(tail[:2], NO_ROW) << 10 | values.get(tail[2:4], NO_ROW))
@@ -386,14 +387,10 @@ def _text(value: object) -> str | None:
 
 
 def is_whole(line: bytes) -> bool:
-    """Whether a line that no newline ended is complete; a stream may have been cut inside it."""
-    try:
-        json.loads(line.decode("utf-8", "surrogateescape"))
-    except RecursionError:
-        return line.rstrip().endswith(b"}")
-    except ValueError:
-        return False
-    return True
+    """Whether a line that no newline ended is complete: a stream that was cut inside it leaves something open."""
+    bare = _STRING.sub(b"", line).strip()
+    closed = bare.endswith((b"}", b"]")) if bare else line.strip() != b""
+    return closed and b'"' not in bare and all(bare.count(a) == bare.count(b) for a, b in ((b"{", b"}"), (b"[", b"]")))
 
 
 def _scan(line: bytes) -> Seen | None:

@@ -600,3 +600,39 @@ async def test_event_loop_goes_round_between_any_two_blocks_of_all_drains(
     assert_each_answered("results.jsonl", rows)
     assert sorted(at) == sorted(set(at))
     assert len(at) == len(rows)
+
+
+async def test_job_is_finished_by_who_hands_it_over_while_a_broken_hand_over_still_runs(api: Sandbox) -> None:
+    rows = requests(30)
+
+    async def broken() -> AsyncIterator[dict[str, Any]]:
+        for row in rows[:25]:
+            yield row
+        raise LookupError("the caller's database went away")
+
+    async with manager() as running:
+        first = await running.submit(broken(), to="results.jsonl", key="job")
+        while first._run.error is None:
+            await first._job.change()
+        second = await running.submit(rows, to="results.jsonl", key="job")
+        assert (await second.wait()).succeeded == 30
+        with pytest.raises(LookupError, match="database went away"):
+            await first.wait()
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+
+
+async def test_cancel_of_a_job_that_stands_still_is_heard_at_once(api: Sandbox) -> None:
+    rows = requests(30)
+
+    def broken() -> Iterator[dict[str, Any]]:
+        yield from rows[:25]
+        raise LookupError
+
+    async with manager() as running:
+        job = await running.submit(broken(), to="results.jsonl", key="job")
+        with pytest.raises(LookupError):
+            await job.wait()
+        await job.cancel()
+        assert (await running.job("job").wait()).requests == job.progress().planned
+        assert job.done

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 
-from abatch import BatchManager, JobStopped, StillInDoubt
+from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt, client
+from abatch.reconcile import Refused
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import (
     CutBody,
@@ -244,3 +246,69 @@ async def test_results_cut_and_reset_lose_nothing(api: Sandbox) -> None:
     found = Path("results.jsonl").read_bytes().split(b"\n")
     assert len(found) == 131
     assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize(
+    "oddity",
+    [{"date": "Mon, 01 Jan 2024 00:00:00 +99999999999999"}, {"body": b"[" * 100_000 + b"]" * 100_000}],
+    ids=["a date that overflows", "deep nesting"],
+)
+async def test_odd_answer_is_a_failed_call_and_ends_nothing(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch, oddity: dict[str, Any]
+) -> None:
+    get, odd = client.Client._get, []
+
+    async def once(self: client.Client, what: str, path: str, workspace_id: str | None) -> httpx2.Response:
+        answer = await get(self, what, path, workspace_id)
+        if f"limit={client.PAGE}" in path and not odd:
+            odd.append(path)
+            headers = {**answer.headers, "date": oddity.get("date", answer.headers["date"])}
+            return httpx2.Response(200, headers=headers, content=oddity.get("body", answer.content))
+        return answer
+
+    monkeypatch.setattr(client.Client, "_get", once)
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert odd
+    assert_paid_once(api, rows)
+
+
+async def test_created_batch_is_found_though_its_answer_is_nested_too_deeply(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replied = client._replied
+
+    def deep(answer: httpx2.Response) -> Any:
+        return replied(httpx2.Response(answer.status_code, content=b"[" * 100_000 + b"]" * 100_000))
+
+    monkeypatch.setattr(client, "_replied", deep)
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
+async def test_credentials_in_the_base_url_are_refused_and_stand_nowhere(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url.replace("://", "://me:canary-word@"))
+    with pytest.raises(ConfigError, match="user or password") as refused:
+        await run(requests(3))
+    assert "canary-word" not in str(refused.value)
+    assert not any(b"canary-word" in path.read_bytes() for path in Path().rglob("*") if path.is_file())
+
+
+async def test_shard_whose_scope_is_refused_while_it_is_admitted_takes_no_room(api: Sandbox) -> None:
+    async with manager() as running:
+        scope = running._scope(None)
+        holds = scope.pace.holds
+
+        def refused(shard: int, rows: int, *until: float) -> None:
+            holds(shard, rows, *until)
+            scope.refusal = Refused(rule="A8", reason="no money", remedy="pay", whole_scope=True)
+
+        scope.pace.holds = refused  # type: ignore[method-assign]
+        with pytest.raises(JobStopped, match="no money"):
+            await (await running.submit(requests(3), to="results.jsonl", key="job")).wait()
+        assert scope.pace.queued == 0

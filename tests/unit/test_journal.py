@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import signal
 import sqlite3
 import stat
+import threading
 
+import anyio
 import pytest
 
 from abatch import ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked, facts
@@ -510,3 +514,27 @@ async def test_a_driver_that_was_refused_a_full_disk_can_begin_later(tmp_path):
     journal = await Journal.open(tmp_path, drive=True)
     await journal.add_job(submitted())
     await journal.aclose()
+
+
+async def test_an_open_that_is_cancelled_does_not_keep_the_journal_from_the_next(tmp_path):
+    late, go_on = threading.Event(), threading.Event()
+
+    class Slow(Journal):
+        @classmethod
+        def _open(cls, folder, drive):
+            journal = super()._open(folder, drive)
+            late.set()
+            go_on.wait(10)
+            return journal
+
+    gc.disable()  # what is free only after a collection is not free
+    try:
+        opening = asyncio.ensure_future(Slow.open(tmp_path / "journal", drive=True))
+        await anyio.to_thread.run_sync(late.wait)
+        opening.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await (await Journal.open(tmp_path / "journal", drive=True)).aclose()
+    finally:
+        gc.enable()

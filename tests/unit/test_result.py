@@ -111,3 +111,9 @@ def test_a_summary_is_ok_when_every_request_succeeded(succeeded, ok):
         key="k", location="x", requests=10, succeeded=succeeded, errored=10 - succeeded, canceled=0, expired=0
     )
     assert summary.ok is ok
+
+
+def test_an_integer_of_thousands_of_digits_hides_nothing_else_of_its_line():
+    line = b'{"custom_id":"x","result":{"type":"succeeded","message":{"usage":{"input_tokens":3},"content":[%b]}}}'
+    result = Result(line % (b"9" * 5000))
+    assert (result.outcome, result.usage, result.message is not None) == ("succeeded", Usage(input_tokens=3), True)

@@ -64,3 +64,22 @@ async def test_work_of_a_caller_who_was_cancelled_before_does_not_begin():
         scope.cancel()
         await threads.run(lambda: began.append(1))
     assert began == []
+
+
+async def test_what_was_opened_for_a_cancelled_caller_is_closed():
+    began, go_on, closed = threading.Event(), threading.Event(), []
+
+    def work():
+        began.set()
+        go_on.wait(10)
+        return "a file"
+
+    task = asyncio.ensure_future(threads.opened(closed.append, work))
+    await anyio.to_thread.run_sync(began.wait)
+    task.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert closed == ["a file"]
+    assert await threads.opened(closed.append, lambda: "another") == "another"
+    assert closed == ["a file"]

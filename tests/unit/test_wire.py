@@ -440,3 +440,20 @@ def test_a_line_with_the_caller_s_id_is_decoded_for_a_sink():
 def test_a_line_that_nobody_can_read_still_goes_to_the_sink():
     line = outcome_of(b'{"custom_id":"mine","result":{"type":"succeeded","message":' + DEEP, "mine")
     assert (line.custom_id, line.outcome) == ("mine", "unreadable")
+
+
+WHOLE = b'{"custom_id":"x","result":{"type":"succeeded","message":{"content":["a \\" } ] {",-1.5e3,null]}}}'
+
+
+def test_a_last_line_is_whole_wherever_it_is_not_cut():
+    assert wire.is_whole(WHOLE)
+    assert wire.is_whole(WHOLE + b"\r")
+    assert not any(wire.is_whole(WHOLE[:end]) for end in range(len(WHOLE)))
+
+
+@pytest.mark.parametrize("content", [b"9" * 5000, b"[" * 100_000 + b"]" * 100_000, b'"\xff\\ud800"'])
+def test_what_python_cannot_decode_is_whole_all_the_same(content):
+    line = b'{"custom_id":"x","result":{"type":"succeeded","message":{"content":%b}}}' % content
+    assert wire.is_whole(line)
+    assert not wire.is_whole(line[:-1])
+    assert not wire.is_whole(line[:-3])
