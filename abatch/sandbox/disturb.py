@@ -130,9 +130,15 @@ def in_chunks(lines: Iterator[bytes]) -> Iterator[bytes]:
     if first is None:
         return
     yield first
-    at_once = max(1, CHUNK // (len(first) + 1))
-    while batch := list(islice(lines, at_once)):
-        yield b"\n" + b"\n".join(batch)
+    piece, size = [b""], 0
+    for line in lines:
+        piece.append(line)
+        size += len(line) + 1
+        if size >= CHUNK:
+            yield b"\n".join(piece)
+            piece, size = [b""], 0
+    if size:
+        yield b"\n".join(piece)
 
 
 def blank_lines_in_gzip(size: int) -> Iterator[bytes]:

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 from typing import Any, Final
 from unittest.mock import patch
 
+import msgspec
+
 import abatch.client
 import abatch.collector
 import abatch.driver
@@ -29,6 +31,7 @@ from abatch.facts import Committing, Withdrawn
 from abatch.lifecycle import Processing, Ready
 from abatch.log import log
 from abatch.reconcile import Replied
+from abatch.runner import JobRun
 
 __all__ = ["MUTANTS"]
 
@@ -260,6 +263,61 @@ def spool_is_left() -> ExitStack:
     return _patched((abatch.driver, "remove", lambda _path: None))
 
 
+def whole_batch_in_memory() -> ExitStack:
+    """A batch's results are read to their end before the first is written."""
+
+    async def blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        if whole := b"".join([chunk async for chunk in chunks]):
+            yield whole
+
+    return _patched((abatch.collector, "_blocks", blocks))
+
+
+def sealed_without_end() -> ExitStack:
+    """An input is planned as fast as it can be read, whatever waits to be sent."""
+
+    async def room(_self: Any) -> bool:
+        return True
+
+    return _patched((JobRun, "_room_for_shards", room))
+
+
+def scope_forgotten() -> ExitStack:
+    """Every batch goes to the key's own workspace, whatever the job's."""
+    real = abatch.client.Client.create
+
+    async def create(self: Any, headers: Any, size: int, body: Any) -> Any:
+        return await real(self, msgspec.structs.replace(headers, workspace_id=None), size, body)
+
+    return _patched((abatch.client.Client, "create", create))
+
+
+def cancel_of_all() -> ExitStack:
+    """A wish to cancel one job cancels them all."""
+
+    def wished(self: Any) -> bool:
+        return any(job.cancel_wished for job in self.site.ledger.jobs.values())
+
+    real = Driver._cancel_when_wished
+
+    async def cancel(self: Driver, batch_id: str) -> None:
+        while not wished(self):
+            await self.site.job.change()
+        self.site.job.cancel_wished = True
+        await real(self, batch_id)
+
+    return _patched((Driver, "_cancel_when_wished", cancel))
+
+
+def duplicates_unreported() -> ExitStack:
+    """What is paid twice is not said."""
+
+    async def audit(_self: Any, _listing: Any) -> None:
+        return
+
+    return _patched((abatch.poller.Scope, "_audit", audit))
+
+
 MUTANTS: Final[dict[str, Mutant]] = {
     each.__name__: each
     for each in (
@@ -280,5 +338,10 @@ MUTANTS: Final[dict[str, Mutant]] = {
         tries_forgotten,
         key_in_the_log,
         spool_is_left,
+        whole_batch_in_memory,
+        sealed_without_end,
+        scope_forgotten,
+        cancel_of_all,
+        duplicates_unreported,
     )
 }

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from abatch import Summary
     from abatch.sandbox.batches import Batch
     from abatch.sandbox.store import Fact
+    from tests.simulation.plan import Work
     from tests.simulation.world import World
 
-__all__ = ["check_created", "check_end", "check_summary", "judge", "needed_key", "reached_by_log"]
+__all__ = ["check_created", "check_end", "check_read", "check_summary", "judge", "needed_key", "reached_by_log"]
 
 RESULT_TYPE = re.compile(rb'"result"\s*:\s*\{\s*"type"\s*:\s*"([a-z_]+)"')
 ERROR_TYPE = re.compile(rb'"error":\{"type":"error","error":\{"type":"([a-z_]+)"')
@@ -86,9 +87,28 @@ def check_created(world: World, fact: Fact) -> None:
         world.violation(f"J1: shard {named.shard} attempt {named.attempt} was created before it was committed")
 
 
+def check_read(world: World, work: Work, number: int) -> None:
+    """I5: an iterable is held back. Before request `number` is given, few of those before it wait to be sent."""
+    config = world.plan.config
+    headers = len({tuple(row.get("betas", ())) for row in work.rows})
+    # sealed shards, those of one more cut, and one open shard for each set of headers
+    most = config.requests_per_batch * (config.sealed_unsent - 1 + 2 * headers)
+    if number <= most:
+        return
+    query = (
+        "SELECT fact FROM facts JOIN jobs USING (job) WHERE key = ? AND n = 0"
+        " AND shard IN (SELECT shard FROM facts WHERE n = 1)"
+    )
+    planned = [facts_.decode(raw) for (raw,) in world.read_journal(query, work.key)]
+    sent = sum(fact.rows for fact in planned if fact.parent is None)
+    world.hit("input held back")
+    if number - 1 - sent > most:
+        world.violation(f"I5: {number - 1} requests were read, {sent} sent; at most {most} may wait")
+
+
 def check_end(world: World, process: Process) -> None:
     """A process ended: in a way that its life explains, and leaving nothing behind that runs."""
-    error, life = process.error, process.life
+    error = process.error
     if process.dead:
         return
     if left := [task for task in process.tasks if not task.done()]:
@@ -96,6 +116,12 @@ def check_end(world: World, process: Process) -> None:
     fenced = world.plan.fenced or world.restored
     if fenced and not world.disturbed:
         return  # what two drivers made of the job may stop it; that is seen where money is judged
+    for each in [error, *process.others]:
+        _check_error(world, process, each, fenced=fenced)
+
+
+def _check_error(world: World, process: Process, error: Exception | None, *, fenced: bool) -> None:
+    life = process.life
     match error:
         case None | JobStopped() | StillInDoubt():
             return
@@ -127,6 +153,7 @@ def check_summary(world: World, summary: Summary) -> None:
 class Shard:
     """A shard, replayed."""
 
+    job: int
     state: State | None
     facts: list[Any]
     attempt: int = 0
@@ -137,7 +164,9 @@ class Book:
 
     def __init__(self, world: World) -> None:
         self.shards: dict[int, Shard] = {}
-        self.of_jobs: list[Any] = []
+        self.of_jobs: dict[int, list[Any]] = {}
+        self.jobs: dict[str, int] = {}
+        """Numbers by key."""
         self.bound: dict[str, tuple[int, int]] = {}
         """Batches that an answer or a tag gave to an attempt."""
         self.lineage_key = b""
@@ -145,14 +174,17 @@ class Book:
             ((self.lineage_key,),) = world.read_journal("SELECT value FROM about WHERE name = 'lineage_key'")
         except (sqlite3.Error, ValueError):  # no process came so far as to make one
             return
-        for number, raw in world.read_journal("SELECT shard, fact FROM facts ORDER BY seq"):
-            self._take(world, number, facts_.decode(raw))
+        self.jobs = dict(world.read_journal("SELECT key, job FROM jobs"))
+        for job, number, raw in world.read_journal("SELECT job, shard, fact FROM facts ORDER BY seq"):
+            self._take(world, job, number, facts_.decode(raw))
 
-    def _take(self, world: World, number: int | None, fact: Any) -> None:
+    def _take(self, world: World, job: int, number: int | None, fact: Any) -> None:
         if number is None:
-            self.of_jobs.append(fact)
+            self.of_jobs.setdefault(job, []).append(fact)
             return
-        shard = self.shards.setdefault(number, Shard(None, []))
+        shard = self.shards.setdefault(number, Shard(job, None, []))
+        if shard.job != job:
+            world.violation(f"J: shard {number} is of jobs {shard.job} and {job}")
         try:
             shard.state = after(shard.state, fact)
         except Exception as illegal:  # noqa: BLE001 - whatever it is, the journal is wrong
@@ -174,9 +206,18 @@ class Book:
         """Of a key, as `Committing` holds it."""
         return hmac.digest(self.lineage_key, key.encode(), hashlib.sha256)[:8].hex()
 
-    def wished(self) -> bool:
+    def facts_of(self, key: str) -> list[Any]:
+        """A job's own facts."""
+        return self.of_jobs.get(self.jobs.get(key, 0), [])
+
+    def key_of(self, shard: int) -> str | None:
+        """The job that a shard is of."""
+        number = self.shards[shard].job if shard in self.shards else None
+        return next((key for key, job in self.jobs.items() if job == number), None)
+
+    def wished(self, key: str) -> bool:
         """Somebody wished to cancel the job."""
-        return any(isinstance(fact, facts_.CancelWished) for fact in self.of_jobs)
+        return any(isinstance(fact, facts_.CancelWished) for fact in self.facts_of(key))
 
 
 def needed_key(world: World) -> str:
@@ -201,8 +242,11 @@ def judge(world: World) -> None:
     book = Book(world)
     batches = world.batches_by_tag()
     _judge_money(world, book, batches)
+    if not world.restored:
+        _judge_places(world, book, batches)
     if not world.violations:
-        _judge_answers(world, book)
+        for work in world.plan.jobs:
+            _judge_answers(world, book, work)
     _judge_leftovers(world)
 
 
@@ -214,7 +258,8 @@ def _judge_money(world: World, book: Book, batches: dict[tuple[int, int], list[B
     for batch_id, tag in book.bound.items():
         if own.get(batch_id) != tag:
             world.violation(f"J4: {batch_id} is bound to {tag} and carries {own.get(batch_id)}")
-    reported = {fact.batch_id for fact in book.of_jobs if isinstance(fact, facts_.DuplicateSeen)}
+    told = [fact for facts in book.of_jobs.values() for fact in facts]
+    reported = {fact.batch_id for fact in told if isinstance(fact, facts_.DuplicateSeen)}
     made = own.keys() - book.bound.keys() - _adopted(book)
     if (false := reported - made) and not world.plan.fenced:  # left out: one driver's alarm at the other's new batch
         world.violation(f"B10: reported as duplicates and are none: {sorted(false)}")
@@ -225,18 +270,35 @@ def _judge_money(world: World, book: Book, batches: dict[tuple[int, int], list[B
             world.violation(f"J5: attempts with several batches: {twice}")
 
 
+def _judge_places(world: World, book: Book, batches: dict[tuple[int, int], list[Batch]]) -> None:
+    """Each batch is in its job's workspace, and is cancelled only with its job."""
+    workspaces = {work.key: work.workspace_id for work in world.plan.jobs}
+    cancelled = set(world.machine.account.canceled)
+    for (shard, _), several in batches.items():
+        key = book.key_of(shard)
+        if key is None:
+            world.violation(f"J1: no fact tells of shard {shard}, which was sent")
+            continue
+        named = workspaces[key]
+        for batch in several:
+            if batch.workspace.partition("/")[2] != (named or ""):
+                world.violation(f"a batch of {key} is in {batch.workspace}, not in {named}")
+            if batch.batch_id in cancelled and not book.wished(key):
+                world.violation(f"J7: {batch.batch_id} was cancelled, its job {key} was not")
+
+
 def _adopted(book: Book) -> set[str]:
     return {fact.batch_id for shard in book.shards.values() for fact in shard.facts if isinstance(fact, facts_.Found)}
 
 
-def _lines(world: World) -> tuple[list[bytes], list[bytes]]:
+def _lines(world: World, work: Work) -> tuple[list[bytes], list[bytes]]:
     """The sink's lines, and those that say what is missing."""
-    place = Path(world.to)
-    match world.plan.to:
+    place = Path(world.to(work))
+    match work.to:
         case "memory":
-            return memory.lines("place"), memory.missing("place").splitlines()
+            return memory.lines(work.key), memory.missing(work.key).splitlines()
         case "file":
-            missing = place.with_name("results.jsonl.missing.jsonl")
+            missing = place.with_name(f"{place.name}.missing.jsonl")
             lines = place.read_bytes().split(b"\n")[:-1]
         case "folder":
             missing = place / "_missing.jsonl"
@@ -247,17 +309,17 @@ def _lines(world: World) -> tuple[list[bytes], list[bytes]]:
     return lines, missing.read_bytes().splitlines() if missing.exists() else []
 
 
-def _judge_answers(world: World, book: Book) -> None:
+def _judge_answers(world: World, book: Book, work: Work) -> None:
     """I2 and I3: each planned row has one line, and it is what the API said of that request."""
     if world.restored or world.plan.fenced:
         return
-    lines, missing = _lines(world)
-    rows = {row["custom_id"]: row for row in world.plan.rows}
-    planned = max((fact.rows for fact in book.of_jobs if isinstance(fact, facts_.Cut)), default=0)
-    wished = book.wished()
+    lines, missing = _lines(world, work)
+    rows = {row["custom_id"]: row for row in work.rows}
+    planned = max((fact.rows for fact in book.facts_of(work.key) if isinstance(fact, facts_.Cut)), default=0)
+    wished = book.wished(work.key)
     if not wished and planned != len(rows):
         world.violation(f"I2: {planned} of {len(rows)} rows were planned")
-    expected = Counter(row["custom_id"] for row in world.plan.rows[:planned])
+    expected = Counter(row["custom_id"] for row in work.rows[:planned])
     found = Counter(_custom_id(line) for line in lines)
     absent = Counter(json.loads(line)["custom_id"] for line in missing)
     if found + absent != expected:
@@ -265,7 +327,7 @@ def _judge_answers(world: World, book: Book) -> None:
         return
     said = _outcomes(world)
     for line in lines:
-        _judge_line(world, rows[_custom_id(line)], line, said, wished=wished)
+        _judge_line(world, work, rows[_custom_id(line)], line, said, wished=wished)
 
 
 def _custom_id(line: bytes) -> str:
@@ -289,8 +351,10 @@ def _outcomes(world: World) -> dict[bytes, list[str]]:
 PASSING = {"expired", "rate_limit_error", "timeout_error", "api_error", "overloaded_error"}
 
 
-def _judge_line(world: World, row: dict[str, Any], line: bytes, said: dict[bytes, list[str]], *, wished: bool) -> None:
-    separators = None if world.plan.source == "file" else (",", ":")
+def _judge_line(
+    world: World, work: Work, row: dict[str, Any], line: bytes, said: dict[bytes, list[str]], *, wished: bool
+) -> None:
+    separators = None if work.source == "file" else (",", ":")
     params = json.dumps(row["params"], ensure_ascii=False, separators=separators).encode()
     digest = blake2b(params, digest_size=16).digest()
     told = said.get(digest, [])
@@ -306,10 +370,10 @@ def _judge_line(world: World, row: dict[str, Any], line: bytes, said: dict[bytes
         world.violation(f"I3: {where}, and is cut short")
     elif outcome in ("succeeded", "errored") and digest.hex()[:16].encode() not in line:
         world.violation(f"I3: {where}, but of another request")
-    elif name in PASSING and not wished and len(told) != world.plan.tries and world.plan.promised:
-        world.violation(f"I2: {where}, and there are {world.plan.tries} tries")
-    elif len(told) > world.plan.tries and world.plan.promised:
-        world.violation(f"I1: {where}, and there are {world.plan.tries} tries")
+    elif name in PASSING and not wished and len(told) != work.tries and world.plan.promised:
+        world.violation(f"I2: {where}, and there are {work.tries} tries")
+    elif len(told) > work.tries and world.plan.promised:
+        world.violation(f"I1: {where}, and there are {work.tries} tries")
 
 
 def _judge_leftovers(world: World) -> None:

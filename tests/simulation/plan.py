@@ -17,7 +17,7 @@ from abatch import Config
 from abatch.sandbox import faults as f
 from abatch.sandbox.api import Settings
 
-__all__ = ["CANARY", "KEY", "OTHER_KEY", "Life", "Plan", "draw"]
+__all__ = ["CANARY", "KEY", "OTHER_KEY", "Life", "Plan", "Work", "draw"]
 
 KEY: Final = "sk-ant-simulated-key-that-nobody-may-see"
 OTHER_KEY: Final = "sk-ant-another-key-of-another-workspace"
@@ -40,9 +40,11 @@ class Life:
     leaves_at: float = 0.0
     """Leaves the manager's block by itself."""
     cancels_at: float = 0.0
-    """Wishes to cancel the job."""
+    """Wishes to cancel the first job."""
     breaks_after: int = 0
-    """The caller's iterable raises after this many requests."""
+    """The caller's iterables raise after this many requests."""
+    forgetful: bool = False
+    """Hands over the first job alone."""
     pauses: dict[int, float] = field(default_factory=dict[int, float])
     """Effects at which it stands still, as by SIGSTOP, and for how many seconds."""
     skew: float = 0.0
@@ -57,13 +59,22 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One seed's world."""
+class Work:
+    """A job to hand over."""
 
+    key: str
+    workspace_id: str | None
     rows: list[dict[str, Any]]
     source: Literal["file", "list", "async"]
     to: Literal["memory", "file", "folder"]
     tries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One seed's world."""
+
+    jobs: list[Work]
     config: Config
     settings: Settings
     faults: list[tuple[f.Site, f.AnyFault, float]]
@@ -85,6 +96,8 @@ class Plan:
     """Calls go through the SDK itself, not through the thin stand-in."""
     promised: bool
     """No bound is broken: nothing may be paid twice."""
+    weighed: bool
+    """Its results are large, and the memory that they take is measured."""
 
     @property
     def fenced(self) -> bool:
@@ -224,6 +237,7 @@ def _life(chance: Random, *, misfortune: float) -> Life:
         drawn["breaks_after"] = chance.randrange(1, 10)
     if chance.random() < misfortune:
         drawn["resume"] = "given"
+    drawn["forgetful"] = chance.random() < 0.2
     return Life(**drawn)
 
 
@@ -252,12 +266,12 @@ WISHES: Final = (
 )
 
 
-def _rows(chance: Random) -> list[dict[str, Any]]:
+def _rows(chance: Random, job: int, count: int) -> list[dict[str, Any]]:
     odd = chance.choice([0.0, 0.2])
     betas = chance.random() < 0.1
     rows: list[dict[str, Any]] = []
-    for number in range(chance.randrange(1, 13)):
-        content = f"{CANARY} {number}"
+    for number in range(count):
+        content = f"{CANARY} {job} {number}"
         params: dict[str, Any] = {
             "model": "claude-haiku-4-5",
             "max_tokens": 16,
@@ -270,6 +284,44 @@ def _rows(chance: Random) -> list[dict[str, Any]]:
             row["betas"] = [chance.choice(["one-2026", "two-2026"])]
         rows.append(row)
     return rows
+
+
+def _jobs(chance: Random, tries: int) -> list[Work]:
+    several = chance.random() < 0.2
+    count = chance.choice([2, 2, 3]) if several else 1
+    workspaces = chance.choice([[None], [None, "one"], ["one", "two"]]) if several or chance.random() < 0.05 else [None]
+    return [
+        Work(
+            key=f"job{number}",
+            workspace_id=chance.choice(workspaces),
+            rows=_rows(chance, number, chance.randrange(1, 13 if count == 1 else 7)),
+            source=chance.choice(["file", "file", "list", "async"]),
+            to=chance.choice(["memory", "memory", "memory", "file", "folder"]),
+            tries=tries if number == 0 else chance.choice([1, 2, 3]),
+        )
+        for number in range(count)
+    ]
+
+
+WEIGHED_ROWS: Final = 48
+ANSWER_BYTES: Final = 400_000
+
+
+def _weighed(chance: Random, plan: Plan) -> Plan:
+    """The same world with large results that nobody's death leaves in memory."""
+    to: list[Literal["file", "folder"]] = ["file", "folder"]
+    job = replace(plan.jobs[0], rows=_rows(chance, 0, WEIGHED_ROWS), to=chance.choice(to), workspace_id=None)
+    return replace(
+        plan,
+        jobs=[job],
+        config=replace(plan.config, requests_per_batch=chance.choice([12, WEIGHED_ROWS]), drains=chance.choice([1, 2])),
+        settings=replace(plan.settings, latency=(0.0, 60.0), answer_bytes=ANSWER_BYTES),
+        faults=[each for each in plan.faults if not isinstance(each[1], f.HugeLine)],
+        lives=[Life(stops_at=40 * HOUR)],
+        restores=False,
+        promised=True,
+        weighed=True,
+    )
 
 
 def draw(seed: int) -> Plan:
@@ -304,11 +356,8 @@ def draw(seed: int) -> Plan:
     if any(life.cancels_at for life in lives):
         faults += _faults(chance, [(site, make) for site, make in FAULTS if site == "cancel"] * 3, 0.5)
     disk = chance.random() < 0.15
-    return Plan(
-        rows=_rows(chance),
-        source=chance.choice(["file", "file", "list", "async"]),
-        to=chance.choice(["memory", "memory", "memory", "file", "folder"]),
-        tries=tries,
+    plan = Plan(
+        jobs=_jobs(chance, tries),
         config=Config(
             requests_per_batch=chance.choice([1, 2, 3, 4, 12]),
             sealed_unsent=chance.randrange(1, 5),
@@ -336,4 +385,6 @@ def draw(seed: int) -> Plan:
         restores=chance.random() < 0.04,
         real_sdk=chance.random() < 0.03,
         promised=promised,
+        weighed=False,
     )
+    return _weighed(chance, plan) if promised and chance.random() < 0.006 else plan

@@ -19,13 +19,14 @@ from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
 from abatch.lifecycle import Held, InDoubt
 from abatch.sandbox.transport import URL
+from tests.simulation import oracles
 from tests.simulation.effects import WISHES_EVERY
 from tests.simulation.loop import OWNER, Owner
 from tests.simulation.network import Network, Wire
 
 if TYPE_CHECKING:
     from abatch import Job, Summary
-    from tests.simulation.plan import Life
+    from tests.simulation.plan import Life, Work
     from tests.simulation.world import World
 
 __all__ = ["InputBroke", "Operator", "Process"]
@@ -51,7 +52,9 @@ class Process(Owner):
         self.disk_failed = False
         """The simulated disk refused it something."""
         self.error: Exception | None = None
-        self.summary: Summary | None = None
+        self.others: list[Exception] = []
+        """What other jobs ended with."""
+        self.summaries: dict[str, Summary] = {}
         self.over = asyncio.Event()
         self.locks: list[FileIO] = []
         self.uploading = 0
@@ -157,7 +160,7 @@ class Process(Owner):
             self.manager = manager
             world.opened(self)
             with anyio.move_on_after(life.leaves_at or None) as leaving:
-                await self._hand_over(manager)
+                await self._hand_over_all(manager, world.plan.jobs[:1] if life.forgetful else world.plan.jobs)
             if leaving.cancelled_caught:
                 self.note("leaves")
 
@@ -170,15 +173,38 @@ class Process(Owner):
         sdk._platform = get_platform()  # else it asks a real thread, in real time
         return sdk
 
-    async def _hand_over(self, manager: BatchManager) -> None:
+    async def _hand_over_all(self, manager: BatchManager, jobs: list[Work]) -> None:
+        """Each job on its own: one that fails keeps no other from its end."""
+        if len(jobs) == 1:
+            await self._hand_over(manager, jobs[0])
+            return
+        errors: list[Exception] = []
+
+        async def hand_over(work: Work) -> None:
+            try:
+                await self._hand_over(manager, work)
+            except Exception as error:  # noqa: BLE001 - the oracles judge the first of them
+                self.note(f"{work.key} ended with {type(error).__name__}: {error}")
+                errors.append(error)
+
+        async with anyio.create_task_group() as group:
+            for work in jobs:
+                group.start_soon(hand_over, work)
+        if errors:
+            self.others = errors[1:]
+            raise errors[0]
+
+    async def _hand_over(self, manager: BatchManager, work: Work) -> None:
         world = self.world
         for time in range(1, HANDED_OVER + 1):
-            job = await manager.submit(self._input(), to=world.to, key="job", tries=world.plan.tries)
+            job = await manager.submit(
+                self._input(work), to=world.to(work), key=work.key, workspace_id=work.workspace_id, tries=work.tries
+            )
             try:
                 async with anyio.create_task_group() as group:
-                    if self.life.cancels_at:
+                    if self.life.cancels_at and work is world.plan.jobs[0]:
                         group.start_soon(self._cancel, job)
-                    self.summary = await self._wait(job)
+                    self.summaries[work.key] = await self._wait(job)
                     group.cancel_scope.cancel()
             except BaseExceptionGroup as several:
                 error = several.exceptions[0]
@@ -201,20 +227,20 @@ class Process(Owner):
                 await job._run.over.wait()
         return await job.wait()
 
-    def _input(self) -> Any:
-        plan = self.world.plan
-        if plan.source == "file":
-            return self.world.input_path
-        return self._rows() if plan.source == "list" else self._arow()
+    def _input(self, work: Work) -> Any:
+        if work.source == "file":
+            return self.world.input_of(work)
+        return self._rows(work) if work.source == "list" else self._arow(work)
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        for number, row in enumerate(self.world.plan.rows, 1):
+    def _rows(self, work: Work) -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(work.rows, 1):
             if self.life.breaks_after and number > self.life.breaks_after:
                 raise InputBroke
+            oracles.check_read(self.world, work, number)
             yield row
 
-    async def _arow(self) -> AsyncIterator[dict[str, Any]]:
-        for row in self._rows():
+    async def _arow(self, work: Work) -> AsyncIterator[dict[str, Any]]:
+        for row in self._rows(work):
             await anyio.sleep(self.world.latency())
             yield row
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import json
 import os
 import shutil
 import sqlite3
+import tracemalloc
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
@@ -25,7 +27,7 @@ from abatch.testing import memory
 from tests.simulation import oracles
 from tests.simulation.effects import Disk, here
 from tests.simulation.loop import SimulatedLoop, Stuck
-from tests.simulation.plan import CANARY, KEY, OTHER_KEY, Life, Plan, near
+from tests.simulation.plan import CANARY, KEY, OTHER_KEY, Life, Plan, Work, near
 from tests.simulation.process import Operator, Process
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ DONE_WITHIN: Final = 48 * HOUR
 """Liveness: once faults stop, everything is done within this time …"""
 DAYS: Final = 5 * 24 * HOUR
 """… or within this, where each batch takes a day and a job that stops waits for those under way."""
+BUDGET: Final = 8 * 2**20
+"""Bytes of memory for a whole world whose results have twenty million."""
 MOST_STEPS: Final = 150_000
 SECRETS: Final = (KEY, OTHER_KEY, CANARY)
 
@@ -54,9 +58,20 @@ class _Api(Machine):
 
     def _suits(self, fault: AnyFault, visit: Visit) -> bool:
         if isinstance(fault, SameInstant):
-            newest = self._batches.of("default")[-1:]
+            newest = self._batches.of(self._own_workspace(visit))[-1:]
             return bool(newest) and self._clock() - newest[0].created_at < timedelta(minutes=1)
         return super()._suits(fault, visit)
+
+    def _workspace_of(self, visit: Visit) -> str:
+        """A key of one workspace, with which a header selects others beside it."""
+        workspace = super()._workspace_of(visit)
+        named = visit.request.headers.get("anthropic-workspace-id")
+        return workspace if named is None else f"{workspace}/{named}"
+
+    def _own_workspace(self, visit: Visit) -> str:
+        workspace = (self.settings.keys or {})[visit.request.headers["x-api-key"]]
+        named = visit.request.headers.get("anthropic-workspace-id")
+        return workspace if named is None else f"{workspace}/{named}"
 
 
 class World:
@@ -92,12 +107,25 @@ class World:
         )
         self.journal = folder / "journal"
         self._reader: sqlite3.Connection | None = None
-        self.input_path = folder / "input.jsonl"
-        if plan.source == "file":
-            self.input_path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plan.rows))
-        self.to = {"memory": "memory:place", "file": f"{folder}/results.jsonl", "folder": f"{folder}/results/"}[plan.to]
+        for work in plan.jobs:
+            if work.source == "file":
+                self.input_of(work).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in work.rows))
         memory.clear()
         self.restored = False
+
+    def input_of(self, work: Work) -> Path:
+        """The file of a job that is handed over as one."""
+        return self.folder / f"{work.key}.jsonl"
+
+    def to(self, work: Work) -> str:
+        """Where a job's results go."""
+        match work.to:
+            case "memory":
+                return f"memory:{work.key}"
+            case "file":
+                return f"{self.folder}/{work.key}-results.jsonl"
+            case "folder":
+                return f"{self.folder}/{work.key}-results/"
 
     # ---- the world as its parts see it ------------------------------------------------------------------------
 
@@ -200,18 +228,39 @@ class World:
     def run(self) -> None:
         """Live through all of it, and judge."""
         try:
-            self.loop.run_until_complete(self._history())
+            with self._weighed() if self.plan.weighed else nullcontext():
+                self.loop.run_until_complete(self._history())
             oracles.judge(self)
         except Stuck as stuck:
             self._not_live(str(stuck))
         finally:
             self._end()
 
+    @contextmanager
+    def _weighed(self) -> Iterator[None]:
+        """I5: what all of this takes at most, while results come that are much larger."""
+        gc.enable()
+        tracemalloc.start()
+        try:
+            yield
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            gc.disable()
+        self.hit("memory weighed")
+        if most > BUDGET:
+            self.violation(f"I5: {most} bytes of memory, and {BUDGET} are the budget")
+
     async def _history(self) -> None:
         plan = self.plan
         if plan.foreign:
             size = plan.config.requests_per_batch
-            self.later(self.chance.uniform(0, 60), lambda: self.machine.add_foreign(size, count=plan.foreign))
+            named = self.chance.choice(plan.jobs).workspace_id
+            where = "default" if named is None else f"default/{named}"
+            self.later(
+                self.chance.uniform(0, 60),
+                lambda: self.machine.add_foreign(size, count=plan.foreign, workspace=where),
+            )
         for site, fault, rate in plan.faults:
             self.machine.faults.always(site, fault, rate=rate)
         old: Path | None = None
@@ -261,10 +310,11 @@ class World:
                 self._not_live(f"not done {within / HOUR:.0f} hours after faults stopped")
                 return
             oracles.check_end(self, process)
-            if process.summary is not None:
-                oracles.check_summary(self, process.summary)
+            if len(process.summaries) == len(self.plan.jobs):
+                for summary in process.summaries.values():
+                    oracles.check_summary(self, summary)
                 return
-            if isinstance(process.error, StillInDoubt):
+            if any(isinstance(error, StillInDoubt) for error in [process.error, *process.others]):
                 await self._operate(process.name)
         self._not_live(f"the job does not end: {process.error}")
 
