@@ -13,6 +13,7 @@ import re
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,21 @@ if TYPE_CHECKING:
     from tests.simulation.plan import Work
     from tests.simulation.world import World
 
-__all__ = ["check_created", "check_end", "check_read", "check_summary", "judge", "needed_key", "reached_by_log"]
+__all__ = [
+    "AUDITED_FOR",
+    "EPOCH",
+    "check_created",
+    "check_end",
+    "check_read",
+    "check_summary",
+    "judge",
+    "needed_key",
+    "reached_by_log",
+]
 
+EPOCH = datetime(2026, 11, 1, tzinfo=UTC)
+AUDITED_FOR = 36 * 3600.0
+"""Seconds for which an attempt's duplicates are looked for, less those that the looking takes."""
 RESULT_TYPE = re.compile(rb'"result"\s*:\s*\{\s*"type"\s*:\s*"([a-z_]+)"')
 ERROR_TYPE = re.compile(rb'"error":\{"type":"error","error":\{"type":"([a-z_]+)"')
 
@@ -65,6 +79,8 @@ EVENTS = {
 
 def reached_by_log(world: World, event: str, facts: dict[str, Any]) -> None:
     """Count the rows of the tables as the core names them."""
+    if event == "duplicate_seen":
+        world.alarmed.add(facts["batch_id"])
     if event in EVENTS:
         world.hit(EVENTS[event])
     elif event == "shard_in_doubt" and facts["rule"] == "A11" and "no answer" in facts["why"]:
@@ -106,6 +122,10 @@ def check_read(world: World, work: Work, number: int) -> None:
         world.violation(f"I5: {number - 1} requests were read, {sent} sent; at most {most} may wait")
 
 
+CLASHES = ("has changed since it was sealed", "is gone", "was changed or removed after it was sealed")
+"""What stops a job after two drivers wrote one file: the lock is against that, the fence keeps the money."""
+
+
 def check_end(world: World, process: Process) -> None:
     """A process ended: in a way that its life explains, and leaving nothing behind that runs."""
     error = process.error
@@ -113,11 +133,14 @@ def check_end(world: World, process: Process) -> None:
         return
     if left := [task for task in process.tasks if not task.done()]:
         world.violation(f"{process.name} left {len(left)} tasks: {left[0]!r}")
-    fenced = world.plan.fenced or world.restored
-    if fenced and not world.disturbed:
-        return  # what two drivers made of the job may stop it; that is seen where money is judged
+    if world.restored and not world.disturbed:
+        return  # what two histories made of the job may stop it; that is seen where money is judged
+    fenced = (world.plan.fenced or world.restored) and world.disturbed
     for each in [error, *process.others]:
-        _check_error(world, process, each, fenced=fenced)
+        if world.plan.fenced and any(clash in str(each) for clash in CLASHES):
+            world.clashed = True
+        else:
+            _check_error(world, process, each, fenced=fenced)
 
 
 def _check_error(world: World, process: Process, error: Exception | None, *, fenced: bool) -> None:
@@ -258,11 +281,12 @@ def _judge_money(world: World, book: Book, batches: dict[tuple[int, int], list[B
     for batch_id, tag in book.bound.items():
         if own.get(batch_id) != tag:
             world.violation(f"J4: {batch_id} is bound to {tag} and carries {own.get(batch_id)}")
-    told = [fact for facts in book.of_jobs.values() for fact in facts]
-    reported = {fact.batch_id for fact in told if isinstance(fact, facts_.DuplicateSeen)}
+    recorded = {fact.batch_id for facts in book.of_jobs.values() for fact in facts if _tells_of_duplicate(fact)}
     made = own.keys() - book.bound.keys() - _adopted(book)
-    if (false := reported - made) and not world.plan.fenced:  # left out: one driver's alarm at the other's new batch
+    if (false := recorded - made) and not world.plan.fenced:  # left out: one driver's alarm at the other's new batch
         world.violation(f"B10: reported as duplicates and are none: {sorted(false)}")
+    if world.audited_from:
+        _judge_reports(world, book, [world.machine.batch(batch_id) for batch_id in made], recorded)
     if world.plan.promised and not world.restored:
         if account.violated:
             world.violation(f"I1: paid twice: {account.violations[:3]}")
@@ -272,7 +296,7 @@ def _judge_money(world: World, book: Book, batches: dict[tuple[int, int], list[B
 
 def _judge_places(world: World, book: Book, batches: dict[tuple[int, int], list[Batch]]) -> None:
     """Each batch is in its job's workspace, and is cancelled only with its job."""
-    workspaces = {work.key: work.workspace_id for work in world.plan.jobs}
+    workspaces = {work.key: work.workspace_id for work in world.jobs}
     cancelled = set(world.machine.account.canceled)
     for (shard, _), several in batches.items():
         key = book.key_of(shard)
@@ -285,6 +309,29 @@ def _judge_places(world: World, book: Book, batches: dict[tuple[int, int], list[
                 world.violation(f"a batch of {key} is in {batch.workspace}, not in {named}")
             if batch.batch_id in cancelled and not book.wished(key):
                 world.violation(f"J7: {batch.batch_id} was cancelled, its job {key} was not")
+
+
+def _tells_of_duplicate(fact: Any) -> bool:
+    return isinstance(fact, facts_.DuplicateSeen)
+
+
+def _judge_reports(world: World, book: Book, made: list[Batch], recorded: set[str]) -> None:
+    """B10: of what was paid twice, all is reported that an attempt of that size and of late may have made."""
+    sizes = {
+        shard.facts[0].rows
+        for shard in book.shards.values()
+        if any(isinstance(fact, facts_.Committing) for fact in shard.facts)
+    }
+    for batch in made:
+        world.hit("duplicate made")
+        old = (batch.created_at - EPOCH).total_seconds() < world.audited_from - AUDITED_FOR
+        elsewhere = not batch.workspace.startswith("default")
+        if old or elsewhere or len(batch.requests) not in sizes:
+            continue
+        world.hit("duplicate to report")
+        # of a shard that the restored journal does not know there is only the log
+        if batch.batch_id not in (world.alarmed if world.restored else recorded):
+            world.violation(f"B10: {batch.batch_id} was paid besides and is not reported")
 
 
 def _adopted(book: Book) -> set[str]:
@@ -311,7 +358,7 @@ def _lines(world: World, work: Work) -> tuple[list[bytes], list[bytes]]:
 
 def _judge_answers(world: World, book: Book, work: Work) -> None:
     """I2 and I3: each planned row has one line, and it is what the API said of that request."""
-    if world.restored or world.plan.fenced:
+    if world.restored or world.clashed:
         return
     lines, missing = _lines(world, work)
     rows = {row["custom_id"]: row for row in work.rows}
@@ -387,5 +434,5 @@ def _judge_leftovers(world: World) -> None:
         if any(secret in body for secret in looked_for):
             world.violation(f"I6: a secret is in {path.name}")
     spool = sorted(path.name for path in (world.journal / "spool").iterdir())
-    if spool and not world.violations and not world.plan.fenced and not world.restored:
+    if spool and not world.violations and not world.clashed and not world.restored:
         world.violation(f"the spool still holds {spool}")

@@ -44,9 +44,9 @@ class InputBroke(Exception):
 class Process(Owner):
     """One run of the application."""
 
-    def __init__(self, world: World, name: str, life: Life) -> None:
+    def __init__(self, world: World, name: str, life: Life, jobs: list[Work]) -> None:
         super().__init__()
-        self.world, self.name, self.life = world, name, life
+        self.world, self.name, self.life, self.jobs = world, name, life, jobs
         self.skew, self.dies_at_step = life.skew, life.dies_at_step
         self.manager: BatchManager | None = None
         self.disk_failed = False
@@ -160,7 +160,7 @@ class Process(Owner):
             self.manager = manager
             world.opened(self)
             with anyio.move_on_after(life.leaves_at or None) as leaving:
-                await self._hand_over_all(manager, world.plan.jobs[:1] if life.forgetful else world.plan.jobs)
+                await self._hand_over_all(manager, self.jobs[:1] if life.forgetful else self.jobs)
             if leaving.cancelled_caught:
                 self.note("leaves")
 

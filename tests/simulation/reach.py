@@ -30,6 +30,11 @@ MISFORTUNES: Final = [
     "process skew",
     "process breaks_after",
     "fence held",
+    "duplicate to report",
+    "input held back",
+    "memory weighed",
+    "several jobs",
+    "several workspaces",
 ]
 
 

@@ -13,7 +13,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["World"]
 
-EPOCH: Final = datetime(2026, 11, 1, tzinfo=UTC)
 HOUR: Final = 3600.0
+AUDIT: Final = 4 * HOUR
+"""Seconds that the last batch takes while the list is looked at for duplicates."""
 DONE_WITHIN: Final = 48 * HOUR
 """Liveness: once faults stop, everything is done within this time …"""
 DAYS: Final = 5 * 24 * HOUR
@@ -67,6 +68,22 @@ class _Api(Machine):
         workspace = super()._workspace_of(visit)
         named = visit.request.headers.get("anthropic-workspace-id")
         return workspace if named is None else f"{workspace}/{named}"
+
+    def batch(self, batch_id: str) -> Batch:
+        """A batch that there is."""
+        batch = self._batches.get(batch_id)
+        assert batch is not None
+        return batch
+
+    def seconds_to_the_last_end(self) -> float:
+        """Until all has happened that is known to come: ends of batches, late creates; 0 if nothing does."""
+        now = self._clock()
+        self._batches.advance(now)
+        return max(((at - now).total_seconds() for at, _, _ in self._batches._due), default=0.0)
+
+    def take(self, seconds: float) -> None:
+        """Let each batch from now on take so long."""
+        self._batches._latency = (seconds, seconds)
 
     def _own_workspace(self, visit: Visit) -> str:
         workspace = (self.settings.keys or {})[visit.request.headers["x-api-key"]]
@@ -98,9 +115,11 @@ class World:
         self.violations: list[str] = []
         self.disturbed = True
         self.processes: list[Process] = []
+        self.jobs = list(plan.jobs)
+        """Those of the plan, and those that only look."""
         self.disk = Disk(self)
         self.machine = _Api(
-            clock=lambda: EPOCH + timedelta(seconds=self.now()),
+            clock=lambda: oracles.EPOCH + timedelta(seconds=self.now()),
             rng=Random(f"{seed} machine"),
             settings=plan.settings,
             record=self._created,
@@ -112,6 +131,12 @@ class World:
                 self.input_of(work).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in work.rows))
         memory.clear()
         self.restored = False
+        self.clashed = False
+        """Two drivers at once wrote the same file."""
+        self.audited_from = 0.0
+        """When everything was done and somebody went on looking at the list; 0 never."""
+        self.alarmed: set[str] = set()
+        """Duplicates that the log told of."""
 
     def input_of(self, work: Work) -> Path:
         """The file of a job that is handed over as one."""
@@ -135,7 +160,7 @@ class World:
 
     def server_time(self) -> float:
         """The server's clock, in seconds since the epoch."""
-        return EPOCH.timestamp() + self.loop.time()
+        return oracles.EPOCH.timestamp() + self.loop.time()
 
     def later(self, seconds: float, call: Callable[[], Any]) -> None:
         """Let something happen outside every process."""
@@ -253,6 +278,10 @@ class World:
 
     async def _history(self) -> None:
         plan = self.plan
+        if len(plan.jobs) > 1:
+            self.hit("several jobs")
+        if len({work.workspace_id for work in plan.jobs}) > 1:
+            self.hit("several workspaces")
         if plan.foreign:
             size = plan.config.requests_per_batch
             named = self.chance.choice(plan.jobs).workspace_id
@@ -273,6 +302,23 @@ class World:
                 old = self._copy()
         await asyncio.sleep(plan.slumber)
         await self._calm_end()
+        if (not plan.promised or self.restored) and not plan.fenced and not plan.slumber:
+            await self._audit()
+
+    async def _audit(self) -> None:
+        """Let one more job look at the list for hours: what was paid twice must be reported."""
+        while wait := self.machine.seconds_to_the_last_end():
+            await asyncio.sleep(wait)
+        self.machine.take(AUDIT)
+        self.audited_from = self.now()
+        for number, workspace_id in enumerate({work.workspace_id: None for work in self.plan.jobs}):
+            rows = [{"custom_id": "audit", "params": {"model": "m", "max_tokens": 1, "messages": [f"audit {number}"]}}]
+            work = Work(key=f"audit{number}", workspace_id=workspace_id, rows=rows, source="list", to="memory", tries=1)
+            self.jobs.append(work)
+            process = self._process(f"audit{number}", Life(), jobs=[work])
+            process.start()
+            async with asyncio.timeout(DONE_WITHIN):
+                await process.over.wait()
 
     async def _live(self, name: str, life: Life) -> None:
         process = self._process(name, life)
@@ -319,21 +365,21 @@ class World:
         self._not_live(f"the job does not end: {process.error}")
 
     def _not_live(self, why: str) -> None:
-        """Two that drive at once are kept from paying twice; that both also get on is not promised."""
-        if not self.plan.fenced and not self.restored:
+        """Two histories of one job may not come to an end, nor two drivers that wrote the same file."""
+        if not self.clashed and not self.restored:
             self.violation(f"liveness: {why}")
 
     async def _operate(self, name: str) -> None:
         await asyncio.sleep(HOUR)  # nothing is on its way any more
-        operator = Operator(self, f"{name}-operator", Life())
+        operator = Operator(self, f"{name}-operator", Life(), [])
         self.processes.append(operator)
         operator.start()
         await operator.over.wait()
         if operator.error is not None and not operator.disk_failed:
             self.violation(f"the operator met {operator.error!r}")
 
-    def _process(self, name: str, life: Life) -> Process:
-        process = Process(self, name, life)
+    def _process(self, name: str, life: Life, jobs: list[Work] | None = None) -> Process:
+        process = Process(self, name, life, self.plan.jobs if jobs is None else jobs)
         self.processes.append(process)
         return process
 
