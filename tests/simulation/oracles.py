@@ -122,7 +122,13 @@ def check_read(world: World, work: Work, number: int) -> None:
         world.violation(f"I5: {number - 1} requests were read, {sent} sent; at most {most} may wait")
 
 
-CLASHES = ("has changed since it was sealed", "is gone", "was changed or removed after it was sealed")
+CLASHES = (
+    "has changed since it was sealed",
+    "is cut short",
+    "is gone",
+    "is not the file that was sealed",
+    "was changed or removed after it was sealed",
+)
 """What stops a job after two drivers wrote one file: the lock is against that, the fence keeps the money."""
 
 
