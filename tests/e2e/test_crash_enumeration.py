@@ -136,23 +136,26 @@ async def test_death_at_any_effect_loses_nothing_and_pays_once(
 async def test_request_that_is_too_large_is_not_sent_again_whenever_it_dies(
     monkeypatch: pytest.MonkeyPatch, quick_path: Path
 ) -> None:
-    rows, points = requests(1), 0
+    rows, killed = requests(1), list[str]()
     for point in count(1):
         home = quick_path / f"{point}"
         home.mkdir()
         monkeypatch.chdir(home)
         server, path = Server(), write(rows)
         server.machine.faults.next("create", Status(413, "request_too_large", "too large"))
-        died_here = await die_at(server, path, "results.jsonl", CrashPoints(point), monkeypatch)
+        crash = CrashPoints(point)
+        died_here = await die_at(server, path, "results.jsonl", crash, monkeypatch)
         summary = await server.run(path, "results.jsonl")
         # an answer that died with the process may come again; one that was heard counts
         assert (summary.errored, server.machine.account.requests) in [(1, 0), (0, 1)], point
         if not died_here:
-            points = point
             break
+        killed.append(crash.where)
     gc.collect()
     assert summary.errored == 1
-    assert points > 25
+    assert len(killed) > 25
+    # the file of a single part is that part under another name: a link of its own
+    assert {"before _name", "after _name"} <= set(killed)
 
 
 def test_crash_is_not_an_ordinary_exception() -> None:
