@@ -510,8 +510,7 @@ async def _write_all(sink: Sink, blocks: MemoryObjectReceiveStream[Block], unwri
 
 
 def _line(raw: bytes, custom_id: bytes, envelope: wire.Envelope) -> Line:
-    seen = envelope.seen()
-    return Line(raw, _decode_id(custom_id), seen.outcome, seen.error_type, seen.model, seen.usage)
+    return Line(raw, _decode_id(custom_id), *envelope.told())
 
 
 async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

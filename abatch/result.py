@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, overload
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from anthropic.types import Message
 
@@ -92,6 +92,11 @@ class Block(Sequence[Line]):
     def __len__(self) -> int:
         return len(self.told)
 
+    def __iter__(self) -> Iterator[Line]:
+        pieces = iter(self.pieces)
+        for told, before, custom_id, behind, _ in zip(self.told, pieces, pieces, pieces, pieces, strict=True):
+            yield self._line(told, before, custom_id, behind)
+
     @overload
     def __getitem__(self, index: int) -> Line: ...
     @overload
@@ -99,11 +104,11 @@ class Block(Sequence[Line]):
     def __getitem__(self, index: int | slice) -> Line | list[Line]:
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
-        told = self.told[index]
-        if isinstance(told, Line):
-            return told
         at = 4 * (index % len(self))
-        return self._make(b"".join(self.pieces[at : at + 3]), bytes(self.pieces[at + 1]), told)
+        return self._line(self.told[index], *self.pieces[at : at + 3])
+
+    def _line(self, told: Any, *pieces: bytes | memoryview) -> Line:  # noqa: ANN401 - as above
+        return told if isinstance(told, Line) else self._make(b"".join(pieces), bytes(pieces[1]), told)
 
 
 def joined(lines: Sequence[Line]) -> bytes:

@@ -276,8 +276,8 @@ class Envelope(msgspec.Struct, gc=False):
     custom_id: str
     result: _Result
 
-    def seen(self) -> Seen:
-        """The same, flat."""
+    def told(self) -> tuple[str, str | None, str | None, Usage | None]:
+        """Outcome, error type, model and usage."""
         result = self.result
         message, error = result.message, result.error
         model = usage = kind = None
@@ -287,7 +287,7 @@ class Envelope(msgspec.Struct, gc=False):
                 usage = message.usage.counted()
         if error is not None and error.error is not None:
             kind = error.error.type
-        return Seen(self.custom_id, result.type, kind, model, usage)
+        return result.type, kind, model, usage
 
 
 class Seen(NamedTuple):
@@ -318,7 +318,7 @@ def read_line(line: bytes) -> Seen | None:
         envelope = _decode(line)
     except _UNREADABLE:
         return _read_leniently(line) or _scan(line)
-    return envelope.seen()
+    return Seen(envelope.custom_id, *envelope.told())
 
 
 class Plain(NamedTuple):
