@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint format docs simulate mutants kill disk model fuzz bench bench-large wheel-test clean
+.PHONY: demo test lint format docs simulate mutants kill disk model fuzz bench bench-large bench-peers wheel-test clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -57,11 +57,14 @@ fuzz: $(READY)  ## hostile bytes for SECONDS on each reader, guided by coverage
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
 	$(BIN)/python -m tests.hostile.fuzz --seconds $(or $(SECONDS),60)
 
-bench: $(READY)  ## claims of speed and memory, each as a ratio measured in one run
-	$(BIN)/python -m benchmarks
+bench: $(READY)  ## claims of speed and memory, each a ratio measured in one run; into README.md with README=1
+	$(BIN)/python -m benchmarks $(if $(README),--readme)
 
-bench-large: $(READY)  ## growth to ten million results
-	$(BIN)/python -m benchmarks --large
+bench-large: $(READY)  ## growth to ten million results: half an hour, 20 GB of disk
+	$(BIN)/python -m benchmarks growth-large $(if $(README),--readme)
+
+bench-peers: $(READY)  ## the same job done by other programs, each in a venv of its own under .venvs
+	$(BIN)/python -m benchmarks peers $(if $(README),--readme)
 
 clean:
 	rm -rf $(VENV) .venvs build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-results.jsonl .abatch-sandbox

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.measure import Size, Table, serving, write_requests
+from benchmarks.measure import CEILING, Size, Table, serving, write_requests
+from benchmarks.peers import peers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from benchmarks.measure import Measured
 
 ONE_BATCH: Final = 99_000
 """Requests that surely become one batch: the largest, less what shards are cut below it, so that sizes differ."""
@@ -33,15 +37,14 @@ def drain_jsonl(folder: Path, size: Size) -> Table:
         table.measure(
             size.rounds,
             {
-                "the server, read from a socket": lambda: server.client("raw-drain", batch),
+                CEILING: lambda: server.client("raw-drain", batch),
                 "curl -o": lambda: server.curl(results_path(batch)),
                 "SDK, results()": lambda: server.client("sdk-drain", batch),
                 "abatch": lambda: server.client("abatch-drain", str(requests), "out.jsonl"),
             },
         )
-    ours = table.best("abatch")
-    table.claim("lines/s over the SDK's", table.best("SDK, results()") / ours, floor=8, goal=12)
-    table.claim("throughput over curl's", table.best("curl -o") / ours, floor=0.33, goal=0.45)
+    table.claim("lines/s over the SDK's", table.ratio("SDK, results()", "abatch"), floor=8, goal=12)
+    table.claim("throughput over curl's", table.ratio("curl -o", "abatch"), floor=0.33, goal=0.45)
     return table
 
 
@@ -57,11 +60,12 @@ def drain_sqlite(folder: Path, size: Size) -> Table:
         table.measure(
             size.rounds,
             {
+                CEILING: lambda: server.client("raw-drain", server.batches()[0]),
                 "executemany of rows in memory": lambda: server.client("sqlite-rows", str(database)),
                 "abatch": lambda: server.client("abatch-drain", str(requests), "out.db"),
             },
         )
-    ratio = table.best("executemany of rows in memory") / table.best("abatch")
+    ratio = table.ratio("executemany of rows in memory", "abatch")
     table.claim("rows/s over executemany's", ratio, floor=0.5, goal=0.7)
     return table
 
@@ -103,6 +107,7 @@ def drain_s3(folder: Path, size: Size) -> Table:
         table.measure(
             size.rounds,
             {
+                CEILING: lambda: server.client("raw-drain", server.batches()[0]),
                 "aioboto3, upload_file": lambda: server.client("s3-upload", str(file), s3.url, "bench", **keys),
                 "abatch": lambda: server.client("abatch-drain", str(requests), place(), **keys),
                 "abatch, 8 batches at once": lambda: eight.client(
@@ -110,118 +115,155 @@ def drain_s3(folder: Path, size: Size) -> Table:
                 ),
             },
         )
-    ratio = table.best("aioboto3, upload_file") / table.best("abatch")
+    ratio = table.ratio("aioboto3, upload_file", "abatch")
     table.claim("throughput over aioboto3's", ratio, floor=0.6, goal=0.8)
-    memory = table.best("abatch, 8 batches at once", "peak_mb")
+    memory = table.most("abatch, 8 batches at once")
     table.claim("peak memory of 8 drains in MB", memory, floor=150, goal=150, at_most=True)
     return table
 
 
 def long_lines(folder: Path, size: Size) -> Table:
     """Lines of 32 KB, and one of 60 MB, against small lines: megabytes a second, and memory."""
-    megabytes = 2 if size.quick else 120
-    longest = 1 if size.quick else 60
+    megabytes, longest = (1, 1) if size.quick else (120, 60)
     table = Table(title=f"Drain {megabytes} MB in lines of other lengths, into JSONL")
+    small, long, one = "1.3 KB", "32 KB", f"1.3 KB and one of {longest} MB"
     shapes = {
-        "1.3 KB": (megabytes * 1_000_000 // 1_300, ("--answer-bytes", "900")),
-        "32 KB": (megabytes * 1_000_000 // 32_400, ("--answer-bytes", "32000")),
-        f"1.3 KB and one of {longest} MB": (
-            megabytes * 1_000_000 // 1_300,
-            ("--answer-bytes", "900", "--longest", str(longest * 1_000_000)),
-        ),
+        small: (megabytes * 1_000_000 // 1_300, ("--answer-bytes", "900")),
+        long: (megabytes * 1_000_000 // 32_400, ("--answer-bytes", "32000")),
+        one: (megabytes * 1_000_000 // 1_300, ("--answer-bytes", "900", "--longest", str(longest * 1_000_000))),
     }
-    for shape, (rows, options) in shapes.items():
-        requests = folder / "requests.jsonl"
-        write_requests(requests, rows)
-        with serving(folder, *options) as server:
+    programs: dict[str, Callable[[], Measured]] = {}
+    with ExitStack() as open_:
+        for number, (shape, (rows, options)) in enumerate(shapes.items()):
+            place = folder / str(number)
+            place.mkdir()
+            requests = place / "requests.jsonl"
+            write_requests(requests, rows)
+            server = open_.enter_context(serving(place, *options))
+            server.client("abatch-drain", str(requests), "out.jsonl")
+            written = (place / "abatch-drain" / "out.jsonl").stat().st_size / 1e6
 
-            def drain(server=server, requests=requests) -> dict[str, float]:
-                measured = server.client("abatch-drain", str(requests), "out.jsonl")
-                written = (server.folder / "abatch-drain" / "out.jsonl").stat().st_size / 1e6
+            def drain(program: str, *args: str, server=server, written=written) -> Measured:
+                measured = server.client(program, *args)
                 return measured | {"MB/s": written / measured["seconds"]}
 
-            table.measure(size.rounds, {shape: drain})
-    small, long, one = shapes
-    table.claim(
-        "MB/s of 32 KB lines over small ones", table.most(long, "MB/s") / table.most(small, "MB/s"), floor=1, goal=1
-    )
-    added = table.most(one) - table.most(small)
-    table.claim(
-        f"memory added by the line of {longest} MB, in its size", added / longest, floor=3, goal=2, at_most=True
-    )
+            programs[f"{CEILING}, {shape}"] = partial(drain, "raw-drain", server.batches()[0])
+            programs[shape] = partial(drain, "abatch-drain", str(requests), "out.jsonl")
+        table.measure(size.rounds, programs)
+    table.claim("MB/s of 32 KB lines over small ones", table.ratio(long, small, "MB/s"), floor=1, goal=1)
+    added = (table.most(one) - table.most(small)) / longest
+    table.claim("memory that one of 60 MB adds, over its size", added, floor=3, goal=2, at_most=True)
     return table
 
 
 def many_batches(folder: Path, size: Size) -> Table:
-    """Many batches drained at once, against one of the same total; the event loop meanwhile."""
-    rows, per_batch = size.of(ONE_BATCH), size.of(5_000)
+    """Many batches drained at once, against as few as the API allows, one after another; the event loop meanwhile.
+
+    A shard is cut up to 256 rows below its limit, so that on average a batch has 5,000.
+    """
+    rows, limit = size.of(1_000_000), 50 if size.quick else 5_128
     requests = folder / "requests.jsonl"
     write_requests(requests, rows)
-    table = Table(title=f"Drain {rows:,} results from batches of {per_batch:,}, 16 at once, into JSONL", rows=rows)
-    for _ in range(size.rounds):
-        with serving(folder) as server:
+    table = Table(title=f"Drain {rows:,} results of 1.3 KB, into JSONL", rows=rows)
+    with serving(folder, "--pause", "0.5") as server:
+        interval = 0.5 if size.quick else 15.0
+        looks = server.client("abatch-looks", str(requests), str(limit), str(interval))
+        account = server.account()
+        many = len(account["batches"])
+    each = f"{many} batches, 16 at once"
+    few = "10 batches, one at a time"
+    for _ in range(min(size.rounds, 3)):
+        with serving(folder, "--pause", "0.5") as server:  # each of its own, or the disk fills with results
+            run = partial(server.client, "abatch-many", str(requests), "out.jsonl")
             table.measure(
-                1, {"one batch": lambda server=server: server.client("abatch-drain", str(requests), "out.jsonl")}
+                1,
+                {
+                    few: lambda run=run: run(str(size.of(100_000)), "1"),
+                    each: lambda run=run: run(str(limit), "16"),
+                    CEILING: lambda server=server: server.client("raw-drain", *server.batches()[-many:]),
+                },
             )
-        with serving(folder, "--pause", "0.5") as server:
-            run = {
-                "16 at once": lambda server=server: server.client(
-                    "abatch-many", str(requests), "out.jsonl", str(per_batch), "16"
-                )
-            }
-            table.measure(1, run)
-    table.claim("throughput over one batch's", table.best("one batch") / table.best("16 at once"), floor=0.7, goal=0.9)
-    table.claim("peak memory in MB", table.best("16 at once", "peak_mb"), floor=180, goal=150, at_most=True)
-    late = table.best("16 at once", "p99_ms") - table.best("16 at once", "idle_p99_ms")
+    table.claim("throughput over few batches, one at a time", table.ratio(few, each), floor=0.7, goal=0.9)
+    table.claim("peak memory in MB", table.most(each), floor=180, goal=150, at_most=True)
+    late = table.middle(each, "later_ms")
     table.claim("event loop's p99 over idle, in ms", late, floor=20, goal=10, at_most=True)
+    pages = -(-many // 1_000)
+    called = account["looks"] / (looks["intervals"] + 1) / pages
+    table.notes.append(f"{account['looks']} lists in {looks['intervals']:.1f} intervals of {interval:g} s")
+    table.claim("list calls per interval and 1,000 batches", called, floor=1, goal=1, at_most=True)
     return table
 
 
 def growth(folder: Path, size: Size) -> Table:
-    """Ten times the results, and with `--large` a hundred times: memory and time of each."""
-    counts = [size.of(100_000), size.of(1_000_000)] + ([10_000_000] if size.large else [])
+    """Ten times the results, in turn."""
+    return _growth(folder, [size.of(100_000), size.of(1_000_000)], min(size.rounds, 3))
+
+
+def growth_large(folder: Path, size: Size) -> Table:
+    """A hundred times the results, once, between two of the smallest."""
+    return _growth(folder, [size.of(100_000), size.of(1_000_000), size.of(10_000_000)], 1)
+
+
+def _growth(folder: Path, counts: list[int], rounds: int) -> Table:
     table = Table(title="Whole jobs of growing size through the command line, into JSONL")
-    for rows in counts:
+    names = [f"{rows:,}" for rows in counts]
+
+    def run(program: str, rows: int) -> Measured:
         requests = folder / "requests.jsonl"
         write_requests(requests, rows)
         with serving(folder, "--answer-bytes", "300") as server:
+            measured = server.client(program, str(requests))
+        return measured | {"µs/result": measured["seconds"] / rows * 1e6}
 
-            def run(server=server, requests=requests, rows=rows) -> dict[str, float]:
-                measured = server.client("abatch-run", str(requests))
-                return measured | {"µs/result": measured["seconds"] / rows * 1e6}
-
-            table.measure(1 if rows > 100_000 else min(size.rounds, 3), {f"{rows:,}": run})
-    first, last = f"{counts[0]:,}", f"{counts[-1]:,}"
-    memory = table.best(last, "peak_mb") / table.best(first, "peak_mb")
-    table.claim(f"peak memory of {last} over {first}", memory, floor=1.15, goal=1.05, at_most=True)
-    time = table.best(last, "µs/result") / table.best(first, "µs/result")
-    table.claim(f"time per result of {last} over {first}", time, floor=1.3, goal=1.1, at_most=True)
+    programs = {name: partial(run, "abatch-run", rows) for name, rows in zip(names, counts, strict=True)}
+    first, last = names[0], names[-1]
+    table.measure(1, {f"{CEILING}, {last}": partial(run, "raw-run", counts[-1])})
+    table.measure(rounds, programs)
+    table.measure(1, {first: programs[first]})
+    times = counts[-1] // counts[0]
+    memory = table.most(last) / table.best(first, "peak_mb")
+    table.claim(f"peak memory of {times} times the results", memory, floor=1.15, goal=1.05, at_most=True)
+    time = table.middle(last, "µs/result") / table.middle(first, "µs/result")
+    table.claim(f"time per result of {times} times the results", time, floor=1.3, goal=1.1, at_most=True)
     return table
 
 
 def submit(folder: Path, size: Size) -> Table:
     """100 MB of requests from a file to the accepted batch, against the SDK's `create(list)`."""
-    rows = size.of(ONE_BATCH)
-    requests = folder / "requests.jsonl"
-    write_requests(requests, rows, prompt_bytes=880)
-    table = Table(title=f"Submit {rows:,} requests of 1 KB as one batch", rows=rows)
-    table.megabytes = requests.stat().st_size / 1e6
-    with serving(folder, "--answer-bytes", "10") as server:
-        table.measure(
-            size.rounds,
-            {
-                "SDK, create(list)": lambda: server.client("sdk-submit", str(requests)),
-                "abatch": lambda: server.client("abatch-submit", str(requests)),
-            },
-        )
+    table = _submit(folder, size, prompt_bytes=880)
 
     def ratio(what: str) -> float:
-        return table.best("SDK, create(list)", what) / table.best("abatch", what)
+        return table.ratio("SDK, create(list)", "abatch", what)
 
     table.claim("CPU, times less", ratio("cpu"), floor=3, goal=4)
     table.claim("wall, times less", ratio("seconds"), floor=2, goal=3)
     table.claim("longest block of the event loop, times less", ratio("blocked_ms"), floor=20, goal=20)
-    table.claim("peak memory in MB", table.best("abatch", "peak_mb"), floor=150, goal=120, at_most=True)
+    table.claim("peak memory in MB", table.most("abatch"), floor=150, goal=120, at_most=True)
+    return table
+
+
+def submit_largest(folder: Path, size: Size) -> Table:
+    """249 MB of requests: the largest batch that the API takes, about."""
+    table = _submit(folder, size, prompt_bytes=2_390)
+    table.claim("peak memory in MB", table.most("abatch"), floor=150, goal=120, at_most=True)
+    return table
+
+
+def _submit(folder: Path, size: Size, prompt_bytes: int) -> Table:
+    rows = size.of(ONE_BATCH)
+    requests = folder / "requests.jsonl"
+    write_requests(requests, rows, prompt_bytes=prompt_bytes)
+    megabytes = requests.stat().st_size / 1e6
+    table = Table(title=f"Submit {rows:,} requests of {megabytes:.0f} MB as one batch", rows=rows, megabytes=megabytes)
+    with serving(folder, "--answer-bytes", "10") as server:
+        table.measure(
+            size.rounds,
+            {
+                CEILING: lambda: server.client("raw-submit", str(requests)),
+                "SDK, create(list)": lambda: server.client("sdk-submit", str(requests)),
+                "abatch": lambda: server.client("abatch-submit", str(requests)),
+            },
+        )
     return table
 
 
@@ -240,10 +282,11 @@ def recovery(folder: Path, size: Size) -> Table:
                 f"abatch, {many:,}": lambda: server.client("abatch-recover", str(folder / str(many))),
             },
         )
-    ours = table.best(f"abatch, {many:,}")
-    table.claim(f"time over that of {few:,}", ours / table.best(f"abatch, {few:,}"), floor=12, goal=10, at_most=True)
-    bare = table.best(f"SELECT and decode, {many:,}")
-    table.claim("time over SELECT and decode", ours / bare, floor=3, goal=2, at_most=True)
+    ours = f"abatch, {many:,}"
+    growth = table.ratio(ours, f"abatch, {few:,}")
+    table.claim("time over that of a tenth of the shards", growth, floor=12, goal=10, at_most=True)
+    bare = table.ratio(ours, f"SELECT and decode, {many:,}")
+    table.claim("time over SELECT and decode", bare, floor=3, goal=2, at_most=True)
     return table
 
 
@@ -257,13 +300,14 @@ def whole_job(folder: Path, size: Size) -> Table:
         table.measure(
             min(size.rounds, 3),
             {
+                CEILING: lambda: server.client("raw-run", str(requests)),
                 "a program on the SDK": lambda: server.client("sdk-run", str(requests)),
                 "abatch run": lambda: server.client("abatch-run", str(requests)),
             },
         )
     theirs, ours = "a program on the SDK", "abatch run"
-    table.claim("CPU, times less", table.best(theirs, "cpu") / table.best(ours, "cpu"), floor=3, goal=5)
-    memory = table.best(ours, "peak_mb") / table.best(theirs, "peak_mb")
+    table.claim("CPU, times less", table.ratio(theirs, ours, "cpu"), floor=3, goal=5)
+    memory = table.ratio(ours, theirs, "peak_mb")
     table.claim("peak memory over the program's", memory, floor=0.5, goal=0.4, at_most=True)
     return table
 
@@ -275,7 +319,13 @@ CLAIMS: Final[dict[str, Callable[[Path, Size], Table]]] = {
     "long-lines": long_lines,
     "many-batches": many_batches,
     "growth": growth,
+    "growth-large": growth_large,
     "submit": submit,
+    "submit-largest": submit_largest,
     "recovery": recovery,
     "whole-job": whole_job,
+    "peers": peers,
 }
+
+APART: Final = ("growth-large", "peers")
+"""What takes long or needs more than is installed here; run only when named."""

@@ -16,8 +16,9 @@ import socket
 import sqlite3
 import sys
 import time
-from contextlib import asynccontextmanager, closing, redirect_stdout
+from contextlib import asynccontextmanager, closing, redirect_stdout, suppress
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,8 +36,11 @@ def cpu() -> float:
 
 
 def peak_mb() -> float:
-    """The most memory this process had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory this process had; on Linux not from `getrusage`, which counts its parent's before the exec."""
+    with suppress(FileNotFoundError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
 
 
 class Clock:
@@ -70,14 +74,18 @@ def percentile(values: list[float], part: float) -> float:
     return sorted(values)[min(int(len(values) * part), len(values) - 1)] if values else 0.0
 
 
-def manager(requests_per_batch: int = LIMIT, drains: int = 8):
-    """A manager that looks at the list often; the SDK is imported."""
+def manager(requests_per_batch: int = LIMIT, drains: int = 8, look_every: timedelta = timedelta(milliseconds=50)):
+    """A manager that looks at the list often and sends what the API takes; the SDK is imported."""
     import abatch.client  # noqa: F401 - so that its import is not measured
     from abatch import BatchManager, Config
 
-    every = timedelta(milliseconds=50)
     config = Config(
-        requests_per_batch=requests_per_batch, drains=drains, poll_every=every, poll_at_most=every, tier="scale"
+        requests_per_batch=requests_per_batch,
+        bytes_per_batch=256_000_000,
+        drains=drains,
+        poll_every=look_every,
+        poll_at_most=look_every,
+        tier="scale",
     )
     return BatchManager(journal="journal", config=config)
 
@@ -133,16 +141,41 @@ async def sdk_drain(batch: str) -> Measured:
     return clock.stop()
 
 
-def raw_drain(batch: str) -> Measured:
-    """Read a batch's results from a socket and drop them: what the server can give."""
-    address = urlsplit(os.environ["ANTHROPIC_BASE_URL"])
-    buffer = bytearray(2**20)
+def raw_drain(*batches: str) -> Measured:
+    """Read batches' results from a socket and drop them: what the server can give."""
     clock = Clock()
-    with socket.create_connection((address.hostname, address.port)) as connection:
-        connection.sendall(f"GET /v1/messages/batches/{batch}/results HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        while (got := connection.recv_into(buffer)) and not buffer[:got].endswith(b"\r\n0\r\n\r\n"):
-            pass
+    with _socket() as connection:
+        for batch in batches:
+            connection.sendall(f"GET /v1/messages/batches/{batch}/results HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            _read(connection, b"\r\n0\r\n\r\n")
     return clock.stop()
+
+
+def _socket() -> socket.socket:
+    address = urlsplit(os.environ["ANTHROPIC_BASE_URL"])
+    return socket.create_connection((address.hostname, address.port))
+
+
+def _read(connection: socket.socket, until: bytes) -> bytes:
+    """Read up to bytes that stand at the end of an answer; the last that came."""
+    buffer = bytearray(2**20)
+    last = b""
+    while not last.endswith(until):
+        got = connection.recv_into(buffer)
+        assert got, "the server hung up"
+        last = (last + buffer[max(0, got - 4096) : got])[-4096:]
+    return last
+
+
+def _create(connection: socket.socket, lines: list[bytes]) -> str:
+    """Send one batch of requests as they stand in the file; its id."""
+    connection.sendall(_body(lines))
+    return json.loads(_read(connection, b"}").rpartition(b"\r\n")[2])["id"]
+
+
+def _body(lines: list[bytes]) -> bytes:
+    body = b'{"requests":[' + b",".join(lines) + b"]}"
+    return b"POST /v1/messages/batches HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
 def sqlite_rows(database: str) -> Measured:
@@ -176,7 +209,7 @@ async def s3_upload(file: str, endpoint: str, bucket: str) -> Measured:
 
 
 async def abatch_many(requests: str, to: str, per_batch: str, drains: str) -> Measured:
-    """Many batches that end together, drained side by side; how late the event loop is meanwhile, and idle."""
+    """Many batches that end together, drained side by side; how late the event loop is meanwhile, over idle."""
     clock = _at_first_drain()
     async with manager(int(per_batch), int(drains)) as running, heartbeat() as late:
         await asyncio.sleep(1.0)
@@ -186,7 +219,19 @@ async def abatch_many(requests: str, to: str, per_batch: str, drains: str) -> Me
             late.clear()
             await asyncio.sleep(0.002)
         await job.wait()
-        return clock[0].stop() | {"idle_p99_ms": idle, "p99_ms": percentile(late, 0.99)}
+        busy = percentile(late, 0.99)
+        return clock[0].stop() | {"idle_p99_ms": idle, "p99_ms": busy, "later_ms": busy - idle}
+
+
+async def abatch_looks(requests: str, per_batch: str, interval: str) -> Measured:
+    """The same, a look at the list every so many seconds; how many intervals it took from the first create on."""
+    every = timedelta(seconds=float(interval))
+    async with manager(int(per_batch), 16, every) as running:
+        clock = Clock()
+        job = await running.submit(Path(requests), to="out.jsonl", key="looks")
+        await job.wait()
+        measured = clock.stop()
+    return measured | {"intervals": measured["seconds"] / every.total_seconds()}
 
 
 # ---- submitting -----------------------------------------------------------------------------------------------
@@ -218,6 +263,20 @@ async def sdk_submit(requests: str) -> Measured:
         await client.messages.batches.create(requests=batch)
         await asyncio.sleep(0.002)
         return clock.stop() | {"blocked_ms": max(late)}
+
+
+def raw_submit(requests: str) -> Measured:
+    """The same from memory into a socket: what the server can take."""
+    with Path(requests).open("rb") as file:
+        lines = [line.rstrip() for line in file]
+    body = _body(lines)
+    with _socket() as connection:
+        clock = Clock()
+        connection.sendall(body)
+        _read(connection, b"}")
+        measured = clock.stop()
+    del measured["peak_mb"]
+    return measured
 
 
 # ---- whole jobs -----------------------------------------------------------------------------------------------
@@ -270,6 +329,24 @@ async def sdk_run(requests: str) -> Measured:
                     batch = []
             if batch:
                 group.create_task(run(batch, Path("out-last.jsonl")))
+    return clock.stop()
+
+
+def raw_run(requests: str) -> Measured:
+    """The same, requests sent as they are and results dropped: what the server can give and take."""
+    clock = Clock()
+    with _socket() as connection, Path(requests).open("rb") as file:
+        made: list[str] = []
+        while lines := [line.rstrip() for line in islice(file, 10_000)]:
+            made.append(_create(connection, lines))
+        for batch in made:
+            ended = False
+            while not ended:
+                connection.sendall(f"GET /v1/messages/batches/{batch} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                ended = b'"results_url": "' in _read(connection, b"}")
+                time.sleep(0 if ended else 0.01)
+            connection.sendall(f"GET /v1/messages/batches/{batch}/results HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            _read(connection, b"\r\n0\r\n\r\n")
     return clock.stop()
 
 
@@ -351,11 +428,14 @@ PROGRAMS = {
     program.__name__.replace("_", "-"): program
     for program in (
         abatch_drain,
+        abatch_looks,
         abatch_many,
         abatch_recover,
         abatch_run,
         abatch_submit,
         raw_drain,
+        raw_run,
+        raw_submit,
         s3_upload,
         sdk_drain,
         sdk_run,

@@ -1,4 +1,8 @@
-"""What every claim needs: a server and clients in processes of their own, the best of several rounds, a table."""
+"""What every claim needs: a server and clients in processes of their own, rounds that alternate, a table.
+
+A ratio is the median of the ratios of each round, whose two sides ran one after the other: what slows the machine
+for a while slows both.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,20 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).parent
 Measured = dict[str, float]
+CEILING = "the server, by a bare socket"
+"""The row that shows what the server can do: nothing can be faster beside it."""
 PATIENCE = 3600.0
 """Seconds after which a client hangs."""
 
@@ -29,11 +35,10 @@ class Size:
     """How large a run is: `quick` shows that the benchmarks work, not what the claims are worth."""
 
     quick: bool = False
-    large: bool = False
     rounds: int = 5
 
     def of(self, rows: int) -> int:
-        return rows // 100 if self.quick else rows
+        return rows // 1000 if self.quick else rows
 
 
 @dataclass(kw_only=True)
@@ -43,21 +48,38 @@ class Server:
     url: str
     folder: Path
 
-    def batches(self) -> list[str]:
+    def account(self) -> Any:
+        """What the server counted: looks at the list, batches, those that ask again."""
         with urllib.request.urlopen(f"{self.url}/account") as answer:
-            names: list[str] = json.load(answer)["batches"]
+            return json.load(answer)
+
+    def batches(self) -> list[str]:
+        names: list[str] = self.account()["batches"]
         return names
 
     def client(self, name: str, *args: str, **environment: str) -> Measured:
         """Run a program of `clients.py` in an empty folder; what it measured of itself."""
+        return self.program(name, [sys.executable, str(HERE / "clients.py"), name, *args], **environment)
+
+    def program(
+        self, name: str, command: list[str], *, keep: bool = False, quiet: bool = False, **environment: str
+    ) -> Measured:
+        """Run a program in an empty folder, or the one it had; what it measured of itself, its last line.
+
+        Raises:
+            subprocess.CalledProcessError: it failed.
+
+        """
         place = self.folder / name
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
+        if not keep:
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
         done = subprocess.run(
-            [sys.executable, str(HERE / "clients.py"), name, *args],
+            command,
             cwd=place,
             env={**os.environ, "ANTHROPIC_BASE_URL": self.url, "ANTHROPIC_API_KEY": "benchmark", **environment},
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if quiet else None,
             check=True,
             timeout=PATIENCE,
         )
@@ -65,12 +87,17 @@ class Server:
         return measured
 
     def curl(self, path: str) -> Measured:
-        """Let curl write what stands under this path to a file."""
-        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run(["curl", "-sf", "-o", "curl.out", self.url + path], cwd=self.folder, check=True)
+        """Let curl write what stands under this path to a file, which it does not fsync; its start is left out."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            ["curl", "-sf", "-o", "curl.out", "-w", "%{time_total}", self.url + path],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return {"seconds": time.perf_counter() - began, "cpu": cpu}
+        return {"seconds": float(done.stdout), "cpu": cpu}
 
 
 @contextmanager
@@ -122,6 +149,7 @@ class Table:
     """The runs of one claim, side by side, and what comes of them."""
 
     title: str
+    notes: list[str] = field(default_factory=list)
     rows: int = 0
     """What a run deals with, for `rows/s`; none where that says nothing."""
     megabytes: float = 0.0
@@ -141,12 +169,20 @@ class Table:
     def most(self, name: str, what: str = "peak_mb") -> float:
         return max(run[what] for run in self.runs[name])
 
+    def middle(self, name: str, what: str) -> float:
+        return median(run[what] for run in self.runs[name])
+
+    def ratio(self, over: str, under: str, what: str = "seconds") -> float:
+        """The median of what each round gives, of two programs that were measured in turn."""
+        rounds = zip(self.runs[over], self.runs[under], strict=True)
+        return median(one[what] / other[what] for one, other in rounds)
+
     def claim(self, text: str, value: float, *, floor: float, goal: float, at_most: bool = False) -> None:
         self.claims.append(Claim(text=text, value=value, floor=floor, goal=goal, at_most=at_most))
 
     def print(self, *, strict: bool) -> int:
         """Show it; how many claims are below their floor."""
-        print(f"\n{self.title}")
+        print("", self.title, *self.notes, sep="\n")
         others = dict.fromkeys(
             key for runs in self.runs.values() for key in runs[0] if key not in {"seconds", "cpu", "peak_mb"}
         )

@@ -23,6 +23,8 @@ from pathlib import Path
 CHUNK = 64 * 1024
 """Bytes of one chunk of the encoding, about."""
 ID = re.compile(rb'"custom_id": ?"([^"]+)"')
+QUESTION = re.compile(rb'"(?:content|text)": ?"(\d+)')
+"""How the prompts of `write_requests` begin, whatever the client makes of their form."""
 SENTENCE = 'The answer is "yes",\n\nbecause of what was said in the question — and so on. '
 LINE = (
     b'{"custom_id":"%b","result":{"type":"succeeded","message":{"model":"claude-haiku-4-5-20251001",'
@@ -44,8 +46,9 @@ class Batch:
     number: int
     count: int
     file: Path
-    ended: bool = False
     created_at: datetime
+    composed: bool = False
+    ended: bool = False
 
     @property
     def name(self) -> str:
@@ -93,16 +96,25 @@ class Batch:
 
 
 class Server:
-    def __init__(self, folder: Path, answer_bytes: int, longest: int, pause: float) -> None:
-        self.folder, self.answer, self.longest, self.pause = folder, text(answer_bytes), longest, pause
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        self.folder, self.answer = folder, text(options.answer_bytes)
+        self.longest: int = options.longest
+        self.pause: float = options.pause
+        self.at_once: bool = options.at_once
+        self.lose: int = options.lose
+        self.cut: bool = options.cut
         self.created = 0.0
+        self.asked: set[bytes] | None = set() if options.questions else None
+        self.again = 0
         self.batches: list[Batch] = []
         self.base = ""
-        self.lists = 0
+        self.looks = 0
         self.working: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        # asyncio sets it only on sockets that name their protocol; without it every answer in two pieces takes 40 ms
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.base = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = await asyncio.start_server(self.serve, sock=listener, limit=2**20)
         sys.stdout.write(self.base + "\n")
@@ -127,12 +139,13 @@ class Server:
             assert found is not None
             return await self.create(int(found[1]), reader, writer)
         if path == "/v1/messages/batches":
-            self.lists += 1
+            self.looks += "limit=1" not in target.split("?")[-1].split("&")
             data = [batch.shown(self.base) for batch in reversed(self.batches)][:1000]
             last = data[-1]["id"] if data else None
             return self.reply(writer, {"data": data, "has_more": False, "first_id": None, "last_id": last})
         if path == "/account":
-            return self.reply(writer, {"lists": self.lists, "batches": [b.name for b in self.batches]})
+            names = [batch.name for batch in self.batches]
+            return self.reply(writer, {"looks": self.looks, "batches": names, "again": self.again})
         name, _, what = path.removeprefix("/v1/messages/batches/").partition("/")
         batch = next((batch for batch in self.batches if batch.name == name), None)
         if batch is None or (what == "results" and not batch.ended):
@@ -150,26 +163,57 @@ class Server:
                 return
         number = len(self.batches) + 1
         file = self.folder / f"{number}.chunked"
-        count = body.count(b'{"custom_id"')
+        count = body.count(b'"custom_id"')
         batch = Batch(number=number, count=count, file=file, created_at=datetime.now(UTC))
         self.batches.append(batch)
         self.created = asyncio.get_running_loop().time()
+        if self.asked is not None:
+            asked = set(QUESTION.findall(body))
+            self.again += not self.asked.isdisjoint(asked)
+            self.asked |= asked
         task = asyncio.create_task(self.compose(batch, body))
         self.working.add(task)
         task.add_done_callback(self.working.discard)
+        if self.at_once:
+            await asyncio.wait([task])
+        if self.lose:
+            self.lose -= 1
+            writer.transport.abort()
+            return
         self.reply(writer, batch.shown(self.base))
 
     async def compose(self, batch: Batch, body: bytearray) -> None:
         await asyncio.to_thread(batch.compose, ID.findall(body), self.answer, self.longest)
-        while asyncio.get_running_loop().time() < self.created + self.pause:
-            await asyncio.sleep(0.01)
+        batch.composed = True
+        if self.pause:
+            while not self.calm():
+                await asyncio.sleep(0.01)
         batch.ended = True
+
+    def calm(self) -> bool:
+        """Whether nothing was created for the pause, and everything that was could end now."""
+        quiet = asyncio.get_running_loop().time() >= self.created + self.pause
+        return quiet and all(batch.composed for batch in self.batches)
 
     async def send_results(self, batch: Batch, writer: asyncio.StreamWriter) -> None:
         self.head(writer, "200 OK", b"Content-Type: application/x-jsonl\r\nTransfer-Encoding: chunked\r\n")
         await writer.drain()
+        cut, self.cut = self.cut, False
+        if cut:
+            self.send_half(batch, writer)
+            return
         with batch.file.open("rb") as file:
             await asyncio.get_running_loop().sendfile(writer.transport, file, fallback=False)
+
+    def send_half(self, batch: Batch, writer: asyncio.StreamWriter) -> None:
+        """Half of the results, up to the end of a line, and then the end, as if that were all."""
+        with batch.file.open("rb") as file:
+            kept = bytearray()
+            while len(kept) < batch.file.stat().st_size // 2 and (size := int(file.readline(), 16)):
+                kept += file.read(size)
+                file.readline()
+        kept = kept[: kept.rindex(b"\n") + 1]
+        writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(kept), kept))
 
     def reply(self, writer: asyncio.StreamWriter, answer: object, status: str = "200 OK") -> None:
         body = json.dumps(answer).encode()
@@ -185,10 +229,16 @@ def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--answer-bytes", type=int, default=900)
     options.add_argument("--longest", type=int, default=0)
-    options.add_argument("--pause", type=float, default=0.0, help="seconds without a create before batches end")
+    options.add_argument(
+        "--pause", type=float, default=0.0, help="seconds without a create before batches end, all at once"
+    )
+    options.add_argument("--at-once", action="store_true", help="answer a create when its batch has ended")
+    options.add_argument("--questions", action="store_true", help="count batches that ask what was asked before")
+    options.add_argument("--lose", type=int, default=0, help="creates that are taken, and whose answer is lost")
+    options.add_argument("--cut", action="store_true", help="end the first results early, though cleanly")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
-        asyncio.run(Server(Path(folder), chosen.answer_bytes, chosen.longest, chosen.pause).run())
+        asyncio.run(Server(Path(folder), chosen).run())
 
 
 main()
