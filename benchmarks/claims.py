@@ -196,16 +196,17 @@ def many_batches(folder: Path, size: Size) -> Table:
 
 def growth(folder: Path, size: Size) -> Table:
     """Ten times the results, in turn."""
-    return _growth(folder, [size.of(100_000), size.of(1_000_000)], min(size.rounds, 3))
+    return _growth(folder, size, [100_000, 1_000_000], min(size.rounds, 3))
 
 
 def growth_large(folder: Path, size: Size) -> Table:
     """A hundred times the results, once, between two of the smallest."""
-    return _growth(folder, [size.of(100_000), size.of(1_000_000), size.of(10_000_000)], 1)
+    return _growth(folder, size, [100_000, 1_000_000, 10_000_000], 1)
 
 
-def _growth(folder: Path, counts: list[int], rounds: int) -> Table:
+def _growth(folder: Path, size: Size, full: list[int], rounds: int) -> Table:
     table = Table(title="Whole jobs of growing size through the command line, into JSONL")
+    counts = [size.of(rows) for rows in full]
     names = [f"{rows:,}" for rows in counts]
 
     def run(program: str, rows: int) -> Measured:
@@ -219,9 +220,10 @@ def _growth(folder: Path, counts: list[int], rounds: int) -> Table:
     first, last = names[0], names[-1]
     table.measure(1, {f"{CEILING}, {last}": partial(run, "raw-run", counts[-1])})
     table.measure(rounds, programs)
-    table.measure(1, {first: programs[first]})
+    if not size.quick:
+        table.measure(1, {first: programs[first]})
     times = counts[-1] // counts[0]
-    memory = table.most(last) / table.best(first, "peak_mb")
+    memory = table.middle(last, "peak_mb") / table.middle(first, "peak_mb")
     table.claim(f"peak memory of {times} times the results", memory, floor=1.15, goal=1.05, at_most=True)
     time = table.middle(last, "µs/result") / table.middle(first, "µs/result")
     table.claim(f"time per result of {times} times the results", time, floor=1.3, goal=1.1, at_most=True)

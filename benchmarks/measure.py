@@ -193,7 +193,7 @@ class Table:
             *(["MB/s"] if self.megabytes else []),
             "peak MB",
         ]
-        print(f"  {'':34}" + "".join(f"{head:>14}" for head in [*heads, *others]))
+        print(f"  {'':42}" + "".join(f"{head:>16}" for head in [*heads, *others]))
         for name, runs in self.runs.items():
             seconds = self.best(name)
             cells = [f"{seconds:.3f}", f"{self.best(name, 'cpu'):.3f}"]
@@ -201,7 +201,7 @@ class Table:
             cells += [f"{self.megabytes / seconds:,.0f}"] if self.megabytes else []
             cells += [f"{self.most(name):,.0f}" if "peak_mb" in runs[0] else ""]
             cells += [f"{self.best(name, key):,.4g}" if key in runs[0] else "" for key in others]
-            print(f"  {name:34}" + "".join(f"{cell:>14}" for cell in cells))
+            print(f"  {name:42}" + "".join(f"{cell:>16}" for cell in cells))
         missed = 0
         for claim in self.claims:
             state = "ok" if claim.reaches_its_goal else "low" if claim.holds else "MISS"

@@ -19,7 +19,7 @@ BESIDE: Final = "| program | wall | CPU | peak memory | lost rows | second batch
 
 def row(name: str, claim: Claim) -> str:
     value = f"{claim.value:,.0f}" if claim.value >= 100 else f"{claim.value:.2f}"
-    measured = value if claim.holds else f"**{value}**, below its floor"
+    measured = value if claim.holds else f"**{value}**, missed"
     sign = "≤" if claim.at_most else "≥"
     return f"| {name} | {claim.text} | {measured} | {sign} {claim.floor:g} | {sign} {claim.goal:g} |"
 

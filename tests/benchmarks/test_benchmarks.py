@@ -41,7 +41,7 @@ def test_readme_has_a_row_for_each_neighbour() -> None:
 
 def test_a_claim_below_its_floor_is_missed_in_the_table_and_in_readme(capsys: pytest.CaptureFixture[str]) -> None:
     claim = Claim(text="times less", value=0.5, floor=2, goal=3)
-    assert readme.row("submit", claim) == "| submit | times less | **0.50**, below its floor | ≥ 2 | ≥ 3 |"
+    assert readme.row("submit", claim) == "| submit | times less | **0.50**, missed | ≥ 2 | ≥ 3 |"
     table = Table(title="Submit", claims=[claim])
     assert table.print(strict=True) == 1
     assert "MISS" in capsys.readouterr().out
