@@ -76,7 +76,7 @@ from abatch.reconcile import (
     Unknown,
     judge,
 )
-from abatch.spool import SpoolDamaged, SpoolReader, SpoolUnusable, SpoolWriter, guarded
+from abatch.spool import FREE_DISK, SpoolDamaged, SpoolReader, SpoolUnusable, SpoolWriter, guarded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -312,7 +312,7 @@ class Driver:
             except SpoolDamaged as damage:
                 await self._stop_job(str(damage), RESTORE if isinstance(self.shard.state, Ready) else RESTORE_PAID)
             except SpoolUnusable as failure:
-                await self._stop_job(str(failure), "Free the disk, then run again.")
+                await self._stop_job(str(failure), FREE_DISK)
         await threads.run(remove, self.site.ledger.journal.spool / self.shard.planned.spool)
 
     async def _perform(self, action: Action) -> bool:
@@ -400,7 +400,7 @@ class Driver:
         site, planned = self.site, self.shard.planned
         free = (await threads.run(shutil.disk_usage, site.ledger.journal.folder)).free
         if free < site.config.free_disk:
-            await self._stop_job(f"{free} bytes are free on the journal's disk", "Free the disk, then run again.")
+            await self._stop_job(f"{free} bytes are free on the journal's disk", FREE_DISK)
         prefix = wire.prefix(site.ledger.journal.lineage_key, self.shard.shard, attempt)
         reader = await self._open_spool()
         gate, answer = _Gate(), None

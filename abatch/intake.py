@@ -1,7 +1,7 @@
 """Read requests: files of JSON lines and callers' iterables, as blocks of checked rows, once, under bounded memory.
 
 A file is read twice: checked from end to end before anything is promised, then planned. An iterable is read once
-and checked as it comes. Both forbid a custom_id twice in a job; the digests of those seen are kept on disk.
+and checked as it comes. Both forbid a custom_id twice in a job; beyond some megabytes those seen are kept on disk.
 """
 
 from __future__ import annotations
@@ -13,31 +13,34 @@ import os
 import sqlite3
 import tempfile
 import zlib
+from array import array
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import ExitStack, aclosing, nullcontext
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 from anyio.lowlevel import checkpoint
 
 from abatch import threads
 from abatch.errors import BackendUnavailable, BadRequest, ConfigError
 from abatch.facts import FileSource
-from abatch.request import Request, Row, from_line, from_object
+from abatch.request import Request, Row, check_lines, from_line, from_object
 from abatch.wire import body_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["FileInput", "IterableInput", "Numbered", "SeenIds", "check_file"]
+__all__ = ["FileInput", "IterableInput", "Lines", "Numbered", "SeenIds", "check_file"]
 
 T = TypeVar("T")
 
 BLOCK: Final = 2**20
 """Bytes of input handled in one turn of a worker thread."""
+PART: Final = 2**16
+"""Bytes of lines checked together: few enough that what is made of them is gone before the garbage collector looks."""
+BOM: Final = b"\xef\xbb\xbf"
 PROBLEMS: Final = 20
 HEADER_SETS: Final = 16
 """Sets of headers in one job, at most: each has an open shard."""
@@ -45,20 +48,40 @@ PACKED: Final = 2**8
 """Bytes of a `.zst` that are unpacked at once: four may stand for 128 KiB, so a bomb goes off in parts of 8 MiB."""
 TURN: Final = 0.005
 """Seconds that a synchronous iterable may hold the event loop."""
+IDS_IN_MEMORY: Final = 2**24
+"""Bytes that custom_ids take in memory before they go to disk, each with what Python needs for it."""
+ID_WEIGHT: Final = 100
 
 
 class Numbered(NamedTuple):
-    """A row and where it came from."""
+    """A row of an iterable and its position in it, from 1."""
 
     row: Row
     number: int
-    """Line of the file, or position in the iterable, from 1."""
-    end: int
-    """Byte offset after it in a plain file; 0 elsewhere."""
+
+
+class Lines(NamedTuple):
+    """Whole lines of a file as they stand there, the last perhaps without its newline."""
+
+    text: bytes
+    before: int
+    """Lines before these."""
+    offset: int
+    """Bytes before these, once decompressed."""
+
+    def requests(self) -> list[tuple[bytes, int, int]]:
+        """The lines that are not blank: each with its number and the offset after it."""
+        told: list[tuple[bytes, int, int]] = []
+        end = self.offset
+        for number, line in enumerate(io.BytesIO(self.text), self.before + 1):
+            end += len(line)
+            if request := line.strip():
+                told.append((request, number, end))
+        return told
 
 
 class SeenIds:
-    """The custom_ids of a job, by 128-bit digest, in a file without a name: memory does not grow with them."""
+    """The custom_ids of a job: some megabytes in memory; if more, all by 128-bit digest in a file without a name."""
 
     def __init__(self, folder: Path) -> None:
         descriptor, name = tempfile.mkstemp(prefix=".seen-", suffix=".tmp", dir=folder)
@@ -73,59 +96,80 @@ class SeenIds:
             self._db.execute(f"PRAGMA {pragma}")
         self._db.execute("CREATE TABLE seen (id BLOB PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID")
         Path(name).unlink()
+        # all different, in the order of their numbers, as long as there is room and none stood twice
+        self._early: dict[bytes, None] | None = {}
+        self._numbers = array("Q")
+        self._weight = 0
 
     def close(self) -> None:
         """Free the file."""
         self._db.close()
 
-    def add(self, rows: Sequence[Numbered]) -> list[BadRequest]:
-        """Note these rows; the problems are those whose custom_id was noted before, or stands here twice.
+    def add(self, custom_ids: Sequence[bytes], numbers: Sequence[int]) -> list[BadRequest]:
+        """Note these custom_ids, JSON strings; the problems are those that were noted before, or stand here twice.
 
         Raises:
             OSError: the disk does not take it.
 
         """
+        if self._early is not None:
+            self._early.update(dict.fromkeys(custom_ids))
+            if len(self._early) == len(self._numbers) + len(custom_ids):
+                self._numbers.extend(numbers)
+                self._weight += sum(map(len, custom_ids)) + ID_WEIGHT * len(custom_ids)
+                if self._weight < IDS_IN_MEMORY:
+                    return []
+                custom_ids = numbers = ()
         try:
-            return self._add(rows)
+            if self._early is not None:
+                self._note(self._early, self._numbers)
+                self._early, self._numbers = None, array("Q")
+            if self._note(custom_ids, numbers):
+                return []
+            return [
+                BadRequest(number, id_text(custom_id), f"custom_id stands on line {first} already")
+                for custom_id, number in zip(custom_ids, numbers, strict=True)
+                if (first := self._first(custom_id)) != number
+            ]
         except sqlite3.OperationalError as failure:
             raise OSError(f"the custom_ids cannot be noted: {failure}") from failure
 
-    def _add(self, rows: Sequence[Numbered]) -> list[BadRequest]:
-        marks = sorted((blake2b(item.row.custom_id, digest_size=16).digest(), item.number) for item in rows)
+    def _note(self, custom_ids: Iterable[bytes], numbers: Iterable[int]) -> bool:
+        """Whether they were all new."""
+        marks = sorted(zip(map(_mark, custom_ids), numbers, strict=False))
         before = self._db.total_changes
         self._db.execute("BEGIN")
         self._db.executemany("INSERT INTO seen VALUES (?, ?) ON CONFLICT DO NOTHING", marks)
         self._db.execute("COMMIT")
-        if self._db.total_changes - before == len(marks):
-            return []
-        return [problem for item in rows if (problem := self._duplicate(item)) is not None]
+        return self._db.total_changes - before == len(marks)
 
-    def _duplicate(self, item: Numbered) -> BadRequest | None:
-        mark = blake2b(item.row.custom_id, digest_size=16).digest()
-        (first,) = self._db.execute("SELECT number FROM seen WHERE id = ?", (mark,)).fetchone()
-        if first == item.number:
-            return None
-        return BadRequest(item.number, id_text(item.row), f"custom_id stands on line {first} already")
+    def _first(self, custom_id: bytes) -> int:
+        (first,) = self._db.execute("SELECT number FROM seen WHERE id = ?", (_mark(custom_id),)).fetchone()
+        return int(first)
 
 
-def id_text(row: Row) -> str:
-    """A row's custom_id as the caller wrote it."""
+def _mark(custom_id: bytes) -> bytes:
+    return blake2b(custom_id, digest_size=16).digest()
+
+
+def id_text(custom_id: bytes) -> str:
+    """A custom_id as the caller wrote it."""
     import json  # noqa: PLC0415
 
-    return str(json.loads(row.custom_id))
+    return str(json.loads(custom_id))
 
 
-def check_size(item: Numbered, bytes_per_batch: int) -> BadRequest | None:
+def check_size(row: Row, number: int, bytes_per_batch: int) -> BadRequest | None:
     """The problem of a request that no batch can hold."""
-    size = body_size(1, len(item.row.params))
+    size = body_size(1, len(row.params))
     if size <= bytes_per_batch:
         return None
-    return BadRequest(item.number, id_text(item.row), f"it takes {size} bytes, a batch holds {bytes_per_batch}")
+    return BadRequest(number, id_text(row.custom_id), f"it takes {size} bytes, a batch holds {bytes_per_batch}")
 
 
-def too_many_header_sets(item: Numbered) -> BadRequest:
+def too_many_header_sets(custom_id: bytes, number: int) -> BadRequest:
     """The problem of a row whose betas make one set of headers too many."""
-    return BadRequest(item.number, id_text(item.row), f"a job has at most {HEADER_SETS} different sets of betas")
+    return BadRequest(number, id_text(custom_id), f"a job has at most {HEADER_SETS} different sets of betas")
 
 
 # ---- files ----------------------------------------------------------------------------------------------------
@@ -190,7 +234,7 @@ class _Zstd(io.RawIOBase):
 
 
 class FileInput:
-    """A file of JSON lines, plain, `.gz` or `.zst`; read in a worker thread, a block at a time.
+    """A file of JSON lines, plain, `.gz` or `.zst`; read in a worker thread, some lines at a time.
 
     Raises:
         ConfigError: it cannot be opened.
@@ -209,9 +253,10 @@ class FileInput:
         self._file = self._decompressed(io.BufferedReader(self._hashing, BLOCK))
         self._number = 0
         self._offset = 0
+        self._put_back: Lines | None = None
         self._broken: BadRequest | None = None
 
-    def _decompressed(self, raw: io.BufferedReader) -> IO[bytes]:
+    def _decompressed(self, raw: io.BufferedReader) -> io.BufferedReader:
         if self._path.suffix == ".gz":
             return io.BufferedReader(gzip.GzipFile(fileobj=raw), BLOCK)
         if self._path.suffix == ".zst":
@@ -236,56 +281,66 @@ class FileInput:
             self._offset = offset
             self._number = rows
             return
-        for _ in islice(filter(bytes.strip, self._lines()), rows):
-            pass
+        while rows and (block := self.block()) is not None:
+            requests = block.requests()
+            if len(requests) > rows:
+                _, number, end = requests[rows - 1]
+                self._put_back = Lines(block.text[end - block.offset :], number, end)
+            rows -= min(rows, len(requests))
 
-    def block(self) -> list[tuple[bytes, int, int]] | None:
-        """The next lines, about a megabyte with the blank ones: each with its number and the offset after it.
-
-        None at the end.
+    def block(self) -> Lines | None:
+        """The next 64 KiB of lines, or as much as the one that ends them takes; None at the end.
 
         Raises:
             BadRequest: the file is not the compressed file it seems to be, or a line is longer than any batch.
 
         """
-        if self._broken is not None:
-            raise self._broken
-        lines: list[tuple[bytes, int, int]] = []
-        weight = 0
-        try:
-            for line in self._lines():
-                weight += len(line) + 64
-                if request := line.strip():
-                    lines.append((request, self._number, self._offset))
-                if weight >= BLOCK:
-                    return lines
-        except BadRequest as broken:
-            if not lines:
-                raise
-            self._broken = broken  # once the lines before it are dealt with
-        return lines or None
+        if (lines := self._put_back) is not None:
+            self._put_back = None
+            return lines
+        text = self._whole_lines()
+        if not text:
+            if self._broken is not None:  # once the lines before it are dealt with
+                raise self._broken
+            return None
+        begins = BOM if not self._offset and text.startswith(BOM) else b""
+        lines = Lines(text.removeprefix(begins), self._number, self._offset + len(begins))
+        self._number += text.count(b"\n") + (not text.endswith(b"\n"))
+        self._offset += len(text)
+        return lines
 
-    def _lines(self) -> Iterator[bytes]:
-        while True:
-            try:
-                line = self._file.readline(self._longest + 1)
-            except (OSError, EOFError, ValueError, zlib.error) as broken:
-                raise BadRequest(self._number + 1, None, f"the file cannot be decompressed: {broken}") from broken
-            except Exception as broken:
-                if type(broken).__module__.partition(".")[0] != "zstandard":
-                    raise
-                raise BadRequest(self._number + 1, None, f"the file cannot be decompressed: {broken}") from broken
-            if not line:
-                return
-            self._number += 1
-            self._offset += len(line)
+    def _whole_lines(self) -> bytes:
+        if self._broken is not None:
+            return b""
+        text = b""
+        try:
+            text = self._file.read1(PART)
+            if not text.endswith(b"\n"):
+                text += self._file.readline(self._longest + 1)
+        except (OSError, EOFError, ValueError, zlib.error) as broken:
+            return self._before_the_break(text, broken)
+        except Exception as broken:
+            if type(broken).__module__.partition(".")[0] != "zstandard":
+                raise
+            return self._before_the_break(text, broken)
+        return text if len(text) <= self._longest else self._before_what_is_too_long(text)
+
+    def _before_the_break(self, text: bytes, broken: Exception) -> bytes:
+        good = text[: text.rfind(b"\n") + 1]
+        number = self._number + good.count(b"\n") + 1
+        self._broken = BadRequest(number, None, f"the file cannot be decompressed: {broken}")
+        self._broken.__cause__ = broken
+        return good
+
+    def _before_what_is_too_long(self, text: bytes) -> bytes:
+        end = 0
+        for number, line in enumerate(io.BytesIO(text), self._number + 1):
             if len(line) > self._longest:
-                raise BadRequest(
-                    self._number, None, f"the line is longer than {self._longest} bytes, no batch holds it"
-                )
-            if self._number == 1 and line.startswith(b"\xef\xbb\xbf"):
-                line = line[3:]
-            yield line
+                why = f"the line is longer than {self._longest} bytes, no batch holds it"
+                self._broken = BadRequest(number, None, why)
+                break
+            end += len(line)
+        return text[:end]
 
     def sha256(self) -> str:
         """Of the whole file, once it was read from its beginning."""
@@ -310,9 +365,6 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
         ConfigError: the file cannot be read, or holds no request.
 
     """
-    problems: list[BadRequest] = []
-    header_sets: set[frozenset[str]] = set()
-    rows = total = 0
     opened: list[FileInput | SeenIds] = []  # closed even if the caller is cancelled while they are opened
     with ExitStack() as open_:
         open_.callback(lambda: [each.close() for each in opened])
@@ -323,52 +375,89 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
             raise _cannot_check(path, folder, failure) from failure
         size, mtime_ns = file.stat()
 
-        def check_block() -> int | None:
-            """The number of good rows in the next block, None at the end."""
-            nonlocal total
-            lines = file.block()
-            if lines is None:
-                return None
-            good: list[Numbered] = []
-            found: list[BadRequest] = []
-            for line, number, end in lines:
-                try:
-                    item = Numbered(from_line(line, number), number, end)
-                except BadRequest as bad:
-                    found.append(bad)
-                    continue
-                header_sets.add(frozenset(item.row.betas))
-                if len(header_sets) > HEADER_SETS:
-                    header_sets.remove(frozenset(item.row.betas))
-                    found.append(too_many_header_sets(item))
-                if (too_large := check_size(item, bytes_per_batch)) is not None:
-                    found.append(too_large)
-                good.append(item)
-            found += seen.add(good)
-            total += len(found)
-            problems.extend(sorted(found, key=lambda bad: bad.line)[: PROBLEMS - len(problems)])
-            return len(good)
-
-        while True:
-            try:
-                count = await threads.run(check_block)
-            except OSError as failure:
-                raise _cannot_check(path, folder, failure) from failure
-            except BadRequest as bad:  # nothing after this line can be read
-                problems, total = [*problems[: PROBLEMS - 1], bad], total + 1
-                break
-            if count is None:
-                break
-            rows += count
-        if problems:
-            first, *more = problems
-            raise BadRequest(first.line, first.custom_id, first.why, more=more, total=total)
-        if rows == 0:
+        check = _Check(seen, bytes_per_batch)
+        try:
+            while await threads.run(check.turn, file):
+                pass
+        except OSError as failure:
+            raise _cannot_check(path, folder, failure) from failure
+        if check.problems:
+            first, *more = check.problems
+            raise BadRequest(first.line, first.custom_id, first.why, more=more, total=check.total)
+        if check.rows == 0:
             raise ConfigError(f"input {path} holds no request")
         sha256 = await threads.run(file.sha256)
         if file.stat() != (size, mtime_ns):
             raise ConfigError(f"input {path} changed while it was checked; run again once it is complete")
-    return FileSource(path=str(path), size=size, mtime_ns=mtime_ns, sha256=sha256, rows=rows)
+    return FileSource(path=str(path), size=size, mtime_ns=mtime_ns, sha256=sha256, rows=check.rows)
+
+
+class _Check:
+    """What was found in a file so far."""
+
+    def __init__(self, seen: SeenIds, bytes_per_batch: int) -> None:
+        self._seen, self._bytes_per_batch = seen, bytes_per_batch
+        self._header_sets: set[frozenset[str]] = set()
+        self.rows = 0
+        """Requests that can be read."""
+        self.problems: list[BadRequest] = []
+        """The first twenty, in the order of the file."""
+        self.total = 0
+        """How many problems there are."""
+
+    def turn(self, file: FileInput) -> bool:
+        """Check about a megabyte; False once nothing is left that can be read."""
+        weight = 0
+        while weight < BLOCK:
+            try:
+                block = file.block()
+            except BadRequest as bad:  # nothing after this line can be read
+                self.problems, self.total = [*self.problems[: PROBLEMS - 1], bad], self.total + 1
+                return False
+            if block is None:
+                return False
+            weight += len(block.text)
+            if not self._takes(block):
+                self._look_at_each(block)
+        return True
+
+    def _takes(self, block: Lines) -> bool:
+        """Note all of it, unless a line has to be looked at by itself."""
+        if body_size(1, len(block.text)) > self._bytes_per_batch or (checked := check_lines(block.text)) is None:
+            return False
+        custom_ids, betas = checked
+        header_sets = self._header_sets.union(map(frozenset, betas))
+        if len(header_sets) > HEADER_SETS:
+            return False
+        self._header_sets = header_sets
+        self._note(custom_ids, range(block.before + 1, block.before + 1 + len(custom_ids)), [])
+        return True
+
+    def _look_at_each(self, block: Lines) -> None:
+        custom_ids: list[bytes] = []
+        numbers: list[int] = []
+        found: list[BadRequest] = []
+        for line, number, _ in block.requests():
+            try:
+                row = from_line(line, number)
+            except BadRequest as bad:
+                found.append(bad)
+                continue
+            self._header_sets.add(frozenset(row.betas))
+            if len(self._header_sets) > HEADER_SETS:
+                self._header_sets.remove(frozenset(row.betas))
+                found.append(too_many_header_sets(row.custom_id, number))
+            if (too_large := check_size(row, number, self._bytes_per_batch)) is not None:
+                found.append(too_large)
+            custom_ids.append(row.custom_id)
+            numbers.append(number)
+        self._note(custom_ids, numbers, found)
+
+    def _note(self, custom_ids: Sequence[bytes], numbers: Sequence[int], found: list[BadRequest]) -> None:
+        self.rows += len(custom_ids)
+        found += self._seen.add(custom_ids, numbers)
+        self.total += len(found)
+        self.problems += sorted(found, key=lambda bad: bad.line)[: PROBLEMS - len(self.problems)]
 
 
 def _kept(opened: list[Any], make: Callable[[], T]) -> T:
@@ -418,7 +507,7 @@ class IterableInput:
                     self._number += 1
                     read = from_line if isinstance(request, bytes) else from_object
                     row = read(request, self._number)  # type: ignore[arg-type]  # bytes go to the one that takes bytes
-                    block.append(Numbered(row, self._number, 0))
+                    block.append(Numbered(row, self._number))
                     weight += len(row.params) + 64
                     if weight >= BLOCK or len(block) >= most:
                         yield block

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import shutil
 import zlib
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING, Final
+from itertools import groupby
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from abatch import threads
 from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped
 from abatch.facts import Cut, FileSource, Headers
 from abatch.intake import (
+    BLOCK,
     HEADER_SETS,
     FileInput,
     IterableInput,
+    Lines,
     Numbered,
     SeenIds,
     check_size,
@@ -29,18 +31,20 @@ from abatch.intake import (
 )
 from abatch.journal import Entry
 from abatch.pacing import LIMITS
-from abatch.request import from_checked_line
-from abatch.spool import SpoolWriter
+from abatch.request import Rows, from_checked_lines
+from abatch.spool import FREE_DISK, SpoolUnusable, SpoolWriter, guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Sequence
     from pathlib import Path
 
     from abatch.config import Config
     from abatch.ledger import JobRecord, Ledger
-    from abatch.request import Row
 
 __all__ = ["Planner", "spool_needed"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 SPREAD: Final = 256
 """Shards of a job differ in size by up to this many rows, so that doubts seldom share a count."""
@@ -60,9 +64,9 @@ class _Taken:
     """What one turn of the worker thread put into the open shards."""
 
     rows: int
-    offset: int
-    """After the last of them; 0 if there was none."""
     full: bool
+    offset: int = 0
+    """After the last of them in a file, if one is full."""
 
 
 class Planner:
@@ -91,7 +95,7 @@ class Planner:
         self._spool = ledger.journal.spool
         self._open: dict[Headers, _Open] = {}
         self._header_sets = {shard.planned.headers for shard in job.shards.values()}
-        self._held_back: Numbered | None = None  # the row that did not fit any more
+        self._rest: tuple[Lines, Rows, int] | None = None  # of a file's block, from the row that did not fit any more
 
     async def run_file(self, source: FileSource, path: Path) -> None:
         """Plan what is left of a file that was checked.
@@ -104,21 +108,19 @@ class Planner:
         cut = self._job.cut
         if cut.last or not await self._may_fill():
             return
-        rows, offset = cut.rows, cut.offset
+        rows = cut.rows
         file = await threads.run(FileInput, path, longest=2 * self._config.bytes_per_batch)
         with closing(file):
             if (now := file.stat()) != (source.size, source.mtime_ns):
                 await self._compare(path, source)
             try:
                 await threads.run(file.skip, offset=cut.offset, rows=cut.rows)
-                while (lines := await threads.run(file.block)) is not None:
-                    items = (Numbered(from_checked_line(line, number), number, end) for line, number, end in lines)
-                    while (taken := await self._take(items)) is not None:
-                        rows, offset = rows + taken.rows, taken.offset or offset
-                        if file.stat() != now:
-                            raise self._changed(path)
-                        if taken.full and not await self._cut(Cut(rows=rows, offset=offset if file.plain else 0)):
-                            return
+                while (taken := await self._take(self._fill_from, file)) is not None:
+                    rows += taken.rows
+                    if file.stat() != now:
+                        raise self._changed(path)
+                    if taken.full and not await self._cut(Cut(rows=rows, offset=taken.offset if file.plain else 0)):
+                        return
                 if file.stat() != now or rows != source.rows:
                     raise self._changed(path)
                 await self._cut(Cut(rows=rows, offset=now[0] if file.plain else 0, last=True))
@@ -142,10 +144,8 @@ class Planner:
         if not before.last and not await self._may_fill():
             return
         source, rows = IterableInput(requests), 0
-        try:
+        with self._guarded():
             seen = await threads.run(SeenIds, self._ledger.journal.folder)
-        except OSError as failure:
-            raise self._no_disk(str(failure)) from failure
         try:
             async with aclosing(source.blocks(most=self._config.requests_per_batch)) as blocks:
                 async for block in blocks:
@@ -157,10 +157,12 @@ class Planner:
                     rows += len(known)
                     if known and rows == before.rows and source.digest() != before.digest:
                         raise JobConflict(self._job.key, "other requests")
-                    fresh = iter(good[len(known) :])
-                    while (taken := await self._take(fresh, source)) is not None:
+                    fresh = good[len(known) :]
+                    while fresh:
                         if before.last:
                             raise JobConflict(self._job.key, "fewer requests")
+                        taken = await self._take(self._fill_with, fresh, source)
+                        fresh = fresh[taken.rows :]
                         rows += taken.rows
                         if taken.full and not await self._cut(Cut(rows=rows, digest=source.digest())):
                             return
@@ -177,59 +179,85 @@ class Planner:
             await threads.clean_up(self._discard)
 
     async def _first_problem(self, seen: SeenIds, block: Sequence[Numbered]) -> BadRequest | None:
-        try:
+        with self._guarded():
             return await threads.run(self._look_for_problem, seen, block)
-        except OSError as failure:
-            raise self._no_disk(str(failure)) from failure
 
     def _look_for_problem(self, seen: SeenIds, block: Sequence[Numbered]) -> BadRequest | None:
-        too_large = (check_size(item, self._config.bytes_per_batch) for item in block)
-        problems = [*filter(None, too_large), *seen.add(block)]
-        return min(problems, key=lambda bad: bad.line, default=None)
+        too_large = (check_size(item.row, item.number, self._config.bytes_per_batch) for item in block)
+        repeated = seen.add([item.row.custom_id for item in block], [item.number for item in block])
+        return min([*filter(None, too_large), *repeated], key=lambda bad: bad.line, default=None)
 
     # ---- filling ----------------------------------------------------------------------------------------------
 
-    async def _take(self, items: Iterable[Numbered], source: IterableInput | None = None) -> _Taken | None:
-        """Put rows into the open shards until one is full; None once there are no more rows."""
-        try:
-            return await threads.run(self._fill, items, source)
-        except OSError as failure:
-            raise self._no_disk(failure.strerror or str(failure)) from failure
+    async def _take(self, fill: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._guarded():
+            return await threads.run(fill, *args, **kwargs)
 
-    def _fill(self, items: Iterable[Numbered], source: IterableInput | None) -> _Taken | None:
-        rows = offset = 0
-        held, self._held_back = self._held_back, None
-        for item in chain([] if held is None else [held], items):
-            shard = self._shard_for(item)
-            if not shard.writer.fits(len(item.row.params), self._config.bytes_per_batch):
-                self._held_back = item
-                return _Taken(rows=rows, offset=offset, full=True)
-            shard.writer.add(item.row.custom_id, item.row.params)
-            if source is not None:
-                source.note(item.row)
-            rows, offset = rows + 1, item.end
-            if shard.writer.rows >= shard.limit:
-                return _Taken(rows=rows, offset=offset, full=True)
-        return _Taken(rows=rows, offset=offset, full=False) if rows else None
+    def _fill_from(self, file: FileInput) -> _Taken | None:
+        """Put about a megabyte of a file into the open shards, less if one is full; None at the end."""
+        taken = weight = 0
+        while weight < BLOCK:
+            if self._rest is None:
+                block = file.block()
+                if block is None:
+                    break
+                weight += len(block.text)
+                self._rest = block, from_checked_lines(block.text), 0
+            block, rows, begin = self._rest
+            end, full = self._fill(rows, begin)
+            taken += end - begin
+            self._rest = None if end == len(rows.custom_ids) else (block, rows, end)
+            if full:
+                return _Taken(rows=taken, offset=block.requests()[end - 1][2] if end else block.offset, full=True)
+        return _Taken(rows=taken, full=False) if taken or weight else None
 
-    def _shard_for(self, item: Numbered) -> _Open:
-        headers = self._headers(item.row)
+    def _fill_with(self, items: Sequence[Numbered], source: IterableInput) -> _Taken:
+        """Put rows of an iterable into the open shards, until one is full."""
+        rows = Rows(
+            [item.row.custom_id for item in items],
+            [item.row.params for item in items],
+            [item.row.betas for item in items],
+            items[0].number,
+        )
+        end, full = self._fill(rows, 0)
+        for item in items[:end]:
+            source.note(item.row)
+        return _Taken(rows=end, full=full)
+
+    def _fill(self, rows: Rows, begin: int) -> tuple[int, bool]:
+        """Put rows into the open shards, from `begin` to what is returned; whether a shard is full."""
+        for betas, run in groupby(rows.betas[begin:]):
+            end = begin + len(list(run))
+            shard = self._shard_for(betas)
+            if shard is None:
+                raise too_many_header_sets(rows.custom_ids[begin], rows.number + begin)
+            writer, params = shard.writer, rows.params[begin : min(end, begin + shard.limit - shard.writer.rows)]
+            fitting = writer.room_for(list(map(len, params)), self._config.bytes_per_batch)
+            writer.extend(rows.custom_ids[begin : begin + fitting], params[:fitting])
+            begin += fitting
+            if begin < end or writer.rows >= shard.limit:
+                return begin, True
+        return begin, False
+
+    def _shard_for(self, betas: tuple[str, ...]) -> _Open | None:
+        """The open shard for these betas; None if they are one set of headers too many."""
+        headers = self._headers(betas)
         shard = self._open.get(headers)
         if shard is None:
             self._header_sets.add(headers)
             if len(self._header_sets) > HEADER_SETS:
-                raise too_many_header_sets(item)
+                return None
             nth = self._job.parts + len(self._open)
             shard = _Open(writer=SpoolWriter(self._spool), limit=self._limit(nth))
             self._open[headers] = shard
         return shard
 
-    def _headers(self, row: Row) -> Headers:
+    def _headers(self, betas: tuple[str, ...]) -> Headers:
         common = self._job.submitted.headers
-        if not row.betas:
+        if not betas:
             return common
-        betas = tuple(sorted({*common.betas, *row.betas}))
-        return Headers(betas=betas, user_profile_id=common.user_profile_id, workspace_id=common.workspace_id)
+        both = tuple(sorted({*common.betas, *betas}))
+        return Headers(betas=both, user_profile_id=common.user_profile_id, workspace_id=common.workspace_id)
 
     def _limit(self, nth: int) -> int:
         most = self._config.requests_per_batch
@@ -239,10 +267,20 @@ class Planner:
     async def _may_fill(self) -> bool:
         if not await self._room():
             return False
-        free = (await threads.run(shutil.disk_usage, self._spool)).free
-        if free < self._config.free_disk:
-            raise self._no_disk(f"{free} bytes are free")
+        with self._guarded():
+            free = (await threads.run(shutil.disk_usage, self._spool)).free
+            if free < self._config.free_disk:
+                raise SpoolUnusable(self._spool, f"{free} bytes are free")
         return True
+
+    @contextmanager
+    def _guarded(self) -> Generator[None, None, None]:
+        """Around work on the spool: an error of the disk stops the job."""
+        try:
+            with guarded(self._spool):
+                yield
+        except SpoolUnusable as failure:
+            raise JobStopped(self._job.key, str(failure), FREE_DISK) from failure
 
     # ---- cutting ----------------------------------------------------------------------------------------------
 
@@ -252,10 +290,8 @@ class Planner:
         for headers, shard in self._open.items():
             number = self._ledger.number_shard()
             name = f"{number:08d}.spool"
-            try:
+            with self._guarded():
                 written = await threads.run(shard.writer.seal, name)
-            except OSError as failure:
-                raise self._no_disk(failure.strerror or str(failure)) from failure
             planned = written.planned(name, headers, part=self._job.take_part())
             entries.append(Entry(self._job.job, planned, number, 0))
         self._open.clear()
@@ -267,7 +303,7 @@ class Planner:
         for shard in self._open.values():
             shard.writer.discard()
         self._open.clear()
-        self._held_back = None
+        self._rest = None
 
     async def _compare(self, path: Path, source: FileSource) -> None:
         if await threads.run(file_sha256, path) != source.sha256:
@@ -278,13 +314,6 @@ class Planner:
             self._job.key,
             f"input {path} changed since the job was started",
             "Put the old content back and run again; or give the new content a key of its own.",
-        )
-
-    def _no_disk(self, why: str) -> JobStopped:
-        return JobStopped(
-            self._job.key,
-            f"the spool in {self._spool} cannot be written ({why})",
-            "Free the disk, then run again.",
         )
 
 

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from os import PathLike
 from typing import Any, NamedTuple, TypeAlias, TypeGuard, cast
 
@@ -18,7 +19,16 @@ import msgspec
 
 from abatch.errors import BadRequest
 
-__all__ = ["Request", "RequestSource", "Row", "from_checked_line", "from_line", "from_object"]
+__all__ = [
+    "Request",
+    "RequestSource",
+    "Row",
+    "Rows",
+    "check_lines",
+    "from_checked_lines",
+    "from_line",
+    "from_object",
+]
 
 CUSTOM_ID_BYTES = 512
 """A custom_id is 1 to this many bytes of UTF-8; any string will do, for it never goes on the wire."""
@@ -62,9 +72,26 @@ class Row(NamedTuple):
     betas: tuple[str, ...] = ()
 
 
-class _Line(msgspec.Struct, forbid_unknown_fields=True):
+class Rows(NamedTuple):
+    """Checked requests as columns: a place in each list is a request."""
+
+    custom_ids: list[bytes]
+    params: Sequence[bytes]
+    """Bytes, or views of them."""
+    betas: list[tuple[str, ...]]
+    number: int = 0
+    """Of the first in its input, where that is known."""
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     custom_id: str
     params: msgspec.Raw
+    betas: tuple[str, ...] = ()
+
+
+class _ReadLine(msgspec.Struct, forbid_unknown_fields=True):
+    custom_id: str
+    params: dict[str, Any]
     betas: tuple[str, ...] = ()
 
 
@@ -76,10 +103,14 @@ class _Params(msgspec.Struct):
 _NAMED = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.){0,600}")')
 _NOT_A_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b")
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_decode_line = msgspec.json.Decoder(_Line).decode
+_lines = msgspec.json.Decoder(_Line)
+_decode_line, _decode_lines = _lines.decode, _lines.decode_lines
+_read_lines = msgspec.json.Decoder(_ReadLine).decode_lines
 _decode_params = msgspec.json.Decoder(_Params).decode
 _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
+_encode_lines = msgspec.json.Encoder().encode_lines
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def from_line(line: bytes, number: int) -> Row:
@@ -115,18 +146,67 @@ def from_line(line: bytes, number: int) -> Row:
     )
 
 
-def from_checked_line(line: bytes, number: int) -> Row:
-    """Take apart a line that `from_line` has found good before; several times as fast.
+def check_lines(text: bytes) -> tuple[list[bytes], set[tuple[str, ...]]] | None:
+    """Check lines of a JSONL file, each with its newline, all at once.
 
-    Raises:
-        BadRequest: it is not that line.
+    Returns:
+        Their custom_ids as JSON strings, and the betas that occur; None unless `from_line` would take every line
+        and each holds just one request, without spaces around it. None says nothing of any of them.
 
     """
     try:
-        parsed = _decode_line(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as bad:
-        raise BadRequest(number, None, "it is not what it was") from bad
-    return Row(_encode(parsed.custom_id), bytes(parsed.params), parsed.betas)
+        if not text.isascii():
+            text.decode()
+        # every value is made, so that a number too large for a reader with doubles is seen
+        lines = _read_lines(text)
+    except _UNREADABLE:
+        return None
+    if not _one_a_line(text, len(lines)):
+        return None
+    for line in lines:
+        params = line.params
+        most = params.get("max_tokens")
+        if type(most) is not int or most < 1 or params.get("stream") not in (None, False):
+            return None
+    betas = {line.betas for line in lines}
+    if not all(map(HEADER_VALUE.fullmatch, chain.from_iterable(betas))):
+        return None
+    custom_ids = _strings([line.custom_id for line in lines])
+    if min(map(len, custom_ids)) < 3 or max(map(len, custom_ids)) > CUSTOM_ID_BYTES + 2:
+        return None
+    return custom_ids, betas
+
+
+def from_checked_lines(text: bytes) -> Rows:
+    """Take lines apart that were found good before; many times as fast.
+
+    Raises:
+        BadRequest: they are not those lines.
+
+    """
+    try:
+        lines = _decode_lines(text)
+    except _UNREADABLE as bad:
+        raise BadRequest(0, None, "it is not what it was") from bad
+    return Rows(
+        _strings([line.custom_id for line in lines]),
+        [line.params for line in lines],
+        [line.betas for line in lines],
+    )
+
+
+def _strings(texts: list[str]) -> list[bytes]:
+    """Each as JSON."""
+    return _encode_lines(texts).split(b"\n")[:-1]
+
+
+def _one_a_line(text: bytes, count: int) -> bool:
+    """Whether `count` objects, which were read from this text, stand on as many lines, and end with them.
+
+    In an object no brace follows another without a comma between them: where one does, across a newline, there
+    two of the objects meet.
+    """
+    return text.count(b"\n", 0, -1) == text.count(b"}\n{") == count - 1
 
 
 def from_object(request: object, number: int) -> Row:

@@ -1,14 +1,15 @@
-"""Sealed shards on disk: the params and custom_ids of their rows, from which any attempt's body is composed.
+"""Sealed shards on disk: the create body of their rows but for the ids' prefix, and the custom_ids.
 
-    params of row 0, 1, …  │ custom_ids 0, 1, … │ fallback lines 0, 1, … │ ends of each, as u64 │ footer
+    body │ custom_ids 0, 1, … │ fallback lines 0, 1, … │ ends of params, custom_ids, fallback lines, as u64 │ footer
 
-A file holds params as the caller gave them and custom_ids as JSON strings; the wire body is composed while it is
-sent, in pieces of about a megabyte, so that memory does not grow with the shard. A retry shard's file also holds,
-per row, the line that the row gets if no later try brings a better one.
+The body is that of any attempt, without its tail, and with a NUL where an attempt's id prefix goes: in JSON no NUL
+can stand. So it is sent in pieces of about a megabyte, each made by one replacement, and memory does not grow with
+the shard. In it are the params as the caller gave them; custom_ids are kept as JSON strings. A retry shard's file
+also holds, per row, the line that the row gets if no later try brings a better one.
 
 A file appears under its name complete and durable (written aside, fsync, rename, folder fsync) before its
-`Planned` fact, and goes after its `Drained`. Two digests stand in the fact: over the params, checked while they
-are sent, before the commit point; and over the rest, checked whenever the file is opened. All calls here block:
+`Planned` fact, and goes after its `Drained`. Two digests stand in the fact: over the body, checked while it is
+sent, before the commit point; and over the rest, checked whenever the file is opened. All calls here block:
 they are made through `threads.run`.
 """
 
@@ -20,9 +21,11 @@ import struct
 import sys
 import tempfile
 from array import array
+from bisect import bisect_left
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import accumulate, chain, islice
 from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
@@ -33,15 +36,25 @@ from abatch.errors import AbatchError
 from abatch.facts import Planned
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterable, Sequence
     from pathlib import Path
 
     from abatch.facts import Headers
 
-__all__ = ["SpoolDamaged", "SpoolReader", "SpoolUnusable", "SpoolWriter", "Written", "guarded"]
+__all__ = ["FREE_DISK", "SpoolDamaged", "SpoolReader", "SpoolUnusable", "SpoolWriter", "Written", "guarded"]
 
 MAGIC: Final = b"abatch-spool-1\n\0"
-FOOTER: Final = struct.Struct("<QQQQ16s")  # rows, bytes of params, of custom_ids, of fallback lines, magic
+FOOTER: Final = struct.Struct("<QQQQ16s")  # rows, bytes of body, of custom_ids, of fallback lines, magic
+PREFIX: Final = b"\0"
+"""In place of the prefix of an attempt's ids."""
+HEAD: Final = wire.ROW_END + b"," + wire.ROW_HEAD + PREFIX
+FIRST_HEAD: Final = wire.BODY_HEAD + wire.ROW_HEAD + PREFIX
+GAP: Final = len(HEAD) + wire.ROW_SUFFIX + len(wire.ROW_MIDDLE)
+"""Bytes between the params of two rows."""
+START: Final = len(FIRST_HEAD) - len(HEAD)
+"""Where the first gap would begin if it were like the others."""
+FREE_DISK: Final = "Free the disk, then run again."
+"""What to do about SpoolUnusable."""
 PIECE: Final = 2**20
 IDS_IN_MEMORY: Final = 4 * 2**20
 
@@ -65,7 +78,7 @@ class SpoolUnusable(AbatchError):
         self.folder, self.why = folder, why
 
     def __str__(self) -> str:
-        return f"the spool in {self.folder} cannot be used ({self.why})"
+        return f"the spool in {self.folder} cannot be written or read ({self.why})"
 
 
 @contextmanager
@@ -116,7 +129,7 @@ class SpoolWriter:
         self._fallbacks: IO[bytes] | None = None
         self._params_ends, self._ids_ends, self._fallback_ends = array("Q"), array("Q"), array("Q")
         self._digest = blake2b(digest_size=16)
-        self._params_bytes = self._ids_bytes = self._fallback_bytes = 0
+        self._params_bytes = self._fallback_bytes = 0
 
     def _spill(self) -> IO[bytes]:
         return tempfile.SpooledTemporaryFile(IDS_IN_MEMORY, dir=str(self._folder))  # 0600, without a name
@@ -131,19 +144,20 @@ class SpoolWriter:
         """Size of the create body of the rows added so far."""
         return wire.body_size(max(self.rows, 1), self._params_bytes)
 
-    def fits(self, params: int, bytes_per_batch: int) -> bool:
-        """Whether a row with this many bytes of params can be added; the first always can."""
-        return not self.rows or wire.body_size(self.rows + 1, self._params_bytes + params) <= bytes_per_batch
+    def room_for(self, sizes: Sequence[int], bytes_per_batch: int) -> int:
+        """How many rows with params of these sizes can be added; the first always can."""
+        if wire.body_size(self.rows + len(sizes), self._params_bytes + sum(sizes)) <= bytes_per_batch:
+            return len(sizes)
+        params = self._params_bytes
+        for row, size in enumerate(sizes, self.rows):
+            params += size
+            if row and wire.body_size(row + 1, params) > bytes_per_batch:
+                return row - self.rows
+        return len(sizes)
 
     def add(self, custom_id: bytes, params: bytes, fallback: bytes = b"") -> None:
         """Add a row: its custom_id as a JSON string, its params as JSON, its fallback line if it has one."""
-        self._file.write(params)
-        self._digest.update(params)
-        self._params_bytes += len(params)
-        self._params_ends.append(self._params_bytes)
-        self._ids.write(custom_id)
-        self._ids_bytes += len(custom_id)
-        self._ids_ends.append(self._ids_bytes)
+        self.extend([custom_id], [params])
         if fallback:
             if self._fallbacks is None:
                 self._fallbacks = self._spill()
@@ -153,8 +167,25 @@ class SpoolWriter:
         if self._fallbacks is not None:
             self._fallback_ends.append(self._fallback_bytes)
 
+    def extend(self, custom_ids: Sequence[bytes], params: Sequence[bytes]) -> None:
+        """Add rows, as many as there are custom_ids; they have no fallback lines."""
+        suffix = wire.row_suffix
+        heads = [HEAD + suffix(row) + wire.ROW_MIDDLE for row in range(self.rows, self.rows + len(params))]
+        if not self.rows:
+            heads[0] = FIRST_HEAD + suffix(0) + wire.ROW_MIDDLE
+        text = b"".join(chain.from_iterable(zip(heads, params, strict=True)))
+        self._file.write(text)
+        self._digest.update(text)
+        sizes = list(map(len, params))
+        self._params_bytes += sum(sizes)
+        _extend(self._params_ends, map(GAP.__add__, sizes), START)
+        self._ids.write(b"".join(custom_ids))
+        _extend(self._ids_ends, map(len, custom_ids), 0)
+
     def seal(self, name: str) -> Written:
         """Make the file durable under `name`, over whatever an earlier run left there."""
+        self._file.write(wire.ROW_END)
+        self._digest.update(wire.ROW_END)
         rest = blake2b(digest_size=16)
 
         def put(block: bytes) -> None:
@@ -168,7 +199,8 @@ class SpoolWriter:
                     put(block)
         for ends in (self._params_ends, self._ids_ends, self._fallback_ends):
             put(_little(ends).tobytes())
-        put(FOOTER.pack(self.rows, self._params_bytes, self._ids_bytes, self._fallback_bytes, MAGIC))
+        body = self._params_ends[-1] + len(wire.ROW_END)
+        put(FOOTER.pack(self.rows, body, self._ids_ends[-1], self._fallback_bytes, MAGIC))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._close()
@@ -219,24 +251,24 @@ class SpoolReader:
         if size < FOOTER.size:
             raise SpoolDamaged(self._path, "is cut short")
         self._file.seek(size - FOOTER.size)
-        rows, params, ids, fallbacks, magic = FOOTER.unpack(self._file.read(FOOTER.size))
+        rows, body, ids, fallbacks, magic = FOOTER.unpack(self._file.read(FOOTER.size))
         indices = 3 if fallbacks else 2
         if (
             magic != MAGIC
             or rows != self._planned.rows
-            or size != (params + ids + fallbacks + indices * 8 * rows + FOOTER.size)
+            or size != (body + ids + fallbacks + indices * 8 * rows + FOOTER.size)
         ):
             raise SpoolDamaged(self._path, "is not the file that was sealed")
-        self._file.seek(params)
+        self._file.seek(body)
         rest = blake2b(digest_size=16)
         while block := self._file.read(PIECE):
             rest.update(block)
         if rest.hexdigest() != self._planned.ids_digest:
             raise SpoolDamaged(self._path, "has changed since it was sealed")
-        self._file.seek(params + ids + fallbacks)
+        self._file.seek(body + ids + fallbacks)
         self._params_ends, self._ids_ends = self._ends(rows), self._ends(rows)
         self._fallback_ends = self._ends(rows) if fallbacks else None
-        self._params_bytes, self._ids_bytes = params, ids
+        self._body_bytes, self._ids_bytes = body, ids
         self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _ends(self, rows: int) -> array[int]:
@@ -257,18 +289,19 @@ class SpoolReader:
     def custom_id(self, row: int) -> bytes:
         """The custom_id of a row, as a JSON string."""
         # asked for with every result line, so without a call in between
-        ends, origin = self._ids_ends, self._params_bytes
+        ends, origin = self._ids_ends, self._body_bytes
         return self._map[origin + (ends[row - 1] if row else 0) : origin + ends[row]]
 
     def params(self, row: int) -> bytes:
         """The params of a row, as the caller gave them."""
-        return self._slice(self._params_ends, row, 0)
+        ends = self._params_ends
+        return self._map[(ends[row - 1] if row else START) + GAP : ends[row]]
 
     def own_fallback(self, row: int) -> bytes:
         """The line that an earlier try left for this row; empty without one."""
         if self._fallback_ends is None:
             return b""
-        return self._slice(self._fallback_ends, row, self._params_bytes + self._ids_bytes)
+        return self._slice(self._fallback_ends, row, self._body_bytes + self._ids_bytes)
 
     def fallback(self, row: int) -> bytes:
         """The line this row gets if no result of this shard brings a better one."""
@@ -282,31 +315,23 @@ class SpoolReader:
         """The create body of the attempt with this id prefix, in pieces of about a megabyte, without its tail.
 
         Raises:
-            SpoolDamaged: before the last piece, if the params are not those that were sealed.
+            SpoolDamaged: before the last piece, if the body is not the one that was sealed.
 
         """
-        digest = blake2b(digest_size=16)
-        middle, between = wire.ROW_MIDDLE, wire.ROW_END + b"," + wire.ROW_HEAD + prefix
-        pieces: list[bytes] = [wire.BODY_HEAD, wire.ROW_HEAD, prefix]
-        weight, first, begin = 0, 0, 0
-        for row, end in enumerate(self._params_ends):
-            if row:
-                pieces.append(between)
-            params = self._map[begin:end]
-            pieces += (wire.row_suffix(row), middle, params)
-            weight += end - begin + len(between)
+        digest, ends = blake2b(digest_size=16), self._params_ends
+        row = begin = 0
+        while row < len(ends):
+            first, row = row, min(bisect_left(ends, begin + PIECE) + 1, len(ends))
+            end = ends[row - 1] if row < len(ends) else self._body_bytes
+            piece = self._map[begin:end]
+            self._forget()
+            digest.update(piece)
             begin = end
-            if weight >= PIECE:
-                digest.update(self._map[first:end])
-                first, weight = end, 0
-                yield b"".join(pieces)
-                pieces = []
-                self._forget()
-        digest.update(self._map[first:begin])
-        if digest.hexdigest() != self._planned.params_digest:
-            raise SpoolDamaged(self._path, "has changed since it was sealed")
-        pieces.append(wire.ROW_END)
-        yield b"".join(pieces)
+            if piece.count(PREFIX) != row - first:  # it would become longer than was told
+                raise SpoolDamaged(self._path, "has changed since it was sealed")
+            if row == len(ends) and digest.hexdigest() != self._planned.params_digest:
+                raise SpoolDamaged(self._path, "has changed since it was sealed")
+            yield piece.replace(PREFIX, prefix)
 
     def _forget(self) -> None:
         # pages of a mapped file count as ours while they are mapped: give back what was read
@@ -329,18 +354,18 @@ def examine(path: Path) -> Written | None:
         if size < FOOTER.size:
             raise SpoolDamaged(path, "is cut short")
         file.seek(size - FOOTER.size)
-        rows, params, _, _, magic = FOOTER.unpack(file.read(FOOTER.size))
-        if magic != MAGIC or params > size:
+        rows, body, _, _, magic = FOOTER.unpack(file.read(FOOTER.size))
+        if magic != MAGIC or body > size:
             raise SpoolDamaged(path, "is not a sealed file")
         file.seek(0)
         digests = blake2b(digest_size=16), blake2b(digest_size=16)
-        left = params
+        left = body
         while block := file.read(min(PIECE, left) if left else PIECE):
             digests[0 if left else 1].update(block)
             left = max(left - len(block), 0)
     return Written(
         rows=rows,
-        body_bytes=wire.body_size(rows, params),
+        body_bytes=wire.body_size(rows, body - START - len(wire.ROW_END) - rows * GAP),
         params_digest=digests[0].hexdigest(),
         ids_digest=digests[1].hexdigest(),
     )
@@ -356,6 +381,11 @@ def write_missing(folder: Path, name: str, entries: Sequence[tuple[bytes, str]])
         os.fsync(file.fileno())
     (folder / temporary).rename(folder / name)
     sync_folder(folder)
+
+
+def _extend(ends: array[int], sizes: Iterable[int], start: int) -> None:
+    """Add the ends of parts of these sizes, each right behind the one before; the first begins at `start`."""
+    ends.extend(islice(accumulate(sizes, initial=ends[-1] if ends else start), 1, None))
 
 
 def _little(numbers: array[int]) -> array[int]:

@@ -93,7 +93,7 @@ def rows_of(path: Path, *, longest: int) -> Generator[tuple[bytes, Row], None, N
     """The checked rows of a file with their raw lines, a block at a time in memory."""
     with closing(FileInput(path, longest=longest)) as file:
         while (block := file.block()) is not None:
-            for line, number, _ in block:
+            for line, number, _ in block.requests():
                 yield line, from_line(line, number)
 
 

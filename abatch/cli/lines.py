@@ -33,7 +33,8 @@ def check_beginning(path: Path, *, longest: int) -> None:
 
     """
     with closing(FileInput(path, longest=longest)) as file, suppress(BadRequest):  # that is told when it is checked
-        for line, _, _ in (file.block() or [])[:1]:
+        block = file.block()
+        for line, _, _ in [] if block is None else block.requests()[:1]:
             _check_first(line, str(path))
 
 

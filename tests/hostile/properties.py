@@ -28,7 +28,7 @@ from abatch.facts import IterableSource, Planned, Submitted
 from abatch.journal import Journal
 from abatch.ledger import Ledger
 from abatch.places import absolute_url, relative_url
-from abatch.request import Row, from_line
+from abatch.request import Row, check_lines, from_line
 from abatch.result import Result
 from abatch_backends.s3 import _parse
 
@@ -109,11 +109,14 @@ def _object(line: bytes) -> dict | None:
 
 def request_line_is_kept_or_refused(line: bytes) -> None:
     """An accepted line is JSON; its `params` are its own bytes, alone in the body they go into; else BadRequest."""
+    at_a_glance = check_lines(line)
     try:
         row = from_line(line, 7)
     except BadRequest as refused:
+        assert at_a_glance is None
         _tells(refused)
         return
+    assert at_a_glance in (None, ([row.custom_id], {row.betas}))
     assert row.params in line
     with _deeper():
         _is_sent_as_it_stands(line, row)

@@ -12,10 +12,12 @@ import anyio
 import msgspec
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
-from abatch import BadRequest, ConfigError, Request
+from abatch import BadRequest, ConfigError, Request, intake
 from abatch.facts import FileSource
-from abatch.intake import FileInput, IterableInput, Numbered, SeenIds, check_file
+from abatch.intake import IDS_IN_MEMORY, FileInput, IterableInput, Numbered, SeenIds, check_file
 from abatch.request import from_object
 from abatch.wire import body_size
 from tests.unit.make import names, request_line
@@ -125,6 +127,13 @@ async def test_problems_are_told_in_the_order_of_the_file_whatever_their_kind(ch
     error = await problems_of(check(raw))
     assert [problem.line for problem in error.problems] == [2, 3, 4, 5]
     assert error.total == 4
+
+
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n", b"\n\n"])
+async def test_between_good_lines_of_any_ending_a_problem_names_its_line(check, ends):
+    good = [request_line(f"id-{n}", system="x" * 1_000)[:-1] for n in range(300)]
+    error = await problems_of(check(ends.join([*good[:200], request_line("b", max_tokens=0)[:-1], *good[200:]])))
+    assert (error.line, error.custom_id, error.total) == (201 if ends != b"\n\n" else 401, "b", 1)
 
 
 async def test_problems_of_later_blocks_are_counted_too(check):
@@ -266,7 +275,7 @@ async def test_a_file_that_changes_while_it_is_checked_is_refused(check, tmp_pat
 def read(file: FileInput) -> list[tuple[bytes, int, int]]:
     told: list[tuple[bytes, int, int]] = []
     while (block := file.block()) is not None:
-        told += block
+        told += block.requests()
     return told
 
 
@@ -292,30 +301,42 @@ def test_after_a_skip_the_lines_behind_it_are_read(tmp_path, name, skipped):
 # ---- seen ids -------------------------------------------------------------------------------------------------
 
 
-def numbered(*custom_ids: str, first: int = 1) -> list[Numbered]:
-    return [
-        Numbered(from_object(Request(custom_id, {"max_tokens": 1}), 1), number, 0)
-        for number, custom_id in enumerate(custom_ids, first)
-    ]
+def numbered(*custom_ids: str, first: int = 1) -> tuple[list[bytes], range]:
+    return [msgspec.json.encode(custom_id) for custom_id in custom_ids], range(first, first + len(custom_ids))
 
 
 def test_ids_are_noted_across_calls(tmp_path):
     with closing(SeenIds(tmp_path)) as seen:
-        assert seen.add(numbered("a", "b")) == []
-        assert seen.add(numbered("c", first=3)) == []
-        (problem,) = seen.add(numbered("d", "b", first=4))
+        assert seen.add(*numbered("a", "b")) == []
+        assert seen.add(*numbered("c", first=3)) == []
+        (problem,) = seen.add(*numbered("d", "b", first=4))
     assert (problem.line, problem.custom_id, problem.why) == (5, "b", "custom_id stands on line 2 already")
 
 
 def test_many_ids_are_told_apart(tmp_path):
     with closing(SeenIds(tmp_path)) as seen:
-        assert seen.add(numbered(*map(str, range(20_000)))) == []
-        assert len(seen.add(numbered(*map(str, range(19_990, 20_010)), first=20_001))) == 10
+        assert seen.add(*numbered(*map(str, range(20_000)))) == []
+        assert len(seen.add(*numbered(*map(str, range(19_990, 20_010)), first=20_001))) == 10
+
+
+@pytest.mark.parametrize("room", [0, 2_000, IDS_IN_MEMORY])
+@given(st.lists(st.lists(st.integers(0, 60).map(str), max_size=20), max_size=8))
+def test_in_memory_or_on_disk_each_repetition_names_the_first(tmp_path, room, blocks):
+    first: dict[str, int] = {}
+    number = 1
+    with pytest.MonkeyPatch.context() as less, closing(SeenIds(tmp_path)) as seen:
+        less.setattr(intake, "IDS_IN_MEMORY", room)
+        for block in blocks:
+            expected = [n for n, text in enumerate(block, number) if first.setdefault(text, n) != n]
+            problems = seen.add(*numbered(*block, first=number))
+            assert [problem.line for problem in problems] == expected
+            assert all(f"line {first[str(problem.custom_id)]} " in problem.why for problem in problems)
+            number += len(block)
 
 
 def test_nothing_of_it_has_a_name_in_the_folder(tmp_path):
     with closing(SeenIds(tmp_path)) as seen:
-        seen.add(numbered(*map(str, range(5_000))))
+        seen.add(*numbered(*map(str, range(5_000))))
         assert names(tmp_path) == []
 
 

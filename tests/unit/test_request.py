@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abatch import BadRequest, Request
-from abatch.request import Row, from_line, from_object
+from abatch.request import Row, check_lines, from_checked_lines, from_line, from_object
 
 GOOD: dict[str, Any] = {"model": "m", "max_tokens": 1, "messages": []}
 
@@ -152,6 +152,81 @@ def test_betas_of_a_line_are_kept_in_order():
 @given(st.binary(max_size=100))
 def test_whatever_a_line_is_it_is_refused_as_a_bad_request(raw):
     refusal(raw)
+
+
+# ---- many lines at once ---------------------------------------------------------------------------------------
+
+
+def betas_line(custom_id: str, *betas: str) -> bytes:
+    return json.dumps({"custom_id": custom_id, "params": GOOD, "betas": betas}).encode()
+
+
+def test_good_lines_are_checked_together():
+    text = line(b'{"max_tokens":1}', b'"\\u00e9"') + b"\n" + betas_line("b", "y", "x") + b"\n" + betas_line("c") + b"\n"
+    assert check_lines(text) == (['"é"'.encode(), b'"b"', b'"c"'], {(), ("y", "x")})
+
+
+@pytest.mark.parametrize("raw", [bad[1] for bad in BAD_LINES], ids=[bad[0] for bad in BAD_LINES])
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_bad_line_among_good_ones_is_left_to_be_looked_at_by_itself(raw, before):
+    some = [line(b'{"max_tokens":1}', b'"%d"' % n) for n in range(2)]
+    some.insert(before, raw)
+    assert check_lines(b"\n".join(some) + b"\n") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\n",
+        betas_line("a") + betas_line("b") + b"\n",
+        betas_line("a") + b" " + betas_line("b") + b"\n\n",
+        betas_line("a").replace(b":", b":\n", 1) + betas_line("b") + b"\n",
+        betas_line("a") + b"\r\n" + betas_line("b") + b"\r\n",
+        betas_line("a") + b"\n \n" + betas_line("b"),
+    ],
+    ids=["nothing", "a blank line", "two on a line", "two and a blank", "over two lines", "CRLF", "blank between"],
+)
+def test_what_is_not_one_request_a_line_is_left_to_be_looked_at(text):
+    assert check_lines(text) is None
+
+
+ODD_LINES = st.one_of(
+    st.builds(lambda custom_id: line(b'{"max_tokens":1}', json.dumps(custom_id).encode()), st.text(max_size=3)),
+    st.lists(st.sampled_from(["x", "y", "a b"]), max_size=3).map(lambda betas: betas_line("a", *betas)),
+    st.builds(
+        lambda name, value: line(b'{"max_tokens":1,"%b":%b}' % (name, value)),
+        st.sampled_from([b"max_tokens", b"stream", b"x"]),
+        st.sampled_from([b"0", b"1.0", b"1e400", b"false", b"true", b"null", b"\n{}\n", b"[]", b'"\xff"', b"9" * 400]),
+    ),
+    st.sampled_from([b"", b"{}", b" ", betas_line("x") + b"\r", betas_line("x") * 2, betas_line("x")[:9]]),
+)
+
+
+@given(st.lists(ODD_LINES, max_size=4))
+def test_lines_that_are_good_together_are_good_one_by_one_and_say_the_same(some):
+    text = b"\n".join(some)
+    checked = check_lines(text)
+    if checked is None:
+        return
+    rows = [from_line(each, 1) for each in text.split(b"\n") if each]
+    assert checked == ([row.custom_id for row in rows], {row.betas for row in rows})
+
+
+def test_checked_lines_are_taken_apart_into_the_same_rows():
+    text = (
+        line(b' {"max_tokens":1} ', b'"\\u00e9"') + b"\n\r\n " + betas_line("b", "y", "x") + b"\r\n" + betas_line("c")
+    )
+    rows = [from_line(each.strip(), 1) for each in text.split(b"\n") if each.strip()]
+    told = from_checked_lines(text)
+    assert (told.custom_ids, told.betas) == ([row.custom_id for row in rows], [row.betas for row in rows])
+    assert list(map(bytes, told.params)) == [row.params for row in rows]
+
+
+@pytest.mark.parametrize("text", [b"x", b'{"custom_id":"a"}', b"\xff", line(b"[" * 100_000)])
+def test_lines_that_are_not_what_they_were_are_refused(text):
+    with pytest.raises(BadRequest, match="not what it was"):
+        from_checked_lines(text)
 
 
 # ---- objects --------------------------------------------------------------------------------------------------

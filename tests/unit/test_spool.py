@@ -72,6 +72,18 @@ def test_a_body_comes_in_pieces_of_about_a_megabyte(tmp_path):
     assert sum(pieces) == written.body_bytes - 2
 
 
+@pytest.mark.parametrize("size", [10, 300_000, 3 * PIECE])
+def test_rows_added_together_are_those_added_one_by_one(tmp_path, size):
+    rows = big_rows(7, size)
+    single = write_spool(tmp_path, rows)
+    alone = (tmp_path / "00000001.spool").read_bytes()
+    writer = SpoolWriter(tmp_path)
+    for some in (rows[:1], rows[1:5], rows[5:]):
+        writer.extend([row[0] for row in some], [row[1] for row in some])
+    assert writer.seal("00000001.spool") == single
+    assert (tmp_path / "00000001.spool").read_bytes() == alone
+
+
 def test_a_body_can_be_composed_again_for_another_attempt(tmp_path):
     written = write_spool(tmp_path, big_rows(3))
     with closing(read_spool(tmp_path, written)) as reader:
@@ -82,11 +94,11 @@ def test_a_body_can_be_composed_again_for_another_attempt(tmp_path):
 
 def test_fits_counts_the_body_to_the_byte(tmp_path):
     writer, params = SpoolWriter(tmp_path), b'{"max_tokens":1}'
-    assert writer.fits(10**9, 1_000)  # the first always does
+    assert writer.room_for([10**9], 1_000) == 1  # the first always does
     writer.add(b'"a"', params)
     two = wire.body_size(2, 2 * len(params))
-    assert writer.fits(len(params), two)
-    assert not writer.fits(len(params), two - 1)
+    assert writer.room_for([len(params)] * 2, two) == 1
+    assert writer.room_for([len(params)] * 2, two - 1) == 0
     writer.add(b'"b"', params)
     assert (writer.rows, writer.body_bytes) == (2, two)
     writer.discard()
@@ -186,11 +198,11 @@ def test_a_flip_of_any_bit_is_seen_before_the_last_piece(tmp_path):
     written = write_spool(tmp_path, FALLEN)
     path = tmp_path / "00000001.spool"
     good = path.read_bytes()
-    params = sum(len(row[1]) for row in FALLEN)
+    body = written.body_bytes - len(wire.BODY_TAIL) - len(FALLEN) * (len(PREFIX) - 1)
     for at in range(len(good)):
         for bit in range(8):
             path.write_bytes(good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :])
-            if at >= params:
+            if at >= body:
                 with pytest.raises(SpoolDamaged):
                     read_spool(tmp_path, written)
                 continue
@@ -208,6 +220,15 @@ def test_the_last_piece_of_a_large_body_with_a_flip_is_never_given_out(tmp_path,
         file.write(b"!")
     with closing(read_spool(tmp_path, written)) as reader:
         assert [len(piece) for piece in sent_of(reader)] == whole[:-1]
+
+
+def test_a_page_of_zeros_is_never_sent_as_ids(tmp_path):
+    written = write_spool(tmp_path, big_rows(29))
+    with (tmp_path / "00000001.spool").open("r+b") as file:
+        file.seek(2 * PIECE)
+        file.write(bytes(4_096))
+    with closing(read_spool(tmp_path, written)) as reader:
+        assert 0 < sum(map(len, sent_of(reader))) < 2 * PIECE + 29 * len(PREFIX)
 
 
 @pytest.mark.parametrize("kept", [0, 1, FOOTER.size - 1, FOOTER.size, 100, -1])
