@@ -48,7 +48,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 VERSION: Final = 1
-_PLACE: Final = tuple[int, int | None, float]
+_OF_SHARD: Final = (int, type(None))
 SCHEMA: Final = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE jobs (job INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
@@ -282,9 +282,11 @@ class Journal:
             for seq, job, of_shard, at, fact in cursor:
                 try:
                     decoded = decode(fact)
-                    msgspec.convert((job, of_shard, at), _PLACE)  # SQLite keeps any type in any column
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as unreadable:
                     raise JournalCorrupt(self.folder, f"fact {seq} cannot be read") from unreadable
+                # SQLite keeps any type in any column
+                if type(job) is not int or type(at) is not float or type(of_shard) not in _OF_SHARD:
+                    raise JournalCorrupt(self.folder, f"fact {seq} cannot be read")
                 visit(Recorded(seq, job, of_shard, at, decoded))
 
     async def version(self) -> int:

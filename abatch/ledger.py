@@ -171,6 +171,10 @@ class JobRecord:
     def apply(self, recorded: Recorded) -> None:
         """Add one fact of this job or of a shard of it."""
         self.changed_at = recorded.at
+        if recorded.shard is not None:
+            fact_of_shard: ShardFact = recorded.fact  # type: ignore[assignment]  # another does not follow from them
+            self._apply_to_shard(recorded.shard, fact_of_shard, recorded.at)
+            return
         fact = recorded.fact
         match fact:
             case Submitted():
@@ -191,9 +195,7 @@ class JobRecord:
             case Finished():
                 self.finished = fact
             case _:
-                if recorded.shard is None:
-                    raise AssertionError("a fact of a shard names no shard")
-                self._apply_to_shard(recorded.shard, fact, recorded.at)
+                raise AssertionError("a fact of a shard names no shard")
 
     def _apply_to_shard(self, number: int, fact: ShardFact, at: float) -> None:
         shard = self.shards.get(number)
@@ -206,12 +208,16 @@ class JobRecord:
         shard.state = after(shard.state, fact)
         shard.length += 1
         shard.since = at
-        if isinstance(fact, Found | Withdrawn | HeldFact):
-            self.wishes.pop(number, None)  # a word given before this was for what is settled now
-        if isinstance(fact, Drained | Abandoned):
-            self.sealed_order.append(number)
-        elif isinstance(fact, Committing) and shard.committed_at is None:
-            shard.committed_at = fact.date
+        match fact:
+            case Committing():
+                if shard.committed_at is None:
+                    shard.committed_at = fact.date
+            case Found() | Withdrawn() | HeldFact():
+                self.wishes.pop(number, None)  # a word given before this was for what is settled now
+            case Drained() | Abandoned():
+                self.sealed_order.append(number)
+            case _:
+                pass
 
     def progress(self) -> Progress:
         """A snapshot; its cost grows with the number of shards, not of requests."""
@@ -429,8 +435,8 @@ class Ledger:
 
     def _apply(self, recorded: Recorded) -> None:
         fact = recorded.fact
-        if recorded.shard is not None:
-            self._next_shard = max(self._next_shard, recorded.shard + 1)
+        if recorded.shard is not None and recorded.shard >= self._next_shard:
+            self._next_shard = recorded.shard + 1
         if isinstance(fact, Submitted) and recorded.job not in self.jobs and recorded.shard is None:
             self.jobs[recorded.job] = JobRecord(
                 job=recorded.job,

@@ -27,8 +27,11 @@ Every empty place raises IllegalTransition, and the journal is left as it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+import msgspec
+from msgspec.structs import replace
 
 from abatch.errors import IllegalTransition
 from abatch.facts import (
@@ -72,15 +75,18 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class _State(msgspec.Struct, frozen=True, gc=False):
+    # a large journal makes these by the ten thousand when it is opened; as facts hold no cycle, they hold none
+    pass
+
+
+class Ready(_State, frozen=True, kw_only=True):
     """Nothing exists on the server; `attempt` is the number of the last create, 0 before the first."""
 
     attempt: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InDoubt:
+class InDoubt(_State, frozen=True, kw_only=True):
     """The commit point is passed and no definite answer is known."""
 
     attempt: int
@@ -90,23 +96,20 @@ class InDoubt:
     """A 2xx was seen: the batch exists, only its id is unknown. Never sent again by policy."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Held(_State, frozen=True, kw_only=True):
     """In doubt, and only an operator can say."""
 
     doubt: InDoubt
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejected:
+class Rejected(_State, frozen=True, kw_only=True):
     """Never sent again: the API refuses its only request."""
 
     error: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Processing:
+class Processing(_State, frozen=True, kw_only=True):
     """The batch is known and has not ended."""
 
     doubt: InDoubt
@@ -117,8 +120,7 @@ class Processing:
     """By an answer or a tag. False for a batch an operator named, until its first line proves it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draining:
+class Draining(_State, frozen=True, kw_only=True):
     """The batch ended; its results are not sealed yet."""
 
     doubt: InDoubt
@@ -128,8 +130,7 @@ class Draining:
     counts: Counts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class Done(_State, frozen=True, kw_only=True):
     """Every row has its line, or is in a retry shard, or is missing."""
 
     drained: Drained
@@ -137,8 +138,7 @@ class Done:
     created_at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dead:
+class Dead(_State, frozen=True, kw_only=True):
     """The shard will never be a batch: split, or abandoned with its fallback lines sealed."""
 
     end: Split | Abandoned
@@ -222,36 +222,70 @@ def after(state: State | None, fact: ShardFact) -> State:
         IllegalTransition: the table above has an empty place here.
 
     """
-    match state, fact:
-        case None, Planned():
-            return Ready()
-        case Ready(attempt=attempt), Committing() if fact.attempt == attempt + 1:
-            return InDoubt(attempt=fact.attempt, date=fact.date, fingerprint=fact.fingerprint)
-        case Ready(), (Split() | Abandoned()) as end:
-            return Dead(end=end)
-        case Rejected(), Abandoned() as end:
-            return Dead(end=end)
-        case ((Ready() | InDoubt()), RejectedFact(error=error)):
-            return Rejected(error=error)
-        case InDoubt(), Unreadable():
-            return replace(state, certain=True)
-        case InDoubt(), Accepted():
-            return Processing(doubt=state, batch_id=fact.batch_id, created_at=fact.created_at, proven=True)
-        case ((InDoubt() | Held()), Found()):
-            doubt = state if isinstance(state, InDoubt) else state.doubt
-            proven = fact.by == "tag"
-            return Processing(doubt=doubt, batch_id=fact.batch_id, created_at=fact.created_at, proven=proven)
-        case ((InDoubt(attempt=attempt) | Held(doubt=InDoubt(attempt=attempt))), Withdrawn()):
-            return Ready(attempt=attempt)
-        case InDoubt(), HeldFact():
-            return Held(doubt=state, reason=fact.reason)
-        case ((Processing(doubt=doubt, proven=False) | Draining(doubt=doubt, proven=False)), HeldFact()):
-            return Held(doubt=doubt, reason=fact.reason)
-        case Processing() as was, Ended(counts=counts):
-            return Draining(
-                doubt=was.doubt, batch_id=was.batch_id, created_at=was.created_at, proven=was.proven, counts=counts
-            )
-        case Draining(batch_id=batch_id, created_at=created_at), Drained() as drained:
-            return Done(drained=drained, batch_id=batch_id, created_at=created_at)
+    match state:
+        case None:
+            if isinstance(fact, Planned):
+                return Ready()
+        case Ready(attempt=attempt):
+            match fact:
+                case Committing() if fact.attempt == attempt + 1:
+                    return InDoubt(attempt=fact.attempt, date=fact.date, fingerprint=fact.fingerprint)
+                case RejectedFact(error=error):
+                    return Rejected(error=error)
+                case Split() | Abandoned():
+                    return Dead(end=fact)
+                case _:
+                    pass
+        case InDoubt():
+            match fact:
+                case Accepted():
+                    return Processing(doubt=state, batch_id=fact.batch_id, created_at=fact.created_at, proven=True)
+                case Unreadable():
+                    return replace(state, certain=True)
+                case Found():
+                    return _found(state, fact)
+                case Withdrawn():
+                    return Ready(attempt=state.attempt)
+                case RejectedFact(error=error):
+                    return Rejected(error=error)
+                case HeldFact(reason=reason):
+                    return Held(doubt=state, reason=reason)
+                case _:
+                    pass
+        case Processing(doubt=doubt, batch_id=batch_id, created_at=created_at, proven=proven):
+            match fact:
+                case Ended(counts=counts):
+                    return Draining(doubt=doubt, batch_id=batch_id, created_at=created_at, proven=proven, counts=counts)
+                case HeldFact(reason=reason) if not proven:
+                    return Held(doubt=doubt, reason=reason)
+                case _:
+                    pass
+        case Draining():
+            match fact:
+                case Drained():
+                    return Done(drained=fact, batch_id=state.batch_id, created_at=state.created_at)
+                case HeldFact(reason=reason) if not state.proven:
+                    return Held(doubt=state.doubt, reason=reason)
+                case _:
+                    pass
+        case Held(doubt=doubt):
+            match fact:
+                case Found():
+                    return _found(doubt, fact)
+                case Withdrawn():
+                    return Ready(attempt=doubt.attempt)
+                case _:
+                    pass
+        case Rejected():
+            if isinstance(fact, Abandoned):
+                return Dead(end=fact)
+        case Done() | Dead():
+            pass
         case _:
-            raise IllegalTransition(state, fact)
+            assert_never(state)
+    raise IllegalTransition(state, fact)
+
+
+def _found(doubt: InDoubt, fact: Found) -> Processing:
+    proven = fact.by == "tag"
+    return Processing(doubt=doubt, batch_id=fact.batch_id, created_at=fact.created_at, proven=proven)

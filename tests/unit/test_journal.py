@@ -436,6 +436,22 @@ async def test_a_fact_that_cannot_be_read_is_corruption_that_names_it(journal, r
         await everything(journal)
 
 
+@pytest.mark.parametrize("column", ["job", "shard", "at"])
+@pytest.mark.parametrize("value", ["x", b"1", 1.5])
+async def test_a_column_of_another_type_is_corruption_that_names_the_fact(journal, column, value):
+    job = (await journal.add_job(submitted())).job
+    (recorded,) = await journal.append(Entry(job, planned(), 1, 0))
+    db = sqlite3.connect(journal.folder / "journal.db")
+    with db:
+        db.execute(f"UPDATE facts SET {column} = ? WHERE seq = ?", (value, recorded.seq))
+    db.close()
+    if (column, value) == ("at", 1.5):
+        assert len(await everything(journal)) == 2
+        return
+    with pytest.raises(JournalCorrupt, match=f"fact {recorded.seq} "):
+        await everything(journal)
+
+
 async def test_an_empty_file_left_by_a_crash_at_the_start_becomes_a_journal(tmp_path):
     (tmp_path / "journal.db").touch(mode=0o600)
     journal = await Journal.open(tmp_path, drive=True)
