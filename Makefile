@@ -21,7 +21,7 @@ demo: $(READY)  ## a job from file to results on a local sandbox: many batches, 
 test: $(READY)  ## every test; the servers they need are installed with them
 	$(BIN)/python -m pytest
 
-wheel-test: $(READY)  ## the suite against the built wheel, from another folder
+wheel-test:  ## the suite against the built wheel, from another folder
 	sh tests/against_wheel.sh $(PYTHON)
 
 lint: $(READY)

@@ -45,8 +45,8 @@ __all__ = ["READ_AGAIN", "RETRYABLE", "Collected", "Collector", "NotOurs", "seal
 
 RETRYABLE: Final = frozenset({"rate_limit_error", "timeout_error", "api_error", "overloaded_error"})
 """Errors that pass; `expired` is retried, too. Anything else, also what is not known yet, is kept as it is."""
-READ_AGAIN: Final = (60.0, 900.0, 3_600.0, 14_400.0, 64_800.0)
-"""Seconds between the six reads when rows are missing: most of a day."""
+READ_AGAIN: Final = (5.0, 900.0, 3_600.0, 14_400.0, 64_800.0)
+"""Seconds between the six reads when rows are missing: a stream that ended early, or most of a day."""
 RECOUNTS: Final = 6
 """Times that the API is asked for its counts before rows that it counts otherwise are sealed."""
 KEPT_FOR: Final = 29 * 24 * 3600.0

@@ -117,11 +117,11 @@ class BatchManager:
     @asynccontextmanager
     async def _run(self) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as open_:
+            self._client = await self._make_client()  # first: without a key nothing is made
+            open_.push_async_callback(self._client.aclose)
             journal = await Journal.open(self._folder, drive=True)
             open_.push_async_callback(journal.aclose)
             self._ledger = await Ledger.load(journal)
-            self._client = await self._make_client()
-            open_.push_async_callback(self._client.aclose)
             await journal.bind(self._client.base_url)
             self._fingerprint = journal.fingerprint(self._client.fixed_key)
             self._grace = self._choose_grace()

@@ -145,9 +145,10 @@ class Scope:
 
         It is watched to its end even if nobody waits any more: until then it has its place in the queue.
         """
+        if not self._watched:  # else the next look, which is due anyway, sees this batch too
+            self._want()
         watch = _Watch(shard=shard, created_at=created_at, accepted=anyio.current_time())
         watch = self._watched.setdefault(batch_id, watch)
-        self._want()
         await watch.done.wait()
         assert watch.ended is not None
         return counts_of(watch.ended)

@@ -341,12 +341,14 @@ def read_plain(text: bytes, head: bytes) -> Plain | None:
         envelopes = _decode_lines(text)
     except _UNREADABLE:
         return None
-    if not text.startswith(head) or b"\r" in text or not len(envelopes) == len(tails) == text.count(b"\n") + 1:
+    prefix, values, rows = head[len(ROW_HEAD) :], _VALUES, list[int]()
+    if not text.startswith(head) or b"\r" in text:
+        return None
+    if not len(envelopes) == len(tails) == text.count(b"\n") + 1 == text.count(prefix):
         return None
     tails[0] = tails[0][len(head) :]
-    prefix, values, rows = head[len(ROW_HEAD) :], _VALUES, list[int]()
     for tail, envelope in zip(tails, envelopes, strict=True):
-        # the same id by its place and by its name
+        # the same id by its place and by its name, and the only one
         if prefix + tail[: ROW_SUFFIX + 1] != b'%b"' % envelope.custom_id.encode():
             return None
         rows.append(values.get(tail[:2], NO_ROW) << 10 | values.get(tail[2:4], NO_ROW))
@@ -404,11 +406,16 @@ def _scan(line: bytes) -> Seen | None:
 def with_custom_id(line: bytes, wire_id: bytes, custom_id: bytes) -> bytes:
     """The line with `custom_id` (as a JSON string, quotes included) in the place of our wire id."""
     end = len(ROW_HEAD) + ID_WIDTH
-    if line.startswith(ROW_HEAD) and line[len(ROW_HEAD) : end] == wire_id:
+    if line.startswith(ROW_HEAD) and line[len(ROW_HEAD) : end] == wire_id and line.count(wire_id) == 1:
         return b"".join((ROW_HEAD[:-1], custom_id, line[end + 1 :]))
-    for named in _NAMED.finditer(line):  # in another order, with spaces, with escapes
+    pieces: list[bytes] = []
+    begin = 0
+    for named in _NAMED.finditer(line):  # in another order, with spaces, with escapes, twice
         if _unquoted(named[1]) == wire_id:
-            return b"".join((line[: named.start(1)], custom_id, line[named.end(1) :]))
+            pieces += (line[begin : named.start(1)], custom_id)
+            begin = named.end(1)
+    if pieces:
+        return b"".join((*pieces, line[begin:]))
     # it is not an object with a custom_id: the row gets one that holds it
     raw = json.dumps(line.decode("utf-8", "replace")).encode()
     return fallback(custom_id, b'{"type":"unreadable","raw":%b}' % raw)

@@ -20,7 +20,7 @@ from abatch.sandbox import Sandbox
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 KEY = "canary-key-8c1f"
 
 

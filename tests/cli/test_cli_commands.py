@@ -8,6 +8,7 @@ from typing import Any
 
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import ResetBeforeAccept
+from tests.cli.conftest import PATIENCE
 
 FAST = ("--poll-interval", "0.05")
 
@@ -97,7 +98,7 @@ def test_an_unfinished_job_is_read_cancelled_and_finished(new_cli: Any, slow_api
     done = cli("cancel", "job")
     assert done.status == 0, done
     assert "within a second" in done.err
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, err
     assert len(slow_api.account.canceled) == 1
     told = cli("status", "--json").json["jobs"][0]
@@ -140,7 +141,7 @@ def test_results_stop_quietly_when_nobody_reads(cli: Any) -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     process.stderr.close()
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=PATIENCE) == 0
 
 
 def test_status_watches_until_all_is_done(new_cli: Any, slow_api: Sandbox, wait_for: Any) -> None:
@@ -153,13 +154,13 @@ def test_status_watches_until_all_is_done(new_cli: Any, slow_api: Sandbox, wait_
     assert json.loads(watch.stdout.readline())["jobs"][0]["planned"] == 4
     assert interrupted.stdout.readline().startswith("job")
     interrupted.send_signal(signal.SIGINT)
-    _, said = interrupted.communicate(timeout=10)
+    _, said = interrupted.communicate(timeout=PATIENCE)
     assert interrupted.returncode == 130, said
     slow_api.advance(20_000)
-    out, _ = watch.communicate(timeout=30)
+    out, _ = watch.communicate(timeout=PATIENCE)
     assert json.loads(out.splitlines()[-1])["jobs"][0]["state"] == "done"
     assert watch.returncode == 0
-    run.communicate(timeout=30)
+    run.communicate(timeout=PATIENCE)
     assert run.returncode == 0
 
 
@@ -182,6 +183,6 @@ def test_a_sandbox_serves_until_it_is_interrupted(alone: Any) -> None:
     assert taken.status == 2, taken
     assert "choose another with --port" in taken.err
     served.send_signal(signal.SIGINT)
-    served.communicate(timeout=30)
+    served.communicate(timeout=PATIENCE)
     assert served.returncode == 0
     assert (alone.folder / "state").exists()

@@ -14,6 +14,7 @@ from typing import Any
 
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import ResetAfterAccept, Stall, Status
+from tests.cli.conftest import PATIENCE
 
 FAST = ("--poll-interval", "0.05")
 
@@ -89,7 +90,7 @@ def test_a_missing_key_is_said_before_planning(cli: Any) -> None:
     ended = cli("run", "in.jsonl", "--to", "out.jsonl")
     assert ended.status == 2, ended
     assert "ANTHROPIC_API_KEY" in ended.err
-    assert not (cli.folder / "out.jsonl").exists()
+    assert [path.name for path in cli.folder.iterdir()] == ["in.jsonl"]
 
 
 def test_an_unreachable_api_is_exit_3_at_once(alone: Any) -> None:
@@ -277,7 +278,7 @@ def test_an_interrupted_run_resumes(new_cli: Any, slow_api: Sandbox, wait_for: A
     process = cli.start(*args)
     wait_for(lambda: slow_api.account.batches, process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert "Interrupted" in err
     assert "To go on: abatch run in.jsonl --to 'my out.jsonl'" in err
@@ -319,7 +320,7 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(cli: Any, api: Sandbox, 
     process.send_signal(signal.SIGTERM)
     read_until(process, "Interrupted")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     ended = cli(*args)
     assert ended.status == 0, ended
@@ -415,7 +416,7 @@ def test_a_terminal_gets_a_bar_and_no_log(new_cli: Any, slow_api: Sandbox, wait_
     wait_for(lambda: _more(ours, seen).endswith(b"out.jsonl\r\n") or process.poll() is not None)
     _more(ours, seen)
     os.close(ours)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, seen
     assert b"planned 20 of 20" in seen
     assert b"succeeded" in seen

@@ -91,6 +91,7 @@ def drain(tmp_path, monkeypatch):
     chunk=st.sampled_from([1, 7, 1000]),
 )
 @example(hostile=[b"a proxy's page " + OUR_ID + b" of our row"], at=0, chunk=1000)
+@example(hostile=[b'{"custom_id":"%b","result":0,"custom_id":"%b"}' % (OUR_ID, OUR_ID)], at=0, chunk=1000)
 @example(hostile=[b'"' + OUR_ID + b'"', GOOD[2], GOOD[2]], at=0, chunk=7)
 def test_every_row_gets_one_line_of_its_own_among_hostile_ones(drain, hostile, at, chunk):
     hostile = [line.replace(b"\n", b"") for line in hostile]

@@ -363,6 +363,9 @@ def test_plain_lines_are_read_as_a_block_as_they_are_one_by_one():
         b" " + succeeded(),
         succeeded().replace(WIRE_ID, b"somebody-else"),
         succeeded()[:-1] + b',"custom_id":"' + WIRE_ID[:-4] + row_suffix(9) + b'"}',
+        succeeded()[:-1] + b',"custom_id":"' + WIRE_ID + b'"}',
+        succeeded().replace(b',"result"', b',\n"result"'),
+        succeeded() + b"\n",
         b'{"result":{"type":"canceled"},"custom_id":"' + WIRE_ID + b'"}',
     ],
 )
@@ -370,8 +373,7 @@ def test_plain_lines_are_read_as_a_block_as_they_are_one_by_one():
 def test_one_odd_line_leaves_its_block_to_be_read_line_by_line(odd, place):
     lines = [of_row(1), of_row(2)]
     lines.insert(place, odd)
-    read = read_plain(b"\n".join(lines), HEAD)
-    assert read is None or [HEAD + tail for tail in read.tails] == lines
+    assert read_plain(b"\n".join(lines), HEAD) is None
 
 
 # ---- the caller's id in the place of ours ---------------------------------------------------------------------
@@ -390,11 +392,12 @@ def test_in_our_own_form_nothing_but_the_id_changes():
         b'{ "custom_id" : %s , "result":{"type":"canceled"}}',
         b'{"custom_id":%s ,"result":{"type":"canceled"}}',
         b'\t{"x":1,"custom_id":\t%s,"result":{"type":"canceled"}}',
+        b'{"custom_id":%s,"result":{"type":"canceled"},"custom_id":%s}',
     ],
 )
 def test_in_another_order_and_with_spaces_nothing_but_the_id_changes(form):
-    line = form % (b'"' + WIRE_ID + b'"')
-    assert with_custom_id(line, WIRE_ID, OURS) == form % OURS
+    line = form.replace(b"%s", b'"' + WIRE_ID + b'"')
+    assert with_custom_id(line, WIRE_ID, OURS) == form.replace(b"%s", OURS)
 
 
 @pytest.mark.parametrize("form", [b'{"custom_id":%s,"text":%s}', b'{"text":%s,"custom_id":%s}'])
