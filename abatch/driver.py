@@ -289,6 +289,7 @@ class Driver:
     shard: ShardRecord
     _pause: Backoff = field(default_factory=lambda: Backoff(first=1.0, most=120.0))
     _reads: Iterator[float] = field(default_factory=lambda: iter(READ_AGAIN))
+    _put_off: Backoff = field(default_factory=lambda: Backoff(first=SHORT_REST, most=900.0))
     _committed_here: bool = False
     _at: int = 0
     """How many facts the shard had when the action began, and of ours since: what is recorded comes after these."""
@@ -702,8 +703,8 @@ class Driver:
         try:
             async with site.drains.turn(state.created_at) as rest:
                 collected = await site.collector.drain(self.shard, state, rest, self._reads)
-        except Postponed as postponed:
-            await anyio.sleep(postponed.seconds)
+        except Postponed as postponed:  # the next try begins at the first line, and with short rests
+            await anyio.sleep(max(postponed.seconds, self._put_off.next()))
             return True
         except NotOurs as other:
             await self._record(Held(reason=str(other)))
