@@ -20,7 +20,7 @@ from abatch.collector import Collector, sealed_of
 from abatch.driver import LOOKS_EVERY, Driver, Site, Turns
 from abatch.errors import AbatchError, BackendError, JobConflict, JobStopped, JournalError, StillInDoubt
 from abatch.facts import FileSource, Finished, Resumed, Stopped
-from abatch.journal import Entry
+from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Held, Ready
 from abatch.log import log
 from abatch.places import is_local
@@ -412,7 +412,11 @@ class JobRun:
         if backend is None:
             return
         location = await backend.finish(self.ref(), self.sealed())
-        await self._shop.ledger.record(Entry(job.job, Finished(location=location)))
+        try:  # at the place of a next cut: another process that plans more and this one exclude each other
+            await self._shop.ledger.record(Entry(job.job, Finished(location=location), n=job.cuts))
+        except Overtaken:
+            self._again = True
+            return
         try:
             await backend.finish(self.ref(), self.sealed())  # now that it is on record, what proved it ours may go
             self._assembled = True
