@@ -17,7 +17,7 @@ from abatch import Config
 from abatch.sandbox import faults as f
 from abatch.sandbox.api import Settings
 
-__all__ = ["CANARY", "KEY", "OTHER_KEY", "Life", "Plan", "Work", "draw"]
+__all__ = ["CANARY", "KEY", "OTHER_KEY", "Life", "Plan", "Work", "draw", "requests"]
 
 KEY: Final = "sk-ant-simulated-key-that-nobody-may-see"
 OTHER_KEY: Final = "sk-ant-another-key-of-another-workspace"
@@ -266,7 +266,8 @@ WISHES: Final = (
 )
 
 
-def _rows(chance: Random, job: int, count: int) -> list[dict[str, Any]]:
+def requests(chance: Random, job: int, count: int) -> list[dict[str, Any]]:
+    """So many requests of a job, each with params of its own."""
     odd = chance.choice([0.0, 0.2])
     betas = chance.random() < 0.1
     rows: list[dict[str, Any]] = []
@@ -294,7 +295,7 @@ def _jobs(chance: Random, tries: int) -> list[Work]:
         Work(
             key=f"job{number}",
             workspace_id=chance.choice(workspaces),
-            rows=_rows(chance, number, chance.randrange(1, 13 if count == 1 else 7)),
+            rows=requests(chance, number, chance.randrange(1, 13 if count == 1 else 7)),
             source=chance.choice(["file", "file", "list", "async"]),
             to=chance.choice(["memory", "memory", "memory", "file", "folder"]),
             tries=tries if number == 0 else chance.choice([1, 2, 3]),
@@ -310,7 +311,7 @@ ANSWER_BYTES: Final = 400_000
 def _weighed(chance: Random, plan: Plan) -> Plan:
     """The same world with large results that nobody's death leaves in memory."""
     to: list[Literal["file", "folder"]] = ["file", "folder"]
-    job = replace(plan.jobs[0], rows=_rows(chance, 0, WEIGHED_ROWS), to=chance.choice(to), workspace_id=None)
+    job = replace(plan.jobs[0], rows=requests(chance, 0, WEIGHED_ROWS), to=chance.choice(to), workspace_id=None)
     return replace(
         plan,
         jobs=[job],

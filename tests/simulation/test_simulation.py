@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from dataclasses import replace
 from random import Random
 
 import pytest
 
+from abatch.sandbox.faults import ResetAt
 from tests.simulation.loop import OWNER, Owner, SimulatedLoop, Stuck
-from tests.simulation.plan import FAULTS
+from tests.simulation.plan import FAULTS, Life, draw, requests
 from tests.simulation.reach import MUST, shortfall
 from tests.simulation.seeds import ready, regressions, run_here, run_seed
 
@@ -56,6 +58,26 @@ def test_every_fault_and_rule_is_to_be_met() -> None:
     kinds = {f"{site} {type(make(Random(1))).__name__}" for site, make in FAULTS}
     assert kinds <= set(MUST)
     assert {f"A{row}" for row in range(1, 13)} | {f"B{row}" for row in range(1, 11)} <= set(MUST)
+
+
+def test_results_that_cannot_be_read_are_asked_for_ever_more_seldom_also_by_those_who_make_room() -> None:
+    plan = draw(0)
+    job = replace(plan.jobs[0], rows=requests(Random(0), 0, 6), workspace_id=None, tries=1)
+    plan = replace(
+        plan,
+        jobs=[job],
+        config=replace(plan.config, requests_per_batch=1, drains=1),
+        settings=replace(plan.settings, latency=(0.0, 0.0)),
+        faults=[("results", ResetAt(0), 1.0)],
+        lives=[Life(stops_at=8 * 3600.0)],
+        full_at=frozenset(),
+        broken_at=frozenset(),
+        no_room_until=0.0,
+    )
+    with ready():
+        told = run_seed(0, plan=plan)
+    assert told.violations == {}
+    assert 100 < told.hits["results ResetAt"] < 1500
 
 
 # ---- the loop -------------------------------------------------------------------------------------------------
