@@ -50,7 +50,10 @@ TURN: Final = 0.005
 """Seconds that a synchronous iterable may hold the event loop."""
 IDS_IN_MEMORY: Final = 2**24
 """Bytes that custom_ids take in memory before they go to disk, each with what Python needs for it."""
+IDS_AT_ONCE: Final = 2**20
+"""The same of those of a file that are looked for together: the more, the fewer pages of the disk each meets."""
 ID_WEIGHT: Final = 100
+SPILLED_AT_ONCE: Final = 2**14
 
 
 class Numbered(NamedTuple):
@@ -122,8 +125,8 @@ class SeenIds:
                 custom_ids = numbers = ()
         try:
             if self._early is not None:
-                self._note(self._early, self._numbers)
-                self._early, self._numbers = None, array("Q")
+                self._spill(self._early)
+                self._early = None
             if self._note(custom_ids, numbers):
                 return []
             return [
@@ -134,9 +137,18 @@ class SeenIds:
         except sqlite3.OperationalError as failure:
             raise OSError(f"the custom_ids cannot be noted: {failure}") from failure
 
+    def _spill(self, early: dict[bytes, None]) -> None:
+        # from the end, so that memory becomes free while the disk's pages take some
+        while len(early) > len(self._numbers):  # these are noted next
+            early.popitem()
+        while early:
+            custom_ids = [early.popitem()[0] for _ in range(min(len(early), SPILLED_AT_ONCE))]
+            self._note(custom_ids, reversed(self._numbers[-len(custom_ids) :]))
+            del self._numbers[-len(custom_ids) :]
+
     def _note(self, custom_ids: Iterable[bytes], numbers: Iterable[int]) -> bool:
         """Whether they were all new."""
-        marks = sorted(zip(map(_mark, custom_ids), numbers, strict=False))
+        marks = sorted(zip(map(_mark, custom_ids), numbers, strict=True))
         before = self._db.total_changes
         self._db.execute("BEGIN")
         self._db.executemany("INSERT INTO seen VALUES (?, ?) ON CONFLICT DO NOTHING", marks)
@@ -404,6 +416,10 @@ class _Check:
         """The first twenty, in the order of the file."""
         self.total = 0
         """How many problems there are."""
+        # not looked for among those before yet
+        self._custom_ids: list[bytes] = []
+        self._numbers = array("Q")
+        self._weight = 0
 
     def turn(self, file: FileInput) -> bool:
         """Check about a megabyte; False once nothing is left that can be read."""
@@ -412,9 +428,11 @@ class _Check:
             try:
                 block = file.block()
             except BadRequest as bad:  # nothing after this line can be read
+                self._look_for_repeated()
                 self.problems, self.total = [*self.problems[: PROBLEMS - 1], bad], self.total + 1
                 return False
             if block is None:
+                self._look_for_repeated()
                 return False
             weight += len(block.text)
             if not self._takes(block):
@@ -453,11 +471,25 @@ class _Check:
             numbers.append(number)
         self._note(custom_ids, numbers, found)
 
-    def _note(self, custom_ids: Sequence[bytes], numbers: Sequence[int], found: list[BadRequest]) -> None:
+    def _note(self, custom_ids: Sequence[bytes], numbers: Iterable[int], found: list[BadRequest]) -> None:
         self.rows += len(custom_ids)
-        found += self._seen.add(custom_ids, numbers)
-        self.total += len(found)
-        self.problems += sorted(found, key=lambda bad: bad.line)[: PROBLEMS - len(self.problems)]
+        self._found(found)
+        self._custom_ids += custom_ids
+        self._numbers.extend(numbers)
+        self._weight += sum(map(len, custom_ids)) + ID_WEIGHT * len(custom_ids)
+        if self._weight > IDS_AT_ONCE:
+            self._look_for_repeated()
+
+    def _look_for_repeated(self) -> None:
+        self._found(self._seen.add(self._custom_ids, self._numbers))
+        self._custom_ids.clear()
+        self._numbers = array("Q")
+        self._weight = 0
+
+    def _found(self, problems: list[BadRequest]) -> None:
+        self.total += len(problems)
+        if problems:
+            self.problems = sorted([*self.problems, *problems], key=lambda bad: bad.line)[:PROBLEMS]
 
 
 def _kept(opened: list[Any], make: Callable[[], T]) -> T:

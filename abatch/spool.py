@@ -3,9 +3,9 @@
     body │ custom_ids 0, 1, … │ fallback lines 0, 1, … │ ends of params, custom_ids, fallback lines, as u64 │ footer
 
 The body is that of any attempt, without its tail, and with a NUL where an attempt's id prefix goes: in JSON no NUL
-can stand. So it is sent in pieces of about a megabyte, each made by one replacement, and memory does not grow with
-the shard. In it are the params as the caller gave them; custom_ids are kept as JSON strings. A retry shard's file
-also holds, per row, the line that the row gets if no later try brings a better one.
+can stand. So it is sent in pieces of a quarter of a megabyte, each made by one replacement, and memory does not grow
+with the shard. In it are the params as the caller gave them; custom_ids are kept as JSON strings. A retry shard's
+file also holds, per row, the line that the row gets if no later try brings a better one.
 
 A file appears under its name complete and durable (written aside, fsync, rename, folder fsync) before its
 `Planned` fact, and goes after its `Drained`. Two digests stand in the fact: over the body, checked while it is
@@ -55,7 +55,8 @@ START: Final = len(FIRST_HEAD) - len(HEAD)
 """Where the first gap would begin if it were like the others."""
 FREE_DISK: Final = "Free the disk, then run again."
 """What to do about SpoolUnusable."""
-PIECE: Final = 2**20
+PIECE: Final = 2**18
+"""Bytes of a body composed at once. Larger ones save little, and the allocator of each thread keeps what they took."""
 IDS_IN_MEMORY: Final = 4 * 2**20
 
 
@@ -312,7 +313,7 @@ class SpoolReader:
         return self._map[origin + begin : origin + ends[row]]
 
     def body(self, prefix: bytes) -> Generator[bytes, None, None]:
-        """The create body of the attempt with this id prefix, in pieces of about a megabyte, without its tail.
+        """The create body of the attempt with this id prefix, in pieces of about 256 KiB, without its tail.
 
         Raises:
             SpoolDamaged: before the last piece, if the body is not the one that was sealed.
@@ -327,11 +328,12 @@ class SpoolReader:
             self._forget()
             digest.update(piece)
             begin = end
-            if piece.count(PREFIX) != row - first:  # it would become longer than was told
+            rows = row - first
+            sent = piece.replace(PREFIX, prefix, rows + 1)
+            as_told = len(sent) - len(piece) == rows * (len(prefix) - len(PREFIX))
+            if not as_told or (row == len(ends) and digest.hexdigest() != self._planned.params_digest):
                 raise SpoolDamaged(self._path, "has changed since it was sealed")
-            if row == len(ends) and digest.hexdigest() != self._planned.params_digest:
-                raise SpoolDamaged(self._path, "has changed since it was sealed")
-            yield piece.replace(PREFIX, prefix)
+            yield sent
 
     def _forget(self) -> None:
         # pages of a mapped file count as ours while they are mapped: give back what was read

@@ -63,7 +63,7 @@ def big_rows(rows: int = 30, size: int = 200_000) -> list[tuple[bytes, bytes, by
     return [(b'"%d"' % n, b'"' + bytes([65 + n % 26]) * size + b'"', b"") for n in range(rows)]
 
 
-def test_a_body_comes_in_pieces_of_about_a_megabyte(tmp_path):
+def test_a_body_comes_in_pieces_of_bounded_size(tmp_path):
     written = write_spool(tmp_path, big_rows())
     with closing(read_spool(tmp_path, written)) as reader:
         pieces = [len(piece) for piece in reader.body(PREFIX)]
