@@ -377,14 +377,14 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
         ConfigError: the file cannot be read, or holds no request.
 
     """
-    opened: list[FileInput | SeenIds] = []  # closed even if the caller is cancelled while they are opened
     with ExitStack() as open_:
-        open_.callback(lambda: [each.close() for each in opened])
-        file = await threads.run(_kept, opened, lambda: FileInput(path, longest=2 * bytes_per_batch))
+        file = await threads.opened(FileInput.close, FileInput, path, longest=2 * bytes_per_batch)
+        open_.callback(file.close)
         try:
-            seen = await threads.run(_kept, opened, lambda: SeenIds(folder))
+            seen = await threads.opened(SeenIds.close, SeenIds, folder)
         except OSError as failure:
             raise _cannot_check(path, folder, failure) from failure
+        open_.callback(seen.close)
         size, mtime_ns = file.stat()
 
         check = _Check(seen, bytes_per_batch)
@@ -490,11 +490,6 @@ class _Check:
         self.total += len(problems)
         if problems:
             self.problems = sorted([*self.problems, *problems], key=lambda bad: bad.line)[:PROBLEMS]
-
-
-def _kept(opened: list[Any], make: Callable[[], T]) -> T:
-    opened.append(made := make())
-    return made
 
 
 def _cannot_check(path: Path, folder: Path, failure: OSError) -> ConfigError:

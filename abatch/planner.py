@@ -109,7 +109,7 @@ class Planner:
         if cut.last or not await self._may_fill():
             return
         rows = cut.rows
-        file = await threads.run(FileInput, path, longest=2 * self._config.bytes_per_batch)
+        file = await threads.opened(FileInput.close, FileInput, path, longest=2 * self._config.bytes_per_batch)
         with closing(file):
             if (now := file.stat()) != (source.size, source.mtime_ns):
                 await self._compare(path, source)
@@ -145,7 +145,7 @@ class Planner:
             return
         source, rows = IterableInput(requests), 0
         with self._guarded():
-            seen = await threads.run(SeenIds, self._ledger.journal.folder)
+            seen = await threads.opened(SeenIds.close, SeenIds, self._ledger.journal.folder)
         try:
             async with aclosing(source.blocks(most=self._config.requests_per_batch)) as blocks:
                 async for block in blocks:
