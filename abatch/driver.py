@@ -109,7 +109,7 @@ class Stop:
     def __init__(self, patience: float = 30.0) -> None:
         self.wished = False
         self._patience = patience
-        self._committed: set[anyio.CancelScope] = set()
+        self._committed: dict[anyio.CancelScope, None] = {}  # in order, so that a simulated history is repeatable
         self._none = anyio.Event()
 
     def wish(self) -> None:
@@ -122,13 +122,13 @@ class Stop:
     def commit(self, scope: anyio.CancelScope) -> None:
         """This attempt passes its commit point: it is not cancelled from outside any more."""
         scope.shield = True
-        self._committed.add(scope)
+        self._committed[scope] = None
         if self.wished:
             scope.deadline = min(scope.deadline, anyio.current_time() + self._patience)
 
     def over(self, scope: anyio.CancelScope) -> None:
         """It has its answer, or will not have one."""
-        self._committed.discard(scope)
+        self._committed.pop(scope, None)
         if not self._committed:
             self._none.set()
 
