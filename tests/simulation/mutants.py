@@ -32,8 +32,10 @@ from abatch.lifecycle import Processing, Ready
 from abatch.log import log
 from abatch.reconcile import Replied
 from abatch.runner import JobRun
+from abatch.sandbox.faults import LineSeparator
+from tests.simulation.plan import Plan
 
-__all__ = ["MUTANTS"]
+__all__ = ["MUTANTS", "SHOWS_IN"]
 
 Mutant = Callable[[], Any]
 
@@ -345,3 +347,13 @@ MUTANTS: Final[dict[str, Mutant]] = {
         duplicates_unreported,
     )
 }
+
+SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
+    "no_fence": lambda plan: plan.fenced,
+    "splitlines": lambda plan: any(isinstance(fault, LineSeparator) for _, fault, _ in plan.faults),
+    "whole_batch_in_memory": lambda plan: plan.weighed,
+    "scope_forgotten": lambda plan: any(work.workspace_id for work in plan.jobs),
+    "cancel_of_all": lambda plan: len(plan.jobs) > 1 and any(life.cancels_at for life in plan.lives),
+    "duplicates_unreported": lambda plan: plan.restores or not plan.promised,
+}
+"""For those that few worlds can show: which. Time is not spent on the others."""

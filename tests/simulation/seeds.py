@@ -61,6 +61,7 @@ def ready() -> Iterator[None]:
             warnings.simplefilter("ignore", RuntimeWarning)
             warnings.simplefilter("ignore", ResourceWarning)
             yield
+            gc.collect()
     finally:
         sys.unraisablehook = hook
         gc.unfreeze()
@@ -95,7 +96,6 @@ def run_here(seeds: Sequence[int]) -> Told:
             told.add(run_seed(seed))
             if number % COLLECT_EVERY == 0:
                 gc.collect()
-        gc.collect()
     return told
 
 
