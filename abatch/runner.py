@@ -285,10 +285,10 @@ class JobRun:
             self._group = None
             self._planning = False
         if self.error is None and self._is_complete():
-            if await self._shop.ledger.refresh():  # another process may have planned more
+            if await self._shop.ledger.refresh() or not self._is_complete():  # another process may have planned more
                 self._again = True
             else:
-                await self._finish()
+                await self._finish(self.job.cuts)
 
     async def _open_site(self) -> None:
         shop, job = self._shop, self.job
@@ -407,13 +407,13 @@ class JobRun:
         planned = job.cut.last or job.cancel_wished
         return job.finished is None and planned and not any(shard.open for shard in job.shards.values())
 
-    async def _finish(self) -> None:
+    async def _finish(self, cuts: int) -> None:
         job, backend = self.job, await self.backend()
         if backend is None:
             return
         location = await backend.finish(self.ref(), self.sealed())
-        try:  # at the place of a next cut: another process that plans more and this one exclude each other
-            await self._shop.ledger.record(Entry(job.job, Finished(location=location), n=job.cuts))
+        try:  # at the place of the next cut: another process that plans more and this one exclude each other
+            await self._shop.ledger.record(Entry(job.job, Finished(location=location), n=cuts))
         except Overtaken:
             self._again = True
             return
