@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
     from tests.simulation.world import World
 
-__all__ = ["WISHES_EVERY", "Died", "Disk", "here", "simulated"]
+__all__ = ["PAGE", "WISHES_EVERY", "Died", "Disk", "here", "simulated"]
 
 FREE = 2**40
 WISHES_EVERY = 1800.0
