@@ -82,7 +82,7 @@ class Entry(NamedTuple):
     n: int | None = None
 
 
-class Recorded(NamedTuple):
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """A fact as it stands in the journal."""
 
     seq: int
