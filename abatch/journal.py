@@ -35,12 +35,13 @@ import msgspec
 from abatch import facts, threads
 from abatch.disk import sync_folder
 from abatch.errors import AbatchError, ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
+from abatch.facts import Fact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from abatch.facts import Fact, Submitted
+    from abatch.facts import Submitted
 
 __all__ = ["Entry", "Journal", "Overtaken", "Recorded", "forget_locks"]
 
