@@ -51,7 +51,7 @@ RECOUNTS: Final = 6
 """Times that the API is asked for its counts before rows that it counts otherwise are sealed."""
 KEPT_FOR: Final = 29 * 24 * 3600.0
 """Seconds after its creation for which a batch's results can be read."""
-WRITE_BYTES: Final = 2**19
+WRITE_BYTES: Final = 2**18
 """Lines go to the sink in blocks of about this size."""
 LONG: Final = 2**16
 """Bytes from which a line is not copied once more."""

@@ -679,8 +679,7 @@ class Driver:
 
     async def _cancel_when_wished(self, batch_id: str) -> None:
         """A wish to cancel the job cancels its batches, once each is proven ours."""
-        while not self.site.job.cancel_wished:
-            await self.site.job.change()
+        await self.site.job.cancelling()
         pause = Backoff(first=1.0, most=60.0)
         while True:
             try:

@@ -137,6 +137,7 @@ class JobRecord:
     parts: int = 0
     """Part numbers given out."""
     _changed: anyio.Event | None = None
+    _cancelling: anyio.Event = field(default_factory=anyio.Event)
 
     @property
     def location(self) -> str:
@@ -162,6 +163,10 @@ class JobRecord:
             self._changed = anyio.Event()
         await self._changed.wait()
 
+    async def cancelling(self) -> None:
+        """Wait until somebody wishes to cancel this job; every batch does, and is not woken by each fact."""
+        await self._cancelling.wait()
+
     def wake(self) -> None:
         """Let everybody who waits for a change look again."""
         if self._changed is not None:
@@ -184,6 +189,7 @@ class JobRecord:
                 self.cuts += 1
             case CancelWished():
                 self.cancel_wished = True
+                self._cancelling.set()
             case ResolveWished():
                 self.wishes[fact.shard] = fact
             case DuplicateSeen():
