@@ -134,6 +134,7 @@ class Scope:
         self._reported: set[str] = set()
         self._short_looks: dict[str, int] = {}
         self._wanted = anyio.Event()
+        self._idle = False
         self.date = 0.0
         """The server's clock, as the last list gave it."""
         self._random = random.Random()  # noqa: S311 - spreads calls, keeps no secret
@@ -145,7 +146,7 @@ class Scope:
 
         It is watched to its end even if nobody waits any more: until then it has its place in the queue.
         """
-        if not self._watched:  # else the next look, which is due anyway, sees this batch too
+        if self._idle:  # else a look is due anyway, which sees this batch too
             self._want()
         watch = _Watch(shard=shard, created_at=created_at, accepted=anyio.current_time())
         watch = self._watched.setdefault(batch_id, watch)
@@ -227,7 +228,9 @@ class Scope:
         doubtful = Backoff(first=min(first, DOUBT_FIRST), most=DOUBT_MOST)
         while True:
             if not self._watched and not self._pending and not self.pace.queued:
+                self._idle = True
                 await self._wanted.wait()
+                self._idle = False
             self._wanted = anyio.Event()
             try:
                 news = await self._look()
