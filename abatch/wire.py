@@ -342,14 +342,12 @@ def read_plain(text: bytes, head: bytes) -> Plain | None:
     except _UNREADABLE:
         return None
     prefix, values, rows = head[len(ROW_HEAD) :], _VALUES, list[int]()
-    if not text.startswith(head) or b"\r" in text:
-        return None
-    if not len(envelopes) == len(tails) == text.count(b"\n") + 1 == text.count(prefix):
+    if not text.startswith(head) or b"\r" in text or not len(envelopes) == len(tails) == text.count(prefix):
         return None
     tails[0] = tails[0][len(head) :]
     for tail, envelope in zip(tails, envelopes, strict=True):
-        # the same id by its place and by its name, and the only one
-        if prefix + tail[: ROW_SUFFIX + 1] != b'%b"' % envelope.custom_id.encode():
+        # the same id by its place and by its name, and the only one; all of it on one line
+        if prefix + tail[: ROW_SUFFIX + 1] != b'%b"' % envelope.custom_id.encode() or b"\n" in tail:
             return None
         rows.append(values.get(tail[:2], NO_ROW) << 10 | values.get(tail[2:4], NO_ROW))
     return Plain(rows, tails, envelopes)
