@@ -347,7 +347,7 @@ class World:
         within = DONE_WITHIN if self.plan.settings.latency_range[1] < 12 * HOUR else DAYS
         began = self.now()
         for number in range(12):
-            process = self._process(f"calm{number}", Life(key=oracles.needed_key(self)))
+            process = self._process(f"calm{number}", self._calm_life(number, within))
             process.start()
             try:
                 async with asyncio.timeout(began + within - self.now()):
@@ -363,6 +363,14 @@ class World:
             if any(isinstance(error, StillInDoubt) for error in [process.error, *process.others]):
                 await self._operate(process.name)
         self._not_live(f"the job does not end: {process.error}")
+
+    def _calm_life(self, number: int, within: float) -> Life:
+        """Who used two keys goes back to the one that is needed; what jobs wait for may be of both, so in turn."""
+        if all(life.key == KEY for life in self.plan.lives):
+            return Life()
+        needed = oracles.needed_key(self)
+        unneeded = KEY if needed == OTHER_KEY else OTHER_KEY
+        return Life(key=unneeded if number % 2 else needed, stops_at=within / 10)
 
     def _not_live(self, why: str) -> None:
         """Two histories of one job may not come to an end, nor two drivers that wrote the same file."""
