@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 import os
 import sqlite3
 import tempfile
@@ -166,8 +167,6 @@ def _mark(custom_id: bytes) -> bytes:
 
 def id_text(custom_id: bytes) -> str:
     """A custom_id as the caller wrote it."""
-    import json  # noqa: PLC0415
-
     return str(json.loads(custom_id))
 
 

@@ -176,7 +176,7 @@ class _Sqlite:
         while True:
             try:
                 # a file system without shared memory keeps its mode
-                await database.execute("PRAGMA journal_mode = WAL")
+                await _one(database, "PRAGMA journal_mode = WAL")  # to its end: an open statement keeps its lock
             except sqlite3.OperationalError as refused:
                 if refused.sqlite_errorcode & PRIMARY_CODE != sqlite3.SQLITE_BUSY or anyio.current_time() > until:
                     raise

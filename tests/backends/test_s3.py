@@ -261,6 +261,7 @@ class TestS3(_S3):
 class TestZstd(_S3):
     parameters = "&compression=zstd"
     suffix = ".zst"
+    test_a_claim_that_was_cut_short_keeps_nobody_out = None  # as TestS3's: a claim is not compressed
 
     def expand(self, stored: bytes) -> bytes:
         return zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True).read()

@@ -11,7 +11,7 @@ import anyio
 import httpx2
 import pytest
 
-from abatch import BackendError, JobStopped, Summary, client, collector
+from abatch import BackendError, JobStopped, Summary, client, collector, driver
 from abatch.backend import Sealed
 from abatch.collector import Collector
 from abatch.driver import Postponed
@@ -119,6 +119,7 @@ async def test_reads_that_were_given_up_in_a_rest_are_counted(api: Sandbox, monk
         yield whole[whole.index(b"\n") + 1 :]
 
     real = client._chunks
+    monkeypatch.setattr(driver, "SHORT_REST", 0.0)
     monkeypatch.setattr(client, "_chunks", all_but_the_first)
     monkeypatch.setattr(Collector, "drain", never_at_ease)
     summary: Summary
