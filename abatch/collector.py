@@ -27,7 +27,7 @@ from abatch.log import log
 from abatch.pacing import Backoff
 from abatch.reconcile import counts_of
 from abatch.result import OUTCOMES, Block, Line, Usage
-from abatch.spool import SpoolReader, SpoolWriter, Written, examine, guarded, write_missing
+from abatch.spool import SpoolReader, SpoolWriter, Written, examine, guarded, open_spool, write_missing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -174,9 +174,7 @@ class Collector:
             LineTooLong: a line of more than 64 MiB.
 
         """
-        with guarded(self.journal.spool):
-            reader = await threads.opened(SpoolReader.close, SpoolReader, self.journal.spool, shard.planned)
-        with closing(reader):
+        with closing(await open_spool(self.journal.spool, shard.planned)) as reader:
             return await _Drain(self, shard, state, reader, rest=rest, again=again or iter(READ_AGAIN)).run()
 
 

@@ -76,7 +76,7 @@ from abatch.reconcile import (
     Unknown,
     judge,
 )
-from abatch.spool import FREE_DISK, SpoolDamaged, SpoolReader, SpoolUnusable, SpoolWriter, guarded
+from abatch.spool import FREE_DISK, SpoolDamaged, SpoolReader, SpoolUnusable, SpoolWriter, guarded, open_spool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -577,9 +577,7 @@ class Driver:
         return True
 
     async def _open_spool(self) -> SpoolReader:
-        folder = self.site.ledger.journal.spool
-        with guarded(folder):
-            return await threads.opened(SpoolReader.close, SpoolReader, folder, self.shard.planned)
+        return await open_spool(self.site.ledger.journal.spool, self.shard.planned)
 
     # ---- doubt ------------------------------------------------------------------------------------------------
 

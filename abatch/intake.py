@@ -20,7 +20,7 @@ from contextlib import ExitStack, aclosing, nullcontext
 from hashlib import blake2b
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
 from anyio.lowlevel import checkpoint
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = ["FileInput", "IterableInput", "Lines", "Numbered", "SeenIds", "check_file"]
-
-T = TypeVar("T")
 
 BLOCK: Final = 2**20
 """Bytes of input handled in one turn of a worker thread."""
@@ -120,7 +118,7 @@ class SeenIds:
             self._early.update(dict.fromkeys(custom_ids))
             if len(self._early) == len(self._numbers) + len(custom_ids):
                 self._numbers.extend(numbers)
-                self._weight += sum(map(len, custom_ids)) + ID_WEIGHT * len(custom_ids)
+                self._weight += _weigh(custom_ids)
                 if self._weight < IDS_IN_MEMORY:
                     return []
                 custom_ids = numbers = ()
@@ -159,6 +157,10 @@ class SeenIds:
     def _first(self, custom_id: bytes) -> int:
         (first,) = self._db.execute("SELECT number FROM seen WHERE id = ?", (_mark(custom_id),)).fetchone()
         return int(first)
+
+
+def _weigh(custom_ids: Sequence[bytes]) -> int:
+    return sum(map(len, custom_ids)) + ID_WEIGHT * len(custom_ids)
 
 
 def _mark(custom_id: bytes) -> bytes:
@@ -475,7 +477,7 @@ class _Check:
         self._found(found)
         self._custom_ids += custom_ids
         self._numbers.extend(numbers)
-        self._weight += sum(map(len, custom_ids)) + ID_WEIGHT * len(custom_ids)
+        self._weight += _weigh(custom_ids)
         if self._weight > IDS_AT_ONCE:
             self._look_for_repeated()
 

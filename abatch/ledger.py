@@ -127,7 +127,6 @@ class JobRecord:
     sealed_order: list[int] = field(default_factory=list[int])
     """Shards in the order their results were sealed."""
     wishes: dict[int, ResolveWished] = field(default_factory=dict[int, ResolveWished])
-    cancel_wished: bool = False
     stopped: Stopped | None = None
     finished: Finished | None = None
     duplicates: set[str] = field(default_factory=set[str])
@@ -163,6 +162,11 @@ class JobRecord:
             self._changed = anyio.Event()
         await self._changed.wait()
 
+    @property
+    def cancel_wished(self) -> bool:
+        """Whether somebody wished to cancel this job."""
+        return self._cancelling.is_set()
+
     async def cancelling(self) -> None:
         """Wait until somebody wishes to cancel this job; every batch does, and is not woken by each fact."""
         await self._cancelling.wait()
@@ -188,7 +192,6 @@ class JobRecord:
                 self.cut = fact
                 self.cuts += 1
             case CancelWished():
-                self.cancel_wished = True
                 self._cancelling.set()
             case ResolveWished():
                 self.wishes[fact.shard] = fact

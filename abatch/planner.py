@@ -115,7 +115,7 @@ class Planner:
                 await self._compare(path, source)
             try:
                 await threads.run(file.skip, offset=cut.offset, rows=cut.rows)
-                while (taken := await self._take(self._fill_from, file)) is not None:
+                while (taken := await self._in_spool(self._fill_from, file)) is not None:
                     rows += taken.rows
                     if file.stat() != now:
                         raise self._changed(path)
@@ -149,7 +149,7 @@ class Planner:
         try:
             async with aclosing(source.blocks(most=self._config.requests_per_batch)) as blocks:
                 async for block in blocks:
-                    problem = await self._first_problem(seen, block)
+                    problem = await self._in_spool(self._first_problem, seen, block)
                     good = block if problem is None else [item for item in block if item.number < problem.line]
                     known = [item for item in good if item.number <= before.rows]
                     for item in known:
@@ -161,7 +161,7 @@ class Planner:
                     while fresh:
                         if before.last:
                             raise JobConflict(self._job.key, "fewer requests")
-                        taken = await self._take(self._fill_with, fresh, source)
+                        taken = await self._in_spool(self._fill_with, fresh, source)
                         fresh = fresh[taken.rows :]
                         rows += taken.rows
                         if taken.full and not await self._cut(Cut(rows=rows, digest=source.digest())):
@@ -178,20 +178,12 @@ class Planner:
             seen.close()
             await threads.clean_up(self._discard)
 
-    async def _first_problem(self, seen: SeenIds, block: Sequence[Numbered]) -> BadRequest | None:
-        with self._guarded():
-            return await threads.run(self._look_for_problem, seen, block)
-
-    def _look_for_problem(self, seen: SeenIds, block: Sequence[Numbered]) -> BadRequest | None:
+    def _first_problem(self, seen: SeenIds, block: Sequence[Numbered]) -> BadRequest | None:
         too_large = (check_size(item.row, item.number, self._config.bytes_per_batch) for item in block)
         repeated = seen.add([item.row.custom_id for item in block], [item.number for item in block])
         return min([*filter(None, too_large), *repeated], key=lambda bad: bad.line, default=None)
 
     # ---- filling ----------------------------------------------------------------------------------------------
-
-    async def _take(self, fill: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._guarded():
-            return await threads.run(fill, *args, **kwargs)
 
     def _fill_from(self, file: FileInput) -> _Taken | None:
         """Put about a megabyte of a file into the open shards, less if one is full; None at the end."""
@@ -273,6 +265,11 @@ class Planner:
                 raise SpoolUnusable(self._spool, f"{free} bytes are free")
         return True
 
+    async def _in_spool(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do blocking work on the spool."""
+        with self._guarded():
+            return await threads.run(work, *args, **kwargs)
+
     @contextmanager
     def _guarded(self) -> Generator[None, None, None]:
         """Around work on the spool: an error of the disk stops the job."""
@@ -290,8 +287,7 @@ class Planner:
         for headers, shard in self._open.items():
             number = self._ledger.number_shard()
             name = f"{number:08d}.spool"
-            with self._guarded():
-                written = await threads.run(shard.writer.seal, name)
+            written = await self._in_spool(shard.writer.seal, name)
             planned = written.planned(name, headers, part=self._job.take_part())
             entries.append(Entry(self._job.job, planned, number, 0))
         self._open.clear()

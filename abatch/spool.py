@@ -9,8 +9,8 @@ file also holds, per row, the line that the row gets if no later try brings a be
 
 A file appears under its name complete and durable (written aside, fsync, rename, folder fsync) before its
 `Planned` fact, and goes after its `Drained`. Two digests stand in the fact: over the body, checked while it is
-sent, before the commit point; and over the rest, checked whenever the file is opened. All calls here block:
-they are made through `threads.run`.
+sent, before the commit point; and over the rest, checked whenever the file is opened. All calls but
+`open_spool` block: they are made through `threads.run`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 
-from abatch import wire
+from abatch import threads, wire
 from abatch.disk import sync_folder
 from abatch.errors import AbatchError
 from abatch.facts import Planned
@@ -41,9 +41,18 @@ if TYPE_CHECKING:
 
     from abatch.facts import Headers
 
-__all__ = ["FREE_DISK", "SpoolDamaged", "SpoolReader", "SpoolUnusable", "SpoolWriter", "Written", "guarded"]
+__all__ = [
+    "FREE_DISK",
+    "SpoolDamaged",
+    "SpoolReader",
+    "SpoolUnusable",
+    "SpoolWriter",
+    "Written",
+    "guarded",
+    "open_spool",
+]
 
-MAGIC: Final = b"abatch-spool-1\n\0"
+MAGIC: Final = b"abatch-spool-2\n\0"
 FOOTER: Final = struct.Struct("<QQQQ16s")  # rows, bytes of body, of custom_ids, of fallback lines, magic
 PREFIX: Final = b"\0"
 """In place of the prefix of an attempt's ids."""
@@ -343,6 +352,18 @@ class SpoolReader:
     def id_text(self, row: int) -> str:
         """The custom_id of a row, as the caller wrote it."""
         return msgspec.json.decode(self.custom_id(row), type=str)
+
+
+async def open_spool(folder: Path, planned: Planned) -> SpoolReader:
+    """Open a sealed shard in a worker thread.
+
+    Raises:
+        SpoolDamaged: the file is gone, cut short, or not what `Planned` says.
+        SpoolUnusable: the disk does not give it.
+
+    """
+    with guarded(folder):
+        return await threads.opened(SpoolReader.close, SpoolReader, folder, planned)
 
 
 def examine(path: Path) -> Written | None:
