@@ -5,6 +5,7 @@ Auth, headers and error classes stay the SDK's. What differs from plain use, and
 - A create is streamed and never repeated: the SDK's own retry of a lost answer makes a second batch.
 - No call follows a redirect: the key would go with it.
 - Results come from the path under the base URL, in one round trip, as raw bytes; `results_url` is ignored.
+- They are read through the SDK's aiohttp transport, which takes a third of the time of its other one.
 - Creates go over fresh connections of a transport of our own, whose kernel gives up undelivered bytes after a
   minute (`TCP_USER_TIMEOUT`): bound A4 of docs/reliability.md. With a caller's own client that bound is wider.
 
@@ -14,6 +15,7 @@ ApiError.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import math
 import socket
@@ -110,7 +112,7 @@ class Client:
     def __init__(self, sdk: anthropic.AsyncAnthropic, *, own: bool) -> None:
         self._sdk = sdk
         self._own = own
-        self._creating = sdk
+        self._creating = self._reading = sdk
         self.owns_socket = False
         """Whether undelivered bytes of a create die within a minute."""
         url = sdk.base_url
@@ -126,6 +128,7 @@ class Client:
             )
             http = httpx2.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
             self._creating = sdk.with_options(http_client=http)
+            self._reading = sdk.with_options(http_client=anthropic.DefaultAioHttpClient(follow_redirects=False))
             self.owns_socket = proxy is None and sys.platform == "linux"
 
     @classmethod
@@ -160,6 +163,7 @@ class Client:
         """Close the connections that were opened here."""
         if self._own:
             await self._creating.close()
+            await self._reading.close()
             await self._sdk.close()
 
     async def create(self, headers: Headers, size: int, body: AsyncIterator[bytes]) -> Replied | NoAnswer:
@@ -234,15 +238,16 @@ class Client:
         options = _once(workspace_id)
         options["headers"] = {**options.get("headers", {}), "Accept": "application/binary"}
         try:
-            # with cast_to=Response and stream=True the SDK gives the open response itself
-            answer: Any = await self._sdk.get(
-                f"{PATH}/{batch_id}/results",
-                cast_to=httpx2.Response,
-                stream=True,
-                stream_cls=AsyncStream[object],
-                options=options,
-            )
-        except (anthropic.AnthropicError, httpx2.HTTPError) as error:  # the latter while an error's own body is read
+            async with asyncio.timeout(2 * IDLE):
+                # with cast_to=Response and stream=True the SDK gives the open response itself
+                answer: Any = await self._reading.get(
+                    f"{PATH}/{batch_id}/results",
+                    cast_to=httpx2.Response,
+                    stream=True,
+                    stream_cls=AsyncStream[object],
+                    options=options,
+                )
+        except (anthropic.AnthropicError, httpx2.HTTPError, TimeoutError) as error:  # the latter in an error's body
             raise _api_error("results", error) from error
         try:
             yield _chunks(answer)
@@ -257,10 +262,14 @@ class Client:
 
 
 async def _chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
+    clock = asyncio.get_running_loop().time
     try:
-        async for chunk in answer.aiter_bytes():
-            yield chunk
-    except httpx2.HTTPError as broken:
+        async with asyncio.timeout(IDLE) as idle:  # some transports wait for ever behind bytes that are not HTTP
+            async for chunk in answer.aiter_bytes():
+                idle.reschedule(None)
+                yield chunk
+                idle.reschedule(clock() + IDLE)
+    except Exception as broken:
         raise ApiError(f"results: the stream broke ({type(broken).__name__})") from broken
 
 
@@ -322,7 +331,7 @@ def _api_error(what: str, error: Exception) -> ApiError:
 
 
 def _cause(error: Exception) -> str:
-    cause = error if error.__cause__ is None else error.__cause__
+    cause = error if error.__cause__ is None or isinstance(error, TimeoutError) else error.__cause__
     if isinstance(cause, httpx2.PoolTimeout):
         return "PoolTimeout: the client's pool has too few connections; each create takes two"
     return type(cause).__name__
