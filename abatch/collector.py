@@ -14,6 +14,7 @@ import time
 from array import array
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from operator import add
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -30,7 +31,7 @@ from abatch.result import OUTCOMES, Block, Line, Usage
 from abatch.spool import SpoolReader, SpoolWriter, Written, examine, guarded, open_spool, write_missing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -51,10 +52,10 @@ RECOUNTS: Final = 6
 """Times that the API is asked for its counts before rows that it counts otherwise are sealed."""
 KEPT_FOR: Final = 29 * 24 * 3600.0
 """Seconds after its creation for which a batch's results can be read."""
-WRITE_BYTES: Final = 2**18
+READ_BYTES: Final = 2**17
+"""Bytes of lines, about, that are taken in one turn of the event loop."""
+WRITE_BYTES: Final = 2**19
 """Lines go to the sink in blocks of about this size."""
-LONG: Final = 2**16
-"""Bytes from which a line is not copied once more."""
 
 _decode_id = msgspec.json.Decoder(str).decode
 
@@ -70,7 +71,7 @@ class Tally:
         self._step = step
         self._outcomes: dict[str, int] = {}
         self._succeeded = 0
-        self._tokens: dict[tuple[str, bool], list[int]] = {}
+        self._tokens: dict[tuple[str, bool], tuple[int, ...]] = {}
 
     def note(self, outcome: str) -> None:
         """Count an outcome."""
@@ -80,25 +81,24 @@ class Tally:
         """Count a line, and its tokens."""
         self.note(line.outcome)
         if line.usage is not None and line.model is not None:
-            self._add_tokens(line.model, *msgspec.structs.astuple(line.usage))
+            bucket = (line.model, line.usage.prompt_tokens > self._step)
+            self._add_tokens(bucket, msgspec.structs.astuple(line.usage))
 
-    def add_succeeded(self, message: wire.Message) -> None:
-        """Count the line of a row that succeeded with this message."""
-        self._succeeded += 1
-        usage, model = message.usage, message.model
-        if usage is not None and model is not None:
-            self._add_tokens(model, *usage.numbers())
+    def add_succeeded(self, messages: Sequence[wire.Message]) -> None:
+        """Count the lines of rows that succeeded with these messages."""
+        self._succeeded += len(messages)
+        told: dict[tuple[str, bool], list[tuple[int, ...]]] = {}
+        for message in messages:
+            usage, model = message.usage, message.model
+            if usage is not None and model is not None:
+                fresh, _, read, written, _ = numbers = usage.numbers()
+                told.setdefault((model, fresh + read + written > self._step), []).append(numbers)
+        for bucket, of_each in told.items():
+            self._add_tokens(bucket, map(sum, zip(*of_each, strict=True)))
 
-    def _add_tokens(self, model: str, fresh: int, output: int, read: int, written: int, hour: int) -> None:  # noqa: PLR0917
-        bucket = (model, fresh + read + written > self._step)
-        sums = self._tokens.get(bucket)
-        if sums is None:
-            sums = self._tokens[bucket] = [0, 0, 0, 0, 0]
-        sums[0] += fresh
-        sums[1] += output
-        sums[2] += read
-        sums[3] += written
-        sums[4] += hour
+    def _add_tokens(self, bucket: tuple[str, bool], numbers: Iterable[int]) -> None:
+        sums = self._tokens.get(bucket, (0, 0, 0, 0, 0))
+        self._tokens[bucket] = tuple(map(add, sums, numbers))
 
     @property
     def counts(self) -> Counts:
@@ -330,60 +330,76 @@ class _Drain:
 
     async def _read_into(self, full: MemoryObjectSendStream[Block]) -> None:
         workspace_id = self._shard.planned.headers.workspace_id
-        async with self._owner.client.results(workspace_id, self._state.batch_id) as chunks:
-            async for text in _blocks(chunks):
-                async with self._owner.one_block:
-                    block = self._take(text)
-                    del text  # a line may be long
-                    await anyio.lowlevel.checkpoint()
-                if self._held_back:
-                    await threads.run(self._withhold)
-                if block:
-                    await full.send(block)
+        block, broken = Block(_line), None
+        try:
+            async with self._owner.client.results(workspace_id, self._state.batch_id) as chunks:
+                async for text in _blocks(chunks):
+                    async with self._owner.one_block:
+                        self._take(text, block)
+                        del text  # a line may be long
+                        await anyio.lowlevel.checkpoint()
+                    if self._held_back:
+                        await threads.run(self._withhold)
+                    if block.weight >= WRITE_BYTES:
+                        await full.send(block)
+                        block = Block(_line)
+        except ApiError as failure:
+            broken = failure
+        if block:  # what came before a break counts as seen
+            await full.send(block)
+        if broken is not None:
+            raise broken
 
-    def _take(self, text: bytes) -> Block:
-        """The lines of a block that go to the sink; the others are withheld, dropped and counted, or set aside.
+    def _take(self, text: bytes, block: Block) -> None:
+        """Put the lines of a text into a block, but those that are withheld, dropped and counted, or set aside.
 
         What nearly all lines are, of a new row, in the API's own form and succeeded, is dealt with here at little
         cost; every other goes through `_sift`.
         """
-        block = Block(_line)
+        pieces, custom_ids, told = list[bytes | memoryview](), list[bytes](), list[wire.Envelope | Line]()
         read = wire.read_plain(text, self._head)
         if read is None:
             for raw in wire.lines_of(text):
-                self._sift(raw, block)
-            return block
-        self._proven = True
-        told, pieces = block.told.append, block.pieces.extend
-        row_head, seen, marks = wire.ROW_HEAD[:-1], self._seen, self._marks
-        custom_id, count = self._reader.custom_id, self._tally.add_succeeded
-        for row, tail, envelope in zip(*read, strict=True):
-            message = envelope.result.message
-            if row < len(seen) and not seen[row] and message is not None and envelope.result.type == "succeeded":
-                seen[row] = 1
-                marks[row] = hash(tail)
-                count(message)
-                told(envelope)
-                # a copy is faster than a view, which the garbage collector follows; but a long line is not copied
-                rest = (tail if len(tail) < LONG else memoryview(tail))[wire.ROW_SUFFIX + 1 :]
-                pieces((row_head, custom_id(row), rest, b"\n"))
-            else:
-                self._sift(self._head + tail, block)
-        return block
+                if (line := self._sift(raw)) is not None:
+                    pieces += (line.raw, b"\n")
+                    custom_ids.append(b"")
+                    told.append(line)
+        else:
+            self._proven = True
+            row_head, seen, marks, size = wire.ROW_HEAD[:-1], self._seen, self._marks, len(self._seen)
+            id_of, succeeded = self._reader.custom_id, list[wire.Message]()
+            for row, tail, envelope in zip(*read, strict=True):
+                result = envelope.result
+                message = result.message
+                if row < size and not seen[row] and message is not None and result.type == "succeeded":
+                    seen[row] = 1
+                    marks[row] = hash(tail)
+                    succeeded.append(message)
+                    custom_id = id_of(row)
+                    pieces += (row_head, custom_id, tail[wire.ROW_SUFFIX + 1 :], b"\n")
+                    custom_ids.append(custom_id)
+                    told.append(envelope)
+                elif (line := self._sift(self._head + tail)) is not None:
+                    pieces += (line.raw, b"\n")
+                    custom_ids.append(b"")
+                    told.append(line)
+            self._tally.add_succeeded(succeeded)
+        if told:
+            block.add(b"".join(pieces), custom_ids, told)
 
-    def _sift(self, raw: bytes, block: Block) -> None:
-        """Any line, with all care."""
+    def _sift(self, raw: bytes) -> Line | None:
+        """Any line, with all care; None unless it goes to the sink."""
         seen = wire.read_line(raw)
         row = None if seen is None else self._row(seen.wire_id)
         if seen is None or row is None:
             self._foreign += 1
             if self._foreign == 1:
                 log.warning("foreign_line_seen", shard=self._shard.shard, batch_id=self._state.batch_id)
-            return
+            return None
         mark = hash(raw[len(self._head) :])
         if self._seen[row]:
             self._repeat(row, mark)
-            return
+            return None
         self._seen[row] = 1
         self._marks[row] = mark
         custom_id = self._reader.custom_id(row)
@@ -398,10 +414,10 @@ class _Drain:
         if self._is_retryable(line):
             self._withheld_tally.note(seen.outcome)
             self._held_back.append((row, custom_id, line.raw))
-        else:
-            self._billing |= line.error_type == "billing_error"
-            self._tally.add(line)
-            block.add(line)
+            return None
+        self._billing |= line.error_type == "billing_error"
+        self._tally.add(line)
+        return line
 
     def _row(self, wire_id: str) -> int | None:
         """The row of an id of this attempt; None for any other."""
@@ -507,8 +523,8 @@ async def _write_all(sink: Sink, blocks: MemoryObjectReceiveStream[Block], unwri
             unwritten.append(failure)
 
 
-def _line(raw: bytes, custom_id: bytes, envelope: wire.Envelope) -> Line:
-    return Line(raw, _decode_id(custom_id), *envelope.told())
+def _line(raw: bytes, custom_id: bytes, told: wire.Envelope | Line) -> Line:
+    return told if isinstance(told, Line) else Line(raw, _decode_id(custom_id), *told.told())
 
 
 async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -517,14 +533,14 @@ async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     try:
         async for chunk in chunks:
             reader.feed(chunk)
-            if reader.weight >= WRITE_BYTES:
-                yield reader.take()
+            if reader.weight >= READ_BYTES and (text := reader.take()):
+                yield text
     except ApiError:  # what came before the break is good, and keeps the next read from starting at nothing
-        if reader.weight:
-            yield reader.take()
+        if text := reader.take():
+            yield text
         raise
-    if reader.weight:
-        yield reader.take()
+    if text := reader.take():
+        yield text
     last = reader.end()
     if last.strip() and wire.is_whole(last):  # else the stream was cut inside it, and it is read again
         yield last

@@ -71,50 +71,50 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 
 
 class Block(Sequence[Line]):
-    """Lines on their way into a sink. A `Line` is made when it is looked at; many sinks need the bytes alone.
+    """Lines on their way into a sink. A `Line` is made when it is looked at; many sinks need the bytes alone."""
 
-    `pieces` are four for each line: what stands before its custom_id, the custom_id as a JSON string, what stands
-    behind it, the newline. `told` is what each line says of itself, for `make` to make a `Line` of it.
-    """
+    __slots__ = ("_custom_ids", "_lines", "_make", "_told", "texts", "weight")
 
-    __slots__ = ("_make", "pieces", "told")
-
-    def __init__(self, make: Callable[[bytes, bytes, Any], Line]) -> None:  # Any: what was put into `told`
+    def __init__(self, make: Callable[[bytes, bytes, Any], Line]) -> None:  # Any: what was `told` of the line
         self._make = make
-        self.pieces: list[bytes | memoryview] = []
-        self.told: list[Any] = []
+        self._custom_ids: list[bytes] = []
+        self._told: list[Any] = []
+        self._lines: list[Line] = []
+        self.texts: list[bytes] = []
+        """The raw lines, each with its newline, many in one piece."""
+        self.weight = 0
+        """Bytes of the texts."""
 
-    def add(self, line: Line) -> None:
-        """Put a line behind the others that was made already."""
-        self.told.append(line)
-        self.pieces += (line.raw, b"", b"", b"\n")
+    def add(self, text: bytes, custom_ids: Sequence[bytes], told: Sequence[Any]) -> None:
+        """Put lines behind the others; `make` gets of each its bytes, its custom_id as JSON, and what is told of it."""
+        self.texts.append(text)
+        self.weight += len(text)
+        self._custom_ids += custom_ids
+        self._told += told
 
     def __len__(self) -> int:
-        return len(self.told)
+        return len(self._told)
 
     def __iter__(self) -> Iterator[Line]:
-        pieces = iter(self.pieces)
-        for told, before, custom_id, behind, _ in zip(self.told, pieces, pieces, pieces, pieces, strict=True):
-            yield self._line(told, before, custom_id, behind)
+        each = zip(self._custom_ids, self._told, strict=True)
+        for text in self.texts:
+            *raw_lines, _ = text.split(b"\n")
+            for raw, (custom_id, told) in zip(raw_lines, each, strict=False):
+                yield self._make(raw, custom_id, told)
 
     @overload
     def __getitem__(self, index: int) -> Line: ...
     @overload
     def __getitem__(self, index: slice) -> list[Line]: ...
     def __getitem__(self, index: int | slice) -> Line | list[Line]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
-        at = 4 * (index % len(self))
-        return self._line(self.told[index], *self.pieces[at : at + 3])
-
-    def _line(self, told: Any, *pieces: bytes | memoryview) -> Line:  # noqa: ANN401 - as above
-        return told if isinstance(told, Line) else self._make(b"".join(pieces), bytes(pieces[1]), told)
+        self._lines = self._lines or list(self)
+        return self._lines[index]
 
 
 def joined(lines: Sequence[Line]) -> bytes:
     """The raw lines, each with its newline."""
     if isinstance(lines, Block):
-        return b"".join(lines.pieces)
+        return b"".join(lines.texts)
     return b"".join([piece for line in lines for piece in (line.raw, b"\n")])
 
 

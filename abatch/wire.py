@@ -12,12 +12,15 @@ import hashlib
 import hmac
 import json
 import re
-from typing import Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
 
 from abatch.errors import AbatchError
 from abatch.result import MAX_TOKENS, Line, Usage, usage_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "MAX_LINE",
@@ -57,8 +60,9 @@ _VALUES: Final = {pair: value for value, pair in enumerate(_PAIRS)}
 _ID: Final = re.compile(rb"a1-([0-9A-Z]{8})-([0-9A-Z]{2})-([0-9A-Z]{12})-([0-9A-Z]{4})")
 ID_WIDTH: Final = 32
 ROW_SUFFIX: Final = 4
-NO_ROW: Final = 2**20
-"""More than an id can name."""
+NEWLINE: Final = ord("\n")
+LONG: Final = 2**18
+"""Bytes of a block from which its lines are not copied once more."""
 
 
 class WireId(NamedTuple):
@@ -134,46 +138,50 @@ class LineTooLong(AbatchError):
 class BlockReader:
     """Cut chunks of bytes into blocks of whole lines.
 
-    Holds the unfinished line as a list of chunks, so that a long line costs its length once.
+    A chunk is looked at once, and copied when its lines are taken: a long line costs its length, however it comes.
     """
 
-    __slots__ = ("_held", "_rest", "_whole", "weight")
+    __slots__ = ("_chunks", "_searched", "weight")
 
     def __init__(self) -> None:
-        self._whole: list[bytes] = []
-        self._rest: list[bytes] = []
-        self._held = 0
+        self._chunks: list[bytes] = []
+        self._searched = 0
+        """So many of the chunks, from the first, are known to hold no newline."""
         self.weight = 0
-        """Bytes of the whole lines that it holds; `take` needs some."""
+        """Bytes that it holds."""
 
     def feed(self, chunk: bytes) -> None:
-        """Take a chunk.
+        """Take a chunk."""
+        self._chunks.append(chunk)
+        self.weight += len(chunk)
+
+    def take(self) -> bytes:
+        """The whole lines since the last block, the last without its newline; nothing if none is whole.
 
         Raises:
             LineTooLong: the unfinished line passed 64 MiB.
 
         """
-        cut = chunk.rfind(b"\n") + 1
-        if cut:
-            self._whole += (*self._rest, chunk[:cut])
-            self.weight += self._held + cut
-            self._rest, self._held = [], 0
-        self._rest.append(chunk[cut:])
-        self._held += len(chunk) - cut
-        if self._held > MAX_LINE:
+        chunks = self._chunks
+        for at in range(len(chunks) - 1, self._searched - 1, -1):
+            cut = chunks[at].rfind(b"\n")
+            if cut >= 0:
+                text = b"".join((*chunks[:at], chunks[at][:cut]))
+                chunks[: at + 1] = [chunks[at][cut + 1 :]]
+                self.weight -= len(text) + 1
+                break
+        else:
+            text = b""
+        self._searched = len(chunks)
+        if self.weight > MAX_LINE:
             raise LineTooLong
-
-    def take(self) -> bytes:
-        """The whole lines since the last block, the last without its newline."""
-        self._whole[-1] = self._whole[-1][:-1]
-        text = b"".join(self._whole)
-        self._whole, self.weight = [], 0
         return text
 
     def end(self) -> bytes:
         """The line that no newline ended, as the API sends its last one."""
-        line = b"".join(self._rest)
-        self._rest, self._held = [], 0
+        line = b"".join(self._chunks)
+        self._chunks.clear()
+        self._searched = self.weight = 0
         return line
 
 
@@ -202,7 +210,7 @@ class LineReader:
 
         """
         self._blocks.feed(chunk)
-        return lines_of(self._blocks.take()) if self._blocks.weight else []
+        return lines_of(self._blocks.take())
 
     def end(self) -> list[bytes]:
         """The line that no newline ended, as the API sends its last one."""
@@ -325,7 +333,7 @@ class Plain(NamedTuple):
     """The lines of a block in the API's own form: of each its row, its bytes behind the head, its envelope."""
 
     rows: list[int]
-    tails: list[bytes]
+    tails: Sequence[bytes | memoryview]
     envelopes: list[Envelope]
 
 
@@ -341,16 +349,24 @@ def read_plain(text: bytes, head: bytes) -> Plain | None:
         envelopes = _decode_lines(text)
     except _UNREADABLE:
         return None
-    prefix, values, rows = head[len(ROW_HEAD) :], _VALUES, list[int]()
+    prefix = head[len(ROW_HEAD) :]
     if not text.startswith(head) or b"\r" in text or not len(envelopes) == len(tails) == text.count(prefix):
         return None
-    tails[0] = tails[0][len(head) :]
-    for tail, envelope in zip(tails, envelopes, strict=True):
-        # the same id by its place and by its name, and the only one; all of it on one line
-        if prefix + tail[: ROW_SUFFIX + 1] != b'%b"' % envelope.custom_id.encode() or b"\n" in tail:
-            return None
-        rows.append(values.get(tail[:2], NO_ROW) << 10 | values.get(tail[2:4], NO_ROW))
-    return Plain(rows, tails, envelopes)
+    # the same ids by their place and by their name, and each line is one; a quote can only be where an id ends
+    first = len(head)
+    ends = [tails[0][first : first + ROW_SUFFIX + 1], *[tail[: ROW_SUFFIX + 1] for tail in tails[1:]]]
+    named = '"'.join([envelope.custom_id for envelope in envelopes]).encode() + b'"'
+    if prefix + prefix.join(ends) != named or any(NEWLINE in tail for tail in tails):
+        return None
+    values = _VALUES
+    try:
+        rows = [values[end[:2]] << 10 | values[end[2:4]] for end in ends]
+    except KeyError:  # a letter outside the alphabet
+        return None
+    if len(text) < LONG:  # a copy is faster than a view, which the garbage collector follows; but of a long line
+        tails[0] = tails[0][first:]
+        return Plain(rows, tails, envelopes)
+    return Plain(rows, [memoryview(tails[0])[first:], *[memoryview(tail) for tail in tails[1:]]], envelopes)
 
 
 def _read_leniently(line: bytes) -> Seen | None:

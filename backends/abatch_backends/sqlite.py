@@ -355,7 +355,7 @@ class _Sink:
 
 def _weight(lines: Sequence[Line]) -> int:
     """Bytes of these lines, about, without a look at each `Line` of a block."""
-    return sum(map(len, lines.pieces)) if isinstance(lines, Block) else sum(len(line.raw) for line in lines)
+    return lines.weight if isinstance(lines, Block) else sum(len(line.raw) for line in lines)
 
 
 def _sealed(shard: ShardRef, lines: int) -> Sealed:

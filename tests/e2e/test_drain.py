@@ -48,6 +48,7 @@ async def test_disk_that_fails_while_the_stream_breaks_ends_the_job_and_nothing_
             raise OSError(errno.EDQUOT, "Disk quota exceeded")
         write(descriptor, block)
 
+    monkeypatch.setattr(collector, "READ_BYTES", 2000)
     monkeypatch.setattr(collector, "WRITE_BYTES", 2000)
     monkeypatch.setattr(client, "_chunks", chunks)
     monkeypatch.setattr(jsonl, "_write_all", full)

@@ -580,9 +580,9 @@ async def test_event_loop_goes_round_between_any_two_blocks_of_all_drains(
             await all_there.wait()
             yield block
 
-    def watched(self: collector._Drain, text: bytes) -> Block:
+    def watched(self: collector._Drain, text: bytes, block: Block) -> None:
         at.append(rounds)
-        return take(self, text)
+        take(self, text, block)
 
     def go_round() -> None:
         nonlocal rounds

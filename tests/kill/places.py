@@ -95,6 +95,7 @@ def make_all(reach: Reach) -> None:
 
 def make_small_steps(patch: Patch) -> None:
     """Let a few lines be enough for many writes and transactions, and for an upload in parts."""
+    patch(collector, "READ_BYTES", 600)
     patch(collector, "WRITE_BYTES", 600)
     patch(sqlite, "ROWS", 2)
     patch(s3, "PART", 1_200)

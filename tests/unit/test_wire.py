@@ -190,10 +190,9 @@ def test_blocks_hold_the_same_lines_however_they_are_taken(stream, cuts, taken):
     reader, lines = BlockReader(), []
     for number, (a, b) in enumerate(pairwise(borders)):
         reader.feed(stream[a:b])
-        if number in taken and reader.weight:
+        if number in taken:
             lines += lines_of(reader.take())
-    if reader.weight:
-        lines += lines_of(reader.take())
+    lines += lines_of(reader.take())
     assert lines + lines_of(reader.end()) == split(stream)
 
 
@@ -201,8 +200,10 @@ def test_a_block_never_holds_a_line_over_64_mib():
     reader, chunk = BlockReader(), b"x" * 1024
     for _ in range(MAX_LINE // len(chunk)):
         reader.feed(chunk)
+        assert not reader.take()
+    reader.feed(b"x")
     with pytest.raises(LineTooLong, match="67108864"):
-        reader.feed(b"x")
+        reader.take()
 
 
 # ---- envelopes ------------------------------------------------------------------------------------------------
