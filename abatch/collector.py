@@ -28,7 +28,16 @@ from abatch.log import log
 from abatch.pacing import Backoff
 from abatch.reconcile import counts_of
 from abatch.result import OUTCOMES, Block, Line, Usage
-from abatch.spool import SpoolReader, SpoolWriter, Written, examine, guarded, open_spool, write_missing
+from abatch.spool import (
+    SpoolReader,
+    SpoolWriter,
+    Written,
+    count_missing,
+    examine,
+    guarded,
+    open_spool,
+    write_missing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -207,6 +216,7 @@ class _Drain:
         self._duplicates = self._conflicts = self._foreign = 0
         self._billing = False
         self._retry_name = f"retry-{shard.shard:08d}.spool"
+        self._missing_name = f"{shard.shard:08d}.jsonl"
 
     async def run(self) -> Collected:
         owner, planned = self._owner, self._shard.planned
@@ -232,10 +242,7 @@ class _Drain:
             if self._withheld is not None:
                 await threads.clean_up(self._withheld.discard)
             raise
-        if sealed.lines != (written_lines := self._tally.counts.total):
-            raise BackendError(
-                owner.job.key, f"part {sealed.part} was sealed with {sealed.lines} lines of {written_lines}"
-            )
+        self._check_lines(sealed.part, sealed.lines, self._tally.counts.total)
         return self._collected(sealed, written, missing, gone)
 
     async def _read_all(self, sink: Sink) -> str:
@@ -460,13 +467,20 @@ class _Drain:
         with guarded(self._owner.journal.spool):
             return await threads.run(self._withheld.seal, self._retry_name)
 
+    def _check_lines(self, part: int, lines: int, given: int) -> None:
+        if lines != given:
+            raise BackendError(
+                self._owner.job.key,
+                f"part {part} was sealed with {lines} lines of {given}; "
+                "remove the part from the destination, then run again: it is read once more",
+            )
+
     async def _note_missing(self, gone: str) -> int:
         if not gone:
             return 0
         entries = [(self._reader.custom_id(row), gone) for row, seen in enumerate(self._seen) if not seen]
-        name = f"{self._shard.shard:08d}.jsonl"
         with guarded(self._owner.journal.missing):
-            await threads.run(write_missing, self._owner.journal.missing, name, entries)
+            await threads.run(write_missing, self._owner.journal.missing, self._missing_name, entries)
         log.error("rows_missing", shard=self._shard.shard, rows=len(entries), why=gone)
         return len(entries)
 
@@ -481,8 +495,12 @@ class _Drain:
                 self._tally.add(Line(raw, seen.wire_id, seen.outcome, seen.error_type, seen.model, seen.usage))
         with guarded(self._owner.journal.spool):
             written = await threads.run(examine, self._owner.journal.spool / self._retry_name)
-        lines = self._tally.counts.total + (0 if written is None else written.rows)
-        missing = self._shard.planned.rows - lines
+        lines = self._tally.counts.total
+        missing = self._shard.planned.rows - lines - (0 if written is None else written.rows)
+        if missing:  # else a list that stands there is of a read before the last
+            with guarded(self._owner.journal.missing):
+                listed = await threads.run(count_missing, self._owner.journal.missing / self._missing_name)
+            self._check_lines(sealed.part, lines, lines + missing - listed)
         why = "results were missing when the shard was sealed" if missing else ""
         return self._collected(sealed, written, missing, why)
 

@@ -406,6 +406,13 @@ def write_missing(folder: Path, name: str, entries: Sequence[tuple[bytes, str]])
     sync_folder(folder)
 
 
+def count_missing(path: Path) -> int:
+    """How many rows such a list has; none if there is no list."""
+    with suppress(FileNotFoundError):
+        return path.read_bytes().count(b"\n")
+    return 0
+
+
 def _extend(ends: array[int], sizes: Iterable[int], start: int) -> None:
     """Add the ends of parts of these sizes, each right behind the one before; the first begins at `start`."""
     ends.extend(islice(accumulate(sizes, initial=ends[-1] if ends else start), 1, None))
