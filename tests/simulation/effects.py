@@ -23,7 +23,7 @@ import sqlite3
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from io import FileIO
@@ -45,11 +45,15 @@ import abatch.manager
 import abatch.poller
 import abatch.runner
 from abatch import reconcile, threads
+from abatch.backend import Sealed
 from abatch.client import Client
+from abatch.errors import BackendError
 from abatch.facts import Committing
 from tests.simulation.loop import OWNER, order_scopes
 
 if TYPE_CHECKING:
+    from abatch.backend import Backend, JobRef, ShardRef, Sink
+    from abatch.result import Line
     from tests.simulation.process import Process
     from tests.simulation.world import World
 
@@ -238,6 +242,48 @@ def _taken(path: Path) -> FileIO:
     return lock
 
 
+_connect = abatch.backend.connect
+
+
+async def _connected(url: str, job: JobRef) -> Backend:
+    """`abatch.backend.connect`; in some worlds the sinks of what it gives refuse now and then."""
+    backend = await _connect(url, job)
+    if not any(here.world.plan.refuses):
+        return backend
+    unspoilt = backend.open
+
+    async def open_(shard: ShardRef) -> Sink | Sealed:
+        opened = await unspoilt(shard)
+        if not isinstance(opened, Sealed):
+            _spoil(opened, url, shard)
+        return opened
+
+    spoilt: Any = backend
+    spoilt.open = open_
+    return backend
+
+
+def _spoil(sink: Sink, url: str, shard: ShardRef) -> None:
+    """Let a sink refuse lines: in any write, and in the very read whose stream breaks, which is told first."""
+    unspoilt = sink.write
+
+    async def write(lines: Sequence[Line]) -> None:
+        process = here.process
+        assert process is not None
+        breaks = process.breaking.get(shard.batch_id, False)
+        if not here.world.refuses(at_break=breaks):
+            await unspoilt(lines)
+            return
+        await process.moment("before a sink refuses")
+        process.note(f"finds that the sink of shard {shard.shard} refuses {len(lines)} lines")
+        process.disk_failed = True
+        here.world.hit("sink refuses at a break" if breaks else "sink refuses")
+        raise BackendError(url, os.strerror(errno.ENOSPC))
+
+    spoilt: Any = sink
+    spoilt.write = write
+
+
 class _Names:
     """Names for temporary files that are the same in every run."""
 
@@ -283,6 +329,8 @@ def simulated() -> Iterator[None]:
         (abatch.journal, "_take_lock", _taken),
         (abatch.driver, "judge", _judged),
         (abatch.poller, "settle", _settled),
+        (abatch.backend, "connect", _connected),
+        (abatch.manager, "connect", _connected),
         (abatch.backend, "_registered", cache(abatch.backend._registered)),
         (shutil, "disk_usage", lambda path: here.world.disk.usage(path)),  # noqa: PLW0108
         (abatch.log._Log, "__getattr__", _recorded),

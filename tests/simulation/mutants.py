@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 from unittest.mock import patch
 
+import anyio
 import msgspec
 
 import abatch.client
@@ -224,6 +225,33 @@ def seal_without_count() -> ExitStack:
     return _patched((abatch.collector._Drain, "_read_all", read_all))
 
 
+def refusal_is_a_break() -> ExitStack:
+    """What a sink refuses while the stream breaks is taken for the break: those lines are never written."""
+
+    async def read_once(self: Any, sink: Any) -> ApiError | None:
+        trouble: list[Exception] = []
+        full, empty = anyio.create_memory_object_stream[Any](0)
+        async with anyio.create_task_group() as group:
+            group.start_soon(abatch.collector._write_all, sink, empty, trouble)
+            try:
+                async with full:
+                    await self._read_into(full)
+            except Exception as failure:  # noqa: BLE001 - the first is told, whichever it is
+                trouble.append(failure)
+        if trouble and not isinstance(trouble[0], ApiError):
+            raise trouble[0]
+        return trouble[0] if trouble else None
+
+    return _patched((abatch.collector._Drain, "_read_once", read_once))
+
+
+def short_seal_is_taken() -> ExitStack:
+    """The same, and a seal with fewer lines than were given is taken as well."""
+    both = refusal_is_a_break()
+    both.enter_context(patch.object(abatch.collector._Drain, "_check_lines", lambda *_: None))
+    return both
+
+
 def splitlines() -> ExitStack:
     """Lines end where `str.splitlines` says."""
 
@@ -336,6 +364,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
         candidates_that_run_are_ignored,
         rename_before_fsync,
         seal_without_count,
+        refusal_is_a_break,
+        short_seal_is_taken,
         splitlines,
         tries_forgotten,
         key_in_the_log,
@@ -350,6 +380,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
 
 SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
     "no_fence": lambda plan: plan.fenced,
+    "refusal_is_a_break": lambda plan: any(plan.refuses),
+    "short_seal_is_taken": lambda plan: any(plan.refuses),
     "splitlines": lambda plan: any(isinstance(fault, LineSeparator) for _, fault, _ in plan.faults),
     "whole_batch_in_memory": lambda plan: plan.weighed,
     "scope_forgotten": lambda plan: any(work.workspace_id for work in plan.jobs),

@@ -17,7 +17,7 @@ import anthropic
 import anyio
 import httpx2
 
-from abatch.sandbox.exchange import Lost, Reply, Request
+from abatch.sandbox.exchange import Cut, Lost, Reply, Request, Reset
 from abatch.sandbox.transport import URL, MachineTransport, asked_by, pieces_of
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class Network(MachineTransport):
             reply = await _answer(await self._send(asked, body, visit), patience)
         await process.moment(f"after {what}")
         process.note(f"{what} -> {reply.status} {type(reply.transport).__name__}")
+        if visit.action == "results":
+            process.breaking[visit.batch_id] = isinstance(reply.transport, Cut | Reset)
         return reply
 
     async def _send(self, asked: Request, body: AsyncIterable[bytes] | None, visit: Visit) -> asyncio.Future[Reply]:

@@ -25,6 +25,7 @@ CANARY: Final = "a-prompt-that-nobody-may-see"
 DECIDED, VISIBLE, STALLED = 600.0, 300.0, 600.0
 """Bounds A1 (P), A2 (L) and A3 (B), in seconds."""
 HOUR: Final = 3600.0
+NEVER: Final = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,8 @@ class Plan:
     full_at: frozenset[int]
     broken_at: frozenset[int]
     no_room_until: float
+    refuses: tuple[float, float]
+    """Share of blocks that a sink refuses: of those whose stream goes on, and of those whose stream breaks."""
     slumber: float
     """Seconds that nothing runs before the calm end."""
     restores: bool
@@ -325,6 +328,19 @@ def _weighed(chance: Random, plan: Plan) -> Plan:
     )
 
 
+def _refusing(chance: Random, plan: Plan) -> Plan:
+    """The same world; in some, sinks refuse lines, mostly just as the stream of results breaks."""
+    if chance.random() > 0.1:
+        return plan
+    breaks = chance.choice([f.CutAtLine(clean=False), f.CutInLine(clean=False), f.ResetAt(chance.randrange(3000))])
+    return replace(
+        plan,
+        refuses=chance.choice([(0.3, 0.3), (0.1, 0.9), (0.0, 0.7)]),
+        faults=[*plan.faults, ("results", breaks, chance.choice([0.5, 0.8]))],
+        lives=plan.lives or [Life(stops_at=40 * HOUR)],
+    )
+
+
 def draw(seed: int) -> Plan:
     """The world of this seed."""
     chance = Random(seed)
@@ -382,10 +398,12 @@ def draw(seed: int) -> Plan:
         full_at=frozenset(chance.sample(range(1, 60), 2) if disk else ()),
         broken_at=frozenset(chance.sample(range(1, 60), 1) if disk and chance.random() < 0.5 else ()),
         no_room_until=chance.uniform(0, HOUR) if disk and chance.random() < 0.3 else 0.0,
+        refuses=NEVER,
         slumber=31 * 24 * HOUR if slumbers else 0.0,
         restores=chance.random() < 0.04,
         real_sdk=chance.random() < 0.03,
         promised=promised,
         weighed=False,
     )
-    return _weighed(chance, plan) if promised and chance.random() < 0.006 else plan
+    plan = _weighed(chance, plan) if promised and chance.random() < 0.006 else plan
+    return _refusing(Random(f"{seed} refusals"), plan)

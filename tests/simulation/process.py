@@ -13,7 +13,7 @@ import anyio
 import httpx2
 from anthropic._base_client import get_platform
 
-from abatch import BatchManager, JobStopped
+from abatch import BackendError, BatchManager, JobStopped
 from abatch.facts import ResolveWished
 from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
@@ -59,6 +59,8 @@ class Process(Owner):
         self.locks: list[FileIO] = []
         self.uploading = 0
         """Creates under way."""
+        self.breaking: dict[str | None, bool] = {}
+        """Whether the stream of a batch's results that it reads will break."""
         self._effects = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -208,9 +210,10 @@ class Process(Owner):
                     group.cancel_scope.cancel()
             except BaseExceptionGroup as several:
                 error = several.exceptions[0]
-                if not isinstance(error, JobStopped) or time == HANDED_OVER:
+                mendable = isinstance(error, JobStopped) or (isinstance(error, BackendError) and self.disk_failed)
+                if not mendable or time == HANDED_OVER:
                     raise error from None
-                self.note(f"hands over again after {error.reason}")
+                self.note(f"hands over again after {error}")
             else:
                 return
 

@@ -16,6 +16,8 @@ MISFORTUNES: Final = [
     "disk full",
     "disk broken",
     "disk has no room",
+    "sink refuses",
+    "sink refuses at a break",
     "cancel wished",
     "process SIGSTOP",
     "process twin",

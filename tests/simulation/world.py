@@ -118,6 +118,7 @@ class World:
         self.jobs = list(plan.jobs)
         """Those of the plan, and those that only look."""
         self.disk = Disk(self)
+        self._refusals = Random(f"{seed} refusals of sinks")
         self.machine = _Api(
             clock=lambda: oracles.EPOCH + timedelta(seconds=self.now()),
             rng=Random(f"{seed} machine"),
@@ -176,6 +177,10 @@ class World:
             self.hit("create late tail")
             return near(self.chance, self.plan.longest_transit)
         return self.latency()
+
+    def refuses(self, *, at_break: bool) -> bool:
+        """Whether a sink refuses the block that it is given now."""
+        return self.disturbed and self._refusals.random() < self.plan.refuses[at_break]
 
     def met(self, visit: Visit) -> None:
         """A call meets its faults."""
