@@ -48,7 +48,8 @@ __all__ = ["Entry", "Journal", "Overtaken", "Recorded", "forget_locks"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""Of the tables, the facts and what their columns mean: another journal is refused, never guessed at."""
 _OF_SHARD: Final = (int, type(None))
 SCHEMA: Final = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -364,12 +365,18 @@ def _prepare(db: sqlite3.Connection, path: Path) -> bytes:
     with _Transaction(db):
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version == 0:
+            if db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
+                raise JournalCorrupt(path, "it is another program's database")
             for statement in SCHEMA.split(";\n"):
                 db.execute(statement)
             db.execute("INSERT INTO about VALUES ('lineage_key', ?)", (secrets.token_bytes(32),))
             db.execute(f"PRAGMA user_version = {VERSION}")
         elif version != VERSION:
-            raise JournalCorrupt(path, f"it has schema {version}, this abatch reads {VERSION}")
+            raise JournalCorrupt(
+                path,
+                f"it has format {version}, this abatch reads {VERSION}: let the abatch that wrote it finish its jobs, "
+                "or choose another journal with journal= or --journal",
+            )
     (lineage_key,) = db.execute("SELECT value FROM about WHERE name = 'lineage_key'").fetchone()
     return bytes(lineage_key)
 

@@ -46,7 +46,7 @@ EACH = [
     (JobFailed(SUMMARY), ["'k'", "3 of 10"]),
     (BackendError("s3://b", "access denied"), ["s3://b", "access denied"]),
     (JournalLocked(Path("/j"), 42), ["/j", "process 42", "stop it"]),
-    (JournalCorrupt(Path("/j"), "it has schema 9"), ["/j", "schema 9", "keep a copy"]),
+    (JournalCorrupt(Path("/j"), "it has format 9"), ["/j", "format 9", "keep a copy"]),
     (IllegalTransition(Ready(), committing()), ["Committing cannot follow Ready"]),
     (ApiError("create"), ["create", "no answer"]),
     (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import json
 import os
 import signal
@@ -12,10 +13,11 @@ import stat
 import threading
 
 import anyio
+import msgspec
 import pytest
 
 from abatch import ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked, facts
-from abatch.journal import Entry, Journal, Overtaken
+from abatch.journal import SCHEMA, VERSION, Entry, Journal, Overtaken
 from abatch.ledger import Ledger
 from tests.unit.make import committing, planned, run, start, submitted
 
@@ -395,10 +397,42 @@ async def test_a_journal_of_another_version_is_not_touched(journal):
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(JournalCorrupt, match="schema 99"):
+    with pytest.raises(JournalCorrupt, match="format 99"):
         await Journal.open(journal.folder, drive=True)
     with pytest.raises(JournalCorrupt):
         await Journal.open(journal.folder, drive=False)
+
+
+async def test_a_journal_of_an_older_abatch_is_refused_with_its_remedy_and_not_touched(tmp_path):
+    """Its jobs ended at no position, and two processes could cut one job at once."""
+    path = tmp_path / "journal.db"
+    db = sqlite3.connect(path)
+    for statement in SCHEMA.split(";\n"):
+        if "INDEX cuts" not in statement:
+            db.execute(statement)
+    db.execute("INSERT INTO about VALUES ('lineage_key', ?)", (bytes(32),))
+    db.execute("INSERT INTO jobs VALUES (1, 'k')")
+    for n, fact in ((None, submitted()), (0, facts.Cut(rows=0, last=True)), (None, facts.Finished(location="x"))):
+        db.execute("INSERT INTO facts VALUES (NULL, 1, NULL, ?, 0.0, 7, ?)", (n, facts.encode(fact)))
+    db.execute("PRAGMA user_version = 1")
+    db.commit()
+    before = list(db.iterdump())
+    for drive in (True, False):
+        with pytest.raises(JournalCorrupt, match=f"{path}: it has format 1.*choose another journal"):
+            await Journal.open(tmp_path, drive=drive)
+    assert list(db.iterdump()) == before
+    db.close()
+
+
+def test_what_stands_in_a_journal_is_what_its_version_says():
+    """Another digest is another format: raise VERSION, unless all that changed is a new field with a default."""
+
+    def undescribed(part: dict[str, object]) -> dict[str, object]:
+        return {name: value for name, value in part.items() if name != "description"}
+
+    fact = json.loads(json.dumps(msgspec.json.schema(facts.Fact)), object_hook=undescribed)
+    format_ = SCHEMA + json.dumps(fact, sort_keys=True)
+    assert (VERSION, hashlib.sha256(format_.encode()).hexdigest()[:16]) == (2, "23670696eed5de95")
 
 
 @pytest.mark.parametrize("raw", [b"not a database, and long enough to be seen as none" * 100, b"SQLite format 3\0" * 8])
@@ -409,13 +443,16 @@ async def test_a_file_that_is_no_database_is_corrupt_and_stays_as_it_is(tmp_path
     assert (tmp_path / "journal.db").read_bytes() == raw
 
 
-async def test_a_database_of_something_else_is_corrupt(tmp_path):
+@pytest.mark.parametrize("version", [0, VERSION])
+async def test_a_database_of_something_else_is_corrupt_and_stays_as_it_is(tmp_path, version):
     db = sqlite3.connect(tmp_path / "journal.db")
     db.execute("CREATE TABLE about (x)")
-    db.execute("PRAGMA user_version = 1")
-    db.close()
+    db.execute(f"PRAGMA user_version = {version}")
+    before = list(db.iterdump())
     with pytest.raises(JournalCorrupt):
         await Journal.open(tmp_path, drive=True)
+    assert list(db.iterdump()) == before
+    db.close()
 
 
 async def test_a_corrupt_journal_frees_the_lock(tmp_path):
