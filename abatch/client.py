@@ -273,12 +273,15 @@ async def _chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
         raise ApiError(f"results: the stream broke ({type(broken).__name__})") from broken
 
 
+_PATIENCE: Final = httpx2.Timeout(IDLE, connect=15.0, pool=60.0)
+
+
 def _once(workspace_id: str | None) -> RequestOptions:
     return {
         "headers": _workspace(workspace_id),
         "max_retries": 0,
         "follow_redirects": False,
-        "timeout": httpx2.Timeout(IDLE, connect=15.0, pool=60.0),
+        "timeout": _PATIENCE,
     }
 
 

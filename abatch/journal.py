@@ -99,6 +99,10 @@ class Journal:
 
     def __init__(self, folder: Path, db: sqlite3.Connection, lock: FileIO | None, lineage_key: bytes) -> None:
         self.folder = folder
+        self.spool = folder / "spool"
+        """The folder of sealed shards."""
+        self.missing = folder / "missing"
+        """The folder that lists rows without a result."""
         self.lineage_key = lineage_key
         """The secret that tags are made with; it never leaves the journal."""
         self.lineage = hashlib.blake2b(lineage_key, digest_size=8, person=b"abatch-lineage").hexdigest()
@@ -110,16 +114,6 @@ class Journal:
         self._broken: JournalError | None = None
         if lock is not None:
             _held.add(self)
-
-    @property
-    def spool(self) -> Path:
-        """The folder of sealed shards."""
-        return self.folder / "spool"
-
-    @property
-    def missing(self) -> Path:
-        """The folder that lists rows without a result."""
-        return self.folder / "missing"
 
     @property
     def drives(self) -> bool:

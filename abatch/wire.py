@@ -187,7 +187,8 @@ class BlockReader:
 
 def lines_of(text: bytes) -> list[bytes]:
     r"""The lines of a block, cut at `\n` alone: U+2028 and its kin are part of a line. Blank lines are skipped."""
-    return [line for line in map(_strip, text.split(b"\n")) if line]
+    lines = text.split(b"\n")
+    return [line for line in (map(_strip, lines) if b"\r" in text else lines) if line]
 
 
 def _strip(line: bytes) -> bytes:

@@ -198,6 +198,8 @@ class Machine:
         self._batches = Batches(clock=clock, rng=rng, latency=self.settings.latency_range, record=record)
         self._allowances: dict[str, _Allowance] = {}
         self._calls = count(1)
+        self._described: dict[str, tuple[object, object, msgspec.Raw]] = {}
+        """Each batch as it was shown last: its state, how it was asked for, its JSON."""
 
     @property
     def account(self) -> Account:
@@ -435,9 +437,10 @@ class Machine:
             start += start < len(shown) and shown[start].batch_id == query["before_id"]
             end = min(len(shown), start + limit)
             more = end < len(shown)
-        page = [self._describe(batch, visit, now) for batch in reversed(shown[start:end])]
-        ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
-        return self._json(200, {"data": page, "has_more": more, **ends})
+        page = shown[start:end][::-1]
+        ends = {"first_id": page[0].batch_id if page else None, "last_id": page[-1].batch_id if page else None}
+        data = [self._describe(batch, visit, now) for batch in page]
+        return self._json(200, {"data": data, "has_more": more, **ends})
 
     def _place(self, shown: Sequence[Batch], batch_id: str, workspace: str) -> int:
         """Where the batch stands among those shown, or would stand."""
@@ -500,13 +503,16 @@ class Machine:
 
     # The replies.
 
-    def _describe(self, batch: Batch, visit: Visit, now: datetime) -> dict[str, object]:
-        return batch.describe(
-            now,
-            visit.request.headers.get("host", "127.0.0.1"),
-            flap=visit.fault(f.Flap) is not None,
-            counts_lag=visit.fault(f.CountsLag) is not None,
-        )
+    def _describe(self, batch: Batch, visit: Visit, now: datetime) -> msgspec.Raw:
+        """As JSON, which is made once for each state of a batch: a list has many that have not changed."""
+        host = visit.request.headers.get("host", "127.0.0.1")
+        flap, counts_lag = visit.fault(f.Flap) is not None, visit.fault(f.CountsLag) is not None
+        what = (host, flap, counts_lag, now >= batch.created_at + ARCHIVED_AFTER)
+        state, of, shown = self._described.get(batch.batch_id, (None, None, msgspec.Raw()))
+        if state is not batch.state or of != what:
+            shown = msgspec.Raw(msgspec.json.encode(batch.describe(now, host, flap=flap, counts_lag=counts_lag)))
+            self._described[batch.batch_id] = batch.state, what, shown
+        return shown
 
     def _reply(self, status: int, body: bytes | Iterator[bytes], headers: Mapping[str, str] | None = None) -> Reply:
         always = {
@@ -518,7 +524,7 @@ class Machine:
             always["content-length"] = str(len(body))
         return Reply(status=status, headers=always | dict(headers or {}), body=body)
 
-    def _json(self, status: int, answer: Mapping[str, object], *, retry_after: float | None = None) -> Reply:
+    def _json(self, status: int, answer: object, *, retry_after: float | None = None) -> Reply:
         headers = {} if retry_after is None else {"retry-after": str(math.ceil(retry_after))}
         return self._reply(status, msgspec.json.encode(answer), headers)
 
