@@ -21,6 +21,7 @@ import secrets
 import shutil
 import sqlite3
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import anyio
+import anyio._backends._asyncio as anyio_asyncio
 import sniffio
 
 import abatch.backend
@@ -294,6 +296,11 @@ class _Names:
         return f"{next(self._numbers):08d}"
 
 
+def _parts_of_anyio() -> list[Any]:
+    parts = [part for name, part in sys.modules.items() if name.startswith("anyio.")]
+    return [part for part in parts if "get_async_backend" in vars(part)]
+
+
 @contextmanager
 def simulated() -> Iterator[None]:
     """Put the doors in place."""
@@ -334,7 +341,8 @@ def simulated() -> Iterator[None]:
         (abatch.backend, "_registered", cache(abatch.backend._registered)),
         (shutil, "disk_usage", lambda path: here.world.disk.usage(path)),  # noqa: PLW0108
         (abatch.log._Log, "__getattr__", _recorded),
-        (sniffio.thread_local, "name", "asyncio"),  # else anyio asks at every step which loop it is in
+        (sniffio.thread_local, "name", "asyncio"),  # else anyio asks at every step which library it is in
+        *((part, "get_async_backend", lambda *_: anyio_asyncio.AsyncIOBackend) for part in _parts_of_anyio()),
     ]
     with ExitStack() as stack:
         for where, name, door in doors:

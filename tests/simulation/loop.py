@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 import anyio._backends._asyncio as anyio_asyncio
 
@@ -58,6 +58,40 @@ class Scheduled(dict[Any, None]):
         self.pop(item, None)
 
 
+class _Handle(asyncio.Handle):
+    """asyncio's, without what it keeps for debugging."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Any, args: Any, context: Any) -> None:  # not its own: this is most of its cost
+        self._callback = callback
+        self._args = args
+        self._context = copy_context() if context is None else context
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback = self._args = None
+
+
+class _Timer(_Handle):
+    """What `call_at` gives; its instant stands in the heap."""
+
+    __slots__ = ()
+
+
+class _Instant(float):
+    """When a timer is due: numbers are compared by the interpreter itself."""
+
+    __slots__ = ("timer",)
+    timer: _Timer
+
+    def __new__(cls, when: float, timer: _Timer) -> Self:
+        self = float.__new__(cls, when)
+        self.timer = timer
+        return self
+
+
 class SimulatedLoop(asyncio.BaseEventLoop):
     """Runs callbacks on a virtual clock, in the order that `chance` decides."""
 
@@ -79,42 +113,49 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         owner.parked.clear()
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = _Handle(callback, args, context)
         self._ready.append(handle)
         return handle
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._scheduled, timer)
-        timer._scheduled = True
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
+        timer = _Timer(callback, args, context)
+        heapq.heappush(self._scheduled, _Instant(when, timer))
         return timer
 
-    def _run_once(self) -> None:
-        ready, timers = self._ready, self._scheduled
-        while timers and timers[0]._cancelled:
-            heapq.heappop(timers)._scheduled = False
-        if not ready and not self._stopping:
-            if not timers:
-                raise Stuck("nothing is ready, no timer is set")
-            self._now = max(self._now, timers[0]._when)
-        while timers and (timers[0]._cancelled or timers[0]._when <= self._now):
-            timer = heapq.heappop(timers)
-            timer._scheduled = False
-            if not timer._cancelled:
-                ready.append(timer)
-        turn = list(ready)
-        ready.clear()
-        if len(turn) > 1:
-            turn.sort(key=self._anyhow)
-        self._left -= len(turn)
-        if self._left < 0:
-            raise Stuck("the run goes round without end")
-        for handle in turn:
-            if not handle._cancelled:
-                self._run(handle)
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:
+        return self.call_at(self._now + delay, callback, *args, context=context)
 
-    def _run(self, handle: asyncio.Handle) -> None:
-        owner = handle._context.get(OWNER)
+    def _run_once(self) -> None:
+        """All turns until somebody stops the loop: `run_forever` need not go round for each."""
+        ready, timers, anyhow = self._ready, self._scheduled, self._anyhow
+        while True:
+            while timers and timers[0].timer._cancelled:
+                heapq.heappop(timers)
+            if not ready and not self._stopping:
+                if not timers:
+                    raise Stuck("nothing is ready, no timer is set")
+                self._now = max(self._now, float(timers[0]))
+            now = self._now
+            while timers and (timers[0] <= now or timers[0].timer._cancelled):
+                timer = heapq.heappop(timers).timer
+                if not timer._cancelled:
+                    ready.append(timer)
+            turn = list(ready)
+            ready.clear()
+            if len(turn) > 1:
+                turn.sort(key=anyhow)
+            self._left -= len(turn)
+            if self._left < 0:
+                raise Stuck("the run goes round without end")
+            for handle in turn:
+                if not handle._cancelled:
+                    self._run(handle)
+            if self._stopping:
+                return
+
+    def _run(self, handle: Any) -> None:
+        context = handle._context
+        owner = context.get(OWNER)
         if owner is not None:
             if owner.dead:
                 return
@@ -125,7 +166,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             if owner.steps == owner.dies_at_step:
                 owner.die()
                 return
-        handle._run()
+        try:
+            context.run(handle._callback, *handle._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - as asyncio does; a world's judge looks at them
+            self.call_exception_handler({"message": f"exception in {handle._callback}", "exception": error})
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
         """Real threads have no place here: they would race with a clock that jumps."""

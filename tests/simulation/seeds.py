@@ -14,12 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.simulation.effects import simulated
 from tests.simulation.plan import Plan, draw
 from tests.simulation.world import World
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 __all__ = ["Told", "ready", "regressions", "run_here", "run_many", "run_seed"]
 
@@ -102,7 +106,7 @@ def run_here(seeds: Sequence[int]) -> Told:
 _for_ever = ExitStack()
 
 
-def _run_chunk(seeds: Sequence[int]) -> Told:
+def _run_chunk(seeds: Sequence[int], told_to: Connection) -> None:
     """Some seeds in a worker that ends after them, as it is."""
     began = time.process_time()
     _for_ever.enter_context(ready())
@@ -110,19 +114,31 @@ def _run_chunk(seeds: Sequence[int]) -> Told:
     for seed in seeds:
         told.add(run_seed(seed))
     told.seconds = time.process_time() - began
-    return told
+    told_to.send(told)
 
 
 def run_many(seeds: Sequence[int], *, workers: int, until: float = float("inf")) -> Iterator[Told]:
     """Many seeds in several Python processes; what each handful came to, until `time.monotonic()` says so."""
-    chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["tests.simulation.seeds"])
-    with context.Pool(workers, maxtasksperchild=1) as pool:
-        for told in pool.imap_unordered(_run_chunk, chunks):
-            yield told
+    chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)][::-1]
+    context = get_context("fork")  # nothing is imported again; this process has no threads
+    working: dict[Any, Any] = {}
+    try:
+        while chunks or working:
+            while chunks and len(working) < workers and time.monotonic() < until:
+                receiver, sender = context.Pipe(duplex=False)
+                worker = context.Process(target=_run_chunk, args=(chunks.pop(), sender))
+                worker.start()
+                sender.close()
+                working[receiver] = worker
+            for receiver in wait(list(working)):
+                yield receiver.recv()
+                working.pop(receiver).join()
             if time.monotonic() >= until:
                 return
+    finally:
+        for worker in working.values():
+            worker.terminate()
+            worker.join()
 
 
 def regressions() -> list[int]:
