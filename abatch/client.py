@@ -262,15 +262,29 @@ class Client:
 
 
 async def _chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
-    clock = asyncio.get_running_loop().time
+    loop = asyncio.get_running_loop()
+    since = loop.time()
+    timer: asyncio.TimerHandle
+
+    def look() -> None:  # by a timer of its own: a timeout per chunk costs a twentieth of a drain
+        nonlocal timer
+        timer = loop.call_later(IDLE / 8, look)
+        if loop.time() - since >= IDLE and not idle.expired():
+            idle.reschedule(since)
+
+    timer = loop.call_later(IDLE / 8, look)
     try:
-        async with asyncio.timeout(IDLE) as idle:  # some transports wait for ever behind bytes that are not HTTP
+        async with asyncio.timeout(None) as idle:  # some transports wait for ever behind bytes that are not HTTP
             async for chunk in answer.aiter_bytes():
-                idle.reschedule(None)
+                since = math.inf
+                if idle.when() is not None:  # it came in the last moment
+                    idle.reschedule(None)
                 yield chunk
-                idle.reschedule(clock() + IDLE)
+                since = loop.time()
     except Exception as broken:
         raise ApiError(f"results: the stream broke ({type(broken).__name__})") from broken
+    finally:
+        timer.cancel()
 
 
 _PATIENCE: Final = httpx2.Timeout(IDLE, connect=15.0, pool=60.0)

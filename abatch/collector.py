@@ -64,7 +64,7 @@ KEPT_FOR: Final = 29 * 24 * 3600.0
 READ_BYTES: Final = 2**17
 """Bytes of lines, about, that are taken in one turn of the event loop."""
 WRITE_BYTES: Final = 2**19
-"""Lines go to the sink in blocks of about this size."""
+"""Lines go to the sink in blocks of about this size, which the drains of a job share; a block is two texts at least."""
 
 _decode_id = msgspec.json.Decoder(str).decode
 
@@ -159,6 +159,12 @@ class Collector:
         """Held for one block by each drain in turn: between any two the event loop goes round."""
         self.tries, self.step, self.may_retry = tries, prices.long_prompt_tokens, may_retry
         self.server_now = server_now
+        self._drains = 0
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes from which a block goes to its sink: large ones cost less, and many at once take memory."""
+        return max(2 * READ_BYTES, WRITE_BYTES // self._drains)
 
     async def drain(
         self,
@@ -184,7 +190,11 @@ class Collector:
 
         """
         with closing(await open_spool(self.journal.spool, shard.planned)) as reader:
-            return await _Drain(self, shard, state, reader, rest=rest, again=again or iter(READ_AGAIN)).run()
+            self._drains += 1
+            try:
+                return await _Drain(self, shard, state, reader, rest=rest, again=again or iter(READ_AGAIN)).run()
+            finally:
+                self._drains -= 1
 
 
 class _Drain:
@@ -347,7 +357,7 @@ class _Drain:
                         await anyio.lowlevel.checkpoint()
                     if self._held_back:
                         await threads.run(self._withhold)
-                    if block.weight >= WRITE_BYTES:
+                    if block.weight >= self._owner.block_bytes:
                         await full.send(block)
                         block = Block(_line)
         except ApiError as failure:
@@ -363,7 +373,7 @@ class _Drain:
         What nearly all lines are, of a new row, in the API's own form and succeeded, is dealt with here at little
         cost; every other goes through `_sift`.
         """
-        pieces, custom_ids, told = list[bytes | memoryview](), list[bytes](), list[wire.Envelope | Line]()
+        pieces, custom_ids, told = list[bytes | memoryview](), list[bytes](), list[wire.Message | Line]()
         read = wire.read_plain(text, self._head)
         if read is None:
             for raw in wire.lines_of(text):
@@ -385,7 +395,7 @@ class _Drain:
                     custom_id = id_of(row)
                     pieces += (row_head, custom_id, tail[wire.ROW_SUFFIX + 1 :], b"\n")
                     custom_ids.append(custom_id)
-                    told.append(envelope)
+                    told.append(message)
                 elif (line := self._sift(self._head + tail)) is not None:
                     pieces += (line.raw, b"\n")
                     custom_ids.append(b"")
@@ -541,8 +551,11 @@ async def _write_all(sink: Sink, blocks: MemoryObjectReceiveStream[Block], unwri
             unwritten.append(failure)
 
 
-def _line(raw: bytes, custom_id: bytes, told: wire.Envelope | Line) -> Line:
-    return told if isinstance(told, Line) else Line(raw, _decode_id(custom_id), *told.told())
+def _line(raw: bytes, custom_id: bytes, told: wire.Message | Line) -> Line:
+    if isinstance(told, Line):
+        return told
+    usage = None if told.usage is None else told.usage.counted()
+    return Line(raw, _decode_id(custom_id), "succeeded", None, told.model, usage)
 
 
 async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

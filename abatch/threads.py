@@ -10,10 +10,11 @@ A cancel scope of anyio holds its own cancellations back, but not `task.cancel()
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
+from anyio.lowlevel import RunVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -22,6 +23,9 @@ __all__ = ["clean_up", "opened", "run", "whole"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+THREADS: Final = 4
+"""Worker threads at once: the disk has no use for more, and each keeps memory and wants the GIL."""
+_limiters: RunVar[anyio.CapacityLimiter] = RunVar("abatch.threads")
 
 
 async def run(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -31,7 +35,17 @@ async def run(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     One that waited is raised then, and the result dropped: what must be closed is opened by `opened`.
     """
     await anyio.lowlevel.checkpoint_if_cancelled()
-    return await whole(anyio.to_thread.run_sync(lambda: work(*args, **kwargs)))
+    return await whole(anyio.to_thread.run_sync(lambda: work(*args, **kwargs), limiter=_limiter()))
+
+
+def _limiter() -> anyio.CapacityLimiter:
+    """Of this event loop, and not the one that the application uses."""
+    try:
+        return _limiters.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(THREADS)
+        _limiters.set(limiter)
+        return limiter
 
 
 async def opened(close: Callable[[T], object], work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

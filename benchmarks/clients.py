@@ -211,7 +211,8 @@ async def s3_upload(file: str, endpoint: str, bucket: str) -> Measured:
 async def abatch_many(requests: str, to: str, per_batch: str, drains: str) -> Measured:
     """Many batches that end together, drained side by side; how late the event loop is meanwhile, over idle."""
     clock = _at_first_drain()
-    async with manager(int(per_batch), int(drains)) as running, heartbeat() as late:
+    look_every = timedelta(milliseconds=500)
+    async with manager(int(per_batch), int(drains), look_every) as running, heartbeat() as late:
         await asyncio.sleep(1.0)
         idle = percentile(late, 0.99)
         job = await running.submit(Path(requests), to=to, key="many")

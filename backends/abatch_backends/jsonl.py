@@ -270,6 +270,7 @@ class _File(_Jsonl):
             for each in sealed:  # one step each: a cancellation waits for one part, not for all
                 await self.run(self._check_part, each)
                 await self.run(_append, self._part(each.part), draft, _size(each))
+            await self.run(_sync, draft)
             await self.run(_publish, draft, self._target)
         except FileExistsError:
             raise self._refuse(self._target) from None
@@ -317,14 +318,14 @@ class _Sink:
         self._backend.closed(self)
 
     async def write(self, lines: Sequence[Line], /) -> None:
-        await self._backend.run(self._write, lines)
+        # joined here: what a thread allocates stays with that thread
+        await self._backend.run(self._write, joined(lines), len(lines))
 
-    def _write(self, lines: Sequence[Line]) -> None:
-        block = joined(lines)
+    def _write(self, block: bytes, lines: int) -> None:
         _write_all(self._open_descriptor(), block)
         self._checksum = zlib.crc32(block, self._checksum)
         self._bytes += len(block)
-        self._lines += len(lines)
+        self._lines += lines
 
     async def seal(self) -> Sealed:
         return await self._backend.run(self._seal)
@@ -455,7 +456,7 @@ def _read_at(path: Path, start: int, size: int) -> bytes:
 
 
 def _append(source: Path, target: Path, size: int) -> None:
-    """Copy `source` behind `target`, durably; in the kernel where it can."""
+    """Copy `source` behind `target`; in the kernel where it can."""
     reader = _open_to_read(source)
     # not O_APPEND: copy_file_range refuses it
     writer = os.open(target, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -465,10 +466,17 @@ def _append(source: Path, target: Path, size: int) -> None:
         while size and (chunk := os.read(reader, min(size, CHUNK))):
             _write_all(writer, chunk)
             size -= len(chunk)
-        os.fsync(writer)
     finally:
         os.close(reader)
         os.close(writer)
+
+
+def _sync(file: Path) -> None:
+    descriptor = _open_to_read(file)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _copy_in_kernel(reader: int, writer: int, size: int) -> int:

@@ -214,7 +214,7 @@ class TestFile(_Jsonl):
             }
             if not dead:
                 break
-        assert last >= 50  # or the effects are no longer seen
+        assert last >= 40  # or the effects are no longer seen
 
     async def _run_until_effect(self, last: int, patch: pytest.MonkeyPatch, lost: Path) -> bool:
         """Whether the run died at its `last` effect on the disk."""

@@ -45,7 +45,7 @@ DONE_WITHIN: Final = 48 * HOUR
 """Liveness: once faults stop, everything is done within this time …"""
 DAYS: Final = 5 * 24 * HOUR
 """… or within this, where each batch takes a day and a job that stops waits for those under way."""
-BUDGET: Final = 12 * 2**20
+BUDGET: Final = 16 * 2**20
 """Bytes of memory for a whole world whose results have twenty million."""
 MOST_STEPS: Final = 150_000
 SECRETS: Final = (KEY, OTHER_KEY, CANARY)
