@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
+from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 __all__ = ["main"]
+
+M_ARENA_MAX: Final = -8
+"""An option of glibc's `mallopt`."""
 
 LACKING = "The abatch command needs packages that are not installed: pip install 'abatch[cli]'\n"
 
 
 def main() -> None:
     """Run the command line; it exits with the status described in `abatch --help`."""
+    _use_one_arena()
     try:
         app: Any = import_module("abatch.cli.app")  # Any: typer may be missing
     except ModuleNotFoundError as missing:
@@ -21,6 +28,13 @@ def main() -> None:
         sys.stderr.write(LACKING)
         raise SystemExit(2) from None
     app.main()
+
+
+def _use_one_arena() -> None:
+    """Let all threads share memory: glibc keeps what each freed for that thread, a sixth of what a long job takes."""
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        with suppress(AttributeError, OSError, TypeError):  # another libc
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 if __name__ == "__main__":
