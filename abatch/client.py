@@ -128,7 +128,8 @@ class Client:
             )
             http = httpx2.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
             self._creating = sdk.with_options(http_client=http)
-            self._reading = sdk.with_options(http_client=anthropic.DefaultAioHttpClient(follow_redirects=False))
+            if not any(each.startswith("socks") for each in urllib.request.getproxies().values()):  # not for aiohttp
+                self._reading = sdk.with_options(http_client=anthropic.DefaultAioHttpClient(follow_redirects=False))
             self.owns_socket = proxy is None and sys.platform == "linux"
 
     @classmethod
@@ -163,7 +164,8 @@ class Client:
         """Close the connections that were opened here."""
         if self._own:
             await self._creating.close()
-            await self._reading.close()
+            if self._reading is not self._sdk:
+                await self._reading.close()
             await self._sdk.close()
 
     async def create(self, headers: Headers, size: int, body: AsyncIterator[bytes]) -> Replied | NoAnswer:

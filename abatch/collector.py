@@ -252,7 +252,7 @@ class _Drain:
             if self._withheld is not None:
                 await threads.clean_up(self._withheld.discard)
             raise
-        self._check_lines(sealed.part, sealed.lines, self._tally.counts.total)
+        _check_lines(self._owner.job, sealed.part, sealed.lines, self._tally.counts.total)
         return self._collected(sealed, written, missing, gone)
 
     async def _read_all(self, sink: Sink) -> str:
@@ -477,14 +477,6 @@ class _Drain:
         with guarded(self._owner.journal.spool):
             return await threads.run(self._withheld.seal, self._retry_name)
 
-    def _check_lines(self, part: int, lines: int, given: int) -> None:
-        if lines != given:
-            raise BackendError(
-                self._owner.job.key,
-                f"part {part} was sealed with {lines} lines of {given}; "
-                "remove the part from the destination, then run again: it is read once more",
-            )
-
     async def _note_missing(self, gone: str) -> int:
         if not gone:
             return 0
@@ -510,7 +502,7 @@ class _Drain:
         if missing:  # else a list that stands there is of a read before the last
             with guarded(self._owner.journal.missing):
                 listed = await threads.run(count_missing, self._owner.journal.missing / self._missing_name)
-            self._check_lines(sealed.part, lines, lines + missing - listed)
+            _check_lines(self._owner.job, sealed.part, lines, lines + missing - listed)
         why = "results were missing when the shard was sealed" if missing else ""
         return self._collected(sealed, written, missing, why)
 
@@ -615,15 +607,26 @@ async def seal_fallbacks(
     ref = ShardRef(job=job, shard=shard.shard, part=planned.part, rows=planned.rows, batch_id=None)
     opened = await backend.open(ref)
     if isinstance(opened, Sealed):
+        sealed = opened
         await pass_on(None)
-        return tally.counts, record_of(opened)
-    try:
-        await pass_on(opened)
-        sealed = await opened.seal()
-    except BaseException:
-        await _discard(opened)
-        raise
+    else:
+        try:
+            await pass_on(opened)
+            sealed = await opened.seal()
+        except BaseException:
+            await _discard(opened)
+            raise
+    _check_lines(job, sealed.part, sealed.lines, spool.rows)
     return tally.counts, record_of(sealed)
+
+
+def _check_lines(job: JobRef, part: int, lines: int, given: int) -> None:
+    if lines != given:
+        raise BackendError(
+            job.key,
+            f"part {part} was sealed with {lines} lines of {given}; "
+            "remove the part from the destination, then run again: it is read once more",
+        )
 
 
 async def _discard(sink: Sink) -> None:

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import sqlite3
+import stat
 import tempfile
 import zlib
 from array import array
@@ -258,6 +259,9 @@ class FileInput:
     def __init__(self, path: Path, *, longest: int) -> None:
         self._path, self._longest = path, longest
         try:
+            kind = path.stat().st_mode
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # before it is opened: that waits for a pipe's writer
+                raise ConfigError(f"input {path} is no file; a file is read twice: save it as one, or pass it on stdin")
             self._raw = path.open("rb", buffering=0)
         except OSError as failure:
             raise ConfigError(f"input {path} cannot be read: {failure.strerror}") from failure

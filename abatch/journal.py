@@ -354,25 +354,30 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, bytes]:
 
 def _prepare(db: sqlite3.Connection, path: Path) -> bytes:
     """Bring a connection and, the first time, the schema into place; the journal's secret."""
+    _is_new(db, path)  # before anything of a stranger's database is changed
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     with _Transaction(db):
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            if db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
-                raise JournalCorrupt(path, "it is another program's database")
+        if _is_new(db, path):
             for statement in SCHEMA.split(";\n"):
                 db.execute(statement)
             db.execute("INSERT INTO about VALUES ('lineage_key', ?)", (secrets.token_bytes(32),))
             db.execute(f"PRAGMA user_version = {VERSION}")
-        elif version != VERSION:
-            raise JournalCorrupt(
-                path,
-                f"it has format {version}, this abatch reads {VERSION}: let the abatch that wrote it finish its jobs, "
-                "or choose another journal with journal= or --journal",
-            )
     (lineage_key,) = db.execute("SELECT value FROM about WHERE name = 'lineage_key'").fetchone()
     return bytes(lineage_key)
+
+
+def _is_new(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether a database is empty; if it is not, it is a journal of this format."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version not in {0, VERSION}:
+        raise JournalError(
+            f"{path} has format {version}, this abatch reads {VERSION}: let the abatch that wrote it finish its jobs, "
+            "or choose another journal with journal= or --journal"
+        )
+    if version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
+        raise JournalError(f"{path} is another program's database: choose another journal with journal= or --journal")
+    return bool(version == 0)
 
 
 # ---- the driver's lock ----------------------------------------------------------------------------------------

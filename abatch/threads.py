@@ -23,7 +23,7 @@ __all__ = ["clean_up", "opened", "run", "whole"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-THREADS: Final = 4
+THREADS: Final = 8
 """Worker threads at once: the disk has no use for more, and each keeps memory and wants the GIL."""
 _limiters: RunVar[anyio.CapacityLimiter] = RunVar("abatch.threads")
 

@@ -33,7 +33,7 @@ from abatch.errors import BackendError, ConfigError
 from abatch.result import joined
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 
     from abatch.result import Line
 
@@ -79,9 +79,15 @@ class _Jsonl:
         self._sinks: set[_Sink] = set()
 
     async def run(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do blocking work; what the operating system refuses becomes a BackendError."""
-        try:
+        """Do blocking work."""
+        with self.guarded():
             return await threads.run(work, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def guarded(self) -> Generator[None, None, None]:
+        """What the operating system refuses becomes a BackendError."""
+        try:
+            yield
         except OSError as refused:
             names = " → ".join(os.fsdecode(name) for name in (refused.filename, refused.filename2) if name)
             raise BackendError(self.url, f"{refused.strerror or refused}{names and f' ({names})'}") from refused
@@ -266,11 +272,15 @@ class _File(_Jsonl):
                 await self.run(self._check_part, sealed[0])
                 await self.run(_name, self._part(sealed[0].part), self._target)
                 return
-            await self.run(_write_new, draft, [])
-            for each in sealed:  # one step each: a cancellation waits for one part, not for all
-                await self.run(self._check_part, each)
-                await self.run(_append, self._part(each.part), draft, _size(each))
-            await self.run(_sync, draft)
+            with self.guarded():
+                whole = await threads.opened(os.close, _create, draft)
+            try:
+                for each in sealed:  # one step each: a cancellation waits for one part, not for all
+                    await self.run(self._check_part, each)
+                    await self.run(_append, self._part(each.part), whole, _size(each))
+                await self.run(os.fsync, whole)
+            finally:
+                await threads.clean_up(os.close, whole)
             await self.run(_publish, draft, self._target)
         except FileExistsError:
             raise self._refuse(self._target) from None
@@ -455,28 +465,16 @@ def _read_at(path: Path, start: int, size: int) -> bytes:
         os.close(descriptor)
 
 
-def _append(source: Path, target: Path, size: int) -> None:
-    """Copy `source` behind `target`; in the kernel where it can."""
+def _append(source: Path, writer: int, size: int) -> None:
+    """Copy `source` behind what was written; in the kernel where it can."""
     reader = _open_to_read(source)
-    # not O_APPEND: copy_file_range refuses it
-    writer = os.open(target, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.lseek(writer, 0, os.SEEK_END)
         size -= _copy_in_kernel(reader, writer, size)
         while size and (chunk := os.read(reader, min(size, CHUNK))):
             _write_all(writer, chunk)
             size -= len(chunk)
     finally:
         os.close(reader)
-        os.close(writer)
-
-
-def _sync(file: Path) -> None:
-    descriptor = _open_to_read(file)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _copy_in_kernel(reader: int, writer: int, size: int) -> int:

@@ -453,3 +453,11 @@ async def test_the_digest_tells_other_rows_apart(others):
 async def test_the_digest_minds_the_order():
     other = ROW._replace(custom_id=b'"b"')
     assert digest_of([ROW, other]) != digest_of([other, ROW])
+
+
+async def test_a_pipe_is_refused_at_once(tmp_path):
+    """It could be read only once, and to open it waits for its writer."""
+    path = tmp_path / "requests.jsonl"
+    os.mkfifo(path)
+    with anyio.fail_after(20), pytest.raises(ConfigError, match="is no file"):
+        await check_file(path, tmp_path, bytes_per_batch=10**6)

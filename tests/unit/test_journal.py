@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import stat
 import threading
+from contextlib import closing
 
 import anyio
 import msgspec
@@ -397,10 +398,9 @@ async def test_a_journal_of_another_version_is_not_touched(journal):
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(JournalCorrupt, match="format 99"):
-        await Journal.open(journal.folder, drive=True)
-    with pytest.raises(JournalCorrupt):
-        await Journal.open(journal.folder, drive=False)
+    for drive in (True, False):
+        with pytest.raises(JournalError, match="has format 99"):
+            await Journal.open(journal.folder, drive=drive)
 
 
 async def test_a_journal_of_an_older_abatch_is_refused_with_its_remedy_and_not_touched(tmp_path):
@@ -418,7 +418,7 @@ async def test_a_journal_of_an_older_abatch_is_refused_with_its_remedy_and_not_t
     db.commit()
     before = list(db.iterdump())
     for drive in (True, False):
-        with pytest.raises(JournalCorrupt, match=f"{path}: it has format 1.*choose another journal"):
+        with pytest.raises(JournalError, match=f"{path} has format 1, .*choose another journal"):
             await Journal.open(tmp_path, drive=drive)
     assert list(db.iterdump()) == before
     db.close()
@@ -444,15 +444,20 @@ async def test_a_file_that_is_no_database_is_corrupt_and_stays_as_it_is(tmp_path
 
 
 @pytest.mark.parametrize("version", [0, VERSION])
-async def test_a_database_of_something_else_is_corrupt_and_stays_as_it_is(tmp_path, version):
-    db = sqlite3.connect(tmp_path / "journal.db")
+async def test_a_database_of_something_else_is_refused_and_stays_as_it_is(tmp_path, version):
+    path = tmp_path / "journal.db"
+    db = sqlite3.connect(path)
     db.execute("CREATE TABLE about (x)")
     db.execute(f"PRAGMA user_version = {version}")
-    before = list(db.iterdump())
-    with pytest.raises(JournalCorrupt):
-        await Journal.open(tmp_path, drive=True)
-    assert list(db.iterdump()) == before
     db.close()
+    before = path.read_bytes()
+    for drive in (False, True):
+        with pytest.raises(JournalError, match="another program's" if version == 0 else "not a journal"):
+            await Journal.open(tmp_path, drive=drive)
+    if version == 0:
+        assert path.read_bytes() == before
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT sql FROM sqlite_master").fetchall() == [("CREATE TABLE about (x)",)]
 
 
 async def test_a_corrupt_journal_frees_the_lock(tmp_path):
