@@ -351,9 +351,12 @@ class _Drain:
         try:
             async with self._owner.client.results(workspace_id, self._state.batch_id) as chunks:
                 async for text in _blocks(chunks):
+                    if block and len(text) >= wire.LONG:  # a long line is a block of its own, which need not be joined
+                        await full.send(block)
+                        block = Block(_line)
                     async with self._owner.one_block:
                         self._take(text, block)
-                        del text  # a line may be long
+                        del text
                         await anyio.lowlevel.checkpoint()
                     if self._held_back:
                         await threads.run(self._withhold)

@@ -345,7 +345,9 @@ def read_plain(text: bytes, head: bytes) -> Plain | None:
     that the garbage collector would have to follow. `text` are whole lines, the last without its newline; `head`
     is `ROW_HEAD` and the prefix of the attempt.
     """
-    tails = text.split(b"\n" + head)
+    # a copy is faster than a view, which the garbage collector follows; but a long line is not copied
+    short = len(text) < LONG
+    tails: list[Any] = text.split(b"\n" + head) if short else _views(text, b"\n" + head)  # Any: bytes or views of them
     try:
         envelopes = _decode_lines(text)
     except _UNREADABLE:
@@ -353,21 +355,31 @@ def read_plain(text: bytes, head: bytes) -> Plain | None:
     prefix = head[len(ROW_HEAD) :]
     if not text.startswith(head) or b"\r" in text or not len(envelopes) == len(tails) == text.count(prefix):
         return None
-    # the same ids by their place and by their name, and each line is one; a quote can only be where an id ends
-    first = len(head)
-    ends = [tails[0][first : first + ROW_SUFFIX + 1], *[tail[: ROW_SUFFIX + 1] for tail in tails[1:]]]
+    tails[0] = tails[0][len(head) :]
+    if any(NEWLINE in tail for tail in tails) if short else text.count(b"\n") >= len(tails):
+        return None
+    # the same ids by their place and by their name; a quote can only be where an id ends
+    ends = [tail[: ROW_SUFFIX + 1] for tail in tails]
+    if not short:
+        ends = [bytes(end) for end in ends]
     named = '"'.join([envelope.custom_id for envelope in envelopes]).encode() + b'"'
-    if prefix + prefix.join(ends) != named or any(NEWLINE in tail for tail in tails):
+    if prefix + prefix.join(ends) != named:
         return None
     values = _VALUES
     try:
         rows = [values[end[:2]] << 10 | values[end[2:4]] for end in ends]
     except KeyError:  # a letter outside the alphabet
         return None
-    if len(text) < LONG:  # a copy is faster than a view, which the garbage collector follows; but of a long line
-        tails[0] = tails[0][first:]
-        return Plain(rows, tails, envelopes)
-    return Plain(rows, [memoryview(tails[0])[first:], *[memoryview(tail) for tail in tails[1:]]], envelopes)
+    return Plain(rows, tails, envelopes)
+
+
+def _views(text: bytes, separator: bytes) -> list[memoryview]:
+    """What `text.split(separator)` gives, uncopied."""
+    whole, views, begin = memoryview(text), list[memoryview](), 0
+    while (end := text.find(separator, begin)) >= 0:
+        views.append(whole[begin:end])
+        begin = end + len(separator)
+    return [*views, whole[begin:]]
 
 
 def _read_leniently(line: bytes) -> Seen | None:
