@@ -5,7 +5,7 @@ calls them in this order, and may die between any two calls and begin again with
 
     backend = await open_(url, job)          claim the place, or BackendError before anything is sent
       sink = await backend.open(shard)       … or the Sealed that an earlier run of this shard came to
-        await sink.write(lines)              any number of times, each with about 256 KiB, or one longer line
+        await sink.write(lines)              any number of times, about 512 KiB at most, or one longer line
         sealed = await sink.seal()           every line is durable; the journal records `sealed`
       location = await backend.finish(job, sealed)   all shards are sealed: assemble, mark complete
     await backend.aclose()

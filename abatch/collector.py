@@ -156,7 +156,7 @@ class Collector:
     ) -> None:
         self.client, self.journal, self.job, self.backend = client, journal, job, backend
         self.one_block = one_block or anyio.Lock(fast_acquire=True)
-        """Held for one block by each drain in turn: between any two the event loop goes round."""
+        """Held for one text by each drain in turn: between any two the event loop goes round."""
         self.tries, self.step, self.may_retry = tries, prices.long_prompt_tokens, may_retry
         self.server_now = server_now
         self._drains = 0
@@ -377,13 +377,18 @@ class _Drain:
         cost; every other goes through `_sift`.
         """
         pieces, custom_ids, told = list[bytes | memoryview](), list[bytes](), list[wire.Message | Line]()
+
+        def sift(raw: bytes) -> None:
+            line = self._sift(raw)
+            if line is not None:
+                pieces.extend((line.raw, b"\n"))
+                custom_ids.append(b"")  # it is in the line
+                told.append(line)
+
         read = wire.read_plain(text, self._head)
         if read is None:
             for raw in wire.lines_of(text):
-                if (line := self._sift(raw)) is not None:
-                    pieces += (line.raw, b"\n")
-                    custom_ids.append(b"")
-                    told.append(line)
+                sift(raw)
         else:
             self._proven = True
             row_head, seen, marks, size = wire.ROW_HEAD[:-1], self._seen, self._marks, len(self._seen)
@@ -399,10 +404,8 @@ class _Drain:
                     pieces += (row_head, custom_id, tail[wire.ROW_SUFFIX + 1 :], b"\n")
                     custom_ids.append(custom_id)
                     told.append(message)
-                elif (line := self._sift(self._head + tail)) is not None:
-                    pieces += (line.raw, b"\n")
-                    custom_ids.append(b"")
-                    told.append(line)
+                else:
+                    sift(self._head + tail)
             self._tally.add_succeeded(succeeded)
         if told:
             block.add(b"".join(pieces), custom_ids, told)

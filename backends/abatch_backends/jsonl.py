@@ -267,22 +267,25 @@ class _File(_Jsonl):
     async def _assemble(self, sealed: Sequence[Sealed]) -> None:
         draft = self._parts / ".whole.tmp"
         await self.run(draft.unlink, missing_ok=True)
+        if len(sealed) == 1:  # the part is what the file will be
+            await self.run(self._check_part, sealed[0])
+            await self.run(self._let_appear, _name, self._part(sealed[0].part))
+            return
+        with self.guarded():
+            whole = await threads.opened(os.close, _create, draft)
         try:
-            if len(sealed) == 1:  # the part is what the file will be
-                await self.run(self._check_part, sealed[0])
-                await self.run(_name, self._part(sealed[0].part), self._target)
-                return
-            with self.guarded():
-                whole = await threads.opened(os.close, _create, draft)
-            try:
-                for each in sealed:  # one step each: a cancellation waits for one part, not for all
-                    await self.run(self._check_part, each)
-                    await self.run(_append, self._part(each.part), whole, _size(each))
-                await self.run(os.fsync, whole)
-            finally:
-                await threads.clean_up(os.close, whole)
-            await self.run(_publish, draft, self._target)
-        except FileExistsError:
+            for each in sealed:  # one step each: a cancellation waits for one part, not for all
+                await self.run(self._check_part, each)
+                await self.run(_append, self._part(each.part), whole, _size(each))
+            await self.run(os.fsync, whole)
+        finally:
+            await threads.clean_up(os.close, whole)
+        await self.run(self._let_appear, _publish, draft)
+
+    def _let_appear(self, name: Callable[[Path, Path], None], file: Path) -> None:
+        try:
+            name(file, self._target)
+        except FileExistsError:  # it came while this one was assembled
             raise self._refuse(self._target) from None
 
     def _tidy(self, *, finished: bool) -> None:

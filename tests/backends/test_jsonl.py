@@ -149,6 +149,26 @@ class TestFile(_Jsonl):
             await backend.finish(self.job, sealed)
         assert await self.stored() == raw(make_lines(5))
 
+    @pytest.mark.parametrize("parts", [1, 2])
+    async def test_a_file_that_comes_while_ours_is_assembled_is_never_clobbered(self, monkeypatch, parts):
+        link = os.link
+
+        def late(source, target):
+            if target == self.target:
+                self.target.write_text("precious")
+            link(source, target)
+
+        async with self.opened() as backend:
+            sealed = [await self.sealed(backend, part, make_lines(5)) for part in range(parts)]
+            monkeypatch.setattr(os, "link", late)
+            with pytest.raises(BackendError, match="exists and is not this job's; move it away"):
+                await backend.finish(self.job, sealed)
+            assert self.target.read_text() == "precious"
+            monkeypatch.undo()
+            self.target.unlink()
+            await backend.finish(self.job, sealed)
+        assert await self.stored() == raw(make_lines(5) * parts)
+
     async def test_a_changed_part_is_not_assembled(self):
         async with self.opened() as backend:
             sealed = [await self.sealed(backend, 0, make_lines(5))]
@@ -214,7 +234,7 @@ class TestFile(_Jsonl):
             }
             if not dead:
                 break
-        assert last >= 40  # or the effects are no longer seen
+        assert last >= 47  # or the effects are no longer seen
 
     async def _run_until_effect(self, last: int, patch: pytest.MonkeyPatch, lost: Path) -> bool:
         """Whether the run died at its `last` effect on the disk."""

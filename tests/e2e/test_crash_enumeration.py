@@ -155,7 +155,7 @@ async def test_request_that_is_too_large_is_not_sent_again_whenever_it_dies(
     assert summary.errored == 1
     assert len(killed) > 25
     # the file of a single part is that part under another name: a link of its own
-    assert {"before _name", "after _name"} <= set(killed)
+    assert {"before _File._let_appear", "after _File._let_appear"} <= set(killed)
 
 
 def test_crash_is_not_an_ordinary_exception() -> None:
