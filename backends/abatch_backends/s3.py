@@ -11,6 +11,7 @@ is drained again. What a run that died left half uploaded is aborted by the next
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ PART: Final = 5 * 2**20
 LARGER_AFTER: Final = 2_000
 """Parts, after which each has the size of one `PART` more: S3 takes 10,000, which are 157 GB."""
 IN_FLIGHT: Final = 4
-"""Parts and puts on their way at once, of all shards together; a shard waits for its own."""
+"""Parts and puts on their way at once, of all shards together: memory beside what each shard is filling."""
 RANGE: Final = 4 * 2**20
 """Bytes fetched at once by a reader."""
 SLICE: Final = 2**12
@@ -389,7 +390,7 @@ class _Upload:
         self._backend, self._key, self._marks = backend, key, marks
         self._id: str | None = None
         self._held = BytesIO()  # grows without copies, and is sent in pieces: bytes would be copied whole
-        self._parts: list[Mapping[str, str | int]] = []
+        self._parts: list[asyncio.Task[Mapping[str, str | int]]] = []
         self.size = 0
         """Bytes of the whole object."""
 
@@ -397,7 +398,7 @@ class _Upload:
         self._held.write(block)
         self.size += len(block)
         if self._held.tell() >= _part_size(len(self._parts)):
-            await self._send_part()
+            await self._begin_part()
 
     async def commit(self) -> str:
         """Make the object appear, whole; its ETag."""
@@ -407,11 +408,12 @@ class _Upload:
                 answer = await self._call("put_object", Body=self._held, Metadata=self._marks, IfNoneMatch="*")
             else:
                 if self._held.tell():
-                    await self._send_part()
+                    await self._begin_part()
+                parts = [await part for part in self._parts]
                 answer = await self._call(
                     "complete_multipart_upload",
                     UploadId=self._id,
-                    MultipartUpload={"Parts": self._parts},
+                    MultipartUpload={"Parts": parts},
                     IfNoneMatch="*",
                 )
         except _S3Error as refused:
@@ -437,21 +439,33 @@ class _Upload:
             return
         with anyio.move_on_after(30, shield=True):
             try:
+                for part in self._parts:
+                    part.cancel()  # or it comes after the abort, and stays
+                await asyncio.gather(*self._parts, return_exceptions=True)
                 await self._backend.abort(self._key, self._id)
             except BackendError as refused:  # the next run of this shard aborts it
                 log.warning("upload_left_behind", key=self._key, why=refused.why)
 
-    async def _send_part(self) -> None:
+    async def _begin_part(self) -> None:
+        """Send what is held while the caller goes on; what an earlier part came to is raised here, or by `commit`."""
         if self._id is None:
             answer = await self._call("create_multipart_upload", Metadata=self._marks)
             self._id = answer["UploadId"]
-        number = len(self._parts) + 1
-        self._held.seek(0)
-        answer = await self._call("upload_part", UploadId=self._id, PartNumber=number, Body=self._held)
+        await self._backend.in_flight.acquire()
+        sending = asyncio.create_task(self._send_part(len(self._parts) + 1, self._held))
+        sending.add_done_callback(lambda _: self._backend.in_flight.release())
+        self._parts.append(sending)
         self._held = BytesIO()
+        for part in self._parts:
+            if part.done():
+                part.result()
+
+    async def _send_part(self, number: int, part: BytesIO) -> Mapping[str, str | int]:
+        part.seek(0)
+        answer = await self._backend.call("upload_part", Key=self._key, UploadId=self._id, PartNumber=number, Body=part)
         # S3 wants the checksums that it was given with the parts once more at the end
         checksums = {name: answer[name] for name in CHECKSUMS if name in answer}
-        self._parts.append({"PartNumber": number, "ETag": answer["ETag"], **checksums})
+        return {"PartNumber": number, "ETag": answer["ETag"], **checksums}
 
     async def _call(self, operation: str, /, **request: object) -> Mapping[str, Any]:
         async with self._backend.in_flight:

@@ -207,10 +207,56 @@ class TestS3(_S3):
         async with self.opened() as backend:
             sink = await self.sink(backend)
             lose_answers(backend, "upload_part")
+            await sink.write(BIG)
+            with pytest.raises(BackendError, match="upload_part came to ReadTimeoutError"):
+                await sink.seal()
+            await sink.discard()
+            assert self.uploads() == []
+
+    async def test_a_failed_part_is_told_to_the_next_one(self):
+        async with self.opened() as backend:
+            sink = await self.sink(backend)
+            refuse(backend, "upload_part")
+            await sink.write(BIG)
+            await asyncio.sleep(0)
             with pytest.raises(BackendError, match="upload_part came to ReadTimeoutError"):
                 await sink.write(BIG)
             await sink.discard()
             assert self.uploads() == []
+
+    async def test_a_shard_is_written_on_while_its_parts_are_on_their_way(self):
+        async with self.opened() as backend:
+            sink = await self.sink(backend)
+            arrived = hold_back(backend, "upload_part")
+            for _ in range(s3.IN_FLIGHT):
+                await sink.write(BIG[:6])
+            arrived.set()
+            await sink.write(BIG)
+            assert await read(backend, await sink.seal()) == raw(s3.IN_FLIGHT * BIG[:6] + BIG)
+
+    async def test_parts_beyond_those_in_flight_wait_and_are_not_gathered(self):
+        async with self.opened() as backend:
+            sinks = [await self.sink(backend, part) for part in range(s3.IN_FLIGHT + 1)]
+            arrived = hold_back(backend, "upload_part")
+            for sink in sinks[:-1]:
+                await sink.write(BIG)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(sinks[-1].write(BIG), 0.2)
+            await sinks[-1].discard()
+            arrived.set()
+            for sink in sinks[:-1]:
+                assert (await sink.seal()).lines == len(BIG)
+
+    async def test_nothing_is_left_of_parts_that_were_on_their_way_when_the_drain_failed(self):
+        async with self.opened() as backend:
+            sink = await self.sink(backend)
+            arrived = hold_back(backend, "upload_part")
+            await sink.write(BIG)
+            await sink.write(BIG)
+            await sink.discard()
+            assert self.uploads() == []
+            arrived.set()
+            assert await read(backend, await self.sealed(backend, 1, BIG)) == raw(BIG)
 
     async def test_a_part_that_broke_off_is_sent_again_whole(self):
         async with breaking_off(self.server.url) as broken:
@@ -288,6 +334,33 @@ def lose_answers(backend: Backend, *operations: str) -> None:
         return instead
 
     _replace(backend, operations, lossy)
+
+
+def refuse(backend: Backend, *operations: str) -> None:
+    """Let these come to nothing."""
+
+    def refused(_):
+        async def instead(**_):
+            raise ReadTimeoutError(endpoint_url="http://x")
+
+        return instead
+
+    _replace(backend, operations, refused)
+
+
+def hold_back(backend: Backend, *operations: str) -> asyncio.Event:
+    """Let these begin when the event is set."""
+    arrived = asyncio.Event()
+
+    def late(operation):
+        async def instead(**request):
+            await arrived.wait()
+            return await operation(**request)
+
+        return instead
+
+    _replace(backend, operations, late)
+    return arrived
 
 
 class Broken:
