@@ -87,6 +87,62 @@ class SeenIds:
     """The custom_ids of a job: some megabytes in memory; if more, all by 128-bit digest in a file without a name."""
 
     def __init__(self, folder: Path) -> None:
+        # all different, in the order of their numbers, as long as there is room and none stood twice
+        self._early: dict[bytes, None] = {}
+        self._numbers = array("Q")
+        self._weight = 0
+        self._folder = folder
+        self._digests: _Digests | None = None
+
+    def close(self) -> None:
+        """Free the file, if there is one."""
+        if self._digests is not None:
+            self._digests.close()
+
+    def add(self, custom_ids: Sequence[bytes], numbers: Sequence[int]) -> list[BadRequest]:
+        """Note these custom_ids, JSON strings; the problems are those that were noted before, or stand here twice.
+
+        Raises:
+            OSError: the disk does not take it.
+
+        """
+        if self._digests is None:
+            self._early.update(dict.fromkeys(custom_ids))
+            if len(self._early) == len(self._numbers) + len(custom_ids):
+                self._numbers.extend(numbers)
+                self._weight += _weigh(custom_ids)
+                if self._weight < IDS_IN_MEMORY:
+                    return []
+                custom_ids = numbers = ()
+        try:
+            digests = self._digests or self._spill()
+            if digests.note(custom_ids, numbers):
+                return []
+            return [
+                BadRequest(number, id_text(custom_id), f"custom_id stands on line {first} already")
+                for custom_id, number in zip(custom_ids, numbers, strict=True)
+                if (first := digests.first(custom_id)) != number
+            ]
+        except sqlite3.OperationalError as failure:
+            raise OSError(f"the custom_ids cannot be noted: {failure}") from failure
+
+    def _spill(self) -> _Digests:
+        self._digests = digests = _Digests(self._folder)
+        # from the end, so that memory becomes free while the disk's pages take some
+        early = self._early
+        while len(early) > len(self._numbers):  # these are noted next
+            early.popitem()
+        while early:
+            custom_ids = [early.popitem()[0] for _ in range(min(len(early), SPILLED_AT_ONCE))]
+            digests.note(custom_ids, reversed(self._numbers[-len(custom_ids) :]))
+            del self._numbers[-len(custom_ids) :]
+        return digests
+
+
+class _Digests:
+    """Numbers by digests of custom_ids, in a file without a name."""
+
+    def __init__(self, folder: Path) -> None:
         descriptor, name = tempfile.mkstemp(prefix=".seen-", suffix=".tmp", dir=folder)
         os.close(descriptor)
         self._db = sqlite3.connect(name, isolation_level=None, check_same_thread=False)
@@ -99,55 +155,13 @@ class SeenIds:
             self._db.execute(f"PRAGMA {pragma}")
         self._db.execute("CREATE TABLE seen (id BLOB PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID")
         Path(name).unlink()
-        # all different, in the order of their numbers, as long as there is room and none stood twice
-        self._early: dict[bytes, None] | None = {}
-        self._numbers = array("Q")
-        self._weight = 0
 
     def close(self) -> None:
         """Free the file."""
         self._db.close()
 
-    def add(self, custom_ids: Sequence[bytes], numbers: Sequence[int]) -> list[BadRequest]:
-        """Note these custom_ids, JSON strings; the problems are those that were noted before, or stand here twice.
-
-        Raises:
-            OSError: the disk does not take it.
-
-        """
-        if self._early is not None:
-            self._early.update(dict.fromkeys(custom_ids))
-            if len(self._early) == len(self._numbers) + len(custom_ids):
-                self._numbers.extend(numbers)
-                self._weight += _weigh(custom_ids)
-                if self._weight < IDS_IN_MEMORY:
-                    return []
-                custom_ids = numbers = ()
-        try:
-            if self._early is not None:
-                self._spill(self._early)
-                self._early = None
-            if self._note(custom_ids, numbers):
-                return []
-            return [
-                BadRequest(number, id_text(custom_id), f"custom_id stands on line {first} already")
-                for custom_id, number in zip(custom_ids, numbers, strict=True)
-                if (first := self._first(custom_id)) != number
-            ]
-        except sqlite3.OperationalError as failure:
-            raise OSError(f"the custom_ids cannot be noted: {failure}") from failure
-
-    def _spill(self, early: dict[bytes, None]) -> None:
-        # from the end, so that memory becomes free while the disk's pages take some
-        while len(early) > len(self._numbers):  # these are noted next
-            early.popitem()
-        while early:
-            custom_ids = [early.popitem()[0] for _ in range(min(len(early), SPILLED_AT_ONCE))]
-            self._note(custom_ids, reversed(self._numbers[-len(custom_ids) :]))
-            del self._numbers[-len(custom_ids) :]
-
-    def _note(self, custom_ids: Iterable[bytes], numbers: Iterable[int]) -> bool:
-        """Whether they were all new."""
+    def note(self, custom_ids: Iterable[bytes], numbers: Iterable[int]) -> bool:
+        """Note these; whether they were all new."""
         marks = sorted(zip(map(_mark, custom_ids), numbers, strict=True))
         before = self._db.total_changes
         self._db.execute("BEGIN")
@@ -155,7 +169,8 @@ class SeenIds:
         self._db.execute("COMMIT")
         return self._db.total_changes - before == len(marks)
 
-    def _first(self, custom_id: bytes) -> int:
+    def first(self, custom_id: bytes) -> int:
+        """The number with which it was noted first."""
         (first,) = self._db.execute("SELECT number FROM seen WHERE id = ?", (_mark(custom_id),)).fetchone()
         return int(first)
 
@@ -385,10 +400,7 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
     with ExitStack() as open_:
         file = await threads.opened(FileInput.close, FileInput, path, longest=2 * bytes_per_batch)
         open_.callback(file.close)
-        try:
-            seen = await threads.opened(SeenIds.close, SeenIds, folder)
-        except OSError as failure:
-            raise _cannot_check(path, folder, failure) from failure
+        seen = SeenIds(folder)
         open_.callback(seen.close)
         size, mtime_ns = file.stat()
 

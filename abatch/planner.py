@@ -144,8 +144,7 @@ class Planner:
         if not before.last and not await self._may_fill():
             return
         source, rows = IterableInput(requests), 0
-        with self._guarded():
-            seen = await threads.opened(SeenIds.close, SeenIds, self._ledger.journal.folder)
+        seen = SeenIds(self._ledger.journal.folder)
         try:
             async with aclosing(source.blocks(most=self._config.requests_per_batch)) as blocks:
                 async for block in blocks:

@@ -124,11 +124,12 @@ class Network(MachineTransport):
 
 
 async def _answer(answered: asyncio.Future[Reply], patience: float) -> Reply:
+    late = httpx2.ReadTimeout("no answer in time")
+    timer = answered.get_loop().call_later(patience, lambda: answered.done() or answered.set_exception(late))
     try:
-        async with asyncio.timeout(patience):
-            reply = await answered
-    except TimeoutError:
-        raise httpx2.ReadTimeout("no answer in time") from None
+        reply = await answered
+    finally:
+        timer.cancel()
     return replace(reply, delay=0.0) if reply.delay else reply
 
 

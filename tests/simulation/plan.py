@@ -348,7 +348,7 @@ def draw(seed: int) -> Plan:
     latency = chance.choice([(0.0, 0.0), (1.0, 60.0), (30.0, 1800.0), (600.0, 4 * HOUR)])
     if tries == 1 and chance.random() < 0.1:
         latency = (20 * HOUR, 30 * HOUR)
-    first, most = (15, chance.choice([60, 300, 300])) if latency[1] < HOUR else (60, 1200)
+    first, most = (15, chance.choice([60, 300, 300])) if latency[1] < HOUR else (60, latency[1] / 12)
     own_socket = chance.random() < 0.5
     promised = chance.random() > 0.04
     share = chance.choice([0.0, 0.08, 0.15, 0.3])
@@ -364,7 +364,7 @@ def draw(seed: int) -> Plan:
     late_tails = chance.choice([0.0, 0.0, 0.2, 0.5])
     lives = _lives(chance)
     if chance.random() < 0.06:  # all bounds stretched together, and nobody alive who saw the doubt begin
-        late_tails, (first, most) = 0.7, (15, 60)
+        late_tails, (first, most), latency = 0.7, (15, 60), (min(latency[0], 30.0), min(latency[1], HOUR / 2))
         faults = [("create", f.LateAccept(0.99 * DECIDED), 0.7), ("list", f.Lag(0.99 * VISIBLE), 1.0)]
         lives = [Life(dies_at=chance.uniform(0.5, 60)), Life(after=chance.uniform(0, 600))]
     if any(life.key != KEY for life in lives):  # so that everything is in doubt then
@@ -401,7 +401,7 @@ def draw(seed: int) -> Plan:
         refuses=NEVER,
         slumber=31 * 24 * HOUR if slumbers else 0.0,
         restores=chance.random() < 0.04,
-        real_sdk=chance.random() < 0.03,
+        real_sdk=chance.random() < 0.03 and latency[1] < HOUR,
         promised=promised,
         weighed=False,
     )

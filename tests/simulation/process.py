@@ -120,7 +120,7 @@ class Process(Owner):
             self.paused = True
             self.world.later(seconds, lambda: self.world.loop.resume(self))
             await anyio.lowlevel.cancel_shielded_checkpoint()
-        elif self.world.chance.random() < 0.15:
+        elif self.world.chance.random() < 0.1:
             await anyio.lowlevel.cancel_shielded_checkpoint()
 
     async def sleep_for_ever(self) -> None:

@@ -109,7 +109,7 @@ class World:
         here.enter(self, Random(f"{seed} core"))
         self.loop = SimulatedLoop(Random(f"{seed} loop"), most_steps=MOST_STEPS)
         self._outside = contextvars.Context()
-        self._digest = blake2b(digest_size=16)
+        self._story: list[str] = []
         self.hits: Counter[str] = Counter()
         """How often each rule, fault and misfortune was met."""
         self.violations: list[str] = []
@@ -198,11 +198,10 @@ class World:
 
     def note(self, what: str) -> None:
         """Write a line into the trace."""
-        told = what.replace(self._place, "…").replace(self._pid, "process …")
-        line = f"{self.loop.time():12.3f} {told}"
-        self._digest.update(line.encode("utf-8", "backslashreplace"))
+        line = f"{self.loop.time():12.3f} {what}"
+        self._story.append(line)
         if self._trace is not None:
-            self._trace(line)
+            self._trace(self._anywhere(line))
 
     def logged(self, level: str, event: str, facts: dict[str, Any]) -> None:
         """The core logs."""
@@ -215,7 +214,12 @@ class World:
 
     def digest(self) -> str:
         """Of the whole trace: two runs of a seed have the same."""
-        return self._digest.hexdigest()
+        story = self._anywhere("\n".join(self._story))
+        return blake2b(story.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+
+    def _anywhere(self, told: str) -> str:
+        """Without what is of this run alone."""
+        return told.replace(self._place, "…").replace(self._pid, "process …")
 
     def opened(self, process: Process) -> None:
         """A process has opened the journal and recovered its ledger."""
@@ -269,6 +273,7 @@ class World:
     @contextmanager
     def _weighed(self) -> Iterator[None]:
         """I5: what all of this takes at most, while results come that are much larger."""
+        gc.freeze()  # what earlier worlds left is not looked through again and again
         gc.enable()
         tracemalloc.start()
         try:

@@ -334,10 +334,20 @@ def test_in_memory_or_on_disk_each_repetition_names_the_first(tmp_path, room, bl
             number += len(block)
 
 
-def test_nothing_of_it_has_a_name_in_the_folder(tmp_path):
+def test_nothing_of_it_has_a_name_in_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(intake, "IDS_IN_MEMORY", 1_000)
     with closing(SeenIds(tmp_path)) as seen:
         seen.add(*numbered(*map(str, range(5_000))))
         assert names(tmp_path) == []
+        (problem,) = seen.add(*numbered("7", first=5_001))
+        assert problem.why == "custom_id stands on line 8 already"
+
+
+def test_few_ids_need_no_file(tmp_path):
+    with closing(SeenIds(tmp_path / "not there")) as seen:
+        assert seen.add(*numbered("a", "b")) == []
+        with pytest.raises(OSError, match="not there"):
+            seen.add(*numbered("b", first=3))
 
 
 # ---- iterables ------------------------------------------------------------------------------------------------
