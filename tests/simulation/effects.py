@@ -39,6 +39,7 @@ import anyio._backends._asyncio as anyio_asyncio
 import sniffio
 
 import abatch.backend
+import abatch.collector
 import abatch.driver
 import abatch.intake
 import abatch.journal
@@ -51,6 +52,7 @@ from abatch.backend import Sealed
 from abatch.client import Client
 from abatch.errors import BackendError
 from abatch.facts import Committing
+from abatch.spool import SpoolWriter
 from tests.simulation.loop import OWNER, order_scopes
 
 if TYPE_CHECKING:
@@ -286,6 +288,20 @@ def _spoil(sink: Sink, url: str, shard: ShardRef) -> None:
     spoilt.write = write
 
 
+class _RetrySpool(SpoolWriter):
+    """The spool of what goes again; in some worlds it refuses rows now and then."""
+
+    def add(self, custom_id: bytes, params: bytes, fallback: bytes = b"") -> None:
+        process = here.process
+        assert process is not None
+        if here.world.refuses(at_break=True):
+            process.note("finds that the spool of retries refuses a row")
+            process.disk_failed = True
+            here.world.hit("spool refuses at a break" if any(process.breaking.values()) else "spool refuses")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().add(custom_id, params, fallback)
+
+
 class _Names:
     """Names for temporary files that are the same in every run."""
 
@@ -334,6 +350,7 @@ def simulated() -> Iterator[None]:
         (os, "unlink", lambda path, **more: here.world.disk.unlink(path, real_unlink, **more)),
         (fcntl, "flock", lambda file, how: None if here.world.plan.fenced else real_flock(file, how)),
         (abatch.journal, "_take_lock", _taken),
+        (abatch.collector, "SpoolWriter", _RetrySpool),
         (abatch.driver, "judge", _judged),
         (abatch.poller, "settle", _settled),
         (abatch.backend, "connect", _connected),

@@ -90,7 +90,8 @@ class Plan:
     broken_at: frozenset[int]
     no_room_until: float
     refuses: tuple[float, float]
-    """Share of blocks that a sink refuses: of those whose stream goes on, and of those whose stream breaks."""
+    """Share of blocks that a sink refuses, of those whose stream goes on, and of those whose stream breaks; the latter
+    is the share of rows that a spool of retries refuses, too."""
     slumber: float
     """Seconds that nothing runs before the calm end."""
     restores: bool

@@ -18,6 +18,8 @@ MISFORTUNES: Final = [
     "disk has no room",
     "sink refuses",
     "sink refuses at a break",
+    "spool refuses",
+    "spool refuses at a break",
     "cancel wished",
     "process SIGSTOP",
     "process twin",
