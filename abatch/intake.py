@@ -136,6 +136,7 @@ class SeenIds:
             custom_ids = [early.popitem()[0] for _ in range(min(len(early), SPILLED_AT_ONCE))]
             digests.note(custom_ids, reversed(self._numbers[-len(custom_ids) :]))
             del self._numbers[-len(custom_ids) :]
+        self._early = {}  # emptied, but as large as it was
         return digests
 
 
@@ -146,15 +147,20 @@ class _Digests:
         descriptor, name = tempfile.mkstemp(prefix=".seen-", suffix=".tmp", dir=folder)
         os.close(descriptor)
         self._db = sqlite3.connect(name, isolation_level=None, check_same_thread=False)
-        for pragma in (
-            "journal_mode = OFF",
-            "synchronous = OFF",
-            "locking_mode = EXCLUSIVE",
-            "cache_size = -16000",
-        ):
-            self._db.execute(f"PRAGMA {pragma}")
-        self._db.execute("CREATE TABLE seen (id BLOB PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID")
-        Path(name).unlink()
+        try:
+            for pragma in (
+                "journal_mode = OFF",
+                "synchronous = OFF",
+                "locking_mode = EXCLUSIVE",
+                "cache_size = -16000",
+            ):
+                self._db.execute(f"PRAGMA {pragma}")
+            self._db.execute("CREATE TABLE seen (id BLOB PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID")
+        except sqlite3.Error:
+            self._db.close()
+            raise
+        finally:
+            Path(name).unlink()
 
     def close(self) -> None:
         """Free the file."""

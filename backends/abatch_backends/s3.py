@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         AsyncIterable,
         AsyncIterator,
         Callable,
+        Collection,
         Iterator,
         Mapping,
         Sequence,
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from abatch.result import Line
+
+_Landed = dict[str, str | int]
+"""What S3 wants to hear again of a part that it took."""
 
 __all__ = ["open_"]
 
@@ -153,6 +157,7 @@ class _S3:
         self._folder = f"{place.prefix}/{job.key}/" if place.prefix else f"{job.key}/"
         self._open = AsyncExitStack()
         self.in_flight = anyio.Semaphore(IN_FLIGHT)
+        self._parts: set[asyncio.Task[Any]] = set()
         self._client: Any = None
 
     async def begin(self) -> None:
@@ -287,6 +292,7 @@ class _S3:
 
     async def aclose(self) -> None:
         with anyio.CancelScope(shield=True):
+            await _stop(self._parts)  # of sinks still open
             await self._open.aclose()
 
     # ---- calls ---------------------------------------------------------------------------------------------
@@ -298,6 +304,25 @@ class _S3:
         except FAILURES as failed:
             raise self._failed(operation, failed) from None
         return answer
+
+    async def begin_part(self, key: str, upload: str, number: int, part: BytesIO) -> asyncio.Task[_Landed]:
+        """Send a part while the caller goes on, as soon as there is room for it."""
+        await self.in_flight.acquire()
+        sending = asyncio.create_task(self._send_part(key, upload, number, part))
+        self._parts.add(sending)
+        sending.add_done_callback(self._landed)
+        return sending
+
+    def _landed(self, part: asyncio.Task[Any]) -> None:
+        self._parts.discard(part)
+        self.in_flight.release()
+
+    async def _send_part(self, key: str, upload: str, number: int, part: BytesIO) -> _Landed:
+        part.seek(0)
+        answer = await self.call("upload_part", Key=key, UploadId=upload, PartNumber=number, Body=part)
+        # S3 wants the checksums that it was given with the parts once more at the end
+        checksums = {name: answer[name] for name in CHECKSUMS if name in answer}
+        return {"PartNumber": number, "ETag": answer["ETag"], **checksums}
 
     async def head(self, key: str) -> Mapping[str, Any] | None:
         """What is known of an object; None if there is none."""
@@ -390,11 +415,15 @@ class _Upload:
         self._backend, self._key, self._marks = backend, key, marks
         self._id: str | None = None
         self._held = BytesIO()  # grows without copies, and is sent in pieces: bytes would be copied whole
-        self._parts: list[asyncio.Task[Mapping[str, str | int]]] = []
+        self._parts: list[asyncio.Task[_Landed]] = []
+        self._failure: BaseException | None = None
         self.size = 0
         """Bytes of the whole object."""
 
     async def add(self, block: bytes) -> None:
+        """Take a block; what a part came to that was on its way is raised here, or by `commit`."""
+        if self._failure is not None:
+            raise self._failure
         self._held.write(block)
         self.size += len(block)
         if self._held.tell() >= _part_size(len(self._parts)):
@@ -431,45 +460,45 @@ class _Upload:
             raise refused
         if found["Metadata"] != self._marks or found["ContentLength"] != self.size:
             raise BackendError(self._backend.url, f"{self._key} was made by another run; drain the batch again")
+        if self._failure is not None:  # it was not completed: the object is of an earlier run, nobody aborts ours
+            await self.abandon()
         return str(found["ETag"])
 
     async def abandon(self) -> None:
         self._held = BytesIO()
-        if self._id is None:
-            return
-        with anyio.move_on_after(30, shield=True):
+        if self._id is not None:
+            await threads.whole(self._abandon(self._id))
+
+    async def _abandon(self, upload: str) -> None:
+        with anyio.move_on_after(30):
             try:
-                for part in self._parts:
-                    part.cancel()  # or it comes after the abort, and stays
-                await asyncio.gather(*self._parts, return_exceptions=True)
-                await self._backend.abort(self._key, self._id)
+                await _stop(self._parts)  # or one comes after the abort, and stays
+                await self._backend.abort(self._key, upload)
             except BackendError as refused:  # the next run of this shard aborts it
                 log.warning("upload_left_behind", key=self._key, why=refused.why)
 
     async def _begin_part(self) -> None:
-        """Send what is held while the caller goes on; what an earlier part came to is raised here, or by `commit`."""
         if self._id is None:
             answer = await self._call("create_multipart_upload", Metadata=self._marks)
-            self._id = answer["UploadId"]
-        await self._backend.in_flight.acquire()
-        sending = asyncio.create_task(self._send_part(len(self._parts) + 1, self._held))
-        sending.add_done_callback(lambda _: self._backend.in_flight.release())
-        self._parts.append(sending)
+            self._id = str(answer["UploadId"])
+        part = await self._backend.begin_part(self._key, self._id, len(self._parts) + 1, self._held)
+        part.add_done_callback(self._landed)
+        self._parts.append(part)
         self._held = BytesIO()
-        for part in self._parts:
-            if part.done():
-                part.result()
 
-    async def _send_part(self, number: int, part: BytesIO) -> Mapping[str, str | int]:
-        part.seek(0)
-        answer = await self._backend.call("upload_part", Key=self._key, UploadId=self._id, PartNumber=number, Body=part)
-        # S3 wants the checksums that it was given with the parts once more at the end
-        checksums = {name: answer[name] for name in CHECKSUMS if name in answer}
-        return {"PartNumber": number, "ETag": answer["ETag"], **checksums}
+    def _landed(self, part: asyncio.Task[_Landed]) -> None:
+        if not part.cancelled():
+            self._failure = self._failure or part.exception()
 
     async def _call(self, operation: str, /, **request: object) -> Mapping[str, Any]:
         async with self._backend.in_flight:
             return await self._backend.call(operation, Key=self._key, **request)
+
+
+async def _stop(parts: Collection[asyncio.Task[Any]]) -> None:
+    for part in parts:
+        part.cancel()
+    await asyncio.gather(*parts, return_exceptions=True)
 
 
 def _part_size(sent: int) -> int:

@@ -218,7 +218,8 @@ class TestS3(_S3):
             sink = await self.sink(backend)
             refuse(backend, "upload_part")
             await sink.write(BIG)
-            await asyncio.sleep(0)
+            for _ in range(5):  # turns of the event loop
+                await asyncio.sleep(0)
             with pytest.raises(BackendError, match="upload_part came to ReadTimeoutError"):
                 await sink.write(BIG)
             await sink.discard()
@@ -257,6 +258,27 @@ class TestS3(_S3):
             assert self.uploads() == []
             arrived.set()
             assert await read(backend, await self.sealed(backend, 1, BIG)) == raw(BIG)
+
+    async def test_a_seal_that_an_earlier_run_came_to_leaves_no_upload_of_ours(self):
+        async with self.opened() as backend:
+            earlier, later = await self.sink(backend), await self.sink(backend)
+            await earlier.write(BIG)
+            sealed = await earlier.seal()
+            refuse(backend, "upload_part")
+            await later.write(BIG)
+            assert (await later.seal()).detail == sealed.detail
+            assert self.uploads() == []
+            assert await read(backend, sealed) == raw(BIG)
+
+    async def test_closing_ends_the_parts_of_sinks_that_are_open(self):
+        backend = await self.connect(self.job)
+        sink = await self.sink(backend)
+        others = asyncio.all_tasks()
+        hold_back(backend, "upload_part")
+        await sink.write(BIG)
+        assert asyncio.all_tasks() > others
+        await backend.aclose()
+        assert asyncio.all_tasks() == others
 
     async def test_a_part_that_broke_off_is_sent_again_whole(self):
         async with breaking_off(self.server.url) as broken:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import sqlite3
 import zlib
 from contextlib import closing
 
@@ -341,6 +342,21 @@ def test_nothing_of_it_has_a_name_in_the_folder(tmp_path, monkeypatch):
         assert names(tmp_path) == []
         (problem,) = seen.add(*numbered("7", first=5_001))
         assert problem.why == "custom_id stands on line 8 already"
+
+
+def test_nothing_of_it_stays_where_the_disk_takes_no_table(tmp_path, monkeypatch):
+    class Full(sqlite3.Connection):
+        def execute(self, statement, *values):
+            if statement.startswith("CREATE"):
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().execute(statement, *values)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **more: connect(*args, **more, factory=Full))
+    monkeypatch.setattr(intake, "IDS_IN_MEMORY", 0)
+    with closing(SeenIds(tmp_path)) as seen, pytest.raises(OSError, match="cannot be noted: database or disk is full"):
+        seen.add(*numbered("a"))
+    assert names(tmp_path) == []
 
 
 def test_few_ids_need_no_file(tmp_path):
