@@ -376,14 +376,13 @@ class _Drain:
         What nearly all lines are, of a new row, in the API's own form and succeeded, is dealt with here at little
         cost; every other goes through `_sift`.
         """
-        pieces, custom_ids, told = list[bytes | memoryview](), list[bytes](), list[wire.Message | Line]()
+        pieces, plain, odd = list[bytes | memoryview](), list[wire.Message](), dict[int, Line]()
 
         def sift(raw: bytes) -> None:
             line = self._sift(raw)
             if line is not None:
                 pieces.extend((line.raw, b"\n"))
-                custom_ids.append(b"")  # it is in the line
-                told.append(line)
+                odd[len(plain) + len(odd)] = line
 
         read = wire.read_plain(text, self._head)
         if read is None:
@@ -392,23 +391,20 @@ class _Drain:
         else:
             self._proven = True
             row_head, seen, marks, size = wire.ROW_HEAD[:-1], self._seen, self._marks, len(self._seen)
-            id_of, succeeded = self._reader.custom_id, list[wire.Message]()
+            id_of = self._reader.custom_id
             for row, tail, envelope in zip(*read, strict=True):
                 result = envelope.result
                 message = result.message
                 if row < size and not seen[row] and message is not None and result.type == "succeeded":
                     seen[row] = 1
                     marks[row] = hash(tail)
-                    succeeded.append(message)
-                    custom_id = id_of(row)
-                    pieces += (row_head, custom_id, tail[wire.ROW_SUFFIX + 1 :], b"\n")
-                    custom_ids.append(custom_id)
-                    told.append(message)
+                    plain.append(message)
+                    pieces += (row_head, id_of(row), tail[wire.ROW_SUFFIX + 1 :], b"\n")
                 else:
                     sift(self._head + tail)
-            self._tally.add_succeeded(succeeded)
-        if told:
-            block.add(b"".join(pieces), custom_ids, told)
+            self._tally.add_succeeded(plain)
+        if pieces:
+            block.add(b"".join(pieces), len(plain) + len(odd), odd)
 
     def _sift(self, raw: bytes) -> Line | None:
         """Any line, with all care; None unless it goes to the sink."""
@@ -545,15 +541,16 @@ async def _write_all(sink: Sink, blocks: MemoryObjectReceiveStream[Block], unwri
         try:
             async for block in blocks:
                 await sink.write(block)
+                del block  # or it stays until the next is there
         except Exception as failure:  # noqa: BLE001 - the reader raises it
             unwritten.append(failure)
 
 
-def _line(raw: bytes, custom_id: bytes, told: wire.Message | Line) -> Line:
-    if isinstance(told, Line):
-        return told
-    usage = None if told.usage is None else told.usage.counted()
-    return Line(raw, _decode_id(custom_id), "succeeded", None, told.model, usage)
+def _line(raw: bytes) -> Line:
+    """Of a line that was decoded once, and has its caller's custom_id since."""
+    seen = wire.read_line(raw)
+    assert seen is not None
+    return Line(raw, *seen)
 
 
 async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

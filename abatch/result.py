@@ -1,7 +1,7 @@
 """What comes back: one `Line` per request on its way to a sink, one `Result` for the reader, one `Summary` a job.
 
-A line is the API's own JSON line with the caller's custom_id in place. It is decoded once, when it comes off the
-wire; the message inside is parsed only when somebody asks for it.
+A line is the API's own JSON line with the caller's custom_id in place. Its envelope is decoded when it comes off the
+wire, and again where a sink looks at it; the message inside is parsed only when somebody asks for it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, overload
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from anthropic.types import Message
 
@@ -73,34 +73,39 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 class Block(Sequence[Line]):
     """Lines on their way into a sink. A `Line` is made when it is looked at; many sinks need the bytes alone."""
 
-    __slots__ = ("_custom_ids", "_lines", "_make", "_told", "texts", "weight")
+    __slots__ = ("_count", "_known", "_lines", "_read", "texts", "weight")
 
-    def __init__(self, make: Callable[[bytes, bytes, Any], Line]) -> None:  # Any: what was `told` of the line
-        self._make = make
-        self._custom_ids: list[bytes] = []
-        self._told: list[Any] = []
+    def __init__(self, read: Callable[[bytes], Line]) -> None:
+        self._read = read
+        self._count = 0
+        self._known: dict[int, Line] = {}
         self._lines: list[Line] = []
         self.texts: list[bytes] = []
         """The raw lines, each with its newline, many in one piece."""
         self.weight = 0
         """Bytes of the texts."""
 
-    def add(self, text: bytes, custom_ids: Sequence[bytes], told: Sequence[Any]) -> None:
-        """Put lines behind the others; `make` gets of each its bytes, its custom_id as JSON, and what is told of it."""
+    def add(self, text: bytes, count: int, known: Mapping[int, Line]) -> None:
+        """Put so many lines behind the others; what is not `known`, by its place in the text, is read when needed."""
+        self._known.update((self._count + place, line) for place, line in known.items())
         self.texts.append(text)
         self.weight += len(text)
-        self._custom_ids += custom_ids
-        self._told += told
+        self._count += count
+
+    def join(self) -> bytes:
+        """The raw lines in one piece, which is kept instead of the many."""
+        self.texts = [b"".join(self.texts)]
+        return self.texts[0]
 
     def __len__(self) -> int:
-        return len(self._told)
+        return self._count
 
     def __iter__(self) -> Iterator[Line]:
-        each = zip(self._custom_ids, self._told, strict=True)
+        known, place = self._known, 0
         for text in self.texts:
-            *raw_lines, _ = text.split(b"\n")
-            for raw, (custom_id, told) in zip(raw_lines, each, strict=False):
-                yield self._make(raw, custom_id, told)
+            for raw in text.split(b"\n")[:-1]:
+                yield known.get(place) or self._read(raw)
+                place += 1
 
     @overload
     def __getitem__(self, index: int) -> Line: ...
@@ -114,7 +119,7 @@ class Block(Sequence[Line]):
 def joined(lines: Sequence[Line]) -> bytes:
     """The raw lines, each with its newline."""
     if isinstance(lines, Block):
-        return b"".join(lines.texts)
+        return lines.join()
     return b"".join([piece for line in lines for piece in (line.raw, b"\n")])
 
 

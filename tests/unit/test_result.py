@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from abatch import Result, ResultError, Summary, Usage
+from abatch.result import Block, Line, joined
 from tests.unit.make import run
 
 
@@ -67,6 +68,22 @@ def test_an_error_of_a_form_that_nobody_knows_is_an_error_all_the_same(error):
 @pytest.mark.parametrize("message", [{"usage": []}, {"usage": {"cache_creation": 5}}, "text", []])
 def test_a_message_of_a_form_that_nobody_knows_has_no_usage(message):
     assert result({"type": "succeeded", "message": message}).usage in (None, Usage())
+
+
+def test_a_block_makes_lines_where_somebody_looks_and_keeps_those_that_are_known():
+    read: list[bytes] = []
+
+    def line(raw: bytes) -> Line:
+        read.append(raw)
+        return Line(raw, raw.decode(), "succeeded")
+
+    block, odd = Block(line), Line(b"c", "odd", "errored")
+    block.add(b"a\nb\n", 2, {})
+    block.add(b"c\nd\n", 2, {0: odd})
+    assert (len(block), block.weight, joined(block), read) == (4, 8, b"a\nb\nc\nd\n", [])
+    assert [each.custom_id for each in block] == ["a", "b", "odd", "d"]
+    assert (block[2], block[3].raw, [each.raw for each in block[1:3]]) == (odd, b"d", [b"b", b"c"])
+    assert joined([*block]) == joined(block)
 
 
 def test_a_lone_surrogate_in_an_answer_is_no_obstacle():
