@@ -33,7 +33,7 @@ import anyio
 import msgspec
 
 from abatch import facts, threads
-from abatch.disk import sync_folder
+from abatch.disk import sync_folder, trust
 from abatch.errors import AbatchError, ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
 from abatch.facts import Fact
 
@@ -143,6 +143,7 @@ class Journal:
             if drive:
                 for part in (folder, folder / "spool", folder / "missing"):
                     part.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    trust(part)
                 lock = _take_lock(folder / "lock")
             db, lineage_key = _connect(path)
         except (NotADirectoryError, FileExistsError) as wrong:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
+from abatch.disk import sync_folder, trust
 from abatch.errors import BackendError, ConfigError
 from abatch.result import joined
 
@@ -97,6 +98,7 @@ class _Jsonl:
         sink = _Sink(self, shard, part)
         if await self.run(os.path.lexists, part):
             await self.run(sink.clear)
+            await self.run(sync_folder, self._parts)  # whoever gave it its name may have died before this
             return await self.run(_measure, part, shard.part)
         self._sinks.add(sink)  # before the descriptor exists: a cancellation must not lose it
         await self.run(sink.begin)
@@ -154,7 +156,7 @@ class _Jsonl:
                 continue  # somebody else's link came first, or has swept our draft away
             finally:
                 draft.unlink(missing_ok=True)
-            _sync_folder(self._parts)
+            sync_folder(self._parts)
         if claimed != self._ours:
             raise self._refuse(self._parts, "belongs to another job")
         for draft in self._parts.glob(f"{CLAIM_DRAFT}*.tmp"):  # left by a run that died up there
@@ -192,6 +194,7 @@ class _Folder(_Jsonl):
             await self.run(self._claim_folder)
 
     def _claim_folder(self) -> None:
+        trust(self._target)
         _make_folders(self._target)
         if _kind(self._target) != stat.S_IFDIR:
             raise self._refuse(self._target, "is not a folder")
@@ -212,7 +215,7 @@ class _Folder(_Jsonl):
         success = self._target / "_SUCCESS"
         if not os.path.lexists(success):
             _write_new(success, [])
-        _sync_folder(self._target)
+        sync_folder(self._target)
 
 
 class _File(_Jsonl):
@@ -229,6 +232,8 @@ class _File(_Jsonl):
             await self.run(self._claim_file)
 
     def _claim_file(self) -> None:
+        trust(self._parts)
+        trust(self._target.parent)
         if not os.path.lexists(self._claim):
             for name in (self._target, self._missing):
                 if os.path.lexists(name):
@@ -423,7 +428,7 @@ def _make_folders(folder: Path) -> None:
         return
     _make_folders(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _open_to_read(path: Path) -> int:
@@ -497,18 +502,10 @@ def _publish(draft: Path, name: Path) -> None:
     """Give a durable file its name, durably; FileExistsError if the name is taken."""
     os.link(draft, name)
     draft.unlink()
-    _sync_folder(name.parent)
+    sync_folder(name.parent)
 
 
 def _name(file: Path, name: Path) -> None:
     """Give a durable file another name, durably; FileExistsError if the name is taken."""
     os.link(file, name)
-    _sync_folder(name.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(name.parent)

@@ -40,6 +40,7 @@ import sniffio
 
 import abatch.backend
 import abatch.collector
+import abatch.disk
 import abatch.driver
 import abatch.intake
 import abatch.journal
@@ -47,6 +48,8 @@ import abatch.log
 import abatch.manager
 import abatch.poller
 import abatch.runner
+import abatch.spool
+import abatch_backends.jsonl
 from abatch import reconcile, threads
 from abatch.backend import Sealed
 from abatch.client import Client
@@ -199,6 +202,12 @@ class Disk:
         if process is not None and process.counts_down(what):
             raise Died
 
+    def heard(self, folder: Path) -> None:
+        """Somebody was told that the names in a folder are not durable, and relies on none."""
+        if here.process is not None:
+            here.process.disk_failed = True
+        self._unsynced_names.pop(folder.stat().st_ino, None)
+
     def forget_unsynced(self) -> None:
         """The process died; what comes next begins anew."""
         self._unsynced_names.clear()
@@ -288,6 +297,15 @@ def _spoil(sink: Sink, url: str, shard: ShardRef) -> None:
     spoilt.write = write
 
 
+def _synced(folder: Path) -> None:
+    """`abatch.disk.sync_folder`, which refuses a folder whose sync failed, also to a process that was not there."""
+    try:
+        abatch.disk.sync_folder(folder)
+    except OSError:
+        here.world.disk.heard(folder)
+        raise
+
+
 class _RetrySpool(SpoolWriter):
     """The spool of what goes again; in some worlds it refuses rows now and then."""
 
@@ -351,6 +369,8 @@ def simulated() -> Iterator[None]:
         (fcntl, "flock", lambda file, how: None if here.world.plan.fenced else real_flock(file, how)),
         (abatch.journal, "_take_lock", _taken),
         (abatch.collector, "SpoolWriter", _RetrySpool),
+        (abatch.spool, "sync_folder", _synced),
+        (abatch_backends.jsonl, "sync_folder", _synced),
         (abatch.driver, "judge", _judged),
         (abatch.poller, "settle", _settled),
         (abatch.backend, "connect", _connected),
