@@ -363,7 +363,7 @@ class Driver:
         pause = 0.0
         try:
             if not await self._admitted():
-                return site.job.cancel_wished
+                return site.wants_more or site.job.cancel_wished  # it may have been handed over again meanwhile
             async with site.uploads:
                 if not site.wants_more:
                     return site.job.cancel_wished

@@ -386,6 +386,10 @@ def _is_new(db: sqlite3.Connection, path: Path) -> bool:
 _held: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
+SAYS_WITHIN: Final = 50
+"""Hundredths of a second in which who has the lock writes down who it is."""
+
+
 def _take_lock(path: Path) -> FileIO:
     """The open lock file; closing it, or losing it, gives the lock up."""
     file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
@@ -399,11 +403,13 @@ def _take_lock(path: Path) -> FileIO:
 
 
 def _holder(file: FileIO) -> int:
-    """The process that holds the lock; 0 if it has just taken it for the first time and has not said so yet."""
-    try:
-        return int(file.read(20))
-    except ValueError:
-        return 0
+    """The process that holds the lock; 0 if it has taken it for the first time and does not say so."""
+    for _ in range(SAYS_WITHIN):
+        said = os.pread(file.fileno(), 20, 0).strip()
+        if said.isdigit():
+            return int(said)
+        time.sleep(0.01)
+    return 0
 
 
 def _drop_lock(file: FileIO | None) -> None:

@@ -100,7 +100,7 @@ class JobRun:
         self._connecting = anyio.Lock()
         self._readers = 0
         self._assembled = False
-        self._planning = False
+        self._planning = self._plan_again = False
         self._again = self._handed_over = False
 
     # ---- the backend ------------------------------------------------------------------------------------------
@@ -259,7 +259,8 @@ class JobRun:
             self._again = True
 
     def _start_planning(self, group: anyio.abc.TaskGroup) -> None:
-        """One planner at a time: a second would plan the same rows again."""
+        """One planner at a time: a second would plan the same rows again. One that is about to end begins anew."""
+        self._plan_again = True
         if not self._planning:
             self._planning = True
             group.start_soon(self._plan)
@@ -354,13 +355,15 @@ class JobRun:
 
     async def _plan(self) -> None:
         shop, job = self._shop, self.job
-        planner = Planner(shop.ledger, job, shop.config, room=self._room_for_shards, cut_made=self._drive_open_shards)
-        source = job.submitted.source
+        source, room, cut_made = job.submitted.source, self._room_for_shards, self._drive_open_shards
         try:
-            if isinstance(source, FileSource) and self.input_path is not None and not job.cancel_wished:
-                await planner.run_file(source, self.input_path)
-            while self._handed:
-                await self._plan_or_compare(planner, self._handed.popleft())
+            while self._plan_again:
+                self._plan_again = False
+                planner = Planner(shop.ledger, job, shop.config, room=room, cut_made=cut_made)
+                if isinstance(source, FileSource) and self.input_path is not None and not job.cancel_wished:
+                    await planner.run_file(source, self.input_path)
+                while self._handed:
+                    await self._plan_or_compare(planner, self._handed.popleft())
         except JobStopped as stop:
             if job.stopped is None:
                 await shop.ledger.record(Entry(job.job, Stopped(reason=stop.reason, remedy=stop.remedy)))

@@ -28,8 +28,10 @@ from abatch import (
     Request,
     collector,
 )
+from abatch.driver import Driver
 from abatch.lifecycle import Draining
 from abatch.pacing import LIMITS
+from abatch.planner import Planner
 from abatch.result import Block
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import NotYet
@@ -510,6 +512,42 @@ async def test_finished_job_keeps_nothing_open(api: Sandbox) -> None:
             await job.wait()
         await _until(lambda: not open_databases())
         assert [result.outcome async for result in running.job("1").results()] == ["succeeded"] * 3
+
+
+@pytest.mark.parametrize("who", ["driver", "planner"])
+async def test_job_that_is_handed_over_as_what_waits_for_that_leaves_is_done(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    path, options = write(requests(11)), config(requests_per_batch=5, sealed_unsent=9 if who == "driver" else 1)
+    with monkeypatch.context() as early:
+        early.setattr(Driver, "_has_turn", lambda _: anyio.sleep_forever())
+        async with BatchManager(config=options) as running:
+            job = await running.submit(path, to="results.jsonl", key="job")
+            await _until(lambda: job.progress().planned == (11 if who == "driver" else 5))
+    leaving, handed_over = anyio.Event(), anyio.Event()
+    admitted, run_file = Driver._admitted, Planner.run_file
+
+    async def leave(*, unwanted: bool) -> None:
+        if unwanted and not handed_over.is_set():
+            leaving.set()
+            await handed_over.wait()
+
+    async def slow_driver(self: Driver) -> bool:
+        wanted = await admitted(self)
+        await leave(unwanted=who == "driver" and not wanted)
+        return wanted
+
+    async def slow_planner(self: Planner, source: Any, path: Path) -> None:
+        await run_file(self, source, path)
+        await leave(unwanted=who == "planner" and not self._job.cut.last)
+
+    monkeypatch.setattr(Driver, "_admitted", slow_driver)
+    monkeypatch.setattr(Planner, "run_file", slow_planner)
+    async with BatchManager(config=options, resume="given") as running:
+        await leaving.wait()
+        job = await running.submit(path, to="results.jsonl", key="job")
+        handed_over.set()
+        assert (await job.wait()).succeeded == 11
 
 
 async def test_wait_that_the_api_asks_for_is_believed_within_reason(api: Sandbox) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import hashlib
 import json
@@ -11,6 +12,7 @@ import signal
 import sqlite3
 import stat
 import threading
+import time
 from contextlib import closing
 
 import anyio
@@ -246,6 +248,20 @@ async def test_a_forked_child_does_not_hold_the_lock_of_its_dead_parent(tmp_path
     await journal.aclose()
     parent.communicate("")
     assert said == ["child drives: False\n", "parent drives: True\n"]
+
+
+async def test_who_has_just_taken_the_lock_is_given_time_to_say_who_it_is(tmp_path, monkeypatch):
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def later(_: float) -> None:
+            lock.write(f"{4711:<19}\n")
+            lock.flush()
+
+        monkeypatch.setattr(time, "sleep", later)
+        with pytest.raises(JournalLocked) as locked:
+            await Journal.open(tmp_path, drive=True)
+    assert locked.value.pid == 4711
 
 
 async def test_a_forked_child_that_ends_does_not_free_its_parent_s_lock(journal):
