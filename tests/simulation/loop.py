@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar, copy_context
 from random import Random
 from typing import Any, Self
@@ -50,6 +50,9 @@ class Scheduled(dict[Any, None]):
     """What anyio keeps in sets of tasks and scopes, in the order it came: a set's order changes from run to run."""
 
     add = dict.setdefault
+
+    def __init__(self, items: Iterable[Any] = ()) -> None:
+        super().__init__(dict.fromkeys(items))
 
     def remove(self, item: Any) -> None:
         del self[item]
