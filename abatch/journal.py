@@ -141,10 +141,12 @@ class Journal:
             raise ConfigError(f"there is no journal in {folder}; name the folder with --journal")
         try:
             if drive:
-                for part in (folder, folder / "spool", folder / "missing"):
+                parts = (folder, folder / "spool", folder / "missing")
+                for part in parts:
                     part.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    trust(part)
                 lock = _take_lock(folder / "lock")
+                for part in parts:  # not before: whoever drives it relies on what it knows
+                    trust(part)
             db, lineage_key = _connect(path)
         except (NotADirectoryError, FileExistsError) as wrong:
             _drop_lock(lock)

@@ -428,6 +428,7 @@ def _make_folders(folder: Path) -> None:
         return
     _make_folders(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
+    trust(folder.parent)
     sync_folder(folder.parent)
 
 

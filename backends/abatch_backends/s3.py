@@ -47,9 +47,6 @@ if TYPE_CHECKING:
 
     from abatch.result import Line
 
-_Landed = dict[str, str | int]
-"""What S3 wants to hear again of a part that it took."""
-
 __all__ = ["open_"]
 
 FORM: Final = "s3://bucket/prefix?endpoint_url=https://…&region=…&compression=zstd"
@@ -67,6 +64,8 @@ RANGE: Final = 4 * 2**20
 SLICE: Final = 2**12
 """Compressed bytes expanded at once; they may become a thousand times as many."""
 BODY_TRIES: Final = 3
+_Landed = dict[str, str | int]
+"""What S3 wants to hear again of a part that it took."""
 FAILURES: Final = (ClientError, BotoCoreError, aiohttp.ClientError, OSError)
 REMEDY: Final = "move it away, or choose another destination"
 CHECKSUMS: Final = ("ChecksumCRC32", "ChecksumCRC32C", "ChecksumCRC64NVME", "ChecksumSHA1", "ChecksumSHA256")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -92,6 +93,19 @@ class _Jsonl(BackendContract):
                 await sink.seal()
             await sink.discard()
             assert await read(backend, await self.sealed(backend, 0, lines)) == raw(lines)
+
+    async def test_a_part_is_only_said_to_be_sealed_when_its_name_is_durable(self, monkeypatch):
+        async with self.opened() as backend:
+            await self.sealed(backend, 0, make_lines(5))
+        async with self.opened() as backend:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", _broken)
+                with pytest.raises(BackendError, match="Input/output error"):
+                    await backend.open(self.shard(0))
+            with pytest.raises(BackendError, match="could not be made durable a moment ago"):
+                await backend.open(self.shard(0))
+        async with self.opened() as backend:
+            assert isinstance(await backend.open(self.shard(0)), Sealed)
 
 
 class TestFile(_Jsonl):
@@ -234,7 +248,7 @@ class TestFile(_Jsonl):
             }
             if not dead:
                 break
-        assert last >= 47  # or the effects are no longer seen
+        assert last >= 47, last  # or the effects are no longer seen
 
     async def _run_until_effect(self, last: int, patch: pytest.MonkeyPatch, lost: Path) -> bool:
         """Whether the run died at its `last` effect on the disk."""
@@ -277,6 +291,10 @@ class TestFile(_Jsonl):
         await backend.finish(replace(job, finished=True), sealed)
         await backend.aclose()
         return lines_of(self.target)
+
+
+def _broken(_descriptor: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 class Died(BaseException):

@@ -501,16 +501,17 @@ async def test_cancel_does_not_wait_for_room_in_the_queue_of_another_job(monkeyp
 
 
 async def test_finished_job_keeps_nothing_open(api: Sandbox) -> None:
-    def open_databases() -> set[str]:
-        files = [each.resolve().name for each in Path("/proc/self/fd").iterdir()]
-        return {name for name in files if name.startswith("job-")}
+    def open_files() -> list[str]:
+        files = [each.resolve() for each in Path("/proc/self/fd").iterdir()]
+        return sorted(each.name for each in files if each.is_relative_to(Path.cwd()))  # the sandbox has sockets
 
     async with manager() as running:
+        before = open_files()
         for number in range(5):
             job = await running.submit(requests(3), to=f"job-{number}.db", key=f"{number}")
-            await _until(open_databases)
+            await _until(lambda number=number: f"job-{number}.db" in open_files())
             await job.wait()
-        await _until(lambda: not open_databases())
+        await _until(lambda: open_files() == before)
         assert [result.outcome async for result in running.job("1").results()] == ["succeeded"] * 3
 
 
