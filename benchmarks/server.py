@@ -103,6 +103,7 @@ class Server:
         self.at_once: bool = options.at_once
         self.lose: int = options.lose
         self.cut: bool = options.cut
+        self.drop: bool = options.drop
         self.created = 0.0
         self.asked: set[bytes] | None = set() if options.questions else None
         self.again = 0
@@ -204,6 +205,8 @@ class Server:
             return
         with batch.file.open("rb") as file:
             await asyncio.get_running_loop().sendfile(writer.transport, file, fallback=False)
+        if self.drop:
+            batch.file.unlink()
 
     def send_half(self, batch: Batch, writer: asyncio.StreamWriter) -> None:
         """Half of the results, up to the end of a line, and then the end, as if that were all."""
@@ -236,6 +239,9 @@ def main() -> None:
     options.add_argument("--questions", action="store_true", help="count batches that ask what was asked before")
     options.add_argument("--lose", type=int, default=0, help="creates that are taken, and whose answer is lost")
     options.add_argument("--cut", action="store_true", help="end the first results early, though cleanly")
+    options.add_argument(
+        "--drop", action="store_true", help="remove results once they are sent, or they fill disk and page cache"
+    )
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
         asyncio.run(Server(Path(folder), chosen).run())
