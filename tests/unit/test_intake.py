@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from abatch import BadRequest, ConfigError, Request, intake
 from abatch.facts import FileSource
-from abatch.intake import IDS_IN_MEMORY, FileInput, IterableInput, Numbered, SeenIds, check_file
+from abatch.intake import IDS_IN_MEMORY, FileInput, Heaps, IterableInput, Numbered, SeenIds, check_file
 from abatch.request import from_object
 from abatch.wire import body_size
 from tests.unit.make import names, request_line
@@ -364,6 +364,37 @@ def test_few_ids_need_no_file(tmp_path):
         assert seen.add(*numbered("a", "b")) == []
         with pytest.raises(OSError, match="not there"):
             seen.add(*numbered("b", first=3))
+
+
+@given(st.lists(st.integers(0, 10_000).map(str), max_size=60), st.integers(0, 200))
+def test_heaps_tell_at_the_end_whether_all_are_different(tmp_path, custom_ids, in_memory):
+    with pytest.MonkeyPatch.context() as less, closing(Heaps(tmp_path)) as heaps:
+        less.setattr(intake, "HEAPS_IN_MEMORY", in_memory)
+        for custom_id in custom_ids:
+            assert heaps.add(*numbered(custom_id)) == []
+        assert heaps.all_different() == (len(set(custom_ids)) == len(custom_ids))
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("in_memory", [0, 3_000, intake.HEAPS_IN_MEMORY])
+async def test_a_repeated_id_among_many_is_named_with_its_places(tmp_path, monkeypatch, in_memory):
+    monkeypatch.setattr(intake, "HEAPS_IN_MEMORY", in_memory)
+    path = tmp_path / "requests.jsonl"
+    ids = [f"id-{n}" for n in range(5_000)]
+    ids[4_711] = ids[7]
+    path.write_bytes(lines(*ids))
+    with pytest.raises(BadRequest, match="custom_id stands on line 8 already") as bad:
+        await check_file(path, tmp_path, bytes_per_batch=ROOM)
+    assert (bad.value.line, bad.value.custom_id, bad.value.total) == (4_712, "id-7", 1)
+    assert names(tmp_path) == ["requests.jsonl"]
+
+
+async def test_a_disk_that_takes_no_digests_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(intake, "HEAPS_IN_MEMORY", 0)
+    path = tmp_path / "requests.jsonl"
+    path.write_bytes(lines("a"))
+    with pytest.raises(ConfigError, match=r"cannot be checked in .*not there.*free the disk"):
+        await check_file(path, tmp_path / "not there", bytes_per_batch=ROOM)
 
 
 # ---- iterables ------------------------------------------------------------------------------------------------
