@@ -18,9 +18,11 @@ import struct
 import tempfile
 import zlib
 from array import array
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import ExitStack, aclosing, closing, nullcontext
 from hashlib import blake2b
+from itertools import accumulate
 from pathlib import Path
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
@@ -93,11 +95,10 @@ class Heaps:
     """The custom_ids of a file, each as a digest on the heap that it chooses, in a file without a name."""
 
     def __init__(self, folder: Path) -> None:
-        self._heaps = [bytearray() for _ in range(HEAPS)]
+        self._heaps: defaultdict[int, bytearray] = defaultdict(bytearray)
         self._noted = self._weight = 0
-        self._pieces: list[list[tuple[int, int]]] = [[] for _ in range(HEAPS)]
-        """Offset and size of what of each heap is on the disk."""
-        self._end = 0
+        self._written: list[array[int]] = []
+        """For each time that all heaps were put behind one another in the file, where each began; and the end."""
         self._folder = folder
         self._file: IO[bytes] | None = None
 
@@ -125,12 +126,12 @@ class Heaps:
     def _write(self) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - it is freed by `close`
-        self._file.write(b"".join(self._heaps))
+        heaps = [self._heaps[number] for number in range(HEAPS)]
+        begin = self._written[-1][-1] if self._written else 0
+        self._written.append(array("Q", accumulate(map(len, heaps), initial=begin)))
+        self._file.write(b"".join(heaps))
         self._file.flush()
-        for heap, pieces in zip(self._heaps, self._pieces, strict=True):
-            pieces.append((self._end, len(heap)))
-            self._end += len(heap)
-            heap.clear()
+        self._heaps.clear()
         self._weight = 0
 
     def all_different(self) -> bool:
@@ -140,14 +141,14 @@ class Heaps:
             OSError: the disk does not give it back.
 
         """
-        return sum(map(self._different, range(HEAPS))) == self._noted
+        return sum(map(self._different, range(HEAPS) if self._written else self._heaps)) == self._noted
 
     def _different(self, number: int) -> int:
-        heap = bytearray(self._heaps[number])
+        pieces = [bytes(self._heaps.get(number, b""))]
         if self._file is not None:
-            for offset, size in self._pieces[number]:
-                heap += os.pread(self._file.fileno(), size, offset)
-        return len(set(struct.iter_unpack(f"{MARK_BYTES}s", heap)))
+            descriptor = self._file.fileno()
+            pieces += [os.pread(descriptor, at[number + 1] - at[number], at[number]) for at in self._written]
+        return len(set(struct.iter_unpack(f"{MARK_BYTES}s", b"".join(pieces))))
 
 
 class SeenIds:

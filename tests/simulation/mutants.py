@@ -5,6 +5,7 @@ A mutant is a context manager that breaks the core by monkeypatching, for the se
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
@@ -33,10 +34,10 @@ from abatch.lifecycle import Processing, Ready
 from abatch.log import log
 from abatch.reconcile import Replied
 from abatch.runner import JobRun
-from abatch.sandbox.faults import LineSeparator
+from abatch.sandbox.faults import LineSeparator, MissingLine
 from tests.simulation.plan import Plan
 
-__all__ = ["MUTANTS", "SHOWS_IN"]
+__all__ = ["FOUND_AS", "MUTANTS", "SHOWS_IN"]
 
 Mutant = Callable[[], Any]
 
@@ -214,15 +215,29 @@ def seal_without_count() -> ExitStack:
     """A stream that ends is complete."""
 
     async def read_all(self: Any, sink: Any) -> str:
-        while True:
-            try:
-                await self._read_once(sink)
-            except ApiError:
-                await abatch.collector.anyio.sleep(60)
-                continue
-            return ""
+        while await self._read_once(sink) is not None:
+            await abatch.collector.anyio.sleep(60)
+        return ""
 
     return _patched((abatch.collector._Drain, "_read_all", read_all))
+
+
+def read_but_once() -> ExitStack:
+    """What a first look does not show is given up as missing."""
+    return _patched((abatch.collector, "READ_AGAIN", ()), (abatch.driver, "READ_AGAIN", ()))
+
+
+def answers_mended() -> ExitStack:
+    """A line is written as a JSON encoder has it, not as the API sent it."""
+    real = wire.with_custom_id
+
+    def with_custom_id(line: bytes, wire_id: bytes, custom_id: bytes) -> bytes:
+        return json.dumps(json.loads(real(line, wire_id, custom_id))).encode()
+
+    def never(_text: bytes, _head: bytes) -> None:
+        return None
+
+    return _patched((wire, "with_custom_id", with_custom_id), (wire, "read_plain", never))
 
 
 def refusal_is_a_break() -> ExitStack:
@@ -324,16 +339,12 @@ def scope_forgotten() -> ExitStack:
 
 def cancel_of_all() -> ExitStack:
     """A wish to cancel one job cancels them all."""
-
-    def wished(self: Any) -> bool:
-        return any(job.cancel_wished for job in self.site.ledger.jobs.values())
-
     real = Driver._cancel_when_wished
 
     async def cancel(self: Driver, batch_id: str) -> None:
-        while not wished(self):
-            await self.site.job.change()
-        self.site.job.cancel_wished = True
+        while not any(job.cancel_wished for job in self.site.ledger.jobs.values()):
+            await anyio.sleep(1)
+        self.site.job._cancelling.set()
         await real(self, batch_id)
 
     return _patched((Driver, "_cancel_when_wished", cancel))
@@ -364,6 +375,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
         candidates_that_run_are_ignored,
         rename_before_fsync,
         seal_without_count,
+        read_but_once,
+        answers_mended,
         refusal_is_a_break,
         short_seal_is_taken,
         splitlines,
@@ -378,10 +391,41 @@ MUTANTS: Final[dict[str, Mutant]] = {
     )
 }
 
+FOUND_AS: Final[dict[str, str]] = {
+    "no_gate": "J1: ",
+    "commit_after_send": "J1: ",
+    "no_fence": "J: |J5: ",
+    "grace_halved": "I1: paid twice",
+    "guard_skipped": "I1: paid twice",
+    "sdk_retries_on": "J5: |I1: paid twice",
+    "server_error_is_refusal": "I1: paid twice",
+    "proxy_is_believed": "I1: paid twice",
+    "resubmit_on_404": r"J: shard \d+: Withdrawn cannot follow Processing",
+    "claim_before_proof": "J4: ",
+    "candidates_that_run_are_ignored": "I1: paid twice",
+    "rename_before_fsync": "J0: .* got its name before it was synced",
+    "seal_without_count": "I2: ",
+    "read_but_once": "I2: .* is missing",
+    "answers_mended": "I3: .* in other bytes",
+    "refusal_is_a_break": ".* ended with BackendError: .* was sealed with",
+    "short_seal_is_taken": "I2: lines",
+    "splitlines": "I3: ",
+    "tries_forgotten": "I1: .* tries",
+    "key_in_the_log": "I6: ",
+    "spool_is_left": "the spool still holds",
+    "whole_batch_in_memory": "I5: .* of memory",
+    "sealed_without_end": "I5: .* may wait",
+    "scope_forgotten": "a batch of .* is in default",
+    "cancel_of_all": "J7: ",
+    "duplicates_unreported": "B10: ",
+}
+"""What the judges say of it, as a pattern: a mutant that only breaks down is not found out."""
+
 SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
     "no_fence": lambda plan: plan.fenced,
     "refusal_is_a_break": lambda plan: any(plan.refuses),
     "short_seal_is_taken": lambda plan: any(plan.refuses),
+    "read_but_once": lambda plan: any(isinstance(fault, MissingLine) for _, fault, _ in plan.faults),
     "splitlines": lambda plan: any(isinstance(fault, LineSeparator) for _, fault, _ in plan.faults),
     "whole_batch_in_memory": lambda plan: plan.weighed,
     "scope_forgotten": lambda plan: any(work.workspace_id for work in plan.jobs),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
@@ -17,7 +17,7 @@ import anthropic
 import anyio
 import httpx2
 
-from abatch.sandbox.exchange import Cut, Lost, Reply, Request, Reset
+from abatch.sandbox.exchange import Cut, Lost, Reply, Request, Reset, Slow, Whole
 from abatch.sandbox.transport import URL, MachineTransport, asked_by, pieces_of
 
 if TYPE_CHECKING:
@@ -25,13 +25,24 @@ if TYPE_CHECKING:
     from typing import Any
 
     from abatch.sandbox.api import Visit
+    from abatch.sandbox.faults import AnyFault
     from tests.simulation.process import Process
     from tests.simulation.world import World
 
-__all__ = ["Network", "Wire"]
+__all__ = ["Network", "Read", "Wire"]
 
 STALLED_AFTER = 600.0
 """Bound A3: seconds after which a server drops a body that does not go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One time that a batch's results were asked for."""
+
+    at: float
+    complete: bool
+    """It ended as a whole stream does, whatever was in it."""
+    faults: tuple[AnyFault, ...]
 
 
 class Network(MachineTransport):
@@ -81,6 +92,8 @@ class Network(MachineTransport):
         process.note(f"{what} -> {reply.status} {type(reply.transport).__name__}")
         if visit.action == "results":
             process.breaking[visit.batch_id] = isinstance(reply.transport, Cut | Reset)
+            complete = reply.status == 200 and isinstance(reply.transport, Whole | Slow)
+            world.reads.setdefault(visit.batch_id, []).append(Read(world.now(), complete, tuple(visit.faults)))
         return reply
 
     async def _send(self, asked: Request, body: AsyncIterable[bytes] | None, visit: Visit) -> asyncio.Future[Reply]:

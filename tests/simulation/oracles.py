@@ -22,7 +22,8 @@ from abatch import BackendError, ConfigError, JobConflict, JobStopped, JournalEr
 from abatch import facts as facts_
 from abatch.journal import Overtaken
 from abatch.lifecycle import State, after, doubt_of
-from abatch.sandbox.answers import CANCELED, EXPIRED, SUCCEEDED
+from abatch.sandbox import faults as f
+from abatch.sandbox.answers import CANCELED, EXPIRED, FIRST_ERROR, MARK, SUCCEEDED
 from abatch.sandbox.batches import Ended
 from abatch.sandbox.store import Accepted
 from abatch.testing import memory
@@ -31,6 +32,8 @@ from tests.simulation.plan import CANARY, KEY, OTHER_KEY
 from tests.simulation.process import InputBroke, Process
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from abatch import Summary
     from abatch.sandbox.batches import Batch
     from abatch.sandbox.store import Fact
@@ -45,6 +48,7 @@ __all__ = [
     "check_read",
     "check_summary",
     "judge",
+    "judge_money",
     "needed_key",
     "reached_by_log",
 ]
@@ -245,6 +249,12 @@ class Book:
         number = self.shards[shard].job if shard in self.shards else None
         return next((key for key, job in self.jobs.items() if job == number), None)
 
+    def rejected(self, key: str) -> bool:
+        """The API refused a request of this job as too large."""
+        number = self.jobs.get(key)
+        rejected = (shard for shard in self.shards.values() if shard.job == number)
+        return any(isinstance(fact, facts_.Rejected) for shard in rejected for fact in shard.facts)
+
     def wished(self, key: str) -> bool:
         """Somebody wished to cancel the job."""
         return any(isinstance(fact, facts_.CancelWished) for fact in self.facts_of(key))
@@ -263,6 +273,11 @@ def needed_key(world: World) -> str:
 # ---- at the end -----------------------------------------------------------------------------------------------
 
 
+def judge_money(world: World) -> None:
+    """What must be true of any history, also of one that came to no end."""
+    _judge_money(world, Book(world), world.batches_by_tag())
+
+
 def judge(world: World) -> None:
     """Everything that must be true once the job is done."""
     for trouble in world.loop.unhandled:
@@ -272,9 +287,10 @@ def judge(world: World) -> None:
     _judge_money(world, book, batches)
     if not world.restored:
         _judge_places(world, book, batches)
-    if not world.violations:
+    if not world.violations and not world.restored and not world.clashed:
+        said = _answers(world)
         for work in world.plan.jobs:
-            _judge_answers(world, book, work)
+            _judge_answers(world, book, work, said)
     _judge_leftovers(world)
 
 
@@ -364,10 +380,8 @@ def _lines(world: World, work: Work) -> tuple[list[bytes], list[bytes]]:
     return lines, missing.read_bytes().splitlines() if missing.exists() else []
 
 
-def _judge_answers(world: World, book: Book, work: Work) -> None:
+def _judge_answers(world: World, book: Book, work: Work, said: dict[bytes, list[tuple[str, bytes]]]) -> None:
     """I2 and I3: each planned row has one line, and it is what the API said of that request."""
-    if world.restored or world.clashed:
-        return
     lines, missing = _lines(world, work)
     rows = {row["custom_id"]: row for row in work.rows}
     planned = max((fact.rows for fact in book.facts_of(work.key) if isinstance(fact, facts_.Cut)), default=0)
@@ -380,9 +394,13 @@ def _judge_answers(world: World, book: Book, work: Work) -> None:
     if found + absent != expected:
         world.violation(f"I2: lines {dict(found)} and missing {dict(absent)}, not {dict(expected)}")
         return
-    said = _outcomes(world)
+    for line in missing:
+        _judge_missing(world, work, rows[json.loads(line)["custom_id"]], json.loads(line)["reason"])
+    if any(secret.encode() in line for secret in (KEY, OTHER_KEY, CANARY) for line in lines):
+        world.violation(f"I6: a secret is in the results of {work.key}")
     for line in lines:
-        _judge_line(world, work, rows[_custom_id(line)], line, said, wished=wished)
+        digest = _digest(work, rows[_custom_id(line)])
+        _judge_line(world, book, work, line, said.get(digest, []))
 
 
 def _custom_id(line: bytes) -> str:
@@ -390,41 +408,80 @@ def _custom_id(line: bytes) -> str:
     return "" if named is None else str(json.loads(named[1]))
 
 
-def _outcomes(world: World) -> dict[bytes, list[str]]:
-    """What the API came to for each request, by digest of its params."""
-    said: dict[bytes, list[str]] = {}
-    for batch in world.machine.batches():
-        if batch.foreign or not isinstance(batch.state, Ended):
-            continue
-        for row, outcome in enumerate(batch.state.outcome_of):
-            names = {SUCCEEDED: "succeeded", CANCELED: "canceled", EXPIRED: "expired"}
-            name = names.get(outcome) or batch.requests.errors[outcome - 3]
-            said.setdefault(batch.requests.digest_of(row), []).append(name)
+def _digest(work: Work, row: dict[str, Any]) -> bytes:
+    """Of a row's params, as they were sent."""
+    separators = None if work.source == "file" else (",", ":")
+    return blake2b(
+        json.dumps(row["params"], ensure_ascii=False, separators=separators).encode(), digest_size=16
+    ).digest()
+
+
+def _judge_missing(world: World, work: Work, row: dict[str, Any], reason: str) -> None:
+    """A row is given up only where the API had no line of it, asked again and again for most of a day."""
+    digest = _digest(work, row)
+    (*_, last) = (batch for batch in _own_ended(world) if digest in batch.requests.digests)
+    reads = world.reads.get(last.batch_id, [])
+    where = f"{row['custom_id']} is missing ({reason}), and its batch {last.batch_id} was read {len(reads)} times"
+    if "29 days" in reason:
+        if not world.plan.slumber and not any(isinstance(fault, f.Archived) for read in reads for fault in read.faults):
+            world.violation(f"I2: {where}; nothing was archived")
+        return
+    whole = [read for read in reads if read.complete]
+    if len(whole) <= len(PATIENCE) or whole[-1].at - whole[0].at < sum(PATIENCE):
+        world.violation(f"I2: {where}; {len(whole)} of them whole")
+    elif not world.plan.fenced and not any(isinstance(fault, LEAVES_OUT) for fault in whole[-1].faults):
+        world.violation(f"I2: {where}; the last brought every line")
+
+
+def _own_ended(world: World) -> Iterator[Batch]:
+    return (batch for batch in world.machine.batches() if not batch.foreign and isinstance(batch.state, Ended))
+
+
+def _answers(world: World) -> dict[bytes, list[tuple[str, bytes]]]:
+    """What the API came to for each request, by digest of its params: the outcome, and the line behind its id."""
+    said: dict[bytes, list[tuple[str, bytes]]] = {}
+    for batch in _own_ended(world):
+        assert isinstance(batch.state, Ended)
+        outcome_of = batch.state.outcome_of
+        lines = batch.requests.lines(outcome_of, iter(range(len(outcome_of))), world.machine.settings.answer_bytes)
+        for row, (outcome, line) in enumerate(zip(outcome_of, lines, strict=True)):
+            name = NAMES.get(outcome) or batch.requests.errors[outcome - FIRST_ERROR]
+            said.setdefault(batch.requests.digest_of(row), []).append((name, _behind_id(line)))
     return said
 
 
+NAMES = {SUCCEEDED: "succeeded", CANCELED: "canceled", EXPIRED: "expired"}
 PASSING = {"expired", "rate_limit_error", "timeout_error", "api_error", "overloaded_error"}
+PATIENCE = (5.0, 900.0, 3_600.0, 14_400.0, 64_800.0)
+"""Seconds between six looks for lines that do not come."""
+LEAVES_OUT = (f.MissingLine, f.CutAtLine, f.CutInLine, f.GzipBomb, f.UnparsableLine)
+ODD = re.compile(re.escape(MARK) + rb"(?:\\ud800|\xe2\x80\xa8\xc2\x85|\.+)+")
+DEEP = re.compile(rb'"content":\[\{"type":"tool_use","id":"toolu_01sandbox","name":"deep","input":\{"deep":\[+\]+\}\},')
 
 
-def _judge_line(
-    world: World, work: Work, row: dict[str, Any], line: bytes, said: dict[bytes, list[str]], *, wished: bool
-) -> None:
-    separators = None if work.source == "file" else (",", ":")
-    params = json.dumps(row["params"], ensure_ascii=False, separators=separators).encode()
-    digest = blake2b(params, digest_size=16).digest()
-    told = said.get(digest, [])
+def _behind_id(line: bytes) -> bytes:
+    """A line without its custom_id."""
+    return line[line.index(b'"result":') :]
+
+
+def _unaltered(line: bytes) -> bytes:
+    """As the line was before a fault put something odd into its text."""
+    return DEEP.sub(b'"content":[', ODD.sub(MARK, line, count=1), count=1)
+
+
+def _judge_line(world: World, book: Book, work: Work, line: bytes, said: list[tuple[str, bytes]]) -> None:
+    told, wished = [name for name, _ in said], book.wished(work.key)
     kind, error = RESULT_TYPE.search(line), ERROR_TYPE.search(line)
     outcome = kind[1].decode() if kind else "?"
     name = error[1].decode() if outcome == "errored" and error else outcome
-    where = f"the line of {row['custom_id']} says {name}, the API said {told}"
-    if name == "request_too_large" and world.hits["create Status"]:
-        return
-    if name not in told and not (name == "canceled" and wished):
+    where = f"the line of {_custom_id(line)} says {name}, the API said {told}"
+    if name == "request_too_large" and name not in told:
+        if not world.hits["create 413"] or not book.rejected(work.key):
+            world.violation(f"I3: {where}, and no batch was too large")
+    elif name not in told and not (name == "canceled" and wished):
         world.violation(f"I3: {where}")
-    elif not line.endswith(b"}}"):
-        world.violation(f"I3: {where}, and is cut short")
-    elif outcome in ("succeeded", "errored") and digest.hex()[:16].encode() not in line:
-        world.violation(f"I3: {where}, but of another request")
+    elif name in told and _unaltered(_behind_id(line)) not in {tail for _, tail in said}:
+        world.violation(f"I3: {where}, in other bytes: {line[:300]!r}")
     elif name in PASSING and not wished and len(told) != work.tries and world.plan.promised:
         world.violation(f"I2: {where}, and there are {work.tries} tries")
     elif len(told) > work.tries and world.plan.promised:
@@ -432,15 +489,19 @@ def _judge_line(
 
 
 def _judge_leftovers(world: World) -> None:
-    """I6: no secret in any file; and nothing is left in the spool."""
-    secrets = [KEY.encode(), OTHER_KEY.encode()]
+    """I6: no secret in any file, nor in what a process ended with; and nothing is left in the spool."""
+    keys = [KEY.encode(), OTHER_KEY.encode()]
     for path in world.journal.rglob("*"):
         if not path.is_file():
             continue
         body = path.read_bytes()
-        looked_for = secrets if path.parent.name == "spool" else [*secrets, CANARY.encode()]
+        looked_for = keys if path.parent.name == "spool" else [*keys, CANARY.encode()]
         if any(secret in body for secret in looked_for):
             world.violation(f"I6: a secret is in {path.name}")
+    for process in world.processes:
+        for error in filter(None, [process.error, *process.others]):
+            if any(secret in f"{error!r} {error}" for secret in (KEY, OTHER_KEY, CANARY)):
+                world.violation(f"I6: {process.name} ended with an error that tells a secret")
     spool = sorted(path.name for path in (world.journal / "spool").iterdir())
     if spool and not world.violations and not world.clashed and not world.restored:
         world.violation(f"the spool still holds {spool}")

@@ -25,6 +25,8 @@ from tests.simulation.loop import OWNER, Owner
 from tests.simulation.network import Network, Wire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from abatch import Job, Summary
     from tests.simulation.plan import Life, Work
     from tests.simulation.world import World
@@ -74,11 +76,16 @@ class Process(Owner):
         self.note("starts")
         self._task = world.loop.create_task(self._run(), context=context)
         if life.dies_at:
-            world.later(life.dies_at, self.die)
+            world.later(life.dies_at, lambda: self._meets("dies_at", self.die))
         if life.stops_at:
-            world.later(life.stops_at, self.stop)
+            world.later(life.stops_at, lambda: self._meets("stops_at", self.stop))
         if world.disturbed:
             world.later(PATIENCE * world.plan.config.poll_at_most.total_seconds(), self.stop)
+
+    def _meets(self, what: str, end: Callable[[], None]) -> None:
+        if self.lives:
+            self.world.hit(f"process {what}")
+            end()
 
     @property
     def lives(self) -> bool:
@@ -96,6 +103,8 @@ class Process(Owner):
         """Be killed, as by SIGKILL."""
         if self.lives:
             self.note("dies")
+            if self.steps == self.dies_at_step:
+                self.world.hit("process dies_at_step")
             super().die()
             self._end()
 
@@ -106,7 +115,7 @@ class Process(Owner):
         self._effects += 1
         if self._effects == self.life.dies_at_effect:
             self.note(f"meets its end {what}")
-            self.die()
+            self._meets("dies_at_effect", self.die)
         return self.dead
 
     async def moment(self, what: str) -> None:
@@ -161,10 +170,13 @@ class Process(Owner):
         async with manager:
             self.manager = manager
             world.opened(self)
+            if life.skew:
+                world.hit("process skew")
             with anyio.move_on_after(life.leaves_at or None) as leaving:
                 await self._hand_over_all(manager, self.jobs[:1] if life.forgetful else self.jobs)
             if leaving.cancelled_caught:
                 self.note("leaves")
+                world.hit("process leaves_at")
 
     def _client(self) -> Any:
         network = Network(self.world, self)
@@ -238,6 +250,7 @@ class Process(Owner):
     def _rows(self, work: Work) -> Iterator[dict[str, Any]]:
         for number, row in enumerate(work.rows, 1):
             if self.life.breaks_after and number > self.life.breaks_after:
+                self.world.hit("process breaks_after")
                 raise InputBroke
             oracles.check_read(self.world, work, number)
             yield row

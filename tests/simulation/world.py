@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from abatch import StillInDoubt, wire
 from abatch.lifecycle import InDoubt
 from abatch.sandbox.api import Machine
-from abatch.sandbox.faults import SameInstant
+from abatch.sandbox.faults import SameInstant, Status
 from abatch.testing import memory
 from tests.simulation import oracles
 from tests.simulation.effects import Disk, here
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from abatch.sandbox.batches import Batch
     from abatch.sandbox.faults import AnyFault
     from abatch.sandbox.store import Fact
+    from tests.simulation.network import Read
 
 __all__ = ["World"]
 
@@ -136,6 +137,8 @@ class World:
         """Two drivers at once wrote the same file."""
         self.audited_from = 0.0
         """When everything was done and somebody went on looking at the list; 0 never."""
+        self.reads: dict[str, list[Read]] = {}
+        """Of each batch, the times that its results were asked for."""
         self.alarmed: set[str] = set()
         """Duplicates that the log told of."""
 
@@ -186,6 +189,8 @@ class World:
         """A call meets its faults."""
         for fault in visit.faults:
             self.hit(f"{visit.action} {type(fault).__name__}")
+            if isinstance(fault, Status):
+                self.hit(f"{visit.action} {fault.status}")
 
     def hit(self, what: str) -> None:
         """Count a rule, a fault or a misfortune."""
@@ -267,6 +272,7 @@ class World:
             oracles.judge(self)
         except Stuck as stuck:
             self._not_live(str(stuck))
+            oracles.judge_money(self)
         finally:
             self._end()
 
@@ -342,10 +348,7 @@ class World:
             oracles.check_end(self, twin)
         await process.over.wait()
         oracles.check_end(self, process)
-        for kind in ("dies_at_effect", "dies_at_step", "dies_at", "stops_at", "leaves_at", "skew", "breaks_after"):
-            if getattr(life, kind):
-                self.hit(f"process {kind}")
-        if life.key != KEY:
+        if life.key != KEY and process.manager is not None:
             self.hit("process wrong key")
         if isinstance(process.error, StillInDoubt) and self.chance.random() < 0.5:
             await self._operate(name)
