@@ -21,7 +21,7 @@ import math
 import socket
 import sys
 import urllib.request
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -257,7 +257,8 @@ class Client:
         except (anthropic.AnthropicError, httpx2.HTTPError, TimeoutError) as error:  # the last two in an error's body
             raise _api_error("results", error) from error
         try:
-            yield _chunks(answer)
+            async with aclosing(_chunks(answer)) as chunks:
+                yield chunks
         finally:
             await answer.aclose()
 
@@ -268,7 +269,7 @@ class Client:
             raise _api_error(what, error) from error
 
 
-async def _chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
+async def _chunks(answer: httpx2.Response) -> AsyncGenerator[bytes, None]:
     loop = asyncio.get_running_loop()
     since = loop.time()
     timer: asyncio.TimerHandle

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from contextlib import closing, suppress
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from operator import add
 from typing import TYPE_CHECKING, Final
@@ -40,7 +40,7 @@ from abatch.spool import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -349,8 +349,11 @@ class _Drain:
         workspace_id = self._shard.planned.headers.workspace_id
         block, broken = Block(_line), None
         try:
-            async with self._owner.client.results(workspace_id, self._state.batch_id) as chunks:
-                async for text in _blocks(chunks):
+            async with (
+                self._owner.client.results(workspace_id, self._state.batch_id) as chunks,
+                aclosing(_blocks(chunks)) as texts,
+            ):
+                async for text in texts:
                     if block and len(text) >= wire.LONG:  # a long line is a block of its own, which need not be joined
                         await full.send(block)
                         block = Block(_line)
@@ -553,7 +556,7 @@ def _line(raw: bytes) -> Line:
     return Line(raw, *seen)
 
 
-async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """Whole lines in blocks."""
     reader = wire.BlockReader()
     try:

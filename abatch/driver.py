@@ -64,6 +64,7 @@ from abatch.log import log
 from abatch.pacing import ANSWER_WITHIN, QUEUED_FOR, Backoff
 from abatch.reconcile import (
     Absent,
+    BatchSeen,
     Created,
     CreatedUnnamed,
     Doubt,
@@ -97,6 +98,8 @@ T = TypeVar("T")
 
 GATE_WITHIN: Final = 60.0
 """Seconds from the server's `Date` to the tail."""
+CREATED_WITHIN: Final = GATE_WITHIN + 120.0 + ANSWER_WITHIN
+"""Seconds from that `Date` to a batch, as bounds A4 and A1 have it."""
 LOOKS_EVERY: Final = 1.0
 """Seconds between two looks at what no fact tells: a wish to stop, the pace."""
 SHORT_REST: Final = 10.0
@@ -459,6 +462,11 @@ class Driver:
             raise _NotNow
         scope.deadline = min(scope.deadline, anyio.current_time() + ANSWER_WITHIN)
 
+    def _check_bound(self, batch: BatchSeen, committed: float | None) -> None:
+        """A1, behind what the gate and A4 allow: a complete create is decided within ten minutes."""
+        if committed is not None and batch.created_at - committed > CREATED_WITHIN:
+            log.warning("bound_A1_broken", shard=self.shard.shard, batch_id=batch.batch_id)
+
     async def _not_sent(self, gate: _Gate, answer: Replied | NoAnswer | None) -> float:
         """The attempt ended before its tail: nothing was created."""
         failure = gate.failure
@@ -492,8 +500,7 @@ class Driver:
             case Created(batch=batch):
                 self._pause.reset()
                 site.scope.pace.accepted()
-                if gate.committed is not None and batch.created_at - gate.committed > ANSWER_WITHIN:
-                    log.warning("bound_A1_broken", shard=self.shard.shard, batch_id=batch.batch_id)
+                self._check_bound(batch, gate.committed)
                 if batch.total != planned.rows:
                     log.error(
                         "count_differs",
@@ -606,6 +613,7 @@ class Driver:
             case Hold() if held:
                 return False
             case FoundBatch(batch=batch):
+                self._check_bound(batch, committed.date)
                 await self._record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="tag"))
                 site.scope.owns(batch)
             case Absent():

@@ -459,8 +459,7 @@ class _Upload:
             raise refused
         if found["Metadata"] != self._marks or found["ContentLength"] != self.size:
             raise BackendError(self._backend.url, f"{self._key} was made by another run; drain the batch again")
-        if self._failure is not None:  # it was not completed: the object is of an earlier run, nobody aborts ours
-            await self.abandon()
+        await self.abandon()  # if it was not completed: the object may be of an earlier run, and nobody aborts ours
         return str(found["ETag"])
 
     async def abandon(self) -> None:

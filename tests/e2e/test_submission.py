@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+import structlog
 
-from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt, client
+from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt, client, driver, poller
 from abatch.reconcile import Refused
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import (
@@ -20,6 +22,7 @@ from abatch.sandbox.faults import (
     Garbage,
     LateAccept,
     NoDate,
+    OtherWorkspace,
     Redirect,
     Refuse,
     ResetAfterAccept,
@@ -66,6 +69,40 @@ async def test_late_batch_is_found(api: Sandbox) -> None:
     _, summary = await run(write(rows), grace=timedelta(seconds=5))
     assert summary.succeeded == 8
     assert_paid_once(api, rows)
+
+
+# ---- the bounds are watched -----------------------------------------------------------------------------------
+
+
+def broken_bounds(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [event["event"] for event in events if event["event"].startswith("bound_")]
+
+
+@pytest.mark.parametrize(("within", "told"), [(0.5, ["bound_A1_broken"]), (driver.CREATED_WITHIN, [])])
+async def test_batch_that_comes_to_be_late_is_found_and_the_bound_is_told(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch, within: float, told: list[str]
+) -> None:
+    monkeypatch.setattr(driver, "CREATED_WITHIN", within)
+    api.faults.next("create", LateAccept(seconds=1.6))
+    rows = requests(8)
+    with structlog.testing.capture_logs() as events:
+        await run(write(rows), grace=timedelta(seconds=6))
+    assert broken_bounds(events) == told
+    assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize(("within", "told"), [(0.3, ["bound_A2_broken"]), (poller.VISIBLE_WITHIN, [])])
+async def test_accepted_batch_that_the_list_does_not_show_is_told(
+    monkeypatch: pytest.MonkeyPatch, within: float, told: list[str]
+) -> None:
+    monkeypatch.setattr(poller, "VISIBLE_WITHIN", within)
+    rows = requests(8)
+    with Sandbox(seed=7, latency=2.0) as api, structlog.testing.capture_logs() as events:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        api.faults.always("list", OtherWorkspace())
+        await run(write(rows))
+        assert_paid_once(api, rows)
+    assert broken_bounds(events) == told
 
 
 @pytest.mark.parametrize("fault", [Status(500), Status(529), Status(408), Status(409), Status(502, envelope=False)])

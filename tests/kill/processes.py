@@ -79,6 +79,9 @@ class KillAt(Deed):
         return f"{names and names + ' at '}{self.place}"
 
 
+INSTANT = "(any instant"
+
+
 @dataclass(frozen=True)
 class KillNth(Deed):
     """kill -9 at the nth place of all."""
@@ -105,7 +108,7 @@ class KillAfter(Deed):
 
     @property
     def label(self) -> str:
-        return f"(any instant, {'real' if self.real else 'forked'} process)"
+        return f"{INSTANT}, {'real' if self.real else 'forked'} process)"
 
     def __str__(self) -> str:
         return f"{self.seconds:.3f} s after the start{' of a process of its own' * self.real}"

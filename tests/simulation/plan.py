@@ -202,6 +202,7 @@ FAULTS: Final[list[tuple[f.Site, Make]]] = [
 BREAKING: Final[list[tuple[f.Site, Make]]] = [
     ("create", _any(f.Replay())),
     ("create", lambda chance: f.LateAccept(chance.uniform(1, 4) * HOUR)),
+    ("create", lambda chance: f.LateAccept(chance.uniform(800, 1600))),
     ("list", lambda chance: f.Lag(chance.uniform(1, 4) * HOUR)),
     ("list", _any(f.OtherWorkspace())),
 ]
@@ -356,6 +357,8 @@ def draw(seed: int) -> Plan:
     faults = _faults(chance, FAULTS, share)
     if not promised:
         faults += _faults(chance, BREAKING, 0.5)
+        if chance.random() < 0.3:
+            faults.append(("list", f.Lag(chance.uniform(1, 4) * HOUR), 1.0))
     foreign = chance.choice([0, 0, 1, 3])
     if chance.random() < 0.02:
         foreign = chance.choice([21, 60])

@@ -33,6 +33,8 @@ MISFORTUNES: Final = [
     "process leaves_at",
     "process skew",
     "process breaks_after",
+    "monitor A1",
+    "monitor A2",
     "fence held",
     "duplicate to report",
     "input held back",
