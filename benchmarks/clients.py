@@ -18,11 +18,15 @@ import sys
 import time
 from contextlib import asynccontextmanager, closing, redirect_stdout, suppress
 from datetime import timedelta
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Measured = dict[str, float]
 LIMIT = 100_000
@@ -36,11 +40,14 @@ def cpu() -> float:
 
 
 def peak_mb() -> float:
-    """The most memory this process had; on Linux not from `getrusage`, which counts its parent's before the exec."""
+    """The most memory this process had, in millions of bytes.
+
+    On Linux not from `getrusage`, which counts its parent's before the exec.
+    """
     with suppress(FileNotFoundError):
         lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
 
 
 class Clock:
@@ -70,8 +77,14 @@ async def heartbeat():
         group.cancel_scope.cancel()
 
 
-def percentile(values: list[float], part: float) -> float:
-    return sorted(values)[min(int(len(values) * part), len(values) - 1)] if values else 0.0
+def percentile(late: list[float], part: float) -> float:
+    """How late a timer is that is set at any time, in all but so large a part of the time: long blocks meet more."""
+    left = sum(1 + each for each in late) * (1 - part)
+    for each in sorted(late, reverse=True):
+        left -= 1 + each
+        if left <= 0:
+            return each
+    return 0.0
 
 
 def manager(requests_per_batch: int = LIMIT, drains: int = 8, look_every: timedelta = timedelta(milliseconds=50)):
@@ -104,31 +117,50 @@ def sdk():
 
 async def abatch_drain(requests: str, to: str) -> Measured:
     """Submit one batch; measure from asking for its results to the finished job."""
-    clocks = _at_first_drain()
+    drains = Drains()
     async with manager() as running:
         job = await running.submit(Path(requests), to=to, key="drain")
-        await job.wait()
-        measured = clocks[0].stop()
-    assert len(clocks) == 1, "more than one batch"
+        await _all_succeeded(job)
+        assert drains.clock is not None
+        measured = drains.clock.stop()
+    assert drains.count == 1, "more than one batch"
     return measured
 
 
-def _at_first_drain() -> list[Clock]:
-    """A list that gets a clock whenever a batch's results begin to be drained."""
-    from abatch.collector import Collector
-
-    clocks: list[Clock] = []
-    drain = Collector.drain
-
-    async def timed(self: Collector, *args, **kwargs):
-        clocks.append(Clock())
-        return await drain(self, *args, **kwargs)
-
-    Collector.drain = timed  # type: ignore[method-assign]
-    return clocks
+async def _all_succeeded(job) -> None:
+    """Wait for a job; results that were not stored would be taken for speed."""
+    summary = await job.wait()
+    assert summary.succeeded == summary.requests > 0, summary
 
 
-async def sdk_drain(batch: str) -> Measured:
+class Drains:
+    """Of all drains of this process: how many there were, most at once, a clock since the first, and their end."""
+
+    def __init__(self, at_end: Callable[[], None] = lambda: None) -> None:
+        from abatch.collector import Collector
+
+        self.count = self.now = self.most = 0
+        self.clock: Clock | None = None
+        self.measured: Measured = {}
+        """From the first drain's beginning to the last one's end."""
+        drain = Collector.drain
+
+        async def timed(collector: Collector, *args, **kwargs):
+            self.clock = self.clock or Clock()
+            self.count += 1
+            self.now += 1
+            self.most = max(self.most, self.now)
+            try:
+                return await drain(collector, *args, **kwargs)
+            finally:
+                self.now -= 1
+                self.measured = self.clock.stop()
+                at_end()
+
+        Collector.drain = timed  # type: ignore[method-assign]
+
+
+async def sdk_drain(batch: str, rows: str) -> Measured:
     """The official SDK: `async for … results()` writing JSON lines."""
     client = sdk()
     await client.messages.batches.retrieve(batch)
@@ -138,7 +170,10 @@ async def sdk_drain(batch: str) -> Measured:
             file.write(result.to_json(indent=None) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    return clock.stop()
+    measured = clock.stop()
+    with Path("sdk.jsonl").open() as file:
+        assert sum(1 for _ in file) == int(rows)
+    return measured
 
 
 def raw_drain(*batches: str) -> Measured:
@@ -208,23 +243,29 @@ async def s3_upload(file: str, endpoint: str, bucket: str) -> Measured:
         return clock.stop()
 
 
-async def abatch_many(requests: str, to: str, per_batch: str, drains: str) -> Measured:
-    """Many batches that end together, drained side by side; how late the event loop is meanwhile, over idle."""
-    clock = _at_first_drain()
+async def abatch_many(requests: str, to: str, per_batch: str, at_once: str) -> Measured:
+    """Batches that end together, drained side by side, to the last one's end; how late the event loop is, over idle."""
     from abatch.pacing import LIMITS
 
     LIMITS["scale"] = (LIMITS["scale"][0], 10**9)  # no tier has room for all: they are to end before one is drained
     look_every = timedelta(milliseconds=500)
-    async with manager(int(per_batch), int(drains), look_every) as running, heartbeat() as late:
+    busy: list[float] = []
+    async with manager(int(per_batch), int(at_once), look_every) as running, heartbeat() as late:
+
+        def so_far() -> None:
+            busy.extend(late)
+            late.clear()
+
+        drains = Drains(at_end=so_far)
         await asyncio.sleep(1.0)
         idle = percentile(late, 0.99)
         job = await running.submit(Path(requests), to=to, key="many")
-        while not clock:
+        while not drains.clock:
             late.clear()
             await asyncio.sleep(0.002)
-        await job.wait()
-        busy = percentile(late, 0.99)
-        return clock[0].stop() | {"idle_p99_ms": idle, "p99_ms": busy, "later_ms": busy - idle}
+        await _all_succeeded(job)
+    later = {"idle_p99_ms": idle, "p99_ms": percentile(busy, 0.99), "later_ms": percentile(busy, 0.99) - idle}
+    return drains.measured | later | {"longest_ms": max(busy), "batches": drains.count, "at_once": drains.most}
 
 
 async def abatch_looks(requests: str, per_batch: str, interval: str) -> Measured:
@@ -233,7 +274,7 @@ async def abatch_looks(requests: str, per_batch: str, interval: str) -> Measured
     async with manager(int(per_batch), 16, every) as running:
         clock = Clock()
         job = await running.submit(Path(requests), to="out.jsonl", key="looks")
-        await job.wait()
+        await _all_succeeded(job)
         measured = clock.stop()
     return measured | {"intervals": measured["seconds"] / every.total_seconds()}
 
@@ -251,6 +292,7 @@ async def abatch_submit(requests: str) -> Measured:
         while not job.progress().batches:
             await asyncio.sleep(0.002)
         measured = clock.stop() | {"blocked_ms": max(late)}
+        assert len(job._job.shards) == 1, "more than one batch"
         await job.cancel()
     return measured
 
@@ -288,8 +330,8 @@ def raw_submit(requests: str) -> Measured:
 
 def abatch_run(requests: str) -> Measured:
     """A whole job through the command line."""
-    import anthropic.types.messages  # noqa: F401 - so that these imports are not measured
 
+    import abatch.cli.app  # noqa: F401 - so that these imports are not measured
     from abatch.__main__ import main
 
     sys.argv = ["abatch", "run", requests, "--to", "out.jsonl", "--poll-interval", "0.2", "--quiet"]
@@ -304,19 +346,19 @@ def abatch_run(requests: str) -> Measured:
 
 
 async def sdk_run(requests: str) -> Measured:
-    """A whole job as one would write it on the SDK: batches of 10,000, all polled and written side by side."""
+    """A whole job as one would write it on the SDK: batches of 10,000, few of them in memory, polled side by side."""
     client = sdk()
     clock = Clock()
-    turns = asyncio.Semaphore(8)
+    sending, draining = asyncio.Semaphore(4), asyncio.Semaphore(8)
 
     async def run(batch: list[dict], out: Path) -> None:
-        async with turns:
-            made = await client.messages.batches.create(requests=batch)
-            batch.clear()
+        made = await client.messages.batches.create(requests=batch)
+        batch.clear()
+        sending.release()
         while made.processing_status != "ended":
             await asyncio.sleep(0.2)
             made = await client.messages.batches.retrieve(made.id)
-        async with turns:
+        async with draining:
             with out.open("w") as file:
                 async for result in await client.messages.batches.results(made.id):
                     file.write(result.to_json(indent=None) + "\n")
@@ -325,14 +367,13 @@ async def sdk_run(requests: str) -> Measured:
 
     async with asyncio.TaskGroup() as group:
         with Path(requests).open("rb") as file:
-            batch: list[dict] = []
-            for number, line in enumerate(file, 1):
-                batch.append(json.loads(line))
-                if number % 10_000 == 0:
-                    group.create_task(run(batch, Path(f"out-{number:09}.jsonl")))
-                    batch = []
-            if batch:
-                group.create_task(run(batch, Path("out-last.jsonl")))
+            for number in count():
+                await sending.acquire()
+                batch = [json.loads(line) for line in islice(file, 10_000)]
+                if not batch:
+                    break
+                group.create_task(run(batch, Path(f"out-{number}.jsonl")))
+                await asyncio.sleep(0)
     return clock.stop()
 
 

@@ -109,7 +109,7 @@ class Server:
         self.again = 0
         self.batches: list[Batch] = []
         self.base = ""
-        self.looks = 0
+        self.looks = self.retrieves = 0
         self.working: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -146,7 +146,9 @@ class Server:
             return self.reply(writer, {"data": data, "has_more": False, "first_id": None, "last_id": last})
         if path == "/account":
             names = [batch.name for batch in self.batches]
-            return self.reply(writer, {"looks": self.looks, "batches": names, "again": self.again})
+            return self.reply(
+                writer, {"looks": self.looks, "retrieves": self.retrieves, "batches": names, "again": self.again}
+            )
         name, _, what = path.removeprefix("/v1/messages/batches/").partition("/")
         batch = next((batch for batch in self.batches if batch.name == name), None)
         if batch is None or (what == "results" and not batch.ended):
@@ -154,6 +156,7 @@ class Server:
             return self.reply(writer, error, "404 Not Found")
         if what == "results":
             return await self.send_results(batch, writer)
+        self.retrieves += 1
         return self.reply(writer, batch.shown(self.base))
 
     async def create(self, size: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

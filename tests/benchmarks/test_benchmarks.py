@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import readme
+from benchmarks.__main__ import main
 from benchmarks.claims import CLAIMS
 from benchmarks.measure import Claim, Size, Table
 from benchmarks.peers import PEERS
@@ -25,8 +28,31 @@ def claimed(name: str) -> list[list[str]]:
 @pytest.mark.parametrize("name", CLAIMS)
 def test_every_benchmark_runs_on_a_small_input_and_readme_has_its_claims(name: str, tmp_path: Path) -> None:
     table = CLAIMS[name](tmp_path, Size(quick=True, rounds=1))
+    assert [claim for claim in table.claims if not roughly_holds(claim)] == []
     rows = [cells(readme.row(name, claim)) for claim in table.claims]
     assert claimed(name) == [[benchmark, claim, *bounds] for benchmark, claim, _, *bounds in rows]
+
+
+def roughly_holds(claim: Claim) -> bool:
+    """What a small input can say: memory and counts are as claimed; times, mostly of the start, are only there."""
+    if "memory in MB" in claim.text or claim.floor == 0:
+        return claim.holds
+    return math.isfinite(claim.value) and (claim.value > 0 or claim.at_most)
+
+
+def test_a_claim_that_makes_no_sense_does_not_even_roughly_hold() -> None:
+    assert not roughly_holds(Claim(text="times less", value=0, floor=2, goal=3))
+    assert not roughly_holds(Claim(text="times less", value=math.inf, floor=2, goal=3))
+    assert not roughly_holds(Claim(text="lost rows", value=1, floor=0, goal=0, at_most=True))
+    assert not roughly_holds(Claim(text="peak memory in MB", value=151, floor=150, goal=120, at_most=True))
+
+
+@pytest.mark.parametrize(("value", "status"), [(1.9, 1), (2.0, 0)])
+def test_a_claim_below_its_floor_fails_the_command(monkeypatch: pytest.MonkeyPatch, value: float, status: int) -> None:
+    table = Table(title="Submit", claims=[Claim(text="times less", value=value, floor=2, goal=3)])
+    monkeypatch.setitem(CLAIMS, "submit", lambda _folder, _size: table)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "submit"])
+    assert main() == status
 
 
 def test_readme_claims_nothing_that_is_not_measured() -> None:
