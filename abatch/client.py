@@ -283,12 +283,13 @@ async def _chunks(answer: httpx2.Response) -> AsyncGenerator[bytes, None]:
     timer = loop.call_later(IDLE / 8, look)
     try:
         async with asyncio.timeout(None) as idle:  # some transports wait for ever behind bytes that are not HTTP
-            async for chunk in answer.aiter_bytes():
-                since = math.inf
-                if idle.when() is not None:  # it came in the last moment
-                    idle.reschedule(None)
-                yield chunk
-                since = loop.time()
+            async with aclosing(answer.aiter_bytes()) as pieces:
+                async for chunk in pieces:
+                    since = math.inf
+                    if idle.when() is not None:  # it came in the last moment
+                        idle.reschedule(None)
+                    yield chunk
+                    since = loop.time()
     except Exception as broken:
         raise ApiError(f"results: the stream broke ({type(broken).__name__})") from broken
     finally:

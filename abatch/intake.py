@@ -59,7 +59,8 @@ SPILLED_AT_ONCE: Final = 2**14
 MARK_BYTES: Final = 16
 """Of the digest of a custom_id."""
 HEAPS: Final = 2**10
-"""Of the digests of a file; those of one are compared in memory."""
+"""Of the digests of a file, by their first ten bits; those of one are compared in memory."""
+HEAPS_AT_ONCE: Final = 2**6
 HEAPS_IN_MEMORY: Final = 2**22
 """Bytes of digests before they go to disk."""
 
@@ -125,7 +126,7 @@ class Heaps:
 
     def _write(self) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - it is freed by `close`
+            self._file = tempfile.TemporaryFile(prefix=".seen-", suffix=".tmp", dir=self._folder)  # noqa: SIM115 - it is freed by `close`
         heaps = [self._heaps[number] for number in range(HEAPS)]
         begin = self._written[-1][-1] if self._written else 0
         self._written.append(array("Q", accumulate(map(len, heaps), initial=begin)))
@@ -134,14 +135,22 @@ class Heaps:
         self._heaps.clear()
         self._weight = 0
 
-    def all_different(self) -> bool:
+    async def all_different(self) -> bool:
         """Whether no custom_id stands twice.
 
         Raises:
             OSError: the disk does not give it back.
 
         """
-        return sum(map(self._different, range(HEAPS) if self._written else self._heaps)) == self._noted
+        if not self._written:
+            return await threads.run(self._different_in, self._heaps) == self._noted
+        different = 0
+        for first in range(0, HEAPS, HEAPS_AT_ONCE):
+            different += await threads.run(self._different_in, range(first, first + HEAPS_AT_ONCE))
+        return different == self._noted
+
+    def _different_in(self, heaps: Iterable[int]) -> int:
+        return sum(map(self._different, heaps))
 
     def _different(self, number: int) -> int:
         pieces = [bytes(self._heaps.get(number, b""))]
@@ -478,12 +487,14 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
         try:
             with closing(Heaps(folder)) as heaps:
                 check = await _check(file, heaps, bytes_per_batch)
-                different = await threads.run(heaps.all_different)
+                different = await heaps.all_different()
             if not different:  # once more, to say where
                 again = await threads.opened(FileInput.close, FileInput, path, longest=2 * bytes_per_batch)
                 open_.callback(again.close)
                 with closing(SeenIds(folder)) as seen:
                     check = await _check(again, seen, bytes_per_batch)
+                if not check.problems or again.stat() != (size, mtime_ns):
+                    raise _changed(path)
         except OSError as failure:
             raise _cannot_check(path, folder, failure) from failure
         if check.problems:
@@ -493,7 +504,7 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
             raise ConfigError(f"input {path} holds no request")
         sha256 = await threads.run(file.sha256)
         if file.stat() != (size, mtime_ns):
-            raise ConfigError(f"input {path} changed while it was checked; run again once it is complete")
+            raise _changed(path)
     return FileSource(path=str(path), size=size, mtime_ns=mtime_ns, sha256=sha256, rows=check.rows)
 
 
@@ -573,6 +584,10 @@ class _Check:
         self.total += len(problems)
         if problems:
             self.problems = sorted([*self.problems, *problems], key=lambda bad: bad.line)[:PROBLEMS]
+
+
+def _changed(path: Path) -> ConfigError:
+    return ConfigError(f"input {path} changed while it was checked; run again once it is complete")
 
 
 def _cannot_check(path: Path, folder: Path, failure: OSError) -> ConfigError:

@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 import re
+from io import BytesIO
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -139,11 +140,14 @@ class BlockReader:
     """Cut chunks of bytes into blocks of whole lines.
 
     A chunk is looked at once, and copied when its lines are taken: a long line costs its length, however it comes.
+    What of it came is put together early, or its chunks would take the same room once more.
     """
 
-    __slots__ = ("_chunks", "_searched", "weight")
+    __slots__ = ("_begun", "_chunks", "_searched", "weight")
 
     def __init__(self) -> None:
+        self._begun = BytesIO()
+        """The beginning of a long line."""
         self._chunks: list[bytes] = []
         self._searched = 0
         """So many of the chunks, from the first, are known to hold no newline."""
@@ -166,12 +170,15 @@ class BlockReader:
         for at in range(len(chunks) - 1, self._searched - 1, -1):
             cut = chunks[at].rfind(b"\n")
             if cut >= 0:
-                text = b"".join((*chunks[:at], chunks[at][:cut]))
+                text = self._behind_begun((*chunks[:at], chunks[at][:cut]))
                 chunks[: at + 1] = [chunks[at][cut + 1 :]]
                 self.weight -= len(text) + 1
                 break
         else:
             text = b""
+            if self.weight >= LONG:
+                self._begun.writelines(chunks)
+                chunks.clear()
         self._searched = len(chunks)
         if self.weight > MAX_LINE:
             raise LineTooLong
@@ -179,10 +186,18 @@ class BlockReader:
 
     def end(self) -> bytes:
         """The line that no newline ended, as the API sends its last one."""
-        line = b"".join(self._chunks)
+        line = self._behind_begun(self._chunks)
         self._chunks.clear()
         self._searched = self.weight = 0
         return line
+
+    def _behind_begun(self, chunks: Sequence[bytes]) -> bytes:
+        begun = self._begun
+        if not begun.tell():
+            return b"".join(chunks)
+        begun.writelines(chunks)
+        self._begun = BytesIO()
+        return begun.getvalue()
 
 
 def lines_of(text: bytes) -> list[bytes]:

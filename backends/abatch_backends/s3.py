@@ -459,7 +459,8 @@ class _Upload:
             raise refused
         if found["Metadata"] != self._marks or found["ContentLength"] != self.size:
             raise BackendError(self._backend.url, f"{self._key} was made by another run; drain the batch again")
-        await self.abandon()  # if it was not completed: the object may be of an earlier run, and nobody aborts ours
+        if self._failure is not None or refused.status == 412:
+            await self.abandon()  # it was not completed: the object is of an earlier run, and nobody aborts ours
         return str(found["ETag"])
 
     async def abandon(self) -> None:
@@ -468,12 +469,17 @@ class _Upload:
             await threads.whole(self._abandon(self._id))
 
     async def _abandon(self, upload: str) -> None:
+        why = "no answer within 30 seconds"
         with anyio.move_on_after(30):
             try:
                 await _stop(self._parts)  # or one comes after the abort, and stays
                 await self._backend.abort(self._key, upload)
-            except BackendError as refused:  # the next run of this shard aborts it
-                log.warning("upload_left_behind", key=self._key, why=refused.why)
+            except BackendError as refused:
+                why = refused.why
+            else:
+                return
+        # the next run of this shard aborts it, unless the object is there; then the bucket's own rules do
+        log.warning("upload_left_behind", key=self._key, why=why)
 
     async def _begin_part(self) -> None:
         if self._id is None:

@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def _run(name: str, seeds: list[bytes], seconds: int) -> int:
-    """Fuzz one target in a process of its own, and say what it came to."""
+    """Fuzz one target in a process of its own, and say what it came to; that it did nothing is a failure, too."""
     with tempfile.TemporaryDirectory(prefix="abatch-fuzz-") as folder:
         for number, seed in enumerate(seeds):
             (Path(folder) / f"seed-{number}").write_bytes(seed)
@@ -58,7 +58,7 @@ def _run(name: str, seeds: list[bytes], seconds: int) -> int:
             f"{name:<14} {executed[1] if executed else '?':>9} executions, {covered[-1] if covered else '?'} branches",
             flush=True,
         )
-        if not ended.returncode:
+        if not ended.returncode and executed and int(executed[1]) > len(seeds) and covered:
             return 0
         print(f"{ended.stdout}\n{ended.stderr}")
         for found in Path(folder).glob("found-*"):

@@ -34,6 +34,7 @@ from abatch_backends.s3 import _parse
 
 __all__ = [
     "base_url_is_taken_or_refused",
+    "block_is_read_as_its_lines_are_or_not_at_all",
     "destination_is_a_url_or_refused",
     "journal_is_loaded_or_corrupt",
     "lines_are_those_between_newlines",
@@ -88,6 +89,20 @@ def result_line_is_delivered_or_not_ours(line: bytes) -> None:
     if before is not None and before.get("custom_id") == seen.wire_id:
         assert after is not None
         assert {**after, "custom_id": None} == {**before, "custom_id": None}
+
+
+def block_is_read_as_its_lines_are_or_not_at_all(text: bytes) -> None:
+    """What is read quickly is what each line is by itself: the same rows, in the same bytes, with the same said."""
+    head = wire.ROW_HEAD + PREFIX
+    plain = wire.read_plain(text, head)
+    if plain is None:
+        return
+    lines = text.split(b"\n")
+    assert [head + bytes(tail) for tail in plain.tails] == lines
+    careful = [wire.read_line(line) for line in lines]
+    assert [wire.Seen(envelope.custom_id, *envelope.told()) for envelope in plain.envelopes] == careful
+    ids = [wire.parse_id(seen.wire_id.encode()) for seen in careful if seen is not None]
+    assert [wire_id.row for wire_id in ids if wire_id is not None] == plain.rows
 
 
 def _can_be_looked_at(result: Result) -> None:

@@ -50,6 +50,20 @@ def test_a_result_line_with_our_id_is_delivered_whatever_else_it_holds(line):
     properties.result_line_is_delivered_or_not_ours(line)
 
 
+PLAIN = b'{"custom_id":"' + OUR_ID + b'","result":{"type":"succeeded","message":{"model":"m","usage":{}}}}'
+
+
+@given(st.lists(st.just(PLAIN) | RESULT_LINES, min_size=1, max_size=4), st.booleans())
+@example([PLAIN, PLAIN], True)
+@example([PLAIN, b'{"custom_id":"' + OUR_ID + b'",\n"result":{"type":"expired"}}'], False)
+@example([PLAIN[:-1] + b',"x":[', PLAIN + b"]}" + PLAIN], False)
+def test_a_block_is_read_as_its_lines_are_or_not_at_all(lines, long):
+    with pytest.MonkeyPatch.context() as patch:
+        if long:
+            patch.setattr(wire, "LONG", 0)
+        properties.block_is_read_as_its_lines_are_or_not_at_all(b"\n".join(lines))
+
+
 @given(REQUEST_LINES)
 @example(b'{"custom_id":"a","params":{"max_tokens":1,"x":' + b"9" * 5_000 + b"}}")
 @example(b'{"custom_id":"a","params":{"max_tokens":1,"x":"1e999","y":' + b"[" * 990 + b"]" * 990 + b"}}")

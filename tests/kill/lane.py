@@ -26,7 +26,7 @@ class Plan:
 
     media: tuple[str, ...] = NAMES
     kills: int = 400
-    """At named places, at least; fewer if each was met twice. Others fall where chance has them, on the way back."""
+    """At named places, at least; fewer if there are not so many. Others fall where chance has them, on the way back."""
     random: int = 200
     """At random instants, at least; others at random places."""
     repeat: int = 1
@@ -56,6 +56,8 @@ class Report:
     trials: int = 0
     places: int = 0
     """Named places that a run reaches, on all media together."""
+    named: int = 0
+    """Kills at named places that can be planned: each place at its first time and its second."""
     met: set[tuple[str, str]] = field(default_factory=set)
     """Those of them at which one was killed."""
 
@@ -130,6 +132,7 @@ def _survey(folder: Path, plan: Plan, server: SeaweedS3 | None, report: Report) 
         reached = found[name].reached
         report.violations += found[name].violations
         report.places += len(reached)
+        report.named += sum(min(often, 2) for often in reached.values())
         if lacking := [place for place in (*MUST, *MUST_OF[name]) if not reached[place]]:
             report.violations.append(f"{name}: no run reaches {lacking}; a wrapper of places.py has come loose")
     import_everything([module for survey in found.values() for module in survey.modules])

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from abatch.reconcile import NoAnswer, Refused, Replied, Verdict, judge
 from tests.model.world import NOT_OURS, PAID_TWICE, Configuration
 
-__all__ = ["BROKEN", "HOLD", "LONG", "OTHER_KEY", "SAFE", "UNNAMED"]
+__all__ = ["BROKEN", "HOLD", "LONG", "OTHER_KEY", "SAFE", "UNNAMED", "Least"]
 
 
 def trusts_5xx(answer: Replied | NoAnswer) -> Verdict:

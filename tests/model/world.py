@@ -492,7 +492,7 @@ class _Client:
             told = f"{self.who} gets {words} for {what}"
             match verdict:
                 case Created(batch=batch):
-                    fact: ShardFact = Accepted(batch_id=batch.batch_id, created_at=0.0)
+                    fact: ShardFact = Accepted(batch_id=batch.batch_id, created_at=batch.created_at)
                     move = self._append(at, fact, IDLE, told)
                 case CreatedUnnamed(status=status):
                     move = self._append(at, Unreadable(status=status), IDLE, told)
@@ -597,7 +597,7 @@ class _Client:
         ruling = settle(doubt, listing, known, grace=self.rules.grace * TICK, hold=self.rules.hold)
         match ruling:
             case FoundBatch(batch=batch):
-                fact: ShardFact = Found(batch_id=batch.batch_id, created_at=0.0, by="tag")
+                fact: ShardFact = Found(batch_id=batch.batch_id, created_at=batch.created_at, by="tag")
                 known.bound.add(batch.batch_id)
                 move = self._append(at, fact, IDLE, f"it is {batch.batch_id}")
             case Absent():

@@ -21,7 +21,7 @@ from abatch.sandbox.exchange import Cut, Lost, Reply, Request, Reset, Slow, Whol
 from abatch.sandbox.transport import URL, MachineTransport, asked_by, pieces_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from abatch.sandbox.api import Visit
@@ -35,14 +35,21 @@ STALLED_AFTER = 600.0
 """Bound A3: seconds after which a server drops a body that does not go on."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Read:
     """One time that a batch's results were asked for."""
 
     at: float
     complete: bool
-    """It ended as a whole stream does, whatever was in it."""
+    """It is a whole stream, whatever is in it."""
     faults: tuple[AnyFault, ...]
+    to_its_end: bool = False
+    """It was read to its end; a look at the first lines is not."""
+
+    def noted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The same, watched."""
+        yield from pieces
+        self.to_its_end = True
 
 
 class Network(MachineTransport):
@@ -93,7 +100,10 @@ class Network(MachineTransport):
         if visit.action == "results":
             process.breaking[visit.batch_id] = isinstance(reply.transport, Cut | Reset)
             complete = reply.status == 200 and isinstance(reply.transport, Whole | Slow)
-            world.reads.setdefault(visit.batch_id, []).append(Read(world.now(), complete, tuple(visit.faults)))
+            read = Read(world.now(), complete, tuple(visit.faults))
+            world.reads.setdefault(visit.batch_id, []).append(read)
+            if not isinstance(reply.body, bytes):
+                reply = replace(reply, body=read.noted(reply.body))
         return reply
 
     async def _send(self, asked: Request, body: AsyncIterable[bytes] | None, visit: Visit) -> asyncio.Future[Reply]:

@@ -11,6 +11,7 @@ import hmac
 import json
 import re
 import sqlite3
+import traceback
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -81,9 +82,6 @@ EVENTS = {
     "shard_held": "shard held",
 }
 
-OWN_SOCKET = 120.0
-"""Bound A4 where the core owns the socket."""
-
 
 def reached_by_log(world: World, event: str, facts: dict[str, Any]) -> None:
     """Count the rows of the tables as the core names them."""
@@ -91,8 +89,7 @@ def reached_by_log(world: World, event: str, facts: dict[str, Any]) -> None:
         world.alarmed.add(facts["batch_id"])
     if event in EVENTS:
         world.hit(EVENTS[event])
-        # with a socket that is not its own the core does not know how long bytes may be on their way
-        if EVENTS[event].startswith("monitor") and world.plan.promised and world.plan.longest_transit <= OWN_SOCKET:
+        if EVENTS[event].startswith("monitor") and world.plan.promised:
             world.violation(f"{event}, and no bound is broken")
     elif event == "shard_in_doubt" and facts["rule"] == "A11" and "no answer" in facts["why"]:
         world.hit("A11")
@@ -425,14 +422,18 @@ def _digest(work: Work, row: dict[str, Any]) -> bytes:
 def _judge_missing(world: World, work: Work, row: dict[str, Any], reason: str) -> None:
     """A row is given up only where the API had no line of it, asked again and again for most of a day."""
     digest = _digest(work, row)
-    (*_, last) = (batch for batch in _own_ended(world) if digest in batch.requests.digests)
+    tried = [batch for batch in _own_ended(world) if digest in batch.requests.digests]
+    if not tried:
+        world.violation(f"I2: {row['custom_id']} is missing ({reason}), and was in no batch")
+        return
+    last = tried[-1]
     reads = world.reads.get(last.batch_id, [])
     where = f"{row['custom_id']} is missing ({reason}), and its batch {last.batch_id} was read {len(reads)} times"
     if "29 days" in reason:
         if not world.plan.slumber and not any(isinstance(fault, f.Archived) for read in reads for fault in read.faults):
             world.violation(f"I2: {where}; nothing was archived")
         return
-    whole = [read for read in reads if read.complete]
+    whole = [read for read in reads if read.complete and read.to_its_end]
     if len(whole) <= len(PATIENCE) or whole[-1].at - whole[0].at < sum(PATIENCE):
         world.violation(f"I2: {where}; {len(whole)} of them whole")
     elif not world.plan.fenced and not any(isinstance(fault, LEAVES_OUT) for fault in whole[-1].faults):
@@ -470,6 +471,14 @@ def _behind_id(line: bytes) -> bytes:
     return line[line.index(b'"result":') :]
 
 
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
 def _unaltered(line: bytes) -> bytes:
     """As the line was before a fault put something odd into its text."""
     return DEEP.sub(b'"content":[', ODD.sub(MARK, line, count=1), count=1)
@@ -482,10 +491,15 @@ def _judge_line(world: World, book: Book, work: Work, line: bytes, said: list[tu
     name = error[1].decode() if outcome == "errored" and error else outcome
     where = f"the line of {_custom_id(line)} says {name}, the API said {told}"
     if name == "request_too_large" and name not in told:
-        if not world.hits["create 413"] or not book.rejected(work.key):
+        if not world.hits["create 413"] or not book.rejected(work.key) or not _is_json(line):
             world.violation(f"I3: {where}, and no batch was too large")
-    elif name not in told and not (name == "canceled" and wished):
+    elif name == "canceled" and name not in told and wished:
+        if _behind_id(line) != b'"result":{"type":"canceled"}}':
+            world.violation(f"I3: {where}, in other bytes: {line[:300]!r}")
+    elif name not in told:
         world.violation(f"I3: {where}")
+    elif "succeeded" in told and name != "succeeded" and world.plan.promised:
+        world.violation(f"I2: {where}: the answer is lost")
     elif name in told and _unaltered(_behind_id(line)) not in {tail for _, tail in said}:
         world.violation(f"I3: {where}, in other bytes: {line[:300]!r}")
     elif name in PASSING and not wished and len(told) != work.tries and world.plan.promised:
@@ -506,7 +520,7 @@ def _judge_leftovers(world: World) -> None:
             world.violation(f"I6: a secret is in {path.name}")
     for process in world.processes:
         for error in filter(None, [process.error, *process.others]):
-            if any(secret in f"{error!r} {error}" for secret in (KEY, OTHER_KEY, CANARY)):
+            if any(secret in "".join(traceback.format_exception(error)) for secret in (KEY, OTHER_KEY, CANARY)):
                 world.violation(f"I6: {process.name} ended with an error that tells a secret")
     spool = sorted(path.name for path in (world.journal / "spool").iterdir())
     if spool and not world.violations and not world.clashed and not world.restored:

@@ -202,7 +202,7 @@ FAULTS: Final[list[tuple[f.Site, Make]]] = [
 BREAKING: Final[list[tuple[f.Site, Make]]] = [
     ("create", _any(f.Replay())),
     ("create", lambda chance: f.LateAccept(chance.uniform(1, 4) * HOUR)),
-    ("create", lambda chance: f.LateAccept(chance.uniform(800, 1600))),
+    ("create", lambda chance: f.LateAccept(chance.uniform(1700, 2600))),
     ("list", lambda chance: f.Lag(chance.uniform(1, 4) * HOUR)),
     ("list", _any(f.OtherWorkspace())),
 ]

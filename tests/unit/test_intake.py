@@ -372,7 +372,7 @@ def test_heaps_tell_at_the_end_whether_all_are_different(tmp_path, custom_ids, i
         less.setattr(intake, "HEAPS_IN_MEMORY", in_memory)
         for custom_id in custom_ids:
             assert heaps.add(*numbered(custom_id)) == []
-        assert heaps.all_different() == (len(set(custom_ids)) == len(custom_ids))
+        assert anyio.run(heaps.all_different) == (len(set(custom_ids)) == len(custom_ids))
     assert names(tmp_path) == []
 
 
