@@ -65,7 +65,8 @@ def ready() -> Iterator[None]:
             warnings.simplefilter("ignore", RuntimeWarning)
             warnings.simplefilter("ignore", ResourceWarning)
             yield
-            gc.collect()
+            for _ in range(5):  # what goes lets go of more
+                gc.collect()
     finally:
         sys.unraisablehook = hook
         gc.unfreeze()
