@@ -102,7 +102,9 @@ class Network(MachineTransport):
             complete = reply.status == 200 and isinstance(reply.transport, Whole | Slow)
             read = Read(world.now(), complete, tuple(visit.faults))
             world.reads.setdefault(visit.batch_id, []).append(read)
-            if not isinstance(reply.body, bytes):
+            if isinstance(reply.body, bytes):
+                read.to_its_end = True
+            else:
                 reply = replace(reply, body=read.noted(reply.body))
         return reply
 
