@@ -371,7 +371,7 @@ def read_plain(text: bytes, head: bytes) -> Plain | None:
     if not text.startswith(head) or b"\r" in text or not len(envelopes) == len(tails) == text.count(prefix):
         return None
     tails[0] = tails[0][len(head) :]
-    if any(NEWLINE in tail for tail in tails) if short else text.count(b"\n") >= len(tails):
+    if short and any(NEWLINE in tail for tail in tails):
         return None
     # the same ids by their place and by their name; a quote can only be where an id ends
     ends = [tail[: ROW_SUFFIX + 1] for tail in tails]
@@ -389,9 +389,11 @@ def read_plain(text: bytes, head: bytes) -> Plain | None:
 
 
 def _views(text: bytes, separator: bytes) -> list[memoryview]:
-    """What `text.split(separator)` gives, uncopied."""
+    """What `text.split(separator)` gives, uncopied; nothing if a newline stands elsewhere."""
     whole, views, begin = memoryview(text), list[memoryview](), 0
-    while (end := text.find(separator, begin)) >= 0:
+    while (end := text.find(NEWLINE, begin)) >= 0:
+        if not text.startswith(separator, end):
+            return []
         views.append(whole[begin:end])
         begin = end + len(separator)
     return [*views, whole[begin:]]

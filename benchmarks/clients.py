@@ -140,7 +140,7 @@ async def _all_succeeded(job) -> None:
 class Drains:
     """Of all drains of this process: how many there were, most at once, a clock since the first, and their end."""
 
-    def __init__(self, at_end: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, at_begin: Callable[[], None] = lambda: None, at_end: Callable[[], None] = lambda: None) -> None:
         from abatch.collector import Collector
 
         self.count = self.now = self.most = 0
@@ -152,6 +152,7 @@ class Drains:
         async def timed(collector: Collector, *args, **kwargs):
             if self.clock is None:
                 gc.collect()  # the garbage of what came before is not the drains'
+                at_begin()
                 self.clock = Clock()
             self.count += 1
             self.now += 1
@@ -262,14 +263,12 @@ async def abatch_many(requests: str, to: str, per_batch: str, at_once: str) -> M
             busy.extend(late)
             late.clear()
 
-        drains = Drains(at_end=so_far)
+        drains = Drains(at_begin=late.clear, at_end=so_far)
         await asyncio.sleep(1.0)
         idle = percentile(late, 0.99)
         job = await running.submit(Path(requests), to=to, key="many")
-        while not drains.clock:
-            late.clear()
-            await asyncio.sleep(0.002)
         await _all_succeeded(job)
+    del busy[0]  # it began before the first drain
     later = {"idle_p99_ms": idle, "p99_ms": percentile(busy, 0.99), "later_ms": percentile(busy, 0.99) - idle}
     return drains.measured | later | {"longest_ms": max(busy), "batches": drains.count, "at_once": drains.most}
 
