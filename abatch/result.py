@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from anthropic.types import Message
 
-__all__ = ["OUTCOMES", "Block", "Line", "Result", "ResultError", "Summary", "Usage", "joined"]
+__all__ = ["OUTCOMES", "Block", "Line", "Result", "ResultError", "Summary", "Usage", "in_pieces", "joined"]
 
 OUTCOMES = ("succeeded", "errored", "canceled", "expired")
 """The outcomes of a request, as the API spells them. Others may come to be: they are kept and count as failed."""
@@ -80,32 +80,31 @@ class Block(Sequence[Line]):
         self._count = 0
         self._known: dict[int, Line] = {}
         self._lines: list[Line] = []
-        self.texts: list[bytes] = []
-        """The raw lines, each with its newline, many in one piece."""
+        self.texts: list[bytes | memoryview] = []
+        """The raw lines, each with its newline, one behind the other; a long line is in several, one of them a view."""
         self.weight = 0
         """Bytes of the texts."""
 
-    def add(self, text: bytes, count: int, known: Mapping[int, Line]) -> None:
-        """Put so many lines behind the others; what is not `known`, by its place in the text, is read when needed."""
+    def add(self, texts: Sequence[bytes | memoryview], count: int, known: Mapping[int, Line]) -> None:
+        """Put so many lines behind the others; what is not `known`, by its place in them, is read when needed."""
         self._known.update((self._count + place, line) for place, line in known.items())
-        self.texts.append(text)
-        self.weight += len(text)
+        self.texts += texts
+        self.weight += sum(map(len, texts))
         self._count += count
 
     def join(self) -> bytes:
         """The raw lines in one piece, which is kept instead of the many."""
-        self.texts = [b"".join(self.texts)]
-        return self.texts[0]
+        whole = b"".join(self.texts)
+        self.texts = [whole]
+        return whole
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Line]:
-        known, place = self._known, 0
-        for text in self.texts:
-            for raw in text.split(b"\n")[:-1]:
-                yield known.get(place) or self._read(raw)
-                place += 1
+        known = self._known
+        for place, raw in enumerate(self.join().split(b"\n")[:-1]):
+            yield known.get(place) or self._read(raw)
 
     @overload
     def __getitem__(self, index: int) -> Line: ...
@@ -121,6 +120,13 @@ def joined(lines: Sequence[Line]) -> bytes:
     if isinstance(lines, Block):
         return lines.join()
     return b"".join([piece for line in lines for piece in (line.raw, b"\n")])
+
+
+def in_pieces(lines: Sequence[Line]) -> Sequence[bytes | memoryview]:
+    """The same in few pieces, in which a long line is not copied once more."""
+    if isinstance(lines, Block) and any(isinstance(text, memoryview) for text in lines.texts):
+        return lines.texts
+    return [joined(lines)]
 
 
 class ResultError(msgspec.Struct, frozen=True, kw_only=True):

@@ -200,7 +200,7 @@ class Table:
             cells += [f"{self.rows / seconds:,.0f}"] if self.rows else []
             cells += [f"{self.megabytes / seconds:,.0f}"] if self.megabytes else []
             cells += [f"{self.most(name):,.0f}" if "peak_mb" in runs[0] else ""]
-            cells += [f"{self.best(name, key):,.4g}" if key in runs[0] else "" for key in others]
+            cells += [f"{self.middle(name, key):,.4g}" if key in runs[0] else "" for key in others]
             print(f"  {name:42}" + "".join(f"{cell:>16}" for cell in cells))
         missed = 0
         for claim in self.claims:

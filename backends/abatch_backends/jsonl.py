@@ -31,7 +31,7 @@ from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
 from abatch.disk import sync_folder, trust
 from abatch.errors import BackendError, ConfigError
-from abatch.result import joined
+from abatch.result import in_pieces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
@@ -337,12 +337,13 @@ class _Sink:
 
     async def write(self, lines: Sequence[Line], /) -> None:
         # joined here: what a thread allocates stays with that thread
-        await self._backend.run(self._write, joined(lines), len(lines))
+        await self._backend.run(self._write, in_pieces(lines), len(lines))
 
-    def _write(self, block: bytes, lines: int) -> None:
-        _write_all(self._open_descriptor(), block)
-        self._checksum = zlib.crc32(block, self._checksum)
-        self._bytes += len(block)
+    def _write(self, pieces: Sequence[bytes | memoryview], lines: int) -> None:
+        for piece in pieces:
+            _write_all(self._open_descriptor(), piece)
+            self._checksum = zlib.crc32(piece, self._checksum)
+            self._bytes += len(piece)
         self._lines += lines
 
     async def seal(self) -> Sealed:
@@ -446,7 +447,7 @@ def _chunks(path: Path) -> Iterable[bytes]:
             yield chunk
 
 
-def _write_all(descriptor: int, block: bytes) -> None:
+def _write_all(descriptor: int, block: bytes | memoryview) -> None:
     rest = memoryview(block)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

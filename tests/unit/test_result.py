@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from abatch import Result, ResultError, Summary, Usage
-from abatch.result import Block, Line, joined
+from abatch.result import Block, Line, in_pieces, joined
 from tests.unit.make import run
 
 
@@ -78,12 +78,21 @@ def test_a_block_makes_lines_where_somebody_looks_and_keeps_those_that_are_known
         return Line(raw, raw.decode(), "succeeded")
 
     block, odd = Block(line), Line(b"c", "odd", "errored")
-    block.add(b"a\nb\n", 2, {})
-    block.add(b"c\nd\n", 2, {0: odd})
-    assert (len(block), block.weight, joined(block), read) == (4, 8, b"a\nb\nc\nd\n", [])
+    block.add([b"a\nb\n"], 2, {})
+    block.add([b"c\nd\n"], 2, {0: odd})
+    assert (len(block), block.weight, in_pieces(block), read) == (4, 8, [b"a\nb\nc\nd\n"], [])
     assert [each.custom_id for each in block] == ["a", "b", "odd", "d"]
     assert (block[2], block[3].raw, [each.raw for each in block[1:3]]) == (odd, b"d", [b"b", b"c"])
     assert joined([*block]) == joined(block)
+
+
+def test_a_long_line_is_a_piece_of_its_own_until_somebody_looks_at_it():
+    block, tail = Block(lambda raw: Line(raw, raw.decode(), "succeeded")), memoryview(b"__long")[2:]
+    block.add([b"a\nb", tail, b"\nc\n"], 3, {})
+    assert (len(block), block.weight) == (3, 10)
+    assert in_pieces(block)[1] is tail
+    assert [each.custom_id for each in block] == ["a", "blong", "c"]
+    assert in_pieces(block) == [joined(block)] == [b"a\nblong\nc\n"]
 
 
 def test_a_lone_surrogate_in_an_answer_is_no_obstacle():
