@@ -15,6 +15,7 @@ from anyio import from_thread
 
 from abatch.backend import Backend, JobRef, Sealed, connect, normalize
 from abatch.errors import BackendError, ConfigError
+from abatch.result import Block, joined
 from abatch.testing import BackendContract
 from abatch.testing.contract import make_lines, raw, read
 from abatch_backends import jsonl
@@ -93,6 +94,15 @@ class _Jsonl(BackendContract):
                 await sink.seal()
             await sink.discard()
             assert await read(backend, await self.sealed(backend, 0, lines)) == raw(lines)
+
+    async def test_a_long_line_that_comes_in_pieces_is_written_whole(self):
+        lines = make_lines(3)
+        block, text = Block(lambda line: lines[raw(lines).index(line)]), joined(lines)
+        block.add([text[:5], memoryview(text)[5:-1], text[-1:]], 3, {})
+        async with self.opened() as backend:
+            sink = await self.sink(backend)
+            await sink.write(block)
+            assert await read(backend, await sink.seal()) == raw(lines)
 
     async def test_a_part_is_only_said_to_be_sealed_when_its_name_is_durable(self, monkeypatch):
         async with self.opened() as backend:

@@ -64,11 +64,12 @@ async def test_part_that_was_sealed_with_fewer_lines_than_were_given_is_refused_
     """Else the next run would take the lines that a sink lost for results that the API does not have."""
     write, rows = jsonl._Sink._write, requests(12)
 
-    def shorter(block: bytes) -> bytes:
-        return block[: block.rindex(b"\n", 0, -1) + 1]
+    def shorter(pieces: list[bytes]) -> list[bytes]:
+        (block,) = pieces
+        return [block[: block.rindex(b"\n", 0, -1) + 1]]
 
     with monkeypatch.context() as forgetful:
-        forgetful.setattr(jsonl._Sink, "_write", lambda self, block, lines: write(self, shorter(block), lines - 1))
+        forgetful.setattr(jsonl._Sink, "_write", lambda self, pieces, lines: write(self, shorter(pieces), lines - 1))
         with pytest.raises(BackendError, match=r"sealed with \d+ lines of 12"):
             await run(rows, to="results/", requests_per_batch=12)
     with pytest.raises(BackendError, match="remove the part from the destination"):
