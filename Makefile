@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint format docs simulate mutants kill disk model fuzz bench bench-large bench-peers wheel-test clean
+.PHONY: demo test lint format docs simulate mutants crash kill disk model fuzz nightly bench bench-large bench-peers wheel-test clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -44,6 +44,9 @@ simulate: $(READY)  ## SEEDS histories of the whole manager, every rule and faul
 mutants: $(READY)  ## the simulation against code with a guard taken out: each must be found
 	$(BIN)/python -m pytest tests/simulation/test_mutants.py
 
+crash: $(READY)  ## death at every effect of a run, and once more on the way back, into every backend
+	ABATCH_NIGHTLY=1 $(BIN)/python -m pytest tests/e2e/test_crash_enumeration.py
+
 kill: $(READY)  ## real processes killed at named places and at random instants, into every backend
 	$(BIN)/python -m tests.kill --repeat $(or $(REPEAT),3)
 
@@ -56,6 +59,8 @@ model: $(READY)  ## every configuration of the protocol's model, with a countere
 fuzz: $(READY)  ## hostile bytes for SECONDS on each reader, guided by coverage
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
 	$(BIN)/python -m tests.hostile.fuzz --seconds $(or $(SECONDS),60)
+
+nightly: simulate mutants crash kill disk model fuzz  ## every lane in full
 
 bench: $(READY)  ## claims of speed and memory, each a ratio measured in one run; into README.md with README=1
 	$(BIN)/python -m benchmarks $(if $(README),--readme)
