@@ -65,7 +65,8 @@ def ready() -> Iterator[None]:
             warnings.simplefilter("ignore", RuntimeWarning)
             warnings.simplefilter("ignore", ResourceWarning)
             yield
-            for _ in range(5):  # what goes lets go of more
+            gc.unfreeze()  # a weighed world froze what those before it left
+            for _ in range(3):  # what goes lets go of more
                 gc.collect()
     finally:
         sys.unraisablehook = hook
