@@ -65,7 +65,7 @@ nightly: simulate mutants crash kill disk model fuzz  ## every lane in full
 bench: $(READY)  ## claims of speed and memory, each a ratio measured in one run; into README.md with README=1
 	$(BIN)/python -m benchmarks $(if $(README),--readme)
 
-bench-large: $(READY)  ## growth to ten million results: half an hour, 15 GB of disk
+bench-large: $(READY)  ## growth to ten million results: some minutes, 15 GB of disk
 	$(BIN)/python -m benchmarks growth-large $(if $(README),--readme)
 
 bench-peers: $(READY)  ## the same job done by other programs, each in a venv of its own under .venvs

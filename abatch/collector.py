@@ -11,10 +11,10 @@ The order that makes a crash harmless: withheld lines durable in the spool; `sea
 from __future__ import annotations
 
 import time
-import zlib
 from array import array
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from operator import add
 from typing import TYPE_CHECKING, Final
 
@@ -395,21 +395,21 @@ class _Drain:
         else:
             self._proven = True
             row_head, seen, marks, size = wire.ROW_HEAD[:-1], self._seen, self._marks, len(self._seen)
-            mark = hash if len(text) < wire.LONG else _mark
             id_of = self._reader.custom_id
             for row, tail, envelope in zip(*read, strict=True):
                 result = envelope.result
                 message = result.message
                 if row < size and not seen[row] and message is not None and result.type == "succeeded":
                     seen[row] = 1
-                    marks[row] = mark(tail)
+                    marks[row] = hash(tail)
                     plain.append(message)
                     pieces += (row_head, id_of(row), tail[wire.ROW_SUFFIX + 1 :], b"\n")
                 else:
                     sift(self._head + tail)
             self._tally.add_succeeded(plain)
         if pieces:
-            block.add(_gathered(pieces, text), len(plain) + len(odd), odd)
+            few = [b"".join(pieces)] if len(text) < wire.LONG else _gathered(pieces)
+            block.add(few, len(plain) + len(odd), odd)
 
     def _sift(self, raw: bytes) -> Line | None:
         """Any line, with all care; None unless it goes to the sink."""
@@ -420,7 +420,7 @@ class _Drain:
             if self._foreign == 1:
                 log.warning("foreign_line_seen", shard=self._shard.shard, batch_id=self._state.batch_id)
             return None
-        mark = _mark(memoryview(raw)[len(self._head) :])
+        mark = hash(memoryview(raw)[len(self._head) :])
         if self._seen[row]:
             self._repeat(row, mark)
             return None
@@ -551,24 +551,13 @@ async def _write_all(sink: Sink, blocks: MemoryObjectReceiveStream[Block], unwri
             unwritten.append(failure)
 
 
-def _mark(tail: bytes | memoryview) -> int:
-    """What tells a line that is repeated from one that contradicts."""
-    return hash(tail) if len(tail) < wire.LONG else zlib.crc32(tail)
-
-
-def _gathered(pieces: Sequence[bytes | memoryview], text: bytes) -> Sequence[bytes | memoryview]:
-    """The same bytes in few pieces, and those of a long line uncopied."""
-    if len(text) < wire.LONG:
-        return [b"".join(pieces)]
-    texts: list[bytes | memoryview] = []
-    short: list[bytes | memoryview] = []
-    for piece in pieces:
-        if len(piece) < wire.LONG:
-            short.append(piece)
-        else:
-            texts += (b"".join(short), piece)
-            short.clear()
-    return [*texts, b"".join(short)]
+def _gathered(pieces: Iterable[bytes | memoryview]) -> list[bytes | memoryview]:
+    """The same bytes: long pieces uncopied, and the short ones between them joined."""
+    few: list[bytes | memoryview] = []
+    for long, group in groupby(pieces, key=lambda piece: len(piece) >= wire.LONG):
+        several = list(group)
+        few += several if long else [b"".join(several)]
+    return few
 
 
 def _line(raw: bytes) -> Line:

@@ -49,7 +49,6 @@ __all__ = [
     "check_read",
     "check_summary",
     "judge",
-    "judge_money",
     "needed_key",
     "reached_by_log",
 ]
@@ -276,18 +275,15 @@ def needed_key(world: World) -> str:
 # ---- at the end -----------------------------------------------------------------------------------------------
 
 
-def judge_money(world: World) -> None:
-    """What must be true of any history, also of one that came to no end."""
-    _judge_money(world, Book(world), world.batches_by_tag())
-
-
-def judge(world: World) -> None:
-    """Everything that must be true once the job is done."""
-    for trouble in world.loop.unhandled:
-        world.violation(f"nobody handled {trouble.get('message')}: {trouble.get('exception')!r}")
+def judge(world: World, *, ended: bool) -> None:
+    """Everything that must be true of a history: of any the money, of one that came to an end the rest, too."""
     book = Book(world)
     batches = world.batches_by_tag()
     _judge_money(world, book, batches)
+    if not ended:
+        return
+    for trouble in world.loop.unhandled:
+        world.violation(f"nobody handled {trouble.get('message')}: {trouble.get('exception')!r}")
     if not world.restored:
         _judge_places(world, book, batches)
     if not world.violations and not world.restored and not world.clashed:

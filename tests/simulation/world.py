@@ -269,10 +269,10 @@ class World:
         try:
             with self._weighed() if self.plan.weighed else nullcontext():
                 self.loop.run_until_complete(self._history())
-            oracles.judge(self)
+            oracles.judge(self, ended=True)
         except Stuck as stuck:
             self._not_live(str(stuck))
-            oracles.judge_money(self)
+            oracles.judge(self, ended=False)
         finally:
             self._end()
 
