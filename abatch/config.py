@@ -8,11 +8,13 @@ from typing import Literal, get_args
 
 from abatch.errors import ConfigError
 
-__all__ = ["Config", "Tier", "Unresolved"]
+__all__ = ["BATCH_BYTES", "Config", "Tier", "Unresolved"]
 
 Tier = Literal["start", "build", "scale"]
 Unresolved = Literal["resubmit", "hold"]
 
+BATCH_BYTES = 256_000_000
+"""Of a create body, at most; the API takes no more."""
 GRACE_OWN_SOCKET = timedelta(minutes=30)
 GRACE_FOREIGN_SOCKET = timedelta(minutes=45)
 
@@ -47,8 +49,8 @@ class Config:
     def __post_init__(self) -> None:
         if not 1 <= self.requests_per_batch <= 100_000:
             raise ConfigError(f"requests_per_batch must be 1..100000, got {self.requests_per_batch}")
-        if not 1_000 <= self.bytes_per_batch <= 256_000_000:
-            raise ConfigError(f"bytes_per_batch must be 1000..256000000, got {self.bytes_per_batch}")
+        if not 1_000 <= self.bytes_per_batch <= BATCH_BYTES:
+            raise ConfigError(f"bytes_per_batch must be 1000..{BATCH_BYTES}, got {self.bytes_per_batch}")
         for name in ("sealed_unsent", "uploads", "drains"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")

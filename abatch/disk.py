@@ -1,7 +1,7 @@
-"""Names on disk: made durable, and removed. These calls block; they are made through `threads.run`.
+"""Names on disk: given, made durable, removed. These calls block; they are made through `threads.run`.
 
 After a failed fsync nobody knows which names of a folder are on the disk, and the next fsync may well succeed without
-them. So a folder is synced by one thread at a time, and not again until somebody begins anew with it: `trust`.
+them. So a folder is synced by one thread at a time, and whoever gave a name before a sync failed hears of it.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from contextlib import suppress
+from collections import Counter
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
-__all__ = ["remove", "sync_folder", "trust"]
+__all__ = ["durable", "make_folders", "remove", "sync_folder"]
 
 _turn = threading.Lock()
-_doubtful: set[Path] = set()
-"""Folders whose sync failed."""
+_failures: Counter[Path] = Counter()
+"""How often the sync of a folder failed."""
 
 
 def remove(path: Path) -> None:
@@ -28,27 +30,59 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def trust(folder: Path) -> None:
-    """Begin anew with a folder: nobody relies any more on names that were to be durable when a sync of it failed."""
-    _doubtful.discard(folder)
+@contextmanager
+def durable(folder: Path) -> Generator[None, None, None]:
+    """Make the names durable that are given in a folder in here.
+
+    Raises:
+        OSError: they may be lost: a sync of the folder failed, this one or another since the first name was given.
+
+    """
+    before = _failures[folder]
+    yield
+    _sync(folder, before)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable.
+    """Make the names durable that stand in a folder.
 
     Raises:
-        OSError: it failed, now or before.
+        OSError: it failed.
 
     """
+    with durable(folder):
+        pass
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder and those above it that are missing, for us alone and durably; none is made in one that is not.
+
+    Raises:
+        OSError: one of them cannot be made.
+
+    """
+    if os.path.lexists(folder):
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        # made perhaps by a run that died before its name was durable; where the parent cannot be read, by somebody else
+        with suppress(PermissionError):
+            sync_folder(folder.parent)
+        return
+    make_folders(folder.parent)
+    with durable(folder.parent):
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def _sync(folder: Path, failures: int) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with _turn:
-            if folder in _doubtful:
+            if _failures[folder] != failures:
                 raise OSError(errno.EIO, "its names could not be made durable a moment ago", str(folder))
             try:
                 os.fsync(descriptor)
             except OSError:
-                _doubtful.add(folder)
+                _failures[folder] += 1
                 raise
     finally:
         os.close(descriptor)

@@ -275,8 +275,8 @@ class _Gate:
 
     failure: BaseException | None = None
     """Why the body was not sent to its end."""
-    committed: float | None = None
-    """The server's `Date` recorded by `Committing`."""
+    committed: bool = False
+    """`Committing` is durable."""
     released: bool = False
     """The tail was given to the socket."""
 
@@ -454,7 +454,7 @@ class Driver:
             raise _NotNow
         site.stop.commit(scope)
         await self._record(Committing(attempt=attempt, date=page.date, fingerprint=site.fingerprint))
-        gate.committed = page.date
+        gate.committed = True
         site.scope.committed(self.shard.planned.rows, page.date)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, page.date + QUEUED_FOR)
         self._committed_here = True
@@ -466,7 +466,7 @@ class Driver:
     async def _not_sent(self, gate: _Gate, answer: Replied | NoAnswer | None) -> float:
         """The attempt ended before its tail: nothing was created."""
         failure = gate.failure
-        if gate.committed is not None and isinstance(self.shard.state, InDoubt):
+        if gate.committed and isinstance(self.shard.state, InDoubt):
             await self._record(Withdrawn(why="the tail was never sent"))
         if isinstance(failure, _NotNow):
             return 0.0

@@ -20,7 +20,7 @@ import zlib
 from array import array
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
-from contextlib import ExitStack, aclosing, closing, nullcontext
+from contextlib import ExitStack, aclosing, nullcontext
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -32,11 +32,11 @@ from anyio.lowlevel import checkpoint
 from abatch import threads
 from abatch.errors import BackendUnavailable, BadRequest, ConfigError
 from abatch.facts import FileSource
-from abatch.request import Request, Row, check_lines, from_line, from_object
+from abatch.request import BLANK, Request, Row, check_lines, from_line, from_object
 from abatch.wire import body_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["FileInput", "Heaps", "IterableInput", "Lines", "Numbered", "SeenIds", "check_file"]
 
@@ -61,6 +61,7 @@ MARK_BYTES: Final = 16
 HEAPS: Final = 2**10
 """Of the digests of a file, by their first ten bits; those of one are compared in memory."""
 HEAPS_AT_ONCE: Final = 2**6
+"""Compared in one turn of a worker thread."""
 HEAPS_IN_MEMORY: Final = 2**22
 """Bytes of digests before they go to disk."""
 
@@ -87,7 +88,7 @@ class Lines(NamedTuple):
         end = self.offset
         for number, line in enumerate(io.BytesIO(self.text), self.before + 1):
             end += len(line)
-            if request := line.strip():
+            if request := line.strip(BLANK):
                 told.append((request, number, end))
         return told
 
@@ -154,11 +155,11 @@ class Heaps:
         return sum(map(self._different, heaps))
 
     def _different(self, number: int) -> int:
-        pieces = [bytes(self._heaps.get(number, b""))]
-        if self._file is not None:
-            descriptor = self._file.fileno()
-            pieces += [os.pread(descriptor, at[number + 1] - at[number], at[number]) for at in self._written]
-        return len(set(struct.iter_unpack(f"{MARK_BYTES}s", b"".join(pieces))))
+        different = set(_marks_in(self._heaps.get(number, b"")))
+        for at in self._written:  # one by one: a custom_id that stands everywhere has one heap
+            assert self._file is not None
+            different.update(_marks_in(os.pread(self._file.fileno(), at[number + 1] - at[number], at[number])))
+        return len(different)
 
 
 class SeenIds:
@@ -257,6 +258,10 @@ class _Digests:
         """The number with which it was noted first."""
         (first,) = self._db.execute("SELECT number FROM seen WHERE id = ?", (_mark(custom_id),)).fetchone()
         return int(first)
+
+
+def _marks_in(heap: bytes | bytearray) -> Iterator[tuple[bytes]]:
+    return cast("Iterator[tuple[bytes]]", struct.iter_unpack(f"{MARK_BYTES}s", heap))
 
 
 def _weigh(custom_ids: Sequence[bytes]) -> int:
@@ -486,14 +491,20 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
         open_.callback(file.close)
         size, mtime_ns = file.stat()
         try:
-            with closing(Heaps(folder)) as heaps:
+            heaps = Heaps(folder)
+            try:
                 check = await _check(file, heaps, bytes_per_batch)
                 different = await heaps.all_different()
+            finally:
+                await threads.clean_up(heaps.close)
             if not different:  # once more, to say where
                 again = await threads.opened(FileInput.close, FileInput, path, longest=2 * bytes_per_batch)
                 open_.callback(again.close)
-                with closing(SeenIds(folder)) as seen:
+                seen = SeenIds(folder)
+                try:
                     check = await _check(again, seen, bytes_per_batch)
+                finally:
+                    await threads.clean_up(seen.close)
                 if not check.problems or again.stat() != (size, mtime_ns):
                     raise _changed(path)
         except OSError as failure:

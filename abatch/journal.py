@@ -33,7 +33,7 @@ import anyio
 import msgspec
 
 from abatch import facts, threads
-from abatch.disk import sync_folder, trust
+from abatch.disk import durable, make_folders
 from abatch.errors import AbatchError, ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
 from abatch.facts import Fact
 
@@ -141,12 +141,9 @@ class Journal:
             raise ConfigError(f"there is no journal in {folder}; name the folder with --journal")
         try:
             if drive:
-                parts = (folder, folder / "spool", folder / "missing")
-                for part in parts:
-                    part.mkdir(mode=0o700, parents=True, exist_ok=True)
+                for part in (folder, folder / "spool", folder / "missing"):
+                    make_folders(part)
                 lock = _take_lock(folder / "lock")
-                for part in parts:  # not before: whoever drives it relies on what it knows
-                    trust(part)
             db, lineage_key = _connect(path)
         except (NotADirectoryError, FileExistsError) as wrong:
             _drop_lock(lock)
@@ -338,8 +335,8 @@ class _Transaction:
 def _connect(path: Path) -> tuple[sqlite3.Connection, bytes]:
     new = not path.exists()
     if new:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
-        sync_folder(path.parent)
+        with durable(path.parent):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
     db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
     try:
         return db, _prepare(db, path)

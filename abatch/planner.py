@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from abatch import threads
+from abatch.config import BATCH_BYTES
 from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped
 from abatch.facts import Cut, FileSource, Headers
 from abatch.intake import (
@@ -109,7 +110,8 @@ class Planner:
         if cut.last or not await self._may_fill():
             return
         rows = cut.rows
-        file = await threads.opened(FileInput.close, FileInput, path, longest=2 * self._config.bytes_per_batch)
+        # it was found good perhaps under a larger limit than now's
+        file = await threads.opened(FileInput.close, FileInput, path, longest=2 * BATCH_BYTES)
         with closing(file):
             if (now := file.stat()) != (source.size, source.mtime_ns):
                 await self._compare(path, source)
@@ -174,8 +176,7 @@ class Planner:
             if not before.last:
                 await self._cut(Cut(rows=rows, digest=source.digest(), last=True))
         finally:
-            seen.close()
-            await threads.clean_up(self._discard)
+            await threads.clean_up(self._discard, seen)
 
     def _first_problem(self, seen: SeenIds, block: Sequence[Numbered]) -> BadRequest | None:
         too_large = (check_size(item.row, item.number, self._config.bytes_per_batch) for item in block)
@@ -294,7 +295,9 @@ class Planner:
         self._cut_made()
         return not cut.last and await self._may_fill()
 
-    def _discard(self) -> None:
+    def _discard(self, seen: SeenIds | None = None) -> None:
+        if seen is not None:
+            seen.close()
         for shard in self._open.values():
             shard.writer.discard()
         self._open.clear()

@@ -74,6 +74,8 @@ class _Watch:
     done: anyio.Event = field(default_factory=anyio.Event)
     ended: BatchSeen | None = None
     seen: bool = False
+    absent: float = 0.0
+    """Seconds from then to the last list that had to show it and did not."""
     late: bool = False
     """Bound A2 was seen broken."""
 
@@ -275,10 +277,14 @@ class Scope:
         await self._audit(listing)  # before anything ends, so that a job does not end without it
         news = False
         for batch_id, watch in list(self._watched.items()):
-            if (batch := shown.get(batch_id)) is not None:
+            if (batch := shown.get(batch_id)) is None:
+                if not watch.seen:
+                    watch.absent = began - watch.accepted
+                batch = await self._ask_for(batch_id)
+            else:
                 watch.seen = True
-            elif (batch := await self._ask_for(batch_id)) is not None:
-                self._note_absence(batch_id, watch, began)
+            if batch is not None:
+                self._look_at_bound(batch_id, watch)
             if batch is not None and batch.ended:
                 watch.ended = batch
                 watch.done.set()
@@ -290,12 +296,11 @@ class Scope:
             news |= await self._settle(pending, listing)
         return news
 
-    def _note_absence(self, batch_id: str, watch: _Watch, began: float) -> None:
-        """Bound A2: a list that began so late shows every batch that there is, as `retrieve` did this one."""
-        took = began - watch.accepted
-        if took > VISIBLE_WITHIN and not watch.seen and not watch.late:
+    def _look_at_bound(self, batch_id: str, watch: _Watch) -> None:
+        """Bound A2: a list that began so late shows every batch that there is, and this one there was."""
+        if watch.absent > VISIBLE_WITHIN and not watch.late:
             watch.late = True
-            log.warning("bound_A2_broken", batch_id=batch_id, seconds_not_visible=round(took))
+            log.warning("bound_A2_broken", batch_id=batch_id, seconds_not_visible=round(watch.absent))
 
     async def _list(self, doubts: Sequence[Doubt]) -> Listing:
         """A complete list, newest back to before everything that is watched or in doubt."""

@@ -21,6 +21,7 @@ import msgspec
 from abatch.errors import BadRequest
 
 __all__ = [
+    "BLANK",
     "Request",
     "RequestSource",
     "Row",
@@ -31,6 +32,8 @@ __all__ = [
     "from_object",
 ]
 
+BLANK = b" \t\r\n"
+"""What may stand around a request on its line: JSON's blanks, fewer than Python's."""
 CUSTOM_ID_BYTES = 512
 """A custom_id is 1 to this many bytes of UTF-8; any string will do, for it never goes on the wire."""
 

@@ -25,6 +25,8 @@ OUTCOMES = ("succeeded", "errored", "canceled", "expired")
 """The outcomes of a request, as the API spells them. Others may come to be: they are kept and count as failed."""
 
 
+LONG: Final = 2**18
+"""Bytes from which a text of lines, or a piece of one, is not copied once more."""
 MAX_TOKENS: Final = 2**40
 """No answer has more; a larger number is not one of tokens."""
 _CUSTOM_ID: Final = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -124,7 +126,7 @@ def joined(lines: Sequence[Line]) -> bytes:
 
 def in_pieces(lines: Sequence[Line]) -> Sequence[bytes | memoryview]:
     """The same in few pieces, in which a long line is not copied once more."""
-    if isinstance(lines, Block) and any(isinstance(text, memoryview) for text in lines.texts):
+    if isinstance(lines, Block) and any(len(text) >= LONG for text in lines.texts):
         return lines.texts
     return [joined(lines)]
 

@@ -31,7 +31,7 @@ from typing import IO, TYPE_CHECKING, Final
 import msgspec
 
 from abatch import threads, wire
-from abatch.disk import sync_folder
+from abatch.disk import durable
 from abatch.errors import AbatchError
 from abatch.facts import Planned
 
@@ -214,8 +214,8 @@ class SpoolWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._close()
-        self._path.rename(self._folder / name)
-        sync_folder(self._folder)
+        with durable(self._folder):
+            self._path.rename(self._folder / name)
         return Written(
             rows=self.rows,
             body_bytes=self.body_bytes,
@@ -402,8 +402,8 @@ def write_missing(folder: Path, name: str, entries: Sequence[tuple[bytes, str]])
             file.write(b'{"custom_id":' + custom_id + b',"reason":' + msgspec.json.encode(reason) + b"}\n")
         file.flush()
         os.fsync(file.fileno())
-    (folder / temporary).rename(folder / name)
-    sync_folder(folder)
+    with durable(folder):
+        (folder / temporary).rename(folder / name)
 
 
 def count_missing(path: Path) -> int:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 import msgspec
 
 from abatch.errors import AbatchError
-from abatch.result import MAX_TOKENS, Line, Usage, usage_of
+from abatch.result import LONG, MAX_TOKENS, Line, Usage, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "LONG",
     "MAX_LINE",
     "BlockReader",
     "Envelope",
@@ -62,8 +63,6 @@ _ID: Final = re.compile(rb"a1-([0-9A-Z]{8})-([0-9A-Z]{2})-([0-9A-Z]{12})-([0-9A-
 ID_WIDTH: Final = 32
 ROW_SUFFIX: Final = 4
 NEWLINE: Final = ord("\n")
-LONG: Final = 2**18
-"""Bytes of a block from which its lines are not copied once more."""
 
 
 class WireId(NamedTuple):

@@ -11,9 +11,9 @@ import anyio
 
 from abatch import threads
 from abatch.errors import BadRequest, ConfigError
-from abatch.intake import FileInput
-from abatch.request import from_line
-from abatch.wire import LineReader
+from abatch.intake import BOM, FileInput
+from abatch.request import BLANK, from_line
+from abatch.wire import MAX_LINE, LineReader, LineTooLong
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -83,7 +83,7 @@ def _check_first(line: bytes, name: str) -> None:
 async def stdin_lines() -> AsyncIterator[bytes]:
     """The lines of stdin, in blocks as they come; waiting for more can be cancelled."""
     descriptor = sys.stdin.fileno()
-    reader, waits = LineReader(), True
+    reader, waits, ends, begins = LineReader(), True, 0, BOM
     while True:
         if waits:
             try:
@@ -91,8 +91,15 @@ async def stdin_lines() -> AsyncIterator[bytes]:
             except OSError:  # a plain file never makes one wait
                 waits = False
         block = await threads.run(os.read, descriptor, BLOCK)
-        for line in reader.feed(block) if block else reader.end():
-            if line.strip():
-                yield line.strip()
+        ends += block.count(b"\n")
+        try:
+            lines = reader.feed(block) if block else reader.end()
+        except LineTooLong:
+            why = f"the line is longer than {MAX_LINE} bytes; in a file it may be"
+            raise BadRequest(ends + 1, None, why) from None
+        for line in lines:
+            if request := line.removeprefix(begins).strip(BLANK):
+                yield request
+            begins = b""
         if not block:
             return

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
-from abatch.disk import sync_folder, trust
+from abatch.disk import durable, make_folders, sync_folder
 from abatch.errors import BackendError, ConfigError
 from abatch.result import in_pieces
 
@@ -145,18 +145,23 @@ class _Jsonl:
     def _refuse(self, path: Path, why: str = "exists and is not this job's") -> BackendError:
         return BackendError(self.url, f"{path} {why}; {REMEDY}")
 
+    def _make_parts(self) -> None:
+        if os.path.lexists(self._parts) and _kind(self._parts) != stat.S_IFDIR:  # a symbolic link is none
+            raise self._refuse(self._parts, "is not a folder")
+        make_folders(self._parts)
+
     def _make_claim(self) -> None:
         """Write the job's name on the destination; the first link wins, whoever else is at it."""
         while (claimed := _read_claim(self._claim)) is None:
             draft = self._parts / f"{CLAIM_DRAFT}{secrets.token_hex(8)}.tmp"
             _write_new(draft, [self._ours])
             try:
-                os.link(draft, self._claim)
+                with durable(self._parts):
+                    os.link(draft, self._claim)
             except (FileExistsError, FileNotFoundError):
                 continue  # somebody else's link came first, or has swept our draft away
             finally:
                 draft.unlink(missing_ok=True)
-            sync_folder(self._parts)
         if claimed != self._ours:
             raise self._refuse(self._parts, "belongs to another job")
         for draft in self._parts.glob(f"{CLAIM_DRAFT}*.tmp"):  # left by a run that died up there
@@ -194,10 +199,7 @@ class _Folder(_Jsonl):
             await self.run(self._claim_folder)
 
     def _claim_folder(self) -> None:
-        trust(self._target)
-        _make_folders(self._target)
-        if _kind(self._target) != stat.S_IFDIR:
-            raise self._refuse(self._target, "is not a folder")
+        self._make_parts()
         if not os.path.lexists(self._claim) and (strangers := _strangers(self._target)):
             raise self._refuse(self._target, f"exists and is not this job's: it holds {strangers[0]!r}")
         self._make_claim()
@@ -213,9 +215,9 @@ class _Folder(_Jsonl):
             return
         self._write_missing(self._target / "_missing.jsonl", job.missing)
         success = self._target / "_SUCCESS"
-        if not os.path.lexists(success):
-            _write_new(success, [])
-        sync_folder(self._target)
+        with durable(self._target):
+            if not os.path.lexists(success):
+                _write_new(success, [])
 
 
 class _File(_Jsonl):
@@ -232,15 +234,11 @@ class _File(_Jsonl):
             await self.run(self._claim_file)
 
     def _claim_file(self) -> None:
-        trust(self._parts)
-        trust(self._target.parent)
         if not os.path.lexists(self._claim):
             for name in (self._target, self._missing):
                 if os.path.lexists(name):
                     raise self._refuse(name)
-        _make_folders(self._parts)
-        if _kind(self._parts) != stat.S_IFDIR:
-            raise self._refuse(self._parts, "is not a folder")
+        self._make_parts()
         self._make_claim()
 
     async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
@@ -248,6 +246,8 @@ class _File(_Jsonl):
         present = await self.run(os.path.lexists, self._target)
         if present:
             await self._recognize(sealed, offsets, thoroughly=not (job.finished or self._offsets))
+            if not job.finished:
+                await self.run(sync_folder, self._target.parent)  # whoever gave it its name may have died before this
         elif job.finished:
             raise BackendError(self.url, f"{self._target} was moved or removed after the job had finished")
         else:
@@ -423,16 +423,6 @@ def _kind(path: Path) -> int:
     return stat.S_IFMT(path.lstat().st_mode)
 
 
-def _make_folders(folder: Path) -> None:
-    """Make a folder and those above it that are missing, for us alone."""
-    if os.path.lexists(folder):
-        return
-    _make_folders(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    trust(folder.parent)
-    sync_folder(folder.parent)
-
-
 def _open_to_read(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
@@ -502,12 +492,12 @@ def _copy_in_kernel(reader: int, writer: int, size: int) -> int:
 
 def _publish(draft: Path, name: Path) -> None:
     """Give a durable file its name, durably; FileExistsError if the name is taken."""
-    os.link(draft, name)
-    draft.unlink()
-    sync_folder(name.parent)
+    with durable(name.parent):
+        os.link(draft, name)
+        draft.unlink()
 
 
 def _name(file: Path, name: Path) -> None:
     """Give a durable file another name, durably; FileExistsError if the name is taken."""
-    os.link(file, name)
-    sync_folder(name.parent)
+    with durable(name.parent):
+        os.link(file, name)

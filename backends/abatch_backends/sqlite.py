@@ -28,6 +28,7 @@ import msgspec
 
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
+from abatch.disk import make_folders
 from abatch.errors import BackendError, ConfigError
 from abatch.result import Block
 
@@ -134,9 +135,7 @@ def _path(url: str) -> Path:
 
 def _prepare(path: Path) -> None:
     """Make an empty file for us alone where none is: SQLite gives its other files the mode of this one."""
-    missing = [folder for folder in path.parents if not folder.exists()]
-    for folder in reversed(missing):
-        folder.mkdir(mode=0o700, exist_ok=True)
+    make_folders(path.parent)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     except FileExistsError:

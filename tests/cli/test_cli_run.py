@@ -182,6 +182,19 @@ def test_a_bad_row_in_stdin_ends_the_run_after_the_sealed_shards(cli: Any, line:
     assert len(cli.lines("out.jsonl")) == 27
 
 
+def test_stdin_may_begin_with_a_mark_as_a_file_may(cli: Any, line: Any) -> None:
+    rows = b"\xef\xbb\xbf" + line(0) + b"\r\n\r\n" + line(1)
+    assert cli("run", "-", "--to", "out.jsonl", "--key", "piped", *FAST, stdin=rows).status == 0
+    assert len(cli.lines("out.jsonl")) == 2
+
+
+def test_a_line_of_stdin_that_is_too_long_is_named(cli: Any, line: Any) -> None:
+    rows = b"\n".join([line(0), b"", b"x" * (2**26 + 2**20)])
+    ended = cli("run", "-", "--to", "out.jsonl", "--key", "piped", "--json", *FAST, stdin=rows)
+    assert ended.status == 2, ended
+    assert "line 3: the line is longer than 67108864 bytes; in a file it may be" in ended.json["error"]["text"]
+
+
 def test_stdin_that_begins_badly_makes_no_job(cli: Any, api: Sandbox, line: Any) -> None:
     args = ("run", "-", "--to", "out.jsonl", "--key", "piped", "--json", *FAST)
     for rows, word in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gzip
+import os
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -437,6 +438,30 @@ async def test_full_disk_while_results_are_withheld_stops_the_job_with_the_remed
     _, summary = await run(path)
     assert summary.succeeded == 12
     assert_each_answered("results.jsonl", rows)
+
+
+@pytest.mark.parametrize(("folder", "names"), [("out", "part-*"), (".abatch/spool", "*.spool")])
+async def test_a_disk_that_failed_once_is_no_obstacle_to_the_same_manager(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch, folder: str, names: str
+) -> None:
+    rows, fsync = requests(12), os.fsync
+    path, failed = write(rows), list[str]()
+
+    def fails_once(descriptor: int) -> None:
+        given = any(Path(folder).glob(names)) and os.path.samestat(Path(folder).stat(), os.fstat(descriptor))
+        if given and not failed:
+            failed.append(folder)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fails_once)
+    async with manager() as running:
+        with pytest.raises((BackendError, JobStopped), match="Input/output error"):
+            await (await running.submit(path, to="out/", key="job")).wait()
+        assert failed == [folder]
+        job = await running.submit(path, to="out/", key="job")
+        assert (await job.wait()).succeeded == 12
+    assert_paid_once(api, rows)
 
 
 async def test_submit_that_is_timed_out_leaves_a_manager_that_works(api: Sandbox) -> None:

@@ -105,6 +105,20 @@ async def test_accepted_batch_that_the_list_does_not_show_is_told(
     assert broken_bounds(events) == told
 
 
+async def test_accepted_batch_that_nothing_shows_at_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poller, "VISIBLE_WITHIN", 0.2)
+    rows = requests(8)
+    with Sandbox(seed=7, latency=0.1) as api, structlog.testing.capture_logs() as events:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        for _ in range(21):  # the first is the gate's
+            api.faults.next("list", OtherWorkspace())
+            api.faults.next("retrieve", Status(404))
+        await run(write(rows))
+        assert_paid_once(api, rows)
+    assert broken_bounds(events) == ["bound_A2_broken"]
+    assert [event["event"] for event in events].count("batch_not_visible") == 20
+
+
 @pytest.mark.parametrize("fault", [Status(500), Status(529), Status(408), Status(409), Status(502, envelope=False)])
 @pytest.mark.parametrize("accepted", [True, False])
 async def test_doubtful_answer_is_settled_by_the_list(api: Sandbox, fault: Status, accepted: bool) -> None:

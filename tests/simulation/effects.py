@@ -48,8 +48,6 @@ import abatch.log
 import abatch.manager
 import abatch.poller
 import abatch.runner
-import abatch.spool
-import abatch_backends.jsonl
 from abatch import reconcile, threads
 from abatch.backend import Sealed
 from abatch.client import Client
@@ -297,10 +295,13 @@ def _spoil(sink: Sink, url: str, shard: ShardRef) -> None:
     spoilt.write = write
 
 
-def _synced(folder: Path) -> None:
-    """`abatch.disk.sync_folder`, which refuses a folder whose sync failed, also to a process that was not there."""
+_sync = abatch.disk._sync
+
+
+def _synced(folder: Path, failures: int) -> None:
+    """`abatch.disk._sync`, whose failure somebody hears of."""
     try:
-        abatch.disk.sync_folder(folder)
+        _sync(folder, failures)
     except OSError:
         here.world.disk.heard(folder)
         raise
@@ -369,8 +370,7 @@ def simulated() -> Iterator[None]:
         (fcntl, "flock", lambda file, how: None if here.world.plan.fenced else real_flock(file, how)),
         (abatch.journal, "_take_lock", _taken),
         (abatch.collector, "SpoolWriter", _RetrySpool),
-        (abatch.spool, "sync_folder", _synced),
-        (abatch_backends.jsonl, "sync_folder", _synced),
+        (abatch.disk, "_sync", _synced),
         (abatch.driver, "judge", _judged),
         (abatch.poller, "settle", _settled),
         (abatch.backend, "connect", _connected),

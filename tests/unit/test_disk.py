@@ -1,18 +1,20 @@
-"""Names on disk: a folder that failed to sync is not synced again before somebody begins anew with it."""
+"""Names on disk: who gave a name before a sync of its folder failed hears of it; what comes later begins anew."""
 
 from __future__ import annotations
 
 import errno
 import os
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from abatch.disk import sync_folder, trust
+from abatch.disk import durable, make_folders
 
 
 @pytest.fixture
-def failing(monkeypatch, tmp_path):
+def failing(monkeypatch):
     fsync, calls = os.fsync, list[bool]()
 
     def fails_once(descriptor: int) -> None:
@@ -22,32 +24,36 @@ def failing(monkeypatch, tmp_path):
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fails_once)
-    yield calls
-    trust(tmp_path)
+    return calls
 
 
-def test_a_folder_that_failed_to_sync_is_not_synced_again(tmp_path, failing):
+def give(name: Path, meanwhile: Callable[[], object] = lambda: None) -> None:
+    with durable(name.parent):
+        name.touch()
+        meanwhile()
+
+
+def give_in_vain(name: Path) -> None:
     with pytest.raises(OSError, match="Input/output error"):
-        sync_folder(tmp_path)
+        give(name)
+
+
+def test_a_name_given_before_another_sync_failed_is_not_called_durable(tmp_path, failing):
     with pytest.raises(OSError, match="its names could not be made durable a moment ago"):
-        sync_folder(tmp_path)
+        give(tmp_path / "early", lambda: give_in_vain(tmp_path / "late"))
     assert failing == [True]
 
 
-def test_who_begins_anew_with_a_folder_syncs_it(tmp_path, failing):
-    with pytest.raises(OSError, match="Input/output error"):
-        sync_folder(tmp_path)
-    trust(tmp_path)
-    sync_folder(tmp_path)
+def test_who_gives_a_name_after_a_failure_syncs_it(tmp_path, failing):
+    give_in_vain(tmp_path / "early")
+    give(tmp_path / "late")
     assert failing == [True, False]
 
 
 def test_another_folder_is_not_concerned(tmp_path, failing):
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(OSError, match="Input/output error"):
-        sync_folder(tmp_path)
-    sync_folder(other)
+    give(other / "name", lambda: give_in_vain(tmp_path / "name"))
     assert failing == [True, False]
 
 
@@ -59,18 +65,66 @@ def test_who_waits_for_a_sync_that_fails_hears_of_it(monkeypatch, tmp_path):
         go.wait(60)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    def sync() -> None:
+    def listen(name: Path) -> None:
         with pytest.raises(OSError, match=r"made durable|Input") as failure:
-            sync_folder(tmp_path)
+            give(name, lambda: both_named.wait(60))
         heard.append(str(failure.value.strerror))
 
+    both_named = threading.Barrier(2)
     monkeypatch.setattr(os, "fsync", slowly)
-    threads = [threading.Thread(target=sync) for _ in range(2)]
-    threads[0].start()
+    threads = [threading.Thread(target=listen, args=(tmp_path / name,)) for name in ("first", "second")]
+    for thread in threads:
+        thread.start()
     assert begun.wait(60)
-    threads[1].start()
     go.set()
     for thread in threads:
         thread.join(60)
-    trust(tmp_path)
     assert sorted(heard) == ["Input/output error", "its names could not be made durable a moment ago"]
+
+
+def test_nothing_is_synced_when_no_name_was_given(tmp_path, failing):
+    with pytest.raises(FileNotFoundError), durable(tmp_path):
+        (tmp_path / "not there").rename(tmp_path / "name")
+    assert failing == []
+
+
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    fsync, folders = os.fsync, list[int]()
+
+    def noting(descriptor: int) -> None:
+        folders.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    return folders
+
+
+def test_each_folder_is_durable_before_one_is_made_in_it(monkeypatch, tmp_path):
+    folders = synced(monkeypatch)
+    make_folders(tmp_path / "a" / "b")
+    assert folders == [folder.stat().st_ino for folder in (tmp_path.parent, tmp_path, tmp_path / "a")]
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "a/b")] == [0o700, 0o700]
+
+
+def test_a_folder_that_a_dead_run_made_gets_a_durable_name(monkeypatch, tmp_path):
+    (tmp_path / "a").mkdir()
+    folders = synced(monkeypatch)
+    make_folders(tmp_path / "a")
+    assert folders == [tmp_path.stat().st_ino]
+
+
+def test_a_parent_that_cannot_be_read_is_somebody_elses(monkeypatch, tmp_path):
+    def refuse(path: Path, *_: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        make_folders(tmp_path)
+        with pytest.raises(PermissionError):
+            make_folders(tmp_path / "a")
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(NotADirectoryError, match="/a'"):
+        make_folders(tmp_path / "a" / "b")

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import sqlite3
+import tracemalloc
 import zlib
 from contextlib import closing
 
@@ -387,6 +388,35 @@ async def test_a_repeated_id_among_many_is_named_with_its_places(tmp_path, monke
         await check_file(path, tmp_path, bytes_per_batch=ROOM)
     assert (bad.value.line, bad.value.custom_id, bad.value.total) == (4_712, "id-7", 1)
     assert names(tmp_path) == ["requests.jsonl"]
+
+
+async def test_an_id_that_stands_everywhere_takes_no_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(intake, "HEAPS_IN_MEMORY", 2**14)
+    with closing(Heaps(tmp_path)) as heaps:
+        for _ in range(200):
+            heaps.add(*numbered(*["same"] * 1_000))
+        tracemalloc.start()
+        try:
+            assert not await heaps.all_different()
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert most < 2**20  # its digests have three times as much
+
+
+@pytest.mark.parametrize("blank", [b"\x0b", b"\x0c", b"\xc2\xa0", b"\0"])
+@pytest.mark.parametrize("where", ["before", "behind", "alone"])
+async def test_a_byte_that_is_no_blank_in_json_is_named_before_anything_is_promised(tmp_path, blank, where):
+    path = tmp_path / "requests.jsonl"
+    odd = {
+        "before": blank + request_line("b"),
+        "behind": request_line("b")[:-1] + blank + b"\n",
+        "alone": blank + b"\n",
+    }
+    path.write_bytes(request_line("a") + odd[where])
+    with pytest.raises(BadRequest, match=r"line 2.*: not JSON") as bad:
+        await check_file(path, tmp_path, bytes_per_batch=ROOM)
+    assert bad.value.total == 1
 
 
 async def test_a_disk_that_takes_no_digests_is_named(tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import gc
 import hashlib
@@ -14,14 +13,13 @@ import sqlite3
 import stat
 import threading
 import time
-from contextlib import aclosing, closing
+from contextlib import closing
 
 import anyio
 import msgspec
 import pytest
 
 from abatch import ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked, facts
-from abatch.disk import sync_folder
 from abatch.journal import SCHEMA, VERSION, Entry, Journal, Overtaken
 from abatch.ledger import Ledger
 from tests.unit.make import committing, planned, run, start, submitted
@@ -200,23 +198,6 @@ async def test_a_refused_driver_leaves_the_lock_where_it_is(journal):
     for _ in range(2):
         with pytest.raises(JournalLocked):
             await Journal.open(journal.folder, drive=True)
-
-
-async def test_a_refused_driver_begins_nothing_anew(journal, monkeypatch):
-    def broken(_descriptor: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", broken)
-        with pytest.raises(OSError, match="Input/output error"):
-            sync_folder(journal.folder / "spool")
-    with pytest.raises(JournalLocked):
-        await Journal.open(journal.folder, drive=True)
-    with pytest.raises(OSError, match="could not be made durable a moment ago"):
-        sync_folder(journal.folder / "spool")
-    await journal.aclose()
-    async with aclosing(await Journal.open(journal.folder, drive=True)):
-        sync_folder(journal.folder / "spool")
 
 
 DRIVE = """

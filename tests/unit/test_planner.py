@@ -491,6 +491,14 @@ async def test_a_file_that_changes_while_it_is_planned_stops_the_job(bench, tmp_
     assert not bench.job.cut.last
 
 
+async def test_a_smaller_limit_later_does_not_make_it_another_file(bench, tmp_path):
+    lines = [*LONG[:7], request_line("long", x="y" * 5_000)]
+    path = await started_file(bench, tmp_path, lines=lines)
+    await bench.plan(path, FIVE, stop_after=1)
+    await bench.plan(path, replace(FIVE, bytes_per_batch=1_000))
+    assert bench.ids() == [*ids(7), "long"]
+
+
 async def test_a_file_that_is_gone_is_named(bench, tmp_path):
     path = await started_file(bench, tmp_path)
     path.unlink()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from abatch import Result, ResultError, Summary, Usage
-from abatch.result import Block, Line, in_pieces, joined
+from abatch.result import LONG, Block, Line, in_pieces, joined
 from tests.unit.make import run
 
 
@@ -87,12 +87,18 @@ def test_a_block_makes_lines_where_somebody_looks_and_keeps_those_that_are_known
 
 
 def test_a_long_line_is_a_piece_of_its_own_until_somebody_looks_at_it():
-    block, tail = Block(lambda raw: Line(raw, raw.decode(), "succeeded")), memoryview(b"__long")[2:]
+    block, tail = Block(lambda raw: Line(raw, raw.decode(), "succeeded")), b"l" * LONG
     block.add([b"a\nb", tail, b"\nc\n"], 3, {})
-    assert (len(block), block.weight) == (3, 10)
+    assert (len(block), block.weight) == (3, LONG + 6)
     assert in_pieces(block)[1] is tail
-    assert [each.custom_id for each in block] == ["a", "blong", "c"]
-    assert in_pieces(block) == [joined(block)] == [b"a\nblong\nc\n"]
+    assert [each.custom_id for each in block] == ["a", "b" + tail.decode(), "c"]
+    assert in_pieces(block) == [joined(block)] == [b"a\nb" + tail + b"\nc\n"]
+
+
+def test_short_lines_are_joined():
+    block = Block(lambda raw: Line(raw, raw.decode(), "succeeded"))
+    block.add([b"a\nb", b"\nc\n"], 3, {})
+    assert in_pieces(block) == [b"a\nb\nc\n"]
 
 
 def test_a_lone_surrogate_in_an_answer_is_no_obstacle():
