@@ -16,6 +16,7 @@ from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING
 
+from abatch import wire
 from abatch.sandbox.account import Account
 from abatch.sandbox.answers import CANCELED, EXPIRED, SUCCEEDED, Columns, Requests, Succeeded, scattered
 from abatch.sandbox.store import Aborted, Accepted, CancelRequested, Deleted, Fact, ForeignAdded
@@ -29,6 +30,7 @@ __all__ = ["ARCHIVED_AFTER", "Batch", "Batches", "Canceling", "Ended", "InProgre
 LIFETIME = timedelta(hours=24)
 ARCHIVED_AFTER = timedelta(days=29)
 
+_OTHERS_KEY = b"of somebody else's journal"
 _NOTHING_COUNTED = {"processing": 0, "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0}
 
 
@@ -151,7 +153,7 @@ class Batches:
         self._in_workspace: defaultdict[str, list[Batch]] = defaultdict(list)
         self._waiting: defaultdict[str, int] = defaultdict(int)
         self._due: list[tuple[datetime, int, Batch | _Late]] = []
-        self._foreign: dict[int, Requests] = {}
+        self._foreign: dict[tuple[int, bytes | None], Requests] = {}
         self._numbers, self._ties = count(), count()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -263,9 +265,10 @@ class Batches:
                 self.account.accept(fact.batch_id, fact.requests)
                 self._begin(fact, fact.requests)
             case ForeignAdded(n_requests=n):
-                if n not in self._foreign:
-                    self._foreign[n] = _foreign_requests(n)
-                self._begin(fact, self._foreign[n])
+                of = n, _others_prefix(fact.seed)
+                if of not in self._foreign:
+                    self._foreign[of] = _foreign_requests(*of)
+                self._begin(fact, self._foreign[of])
             case CancelRequested():
                 batch = self._by_id[fact.batch_id]
                 assert isinstance(batch.state, InProgress)
@@ -330,10 +333,17 @@ def _moment(at: datetime) -> str:
     return f"{at.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
-def _foreign_requests(n: int) -> Requests:
+def _others_prefix(seed: int) -> bytes | None:
+    """For half of them: somebody else uses abatch, too, and their shards have small numbers as ours have."""
+    if not seed >> 31:
+        return None
+    return wire.prefix(_OTHERS_KEY, shard=1 + (seed >> 16) % 8, attempt=1 + (seed >> 24) % 2)
+
+
+def _foreign_requests(n: int, prefix: bytes | None) -> Requests:
     columns = Columns()
     for row in range(n):
-        custom_id = f"foreign-{row}"
+        custom_id = f"foreign-{row}" if prefix is None else (prefix + wire.row_suffix(row)).decode()
         params = b'{"model":"claude-foreign"}'
         columns.add(custom_id, params, blake2b(custom_id.encode(), digest_size=16).digest(), Succeeded())
     return columns.requests()

@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first of them (0)")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many seconds")
     parser.add_argument("--workers", type=int, default=2, help="Python processes (2)")
-    parser.add_argument("--reach", type=int, default=0, help="fail if a rule or fault is met less often (0)")
+    parser.add_argument("--reach", type=int, default=0, help="fail if a rule or fault is met in fewer seeds (0)")
     asked = parser.parse_args()
     return trace(asked.seed) if asked.seed is not None else sweep(asked)
 
@@ -53,7 +53,7 @@ def sweep(asked: argparse.Namespace) -> int:
     )
     missed = shortfall(told.hits, asked.reach)
     if missed:
-        print(f"met less than {asked.reach} times: {missed}")
+        print(f"met in less than {asked.reach} seeds: {missed}")
     return 1 if told.violations or missed else 0
 
 

@@ -34,7 +34,7 @@ from abatch.lifecycle import Processing, Ready
 from abatch.log import log
 from abatch.reconcile import Replied
 from abatch.runner import JobRun
-from abatch.sandbox.faults import LineSeparator, MissingLine
+from abatch.sandbox.faults import Garbage, LineSeparator, MissingLine
 from tests.simulation.plan import Plan
 
 __all__ = ["FOUND_AS", "MUTANTS", "SHOWS_IN"]
@@ -205,6 +205,46 @@ def candidates_that_run_are_ignored() -> ExitStack:
     return _patched((reconcile, "settle", settle))
 
 
+def tag_not_compared() -> ExitStack:
+    """An id of our form is ours, whoever made its tag."""
+
+    def prove(_self: Any, wire_id: bytes) -> tuple[int, int] | None:
+        named = wire.parse_id(wire_id)
+        return None if named is None else (named.shard, named.attempt)
+
+    return _patched((abatch.manager.BatchManager, "_prove", prove))
+
+
+def hold_ignored() -> ExitStack:
+    """What is to be held is sent again once it does not appear."""
+    real = reconcile.settle
+
+    def settle(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
+        return real(doubt, listing, known, **policy | {"hold": False})
+
+    return _patched((reconcile, "settle", settle))
+
+
+def unreadable_sent_again() -> ExitStack:
+    """That a 2xx was seen is forgotten."""
+    real = reconcile.settle
+
+    def settle(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
+        return real(replace(doubt, certain=False), listing, known, **policy)
+
+    return _patched((reconcile, "settle", settle))
+
+
+def absence_is_held() -> ExitStack:
+    """What does not appear waits for an operator, whatever the policy."""
+    real = reconcile.settle
+
+    def settle(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
+        return real(doubt, listing, known, **policy | {"hold": True})
+
+    return _patched((reconcile, "settle", settle))
+
+
 def rename_before_fsync() -> ExitStack:
     """A spool file gets its name before its bytes are durable."""
     names = {name: getattr(os, name) for name in ("fstat", "fdopen")}
@@ -265,6 +305,17 @@ def short_seal_is_taken() -> ExitStack:
     both = refusal_is_a_break()
     both.enter_context(patch.object(abatch.collector, "_check_lines", lambda *_: None))
     return both
+
+
+def separators_dropped() -> ExitStack:
+    """U+2028 is left out of lines."""
+    real = abatch.collector._blocks
+
+    async def blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for text in real(chunks):
+            yield text.replace("\u2028".encode(), b"")
+
+    return _patched((abatch.collector, "_blocks", blocks))
 
 
 def splitlines() -> ExitStack:
@@ -373,12 +424,17 @@ MUTANTS: Final[dict[str, Mutant]] = {
         resubmit_on_404,
         claim_before_proof,
         candidates_that_run_are_ignored,
+        tag_not_compared,
+        hold_ignored,
+        unreadable_sent_again,
+        absence_is_held,
         rename_before_fsync,
         seal_without_count,
         read_but_once,
         answers_mended,
         refusal_is_a_break,
         short_seal_is_taken,
+        separators_dropped,
         splitlines,
         tries_forgotten,
         key_in_the_log,
@@ -403,12 +459,17 @@ FOUND_AS: Final[dict[str, str]] = {
     "resubmit_on_404": r"J: shard \d+: Withdrawn cannot follow Processing",
     "claim_before_proof": "J4: ",
     "candidates_that_run_are_ignored": "I1: paid twice",
+    "tag_not_compared": "J4: ",
+    "hold_ignored": "B8: .* is to be held",
+    "unreadable_sent_again": "B8: .* is to be held",
+    "absence_is_held": ".* ended with StillInDoubt",
     "rename_before_fsync": "J0: .* got its name before it was synced",
-    "seal_without_count": "I2: the summary counts|I2: lines",
+    "seal_without_count": "I2: the summary of|I2: lines",
     "read_but_once": "I2: .* is missing",
     "answers_mended": "I3: .* in other bytes",
     "refusal_is_a_break": ".* ended with BackendError: .* was sealed with",
     "short_seal_is_taken": "I2: lines",
+    "separators_dropped": "I3: .* in other bytes",
     "splitlines": "I3: ",
     "tries_forgotten": "I1: .* tries",
     "key_in_the_log": "I6: ",
@@ -426,6 +487,9 @@ SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
     "refusal_is_a_break": lambda plan: any(plan.refuses),
     "short_seal_is_taken": lambda plan: any(plan.refuses),
     "read_but_once": lambda plan: any(isinstance(fault, MissingLine) for _, fault, _ in plan.faults),
+    "hold_ignored": lambda plan: plan.config.unresolved == "hold",
+    "unreadable_sent_again": lambda plan: any(isinstance(fault, Garbage) for _, fault, _ in plan.faults),
+    "separators_dropped": lambda plan: any(isinstance(fault, LineSeparator) for _, fault, _ in plan.faults),
     "splitlines": lambda plan: any(isinstance(fault, LineSeparator) for _, fault, _ in plan.faults),
     "whole_batch_in_memory": lambda plan: plan.weighed,
     "scope_forgotten": lambda plan: any(work.workspace_id for work in plan.jobs),

@@ -18,6 +18,7 @@ import anyio
 import httpx2
 
 from abatch.sandbox.exchange import Cut, Lost, Reply, Request, Reset, Slow, Whole
+from abatch.sandbox.faults import DeepJson, HugeLine, LineSeparator, LoneSurrogate
 from abatch.sandbox.transport import URL, MachineTransport, asked_by, pieces_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = ["Network", "Read", "Wire"]
 
 STALLED_AFTER = 600.0
 """Bound A3: seconds after which a server drops a body that does not go on."""
+MAKES_ODD: Final = (LineSeparator, LoneSurrogate, HugeLine, DeepJson)
 
 
 @dataclass(slots=True)
@@ -46,10 +48,25 @@ class Read:
     to_its_end: bool = False
     """It was read to its end; a look at the first lines is not."""
 
-    def noted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """The same, watched."""
+    def noted(self, pieces: Iterator[bytes], odd: set[int]) -> Iterator[bytes]:
+        """The same, watched; what stands behind the ids of its lines is noted if a fault makes texts odd."""
+        if any(isinstance(fault, MAKES_ODD) for fault in self.faults):
+            pieces = _tails_noted(pieces, odd)
         yield from pieces
         self.to_its_end = True
+
+
+def _tails_noted(pieces: Iterator[bytes], odd: set[int]) -> Iterator[bytes]:
+    line = b""
+    for piece in pieces:
+        *lines, line = (line + piece).split(b"\n")
+        odd.update(map(_tail, lines))
+        odd.add(_tail(line))  # should it be the last
+        yield piece
+
+
+def _tail(line: bytes) -> int:
+    return hash(line[line.find(b'"result":') :].removesuffix(b"\r"))
 
 
 class Network(MachineTransport):
@@ -89,10 +106,9 @@ class Network(MachineTransport):
         await process.moment(f"before {what}")
         await asyncio.sleep(world.latency())
         visit = self._machine.open(asked)
-        if visit.faults:
-            world.met(visit)
         if visit.early is not None:
             reply = visit.early
+            world.met(visit, reply)
         else:
             reply = await _answer(await self._send(asked, body, visit), patience)
         await process.moment(f"after {what}")
@@ -105,7 +121,7 @@ class Network(MachineTransport):
             if isinstance(reply.body, bytes):
                 read.to_its_end = True
             else:
-                reply = replace(reply, body=read.noted(reply.body))
+                reply = replace(reply, body=read.noted(reply.body, world.odd))
         return reply
 
     async def _send(self, asked: Request, body: AsyncIterable[bytes] | None, visit: Visit) -> asyncio.Future[Reply]:
@@ -142,6 +158,7 @@ class Network(MachineTransport):
 
         def arrive() -> None:
             reply = visit.finish()
+            world.met(visit, reply)
             world.later(reply.delay + world.latency(), lambda: answered.done() or answered.set_result(reply))
 
         world.later(world.transit(visit), arrive)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import re
 import sqlite3
+import stat
 import traceback
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 from abatch import BackendError, ConfigError, JobConflict, JobStopped, JournalError, JournalLocked, StillInDoubt, wire
 from abatch import facts as facts_
 from abatch.journal import Overtaken
-from abatch.lifecycle import State, after, doubt_of
+from abatch.lifecycle import Held, State, after, doubt_of
+from abatch.result import OUTCOMES
 from abatch.sandbox import faults as f
 from abatch.sandbox.answers import CANCELED, EXPIRED, FIRST_ERROR, MARK, SUCCEEDED
 from abatch.sandbox.batches import Ended
 from abatch.sandbox.store import Accepted
 from abatch.testing import memory
-from tests.simulation.effects import PAGE
+from tests.simulation.effects import PAGE, here
 from tests.simulation.plan import CANARY, KEY, OTHER_KEY
 from tests.simulation.process import InputBroke, Process
 
@@ -45,17 +48,20 @@ __all__ = [
     "AUDITED_FOR",
     "EPOCH",
     "check_created",
+    "check_duplicates",
     "check_end",
     "check_read",
-    "check_summary",
     "judge",
     "needed_key",
     "reached_by_log",
 ]
 
 EPOCH = datetime(2026, 11, 1, tzinfo=UTC)
+GONE_AFTER = 2 * 24 * 3600.0
+"""Seconds after a batch's creation from which a 404 of its results is final."""
 AUDITED_FOR = 36 * 3600.0
 """Seconds for which an attempt's duplicates are looked for, less those that the looking takes."""
+KEYS = [KEY.encode(), OTHER_KEY.encode()]
 RESULT_TYPE = re.compile(rb'"result"\s*:\s*\{\s*"type"\s*:\s*"([a-z_]+)"')
 ERROR_TYPE = re.compile(rb'"error":\{"type":"error","error":\{"type":"([a-z_]+)"')
 
@@ -64,7 +70,6 @@ ERROR_TYPE = re.compile(rb'"error":\{"type":"error","error":\{"type":"([a-z_]+)"
 
 EVENTS = {
     "create_not_sent": "A1",
-    "list_failed": "B1",
     "candidate_foreign": "B4",
     "duplicate_seen": "B10",
     "shard_split": "413 split",
@@ -90,10 +95,19 @@ def reached_by_log(world: World, event: str, facts: dict[str, Any]) -> None:
         world.hit(EVENTS[event])
         if EVENTS[event].startswith("monitor") and world.plan.promised:
             world.violation(f"{event}, and no bound is broken")
+    elif event == "list_failed" and _doubts_wait(facts["workspace"]):
+        world.hit("B1")
     elif event == "shard_in_doubt" and facts["rule"] == "A11" and "no answer" in facts["why"]:
         world.hit("A11")
     elif event == "shard_withdrawn" and facts["why"] == "the tail was never sent":
         world.hit("A3")
+
+
+def _doubts_wait(workspace_id: str | None) -> bool:
+    process = here.process
+    assert process is not None
+    assert process.manager is not None
+    return bool(process.manager._scopes[workspace_id]._pending)
 
 
 def check_created(world: World, fact: Fact) -> None:
@@ -143,6 +157,7 @@ def check_end(world: World, process: Process) -> None:
     """A process ended: in a way that its life explains, and leaving nothing behind that runs."""
     error = process.error
     if process.dead:
+        _judge_files(world)
         return
     if left := [task for task in process.tasks if not task.done()]:
         world.violation(f"{process.name} left {len(left)} tasks: {left[0]!r}")
@@ -159,8 +174,13 @@ def check_end(world: World, process: Process) -> None:
 def _check_error(world: World, process: Process, error: Exception | None, *, fenced: bool) -> None:
     life = process.life
     match error:
-        case None | JobStopped() | StillInDoubt():
+        case None:
             return
+        case JobStopped():
+            explained = fenced or _may_stop(world, process, error.reason)
+        case StillInDoubt():
+            book = Book(world)
+            explained = all(_may_be_held(world, book, life.key, number) for number, _ in error.held)
         case JournalLocked() | JobConflict():
             explained = life.twin is not None or process.name.endswith("'")
         case JournalError() | ConfigError() | BackendError():
@@ -175,11 +195,35 @@ def _check_error(world: World, process: Process, error: Exception | None, *, fen
         world.violation(f"{process.name} ended with {type(error).__name__}: {error}")
 
 
-def check_summary(world: World, summary: Summary) -> None:
-    """What the manager says at the end adds up."""
-    total = summary.succeeded + summary.errored + summary.canceled + summary.expired + summary.other + summary.missing
-    if total != summary.requests:
-        world.violation(f"I2: the summary counts {total} of {summary.requests} requests")
+def _may_stop(world: World, process: Process, reason: str) -> bool:
+    """The API refused it, the key is another's, or the disk takes no more."""
+    if "answered" in reason or "redirected" in reason:
+        return world.disturbed
+    if "API key" in reason:
+        return any(life.key != KEY for life in world.plan.lives)
+    return process.disk_failed or "disk has no room" in world.hits
+
+
+def _may_be_held(world: World, book: Book, key: str, number: int) -> bool:
+    """Only an operator can say: by policy, after A5, under another key, or where results of its size are gone (B5)."""
+    shard = book.shards[number]
+    doubt = None if shard.state is None else doubt_of(shard.state)
+    if doubt is None or not isinstance(shard.state, Held):
+        return True  # another process went on with it meanwhile
+    if world.plan.config.unresolved == "hold" or doubt.certain or doubt.fingerprint != book.fingerprint(key):
+        return True
+    gone = EPOCH + timedelta(seconds=world.now() - GONE_AFTER)
+    rows = shard.facts[0].rows
+    return any(len(batch.requests) == rows and batch.created_at < gone for batch in world.machine.batches())
+
+
+def check_duplicates(world: World, work: Work, summary: Summary) -> None:
+    """A summary was made: it counts what the journal tells of batches that were paid besides."""
+    query = "SELECT fact FROM facts JOIN jobs USING (job) WHERE key = ? AND shard IS NULL"
+    facts = [facts_.decode(raw) for (raw,) in world.read_journal(query, work.key)]
+    told = {fact.batch_id for fact in facts if isinstance(fact, facts_.DuplicateSeen)}
+    if summary.duplicates != len(told) and not world.plan.fenced:  # left out: one driver hears late of the other's
+        world.violation(f"B10: the summary of {work.key} counts {summary.duplicates} duplicates, told are {len(told)}")
 
 
 # ---- the journal ----------------------------------------------------------------------------------------------
@@ -221,6 +265,7 @@ class Book:
         shard = self.shards.setdefault(number, Shard(job, None, []))
         if shard.job != job:
             world.violation(f"J: shard {number} is of jobs {shard.job} and {job}")
+        doubt = None if shard.state is None else doubt_of(shard.state)
         try:
             shard.state = after(shard.state, fact)
         except Exception as illegal:  # noqa: BLE001 - whatever it is, the journal is wrong
@@ -235,6 +280,17 @@ class Book:
                 mine = (number, shard.attempt)
                 if self.bound.setdefault(fact.batch_id, mine) != mine:
                     world.violation(f"J4: {fact.batch_id} is bound to {self.bound[fact.batch_id]} and {mine}")
+            case facts_.Withdrawn(why="no batch appeared (B8)"):
+                if world.plan.config.unresolved == "hold" or doubt is None or doubt.certain:
+                    world.violation(f"B8: shard {number} attempt {shard.attempt} is to be held and was given up")
+            case facts_.Held():
+                assert doubt is not None
+                if world.plan.config.unresolved == "hold":
+                    world.hit("held by policy")
+                if doubt.certain:
+                    world.hit("held after A5")
+            case facts_.Found(by="operator") | facts_.Withdrawn(why="an operator says that it was not created"):
+                world.hit("B9")
             case _:
                 pass
 
@@ -279,7 +335,7 @@ def judge(world: World, *, ended: bool) -> None:
     """Everything that must be true of a history: of any the money, of one that came to an end the rest, too."""
     book = Book(world)
     batches = world.batches_by_tag()
-    _judge_money(world, book, batches)
+    _judge_money(world, book, batches, ended=ended)
     if not ended:
         return
     for trouble in world.loop.unhandled:
@@ -293,7 +349,7 @@ def judge(world: World, *, ended: bool) -> None:
     _judge_leftovers(world)
 
 
-def _judge_money(world: World, book: Book, batches: dict[tuple[int, int], list[Batch]]) -> None:
+def _judge_money(world: World, book: Book, batches: dict[tuple[int, int], list[Batch]], *, ended: bool) -> None:
     account = world.machine.account
     own = {batch.batch_id: tag for tag, several in batches.items() for batch in several}
     if strangers := [batch_id for batch_id in account.canceled + account.deleted if batch_id not in own]:
@@ -308,6 +364,8 @@ def _judge_money(world: World, book: Book, batches: dict[tuple[int, int], list[B
     if world.audited_from:
         _judge_reports(world, book, [world.machine.batch(batch_id) for batch_id in made], recorded)
     if world.plan.promised and not world.restored:
+        if ended and made and not world.clashed:
+            world.violation(f"I1: paid and bound to nothing: {sorted(made)}")
         if account.violated:
             world.violation(f"I1: paid twice: {account.violations[:3]}")
         if twice := {tag: len(several) for tag, several in batches.items() if len(several) > 1}:
@@ -393,6 +451,7 @@ def _judge_answers(world: World, book: Book, work: Work, said: dict[bytes, list[
     if found + absent != expected:
         world.violation(f"I2: lines {dict(found)} and missing {dict(absent)}, not {dict(expected)}")
         return
+    _judge_summary(world, work, lines, missing)
     for line in missing:
         _judge_missing(world, work, rows[json.loads(line)["custom_id"]], json.loads(line)["reason"])
     if any(secret.encode() in line for secret in (KEY, OTHER_KEY, CANARY) for line in lines):
@@ -402,9 +461,26 @@ def _judge_answers(world: World, book: Book, work: Work, said: dict[bytes, list[
         _judge_line(world, book, work, line, said.get(digest, []))
 
 
+def _judge_summary(world: World, work: Work, lines: list[bytes], missing: list[bytes]) -> None:
+    """What the manager says at the end is what the sink holds."""
+    outcomes = Counter(_outcome(line)[0] for line in lines)
+    true = {each: outcomes.pop(each, 0) for each in OUTCOMES} | {"other": outcomes.total(), "missing": len(missing)}
+    true["requests"] = len(lines) + len(missing)
+    said = {each: getattr(world.summaries[work.key], each) for each in true}
+    if said != true:
+        world.violation(f"I2: the summary of {work.key} counts {said}, not {true}")
+
+
 def _custom_id(line: bytes) -> str:
     named = re.match(rb'\{"custom_id":\s*("(?:[^"\\]|\\.)*")', line)
     return "" if named is None else str(json.loads(named[1]))
+
+
+def _outcome(line: bytes) -> tuple[str, str]:
+    """What a line says: its outcome, and the type of its error or the outcome again."""
+    kind, error = RESULT_TYPE.search(line), ERROR_TYPE.search(line)
+    outcome = kind[1].decode() if kind else "?"
+    return outcome, error[1].decode() if outcome == "errored" and error else outcome
 
 
 def _digest(work: Work, row: dict[str, Any]) -> bytes:
@@ -475,28 +551,31 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _unaltered(line: bytes) -> bytes:
-    """As the line was before a fault put something odd into its text."""
-    return DEEP.sub(b'"content":[', ODD.sub(MARK, line, count=1), count=1)
+def _as_sent(world: World, tail: bytes, told: set[bytes]) -> bool:
+    """Whether it is one of these byte by byte, or what a fault that puts something odd into a text made of one."""
+    if tail in told:
+        return True
+    unaltered = DEEP.sub(b'"content":[', ODD.sub(MARK, tail, count=1), count=1)
+    return unaltered in told and hash(tail) in world.odd
 
 
 def _judge_line(world: World, book: Book, work: Work, line: bytes, said: list[tuple[str, bytes]]) -> None:
     told, wished = [name for name, _ in said], book.wished(work.key)
-    kind, error = RESULT_TYPE.search(line), ERROR_TYPE.search(line)
-    outcome = kind[1].decode() if kind else "?"
-    name = error[1].decode() if outcome == "errored" and error else outcome
+    _, name = _outcome(line)
     where = f"the line of {_custom_id(line)} says {name}, the API said {told}"
-    if name == "request_too_large" and name not in told:
-        if not world.hits["create 413"] or not book.rejected(work.key) or not _is_json(line):
+    # one of two drivers may seal the fallback lines of a shard that the other commits at that moment
+    between_two = world.plan.fenced and wished and name == "canceled"
+    if "succeeded" in told and name != "succeeded" and world.plan.promised and not between_two:
+        world.violation(f"I2: {where}: the answer is lost")
+    elif name == "request_too_large" and name not in told:
+        if "create 413" not in world.hits or not book.rejected(work.key) or not _is_json(line):
             world.violation(f"I3: {where}, and no batch was too large")
     elif name == "canceled" and name not in told and wished:
         if _behind_id(line) != b'"result":{"type":"canceled"}}':
             world.violation(f"I3: {where}, in other bytes: {line[:300]!r}")
     elif name not in told:
         world.violation(f"I3: {where}")
-    elif "succeeded" in told and name != "succeeded" and world.plan.promised:
-        world.violation(f"I2: {where}: the answer is lost")
-    elif name in told and _unaltered(_behind_id(line)) not in {tail for _, tail in said}:
+    elif not _as_sent(world, _behind_id(line), {tail for _, tail in said}):
         world.violation(f"I3: {where}, in other bytes: {line[:300]!r}")
     elif name in PASSING and not wished and len(told) != work.tries and world.plan.promised:
         world.violation(f"I2: {where}, and there are {work.tries} tries")
@@ -504,16 +583,29 @@ def _judge_line(world: World, book: Book, work: Work, line: bytes, said: list[tu
         world.violation(f"I1: {where}, and there are {work.tries} tries")
 
 
+def _judge_files(world: World) -> None:
+    """I6: nothing that was made is open to others or holds a key, and prompts are in the spool alone."""
+    given = {world.input_of(work).name for work in world.plan.jobs}
+    folders = [str(world.folder)]
+    while folders:
+        folder = folders.pop()
+        looked_for = KEYS if folder.endswith("/spool") else [*KEYS, CANARY.encode()]
+        for entry in os.scandir(folder):
+            if entry.name in given:
+                continue
+            if (mode := stat.S_IMODE(entry.stat().st_mode)) & 0o077:
+                world.violation(f"I6: {entry.name} has mode {mode:o}")
+            if entry.is_dir():
+                folders.append(entry.path)
+                continue
+            content = Path(entry.path).read_bytes()
+            if any(secret in content for secret in looked_for):
+                world.violation(f"I6: a secret is in {entry.name}")
+
+
 def _judge_leftovers(world: World) -> None:
     """I6: no secret in any file, nor in what a process ended with; and nothing is left in the spool."""
-    keys = [KEY.encode(), OTHER_KEY.encode()]
-    for path in world.journal.rglob("*"):
-        if not path.is_file():
-            continue
-        body = path.read_bytes()
-        looked_for = keys if path.parent.name == "spool" else [*keys, CANARY.encode()]
-        if any(secret in body for secret in looked_for):
-            world.violation(f"I6: a secret is in {path.name}")
+    _judge_files(world)
     for process in world.processes:
         for error in filter(None, [process.error, *process.others]):
             if any(secret in "".join(traceback.format_exception(error)) for secret in (KEY, OTHER_KEY, CANARY)):

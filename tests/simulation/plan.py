@@ -343,6 +343,20 @@ def _refusing(chance: Random, plan: Plan) -> Plan:
     )
 
 
+def _rare(chance: Random, plan: Plan) -> Plan:
+    """The same world; in some, what else would hardly be met."""
+    faults = list(plan.faults)
+    if chance.random() < 0.02:  # 200 to a create that never came through, in words that nobody can read
+        faults += [("create", f.ResetBeforeAccept(), 0.6), ("create", f.Garbage(), 0.6)]
+    if chance.random() < 0.02:
+        faults += [("list", f.Lag(0.99 * VISIBLE), 1.0), ("retrieve", chance.choice([f.Refuse(), f.Garbage()]), 0.5)]
+    if not plan.promised and chance.random() < 0.4:  # bounds A2 and A1, as their monitors see them broken
+        faults.append(("list", f.Lag(chance.uniform(1, 4) * HOUR), 1.0))
+    elif not plan.promised and chance.random() < 0.6:
+        faults.append(("create", f.LateAccept(chance.uniform(1000, 1700)), 0.5))
+    return replace(plan, faults=faults)
+
+
 def draw(seed: int) -> Plan:
     """The world of this seed."""
     chance = Random(seed)
@@ -410,4 +424,5 @@ def draw(seed: int) -> Plan:
         weighed=False,
     )
     plan = _weighed(chance, plan) if promised and chance.random() < 0.006 else plan
-    return _refusing(Random(f"{seed} refusals"), plan)
+    plan = _refusing(Random(f"{seed} refusals"), plan)
+    return _rare(Random(f"{seed} rare"), plan)

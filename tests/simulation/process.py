@@ -218,7 +218,8 @@ class Process(Owner):
                 async with anyio.create_task_group() as group:
                     if self.life.cancels_at and work is world.plan.jobs[0]:
                         group.start_soon(self._cancel, job)
-                    self.summaries[work.key] = await self._wait(job)
+                    summary = self.summaries[work.key] = await self._wait(job)
+                    oracles.check_duplicates(world, work, summary)
                     group.cancel_scope.cancel()
             except BaseExceptionGroup as several:
                 error = several.exceptions[0]
@@ -281,5 +282,4 @@ class Operator(Process):
         made = truth.get((shard, doubt.attempt), [])
         batch_id = made[0].batch_id if made else None
         self.note(f"says of shard {shard} that it is {batch_id}")
-        self.world.hit("B9")
         await ledger.record(Entry(job, ResolveWished(shard=shard, attempt=doubt.attempt, batch_id=batch_id)))

@@ -1,4 +1,4 @@
-"""What the seeds must meet, all of them often: each row of tables A and B, each fault, each end of a process."""
+"""What many of the seeds must meet: each row of tables A and B, each fault and status, each end of a process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from random import Random
 from typing import Final
 
-from tests.simulation.plan import BREAKING, FAULTS
+from tests.simulation.plan import BREAKING, DOUBTFUL, FAULTS, REFUSALS
 
 __all__ = ["MUST", "shortfall", "table"]
 
@@ -36,6 +36,8 @@ MISFORTUNES: Final = [
     "monitor A1",
     "monitor A2",
     "fence held",
+    "held by policy",
+    "held after A5",
     "duplicate to report",
     "input held back",
     "memory weighed",
@@ -49,16 +51,17 @@ def _kinds() -> list[str]:
     return sorted({f"{site} {type(make(chance)).__name__}" for site, make in [*FAULTS, *BREAKING] for _ in range(100)})
 
 
-MUST: Final = [*RULES, *MISFORTUNES, *_kinds()]
+STATUSES: Final = [f"create {status}" for status in sorted((*REFUSALS, 413, 429, *DOUBTFUL))]
+MUST: Final = [*RULES, *MISFORTUNES, *_kinds(), *STATUSES]
 
 
 def shortfall(hits: Counter[str], least: int) -> dict[str, int]:
-    """What was met too rarely."""
+    """What was met in too few seeds."""
     return {what: hits[what] for what in MUST if hits[what] < least}
 
 
 def table(hits: Counter[str]) -> str:
-    """How often each was met, as text."""
+    """In how many seeds each was met, as text."""
     known = [*MUST, *sorted(hits.keys() - set(MUST))]
     cells = [f"{what:<28}{hits[what]:>9}" for what in known]
     third = -(-len(cells) // 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import sys
 import tempfile
@@ -42,6 +43,7 @@ class Told:
     """Of processor time."""
     violations: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
     hits: Counter[str] = field(default_factory=Counter)
+    """In how many seeds each rule, fault and misfortune was met."""
     digests: dict[int, str] = field(default_factory=dict[int, str])
 
     def add(self, other: Told) -> None:
@@ -55,8 +57,8 @@ class Told:
 
 @contextmanager
 def ready() -> Iterator[None]:
-    """Simulate in this block: the doors are in place, and garbage is collected between seeds only."""
-    hook, was_on = sys.unraisablehook, gc.isenabled()
+    """Simulate in this block: the doors are in place, no umask hides modes, garbage is collected between seeds."""
+    hook, was_on, umask = sys.unraisablehook, gc.isenabled(), os.umask(0)
     gc.disable()
     gc.freeze()
     sys.unraisablehook = lambda _: None  # the dead leave coroutines and connections that nobody closes
@@ -69,6 +71,7 @@ def ready() -> Iterator[None]:
             for _ in range(3):  # what goes lets go of more
                 gc.collect()
     finally:
+        os.umask(umask)
         sys.unraisablehook = hook
         gc.unfreeze()
         if was_on:
@@ -87,7 +90,7 @@ def run_seed(seed: int, *, trace: Callable[[str], None] | None = None, plan: Pla
             world.violations.append(f"the simulation broke: {traceback.format_exc()}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    told = Told(seeds=1, hits=world.hits, digests={seed: world.digest()})
+    told = Told(seeds=1, hits=Counter(world.hits), digests={seed: world.digest()})
     if world.violations:
         told.violations[seed] = world.violations
     told.seconds = time.process_time() - began

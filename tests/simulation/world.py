@@ -10,7 +10,6 @@ import os
 import shutil
 import sqlite3
 import tracemalloc
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from abatch import StillInDoubt, wire
 from abatch.lifecycle import InDoubt
 from abatch.sandbox.api import Machine
-from abatch.sandbox.faults import SameInstant, Status
+from abatch.sandbox.faults import CutBody, GzipBomb, LineFault, ResetAt, Reshuffle, SameInstant, Slow, Status
 from abatch.testing import memory
 from tests.simulation import oracles
 from tests.simulation.effects import Disk, here
@@ -31,8 +30,10 @@ from tests.simulation.plan import CANARY, KEY, OTHER_KEY, Life, Plan, Work, near
 from tests.simulation.process import Operator, Process
 
 if TYPE_CHECKING:
+    from abatch import Summary
     from abatch.sandbox.api import Visit
     from abatch.sandbox.batches import Batch
+    from abatch.sandbox.exchange import Reply
     from abatch.sandbox.faults import AnyFault
     from abatch.sandbox.store import Fact
     from tests.simulation.network import Read
@@ -50,6 +51,7 @@ BUDGET: Final = 16 * 2**20
 """Bytes of memory for a whole world whose results have twenty million."""
 MOST_STEPS: Final = 150_000
 SECRETS: Final = (KEY, OTHER_KEY, CANARY)
+OF_A_STREAM: Final = (LineFault, CutBody, GzipBomb, ResetAt, Reshuffle, Slow)
 
 
 class _Api(Machine):
@@ -111,8 +113,8 @@ class World:
         self.loop = SimulatedLoop(Random(f"{seed} loop"), most_steps=MOST_STEPS)
         self._outside = contextvars.Context()
         self._story: list[str] = []
-        self.hits: Counter[str] = Counter()
-        """How often each rule, fault and misfortune was met."""
+        self.hits: set[str] = set()
+        """Each rule, fault and misfortune that was met."""
         self.violations: list[str] = []
         self.disturbed = True
         self.processes: list[Process] = []
@@ -139,6 +141,10 @@ class World:
         """When everything was done and somebody went on looking at the list; 0 never."""
         self.reads: dict[str, list[Read]] = {}
         """Of each batch, the times that its results were asked for."""
+        self.summaries: dict[str, Summary] = {}
+        """Of each job, once it is done."""
+        self.odd: set[int] = set()
+        """Hashes of what stood behind the ids of lines that were sent with odd texts."""
         self.alarmed: set[str] = set()
         """Duplicates that the log told of."""
 
@@ -185,16 +191,19 @@ class World:
         """Whether a sink refuses the block that it is given now."""
         return self.disturbed and self._refusals.random() < self.plan.refuses[at_break]
 
-    def met(self, visit: Visit) -> None:
-        """A call meets its faults."""
+    def met(self, visit: Visit, reply: Reply) -> None:
+        """A call was answered, and its faults were met: those of a stream where one came."""
+        stream = not isinstance(reply.body, bytes)
         for fault in visit.faults:
+            if visit.action == "results" and isinstance(fault, OF_A_STREAM) and not stream:
+                continue
             self.hit(f"{visit.action} {type(fault).__name__}")
             if isinstance(fault, Status):
                 self.hit(f"{visit.action} {fault.status}")
 
     def hit(self, what: str) -> None:
-        """Count a rule, a fault or a misfortune."""
-        self.hits[what] += 1
+        """A rule, a fault or a misfortune was met."""
+        self.hits.add(what)
 
     def violation(self, what: str) -> None:
         """Something was promised and not kept."""
@@ -318,13 +327,18 @@ class World:
                 old = self._copy()
         await asyncio.sleep(plan.slumber)
         await self._calm_end()
+        await self._quiet()
         if (not plan.promised or self.restored) and not plan.fenced and not plan.slumber:
             await self._audit()
 
-    async def _audit(self) -> None:
-        """Let one more job look at the list for hours: what was paid twice must be reported."""
+    async def _quiet(self) -> None:
+        """Wait until nothing is on its way, and nothing runs: what comes then was paid, too."""
+        await asyncio.sleep(self.plan.longest_transit + 1)
         while wait := self.machine.seconds_to_the_last_end():
             await asyncio.sleep(wait)
+
+    async def _audit(self) -> None:
+        """Let one more job look at the list for hours: what was paid twice must be reported."""
         self.machine.take(AUDIT)
         self.audited_from = self.now()
         for number, workspace_id in enumerate({work.workspace_id: None for work in self.plan.jobs}):
@@ -370,8 +384,7 @@ class World:
                 return
             oracles.check_end(self, process)
             if len(process.summaries) == len(self.plan.jobs):
-                for summary in process.summaries.values():
-                    oracles.check_summary(self, summary)
+                self.summaries = process.summaries
                 return
             if any(isinstance(error, StillInDoubt) for error in [process.error, *process.others]):
                 await self._operate(process.name)
