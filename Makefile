@@ -45,7 +45,7 @@ mutants: $(READY)  ## the simulation against code with a guard taken out: each m
 	$(BIN)/python -m pytest tests/simulation/test_mutants.py
 
 crash: $(READY)  ## death at every effect of a run, and once more on the way back, into every backend
-	ABATCH_NIGHTLY=1 $(BIN)/python -m pytest tests/e2e/test_crash_enumeration.py
+	$(BIN)/python -m tests.kill.crashes
 
 kill: $(READY)  ## real processes killed at named places and at random instants, into every backend
 	$(BIN)/python -m tests.kill --repeat $(or $(REPEAT),3)
