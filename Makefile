@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint format docs simulate mutants crash kill disk model fuzz nightly bench bench-large bench-peers wheel-test clean
+.PHONY: demo test lint format docs simulate mutants crash kill disk model properties fuzz nightly bench bench-large bench-peers wheel-test clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -39,16 +39,16 @@ docs: $(READY)
 	$(BIN)/mkdocs build --strict
 
 simulate: $(READY)  ## SEEDS histories of the whole manager, every rule and fault met; or one, with its trace: SEED=123
-	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),20000) --reach 50)
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),20000) --reach $(or $(REACH),50))
 
 mutants: $(READY)  ## the simulation against code with a guard taken out: each must be found
 	$(BIN)/python -m pytest tests/simulation/test_mutants.py
 
 crash: $(READY)  ## death at every effect of a run, and once more on the way back, into every backend
-	ABATCH_NIGHTLY=1 $(BIN)/python -m pytest tests/e2e/test_crash_enumeration.py
+	$(BIN)/python -m tests.kill.crashes
 
-kill: $(READY)  ## real processes killed at named places and at random instants, into every backend
-	$(BIN)/python -m tests.kill --repeat $(or $(REPEAT),3)
+kill: $(READY)  ## real processes killed at KILLS named places and at INSTANTS random ones, into every backend
+	$(BIN)/python -m tests.kill --kills $(or $(KILLS),400) --random $(or $(INSTANTS),200) --repeat $(or $(REPEAT),3)
 
 disk: $(READY)  ## every operation on the disk refused in turn
 	$(BIN)/python -m tests.disk --every $(or $(EVERY),1)
@@ -56,11 +56,19 @@ disk: $(READY)  ## every operation on the disk refused in turn
 model: $(READY)  ## every configuration of the protocol's model, with a counterexample where a guard or bound is missing
 	$(BIN)/python -m tests.model --long
 
-fuzz: $(READY)  ## hostile bytes for SECONDS on each reader, guided by coverage
+fuzz: $(READY)  ## hostile bytes for SECONDS on all readers together, guided by coverage
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
 	$(BIN)/python -m tests.hostile.fuzz --seconds $(or $(SECONDS),60)
 
-nightly: simulate mutants crash kill disk model fuzz  ## every lane in full
+properties: $(READY)  ## hostile bytes once more, not guided, twenty times as many as in the tests
+	ABATCH_LONG=1 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/hostile
+
+# KILLS: more than there are places
+nightly: SEEDS = 500000
+nightly: KILLS = 1000000
+nightly: INSTANTS = 20000
+nightly: SECONDS = 7200
+nightly: simulate mutants crash kill disk model properties fuzz  ## every lane, for a night
 
 bench: $(READY)  ## claims of speed and memory, each a ratio measured in one run; into README.md with README=1
 	$(BIN)/python -m benchmarks $(if $(README),--readme)

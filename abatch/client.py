@@ -25,7 +25,8 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from urllib.parse import quote
 
 import anthropic
 import httpx2
@@ -101,9 +102,11 @@ class _Error(msgspec.Struct):
     details: _Details | None = None
 
 
-class _Envelope(msgspec.Struct, tag_field="type", tag="error"):
+class _Envelope(msgspec.Struct):
     """The API's error envelope; a proxy's page is not one."""
 
+    type: Literal["error"]
+    """A tag of msgspec's would also take a body without it."""
     error: _Error
 
 
@@ -191,7 +194,7 @@ class Client:
             answer = await self._creating.post(PATH, cast_to=httpx2.Response, content=body, options=options)
         except anthropic.APIStatusError as error:
             return _replied(error.response)
-        except anthropic.AnthropicError as error:  # also of credentials that could not be had
+        except Exception as error:  # noqa: BLE001 - of credentials, and whatever an odd answer makes the SDK raise
             return NoAnswer(cause=_cause(error))
         return _replied(answer)
 
@@ -202,7 +205,7 @@ class Client:
             ApiError: also for a reply without `Date`, which proves nothing about time.
 
         """
-        query = f"{PATH}?limit={limit}" + ("" if after_id is None else f"&after_id={after_id}")
+        query = f"{PATH}?limit={limit}" + ("" if after_id is None else f"&after_id={quote(after_id, safe='')}")
         answer = await self._get("list", query, workspace_id)
         page = _decode("list", answer, _List)
         return Page(
@@ -219,7 +222,7 @@ class Client:
             ApiError: with `status` 404 also for a batch that exists and does not show at the moment.
 
         """
-        answer = await self._get("retrieve", f"{PATH}/{batch_id}", workspace_id)
+        answer = await self._get("retrieve", _path(batch_id), workspace_id)
         return _seen(_decode("retrieve", answer, _Batch))
 
     async def cancel(self, workspace_id: str | None, batch_id: str) -> None:
@@ -230,8 +233,8 @@ class Client:
 
         """
         try:
-            await self._sdk.post(f"{PATH}/{batch_id}/cancel", cast_to=httpx2.Response, options=_once(workspace_id))
-        except anthropic.AnthropicError as error:
+            await self._sdk.post(_path(batch_id, "/cancel"), cast_to=httpx2.Response, options=_once(workspace_id))
+        except Exception as error:
             raise _api_error("cancel", error) from error
 
     @asynccontextmanager
@@ -248,13 +251,13 @@ class Client:
             async with asyncio.timeout(2 * IDLE):
                 # with cast_to=Response and stream=True the SDK gives the open response itself
                 answer: Any = await self._reading.get(
-                    f"{PATH}/{batch_id}/results",
+                    _path(batch_id, "/results"),
                     cast_to=httpx2.Response,
                     stream=True,
                     stream_cls=AsyncStream[object],
                     options=options,
                 )
-        except (anthropic.AnthropicError, httpx2.HTTPError, TimeoutError) as error:  # the last two in an error's body
+        except Exception as error:
             raise _api_error("results", error) from error
         try:
             async with aclosing(_chunks(answer)) as chunks:
@@ -265,8 +268,13 @@ class Client:
     async def _get(self, what: str, path: str, workspace_id: str | None) -> httpx2.Response:
         try:
             return await self._sdk.get(path, cast_to=httpx2.Response, options=_once(workspace_id))
-        except anthropic.AnthropicError as error:
+        except Exception as error:  # of a charset that nobody knows it raises anything, too
             raise _api_error(what, error) from error
+
+
+def _path(batch_id: str, behind: str = "") -> str:
+    """Of a batch; its id is what some server said, and stays in its place."""
+    return f"{PATH}/{quote(batch_id, safe='')}{behind}"
 
 
 async def _chunks(answer: httpx2.Response) -> AsyncGenerator[bytes, None]:

@@ -496,12 +496,9 @@ class _Drain:
     async def _recount(self, sealed: Sealed) -> Collected:
         """An earlier run sealed the shard and died before it could record it: read it back and go on from there."""
         async for raw in self._owner.backend.read(sealed):
-            seen = wire.read_line(raw)
-            if seen is None:
-                self._tally.add(Line(raw, "", "unreadable"))
-            else:
-                self._billing |= seen.error_type == "billing_error"
-                self._tally.add(Line(raw, seen.wire_id, seen.outcome, seen.error_type, seen.model, seen.usage))
+            line = wire.outcome_of(raw, "")
+            self._billing |= line.error_type == "billing_error"
+            self._tally.add(line)
         with guarded(self._owner.journal.spool):
             written = await threads.run(examine, self._owner.journal.spool / self._retry_name)
         lines = self._tally.counts.total

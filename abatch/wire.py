@@ -442,8 +442,12 @@ def _scan(line: bytes) -> Seen | None:
     named = _ID.search(line)
     if named is None:
         return None
+    return Seen(named[0].decode(), _outcome_in(line), None, None, None)
+
+
+def _outcome_in(line: bytes) -> str:
     outcome = _OUTCOME.search(line)
-    return Seen(named[0].decode(), "unreadable" if outcome is None else outcome[1].decode(), None, None, None)
+    return "unreadable" if outcome is None else outcome[1].decode()
 
 
 def with_custom_id(line: bytes, wire_id: bytes, custom_id: bytes) -> bytes:
@@ -479,6 +483,6 @@ def fallback(custom_id: bytes, result: bytes = b'{"type":"canceled"}') -> bytes:
 def outcome_of(line: bytes, custom_id: str) -> Line:
     """A line that carries the caller's id already, decoded for a sink."""
     seen = read_line(line)
-    if seen is None:
-        return Line(line, custom_id, "unreadable")
+    if seen is None:  # no JSON reader takes it, as it was when it had an id of ours
+        return Line(line, custom_id, _outcome_in(line))
     return Line(line, custom_id, seen.outcome, seen.error_type, seen.model, seen.usage)

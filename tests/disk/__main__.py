@@ -3,7 +3,8 @@
 python -m tests.disk                every fifth effect
 python -m tests.disk --every 1      all of them
 
-Exits 1 on any violation; what the failing trial left behind is kept, and named.
+Exits 1 on any violation, and if a fault ended no run into some medium; what the failing trial left behind is kept, and
+named.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import argparse
 import sys
 import time
 
-from tests.disk.lane import NAMES, Report, run
+from tests.disk.lane import DONE, NAMES, Report, run
 
-ENDINGS = ("JournalError", "JobStopped", "BackendError", "ConfigError", "done")
+ENDINGS = ("JournalError", "JobStopped", "BackendError", "ConfigError", DONE)
 
 
 def main() -> int:
@@ -31,8 +32,11 @@ def main() -> int:
     print(f"{report.runs} failing disks in {time.monotonic() - began:.0f} s")
     for violation in report.violations:
         print(f"VIOLATION {violation}")
+    unfelt = report.unfelt(asked.media)
+    for fault, medium in unfelt:
+        print(f"UNFELT {fault}: every run into {medium} went on to its end")
     print(f"{len(report.violations)} violations")
-    return 1 if report.violations else 0
+    return 1 if report.violations or unfelt else 0
 
 
 def table(report: Report) -> str:

@@ -9,19 +9,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.disk.faults import AGAIN, EFFECTS, FailAt, Fault, ShortOf
 from tests.kill.bench import medium_of, quick_folder, side_by_side
+from tests.kill.places import loose
 from tests.kill.processes import Api, Deed, Survey, import_everything
 from tests.kill.trials import Trial
 
 NAMES = ("jsonl", "folder", "sqlite")
 SHORT = "disk short"
+DONE = "done"
+"""The ending of a run that no fault ended."""
 SIZES = (34_000, 50_000, 80_000, 100_000, 115_000, 130_000, 160_000, 190_000, 220_000, 300_000)
 """Limits of a file's size; below 32 KiB SQLite cannot even begin."""
+LEAST = 80
+"""Effects on the disk in an undisturbed run; with fewer, faults are hardly made."""
 PADDING = 40_000
 """Bytes of a request and of an answer in those runs, so that spool and results reach the limit, too."""
 ENDINGS = {
@@ -44,6 +49,11 @@ class Report:
     @property
     def runs(self) -> int:
         return sum(counter.total() for counter in self.endings.values())
+
+    def unfelt(self, media: Sequence[str]) -> list[tuple[str, str]]:
+        """Faults, with their media, that ended no run."""
+        pairs = [(label, name) for label in (*(fault.label for fault in Fault), SHORT) for name in media]
+        return [pair for pair in pairs if self.endings[pair].keys() <= {DONE}]
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,12 @@ def _effects(folder: Path, name: str) -> tuple[int, list[str]]:
     if violations:
         raise RuntimeError(f"an undisturbed run into {name} fails: {violations}")
     told = json.loads(file.read_text())
-    return sum(often for place, often in told["seen"].items() if place.startswith(EFFECTS)), told["modules"]
+    if lacking := loose(name, told["seen"]):
+        raise RuntimeError(f"no run into {name} reaches {lacking}; a wrapper of tests/kill/places.py has come loose")
+    count = sum(often for place, often in told["seen"].items() if place.startswith(EFFECTS))
+    if count < LEAST:
+        raise RuntimeError(f"a run into {name} has {count} effects on the disk, not {LEAST}")
+    return count, told["modules"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,7 @@ def play(folder: Path, name: str, deed: Deed) -> Played:
             ended = trial.run(deed)
             told = json.loads(ended.out) if ended.out else {"error": {"type": "nothing on stdout", "text": ""}}
             error = told["error"]
-            ending = "done" if error is None else error["type"]
+            ending = DONE if error is None else error["type"]
             kind = None if error is None else error["type"]
             if kind not in ENDINGS.get(ended.status, set()):
                 trial.violate(f"exit {ended.status} with {error}: {ended.err.decode()[-1500:]}")

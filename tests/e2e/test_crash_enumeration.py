@@ -2,7 +2,7 @@
 
 An effect is a journal transaction, a write of the spool, a piece of a create's body, the gate, an answer or a piece
 of one, a step of the backend or, inside it, a statement of SQLite or a call of S3. Every point is tried where a run
-is quick, every so many where it is not; `ABATCH_NIGHTLY=1` tries all of them everywhere.
+is quick, every so many where it is not. `python -m tests.kill.crashes` tries those between them, too, and counts.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -26,6 +27,7 @@ from tests.e2e.jobs import raw_params, requests, write
 from tests.kill.here import Server, quick_folder
 from tests.kill.media import BUCKET, S3, Folder, Jsonl, Medium, Sqlite, s3_client
 from tests.kill.places import make_in_backends, make_small_steps
+from tests.kill.secrets import PROMPT, found_in, found_in_files, open_to_others
 from tests.servers import SeaweedS3
 
 pytestmark = [
@@ -34,9 +36,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-NIGHTLY = bool(os.environ.get("ABATCH_NIGHTLY"))
 EVERY = {"jsonl": (1, 3), "folder": (2, 5), "sqlite": (1, 3), "s3": (13, 23)}
 """Of how many points one is tried, per medium: with one death, and with two in a row."""
+ALL = bool(os.environ.get("ABATCH_NIGHTLY"))
+"""Whether the others are tried, too, each share of them in a test of its own."""
 EFFECTS = {
     "the journal": "Journal._append",
     "the spool": "SpoolWriter.seal",
@@ -50,6 +53,7 @@ EFFECTS = {
     "the seal": "seal",
     "the end": "finish",
 }
+WAYS = ("once", "twice")
 INSIDE = {"jsonl": "_Sink._write", "folder": "_Sink._write", "sqlite": "sqlite COMMIT", "s3": "s3 upload_part"}
 
 
@@ -91,6 +95,14 @@ def quick_path() -> Iterator[Path]:
 
 
 @pytest.fixture
+def open_umask() -> Iterator[None]:
+    """Modes of files are those that were asked for."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
 def medium(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Medium:
     if request.param != "s3":
         return {"jsonl": Jsonl, "folder": Folder, "sqlite": Sqlite}[request.param]()
@@ -103,18 +115,40 @@ def medium(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> M
     return S3(server)
 
 
-@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
-@pytest.mark.parametrize("medium", ["jsonl", "folder", "sqlite", "s3"], indirect=True)
+def shares() -> Iterator[Any]:
+    """Every medium and way to die, and the point to begin with; from there every so manyeth is tried."""
+    for name, steps in EVERY.items():
+        for twice, every in enumerate(steps):
+            for first in range(1, every + 1 if ALL else 2):
+                yield pytest.param(name, bool(twice), first, id=f"{name}-{WAYS[twice]}-{first}")
+
+
+def told_or_open(medium: Medium, home: Path, *, at_rest: bool) -> list[str]:
+    """Secrets that can be found, and files that others may read."""
+    found = [*found_in_files(home, at_rest=at_rest), *open_to_others(home)]
+    return [*found, *(each for name, content in medium.contents(home) for each in found_in(name, content))]
+
+
+@pytest.mark.parametrize(("medium", "twice", "first"), list(shares()), indirect=["medium"])
 async def test_death_at_any_effect_loses_nothing_and_pays_once(
-    medium: Medium, twice: bool, monkeypatch: pytest.MonkeyPatch, quick_path: Path
+    *,
+    medium: Medium,
+    twice: bool,
+    first: int,
+    monkeypatch: pytest.MonkeyPatch,
+    quick_path: Path,
+    record_property: Callable[[str, object], None],
+    open_umask: None,
 ) -> None:
     make_small_steps(monkeypatch.setattr)
     rows = requests(11)
+    for row in rows:
+        row["params"]["system"] = PROMPT
     rows[2]["params"]["metadata"] = {"user_id": "sandbox:errored-once:overloaded_error"}
     wanted = Counter((row["custom_id"], answer_text(raw_params(row))) for row in rows)
-    every = 1 if NIGHTLY else EVERY[medium.name][twice]
+    every = EVERY[medium.name][twice]
     tried = again = 0
-    for point in count(1, every):
+    for point in count(first, every):
         home = quick_path / f"{point}"
         home.mkdir()
         monkeypatch.chdir(home)
@@ -124,9 +158,11 @@ async def test_death_at_any_effect_loses_nothing_and_pays_once(
         if died_here and twice:  # anywhere in what is left to do, and less is as the first death comes later
             second = 1 + point * 37 % max(1, 250 - point)
             again += await die_at(server, path, to, CrashPoints(second), monkeypatch)
+        told = f"after death at point {point}, {crash.where}"
+        assert told_or_open(medium, home, at_rest=False) == [], told
         summary = await server.run(path, to)
         account = server.machine.account
-        told = f"after death at point {point}, {crash.where}"
+        assert told_or_open(medium, home, at_rest=True) == [], told
         assert account.violated == 0, told
         assert [account.times(raw_params(row)) for row in rows] == [1, 1, 2] + [1] * 8, told
         assert summary.succeeded == 11, told
@@ -142,6 +178,7 @@ async def test_death_at_any_effect_loses_nothing_and_pays_once(
     assert any(map(re.compile(INSIDE[medium.name]).fullmatch, passed))
     assert tried > 200 / every
     assert again >= twice * tried / 3
+    record_property(medium.name, (WAYS[twice], tried, again))
 
 
 async def test_request_that_is_too_large_is_not_sent_again_whenever_it_dies(

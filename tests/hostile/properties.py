@@ -5,6 +5,7 @@ Each property takes raw input and raises AssertionError where it does not hold. 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -133,7 +134,7 @@ def request_line_is_kept_or_refused(line: bytes) -> None:
         return
     assert at_a_glance in (None, ([row.custom_id], {row.betas}))
     assert row.params in line
-    with _deeper():
+    with deeper():
         _is_sent_as_it_stands(line, row)
 
 
@@ -166,7 +167,7 @@ def _is_sent_as_it_stands(line: bytes, row: Row) -> None:
 
 
 @contextmanager
-def _deeper() -> Iterator[None]:
+def deeper() -> Iterator[None]:
     """What was read at the limit of nesting can be read again from further down."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(4 * limit)
@@ -247,7 +248,7 @@ Cell = bytes | str | int | float | None
 
 def journal_is_loaded_or_corrupt(blobs: Sequence[Cell], *, shard: Cell = 1) -> None:
     """A journal with these facts behind a good beginning is loaded, each fact as it stands there, or is corrupt."""
-    with tempfile.TemporaryDirectory(dir=_roomy()) as name:
+    with tempfile.TemporaryDirectory(dir=roomy()) as name:
         folder = Path(name)
         shutil.copyfile(_template() / "journal.db", folder / "journal.db")
         with closing(sqlite3.connect(folder / "journal.db")) as db, db:
@@ -282,15 +283,22 @@ async def _load(folder: Path) -> list[facts.Fact]:
     return told
 
 
-def _roomy() -> str | None:
-    """A folder in memory, where there is one: these journals live for a moment."""
+def roomy() -> str | None:
+    """A folder in memory, where there is one: what is made there lives for a moment."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def folder_until_exit() -> Path:
+    """A new folder."""
+    folder = Path(tempfile.mkdtemp(prefix="abatch-hostile-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @cache
 def _template() -> Path:
     """A journal with one job and one planned shard."""
-    folder = Path(tempfile.mkdtemp(prefix="abatch-hostile-"))
+    folder = folder_until_exit()
 
     async def make() -> None:
         journal = await Journal.open(folder, drive=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from functools import partial
 
+import zstandard
 from hypothesis import strategies as st
 
 from abatch import facts
@@ -11,15 +14,18 @@ from abatch.facts import Counts, SealedRecord
 from tests.hostile.properties import OUR_ID
 
 __all__ = [
+    "ANSWERS",
     "DESTINATIONS",
     "FACTS",
     "JSON_BYTES",
     "PATHS",
+    "REQUEST_FILES",
     "REQUEST_LINES",
     "RESULT_LINES",
     "STREAMS",
     "TEXTS",
     "damaged",
+    "packed",
 ]
 
 HOSTILE_TEXT = [
@@ -120,6 +126,71 @@ PARAMS = _named(
 )
 REQUEST_LINES = damaged(_named((b"custom_id", STRINGS | JSON_BYTES), (b"params", PARAMS | PARAMS | JSON_BYTES)))
 
+
+REQUESTS = st.sampled_from(
+    [
+        b'{"custom_id":"%d","params":{"max_tokens":1}}',
+        b'{"params":{"max_tokens":1,"x":"\xc3\xa9 \xe2\x80\xa8 \x7f"},"betas":["b-%d"],"custom_id":"\\u0000 %d"}',
+        b'{ "custom_id" : "r%d" ,\t"params":{"max_tokens":16,"x":[1.5,{}]}\r}',
+    ]
+)
+BETWEEN_LINES = [
+    b"\r\n",
+    b"\n\n",
+    b"\n \n",
+    b"\n\t\r\n",
+    b"\r",
+    b"",
+    b" ",
+    b",",
+    b"\n\x0b\n",
+    b"\n\0\n",
+    b"\n\xef\xbb\xbf",
+]
+AROUND_LINES = [
+    b" ",
+    b"\t",
+    b"\r",
+    b"\x0b",
+    b"\x0c",
+    b"\x1c",
+    b"\0",
+    b"\x85",
+    b"\xc2\x85",
+    b"\xc2\xa0",
+    b"\xe2\x80\xa8",
+    b"\xef\xbb\xbf",
+]
+
+
+@st.composite
+def request_files(draw: st.DrawFn) -> bytes:
+    """Lines of requests with different ids, most of them good, and something odd between or around a few of them."""
+    text = draw(st.sampled_from([b"", b"", b"\xef\xbb\xbf", b"\n", b" "]))
+    around = st.just(b"") | st.just(b"") | st.just(b"") | st.sampled_from(AROUND_LINES)
+    between = st.just(b"\n") | st.just(b"\n") | st.just(b"\n") | st.sampled_from(BETWEEN_LINES)
+    for number in range(draw(st.integers(1, 6))):
+        request = draw(REQUESTS)
+        line = request % ((number,) * request.count(b"%d"))
+        if not draw(st.integers(0, 9)):
+            line = draw(st.sampled_from([line.replace(b",", b",\n", 1), line[:-1] + b"\n}"]) | REQUEST_LINES)
+        text += draw(around) + line + draw(around) + draw(between)
+    return text
+
+
+REQUEST_FILES = request_files()
+
+
+@st.composite
+def packed(draw: st.DrawFn, suffix: str) -> bytes:
+    """Such a file, compressed in one frame or two; often damaged."""
+    pack = partial(gzip.compress, mtime=0) if suffix == ".gz" else zstandard.compress
+    text = draw(REQUEST_FILES)
+    at = draw(st.integers(0, len(text)))
+    frames = pack(text[:at]) + pack(text[at:]) if draw(st.booleans()) else pack(text)
+    return draw(damaged(st.just(frames)))
+
+
 OUR_IDS = st.sampled_from(
     [
         b'"' + OUR_ID + b'"',
@@ -176,6 +247,118 @@ DESTINATIONS = st.builds(
         PATHS | st.text(max_size=20),
         st.sampled_from(["", ".jsonl", ".ndjson", ".db", "/", "//", ".gz", "?x=/../y", "#f"]),
     ),
+)
+
+COUNTS = _named(
+    (b"processing", st.just(b"0") | JSON_BYTES),
+    (b"succeeded", st.integers(-(2**70), 2**70).map(lambda count: str(count).encode()) | JSON_BYTES),
+)
+BATCHES = _named(
+    (b"id", st.just(b'"msgbatch_1"') | STRINGS | JSON_BYTES),
+    (b"processing_status", st.sampled_from([b'"ended"', b'"in_progress"']) | JSON_BYTES),
+    (b"request_counts", COUNTS | COUNTS | JSON_BYTES),
+    (
+        b"created_at",
+        st.sampled_from(
+            [
+                b'"2026-11-21T21:00:00Z"',
+                b'"2026-11-21T21:00:00.123456+00:00"',
+                b'"0001-01-01T00:00:00+14:00"',
+                b'"9999-12-31T23:59:59-14:00"',
+                b'"0001-01-01"',
+                b'"20261121T21"',
+                b'""',
+            ]
+        )
+        | STRINGS,
+    ),
+    (b"archived_at", st.just(b"null") | JSON_BYTES),
+)
+LISTS = _named(
+    (b"data", st.lists(BATCHES, max_size=3).map(lambda batches: b"[" + b",".join(batches) + b"]") | JSON_BYTES),
+    (b"has_more", st.just(b"false") | JSON_BYTES),
+    (b"last_id", st.just(b"null") | STRINGS | JSON_BYTES),
+)
+ENVELOPES = _named(
+    (b"type", st.just(b'"error"') | JSON_BYTES),
+    (
+        b"error",
+        _named(
+            (b"type", st.sampled_from([b'"rate_limit_error"', b'"invalid_request_error"']) | STRINGS | JSON_BYTES),
+            (b"message", STRINGS | JSON_BYTES),
+            (b"details", _named((b"error_code", STRINGS | JSON_BYTES)) | JSON_BYTES),
+        )
+        | JSON_BYTES,
+    ),
+)
+STATUSES = [
+    200,
+    201,
+    204,
+    206,
+    299,
+    301,
+    304,
+    307,
+    400,
+    401,
+    402,
+    403,
+    404,
+    408,
+    409,
+    413,
+    422,
+    425,
+    429,
+    499,
+    500,
+    503,
+    529,
+    599,
+]
+FREE_VALUES = st.binary(max_size=30).map(lambda value: value.translate(None, b"\r\n\0"))
+DATE = b"Sat, 21 Nov 2026 21:00:00 GMT"
+DATES = st.sampled_from(
+    [
+        b"Sat, 21 Nov 2026 21:00:00 -0000",
+        b"Sat, 99 Nov 2026 21:00:00 GMT",
+        b"1 Jan 0001 00:00:00 +9999",
+        b"1 Jan 0001 00:00:00 -0000",
+        b"31 Dec 9999 23:59:59 -9999",
+        b"Sat, 21 Nov 2026 21:00:00 +99999999999999999999",
+        b"0",
+        b"",
+    ]
+)
+PAUSES = st.sampled_from([b"7", b"-1", b"1e999", b"nan", b"9999999", DATE, b"\xb2"])
+OTHERS = st.sampled_from(
+    [
+        (b"content-type", b"application/json; charset=utf-16"),
+        (b"content-type", b"text/html; charset=hex"),
+        (b"content-type", b"text/html; charset=\xff"),
+        (b"content-encoding", b"gzip"),
+        (b"content-encoding", b"zstd"),
+        (b"location", b"http://["),
+        (b"location", b"//\xff"),
+        (b"request-id", b"\x1b[2J\xff"),
+    ]
+)
+
+
+def _at_most_one(name: bytes, values: st.SearchStrategy[bytes]) -> st.SearchStrategy[list[tuple[bytes, bytes]]]:
+    return st.lists(values.map(lambda value: (name, value)), max_size=1)
+
+
+HEADERS = st.tuples(
+    _at_most_one(b"date", st.just(DATE) | st.just(DATE) | DATES | FREE_VALUES),
+    _at_most_one(b"retry-after", PAUSES | FREE_VALUES),
+    st.just([]) | st.just([]) | OTHERS.map(lambda header: [header]),
+).map(lambda parts: [header for part in parts for header in part])
+ANSWERS = st.tuples(
+    st.sampled_from([200, 200, 200, *STATUSES]),
+    HEADERS,
+    damaged(BATCHES | LISTS | ENVELOPES) | JSON_BYTES | st.binary(max_size=40),
 )
 
 

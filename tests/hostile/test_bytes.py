@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import gzip
 from itertools import pairwise
 
 import pytest
+import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from abatch import wire
 from tests.hostile import properties
+from tests.hostile.answers import answer_is_understood_or_an_error
+from tests.hostile.files import (
+    SUFFIXES,
+    file_is_planned_as_it_was_checked,
+    lines_found_good_are_what_each_of_them_is,
+    sealed,
+    spool_file_is_what_was_sealed_or_damaged,
+)
 from tests.hostile.properties import OUR_ID
-from tests.hostile.strategies import DESTINATIONS, FACTS, PATHS, REQUEST_LINES, RESULT_LINES, STREAMS, TEXTS
+from tests.hostile.strategies import (
+    ANSWERS,
+    DESTINATIONS,
+    FACTS,
+    PATHS,
+    REQUEST_FILES,
+    REQUEST_LINES,
+    RESULT_LINES,
+    STREAMS,
+    TEXTS,
+    packed,
+)
 
 ESCAPED = (
     b'{"custom_id":"' + OUR_ID.replace(b"-", b"\\u002d") + b'","result":{"type":"succeeded","message":{"content":%b}}}'
@@ -70,6 +91,85 @@ def test_a_block_is_read_as_its_lines_are_or_not_at_all(lines, long):
 @example(b'{"custom_id":"a","params":{"max_tokens":1}}]}{"requests":[')
 def test_a_request_line_is_kept_byte_for_byte_or_is_a_bad_request(line):
     properties.request_line_is_kept_or_refused(line)
+
+
+ASKED = b'{"custom_id":"%d","params":{"max_tokens":1}}'
+ODDLY_PUT = [
+    *(ASKED % 1 + odd + b"\n" + ASKED % 2 for odd in (b"\x0b", b"\x0c", b"\x1c", b"\0", b"\x85", b"\r", b" ", b"\t")),
+    *(
+        odd + ASKED % 1 + b"\n" + ASKED % 2 + b"\n"
+        for odd in (b"\x0b", b"\x0c", b"\xef\xbb\xbf", b"\n", b" \n\r\n", b"\r")
+    ),
+    ASKED % 1 + b"\n\x0b\n" + ASKED % 2,
+    ASKED % 1 + ASKED % 2 + b"\n",
+    ASKED % 1 + b" " + ASKED % 2 + b"\n\n",
+    ASKED % 1 + b"\r" + ASKED % 2,
+    (ASKED % 1).replace(b",", b",\n") + b"\n" + ASKED % 2 + ASKED % 3,
+    b"\xef\xbb\xbf" + ASKED % 1 + b"\n\xef\xbb\xbf" + ASKED % 2,
+    b"",
+]
+
+
+@given(REQUEST_FILES)
+def test_lines_found_good_all_at_once_are_what_each_of_them_is(text):
+    lines_found_good_are_what_each_of_them_is(text)
+
+
+@pytest.mark.parametrize("text", ODDLY_PUT)
+def test_lines_oddly_put_are_found_good_only_for_what_they_are(text):
+    lines_found_good_are_what_each_of_them_is(text)
+
+
+@given(REQUEST_FILES, st.sampled_from([1, 60, 2**16]), st.integers(0, 5))
+def test_whatever_file_is_accepted_is_planned_as_it_was_checked(content, part, cut):
+    file_is_planned_as_it_was_checked(content, "", part=part, cut=cut)
+
+
+@pytest.mark.parametrize("part", [60, 2**16])
+@pytest.mark.parametrize("content", ODDLY_PUT)
+def test_whatever_odd_file_is_accepted_is_planned_as_it_was_checked(content, part):
+    file_is_planned_as_it_was_checked(content, "", part=part, cut=0)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES[1:])
+@given(data=st.data(), part=st.sampled_from([60, 2**16]), cut=st.integers(0, 5))
+def test_whatever_compressed_file_is_accepted_is_planned_as_it_was_checked(data, suffix, part, cut):
+    file_is_planned_as_it_was_checked(data.draw(packed(suffix)), suffix, part=part, cut=cut)
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
+def test_a_compressed_file_that_is_cut_short_is_not_taken_for_a_shorter_one(suffix, pack):
+    content = pack(ASKED % 1 + b"\n") + pack(ASKED % 2 + b"\n")
+    for end in range(len(content) + 1):
+        file_is_planned_as_it_was_checked(content[:end], suffix, part=2**16, cut=0)
+
+
+@given(
+    st.booleans(),
+    st.lists(st.tuples(st.integers(0, 2_000), st.integers(0, 255)), max_size=3),
+    st.none() | st.integers(0, 2_000),
+    st.binary(max_size=3),
+)
+def test_nothing_comes_from_a_spool_file_but_what_was_sealed(with_fallbacks, changed, end, more):
+    shard = sealed(with_fallbacks=with_fallbacks)
+    content = bytearray(shard.content)
+    for at, mask in changed:
+        content[at % len(content)] ^= mask
+    spool_file_is_what_was_sealed_or_damaged(bytes(content[:end]) + more, shard)
+
+
+IN_UTF_16, IN_HEX = ([(b"content-type", b"text/html; charset=" + name)] for name in (b"utf-16", b"hex"))
+NAMED_ODDLY = b'{"id":"a\\nb","processing_status":"ended","request_counts":{},"created_at":"2026-11-21T21:00:00Z"}'
+
+
+@given(ANSWERS)
+@example((400, IN_UTF_16, b"a page"))
+@example((400, IN_HEX, b"\xff"))
+@example((200, [], NAMED_ODDLY))
+@example((400, [], b'{"error":{"type":"of a proxy"}}'))
+@example((429, [], b'{"type":"a proxy\'s","error":{"type":"rate_limit_error"}}'))
+def test_whatever_the_api_answers_is_understood_or_an_error(answer):
+    answer_is_understood_or_an_error(answer)
 
 
 @given(DESTINATIONS | TEXTS | st.text(max_size=40))

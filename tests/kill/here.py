@@ -19,6 +19,7 @@ from abatch.sandbox.transport import URL, MachineTransport
 from abatch.testing.crash import CrashPoints
 from tests.e2e.jobs import config
 from tests.kill.bench import memory
+from tests.kill.secrets import KEY
 
 
 class Server:
@@ -38,7 +39,7 @@ class Server:
         if crash is not None:
             transport = crash.wrap(transport)
         async with AsyncClient(transport=transport) as http:
-            client = AsyncAnthropic(api_key="sandbox-key", base_url=URL, http_client=http)
+            client = AsyncAnthropic(api_key=KEY, base_url=URL, http_client=http)
             quick: dict[str, Any] = {
                 "poll_every": timedelta(milliseconds=10),
                 "poll_at_most": timedelta(milliseconds=10),

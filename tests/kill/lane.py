@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 
 from tests.kill.bench import NAMES, medium_of, quick_folder, s3_server, side_by_side
-from tests.kill.places import MUST, MUST_OF
+from tests.kill.places import MUST, MUST_OF, loose
 from tests.kill.processes import INSTANT, Deed, KillAfter, KillAt, KillNth, Survey, import_everything
 from tests.kill.scenarios import Scenario, scenarios
 from tests.kill.trials import Told, play, try_deaths
@@ -133,7 +133,7 @@ def _survey(folder: Path, plan: Plan, server: SeaweedS3 | None, report: Report) 
         report.violations += found[name].violations
         report.places += len(reached)
         report.named += sum(min(often, 2) for often in reached.values())
-        if lacking := [place for place in (*MUST, *MUST_OF[name]) if not reached[place]]:
+        if lacking := loose(name, reached):
             report.violations.append(f"{name}: no run reaches {lacking}; a wrapper of places.py has come loose")
     import_everything([module for survey in found.values() for module in survey.modules])
     return found

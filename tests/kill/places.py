@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import wraps
 from pathlib import Path
@@ -67,6 +67,11 @@ MUST_OF = {
     "sqlite": ("before sqlite INSERT", "before sqlite COMMIT", "after sqlite COMMIT"),
     "s3": ("before s3 put_object", "before s3 upload_part", "after s3 complete_multipart_upload"),
 }
+
+
+def loose(name: str, reached: Mapping[str, int]) -> list[str]:
+    """What a survey of this medium must have found, and has not."""
+    return [place for place in (*MUST, *MUST_OF[name]) if not reached.get(place)]
 
 
 class Reached(CrashPoints):

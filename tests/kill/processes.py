@@ -184,6 +184,7 @@ class Run:
 
 def _be_command(arguments: Sequence[str], folder: Path, env: dict[str, str], deed: Deed, said: Path) -> int:
     """Become `abatch`; the exit status."""
+    os.umask(0)  # modes are those that were asked for
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)

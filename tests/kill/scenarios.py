@@ -57,7 +57,7 @@ def scenarios() -> list[tuple[str, Scenario]]:
     for number in (signal.SIGTERM, signal.SIGINT):
         name = signal.Signals(number).name
         found += [(f"{name} at {place}", _interrupted(place, number)) for place in PLACES]
-        found.append((f"{name} twice", _interrupted("tail sent", signal.SIGTERM, signal.SIGINT)))
+        found.append((f"{name} twice", _interrupted("tail sent", number, number)))
     found += [(f"SIGSTOP, SIGCONT at {place}", _paused(place)) for place in STOPS]
     found += [
         ("SIGSTOP between gate and tail, past the gate", _paused_past_the_gate),

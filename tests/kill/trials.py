@@ -7,6 +7,7 @@ secrets. None of them asks abatch.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -71,6 +72,7 @@ class Trial:
         ]  # fmt: skip
         env = {
             "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             "HOME": str(self.folder),
             "ANTHROPIC_BASE_URL": self.api.url,
             "ANTHROPIC_API_KEY": secrets.KEY,

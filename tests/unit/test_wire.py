@@ -442,9 +442,15 @@ def test_a_line_with_the_caller_s_id_is_decoded_for_a_sink():
     assert (line.custom_id, line.outcome, line.model, line.usage) == ("mine", "succeeded", "claude-x", COUNTED)
 
 
-def test_a_line_that_nobody_can_read_still_goes_to_the_sink():
-    line = outcome_of(b'{"custom_id":"mine","result":{"type":"succeeded","message":' + DEEP, "mine")
-    assert (line.custom_id, line.outcome) == ("mine", "unreadable")
+@pytest.mark.parametrize(("kind", "outcome"), [(b'"succeeded"', "succeeded"), (b"7", "unreadable")])
+def test_a_line_that_nobody_can_read_still_goes_to_the_sink(kind, outcome):
+    """With the outcome that was made out when its id was ours: by a scan."""
+    raw = b'{"custom_id":"' + WIRE_ID + b'","result":{"type":%b,"message":' % kind + DEEP
+    seen = read_line(raw)
+    assert seen is not None
+    assert seen.outcome == outcome
+    line = outcome_of(raw.replace(WIRE_ID, b"mine"), "mine")
+    assert (line.custom_id, line.outcome) == ("mine", outcome)
 
 
 WHOLE = b'{"custom_id":"x","result":{"type":"succeeded","message":{"content":["a \\" } ] {",-1.5e3,null]}}}'
