@@ -378,9 +378,15 @@ def _retry_after(answer: httpx2.Response) -> float | None:
 
 def _date(what: str, answer: httpx2.Response) -> float:
     try:
-        return parsedate_to_datetime(answer.headers["date"]).timestamp()
+        return _moment(parsedate_to_datetime(answer.headers["date"]))
     except (KeyError, ValueError, OverflowError) as missing:
         raise ApiError(what, status=answer.status_code, message="the answer has no Date header") from missing
+
+
+def _moment(told: datetime) -> float:
+    if told.tzinfo is None:  # Python would take it for local time
+        raise ValueError("no time zone")
+    return told.timestamp()
 
 
 def _decode(what: str, answer: httpx2.Response, kind: type[T]) -> T:
@@ -393,7 +399,7 @@ def _decode(what: str, answer: httpx2.Response, kind: type[T]) -> T:
 def _seen(batch: _Batch) -> BatchSeen:
     counts = batch.request_counts
     try:
-        created_at = datetime.fromisoformat(batch.created_at).timestamp()
+        created_at = _moment(datetime.fromisoformat(batch.created_at))
     except (ValueError, OverflowError) as odd:
         raise ApiError("batch", message=f"its created_at is {batch.created_at[:40]!r}") from odd
     outcomes = (counts.succeeded, counts.errored, counts.canceled, counts.expired)

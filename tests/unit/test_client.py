@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import socket
 import struct
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import anthropic
@@ -143,3 +143,23 @@ async def test_results_are_read_as_all_else_is_where_aiohttp_does_not_speak_the_
     reader = Client(sdk, own=True)
     assert (reader._reading is not sdk) is aiohttp
     await reader.aclose()
+
+
+DATE = "Sat, 21 Nov 2026 20:44:35 %s"
+LIST = '{"data":[{"id":"b","processing_status":"ended","request_counts":{},"created_at":"2026-11-21T20:44:35%s"}],'
+
+
+@pytest.mark.parametrize(
+    ("date", "created_at", "why"),
+    [("GMT", "Z", None), ("-0000", "Z", "no Date header"), ("GMT", "", "its created_at is '2026-11-21T20:44:35'")],
+)
+async def test_a_time_without_a_zone_is_none(date, created_at, why):
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        body = LIST % created_at + '"has_more":false}'
+        return httpx2.Response(200, headers={"date": DATE % date}, text=body)
+
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+    async with anthropic.AsyncAnthropic(api_key="key", http_client=http) as sdk:
+        with nullcontext() if why is None else pytest.raises(ApiError, match=why):
+            page = await Client(sdk, own=False).list(None)
+            assert (page.date, page.batches[0].created_at) == (1_795_293_875, 1_795_293_875)
