@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 KEY = "canary-key-5d2e81f0"
@@ -20,7 +21,8 @@ def found_in_files(folder: Path, *, at_rest: bool) -> Iterator[str]:
         if path.name == INPUT:
             continue
         allowed = [] if at_rest or path.parent.name != "spool" else [PROMPT]
-        yield from found_in(path.relative_to(folder), path.read_bytes(), allowed=allowed)
+        with suppress(FileNotFoundError):  # SQLite's, whose dead run is collected just now
+            yield from found_in(path.relative_to(folder), path.read_bytes(), allowed=allowed)
 
 
 def found_in(where: object, content: bytes, *, allowed: Iterable[str] = ()) -> Iterator[str]:
@@ -33,9 +35,10 @@ def found_in(where: object, content: bytes, *, allowed: Iterable[str] = ()) -> I
 def open_to_others(folder: Path) -> Iterator[str]:
     """Files and folders made by a run that somebody else may read."""
     for path in folder.rglob("*"):
-        mode = path.lstat().st_mode
-        if path.name != INPUT and stat.S_IMODE(mode) & 0o077:
-            yield f"{path.relative_to(folder)} has mode {stat.S_IMODE(mode):o}"
+        with suppress(FileNotFoundError):
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if path.name != INPUT and mode & 0o077:
+                yield f"{path.relative_to(folder)} has mode {mode:o}"
 
 
 def files_of(folder: Path) -> list[Path]:
