@@ -215,14 +215,18 @@ def tag_not_compared() -> ExitStack:
     return _patched((abatch.manager.BatchManager, "_prove", prove))
 
 
-def hold_ignored() -> ExitStack:
-    """What is to be held is sent again once it does not appear."""
+def _settling(**policy: bool) -> ExitStack:
     real = reconcile.settle
 
-    def settle(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
-        return real(doubt, listing, known, **policy | {"hold": False})
+    def settle(doubt: Any, listing: Any, known: Any, **more: Any) -> Any:
+        return real(doubt, listing, known, **more | policy)
 
     return _patched((reconcile, "settle", settle))
+
+
+def hold_ignored() -> ExitStack:
+    """What is to be held is sent again once it does not appear."""
+    return _settling(hold=False)
 
 
 def unreadable_sent_again() -> ExitStack:
@@ -237,12 +241,7 @@ def unreadable_sent_again() -> ExitStack:
 
 def absence_is_held() -> ExitStack:
     """What does not appear waits for an operator, whatever the policy."""
-    real = reconcile.settle
-
-    def settle(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
-        return real(doubt, listing, known, **policy | {"hold": True})
-
-    return _patched((reconcile, "settle", settle))
+    return _settling(hold=True)
 
 
 def rename_before_fsync() -> ExitStack:
