@@ -50,6 +50,17 @@ T = TypeVar("T")
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What an answer that is not JSON of the expected kind raises."""
 
+_NOTHING: Final = (
+    anthropic.AnthropicError,
+    httpx2.HTTPError,
+    httpx2.InvalidURL,
+    OSError,
+    ValueError,
+    LookupError,
+    AssertionError,
+)
+"""What the SDK raises where a call comes to nothing: also for a charset that is none. A TypeError is its caller's."""
+
 PATH: Final = "/v1/messages/batches"
 IDLE: Final = 120.0
 """Seconds without a byte after which a read is given up."""
@@ -194,7 +205,7 @@ class Client:
             answer = await self._creating.post(PATH, cast_to=httpx2.Response, content=body, options=options)
         except anthropic.APIStatusError as error:
             return _replied(error.response)
-        except Exception as error:  # noqa: BLE001 - of credentials, and whatever an odd answer makes the SDK raise
+        except _NOTHING as error:
             return NoAnswer(cause=_cause(error))
         return _replied(answer)
 
@@ -234,7 +245,7 @@ class Client:
         """
         try:
             await self._sdk.post(_path(batch_id, "/cancel"), cast_to=httpx2.Response, options=_once(workspace_id))
-        except Exception as error:
+        except _NOTHING as error:
             raise _api_error("cancel", error) from error
 
     @asynccontextmanager
@@ -257,7 +268,7 @@ class Client:
                     stream_cls=AsyncStream[object],
                     options=options,
                 )
-        except Exception as error:
+        except _NOTHING as error:
             raise _api_error("results", error) from error
         try:
             async with aclosing(_chunks(answer)) as chunks:
@@ -268,12 +279,12 @@ class Client:
     async def _get(self, what: str, path: str, workspace_id: str | None) -> httpx2.Response:
         try:
             return await self._sdk.get(path, cast_to=httpx2.Response, options=_once(workspace_id))
-        except Exception as error:  # of a charset that nobody knows it raises anything, too
+        except _NOTHING as error:
             raise _api_error(what, error) from error
 
 
 def _path(batch_id: str, behind: str = "") -> str:
-    """Of a batch; its id is what some server said, and stays in its place."""
+    """Of a batch; its id is whatever some server said."""
     return f"{PATH}/{quote(batch_id, safe='')}{behind}"
 
 

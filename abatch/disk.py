@@ -1,7 +1,8 @@
 """Names on disk: given, made durable, removed. These calls block; they are made through `threads.run`.
 
 After a failed fsync nobody knows which names of a folder are on the disk, and the next fsync may well succeed without
-them. So a folder is synced by one thread at a time, and whoever gave a name before a sync failed hears of it.
+them. So a folder is synced by one thread at a time, and whoever gave a name before a sync failed hears of it. A name
+that a run finds is synced again, and that is believed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import threading
 from collections import Counter
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["durable", "make_folders", "remove", "sync_folder"]
 
+UNABLE: Final = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS}
+"""Why a folder is never synced: it cannot be opened to read, or its file system has nothing to sync (automounts)."""
 _turn = threading.Lock()
 _failures: Counter[Path] = Counter()
 """How often the sync of a folder failed."""
@@ -55,22 +58,25 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folders(folder: Path) -> None:
-    """Make a folder and those above it that are missing, for us alone and durably; none is made in one that is not.
+    """Make a folder and those above it that are missing, for us alone; each is durable before one is made in it.
+
+    So is one that is there: a run may have made it, and died. What its file system cannot do is not asked for.
 
     Raises:
         OSError: one of them cannot be made.
 
     """
-    if os.path.lexists(folder):
-        if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
-        # made perhaps by a run that died before its name was durable; where the parent cannot be read, by somebody else
-        with suppress(PermissionError):
-            sync_folder(folder.parent)
-        return
-    make_folders(folder.parent)
-    with durable(folder.parent):
+    failures = _failures[folder.parent]
+    if not os.path.lexists(folder):
+        make_folders(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
+    elif not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    try:
+        _sync(folder.parent, failures)
+    except OSError as refused:
+        if refused.errno not in UNABLE:
+            raise
 
 
 def _sync(folder: Path, failures: int) -> None:
@@ -81,8 +87,9 @@ def _sync(folder: Path, failures: int) -> None:
                 raise OSError(errno.EIO, "its names could not be made durable a moment ago", str(folder))
             try:
                 os.fsync(descriptor)
-            except OSError:
+            except OSError as failure:
                 _failures[folder] += 1
+                failure.filename = str(folder)
                 raise
     finally:
         os.close(descriptor)

@@ -150,7 +150,8 @@ class Journal:
             raise ConfigError(f"journal {folder} cannot be a folder: {wrong.strerror}") from wrong
         except OSError as failure:
             _drop_lock(lock)
-            raise JournalError(f"journal {folder} cannot be opened: {failure.strerror}") from failure
+            place = f" ({failure.filename})" if failure.filename else ""
+            raise JournalError(f"journal {folder} cannot be opened: {failure.strerror}{place}") from failure
         except BaseException:
             _drop_lock(lock)
             raise

@@ -17,6 +17,7 @@ import pytest
 from abatch import client
 from abatch.client import Client
 from abatch.errors import ApiError
+from abatch.facts import Headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -163,3 +164,18 @@ async def test_a_time_without_a_zone_is_none(date, created_at, why):
         with nullcontext() if why is None else pytest.raises(ApiError, match=why):
             page = await Client(sdk, own=False).list(None)
             assert (page.date, page.batches[0].created_at) == (1_795_293_875, 1_795_293_875)
+
+
+async def test_what_the_caller_did_wrong_is_not_taken_for_a_call_without_an_answer(monkeypatch):
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{}"
+
+    async with anthropic.AsyncAnthropic(base_url="http://127.0.0.1:1") as sdk:
+        calls = Client(sdk, own=False)
+        with pytest.raises(TypeError, match="authentication"):
+            await calls.list(None)
+        with pytest.raises(TypeError, match="authentication"):
+            await calls.create(Headers(), 2, body())

@@ -113,15 +113,23 @@ def test_a_folder_that_a_dead_run_made_gets_a_durable_name(monkeypatch, tmp_path
     assert folders == [tmp_path.stat().st_ino]
 
 
-def test_a_parent_that_cannot_be_read_is_somebody_elses(monkeypatch, tmp_path):
-    def refuse(path: Path, *_: object) -> int:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+@pytest.mark.parametrize("call", ["open", "fsync"])
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EINVAL])
+def test_a_parent_that_cannot_be_synced_is_no_obstacle(monkeypatch, tmp_path, call, error):
+    def refuse(*_: object) -> int:
+        raise OSError(error, os.strerror(error))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", refuse)
-        make_folders(tmp_path)
-        with pytest.raises(PermissionError):
-            make_folders(tmp_path / "a")
+    monkeypatch.setattr(os, call, refuse)
+    make_folders(tmp_path)
+    make_folders(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize("names", ["", "a"])
+def test_a_parent_whose_sync_fails_is_named(monkeypatch, tmp_path, names, failing):
+    with pytest.raises(OSError, match="Input/output error") as failure:
+        make_folders(tmp_path / names)
+    assert failure.value.filename == str(tmp_path.parent)
 
 
 def test_a_file_in_the_way_is_named(tmp_path):
