@@ -53,8 +53,7 @@ def sync_folder(folder: Path) -> None:
         OSError: it failed.
 
     """
-    with durable(folder):
-        pass
+    _sync(folder, _failures[folder])
 
 
 def make_folders(folder: Path) -> None:

@@ -20,12 +20,12 @@ import zlib
 from array import array
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
-from contextlib import ExitStack, aclosing, nullcontext
+from contextlib import ExitStack, aclosing, asynccontextmanager, nullcontext
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
 from time import perf_counter
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 from anyio.lowlevel import checkpoint
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileInput", "Heaps", "IterableInput", "Lines", "Numbered", "SeenIds", "check_file"]
 
+S = TypeVar("S", "Heaps", "SeenIds")
 BLOCK: Final = 2**20
 """Bytes of input handled in one turn of a worker thread."""
 PART: Final = 2**16
@@ -491,20 +492,14 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
         open_.callback(file.close)
         size, mtime_ns = file.stat()
         try:
-            heaps = Heaps(folder)
-            try:
+            async with _closing(Heaps(folder)) as heaps:
                 check = await _check(file, heaps, bytes_per_batch)
                 different = await heaps.all_different()
-            finally:
-                await threads.clean_up(heaps.close)
             if not different:  # once more, to say where
                 again = await threads.opened(FileInput.close, FileInput, path, longest=2 * bytes_per_batch)
                 open_.callback(again.close)
-                seen = SeenIds(folder)
-                try:
+                async with _closing(SeenIds(folder)) as seen:
                     check = await _check(again, seen, bytes_per_batch)
-                finally:
-                    await threads.clean_up(seen.close)
                 if not check.problems or again.stat() != (size, mtime_ns):
                     raise _changed(path)
         except OSError as failure:
@@ -518,6 +513,14 @@ async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileS
         if file.stat() != (size, mtime_ns):
             raise _changed(path)
     return FileSource(path=str(path), size=size, mtime_ns=mtime_ns, sha256=sha256, rows=check.rows)
+
+
+@asynccontextmanager
+async def _closing(seen: S) -> AsyncGenerator[S, None]:
+    try:
+        yield seen
+    finally:
+        await threads.clean_up(seen.close)  # a large file is freed
 
 
 async def _check(file: FileInput, seen: Heaps | SeenIds, bytes_per_batch: int) -> _Check:

@@ -277,15 +277,15 @@ class Scope:
         await self._audit(listing)  # before anything ends, so that a job does not end without it
         news = False
         for batch_id, watch in list(self._watched.items()):
-            if (batch := shown.get(batch_id)) is None:
-                if not watch.seen:
-                    watch.absent = began - watch.accepted
-                batch = await self._ask_for(batch_id)
-            else:
-                watch.seen = True
+            batch = shown.get(batch_id)
             if batch is not None:
-                self._look_at_bound(batch_id, watch)
-            if batch is not None and batch.ended:
+                watch.seen = True
+            elif not watch.seen:
+                watch.absent = began - watch.accepted
+            if batch is None and (batch := await self._ask_for(batch_id)) is None:
+                continue
+            self._look_at_bound(batch_id, watch)
+            if batch.ended:
                 watch.ended = batch
                 watch.done.set()
                 del self._watched[batch_id]

@@ -229,12 +229,18 @@ def _decoded(raw: bytes) -> dict[str, Any]:
             continue
         if isinstance(_member(line, "custom_id"), str) and isinstance(_member(line, "result"), dict):
             return cast("dict[str, Any]", line)
-    named, outcome = _CUSTOM_ID.search(raw), _OUTCOME.search(raw)
+    named = _CUSTOM_ID.search(raw)
     try:
         custom_id = json.loads(named[1].decode("utf-8", "replace")) if named else ""
     except ValueError:
         custom_id = ""
-    return {"custom_id": custom_id, "result": {"type": outcome[1].decode() if outcome else "unreadable"}}
+    return {"custom_id": custom_id, "result": {"type": outcome_in(raw)}}
+
+
+def outcome_in(raw: bytes) -> str:
+    """The outcome of a line that no JSON reader takes, as far as it can be made out."""
+    outcome = _OUTCOME.search(raw)
+    return "unreadable" if outcome is None else outcome[1].decode()
 
 
 def _number(digits: str) -> int | float:

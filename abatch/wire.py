@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 import msgspec
 
 from abatch.errors import AbatchError
-from abatch.result import LONG, MAX_TOKENS, Line, Usage, usage_of
+from abatch.result import LONG, MAX_TOKENS, Line, Usage, outcome_in, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -328,7 +328,6 @@ _decode, _decode_lines = _decoder.decode, _decoder.decode_lines
 _UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 _NAMED: Final = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.){32,192}")')
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_OUTCOME: Final = re.compile(rb'"result"\s*:\s*\{\s*"type"\s*:\s*"([a-z_]{1,40})"')
 
 
 def read_line(line: bytes) -> Seen | None:
@@ -442,12 +441,7 @@ def _scan(line: bytes) -> Seen | None:
     named = _ID.search(line)
     if named is None:
         return None
-    return Seen(named[0].decode(), _outcome_in(line), None, None, None)
-
-
-def _outcome_in(line: bytes) -> str:
-    outcome = _OUTCOME.search(line)
-    return "unreadable" if outcome is None else outcome[1].decode()
+    return Seen(named[0].decode(), outcome_in(line), None, None, None)
 
 
 def with_custom_id(line: bytes, wire_id: bytes, custom_id: bytes) -> bytes:
@@ -484,5 +478,5 @@ def outcome_of(line: bytes, custom_id: str) -> Line:
     """A line that carries the caller's id already, decoded for a sink."""
     seen = read_line(line)
     if seen is None:  # no JSON reader takes it, as it was when it had an id of ours
-        return Line(line, custom_id, _outcome_in(line))
+        return Line(line, custom_id, outcome_in(line))
     return Line(line, custom_id, seen.outcome, seen.error_type, seen.model, seen.usage)
