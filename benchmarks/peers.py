@@ -95,7 +95,7 @@ def peers(folder: Path, size: Size) -> Table:
             found = {LOST: rows - measured.pop("rows"), SECOND: server.account()["again"]}
         return measured | {what: count + faults[name].get(what, 0) for what, count in found.items()}
 
-    table.measure(size.rounds, {CEILING: ceiling} | {name: partial(run, name) for name in commands})
+    table.measure(size, {CEILING: ceiling} | {name: partial(run, name) for name in commands})
     others = [name for name in commands if name != OURS]
     for text, what in MEASURES.items():
         least = min(table.ratio(name, OURS, what) for name in others)
