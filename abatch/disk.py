@@ -1,4 +1,4 @@
-"""Names on disk: given, made durable, removed. These calls block; they are made through `threads.run`.
+"""Names on disk: given, made durable, removed; bytes on their way there. These calls block: see `threads.run`.
 
 After a failed fsync nobody knows which names of a folder are on the disk, and the next fsync may well succeed without
 them. So a folder is synced by one thread at a time, and whoever gave a name before a sync failed hears of it. A name
@@ -7,24 +7,57 @@ that a run finds is synced again, and that is believed.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import threading
 from collections import Counter
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-__all__ = ["durable", "make_folders", "remove", "sync_folder"]
+__all__ = ["Writeback", "durable", "make_folders", "remove", "sync_folder"]
+
+AHEAD: Final = 2**23
+"""Bytes of a file that are left to its fsync, at most."""
+SYNC_FILE_RANGE_WRITE: Final = 2
+"""An option of Linux's `sync_file_range`: begin to write, and wait for nothing."""
 
 UNABLE: Final = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS}
 """Why a folder is never synced: it cannot be opened to read, or its file system has nothing to sync (automounts)."""
 _turn = threading.Lock()
 _failures: Counter[Path] = Counter()
 """How often the sync of a folder failed."""
+
+
+class Writeback:
+    """Has the kernel write to the disk what a file has got so far, so that the fsync at its end finds little left.
+
+    Nothing but time depends on it: what goes wrong is told by the fsync.
+    """
+
+    def __init__(self) -> None:
+        self._begun = 0
+
+    def reached(self, descriptor: int, size: int) -> None:
+        """The file has so many bytes now."""
+        if size - self._begun >= AHEAD:
+            begin = _sync_file_range()
+            if begin is not None:
+                begin(descriptor, self._begun, size - self._begun, SYNC_FILE_RANGE_WRITE)
+            self._begun = size
+
+
+@cache
+def _sync_file_range() -> Any:  # noqa: ANN401 - what `ctypes` gives, None where there is none
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if function is not None:
+        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return function
 
 
 def remove(path: Path) -> None:

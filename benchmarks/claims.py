@@ -29,13 +29,13 @@ def drain_jsonl(folder: Path, size: Size) -> Table:
     rows = size.of(ONE_BATCH)
     requests = folder / "requests.jsonl"
     write_requests(requests, rows)
-    with serving(folder, "--answer-bytes", "900") as server:
+    with serving(folder, size, "--answer-bytes", "900") as server:
         server.client("abatch-drain", str(requests), "out.jsonl")
         batch = server.batches()[0]
         table = Table(title=f"Drain {rows:,} results of 1.3 KB, one batch, into JSONL", rows=rows)
         table.megabytes = (server.folder / "abatch-drain" / "out.jsonl").stat().st_size / 1e6
         table.measure(
-            size,
+            size.rounds,
             {
                 CEILING: lambda: server.client("raw-drain", batch),
                 "curl -o": lambda: server.curl(results_path(batch)),
@@ -53,12 +53,12 @@ def drain_sqlite(folder: Path, size: Size) -> Table:
     rows = size.of(ONE_BATCH)
     requests = folder / "requests.jsonl"
     write_requests(requests, rows)
-    with serving(folder, "--answer-bytes", "900") as server:
+    with serving(folder, size, "--answer-bytes", "900") as server:
         database = folder / "abatch-drain" / "out.db"
         server.client("abatch-drain", str(requests), "out.db")
         table = Table(title=f"Drain {rows:,} results of 1.3 KB, one batch, into SQLite", rows=rows)
         table.measure(
-            size,
+            size.rounds,
             {
                 CEILING: lambda: server.client("raw-drain", server.batches()[0]),
                 "executemany of rows in memory": lambda: server.client("sqlite-rows", str(database)),
@@ -92,7 +92,7 @@ def drain_s3(folder: Path, size: Size) -> Table:
             aws_access_key_id=s3.access_key,
             aws_secret_access_key=s3.secret_key,
         ).create_bucket(Bucket="bench")
-        server = open_.enter_context(serving(folder, "--answer-bytes", "900"))
+        server = open_.enter_context(serving(folder, size, "--answer-bytes", "900"))
         server.client("abatch-drain", str(requests), "out.jsonl")
         file = folder / "same.jsonl"
         (folder / "abatch-drain" / "out.jsonl").rename(file)
@@ -103,9 +103,9 @@ def drain_s3(folder: Path, size: Size) -> Table:
         def place() -> str:
             return f"s3://bench/{next(numbers)}?endpoint_url={s3.url}&region=us-east-1"
 
-        eight = open_.enter_context(serving(folder, "--answer-bytes", "900", "--pause", "0.5"))
+        eight = open_.enter_context(serving(folder, size, "--answer-bytes", "900", "--pause", "0.5"))
         table.measure(
-            size,
+            size.rounds,
             {
                 CEILING: lambda: server.client("raw-drain", server.batches()[0]),
                 "aioboto3, upload_file": lambda: server.client("s3-upload", str(file), s3.url, "bench", **keys),
@@ -140,7 +140,7 @@ def long_lines(folder: Path, size: Size) -> Table:
             place.mkdir()
             requests = place / "requests.jsonl"
             write_requests(requests, rows)
-            server = open_.enter_context(serving(place, *options))
+            server = open_.enter_context(serving(place, size, *options))
             server.client("abatch-drain", str(requests), "out.jsonl")
             written = (place / "abatch-drain" / "out.jsonl").stat().st_size / 1e6
 
@@ -150,7 +150,7 @@ def long_lines(folder: Path, size: Size) -> Table:
 
             programs[f"{CEILING}, {shape}"] = partial(drain, "raw-drain", server.batches()[0])
             programs[shape] = partial(drain, "abatch-drain", str(requests), "out.jsonl")
-        table.measure(size, programs)
+        table.measure(size.rounds, programs)
     table.claim("MB/s of 32 KB lines over small ones", table.ratio(long, small, "MB/s"), floor=1, goal=1)
     table.claim("MB/s with one of 60 MB over small ones", table.ratio(one, small, "MB/s"), floor=1, goal=1)
     added = (table.most(one) - table.most(small)) / longest
@@ -167,23 +167,22 @@ def many_batches(folder: Path, size: Size) -> Table:
     requests = folder / "requests.jsonl"
     write_requests(requests, rows)
     table = Table(title=f"Drain {rows:,} results of 1.3 KB, into JSONL", rows=rows)
-    with serving(folder, "--pause", "0.5") as server:
+    with serving(folder, size, "--pause", "0.5") as server:
         interval = 0.5 if size.quick else 15.0
         looks = server.client("abatch-looks", str(requests), str(limit), str(interval))
         account = server.account()
         many = len(account["batches"])
     each = f"{many} batches, 16 at once"
     few = "10 batches, one at a time"
-    once = size.at_most(1)
-    for _ in range(size.at_most(3).rounds):
+    for _ in range(min(size.rounds, 3)):
         for name, per_batch, drains in ((few, size.of(100_000), 1), (each, limit, 16)):
             # a server of its own: beside the results of the run before, the second of two that are alike was slower
-            with serving(folder, "--pause", "0.5") as server:
+            with serving(folder, size, "--pause", "0.5") as server:
                 run = partial(server.client, "abatch-many", str(requests), "out.jsonl", str(per_batch), str(drains))
-                table.measure(once, {name: run})
+                table.measure(1, {name: run})
                 if name == each:
                     assert size.quick or table.runs[each][-1]["at_once"] == 16
-                    table.measure(once, {CEILING: partial(server.client, "raw-drain", *server.batches())})
+                    table.measure(1, {CEILING: partial(server.client, "raw-drain", *server.batches())})
     table.claim("throughput over few batches, one at a time", table.ratio(few, each), floor=0.7, goal=0.9)
     table.claim("peak memory in MB", table.most(each), floor=180, goal=150, at_most=True)
     late = table.middle(each, "later_ms")
@@ -200,15 +199,15 @@ def many_batches(folder: Path, size: Size) -> Table:
 
 def growth(folder: Path, size: Size) -> Table:
     """Ten times the results, in turn."""
-    return _growth(folder, size.at_most(3), [100_000, 1_000_000])
+    return _growth(folder, size, [100_000, 1_000_000], min(size.rounds, 3))
 
 
 def growth_large(folder: Path, size: Size) -> Table:
     """A hundred times the results, once, between two of the smallest."""
-    return _growth(folder, size.at_most(1), [100_000, 1_000_000, 10_000_000])
+    return _growth(folder, size, [100_000, 1_000_000, 10_000_000], 1)
 
 
-def _growth(folder: Path, size: Size, full: list[int]) -> Table:
+def _growth(folder: Path, size: Size, full: list[int], rounds: int) -> Table:
     table = Table(title="Whole jobs of growing size through the command line, into JSONL")
     counts = [size.of(rows) for rows in (full[:: len(full) - 1] if size.quick else full)]
     names = [f"{rows:,}" for rows in counts]
@@ -216,16 +215,16 @@ def _growth(folder: Path, size: Size, full: list[int]) -> Table:
     def run(program: str, rows: int) -> Measured:
         requests = folder / "requests.jsonl"
         write_requests(requests, rows)
-        with serving(folder, "--answer-bytes", "300", "--drop") as server:
+        with serving(folder, size, "--answer-bytes", "300", "--drop") as server:
             measured = server.client(program, str(requests))
         return measured | {"µs/result": measured["seconds"] / rows * 1e6}
 
     programs = {name: partial(run, "abatch-run", rows) for name, rows in zip(names, counts, strict=True)}
     first, last = names[0], names[-1]
-    table.measure(size.at_most(1), {f"{CEILING}, {last}": partial(run, "raw-run", counts[-1])})
-    table.measure(size, programs)
+    table.measure(1, {f"{CEILING}, {last}": partial(run, "raw-run", counts[-1])})
+    table.measure(rounds, programs)
     if not size.quick:
-        table.measure(size.at_most(1), {first: programs[first]})
+        table.measure(1, {first: programs[first]})
     times = counts[-1] // counts[0]
     memory = table.middle(last, "peak_mb") / table.middle(first, "peak_mb")
     table.claim(f"peak memory of {times} times the results", memory, floor=1.15, goal=1.05, at_most=True)
@@ -261,9 +260,9 @@ def _submit(folder: Path, size: Size, prompt_bytes: int) -> Table:
     write_requests(requests, rows, prompt_bytes=prompt_bytes)
     megabytes = requests.stat().st_size / 1e6
     table = Table(title=f"Submit {rows:,} requests of {megabytes:.0f} MB as one batch", rows=rows, megabytes=megabytes)
-    with serving(folder, "--answer-bytes", "10") as server:
+    with serving(folder, size, "--answer-bytes", "10") as server:
         table.measure(
-            size,
+            size.rounds,
             {
                 CEILING: lambda: server.client("raw-submit", str(requests)),
                 "SDK, create(list)": lambda: server.client("sdk-submit", str(requests)),
@@ -277,11 +276,11 @@ def recovery(folder: Path, size: Size) -> Table:
     """Opening a journal of 10,000 shards, against one of 1,000 and against reading its facts."""
     few, many = size.of(1_000), size.of(10_000)
     table = Table(title=f"Open a journal of {many:,} shards")
-    with serving(folder) as server:
+    with serving(folder, size) as server:
         for shards in (few, many):
             server.client("write-journal", str(folder / str(shards)), str(shards))
         table.measure(
-            size,
+            size.rounds,
             {
                 f"SELECT and decode, {many:,}": lambda: server.client("select-facts", str(folder / str(many))),
                 f"abatch, {few:,}": lambda: server.client("abatch-recover", str(folder / str(few))),
@@ -302,9 +301,9 @@ def whole_job(folder: Path, size: Size) -> Table:
     requests = folder / "requests.jsonl"
     write_requests(requests, rows, prompt_bytes=400)
     table = Table(title=f"A whole job of {rows:,} requests, `abatch run` into JSONL", rows=rows)
-    with serving(folder, "--answer-bytes", "900") as server:
+    with serving(folder, size, "--answer-bytes", "900") as server:
         table.measure(
-            size.at_most(3),
+            min(size.rounds, 3),
             {
                 CEILING: lambda: server.client("raw-run", str(requests)),
                 "a program on the SDK": lambda: server.client("sdk-run", str(requests)),

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import urllib.request
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ Measured = dict[str, float]
 CEILING = "the server, by a bare socket"
 """The row that shows what the server can do: nothing can be faster beside it."""
 MEMORY = 768 * 2**20
-"""Bytes of memory that are fetched before each run: what the largest takes, about."""
+"""Bytes that a drain of `ONE_BATCH` takes, in the process and in files, with some to spare."""
 PATIENCE = 3600.0
 """Seconds after which a client hangs."""
 
@@ -43,9 +43,6 @@ class Size:
     def of(self, rows: int) -> int:
         return rows // 1000 if self.quick else rows
 
-    def at_most(self, rounds: int) -> Size:
-        return replace(self, rounds=min(self.rounds, rounds))
-
 
 @dataclass(kw_only=True)
 class Server:
@@ -53,6 +50,9 @@ class Server:
 
     url: str
     folder: Path
+    memory: int
+    """Bytes that are fetched before a program begins."""
+    workspaces: int = 0
 
     def account(self) -> Any:
         """What the server counted: looks at the list, batches, those that ask again."""
@@ -72,6 +72,8 @@ class Server:
     ) -> Measured:
         """Run a program in an empty folder, or the one it had; what it measured of itself, its last line.
 
+        Each has a key, and so a workspace, of its own: it does not see the batches of those before it.
+
         Raises:
             subprocess.CalledProcessError: it failed.
 
@@ -80,10 +82,17 @@ class Server:
         if not keep:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
+            self.workspaces += 1
+        self._fetch_memory()
+        environment = {
+            "ANTHROPIC_BASE_URL": self.url,
+            "ANTHROPIC_API_KEY": f"benchmark-{self.workspaces}",
+            **environment,
+        }
         done = subprocess.run(
             command,
             cwd=place,
-            env={**os.environ, "ANTHROPIC_BASE_URL": self.url, "ANTHROPIC_API_KEY": "benchmark", **environment},
+            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if quiet else None,
             check=True,
@@ -94,6 +103,7 @@ class Server:
 
     def curl(self, path: str) -> Measured:
         """Let curl write what stands under this path to a file, which it does not fsync; its start is left out."""
+        self._fetch_memory()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             ["curl", "-sf", "-o", "curl.out", "-w", "%{time_total}", self.url + path],
@@ -105,9 +115,19 @@ class Server:
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return {"seconds": float(done.stdout), "cpu": cpu}
 
+    def _fetch_memory(self) -> None:
+        """Have the memory at hand that a drain takes, the file that it writes included.
+
+        A virtual machine may have given back what nobody uses. To fetch it again takes several times as long as to
+        write to it, and whoever happened to come first would pay for all.
+        """
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            for _ in range(self.memory // 2**20):
+                file.write(bytes(2**20))
+
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[Server]:
+def serving(folder: Path, size: Size, *options: str) -> Iterator[Server]:
     """A server in a process of its own."""
     command = [sys.executable, str(HERE / "server.py"), *options]
     environment = {**os.environ, "TMPDIR": str(folder)}
@@ -116,19 +136,9 @@ def serving(folder: Path, *options: str) -> Iterator[Server]:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        yield Server(url=process.stdout.readline().strip(), folder=folder)
+        url = process.stdout.readline().strip()
+        yield Server(url=url, folder=folder, memory=0 if size.quick else MEMORY)
         process.stdin.close()
-
-
-def fetch_memory() -> None:
-    """Have the memory at hand that a program will take, files that it writes included.
-
-    A virtual machine gives memory back that nobody uses, and to fetch it again costs ten times what writing to it
-    does: whoever happened to be the first to need it, would pay for all.
-    """
-    with tempfile.TemporaryFile() as file:
-        for _ in range(MEMORY // 2**20):
-            file.write(bytes(2**20))
 
 
 def write_requests(path: Path, count: int, prompt_bytes: int = 8) -> None:
@@ -173,12 +183,10 @@ class Table:
     runs: dict[str, list[Measured]] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
 
-    def measure(self, size: Size, programs: dict[str, Callable[[], Measured]]) -> None:
+    def measure(self, rounds: int, programs: dict[str, Callable[[], Measured]]) -> None:
         """Run the programs in turn, round after round."""
-        for _ in range(size.rounds):
+        for _ in range(rounds):
             for name, program in programs.items():
-                if not size.quick:
-                    fetch_memory()
                 self.runs.setdefault(name, []).append(program())
 
     def best(self, name: str, what: str = "seconds") -> float:

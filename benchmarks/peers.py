@@ -73,7 +73,7 @@ def peers(folder: Path, size: Size) -> Table:
     requests = folder / "requests.jsonl"
     write_requests(requests, rows, prompt_bytes=400)
     table = Table(title=f"A job of {rows:,} requests with answers of 2 KB, beside other programs", rows=rows)
-    serve = partial(serving, folder, "--answer-bytes", "1600", "--at-once", "--questions")
+    serve = partial(serving, folder, size, "--answer-bytes", "1600", "--at-once", "--questions")
     commands: dict[str, list[str]] = {}
     for name, peer in PEERS.items():
         if size.quick and peer.needs:
@@ -95,7 +95,7 @@ def peers(folder: Path, size: Size) -> Table:
             found = {LOST: rows - measured.pop("rows"), SECOND: server.account()["again"]}
         return measured | {what: count + faults[name].get(what, 0) for what, count in found.items()}
 
-    table.measure(size, {CEILING: ceiling} | {name: partial(run, name) for name in commands})
+    table.measure(size.rounds, {CEILING: ceiling} | {name: partial(run, name) for name in commands})
     others = [name for name in commands if name != OURS]
     for text, what in MEASURES.items():
         least = min(table.ratio(name, OURS, what) for name in others)

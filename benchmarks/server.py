@@ -44,6 +44,8 @@ def text(size: int) -> bytes:
 @dataclass(kw_only=True)
 class Batch:
     number: int
+    key: bytes
+    """Of its workspace: a list shows no other's batches."""
     count: int
     file: Path
     created_at: datetime
@@ -135,13 +137,15 @@ class Server:
     async def answer_one(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
         found = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        named = re.search(rb"(?i)\r\n(?:x-api-key|authorization): *([^\r]+)", head)
+        key = named[1] if named else b""
         path = target.partition("?")[0]
         if method == "POST" and path == "/v1/messages/batches":
             assert found is not None
-            return await self.create(int(found[1]), reader, writer)
+            return await self.create(int(found[1]), key, reader, writer)
         if path == "/v1/messages/batches":
             self.looks += "limit=1" not in target.split("?")[-1].split("&")
-            data = [batch.shown(self.base) for batch in reversed(self.batches)][:1000]
+            data = [batch.shown(self.base) for batch in reversed(self.batches) if batch.key == key][:1000]
             last = data[-1]["id"] if data else None
             return self.reply(writer, {"data": data, "has_more": False, "first_id": None, "last_id": last})
         if path == "/account":
@@ -159,7 +163,7 @@ class Server:
         self.retrieves += 1
         return self.reply(writer, batch.shown(self.base))
 
-    async def create(self, size: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def create(self, size: int, key: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         body = bytearray()
         while len(body) < size:
             body += await reader.read(min(2**20, size - len(body)))
@@ -168,7 +172,7 @@ class Server:
         number = len(self.batches) + 1
         file = self.folder / f"{number}.chunked"
         count = body.count(b'"custom_id"')
-        batch = Batch(number=number, count=count, file=file, created_at=datetime.now(UTC))
+        batch = Batch(number=number, key=key, count=count, file=file, created_at=datetime.now(UTC))
         self.batches.append(batch)
         self.created = asyncio.get_running_loop().time()
         if self.asked is not None:

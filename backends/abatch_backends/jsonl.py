@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
-from abatch.disk import durable, make_folders, sync_folder
+from abatch.disk import Writeback, durable, make_folders, sync_folder
 from abatch.errors import BackendError, ConfigError
 from abatch.result import in_pieces
 
@@ -42,6 +42,8 @@ __all__ = ["open_"]
 
 FORMS: Final = ("jsonl:///results.jsonl", "jsonl:////absolute/results.jsonl", "jsonl:///results/")
 CHUNK: Final = 2**20
+"""Bytes of one read or write, at most: for a larger write the kernel looks for larger pieces of memory, which may take
+ten times as long."""
 REMEDY: Final = "move it away, or choose another destination"
 CLAIM_DRAFT: Final = ".claim-"
 NO_KERNEL_COPY: Final = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
@@ -278,10 +280,13 @@ class _File(_Jsonl):
             return
         with self.guarded():
             whole = await threads.opened(os.close, _create, draft)
+        writeback = Writeback()
         try:
-            for each in sealed:  # one step each: a cancellation waits for one part, not for all
+            for each, end in zip(sealed, accumulate(map(_size, sealed)), strict=True):
+                # one step each: a cancellation waits for one part, not for all
                 await self.run(self._check_part, each)
                 await self.run(_append, self._part(each.part), whole, _size(each))
+                await self.run(writeback.reached, whole, end)
             await self.run(os.fsync, whole)
         finally:
             await threads.clean_up(os.close, whole)
@@ -321,6 +326,7 @@ class _Sink:
         self._descriptor: int | None = None
         self._lines = self._bytes = 0
         self._checksum = 0
+        self._writeback = Writeback()
 
     def clear(self) -> None:
         self._draft.unlink(missing_ok=True)
@@ -344,6 +350,7 @@ class _Sink:
             _write_all(self._open_descriptor(), piece)
             self._checksum = zlib.crc32(piece, self._checksum)
             self._bytes += len(piece)
+        self._writeback.reached(self._open_descriptor(), self._bytes)
         self._lines += lines
 
     async def seal(self) -> Sealed:
@@ -440,7 +447,7 @@ def _chunks(path: Path) -> Iterable[bytes]:
 def _write_all(descriptor: int, block: bytes | memoryview) -> None:
     rest = memoryview(block)
     while rest:
-        rest = rest[os.write(descriptor, rest) :]
+        rest = rest[os.write(descriptor, rest[:CHUNK]) :]
 
 
 def _write_new(path: Path, chunks: Iterable[bytes]) -> int:

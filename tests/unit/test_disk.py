@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from abatch.disk import durable, make_folders
+from abatch import disk
+from abatch.disk import AHEAD, SYNC_FILE_RANGE_WRITE, Writeback, durable, make_folders
 
 
 @pytest.fixture
@@ -136,3 +138,29 @@ def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(NotADirectoryError, match="/a'"):
         make_folders(tmp_path / "a" / "b")
+
+
+def test_writeback_begins_with_all_but_the_last_bytes_of_a_file(monkeypatch):
+    begun = []
+    monkeypatch.setattr(disk, "_sync_file_range", lambda: lambda *what: begun.append(what))
+    writeback = Writeback()
+    for size in (AHEAD - 1, AHEAD, AHEAD + 1, 3 * AHEAD, 3 * AHEAD + 5):
+        writeback.reached(7, size)
+    assert begun == [(7, 0, AHEAD, SYNC_FILE_RANGE_WRITE), (7, AHEAD, 2 * AHEAD, SYNC_FILE_RANGE_WRITE)]
+
+
+def test_writeback_is_nothing_where_the_system_has_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "_sync_file_range", lambda: None)
+    with (tmp_path / "file").open("wb") as file:
+        file.write(b"x")
+        Writeback().reached(file.fileno(), AHEAD)
+    assert (tmp_path / "file").read_bytes() == b"x"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sync_file_range is Linux's")
+def test_writeback_is_taken_by_the_kernel(tmp_path):
+    begin = disk._sync_file_range()
+    with (tmp_path / "file").open("wb") as file:
+        file.write(bytes(AHEAD))
+        file.flush()
+        assert begin(file.fileno(), 0, AHEAD, SYNC_FILE_RANGE_WRITE) == 0
