@@ -442,6 +442,7 @@ class Driver:
     async def _pass_gate(self, attempt: int, gate: _Gate, scope: anyio.CancelScope) -> None:
         """Steps 2 to 4: when this returns, the tail may leave."""
         site = self.site
+        site.scope.pace.called(anyio.current_time())
         page = await site.client.list(site.scope.workspace_id, limit=1)
         began = _awake()
         if not site.guard_checked() and not await site.scope.vouch():

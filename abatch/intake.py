@@ -51,8 +51,10 @@ HEADER_SETS: Final = 16
 """Sets of headers in one job, at most: each has an open shard."""
 PACKED: Final = 2**8
 """Bytes of a `.zst` that are unpacked at once: four may stand for 128 KiB, so a bomb goes off in parts of 8 MiB."""
+HASHED: Final = 2**24
+"""Bytes of a file that are hashed in one turn."""
 TURN: Final = 0.005
-"""Seconds that a synchronous iterable may hold the event loop."""
+"""Seconds that an iterable may hold the event loop, if it does not wait for anything."""
 IDS_IN_MEMORY: Final = 2**24
 """Bytes that custom_ids take in memory before they go to disk, each with what Python needs for it."""
 ID_WEIGHT: Final = 100
@@ -395,20 +397,29 @@ class FileInput:
         now = os.fstat(self._raw.fileno())
         return now.st_size, now.st_mtime_ns
 
-    def skip(self, *, offset: int, rows: int) -> None:
-        """Go to the position of a cut: a byte offset, or past so many rows of a compressed file."""
+    def skip(self, *, offset: int, rows: int) -> int:
+        """Go to the position of a cut: a byte offset, or past so many rows of a compressed file.
+
+        Returns how many of them are still to be passed, by another call: one takes no longer than a turn.
+        """
         if self.plain:
             self._raw.seek(offset)
             self._file = io.BufferedReader(self._raw, BLOCK)
             self._offset = offset
             self._number = rows
-            return
-        while rows and (block := self.block()) is not None:
+            return 0
+        passed = 0
+        while rows and passed < BLOCK:
+            block = self.block()
+            if block is None:
+                return 0
             requests = block.requests()
             if len(requests) > rows:
                 _, number, end = requests[rows - 1]
                 self._put_back = Lines(block.text[end - block.offset :], number, end)
             rows -= min(rows, len(requests))
+            passed += len(block.text)
+        return rows
 
     def block(self) -> Lines | None:
         """The next 64 KiB of lines, or as much as the one that ends them takes; None at the end.
@@ -609,10 +620,22 @@ def _cannot_check(path: Path, folder: Path, failure: OSError) -> ConfigError:
     return ConfigError(f"input {path} cannot be checked in {folder}: {failure}; free the disk")
 
 
-def file_sha256(path: Path) -> str:
-    """The hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+async def file_sha256(path: Path) -> str:
+    """The hash of a file's bytes, which are read a part at a time: a large file can be given up."""
+    digest = hashlib.sha256()
+    file = await threads.opened(IO[bytes].close, path.open, "rb")
+
+    def part() -> bool:
+        block = file.read(HASHED)
+        digest.update(block)
+        return bool(block)
+
+    try:
+        while await threads.run(part):
+            pass
+    finally:
+        await threads.clean_up(file.close)
+    return digest.hexdigest()
 
 
 # ---- iterables ------------------------------------------------------------------------------------------------
@@ -643,7 +666,11 @@ class IterableInput:
         weight = 0
         try:
             async with aclosing(self._items()) as items:
+                turn = perf_counter() + TURN
                 async for request in items:
+                    if perf_counter() > turn:  # what is made without a wait, by a generator of either kind
+                        await checkpoint()
+                        turn = perf_counter() + TURN
                     self._number += 1
                     read = from_line if isinstance(request, bytes) else from_object
                     row = read(request, self._number)  # type: ignore[arg-type]  # bytes go to the one that takes bytes
@@ -679,9 +706,5 @@ class IterableInput:
         if isinstance(requests, Mapping | Request) or not isinstance(requests, Iterable):
             kind = type(self._requests).__name__
             raise ConfigError(f"requests must be a path, an iterable or an async iterable, got {kind}")
-        turn = perf_counter() + TURN
         for request in cast("Iterable[object]", requests):
             yield request
-            if perf_counter() > turn:
-                await checkpoint()
-                turn = perf_counter() + TURN

@@ -108,13 +108,14 @@ class Job:
         """
         given = 0
         while True:
-            while given < len(self._job.sealed_order):
-                shard = self._job.shards[self._job.sealed_order[given]]
-                given += 1
-                assert shard.sealed is not None
-                async with self._run.reading() as backend:
-                    async for raw in backend.read(sealed_of(shard.sealed)):
-                        yield Result(raw)
+            if given < len(self._job.sealed_order):
+                async with self._run.reading() as backend:  # of a finished job it is connected anew, and looks at all
+                    while given < len(self._job.sealed_order):
+                        shard = self._job.shards[self._job.sealed_order[given]]
+                        given += 1
+                        assert shard.sealed is not None
+                        async for raw in backend.read(sealed_of(shard.sealed)):
+                            yield Result(raw)
             if self._run.over.is_set():
                 if given < len(self._job.sealed_order):
                     continue

@@ -497,7 +497,7 @@ class BatchManager:
         match known.source, path:
             case FileSource() as source, Path():
                 now = await threads.run(_stat, path)
-                if now != (source.size, source.mtime_ns) and await threads.run(file_sha256, path) != source.sha256:
+                if now != (source.size, source.mtime_ns) and await file_sha256(path) != source.sha256:
                     raise JobConflict(job.key, f"other content of {source.path}")
             case IterableSource(), None:
                 pass  # compared row by row, as it is read

@@ -116,7 +116,9 @@ class Planner:
             if (now := file.stat()) != (source.size, source.mtime_ns):
                 await self._compare(path, source)
             try:
-                await threads.run(file.skip, offset=cut.offset, rows=cut.rows)
+                left = cut.rows
+                while left := await threads.run(file.skip, offset=cut.offset, rows=left):
+                    pass
                 while (taken := await self._in_spool(self._fill_from, file)) is not None:
                     rows += taken.rows
                     if file.stat() != now:
@@ -304,7 +306,7 @@ class Planner:
         self._rest = None
 
     async def _compare(self, path: Path, source: FileSource) -> None:
-        if await threads.run(file_sha256, path) != source.sha256:
+        if await file_sha256(path) != source.sha256:
             raise self._changed(path)
 
     def _changed(self, path: Path) -> JobStopped:

@@ -155,7 +155,7 @@ async def _prepare(ledger: Ledger, key: str, kinds: list[str], to: str | None) -
         raise ConfigError(f"job {key!r} is not finished; run it to its end first")
     folder = ledger.journal.folder
     path = absolute(folder, source.path)
-    if not await threads.run(_is_same, path, source):
+    if not await _is_same(path, source):
         raise ConfigError(f"input {path} is gone, or changed since job {key!r} was started; put the old content back")
     earlier: list[JobRecord] = []
     number = 1
@@ -183,11 +183,11 @@ async def _prepare(ledger: Ledger, key: str, kinds: list[str], to: str | None) -
     return made
 
 
-def _is_same(path: Path, source: FileSource) -> bool:
+async def _is_same(path: Path, source: FileSource) -> bool:
     try:
-        now = path.stat()
+        now = await threads.run(path.stat)
         same = (now.st_size, now.st_mtime_ns) == (source.size, source.mtime_ns)
-        return same or file_sha256(path) == source.sha256
+        return same or await file_sha256(path) == source.sha256
     except FileNotFoundError:
         return False
 

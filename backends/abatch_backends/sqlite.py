@@ -108,6 +108,10 @@ SCHEMA: Final = {
 INSERT: Final = (
     "INSERT INTO results VALUES (?, ?, ?, coalesce(CAST(? AS TEXT), ?), ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
+STORED: Final = """
+    SELECT shard, part,
+        (SELECT count(*) FROM results WHERE results.job = sealed.job AND results.shard = sealed.shard)
+    FROM abatch_shards AS sealed WHERE job = ?"""
 
 
 async def open_(url: str, job: JobRef, /) -> Backend:
@@ -257,9 +261,11 @@ class _Sqlite:
 
     async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
         async with self.transaction() as database:
+            stored = await database.execute_fetchall(STORED, (self._job.key,))
+            known = {shard: (part, lines) for shard, part, lines in stored}
             for each in sealed:
                 shard = int(each.detail["shard"])
-                if (shard, each.part, each.lines) != await self._stored(database, shard):
+                if known.get(shard) != (each.part, each.lines):
                     raise BackendError(self.url, f"the rows of shard {shard} were changed or removed; restore them")
             if not job.finished:
                 await database.executemany(
@@ -270,15 +276,6 @@ class _Sqlite:
                     (_now(), job.key),
                 )
         return str(self._path)
-
-    async def _stored(self, database: aiosqlite.Connection, shard: int) -> tuple[int, int, int] | None:
-        rows = await database.execute_fetchall(
-            "SELECT shard, part,"
-            " (SELECT count(*) FROM results WHERE results.job = sealed.job AND results.shard = sealed.shard)"
-            " FROM abatch_shards AS sealed WHERE job = ? AND shard = ?",
-            (self._job.key, shard),
-        )
-        return next(((number, part, lines) for number, part, lines in rows), None)
 
     async def aclose(self) -> None:
         connection, self._connection = self._connection, None

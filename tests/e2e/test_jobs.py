@@ -29,6 +29,8 @@ from abatch import (
     Request,
     collector,
 )
+from abatch import backend as backends
+from abatch.backend import JobRef
 from abatch.driver import Driver
 from abatch.lifecycle import Draining
 from abatch.pacing import LIMITS
@@ -77,6 +79,24 @@ async def test_finished_job_is_replayed_after_a_restart(api: Sandbox) -> None:
     async with manager() as running:
         ids = [result.custom_id async for result in running.job("job").results()]
     assert Counter(ids) == Counter(row["custom_id"] for row in rows)
+
+
+@pytest.mark.parametrize("to", ["results.jsonl", "results/", "results.db"])
+async def test_reading_a_finished_job_connects_to_its_storage_once(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    await run(write(requests(57)), to=to)
+    assert api.account.batches > 5
+    async with manager() as running:
+        job, connections, connect = running.job("job"), list[JobRef](), backends.connect
+
+        async def counted(url: str, ref: JobRef) -> Any:
+            connections.append(ref)
+            return await connect(url, ref)
+
+        monkeypatch.setattr(backends, "connect", counted)
+        assert len([result async for result in job.results()]) == 57
+    assert len(connections) == 1
 
 
 async def test_results_follow_a_running_job(api: Sandbox) -> None:

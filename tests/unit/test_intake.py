@@ -296,8 +296,20 @@ def test_after_a_skip_the_lines_behind_it_are_read(tmp_path, name, skipped):
     with closing(FileInput(path, longest=100)) as file:
         whole = read(file)
     with closing(FileInput(path, longest=100)) as file:
-        file.skip(offset=whole[skipped - 1][2] if skipped else 0, rows=skipped)
+        assert file.skip(offset=whole[skipped - 1][2] if skipped else 0, rows=skipped) == 0
         assert [line for line, _, _ in read(file)] == [line for line, _, _ in whole[skipped:]]
+
+
+def test_rows_of_a_compressed_file_are_passed_in_turns(tmp_path):
+    path = tmp_path / "x.gz"
+    path.write_bytes(packed("x.gz", b"".join(b"%0999d\n" % number for number in range(5_000))))
+    with closing(FileInput(path, longest=1_000)) as file:
+        turns = [left := 4_321]
+        while left := file.skip(offset=0, rows=left):
+            turns.append(left)
+        assert len(turns) >= 4
+        assert turns == sorted(turns, reverse=True)
+        assert [int(line) for line, _, _ in read(file)] == list(range(4_321, 5_000))
 
 
 # ---- seen ids -------------------------------------------------------------------------------------------------
@@ -488,7 +500,8 @@ async def test_what_the_iterable_raises_comes_out_as_it_is():
         await all_of(breaking())
 
 
-async def test_a_slow_iterable_does_not_hold_the_event_loop():
+@pytest.mark.parametrize("kind", ["generator", "async generator"])
+async def test_a_slow_iterable_does_not_hold_the_event_loop(kind):
     turns = 0
 
     def endless_until_others_ran():
@@ -496,6 +509,10 @@ async def test_a_slow_iterable_does_not_hold_the_event_loop():
         while turns < 3:
             n += 1
             yield Request(f"{n}", {"max_tokens": 1})
+
+    async def the_same():
+        for request in endless_until_others_ran():
+            yield request
 
     async def other() -> None:
         nonlocal turns
@@ -506,7 +523,7 @@ async def test_a_slow_iterable_does_not_hold_the_event_loop():
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(other)
-            await all_of(endless_until_others_ran())
+            await all_of(endless_until_others_ran() if kind == "generator" else the_same())
             tasks.cancel_scope.cancel()
 
 
