@@ -105,8 +105,16 @@ class Block(Sequence[Line]):
 
     def __iter__(self) -> Iterator[Line]:
         known = self._known
-        for place, raw in enumerate(self.join().split(b"\n")[:-1]):
+        for place, raw in enumerate(self._raw_lines()):
             yield known.get(place) or self._read(raw)
+
+    def _raw_lines(self) -> list[bytes]:
+        if self._count != 1:
+            return self.join().split(b"\n")[:-1]
+        *most, last = self.texts  # a line alone may be a long one: it is not copied once more
+        raw = b"".join(filter(None, (*most, last[:-1])))
+        self.texts = [raw, b"\n"]
+        return [raw]
 
     @overload
     def __getitem__(self, index: int) -> Line: ...

@@ -16,11 +16,12 @@ import os
 import re
 import sqlite3
 import stat
+from codecs import getincrementaldecoder
 from contextlib import asynccontextmanager, closing, suppress
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import aiosqlite
 import anyio
@@ -30,7 +31,7 @@ from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
 from abatch.disk import make_folders
 from abatch.errors import BackendError, ConfigError
-from abatch.result import Block
+from abatch.result import LONG, Block
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
@@ -327,7 +328,7 @@ class _Sink:
     async def _insert(self, database: aiosqlite.Connection) -> None:
         await database.executemany(INSERT, self._values())
 
-    def _values(self) -> Iterator[tuple[str | bytes | int | None, ...]]:
+    def _values(self) -> Iterator[tuple[str | _Text | int | None, ...]]:
         """Made one by one as SQLite takes them, in its thread, where a block's lines are made, too."""
         now, shard, key = _now(), self._shard, self._shard.job.key
         for line in chain.from_iterable(self._held):
@@ -371,6 +372,7 @@ def _missing(job: JobRef) -> Iterator[tuple[str, str, str]]:
 
 # ---- a line as a row ---------------------------------------------------------------------------------------
 
+_Text: TypeAlias = bytes | memoryview
 _UNKNOWN: Final = (None, None, None, None)
 
 
@@ -383,19 +385,31 @@ _decode = msgspec.json.Decoder(_Envelope).decode
 _HEAD: Final = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*"[^"\\]*(?:\\.[^"\\]*)*"\s*,\s*"result"\s*:\s*', re.DOTALL)
 
 
-def _result(line: bytes) -> tuple[bytes | None, bytes | None]:
+def _result(line: bytes) -> tuple[_Text | None, _Text | None]:
     """A line's result as text, or what is no UTF-8 as a BLOB: as text no reader could fetch it."""
+    result: _Text
     try:
-        result = bytes(_decode(line).result)
+        raw = _decode(line).result
+        result = bytes(raw) if len(line) < LONG else memoryview(raw)
     except (msgspec.MsgspecError, RecursionError):  # a lone surrogate, deep nesting: refused, but an answer
         result = _cut(line)
-    if result.isascii():
-        return result, None
+    return (result, None) if _is_utf8(result) else (None, result)
+
+
+def _is_utf8(text: _Text) -> bool:
+    if isinstance(text, bytes) and text.isascii():
+        return True
     try:
-        result.decode()
+        if isinstance(text, bytes):
+            text.decode()
+        else:  # a long one is looked at in pieces: as a str it may take four times its room
+            decode = getincrementaldecoder("utf-8")().decode
+            for begin in range(0, len(text), LONG):
+                decode(text[begin : begin + LONG])
+            decode(b"", final=True)
     except UnicodeDecodeError:
-        return None, result
-    return result, None
+        return False
+    return True
 
 
 def _cut(line: bytes) -> bytes:

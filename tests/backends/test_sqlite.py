@@ -16,7 +16,7 @@ import pytest
 
 from abatch.backend import Backend, JobRef, Sealed, connect, normalize
 from abatch.errors import BackendError, ConfigError
-from abatch.result import Line, Usage
+from abatch.result import LONG, Line, Usage
 from abatch.testing import BackendContract
 from abatch.testing.contract import make_line, make_lines, raw, read
 
@@ -99,6 +99,25 @@ class TestSqlite(BackendContract):
         assert kept["wide"] == '{"x":"\u00e4\u20ac\U0001f600"}'
         types = dict(self.query("SELECT custom_id, typeof(result) FROM results"))
         assert [name for name, kind in types.items() if kind != "text"] == ["invalid"]
+
+    async def test_long_lines_are_text_unless_they_are_no_utf8(self):
+        """They are looked at in pieces, whose borders are inside of characters."""
+        good = "x" + "\u00e4\u20ac\U0001f600" * (LONG // 4)
+        results = {
+            "good": good.encode(),
+            "late": good.encode() + b"\xff",
+            "cut": good.encode() + "\u20ac".encode()[:2],
+        }
+        lines = [
+            Line(b'{"custom_id":"%b","result":{"x":"%b"}}' % (name.encode(), text), name, "succeeded")
+            for name, text in results.items()
+        ]
+        async with self.opened() as backend:
+            assert await read(backend, await self.sealed(backend, 0, lines)) == raw(lines)
+        kept = dict(self.query("SELECT custom_id, result FROM results"))
+        assert kept["good"] == f'{{"x":"{good}"}}'
+        assert kept["late"] == b'{"x":"%b"}' % results["late"]
+        assert kept["cut"] == b'{"x":"%b"}' % results["cut"]
 
     async def test_rows_are_visible_before_the_seal(self):
         async with self.opened() as backend:

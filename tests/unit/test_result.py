@@ -95,6 +95,16 @@ def test_a_long_line_is_a_piece_of_its_own_until_somebody_looks_at_it():
     assert in_pieces(block) == [joined(block)] == [b"a\nb" + tail + b"\nc\n"]
 
 
+def test_a_long_line_alone_is_copied_once_however_often_it_is_looked_at():
+    block, tail = Block(lambda raw: Line(raw, "a", "succeeded")), memoryview(b"l" * LONG)
+    block.add([b"a", tail, b"\n"], 1, {})
+    (line,) = block
+    assert line.raw == b"a" + tail
+    (again,) = block
+    assert again.raw is line.raw is in_pieces(block)[0]
+    assert joined(block) == b"a" + tail + b"\n"
+
+
 def test_short_lines_are_joined():
     block = Block(lambda raw: Line(raw, raw.decode(), "succeeded"))
     block.add([b"a\nb", b"\nc\n"], 3, {})
