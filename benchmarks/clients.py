@@ -274,11 +274,13 @@ async def abatch_many(requests: str, to: str, per_batch: str, at_once: str) -> M
 
 
 async def abatch_looks(requests: str, per_batch: str, interval: str) -> Measured:
-    """The same, a look at the list every so many seconds; how many intervals it took from the first create on."""
+    """The same, a look at the list every so many seconds; how many intervals it took from the first batch on."""
     every = timedelta(seconds=float(interval))
     async with manager(int(per_batch), 16, every) as running:
-        clock = Clock()
         job = await running.submit(Path(requests), to="out.jsonl", key="looks")
+        while not job.progress().batches:
+            await asyncio.sleep(0.002)
+        clock = Clock()
         await _all_succeeded(job)
         measured = clock.stop()
     return measured | {"intervals": measured["seconds"] / every.total_seconds()}
@@ -287,13 +289,15 @@ async def abatch_looks(requests: str, per_batch: str, interval: str) -> Measured
 # ---- submitting -----------------------------------------------------------------------------------------------
 
 
-async def abatch_submit(requests: str) -> Measured:
-    """From a file of requests to the accepted batch."""
+async def abatch_submit(file: str, of: str = "file") -> Measured:
+    """From a file of requests to the accepted batch; `of` a list, it is read first as for the SDK."""
     async with manager() as running, heartbeat() as late:
         await asyncio.sleep(0.1)
-        late.clear()
         clock = Clock()
-        job = await running.submit(Path(requests), to="out.jsonl", key="submit")
+        requests = Path(file) if of == "file" else _requests(file)
+        await asyncio.sleep(0.002)
+        late.clear()  # of reading a list, which is not abatch's
+        job = await running.submit(requests, to="out.jsonl", key="submit")
         while not job.progress().batches:
             await asyncio.sleep(0.002)
         measured = clock.stop() | {"blocked_ms": max(late)}
@@ -302,15 +306,20 @@ async def abatch_submit(requests: str) -> Measured:
     return measured
 
 
+def _requests(file: str) -> list[dict]:
+    with Path(file).open("rb") as lines:
+        return [json.loads(line) for line in lines]
+
+
 async def sdk_submit(requests: str) -> Measured:
     """The same with the official SDK: read, `create(list)`."""
     client = sdk()
     async with heartbeat() as late:
         await asyncio.sleep(0.1)
-        late.clear()
         clock = Clock()
-        with Path(requests).open("rb") as file:
-            batch = [json.loads(line) for line in file]
+        batch = _requests(requests)
+        await asyncio.sleep(0.002)
+        late.clear()
         await client.messages.batches.create(requests=batch)
         await asyncio.sleep(0.002)
         return clock.stop() | {"blocked_ms": max(late)}
@@ -353,7 +362,7 @@ def abatch_run(requests: str) -> Measured:
 
 
 async def sdk_run(requests: str) -> Measured:
-    """A whole job as one would write it on the SDK: batches of 10,000, eight of them under way, all polled."""
+    """A whole job as one would write it on the SDK: batches of 10,000, eight being sent and eight read at once."""
     client = sdk()
     clock = Clock()
     sending, draining = asyncio.Semaphore(8), asyncio.Semaphore(8)

@@ -1,7 +1,7 @@
 """What every claim needs: a server and clients in processes of their own, rounds that alternate, a table.
 
 A ratio is the median of the ratios of each round, whose two sides ran one after the other: what slows the machine
-for a while slows both.
+for a while slows both. Where one side ran more often, as in `growth`, it is the ratio of the medians.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ class Table:
             print(f"  {name:42}" + "".join(f"{cell:>16}" for cell in cells))
         missed = 0
         for claim in self.claims:
-            state = "ok" if claim.reaches_its_goal else "low" if claim.holds else "MISS"
+            state = "ok" if claim.reaches_its_goal else "near" if claim.holds else "MISS"
             missed += strict and not claim.holds
             sign = "≤" if claim.at_most else "≥"
             bounds = f"(floor {sign} {claim.floor:g}, goal {sign} {claim.goal:g})"
