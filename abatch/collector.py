@@ -63,10 +63,10 @@ RECOUNTS: Final = 6
 """Times that the API is asked for its counts before rows that it counts otherwise are sealed."""
 KEPT_FOR: Final = 29 * 24 * 3600.0
 """Seconds after its creation for which a batch's results can be read."""
-READ_BYTES: Final = 2**17
+READ_BYTES: Final = 2**18
 """Bytes of lines, about, that are taken in one turn of the event loop."""
 WRITE_BYTES: Final = 2**19
-"""Lines go to the sink in blocks of about this size, which the drains of a job share; a block is two texts at least."""
+"""Lines go to the sink in blocks of about this size."""
 
 _decode_id = msgspec.json.Decoder(str).decode
 
@@ -161,12 +161,6 @@ class Collector:
         """Held for one text by each drain in turn: between any two the event loop goes round."""
         self.tries, self.step, self.may_retry = tries, prices.long_prompt_tokens, may_retry
         self.server_now = server_now
-        self._drains = 0
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes from which a block goes to its sink: large ones cost less, and many at once take memory."""
-        return max(2 * READ_BYTES, WRITE_BYTES // self._drains)
 
     async def drain(
         self,
@@ -192,11 +186,7 @@ class Collector:
 
         """
         with closing(await open_spool(self.journal.spool, shard.planned)) as reader:
-            self._drains += 1
-            try:
-                return await _Drain(self, shard, state, reader, rest=rest, again=again or iter(READ_AGAIN)).run()
-            finally:
-                self._drains -= 1
+            return await _Drain(self, shard, state, reader, rest=rest, again=again or iter(READ_AGAIN)).run()
 
 
 class _Drain:
@@ -365,7 +355,7 @@ class _Drain:
                         await anyio.lowlevel.checkpoint()
                     if self._held_back:
                         await threads.run(self._withhold)
-                    if block.weight >= self._owner.block_bytes:
+                    if block.weight >= WRITE_BYTES:
                         await full.send(block)
                         block = Block(_line)
         except ApiError as failure:

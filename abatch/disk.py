@@ -7,7 +7,6 @@ that a run finds is synced again, and that is believed.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import threading
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Writeback", "durable", "make_folders", "remove", "sync_folder"]
 
-AHEAD: Final = 2**23
+AHEAD: Final = 2**21
 """Bytes of a file that are left to its fsync, at most."""
 SYNC_FILE_RANGE_WRITE: Final = 2
 """An option of Linux's `sync_file_range`: begin to write, and wait for nothing."""
@@ -54,9 +53,13 @@ class Writeback:
 
 @cache
 def _sync_file_range() -> Any:  # noqa: ANN401 - what `ctypes` gives, None where there is none
-    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if function is not None:
-        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    try:
+        import ctypes  # noqa: PLC0415 - a Python may lack it
+
+        function = ctypes.CDLL(None).sync_file_range
+    except (ImportError, OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     return function
 
 

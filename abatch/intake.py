@@ -623,15 +623,16 @@ def _cannot_check(path: Path, folder: Path, failure: OSError) -> ConfigError:
 async def file_sha256(path: Path) -> str:
     """The hash of a file's bytes, which are read a part at a time: a large file can be given up."""
     digest = hashlib.sha256()
-    file = await threads.opened(IO[bytes].close, path.open, "rb")
+    file = await threads.opened(lambda opened: opened.close(), path.open, "rb")
 
-    def part() -> bool:
-        block = file.read(HASHED)
-        digest.update(block)
+    def turn() -> bool:
+        for _ in range(HASHED // BLOCK):
+            block = file.read(BLOCK)
+            digest.update(block)
         return bool(block)
 
     try:
-        while await threads.run(part):
+        while await threads.run(turn):
             pass
     finally:
         await threads.clean_up(file.close)

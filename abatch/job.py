@@ -102,7 +102,8 @@ class Job:
     async def results(self) -> AsyncIterator[Result]:
         """Every result, shard by shard in the order they were sealed; follows a running job to its end.
 
-        The same after a restart, from the beginning. About a mebibyte is held in memory at a time, or one longer line.
+        The same after a restart, from the beginning. About a mebibyte is held in memory at a time, or a few longer
+        lines.
 
         What `wait` raises is raised after the last result there is.
         """

@@ -25,7 +25,7 @@ OUTCOMES = ("succeeded", "errored", "canceled", "expired")
 """The outcomes of a request, as the API spells them. Others may come to be: they are kept and count as failed."""
 
 
-LONG: Final = 2**18
+LONG: Final = 2**19
 """Bytes from which a text of lines, or a piece of one, is not copied once more."""
 MAX_TOKENS: Final = 2**40
 """No answer has more; a larger number is not one of tokens."""

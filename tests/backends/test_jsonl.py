@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 from anyio import from_thread
 
-from abatch import result
+from abatch import disk, result
 from abatch.backend import Backend, JobRef, Sealed, connect, normalize
 from abatch.errors import BackendError, ConfigError
 from abatch.result import Block, joined
 from abatch.testing import BackendContract
-from abatch.testing.contract import make_lines, raw, read
+from abatch.testing.contract import make_line, make_lines, raw, read
 from abatch_backends import jsonl
 
 if TYPE_CHECKING:
@@ -106,6 +106,30 @@ class _Jsonl(BackendContract):
             sink = await self.sink(backend)
             await sink.write(block)
             assert await read(backend, await sink.seal()) == raw(lines)
+
+    async def test_the_kernel_is_given_a_part_in_pieces_and_asked_to_begin_with_the_disk(self, monkeypatch):
+        pieces, begun, write = list[int](), list[tuple[int, int]](), os.write
+
+        def counted(descriptor: int, data: bytes | memoryview) -> int:
+            pieces.append(len(data))
+            return write(descriptor, data)
+
+        def begin(_descriptor: int, start: int, size: int, _option: int) -> None:
+            begun.append((start, size))
+
+        monkeypatch.setattr(disk, "_sync_file_range", lambda: begin)
+        lines = [make_line(f"{number}", b'{"type":"succeeded","x":"%b"}' % (b"x" * 2**20)) for number in range(5)]
+        async with self.opened() as backend:
+            sink = await self.sink(backend)
+            monkeypatch.setattr(os, "write", counted)
+            for line in lines:
+                await sink.write([line])
+            monkeypatch.undo()
+            sealed = await sink.seal()
+            assert await read(backend, sealed) == raw(lines)
+        size = len(lines[0].raw) + 1
+        assert max(pieces) == jsonl.CHUNK
+        assert begun == [(0, 2 * size), (2 * size, 2 * size)]
 
     async def test_a_part_is_only_said_to_be_sealed_when_its_name_is_durable(self, monkeypatch):
         async with self.opened() as backend:

@@ -113,6 +113,20 @@ async def test_results_follow_a_running_job(api: Sandbox) -> None:
     assert first.error is None
 
 
+@pytest.mark.parametrize("to", ["results.jsonl", "results/", "results.db"])
+async def test_a_reader_that_is_slower_than_its_job_gets_every_result_once(api: Sandbox, to: str) -> None:
+    """Its parts are moved and its backend is wanted by nobody else, while it looks at the first."""
+    rows = requests(57)
+    async with manager() as running:
+        job = await running.submit(rows, to=to, key="job")
+        ids: list[str] = []
+        async for result in job.results():
+            if not ids:
+                await job.wait()
+            ids.append(result.custom_id)
+    assert Counter(ids) == Counter(row["custom_id"] for row in rows)
+
+
 @pytest.mark.parametrize("packed", ["gz", "zst"])
 async def test_compressed_input(api: Sandbox, packed: str) -> None:
     rows = requests(25)

@@ -312,6 +312,14 @@ def test_rows_of_a_compressed_file_are_passed_in_turns(tmp_path):
         assert [int(line) for line, _, _ in read(file)] == list(range(4_321, 5_000))
 
 
+@pytest.mark.parametrize("size", [0, 1, intake.BLOCK, 2 * intake.BLOCK, 5 * intake.BLOCK + 1])
+async def test_a_file_is_hashed_to_its_end_in_turns(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(intake, "HASHED", 2 * intake.BLOCK)
+    path = tmp_path / "x"
+    path.write_bytes(bytes(range(256)) * (size // 256) + b"x" * (size % 256))
+    assert await intake.file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 # ---- seen ids -------------------------------------------------------------------------------------------------
 
 
@@ -506,7 +514,7 @@ async def test_a_slow_iterable_does_not_hold_the_event_loop(kind):
 
     def endless_until_others_ran():
         n = 0
-        while turns < 3:
+        while turns < 3 and n < 300_000:
             n += 1
             yield Request(f"{n}", {"max_tokens": 1})
 
@@ -525,6 +533,7 @@ async def test_a_slow_iterable_does_not_hold_the_event_loop(kind):
             tasks.start_soon(other)
             await all_of(endless_until_others_ran() if kind == "generator" else the_same())
             tasks.cancel_scope.cancel()
+    assert turns >= 3
 
 
 def digest_of(rows) -> str:
