@@ -623,13 +623,13 @@ def _cannot_check(path: Path, folder: Path, failure: OSError) -> ConfigError:
 async def file_sha256(path: Path) -> str:
     """The hash of a file's bytes, which are read a part at a time: a large file can be given up."""
     digest = hashlib.sha256()
-    file = await threads.opened(lambda opened: opened.close(), path.open, "rb")
+    file = await threads.opened(io.FileIO.close, io.FileIO, path)
 
-    def turn() -> bool:
+    def turn() -> int:
+        begin = file.tell()
         for _ in range(HASHED // BLOCK):
-            block = file.read(BLOCK)
-            digest.update(block)
-        return bool(block)
+            digest.update(file.read(BLOCK))
+        return file.tell() - begin
 
     try:
         while await threads.run(turn):
