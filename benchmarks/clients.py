@@ -342,7 +342,7 @@ def raw_submit(requests: str) -> Measured:
 # ---- whole jobs -----------------------------------------------------------------------------------------------
 
 
-def abatch_run(requests: str) -> Measured:
+def abatch_run(requests: str, *options: str) -> Measured:
     """A whole job through the command line; no import is measured."""
     import anthropic.types.messages  # noqa: F401
 
@@ -350,7 +350,7 @@ def abatch_run(requests: str) -> Measured:
     import abatch.client  # noqa: F401
     from abatch.__main__ import main
 
-    sys.argv = ["abatch", "run", requests, "--to", "out.jsonl", "--poll-interval", "0.2", "--quiet"]
+    sys.argv = ["abatch", "run", requests, "--to", "out.jsonl", "--poll-interval", "0.2", "--quiet", *options]
     clock = Clock()
     try:
         with redirect_stdout(io.StringIO()):
