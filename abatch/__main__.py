@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _use_one_arena() -> None:
-    """Let all threads share memory: glibc keeps what each freed for that thread, a twelfth of what many drains take."""
+    """Let all threads share memory: glibc keeps what each freed for that thread, a tenth of what many drains take."""
     if "MALLOC_ARENA_MAX" not in os.environ:
         with suppress(AttributeError, OSError, TypeError):  # another libc
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
