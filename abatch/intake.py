@@ -51,8 +51,6 @@ HEADER_SETS: Final = 16
 """Sets of headers in one job, at most: each has an open shard."""
 PACKED: Final = 2**8
 """Bytes of a `.zst` that are unpacked at once: four may stand for 128 KiB, so a bomb goes off in parts of 8 MiB."""
-HASHED: Final = 2**24
-"""Bytes of a file that are hashed in one turn."""
 TURN: Final = 0.005
 """Seconds that an iterable may hold the event loop, if it does not wait for anything."""
 IDS_IN_MEMORY: Final = 2**24
@@ -621,22 +619,15 @@ def _cannot_check(path: Path, folder: Path, failure: OSError) -> ConfigError:
 
 
 async def file_sha256(path: Path) -> str:
-    """The hash of a file's bytes, which are read a part at a time: a large file can be given up."""
-    digest = hashlib.sha256()
+    """The hash of a file's bytes, which are read a block at a time: a large file can be given up."""
     file = await threads.opened(io.FileIO.close, io.FileIO, path)
-
-    def turn() -> int:
-        begin = file.tell()
-        for _ in range(HASHED // BLOCK):
-            digest.update(file.read(BLOCK))
-        return file.tell() - begin
-
+    hashing = _Hashing(file)
     try:
-        while await threads.run(turn):
+        while await threads.run(hashing.read, BLOCK):
             pass
     finally:
         await threads.clean_up(file.close)
-    return digest.hexdigest()
+    return hashing.sha256.hexdigest()
 
 
 # ---- iterables ------------------------------------------------------------------------------------------------

@@ -280,13 +280,10 @@ class _File(_Jsonl):
             return
         with self.guarded():
             whole = await threads.opened(os.close, _create, draft)
-        writeback = Writeback()
         try:
-            for each, end in zip(sealed, accumulate(map(_size, sealed)), strict=True):
-                # one step each: a cancellation waits for one part, not for all
+            for each in sealed:  # one step each: a cancellation waits for one part, not for all
                 await self.run(self._check_part, each)
                 await self.run(_append, self._part(each.part), whole, _size(each))
-                await self.run(writeback.reached, whole, end)
             await self.run(os.fsync, whole)
         finally:
             await threads.clean_up(os.close, whole)

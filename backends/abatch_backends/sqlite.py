@@ -16,7 +16,7 @@ import os
 import re
 import sqlite3
 import stat
-from codecs import getincrementaldecoder
+from codecs import iterdecode
 from contextlib import asynccontextmanager, closing, suppress
 from datetime import UTC, datetime
 from itertools import chain
@@ -397,16 +397,13 @@ def _result(line: bytes) -> tuple[_Text | None, _Text | None]:
 
 
 def _is_utf8(text: _Text) -> bool:
-    if isinstance(text, bytes) and text.isascii():
-        return True
     try:
-        if isinstance(text, bytes):
+        if isinstance(text, memoryview):  # a long one is looked at in pieces: as a str it may take four times its room
+            pieces = (bytes(text[begin : begin + LONG]) for begin in range(0, len(text), LONG))
+            for _ in iterdecode(pieces, "utf-8"):
+                pass
+        elif not text.isascii():
             text.decode()
-        else:  # a long one is looked at in pieces: as a str it may take four times its room
-            decode = getincrementaldecoder("utf-8")().decode
-            for begin in range(0, len(text), LONG):
-                decode(text[begin : begin + LONG])
-            decode(b"", final=True)
     except UnicodeDecodeError:
         return False
     return True
