@@ -17,7 +17,7 @@ from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import add
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 import msgspec
@@ -26,6 +26,7 @@ from abatch import threads, wire
 from abatch.backend import Sealed, ShardRef
 from abatch.errors import ApiError, BackendError
 from abatch.facts import Counts, Drained, Planned, SealedRecord, Spend
+from abatch.lifecycle import Draining, Lost
 from abatch.log import log
 from abatch.pacing import Backoff
 from abatch.reconcile import counts_of
@@ -42,7 +43,7 @@ from abatch.spool import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from abatch.client import Client
     from abatch.journal import Journal
     from abatch.ledger import ShardRecord
-    from abatch.lifecycle import Draining
     from abatch.prices import PriceList
 
 __all__ = ["READ_AGAIN", "RETRYABLE", "Collected", "Collector", "NotOurs", "seal_fallbacks"]
@@ -69,6 +69,45 @@ WRITE_BYTES: Final = 2**19
 """Lines go to the sink in blocks of about this size."""
 
 _decode_id = msgspec.json.Decoder(str).decode
+
+
+class Presence(Protocol):
+    """What a drain asks whoever began it."""
+
+    async def rest(self, seconds: float, /) -> None:
+        """Sleep, but no longer than until the batch is given up."""
+        ...
+
+    async def missed(self) -> str:
+        """Note that the batch and its results are a 404; why they are given up, empty while they are not."""
+        ...
+
+    async def seen(self) -> None:
+        """Note that the API shows the batch, or its results."""
+        ...
+
+    def given_up(self) -> str:
+        """Why somebody gave the batch up; empty if nobody did."""
+        ...
+
+
+class Alone:
+    """The presence of a batch that nobody gives up."""
+
+    async def rest(self, seconds: float, /) -> None:
+        """Sleep."""
+        await anyio.sleep(seconds)
+
+    async def missed(self) -> str:
+        """Wait on."""
+        return ""
+
+    async def seen(self) -> None:
+        """Go on."""
+
+    def given_up(self) -> str:
+        """Nobody did."""
+        return ""
 
 
 class NotOurs(Exception):
@@ -165,16 +204,18 @@ class Collector:
     async def drain(
         self,
         shard: ShardRecord,
-        state: Draining,
-        rest: Callable[[float], Awaitable[None]] = anyio.sleep,
+        state: Draining | Lost,
+        presence: Presence | None = None,
         again: Iterator[float] | None = None,
     ) -> Collected:
         """Stream the batch's results into the sink until every row has its line, and seal it.
 
+        What is lost is not read: its part is sealed without lines, and all its rows are missing.
+
         Args:
             shard: the shard.
             state: its batch.
-            rest: its sleep.
+            presence: whom to ask whether the batch is to be given up, and for its sleep.
             again: what is left of `READ_AGAIN`, if an earlier drain of the batch was given up in a rest.
 
         Raises:
@@ -186,7 +227,8 @@ class Collector:
 
         """
         with closing(await open_spool(self.journal.spool, shard.planned)) as reader:
-            return await _Drain(self, shard, state, reader, rest=rest, again=again or iter(READ_AGAIN)).run()
+            drain = _Drain(self, shard, state, reader, presence=presence or Alone(), again=again or iter(READ_AGAIN))
+            return await drain.run()
 
 
 class _Drain:
@@ -196,15 +238,16 @@ class _Drain:
         self,
         owner: Collector,
         shard: ShardRecord,
-        state: Draining,
+        state: Draining | Lost,
         reader: SpoolReader,
         *,
-        rest: Callable[[float], Awaitable[None]],
+        presence: Presence,
         again: Iterator[float],
     ) -> None:
-        self._owner, self._rest, self._again = owner, rest, again
+        self._owner, self._presence, self._again = owner, presence, again
         self._shard, self._state, self._reader = shard, state, reader
-        self._proven = state.proven
+        self._batch_id = state.batch_id or ""
+        self._proven = isinstance(state, Draining) and state.proven
         self._lineage_key = owner.journal.lineage_key
         prefix = wire.prefix(self._lineage_key, shard.shard, state.doubt.attempt)
         self._prefix, self._head = prefix.decode(), wire.ROW_HEAD + prefix
@@ -235,7 +278,8 @@ class _Drain:
         try:
             with guarded(owner.journal.spool):
                 await threads.run((owner.journal.spool / self._retry_name).unlink, missing_ok=True)
-            gone = await self._read_all(opened)
+            state = self._state
+            gone = await self._read_all(opened, state) if isinstance(state, Draining) else state.why
             written = await self._seal_withheld()
             missing = await self._note_missing(gone)
             sealed = await opened.seal()
@@ -247,34 +291,38 @@ class _Drain:
         _check_lines(self._owner.job, sealed.part, sealed.lines, self._tally.counts.total)
         return self._collected(sealed, written, missing, gone)
 
-    async def _read_all(self, sink: Sink) -> str:
+    async def _read_all(self, sink: Sink, state: Draining) -> str:
         """Read until every row was seen; why the rest is missing, if it is."""
         trouble = Backoff(first=1.0, most=300.0)
         while True:
             failure = await self._read_once(sink)
+            given_up = self._presence.given_up()
             if failure is not None:
-                gone = await self._is_gone(failure)
+                gone = given_up or await self._is_gone(failure)
                 if gone:
                     return gone
                 wait = max(failure.retry_after or 0.0, trouble.next())
                 log.warning(
                     "results_interrupted",
                     shard=self._shard.shard,
-                    batch_id=self._state.batch_id,
+                    batch_id=self._batch_id,
                     status=failure.status,
                     error=str(failure),
                     rows_left=self._left(),
                 )
-                await self._rest(wait)
+                await self._presence.rest(wait)
                 continue
             if not self._left():
-                await self._compare_counts()
+                await self._compare_counts(state.counts)
                 return ""
+            if given_up:
+                return given_up
+            await self._presence.seen()
             patience = next(self._again, None)
             if patience is None:
                 return f"{self._left()} results are not in what the API sends, after {len(READ_AGAIN) + 1} reads"
             log.warning("results_incomplete", shard=self._shard.shard, rows_left=self._left(), again_in=patience)
-            await self._rest(patience)
+            await self._presence.rest(patience)
 
     @property
     def _counts(self) -> Counts:
@@ -285,19 +333,18 @@ class _Drain:
         """Rows that have no line yet."""
         return self._shard.planned.rows - self._counts.total
 
-    async def _compare_counts(self) -> None:
+    async def _compare_counts(self, counts: Counts) -> None:
         """All rows are there; if the API counts them otherwise, ask again, then say so. The rows decide."""
         again = Backoff(first=1.0, most=60.0)
-        counts = self._state.counts
         for _ in range(RECOUNTS):
             if counts == self._counts:
                 return
-            await self._rest(again.next())
+            await self._presence.rest(again.next())
             with suppress(ApiError):
                 workspace_id = self._shard.planned.headers.workspace_id
-                batch = await self._owner.client.retrieve(workspace_id, self._state.batch_id)
+                batch = await self._owner.client.retrieve(workspace_id, self._batch_id)
                 counts = counts_of(batch)
-        log.warning("counts_disagree", shard=self._shard.shard, batch_id=self._state.batch_id)
+        log.warning("counts_disagree", shard=self._shard.shard, batch_id=self._batch_id)
 
     async def _is_gone(self, failure: ApiError) -> str:
         """Why the results cannot be had any more; empty while they may be."""
@@ -305,11 +352,14 @@ class _Drain:
             return ""
         workspace_id = self._shard.planned.headers.workspace_id
         try:
-            batch = await self._owner.client.retrieve(workspace_id, self._state.batch_id)
+            batch = await self._owner.client.retrieve(workspace_id, self._batch_id)
         except ApiError as lost:
-            if lost.status != 404 or not self._is_past(KEPT_FOR):
+            if lost.status != 404:
                 return ""
-            return "the API does not know the batch any more, and its results are kept for 29 days"
+            if self._is_past(KEPT_FOR):
+                return "the API does not know the batch any more, and its results are kept for 29 days"
+            return await self._presence.missed()
+        await self._presence.seen()
         return "the API archived the results before they were read (29 days)" if batch.archived else ""
 
     def _is_past(self, age: float) -> bool:
@@ -342,7 +392,7 @@ class _Drain:
         block, broken = Block(_line), None
         try:
             async with (
-                self._owner.client.results(workspace_id, self._state.batch_id) as chunks,
+                self._owner.client.results(workspace_id, self._batch_id) as chunks,
                 aclosing(_blocks(chunks)) as texts,
             ):
                 async for text in texts:
@@ -410,7 +460,7 @@ class _Drain:
         if seen is None or row is None:
             self._foreign += 1
             if self._foreign == 1:
-                log.warning("foreign_line_seen", shard=self._shard.shard, batch_id=self._state.batch_id)
+                log.warning("foreign_line_seen", shard=self._shard.shard, batch_id=self._batch_id)
             return None
         mark = _mark(memoryview(raw)[len(self._head) :])
         if self._seen[row]:
@@ -439,7 +489,7 @@ class _Drain:
         """The row of an id of this attempt; None for any other."""
         if not wire_id.startswith(self._prefix):
             if not self._proven:
-                raise NotOurs(f"batch {self._state.batch_id} does not hold this shard")
+                raise NotOurs(f"batch {self._batch_id} does not hold this shard")
             return None
         named = wire.parse_id(wire_id.encode("utf-8", "replace"))
         if named is None:
@@ -452,7 +502,7 @@ class _Drain:
             self._duplicates += 1
             return
         self._conflicts += 1
-        log.warning("conflicting_line_seen", shard=self._shard.shard, batch_id=self._state.batch_id, row=row)
+        log.warning("conflicting_line_seen", shard=self._shard.shard, batch_id=self._batch_id, row=row)
 
     def _is_retryable(self, line: Line) -> bool:
         passing = line.outcome == "expired" or (line.outcome == "errored" and line.error_type in RETRYABLE)
@@ -499,7 +549,10 @@ class _Drain:
             with guarded(self._owner.journal.missing):
                 listed = await threads.run(count_missing, self._owner.journal.missing / self._missing_name)
             _check_lines(self._owner.job, sealed.part, lines, lines + missing - listed)
-        why = "results were missing when the shard was sealed" if missing else ""
+        sealed_so = (
+            self._state.why if isinstance(self._state, Lost) else "results were missing when the shard was sealed"
+        )
+        why = sealed_so if missing else ""
         return self._collected(sealed, written, missing, why)
 
     def _collected(self, sealed: Sealed, written: Written | None, missing: int, gone: str) -> Collected:

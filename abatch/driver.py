@@ -27,6 +27,8 @@ import anyio
 import msgspec
 
 from abatch import threads, wire
+from abatch.absence import Absence
+from abatch.clocks import moment
 from abatch.collector import KEPT_FOR, READ_AGAIN, NotOurs, seal_fallbacks
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET
 from abatch.disk import remove
@@ -38,12 +40,16 @@ from abatch.facts import (
     Ended,
     Found,
     Held,
+    Lost,
+    LostWished,
     Planned,
+    Reappeared,
     Rejected,
     ResolveWished,
     Split,
     Stopped,
     Unreadable,
+    Vanished,
     Withdrawn,
 )
 from abatch.journal import Entry, Overtaken
@@ -51,6 +57,7 @@ from abatch.lifecycle import (
     Abandon,
     Drain,
     Draining,
+    GiveUp,
     InDoubt,
     Processing,
     Ready,
@@ -61,6 +68,7 @@ from abatch.lifecycle import (
     next_action,
 )
 from abatch.lifecycle import Held as HeldState
+from abatch.lifecycle import Lost as LostState
 from abatch.log import log
 from abatch.pacing import ANSWER_WITHIN, QUEUED_FOR, Backoff
 from abatch.reconcile import (
@@ -86,7 +94,7 @@ if TYPE_CHECKING:
     from abatch.client import Client
     from abatch.collector import Collector
     from abatch.config import Config
-    from abatch.facts import Counts, ShardFact
+    from abatch.facts import ShardFact
     from abatch.ledger import JobRecord, Ledger, ShardRecord
     from abatch.lifecycle import Action
     from abatch.poller import Scope
@@ -294,6 +302,8 @@ class Driver:
     _pause: Backoff = field(default_factory=lambda: Backoff(first=1.0, most=120.0))
     _reads: Iterator[float] = field(default_factory=lambda: iter(READ_AGAIN))
     _put_off: Backoff = field(default_factory=lambda: Backoff(first=SHORT_REST, most=900.0))
+    _absence: Absence = field(default_factory=Absence)
+    """How long the batch was missed while it was drained."""
     _committed_here: bool = False
     _at: int = 0
     """How many facts the shard had when the action began, and of ours since: what is recorded comes after these."""
@@ -328,7 +338,7 @@ class Driver:
                 return await self._settle()
             case Watch(batch_id):
                 return await self._watch(batch_id)
-            case Drain():
+            case Drain() | GiveUp():
                 return await self._drain()
             case Abandon(error):
                 line = b'{"type":"errored","error":%b}' % error.encode()
@@ -628,14 +638,22 @@ class Driver:
         policy = self.site.config.unresolved == "resubmit"
         return policy and not doubt.certain and self.site.scope.is_guarded(doubt.fingerprint)
 
-    def _wish(self) -> ResolveWished | None:
+    def _wish(self) -> ResolveWished | LostWished | None:
         """An operator's word on the attempt in doubt."""
         wish, doubt = self.site.job.wishes.get(self.shard.shard), doubt_of(self.shard.state)
         return wish if wish is not None and doubt is not None and wish.attempt == doubt.attempt else None
 
-    async def _obey(self, wish: ResolveWished) -> None:
+    def is_called_lost(self) -> bool:
+        """Whether an operator gave up what this attempt made."""
+        return isinstance(self._wish(), LostWished)
+
+    async def _obey(self, wish: ResolveWished | LostWished) -> None:
         """Table B9: an operator's word."""
         site = self.site
+        if isinstance(wish, LostWished):
+            site.scope.pace.frees(self.shard.shard)
+            await self._record(Lost(why=CALLED_LOST))
+            return
         if wish.batch_id is None:
             site.scope.pace.frees(self.shard.shard)
             await self._record(Withdrawn(why="an operator says that it was not created"))
@@ -667,19 +685,44 @@ class Driver:
         site, state = self.site, self.shard.state
         assert isinstance(state, Processing)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, state.created_at + QUEUED_FOR)
-        await self._record(Ended(counts=await self._end_of(batch_id, state)))
+        news = await self._lost_by_word(batch_id) if self.is_called_lost() else await self._news_of(batch_id, state)
+        if news is not None:
+            await self._record(news)
+        if isinstance(news, Lost):
+            site.scope.forget(batch_id)
         return True
 
-    async def _end_of(self, batch_id: str, state: Processing) -> Counts:
-        watched = (self.shard.shard, batch_id, state.created_at)
-        if not state.proven:
-            return await self.site.scope.ended(*watched)
-        ended: list[Counts] = []
+    async def _lost_by_word(self, batch_id: str) -> Lost | None:
+        """An operator gave the batch up: it is lost, unless the API shows it or does not answer."""
+        site = self.site
+        try:
+            await site.client.retrieve(site.scope.workspace_id, batch_id)
+        except ApiError as failure:
+            if failure.status is not None and 400 <= failure.status < 429:
+                return Lost(why=CALLED_LOST)
+            log.warning("resolve_waits", shard=self.shard.shard, batch_id=batch_id, why=str(failure))
+            await anyio.sleep(self._pause.next())
+            return None
+        site.job.wishes.pop(self.shard.shard, None)
+        log.error("resolve_refused", shard=self.shard.shard, batch_id=batch_id, why="the API shows the batch")
+        return None
+
+    async def _news_of(self, batch_id: str, state: Processing) -> Ended | Vanished | Reappeared | Lost | None:
+        news: list[Ended | Vanished | Reappeared | Lost | None] = []
         async with anyio.create_task_group() as group:
-            group.start_soon(self._cancel_when_wished, batch_id)
-            ended.append(await self.site.scope.ended(*watched))
+            if state.proven:
+                group.start_soon(self._cancel_when_wished, batch_id)
+            news.append(
+                await self.site.scope.ended(
+                    self.shard.shard,
+                    batch_id,
+                    state.created_at,
+                    fingerprint=state.doubt.fingerprint,
+                    vanished=state.vanished,
+                )
+            )
             group.cancel_scope.cancel()
-        return ended[0]
+        return news[0]
 
     async def _cancel_when_wished(self, batch_id: str) -> None:
         """A wish to cancel the job cancels its batches, once each is proven ours."""
@@ -699,15 +742,19 @@ class Driver:
 
     async def _drain(self) -> bool:
         site, state = self.site, self.shard.state
-        assert isinstance(state, Draining)
+        assert isinstance(state, Draining | LostState)
         if site.collector is None:
             return False
-        _warn_of_deadline(self.shard.shard, state, site.scope.date)
+        if isinstance(state, Draining):
+            _warn_of_deadline(self.shard.shard, state, site.scope.date)
+        elif state.batch_id is not None:
+            site.scope.forget(state.batch_id)
         try:
             async with site.drains.turn(state.created_at) as rest:
-                collected = await site.collector.drain(self.shard, state, rest, self._reads)
+                presence = _Presence(self, rest)
+                collected = await site.collector.drain(self.shard, state, presence, self._reads)
         except Postponed as postponed:  # the next try begins at the first line, and with short rests
-            await anyio.sleep(max(postponed.seconds, self._put_off.next()))
+            await self.unless_called_lost(anyio.sleep, max(postponed.seconds, self._put_off.next()))
             return True
         except NotOurs as other:
             await self._record(Held(reason=str(other)))
@@ -726,7 +773,8 @@ class Driver:
         if unpaid:
             entries.append(Entry(site.job.job, BILLING))
         await site.ledger.record(*entries)
-        site.scope.known.live.pop(state.batch_id, None)
+        if state.batch_id is not None:
+            site.scope.known.live.pop(state.batch_id, None)
         counts = collected.drained.counts
         log.info(
             "shard_drained",
@@ -743,7 +791,71 @@ class Driver:
             log.error("job_stopped", job=site.job.key, reason=BILLING.reason)
         return True
 
+    async def unless_called_lost(self, sleep: Callable[[float], Awaitable[None]], seconds: float) -> None:
+        """Sleep, but no longer than until an operator gives up what this attempt made."""
 
+        async def wake(scope: anyio.CancelScope) -> None:
+            while not self.is_called_lost():
+                await self.site.job.wish()
+            scope.cancel()
+
+        failure: Postponed | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(wake, group.cancel_scope)
+            try:
+                await sleep(seconds)
+            except Postponed as postponed:  # raised below, alone and not in a group
+                failure = postponed
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def missed(self) -> str:
+        """The batch that is drained, and its results, are a 404: why they are given up; empty while they are not."""
+        site, state = self.site, self.shard.state
+        assert isinstance(state, Draining)
+        try:
+            page = await site.client.list(site.scope.workspace_id, limit=1)  # only a list tells the server's time
+            news = self._absence.missed(moment(page.date), state.vanished)
+            if isinstance(news, Lost):
+                return news.why if await site.scope.may_see(state.doubt.fingerprint) else ""
+        except ApiError as failure:
+            log.info("batch_not_visible", batch_id=state.batch_id, status=failure.status)
+            return ""
+        if news is not None:
+            await self._record(news)
+        return ""
+
+    async def seen(self) -> None:
+        """The API shows the batch that is drained, or its results."""
+        state = self.shard.state
+        assert isinstance(state, Draining)
+        news = self._absence.seen(state.vanished)
+        if news is not None:
+            await self._record(news)
+
+
+@dataclass(frozen=True, slots=True)
+class _Presence:
+    """What a drain asks its driver: to sleep, and whether the batch is to be given up."""
+
+    driver: Driver
+    sleep: Callable[[float], Awaitable[None]]
+
+    async def rest(self, seconds: float) -> None:
+        await self.driver.unless_called_lost(self.sleep, seconds)
+
+    async def missed(self) -> str:
+        return await self.driver.missed()
+
+    async def seen(self) -> None:
+        await self.driver.seen()
+
+    def given_up(self) -> str:
+        return CALLED_LOST if self.driver.is_called_lost() else ""
+
+
+CALLED_LOST: Final = "an operator says that it is lost"
 RESTORE: Final = "Put the file back; or submit its requests, which were not sent, under another key."
 RESTORE_PAID: Final = (
     "Put the file back: the batch is paid for, and its results are there for 29 days (abatch status --batches). "
@@ -762,6 +874,9 @@ EVENTS: Final[dict[type[ShardFact], str]] = {
     Found: "shard_found",
     Withdrawn: "shard_withdrawn",
     Rejected: "shard_rejected",
+    Vanished: "batch_vanished",
+    Reappeared: "batch_reappeared",
+    Lost: "shard_lost",
     Ended: "batch_ended",
     Held: "shard_held",
     Abandoned: "shard_abandoned",

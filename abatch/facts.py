@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from abatch.clocks import Moment
 from abatch.result import Usage
 
 __all__ = [
@@ -30,8 +31,12 @@ __all__ = [
     "Held",
     "IterableSource",
     "JobFact",
+    "Lost",
+    "LostWished",
     "Planned",
+    "Reappeared",
     "Rejected",
+    "Reopened",
     "ResolveWished",
     "Resumed",
     "SealedRecord",
@@ -42,6 +47,7 @@ __all__ = [
     "Stopped",
     "Submitted",
     "Unreadable",
+    "Vanished",
     "Withdrawn",
     "decode",
     "encode",
@@ -188,6 +194,23 @@ class Rejected(Recorded, frozen=True, kw_only=True):
     """JSON of the API's error envelope: its request's line."""
 
 
+class Vanished(Recorded, frozen=True, kw_only=True):
+    """For an hour the batch was in no list, and a 404 by its id."""
+
+    since: Moment
+    """When it was first looked for in vain."""
+
+
+class Reappeared(Recorded, frozen=True, kw_only=True):
+    """A batch that had vanished was seen again."""
+
+
+class Lost(Recorded, frozen=True, kw_only=True):
+    """Whatever this attempt made, its results are given up; the rows will be missing."""
+
+    why: str
+
+
 class Ended(Recorded, frozen=True, kw_only=True):
     """The batch ended; `counts` are the API's."""
 
@@ -207,6 +230,12 @@ class Drained(Recorded, frozen=True, kw_only=True):
     """Rows without a line; their ids stand in the journal's `missing` folder."""
     gone: str = ""
     """Why rows are missing."""
+
+
+class Reopened(Recorded, frozen=True, kw_only=True):
+    """The sealed part of the shard is gone: the batch's results are to be read once more into another."""
+
+    why: str
 
 
 class Split(Recorded, frozen=True, kw_only=True):
@@ -237,8 +266,12 @@ ShardFact: TypeAlias = (
     | Found
     | Withdrawn
     | Rejected
+    | Vanished
+    | Reappeared
+    | Lost
     | Ended
     | Drained
+    | Reopened
     | Split
     | Abandoned
     | Held
@@ -284,6 +317,16 @@ class ResolveWished(Recorded, frozen=True, kw_only=True):
     batch_id: str | None = None
 
 
+class LostWished(Recorded, frozen=True, kw_only=True):
+    """An operator's word on a shard that waits for the API: give up whatever this attempt made.
+
+    It is no field of `ResolveWished`, where an older abatch would read "none was created", and pay twice.
+    """
+
+    shard: int
+    attempt: int
+
+
 class DuplicateSeen(Recorded, frozen=True, kw_only=True):
     """A batch with a tag of ours was paid for besides the one that counts: a bound of the protocol was broken."""
 
@@ -309,7 +352,9 @@ class Finished(Recorded, frozen=True, kw_only=True):
     location: str
 
 
-JobFact: TypeAlias = Submitted | Cut | CancelWished | ResolveWished | DuplicateSeen | Stopped | Resumed | Finished
+JobFact: TypeAlias = (
+    Submitted | Cut | CancelWished | ResolveWished | LostWished | DuplicateSeen | Stopped | Resumed | Finished
+)
 Fact: TypeAlias = ShardFact | JobFact
 
 encode = msgspec.json.Encoder().encode

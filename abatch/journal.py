@@ -5,6 +5,7 @@
       lock              held (flock) by the one process that drives; the kernel frees it only at that process's death
       spool/            sealed request bodies
       missing/          ids of rows that have no result, per shard
+      ids/              ids of drained shards, for as long as the API keeps their results
 
 *Fence*: fact n of a shard, and cut n of a job, can be appended once. Of two processes that race, the loser gets
 `Overtaken` and reads the facts again. Other processes may read, and append wishes (cancel, resolve); the driver sees
@@ -35,7 +36,7 @@ import msgspec
 from abatch import facts, threads
 from abatch.disk import durable, make_folders
 from abatch.errors import AbatchError, ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
-from abatch.facts import Fact
+from abatch.facts import Fact, Lost, LostWished, Reappeared, Reopened, Vanished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,8 +49,12 @@ __all__ = ["Entry", "Journal", "Overtaken", "Recorded", "forget_locks"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the tables, the facts and what their columns mean: another journal is refused, never guessed at."""
+OLDER: Final = 2
+"""A format that is read, too, and migrated when a journal of it is driven: it only lacks some kinds of facts."""
+SINCE_OLDER: Final = (LostWished, Vanished, Reappeared, Lost, Reopened)
+"""Kinds of facts that a journal of the older format cannot hold: an abatch that writes it cannot read them."""
 _OF_SHARD: Final = (int, type(None))
 SCHEMA: Final = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -144,7 +149,7 @@ class Journal:
                 for part in (folder, folder / "spool", folder / "missing"):
                     make_folders(part)
                 lock = _take_lock(folder / "lock")
-            db, lineage_key = _connect(path)
+            db, lineage_key = _connect(path, migrate=drive)
         except (NotADirectoryError, FileExistsError) as wrong:
             _drop_lock(lock)
             raise ConfigError(f"journal {folder} cannot be a folder: {wrong.strerror}") from wrong
@@ -240,11 +245,23 @@ class Journal:
 
     def _append(self, entries: tuple[Entry, ...]) -> list[Recorded]:
         with self._transaction():
+            self._check_format(entries)
             at = time.time()
             try:
                 return [self._insert(entry, at) for entry in entries]
             except sqlite3.IntegrityError as taken:
                 raise Overtaken from taken
+
+    def _check_format(self, entries: tuple[Entry, ...]) -> None:
+        """Refuse a fact that the journal's format does not have; another process may have migrated it meanwhile."""
+        if any(isinstance(entry.fact, SINCE_OLDER) for entry in entries):
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == OLDER:
+                raise JournalError(
+                    f"journal {self.folder} has format {OLDER}, so an older abatch may be driving it, which could not "
+                    "read what was to be recorded; nothing was. Run the job once with this version "
+                    "(`abatch status` shows the command), then repeat this"
+                )
 
     def _insert(self, entry: Entry, at: float) -> Recorded:
         cursor = self._db.execute(
@@ -333,14 +350,14 @@ class _Transaction:
             self._db.execute("ROLLBACK")
 
 
-def _connect(path: Path) -> tuple[sqlite3.Connection, bytes]:
+def _connect(path: Path, *, migrate: bool) -> tuple[sqlite3.Connection, bytes]:
     new = not path.exists()
     if new:
         with durable(path.parent):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
     db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
     try:
-        return db, _prepare(db, path)
+        return db, _prepare(db, path, migrate=migrate)
     except (sqlite3.DatabaseError, TypeError) as failure:
         code = getattr(failure, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         db.close()
@@ -353,8 +370,11 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, bytes]:
         raise
 
 
-def _prepare(db: sqlite3.Connection, path: Path) -> bytes:
-    """Bring a connection and, the first time, the schema into place; the journal's secret."""
+def _prepare(db: sqlite3.Connection, path: Path, *, migrate: bool) -> bytes:
+    """Bring a connection and, the first time, the schema into place; the journal's secret.
+
+    `migrate` is for the process that has the driver's lock: no older abatch drives the journal meanwhile.
+    """
     _is_new(db, path)  # before anything of a stranger's database is changed
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
@@ -364,17 +384,19 @@ def _prepare(db: sqlite3.Connection, path: Path) -> bytes:
                 db.execute(statement)
             db.execute("INSERT INTO about VALUES ('lineage_key', ?)", (secrets.token_bytes(32),))
             db.execute(f"PRAGMA user_version = {VERSION}")
-    (lineage_key,) = db.execute("SELECT value FROM about WHERE name = 'lineage_key'").fetchone()
+        (lineage_key,) = db.execute("SELECT value FROM about WHERE name = 'lineage_key'").fetchone()
+        if migrate and db.execute("PRAGMA user_version").fetchone() == (OLDER,):
+            db.execute(f"PRAGMA user_version = {VERSION}")
     return bytes(lineage_key)
 
 
 def _is_new(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether a database is empty; if it is not, it is a journal of this format."""
+    """Whether a database is empty; if it is not, it is a journal of a format that is read here."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version not in {0, VERSION}:
+    if version not in {0, OLDER, VERSION}:
         raise JournalError(
-            f"{path} has format {version}, this abatch reads {VERSION}: let the abatch that wrote it finish its jobs, "
-            "or choose another journal with journal= or --journal"
+            f"{path} has format {version}, this abatch reads {OLDER} and {VERSION}: "
+            "let the abatch that wrote it finish its jobs, or choose another journal with journal= or --journal"
         )
     if version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
         raise JournalError(f"{path} is another program's database: choose another journal with journal= or --journal")

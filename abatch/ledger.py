@@ -23,7 +23,9 @@ from abatch.facts import (
     FileSource,
     Finished,
     Found,
+    LostWished,
     Planned,
+    Reopened,
     ResolveWished,
     Resumed,
     Spend,
@@ -32,8 +34,9 @@ from abatch.facts import (
     Withdrawn,
 )
 from abatch.facts import Held as HeldFact
+from abatch.facts import Lost as LostFact
 from abatch.journal import Entry, Overtaken
-from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Processing, Ready, Rejected, State, after
+from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost, Processing, Ready, Rejected, State, after
 from abatch.places import absolute_url, is_local, shown
 from abatch.prices import BATCH_DISCOUNT
 from abatch.result import Summary, Usage
@@ -73,7 +76,7 @@ class ShardRecord:
     def batch_id(self) -> str | None:
         """The batch it is, where that is known."""
         match self.state:
-            case Processing() | Draining() | Done():
+            case Processing() | Draining() | Lost() | Done():
                 return self.state.batch_id
             case _:
                 return None
@@ -126,7 +129,8 @@ class JobRecord:
     shards: dict[int, ShardRecord] = field(default_factory=dict[int, ShardRecord])
     sealed_order: list[int] = field(default_factory=list[int])
     """Shards in the order their results were sealed."""
-    wishes: dict[int, ResolveWished] = field(default_factory=dict[int, ResolveWished])
+    wishes: dict[int, ResolveWished | LostWished] = field(default_factory=dict[int, ResolveWished | LostWished])
+    """An operator's last word on each shard that is not settled."""
     stopped: Stopped | None = None
     finished: Finished | None = None
     duplicates: set[str] = field(default_factory=set[str])
@@ -137,6 +141,9 @@ class JobRecord:
     """Part numbers given out."""
     _changed: anyio.Event | None = None
     _cancelling: anyio.Event = field(default_factory=anyio.Event)
+    _wished: anyio.Event | None = None
+    _reopened: set[int] = field(default_factory=set[int])
+    """Shards that were sealed once before: they keep their place in the order."""
 
     @property
     def location(self) -> str:
@@ -171,6 +178,12 @@ class JobRecord:
         """Wait until somebody wishes to cancel this job; every batch does, and is not woken by each fact."""
         await self._cancelling.wait()
 
+    async def wish(self) -> None:
+        """Wait until an operator says something of a shard; shards that wait for days are not woken by each fact."""
+        if self._wished is None:
+            self._wished = anyio.Event()
+        await self._wished.wait()
+
     def wake(self) -> None:
         """Let everybody who waits for a change look again."""
         if self._changed is not None:
@@ -193,8 +206,11 @@ class JobRecord:
                 self.cuts += 1
             case CancelWished():
                 self._cancelling.set()
-            case ResolveWished():
+            case ResolveWished() | LostWished():
                 self.wishes[fact.shard] = fact
+                if self._wished is not None:
+                    self._wished.set()
+                    self._wished = None
             case DuplicateSeen():
                 self.duplicates.add(fact.batch_id)
             case Stopped():
@@ -221,12 +237,23 @@ class JobRecord:
             case Committing():
                 if shard.committed_at is None:
                     shard.committed_at = fact.date
-            case Found() | Withdrawn() | HeldFact():
+            case Found() | Withdrawn() | HeldFact() | LostFact():
                 self.wishes.pop(number, None)  # a word given before this was for what is settled now
             case Drained() | Abandoned():
-                self.sealed_order.append(number)
+                self.wishes.pop(number, None)
+                if number not in self._reopened:
+                    self.sealed_order.append(number)
+            case Reopened():
+                self._reopen(number)
             case _:
                 pass
+
+    def _reopen(self, number: int) -> None:
+        """A sealed shard is to be drained once more: the job has to be finished again, at a position of its own."""
+        self._reopened.add(number)
+        if self.finished is not None:
+            self.finished = None
+            self.cuts += 1
 
     def progress(self) -> Progress:
         """A snapshot; its cost grows with the number of shards, not of requests."""
@@ -246,10 +273,10 @@ class JobRecord:
                     batches += 1
                     flying += 1
                     in_flight += rows
-                case Draining():
-                    batches += 1
+                case Draining() | Lost():
+                    batches += shard.batch_id is not None
                 case Done(drained=end):
-                    batches += 1
+                    batches += shard.batch_id is not None
                     sealed += end.counts.total + end.missing
                     failed += end.counts.total - end.counts.succeeded + end.missing
                     retried += end.retried
@@ -288,11 +315,11 @@ class JobRecord:
                     missing += end.missing
                     retried += end.retried
                     spends += end.spend
-                    batches += 1
+                    batches += shard.batch_id is not None
                 case Dead(end=Abandoned() as end):
                     counts += end.counts
-                case Processing() | Draining():
-                    batches += 1
+                case Processing() | Draining() | Lost():
+                    batches += shard.batch_id is not None
                 case _:
                     pass
         total = prices.total(spends)
@@ -463,9 +490,12 @@ class Ledger:
 
 def bound_batches(job: JobRecord) -> list[tuple[ShardRecord, str, float]]:
     """The shards of a job whose batch is known by an answer or a tag, with its id and time of creation."""
-    return [
-        (shard, shard.state.batch_id, shard.state.created_at)
-        for shard in job.shards.values()
-        if isinstance(shard.state, Processing | Draining | Done)
-        and (isinstance(shard.state, Done) or shard.state.proven)
-    ]
+    bound: list[tuple[ShardRecord, str, float]] = []
+    for shard in job.shards.values():
+        match shard.state:
+            case Processing(proven=True) | Draining(proven=True) | Done(batch_id=str()) | Lost(batch_id=str()):
+                assert shard.state.batch_id is not None
+                bound.append((shard, shard.state.batch_id, shard.state.created_at))
+            case _:
+                pass
+    return bound

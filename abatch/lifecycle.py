@@ -6,21 +6,27 @@
       Ready ──── Committing ────────► InDoubt ── Held ──┘
       │  │                              ├─ Rejected ─► Rejected ── Abandoned ─► Dead
       │  └─ Split, Abandoned ─► Dead    └─ Accepted, Found ─► Processing ── Ended ─► Draining ── Drained ─► Done
+                                                                                        ▲                    │
+      InDoubt, Held, Processing ── Lost ─► Lost ── Drained ─► Done                      └───── Reopened ─────┘
 
 The state is the replay of the shard's facts, and `next_action` of the state says what the driver does. Running
 and recovering are therefore the same code: after a crash the facts say where to go on. Everything here is pure.
 
-| state      | Committing | Unreadable | Accepted   | Found      | Withdrawn | Rejected | Ended    | Drained | Split | Abandoned | Held  |
-|------------|------------|------------|------------|------------|-----------|----------|----------|---------|-------|-----------|-------|
-| Ready      | InDoubt    |            |            |            |           | Rejected |          |         | Dead  | Dead      |       |
-| InDoubt    |            | InDoubt    | Processing | Processing | Ready     | Rejected |          |         |       |           | Held  |
-| Held       |            |            |            | Processing | Ready     |          |          |         |       |           |       |
-| Processing |            |            |            |            |           |          | Draining |         |       |           | Held¹ |
-| Draining   |            |            |            |            |           |          |          | Done    |       |           | Held¹ |
-| Rejected   |            |            |            |            |           |          |          |         |       | Dead      |       |
-| Done, Dead |            |            |            |            |           |          |          |         |       |           |       |
+| state      | Committing | Unreadable | Accepted   | Found      | Withdrawn | Rejected | Vanished   | Reappeared | Lost | Ended    | Drained | Reopened  | Split | Abandoned | Held  |
+|------------|------------|------------|------------|------------|-----------|----------|------------|------------|------|----------|---------|-----------|-------|-----------|-------|
+| Ready      | InDoubt    |            |            |            |           | Rejected |            |            |      |          |         |           | Dead  | Dead      |       |
+| InDoubt    |            | InDoubt    | Processing | Processing | Ready     | Rejected |            |            | Lost |          |         |           |       |           | Held  |
+| Held       |            |            |            | Processing | Ready     |          |            |            | Lost |          |         |           |       |           |       |
+| Processing |            |            |            |            |           |          | Processing | Processing | Lost | Draining |         |           |       |           | Held¹ |
+| Draining   |            |            |            |            |           |          | Draining   | Draining   |      |          | Done    |           |       |           | Held¹ |
+| Lost       |            |            |            |            |           |          |            |            |      |          | Done    |           |       |           |       |
+| Rejected   |            |            |            |            |           |          |            |            |      |          |         |           |       | Dead      |       |
+| Done       |            |            |            |            |           |          |            |            |      |          |         | Draining² |       |           |       |
+| Dead       |            |            |            |            |           |          |            |            |      |          |         |           |       |           |       |
 
 ¹ Only a batch that an operator named and no tag has proven yet.
+² Only where a batch is known. `Vanished` follows only where it did not, or `Reappeared` came since, and
+`Reappeared` only where it did.
 `Planned` is the first fact of a shard and of no other state.
 Every empty place raises IllegalTransition, and the journal is left as it is.
 """
@@ -33,6 +39,7 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 import msgspec
 from msgspec.structs import replace
 
+from abatch.clocks import Moment
 from abatch.errors import IllegalTransition
 from abatch.facts import (
     Abandoned,
@@ -43,11 +50,15 @@ from abatch.facts import (
     Ended,
     Found,
     Planned,
+    Reappeared,
+    Reopened,
     Split,
     Unreadable,
+    Vanished,
     Withdrawn,
 )
 from abatch.facts import Held as HeldFact
+from abatch.facts import Lost as LostFact
 from abatch.facts import Rejected as RejectedFact
 
 if TYPE_CHECKING:
@@ -60,8 +71,10 @@ __all__ = [
     "Done",
     "Drain",
     "Draining",
+    "GiveUp",
     "Held",
     "InDoubt",
+    "Lost",
     "Processing",
     "Ready",
     "Rejected",
@@ -118,6 +131,8 @@ class Processing(_State, frozen=True, kw_only=True):
     created_at: float
     proven: bool
     """By an answer or a tag. False for a batch an operator named, until its first line proves it."""
+    vanished: Moment | None = None
+    """When the API was first asked for it in vain, if it has not been seen since; set after an hour without it."""
 
 
 class Draining(_State, frozen=True, kw_only=True):
@@ -128,13 +143,30 @@ class Draining(_State, frozen=True, kw_only=True):
     created_at: float
     proven: bool
     counts: Counts
+    vanished: Moment | None = None
+    """As of Processing."""
+    earlier: Drained | None = None
+    """How it was drained before its sealed part was gone; None where this is the first time."""
+
+
+class Lost(_State, frozen=True, kw_only=True):
+    """What the attempt made is given up; that its rows are missing is not sealed yet."""
+
+    doubt: InDoubt
+    batch_id: str | None
+    """None where the batch never was known."""
+    created_at: float
+    """Of the batch; where it never was known, the `Date` of the commit point."""
+    why: str
 
 
 class Done(_State, frozen=True, kw_only=True):
     """Every row has its line, or is in a retry shard, or is missing."""
 
     drained: Drained
-    batch_id: str
+    doubt: InDoubt
+    batch_id: str | None
+    """None where the batch never was known: a doubt that an operator gave up."""
     created_at: float
 
 
@@ -144,7 +176,7 @@ class Dead(_State, frozen=True, kw_only=True):
     end: Split | Abandoned
 
 
-State: TypeAlias = Ready | InDoubt | Held | Rejected | Processing | Draining | Done | Dead
+State: TypeAlias = Ready | InDoubt | Held | Rejected | Processing | Draining | Lost | Done | Dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +206,20 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Seal a part without lines, and list every row as missing."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Abandon:
     """Seal this error envelope as the line of its only request."""
 
     error: str
 
 
-Action: TypeAlias = Upload | Settle | Watch | Drain | Abandon
+Action: TypeAlias = Upload | Settle | Watch | Drain | GiveUp | Abandon
 
 
 def doubt_of(state: State) -> InDoubt | None:
@@ -190,7 +229,7 @@ def doubt_of(state: State) -> InDoubt | None:
             return state
         case Held(doubt=doubt) | Processing(doubt=doubt) | Draining(doubt=doubt):
             return doubt
-        case Ready() | Rejected() | Done() | Dead():
+        case Ready() | Rejected() | Lost() | Done() | Dead():
             return None
         case _:
             assert_never(state)
@@ -207,6 +246,8 @@ def next_action(state: State) -> Action | None:
             return Watch(batch_id)
         case Draining(batch_id=batch_id):
             return Drain(batch_id)
+        case Lost(why=why):
+            return GiveUp(why)
         case Rejected(error=error):
             return Abandon(error)
         case Done() | Dead():
@@ -250,6 +291,8 @@ def after(state: State | None, fact: ShardFact) -> State:
                     return Rejected(error=error)
                 case HeldFact(reason=reason):
                     return Held(doubt=state, reason=reason)
+                case LostFact(why=why):
+                    return Lost(doubt=state, batch_id=None, created_at=state.date, why=why)
                 case _:
                     pass
         case Processing(doubt=doubt, batch_id=batch_id, created_at=created_at, proven=proven):
@@ -258,14 +301,24 @@ def after(state: State | None, fact: ShardFact) -> State:
                     return Draining(doubt=doubt, batch_id=batch_id, created_at=created_at, proven=proven, counts=counts)
                 case HeldFact(reason=reason) if not proven:
                     return Held(doubt=doubt, reason=reason)
+                case Vanished(since=since) if state.vanished is None:
+                    return replace(state, vanished=since)
+                case Reappeared() if state.vanished is not None:
+                    return replace(state, vanished=None)
+                case LostFact(why=why):
+                    return Lost(doubt=doubt, batch_id=batch_id, created_at=created_at, why=why)
                 case _:
                     pass
         case Draining():
             match fact:
                 case Drained():
-                    return Done(drained=fact, batch_id=state.batch_id, created_at=state.created_at)
+                    return _done(state, fact)
                 case HeldFact(reason=reason) if not state.proven:
                     return Held(doubt=state.doubt, reason=reason)
+                case Vanished(since=since) if state.vanished is None:
+                    return replace(state, vanished=since)
+                case Reappeared() if state.vanished is not None:
+                    return replace(state, vanished=None)
                 case _:
                     pass
         case Held(doubt=doubt):
@@ -274,11 +327,19 @@ def after(state: State | None, fact: ShardFact) -> State:
                     return _found(doubt, fact)
                 case Withdrawn():
                     return Ready(attempt=doubt.attempt)
+                case LostFact(why=why):
+                    return Lost(doubt=doubt, batch_id=None, created_at=doubt.date, why=why)
                 case _:
                     pass
+        case Lost():
+            if isinstance(fact, Drained):
+                return _done(state, fact)
         case Rejected():
             if isinstance(fact, Abandoned):
                 return Dead(end=fact)
+        case Done(batch_id=str() as batch_id):
+            if isinstance(fact, Reopened):
+                return _reopened(state, batch_id)
         case Done() | Dead():
             pass
         case _:
@@ -289,3 +350,18 @@ def after(state: State | None, fact: ShardFact) -> State:
 def _found(doubt: InDoubt, fact: Found) -> Processing:
     proven = fact.by == "tag"
     return Processing(doubt=doubt, batch_id=fact.batch_id, created_at=fact.created_at, proven=proven)
+
+
+def _done(state: Draining | Lost, fact: Drained) -> Done:
+    return Done(drained=fact, doubt=state.doubt, batch_id=state.batch_id, created_at=state.created_at)
+
+
+def _reopened(state: Done, batch_id: str) -> Draining:
+    return Draining(
+        doubt=state.doubt,
+        batch_id=batch_id,
+        created_at=state.created_at,
+        proven=True,
+        counts=state.drained.counts,
+        earlier=state.drained,
+    )

@@ -20,12 +20,12 @@ from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
 from abatch.disk import remove
 from abatch.driver import Stop
 from abatch.errors import ConfigError, JobConflict, JournalError
-from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, ResolveWished, Submitted
+from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, LostWished, ResolveWished, Submitted
 from abatch.intake import check_file, file_sha256
 from abatch.job import Job
 from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger, bound_batches
-from abatch.lifecycle import Held, InDoubt, doubt_of
+from abatch.lifecycle import Done, Held, InDoubt, Lost, doubt_of
 from abatch.log import log
 from abatch.places import absolute, absolute_url, folder_of, is_text, relative, relative_url
 from abatch.planner import spool_needed
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 
     from abatch.client import Client
     from abatch.facts import Source
-    from abatch.ledger import JobRecord
+    from abatch.ledger import JobRecord, ShardRecord
     from abatch.request import RequestSource
 
 __all__ = ["BatchManager"]
 
 KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 WISHES_EVERY: Final = 0.5
-NOTHING_WISHED: Final[tuple[set[ResolveWished], bool]] = (set(), False)
+NOTHING_WISHED: Final[tuple[set[ResolveWished | LostWished], bool]] = (set(), False)
 
 
 class BatchManager:
@@ -98,6 +98,7 @@ class BatchManager:
         self._guarded: set[str | None] = set()
         self._submitting: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._stop = Stop()
+        self._lost_seen: set[str] = set()
 
     async def __aenter__(self) -> Self:
         if self._lifetime is not None:
@@ -203,7 +204,7 @@ class BatchManager:
     async def _follow_wishes(self) -> None:
         """Take in what other processes appended, cancels and operators' words; tell them what only we know."""
         posted = None
-        heard: dict[int, tuple[set[ResolveWished], bool]] = {}
+        heard: dict[int, tuple[set[ResolveWished | LostWished], bool]] = {}
         while True:
             await anyio.sleep(WISHES_EVERY)
             if (bulletin := self._bulletin()) != posted:
@@ -248,12 +249,14 @@ class BatchManager:
     def _scope(self, workspace_id: str | None) -> Scope:
         scope = self._scopes.get(workspace_id)
         if scope is None:
-            known = Known()
+            known, lost = Known(), set[str]()
             for job in self._ledger.jobs.values():
                 if job.submitted.headers.workspace_id == workspace_id:
                     for shard, batch_id, created_at in bound_batches(job):
                         known.bound.add(batch_id)
-                        if shard.open:
+                        if _is_lost(shard):
+                            lost.add(batch_id)
+                        elif shard.open:
                             known.live[batch_id] = created_at
             scope = self._scopes[workspace_id] = Scope(
                 self._client,
@@ -265,6 +268,7 @@ class BatchManager:
                 prove=self._prove,
                 duplicate=self._note_duplicate,
             )
+            scope.lost |= lost
             for job in self._ledger.jobs.values():
                 if job.submitted.headers.workspace_id == workspace_id:
                     for shard in job.shards.values():
@@ -295,6 +299,13 @@ class BatchManager:
                 self._look(job)  # its driver will find it now
                 return False
             case _ if record.batch_id == batch_id:
+                return False
+            case Lost(batch_id=None) | Done(batch_id=None) if record.state.doubt.attempt == attempt:
+                if (
+                    batch_id not in self._lost_seen
+                ):  # an operator gave it up; its rows are missing, so it is none too many
+                    self._lost_seen.add(batch_id)
+                    log.warning("lost_batch_seen", shard=shard, batch_id=batch_id)
                 return False
             case _:
                 pass
@@ -503,6 +514,17 @@ class BatchManager:
                 pass  # compared row by row, as it is read
             case _:
                 raise JobConflict(job.key, "requests from another kind of source")
+
+
+def _is_lost(shard: ShardRecord) -> bool:
+    """Whether its batch was given up and all its rows are missing."""
+    match shard.state:
+        case Lost():
+            return True
+        case Done(drained=drained):
+            return drained.missing == shard.planned.rows
+        case _:
+            return False
 
 
 def _stat(path: Path) -> tuple[int, int]:

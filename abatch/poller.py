@@ -3,8 +3,9 @@
 A *scope* is where batches live: the journal's base URL and one workspace header. Everything that is true of a
 whole scope stands here: what its list last showed, whose batches are whose, the guard, and the pace.
 
-404 or absence of an accepted batch is never an end: it is asked for again, shows as "not visible" after an hour,
-and is never sent again. Absence is a conclusion only for a doubt, and only by table B of `reconcile.py`.
+404 or absence of an accepted batch is never a reason to send it again: it is asked for again, shows as "not visible"
+after an hour, and is lost after two days (`absence.py`). That nothing was created is a conclusion only for a doubt,
+and only by table B of `reconcile.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from abatch import wire
+from abatch.absence import Absence
+from abatch.clocks import moment
 from abatch.errors import ApiError
+from abatch.facts import Ended, Lost
 from abatch.log import log
 from abatch.pacing import Backoff, Pace
 from abatch.reconcile import (
@@ -40,8 +44,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from abatch.client import Client
+    from abatch.clocks import Moment
     from abatch.config import Config
-    from abatch.facts import Counts
+    from abatch.facts import Reappeared, Vanished
     from abatch.reconcile import Refused
 
 __all__ = ["Scope"]
@@ -51,6 +56,7 @@ VISIBLE_WITHIN: Final = 300.0
 """Bound A2: a created batch shows in the list within this many seconds."""
 RESULTS_GONE_AFTER: Final = 2 * 24 * 3600.0
 """Seconds after a batch's creation from which a 404 of its results is final: a day of processing and one more."""
+VOUCH_EVERY: Final = 3600.0
 DOUBT_FIRST, DOUBT_MOST = 15.0, 300.0
 WITNESSES: Final = 3
 AUDITS: Final = 4
@@ -78,6 +84,13 @@ class _Watch:
     """Seconds from then to the last list that had to show it and did not."""
     late: bool = False
     """Bound A2 was seen broken."""
+    fingerprint: str | None = None
+    """Of the key it was sent with."""
+    vanished: Moment | None = None
+    """What is on record of its absence."""
+    absence: Absence = field(default_factory=Absence)
+    news: Vanished | Reappeared | Lost | None = None
+    """What the last look says should be put on record."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -139,24 +152,56 @@ class Scope:
         self._short_looks: dict[str, int] = {}
         self._wanted = anyio.Event()
         self._idle = False
+        self._vouch_after = 0.0
+        """Loop time before which no witness is asked for again for the sake of a batch that vanished."""
+        self.lost: set[str] = set()
+        """Batches of ours that were given up, all of whose rows are missing: a list that shows one is news."""
         self.date = 0.0
         """The server's clock, as the last list gave it."""
         self._random = random.Random()  # noqa: S311 - spreads calls, keeps no secret
 
     # ---- what others ask --------------------------------------------------------------------------------------
 
-    async def ended(self, shard: int, batch_id: str, created_at: float) -> Counts:
-        """Wait until a batch of ours has ended; its counts, as the API gives them.
+    async def ended(
+        self,
+        shard: int,
+        batch_id: str,
+        created_at: float,
+        *,
+        fingerprint: str | None = None,
+        vanished: Moment | None = None,
+    ) -> Ended | Vanished | Reappeared | Lost | None:
+        """Wait until there is something to record of a batch of ours, at last its end; None if `interrupt` came first.
 
         It is watched to its end even if nobody waits any more: until then it has its place in the queue.
+
+        Args:
+            shard: the shard it holds.
+            batch_id: the batch.
+            created_at: when it was made.
+            fingerprint: of the key it was sent with.
+            vanished: since when it is missed, as far as that is on record.
+
         """
         if self._idle:  # else a look is due anyway, which sees this batch too
             self._want()
         watch = _Watch(shard=shard, created_at=created_at, accepted=anyio.current_time())
         watch = self._watched.setdefault(batch_id, watch)
+        watch.fingerprint = fingerprint
+        watch.vanished = vanished
+        watch.news = None  # of a look before that was recorded; the next look says it again if it is still so
         await watch.done.wait()
-        assert watch.ended is not None
-        return counts_of(watch.ended)
+        if watch.ended is not None:
+            return Ended(counts=counts_of(watch.ended))
+        watch.done = anyio.Event()
+        return watch.news
+
+    def forget(self, batch_id: str) -> None:
+        """This batch is lost: it is watched no more, and no list has to show it."""
+        if (watch := self._watched.pop(batch_id, None)) is not None:
+            self.pace.frees(watch.shard)
+        self.known.live.pop(batch_id, None)
+        self.lost.add(batch_id)
 
     async def settled(self, doubt: Doubt, *, fresh: bool, once: bool = False) -> FoundBatch | Absent | Hold | None:
         """Wait until table B has a ruling for an attempt in doubt; None if `interrupt` came first.
@@ -173,9 +218,12 @@ class Scope:
         return pending.ruling
 
     def interrupt(self, shard: int) -> None:
-        """Let the one who waits for this shard's ruling look at something else first."""
+        """Let the one who waits for this shard's ruling, or for its batch, look at something else first."""
         if (pending := self._pending.get(shard)) is not None:
             pending.done.set()
+        for watch in self._watched.values():
+            if watch.shard == shard:
+                watch.done.set()
 
     def waiting(self) -> dict[int, str]:
         """Why each shard in doubt still is, for people."""
@@ -183,11 +231,11 @@ class Scope:
 
     def not_visible(self) -> list[str]:
         """Accepted batches that the API has not shown for an hour."""
-        now = anyio.current_time()
+        now, here = anyio.current_time(), moment(self.date)
         return [
             batch_id
             for batch_id, watch in self._watched.items()
-            if not watch.seen and now - watch.accepted > NOT_VISIBLE_AFTER
+            if (not watch.seen and now - watch.accepted > NOT_VISIBLE_AFTER) or watch.absence.lasts(here)
         ]
 
     def owns(self, batch: BatchSeen) -> None:
@@ -275,6 +323,7 @@ class Scope:
         if not self._vouched and any(batch_id in shown for batch_id in self.known.bound):
             self._vouched = True
         await self._audit(listing)  # before anything ends, so that a job does not end without it
+        self._look_for_lost(listing.batches)
         news = False
         for batch_id, watch in list(self._watched.items()):
             batch = shown.get(batch_id)
@@ -285,6 +334,7 @@ class Scope:
             if batch is None and (batch := await self._ask_for(batch_id)) is None:
                 continue
             self._look_at_bound(batch_id, watch)
+            _note_seen(watch)
             if batch.ended:
                 watch.ended = batch
                 watch.done.set()
@@ -333,9 +383,41 @@ class Scope:
             if failure.status in (401, 403):
                 raise
             log.info("batch_not_visible", batch_id=batch_id, status=failure.status)
+            if failure.status == 404 and (watch := self._watched.get(batch_id)) is not None:
+                await self._miss(watch)
             return None
         self._vouched |= batch_id in self.known.bound
         return batch
+
+    async def _miss(self, watch: _Watch) -> None:
+        """A batch of ours is in no complete list, and a 404 by its id: say what should be recorded of that."""
+        news = watch.absence.missed(moment(self.date), watch.vanished)
+        if news is None or (isinstance(news, Lost) and not await self.may_see(watch.fingerprint)):
+            return
+        watch.news = news
+        watch.done.set()
+
+    async def may_see(self, fingerprint: str | None) -> bool:
+        """Whether the key in use sees what was sent under this one; witnesses are asked once an hour at most.
+
+        Raises:
+            ApiError: the API could not be asked.
+
+        """
+        if self.is_guarded(fingerprint):
+            return True
+        now = anyio.current_time()
+        if now < self._vouch_after:
+            return False
+        self._vouch_after = now + VOUCH_EVERY
+        return await self.vouch()
+
+    def _look_for_lost(self, batches: Sequence[BatchSeen]) -> None:
+        """A batch that was given up is there: its rows are missing, and can be had."""
+        for batch in batches:
+            if batch.batch_id in self.lost and batch.ended and not batch.archived:
+                self.lost.discard(batch.batch_id)  # it is told once
+                log.warning("lost_batch_seen", batch_id=batch.batch_id)
 
     # ---- doubts -----------------------------------------------------------------------------------------------
 
@@ -447,3 +529,10 @@ class Scope:
         for line in reader.end():
             if wire.is_whole(line):
                 yield line
+
+
+def _note_seen(watch: _Watch) -> None:
+    """The API shows the batch."""
+    watch.news = watch.absence.seen(watch.vanished)
+    if watch.news is not None:
+        watch.done.set()

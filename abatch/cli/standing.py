@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Processing, Ready, Rejected
+from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost, Processing, Ready, Rejected
 
 if TYPE_CHECKING:
     from abatch.ledger import JobRecord, ShardRecord
@@ -33,7 +33,8 @@ def standing_of(job: JobRecord) -> Standing:
             return Standing(
                 state="held",
                 reason=f"shard {shard.shard}: {shard.state.reason}",
-                remedy=f"Look in the Console, then: abatch resolve {shard.shard} --adopt BATCH_ID, or --not-created",
+                remedy=f"Look in the Console, then: abatch resolve {shard.shard} --adopt BATCH_ID, "
+                "or --not-created, or --lost",
             )
     if job.cancel_wished:
         return Standing(state="cancelling")
@@ -53,10 +54,14 @@ def shard_in_words(shard: ShardRecord) -> str:
             return "in doubt"
         case Held(reason=reason):
             return f"held: {reason}"
-        case Processing():
+        case Processing(vanished=None):
             return "processing"
-        case Draining():
+        case Draining(vanished=None):
             return "draining"
+        case Processing() | Draining():
+            return "vanished: the API does not show its batch any more"
+        case Lost(why=why):
+            return f"lost: {why}"
         case Done():
             return "done"
         case Dead(end=end):
@@ -70,9 +75,9 @@ def attempt_of(shard: ShardRecord) -> int | None:
     match shard.state:
         case Ready(attempt=attempt) | InDoubt(attempt=attempt):
             return attempt
-        case Held(doubt=doubt) | Processing(doubt=doubt) | Draining(doubt=doubt):
-            return doubt.attempt
-        case Rejected() | Done() | Dead():
+        case Held() | Processing() | Draining() | Lost() | Done():
+            return shard.state.doubt.attempt
+        case Rejected() | Dead():
             return None
         case _:
             assert_never(shard.state)

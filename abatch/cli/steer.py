@@ -12,7 +12,7 @@ from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of
 from abatch.cli.screen import Screen
 from abatch.cli.standing import shard_in_words
 from abatch.errors import ConfigError
-from abatch.facts import CancelWished, ResolveWished
+from abatch.facts import CancelWished, LostWished, ResolveWished
 from abatch.journal import Entry
 from abatch.lifecycle import Held, InDoubt, doubt_of
 
@@ -47,35 +47,51 @@ def resolve(
     shard: Annotated[int, typer.Argument(metavar="SHARD", help="The shard's number, as `abatch status` shows it.")],
     adopt: Annotated[str | None, typer.Option(metavar="BATCH_ID", help="This batch is it.")] = None,
     not_created: Annotated[bool, typer.Option("--not-created", help="No batch was created; send it again.")] = False,
+    lost: Annotated[bool, typer.Option("--lost", help="Give its results up; its requests are missing.")] = False,
     journal: JournalOption = DEFAULT_JOURNAL,
 ) -> None:
-    """Say what became of a shard that is in doubt or held, after a look in the Console.
+    """Say what became of a shard that is in doubt or held, or whose batch is gone, after a look in the Console.
 
     A batch that is not the shard's is found out by its first result line, and is then left alone. But
-    `--not-created` for a batch that exists means that its requests are paid for twice.
+    `--not-created` for a batch that exists means that its requests are paid for twice. `--lost` never sends
+    anything again: the requests are listed as missing, and the job goes on without them.
 
     Example: abatch resolve 17 --adopt msgbatch_0123
     """
     screen = Screen()
 
     async def work() -> None:
-        if (adopt is None) is not not_created:
-            raise ConfigError("say either --adopt BATCH_ID or --not-created")
+        if [adopt is not None, not_created, lost].count(True) != 1:
+            raise ConfigError("say one of --adopt BATCH_ID, --not-created, --lost")
         async with ledger_of(journal) as ledger:
-            record, doubt = _doubtful(ledger, shard)
-            wish = ResolveWished(shard=shard, attempt=doubt.attempt, batch_id=adopt)
-            await ledger.record(Entry(record.job, wish))
+            record, doubt = _waiting(ledger, shard) if lost else _doubtful(ledger, shard)
+            wish: ResolveWished | LostWished = ResolveWished(shard=shard, attempt=doubt.attempt, batch_id=adopt)
             verdict = "was not created" if adopt is None else f"is batch {adopt}"
+            if lost:
+                wish = LostWished(shard=shard, attempt=doubt.attempt)
+                verdict = "is lost"
+            await ledger.record(Entry(record.job, wish))
             screen.say(f"Noted: shard {shard} of job {ledger.jobs[record.job].key} {verdict}. {WHEN}")
 
     perform(work)
 
 
 def _doubtful(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
+    shard, doubt = _waiting(ledger, number)
+    if not isinstance(shard.state, InDoubt | Held):
+        raise ConfigError(
+            f"shard {number} is neither in doubt nor held, it is {shard_in_words(shard)}; "
+            "if its batch was deleted: --lost"
+        )
+    return shard, doubt
+
+
+def _waiting(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
+    """A shard that waits for the API or an operator, and what was committed of it."""
     shard = ledger.shard(number)
     if shard is None:
         raise ConfigError(f"journal {ledger.journal.folder} has no shard {number}")
     doubt = doubt_of(shard.state)
-    if doubt is None or not isinstance(shard.state, InDoubt | Held):
-        raise ConfigError(f"shard {number} is neither in doubt nor held, it is {shard_in_words(shard)}")
+    if doubt is None:
+        raise ConfigError(f"shard {number} waits for nothing, it is {shard_in_words(shard)}")
     return shard, doubt

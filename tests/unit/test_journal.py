@@ -14,15 +14,16 @@ import stat
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import anyio
 import msgspec
 import pytest
 
 from abatch import ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked, facts
-from abatch.journal import SCHEMA, VERSION, Entry, Journal, Overtaken
+from abatch.journal import OLDER, SCHEMA, VERSION, Entry, Journal, Overtaken
 from abatch.ledger import Ledger
-from tests.unit.make import committing, planned, run, start, submitted
+from tests.unit.make import NOON, committing, drained, planned, run, start, submitted
 
 pytestmark = pytest.mark.anyio
 
@@ -75,6 +76,7 @@ async def test_every_kind_of_fact_can_be_read_again(journal):
         facts.CancelWished(),
         facts.ResolveWished(shard=1, attempt=1),
         facts.ResolveWished(shard=1, attempt=1, batch_id="msgbatch_1"),
+        facts.LostWished(shard=1, attempt=1),
         facts.Stopped(reason="r", remedy="m"),
         facts.Resumed(),
         facts.Finished(location="x"),
@@ -440,6 +442,101 @@ async def test_a_journal_of_an_older_abatch_is_refused_with_its_remedy_and_not_t
     db.close()
 
 
+# ---- an older format ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def older(tmp_path: Path) -> Path:
+    """The folder of a journal of format 2, as an abatch of that format wrote it."""
+    folder = tmp_path / "older"
+    folder.mkdir(mode=0o700)
+    with closing(sqlite3.connect(folder / "journal.db")) as db:
+        db.executescript(Path(__file__).with_name("journal_format_2.sql").read_text())
+    return folder
+
+
+def format_of(folder: Path) -> int:
+    with closing(sqlite3.connect(folder / "journal.db")) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def content_of(folder: Path) -> list[str]:
+    with closing(sqlite3.connect(folder / "journal.db")) as db:
+        return list(db.iterdump())
+
+
+async def test_a_journal_of_format_2_is_migrated_when_it_is_driven_and_nothing_else_of_it_changes(older):
+    before = content_of(older)
+    journal = await Journal.open(older, drive=True)
+    await journal.aclose()
+    assert (format_of(older), content_of(older)) == (3, before)
+
+
+async def test_a_journal_of_format_2_has_every_shard_where_its_facts_left_it_and_can_be_finished(older):
+    journal = await Journal.open(older, drive=True)
+    ledger = await Ledger.load(journal)
+    job, done = ledger.jobs.values()
+    states = {shard.shard: type(shard.state).__name__ for shard in job.shards.values()}
+    assert states == {
+        1: "Ready",
+        2: "InDoubt",
+        3: "Held",
+        4: "Processing",
+        5: "Draining",
+        6: "Rejected",
+        7: "Done",
+        8: "Dead",
+        9: "Dead",
+        10: "Ready",
+        11: "Ready",
+        12: "Ready",
+    }
+    assert done.finished is not None
+    assert job.wishes[3] == facts.ResolveWished(shard=3, attempt=1)
+    ended, end = facts.Ended(counts=facts.Counts(succeeded=10)), drained()
+    found = facts.Found(batch_id="msgbatch_f", created_at=NOON, by="tag")
+    abandoned = facts.Abandoned(why="w", counts=facts.Counts(errored=10), sealed=facts.SealedRecord(part=5, lines=10))
+    for number, *rest in (
+        (1, committing(), facts.Accepted(batch_id="msgbatch_1", created_at=NOON), ended, end),
+        (2, found, ended, end),
+        (3, facts.Lost(why="w"), end),
+        (4, ended, end),
+        (5, end),
+        (6, abandoned),
+        *((number, abandoned) for number in (10, 11, 12)),
+    ):
+        await ledger.record(*ledger.next(job.shards[number], *rest))
+    await ledger.record(Entry(job.job, facts.Finished(location="x"), n=job.cuts))
+    await journal.aclose()
+    again = await Journal.open(older, drive=True)
+    first, _ = (await Ledger.load(again)).jobs.values()
+    await again.aclose()
+    assert first.finished is not None
+    assert not any(shard.open for shard in first.shards.values())
+
+
+async def test_reading_a_journal_of_format_2_does_not_migrate_it_and_an_old_kind_of_wish_can_be_appended(older):
+    journal = await Journal.open(older, drive=False)
+    ledger = await Ledger.load(journal)
+    await ledger.record(Entry(1, facts.CancelWished()))
+    await journal.aclose()
+    assert ledger.jobs[1].cancel_wished
+    assert format_of(older) == 2
+
+
+async def test_a_new_kind_of_fact_is_not_appended_beside_an_older_abatch_that_may_drive(older):
+    journal = await Journal.open(older, drive=False)
+    before = content_of(older)
+    with pytest.raises(JournalError, match="format 2, so an older abatch may be driving it.*once with this version"):
+        await journal.append(Entry(1, facts.LostWished(shard=4, attempt=1)))
+    assert content_of(older) == before
+    driver = await Journal.open(older, drive=True)
+    await journal.append(Entry(1, facts.LostWished(shard=4, attempt=1)))
+    await driver.aclose()
+    await journal.aclose()
+
+
 def test_what_stands_in_a_journal_is_what_its_version_says():
     """Another digest is another format: raise VERSION, unless all that changed is a new field with a default."""
 
@@ -448,7 +545,7 @@ def test_what_stands_in_a_journal_is_what_its_version_says():
 
     fact = json.loads(json.dumps(msgspec.json.schema(facts.Fact)), object_hook=undescribed)
     format_ = SCHEMA + json.dumps(fact, sort_keys=True)
-    assert (VERSION, hashlib.sha256(format_.encode()).hexdigest()[:16]) == (2, "23670696eed5de95")
+    assert (VERSION, hashlib.sha256(format_.encode()).hexdigest()[:16]) == (3, "c69caf4b3a383d8c")
 
 
 @pytest.mark.parametrize("raw", [b"not a database, and long enough to be seen as none" * 100, b"SQLite format 3\0" * 8])
@@ -459,7 +556,7 @@ async def test_a_file_that_is_no_database_is_corrupt_and_stays_as_it_is(tmp_path
     assert (tmp_path / "journal.db").read_bytes() == raw
 
 
-@pytest.mark.parametrize("version", [0, VERSION])
+@pytest.mark.parametrize("version", [0, OLDER, VERSION])
 async def test_a_database_of_something_else_is_refused_and_stays_as_it_is(tmp_path, version):
     path = tmp_path / "journal.db"
     db = sqlite3.connect(path)

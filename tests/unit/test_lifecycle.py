@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abatch import facts, lifecycle
+from abatch.clocks import Moment
 from abatch.errors import IllegalTransition
 from abatch.facts import Counts, SealedRecord
 from abatch.lifecycle import (
@@ -15,8 +16,10 @@ from abatch.lifecycle import (
     Done,
     Drain,
     Draining,
+    GiveUp,
     Held,
     InDoubt,
+    Lost,
     Processing,
     Ready,
     Rejected,
@@ -28,6 +31,7 @@ from abatch.lifecycle import (
 )
 from tests.unit.make import NOON, committing, drained, planned
 
+THEN = Moment(date=NOON, boot=5.0, boot_id="b", wall=NOON)
 FACTS = {
     "Planned": planned(),
     "Committing": facts.Committing(attempt=3, date=NOON, fingerprint="f"),
@@ -36,8 +40,12 @@ FACTS = {
     "Found": facts.Found(batch_id="msgbatch_f", created_at=NOON + 2, by="tag"),
     "Withdrawn": facts.Withdrawn(why="429"),
     "Rejected": facts.Rejected(error="{}"),
+    "Vanished": facts.Vanished(since=THEN),
+    "Reappeared": facts.Reappeared(),
+    "Lost": facts.Lost(why="w"),
     "Ended": facts.Ended(counts=Counts(succeeded=10)),
     "Drained": drained(),
+    "Reopened": facts.Reopened(why="w"),
     "Split": facts.Split(into=(8, 9)),
     "Abandoned": facts.Abandoned(why="canceled", counts=Counts(canceled=10), sealed=SealedRecord(part=0, lines=10)),
     "Held": facts.Held(reason="who knows"),
@@ -52,6 +60,13 @@ DRAINING = Draining(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=
 DRAINING_NAMED = Draining(
     doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=False, counts=Counts(succeeded=10)
 )
+VANISHED = Processing(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True, vanished=THEN)
+DRAINING_VANISHED = Draining(
+    doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True, counts=Counts(succeeded=10), vanished=THEN
+)
+DONE = Done(drained=drained(), doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON)
+NEVER_KNOWN = Lost(doubt=DOUBT, batch_id=None, created_at=NOON, why="w")
+LOST = Lost(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, why="w")
 STATES = {
     "nothing": None,
     "Ready": Ready(attempt=2),
@@ -63,8 +78,13 @@ STATES = {
     "Processing, named by an operator": NAMED,
     "Draining": DRAINING,
     "Draining, named by an operator": DRAINING_NAMED,
+    "Processing, vanished": VANISHED,
+    "Draining, vanished": DRAINING_VANISHED,
+    "Lost": LOST,
+    "Lost, never known": NEVER_KNOWN,
     "Rejected": Rejected(error="{}"),
-    "Done": Done(drained=drained(), batch_id="msgbatch_p", created_at=NOON),
+    "Done": DONE,
+    "Done, never known": Done(drained=drained(), doubt=DOUBT, batch_id=None, created_at=NOON),
     "Dead, split": Dead(end=facts.Split(into=(8, 9))),
     "Dead, abandoned": Dead(end=FACTS["Abandoned"]),
 }
@@ -100,9 +120,38 @@ LEGAL = {
     ("Processing", "Ended"): DRAINING,
     ("Processing, named by an operator", "Ended"): DRAINING_NAMED,
     ("Processing, named by an operator", "Held"): Held(doubt=DOUBT, reason="who knows"),
-    ("Draining", "Drained"): Done(drained=drained(), batch_id="msgbatch_p", created_at=NOON),
-    ("Draining, named by an operator", "Drained"): Done(drained=drained(), batch_id="msgbatch_p", created_at=NOON),
+    ("Draining", "Drained"): DONE,
+    ("Draining, named by an operator", "Drained"): DONE,
     ("Draining, named by an operator", "Held"): Held(doubt=DOUBT, reason="who knows"),
+    ("InDoubt", "Lost"): NEVER_KNOWN,
+    ("InDoubt, certain", "Lost"): Lost(doubt=CERTAIN, batch_id=None, created_at=NOON, why="w"),
+    ("Held", "Lost"): NEVER_KNOWN,
+    ("Held, certain", "Lost"): Lost(doubt=CERTAIN, batch_id=None, created_at=NOON, why="w"),
+    ("Processing", "Lost"): LOST,
+    ("Processing, named by an operator", "Lost"): LOST,
+    ("Processing, vanished", "Lost"): LOST,
+    ("Processing", "Vanished"): VANISHED,
+    ("Processing, named by an operator", "Vanished"): Processing(
+        doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=False, vanished=THEN
+    ),
+    ("Processing, vanished", "Reappeared"): PROCESSING,
+    ("Processing, vanished", "Ended"): DRAINING,
+    ("Draining", "Vanished"): DRAINING_VANISHED,
+    ("Draining, named by an operator", "Vanished"): Draining(
+        doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=False, counts=Counts(succeeded=10), vanished=THEN
+    ),
+    ("Draining, vanished", "Reappeared"): DRAINING,
+    ("Draining, vanished", "Drained"): DONE,
+    ("Lost", "Drained"): DONE,
+    ("Lost, never known", "Drained"): Done(drained=drained(), doubt=DOUBT, batch_id=None, created_at=NOON),
+    ("Done", "Reopened"): Draining(
+        doubt=DOUBT,
+        batch_id="msgbatch_p",
+        created_at=NOON,
+        proven=True,
+        counts=Counts(succeeded=10),
+        earlier=drained(),
+    ),
 }
 EVERY = [(state, fact) for state in STATES for fact in FACTS]
 
@@ -123,7 +172,7 @@ def test_the_docstring_holds_the_same_table():
     table = [line for line in (lifecycle.__doc__ or "").splitlines() if line.startswith("|")]
     head, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
     stated = {
-        (state, fact): move.rstrip("¹")
+        (state, fact): move.rstrip("¹²")
         for names, *moves in body
         for state in names.split(", ")
         for fact, move in zip(head[1:], moves, strict=True)
@@ -164,8 +213,13 @@ def test_a_batch_that_an_operator_named_is_not_proven(state):
         ("Processing, named by an operator", Watch("msgbatch_p")),
         ("Draining", Drain("msgbatch_p")),
         ("Draining, named by an operator", Drain("msgbatch_p")),
+        ("Processing, vanished", Watch("msgbatch_p")),
+        ("Draining, vanished", Drain("msgbatch_p")),
+        ("Lost", GiveUp("w")),
+        ("Lost, never known", GiveUp("w")),
         ("Rejected", Abandon("{}")),
         ("Done", None),
+        ("Done, never known", None),
         ("Dead, split", None),
         ("Dead, abandoned", None),
     ],
@@ -183,7 +237,8 @@ def replay(*steps: facts.ShardFact) -> object:
 
 def test_a_first_attempt_that_is_accepted_ends_done():
     state = replay(FACTS["Planned"], committing(1), FACTS["Accepted"], FACTS["Ended"], FACTS["Drained"])
-    assert state == Done(drained=drained(), batch_id="msgbatch_a", created_at=NOON + 1)
+    committed = InDoubt(attempt=1, date=NOON, fingerprint="f")
+    assert state == Done(drained=drained(), doubt=committed, batch_id="msgbatch_a", created_at=NOON + 1)
 
 
 def test_the_attempt_number_outlives_withdrawals_and_holds():
