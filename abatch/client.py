@@ -337,7 +337,12 @@ def _replied(answer: httpx2.Response) -> Replied:
             batch = _seen(msgspec.json.decode(answer.content, type=_Batch))
         except (*UNREADABLE, ApiError):
             batch = None
-        return Replied(status=answer.status_code, batch=batch, request_id=answer.headers.get("request-id"))
+        return Replied(
+            status=answer.status_code,
+            batch=batch,
+            date=_date_if_told(answer),
+            request_id=answer.headers.get("request-id"),
+        )
     error = _envelope(answer)
     return Replied(
         status=answer.status_code,
@@ -392,6 +397,13 @@ def _date(what: str, answer: httpx2.Response) -> float:
         return _moment(parsedate_to_datetime(answer.headers["date"]))
     except (KeyError, ValueError, OverflowError) as missing:
         raise ApiError(what, status=answer.status_code, message="the answer has no Date header") from missing
+
+
+def _date_if_told(answer: httpx2.Response) -> float | None:
+    try:
+        return _date("create", answer)
+    except ApiError:
+        return None
 
 
 def _moment(told: datetime) -> float:

@@ -29,7 +29,7 @@ from abatch.facts import Counts, Drained, Planned, SealedRecord, Spend
 from abatch.lifecycle import Draining, Lost
 from abatch.log import log
 from abatch.pacing import Backoff
-from abatch.reconcile import counts_of
+from abatch.reconcile import KEPT_FOR, counts_of
 from abatch.result import OUTCOMES, Block, Line, Usage
 from abatch.spool import (
     SpoolReader,
@@ -61,8 +61,6 @@ READ_AGAIN: Final = (5.0, 900.0, 3_600.0, 14_400.0, 64_800.0)
 """Seconds between the six reads when rows are missing: a stream that ended early, or most of a day."""
 RECOUNTS: Final = 6
 """Times that the API is asked for its counts before rows that it counts otherwise are sealed."""
-KEPT_FOR: Final = 29 * 24 * 3600.0
-"""Seconds after its creation for which a batch's results can be read."""
 READ_BYTES: Final = 2**18
 """Bytes of lines, about, that are taken in one turn of the event loop."""
 WRITE_BYTES: Final = 2**19

@@ -26,16 +26,17 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, assert_never
 import anyio
 import msgspec
 
-from abatch import threads, wire
+from abatch import clocks, threads, wire
 from abatch.absence import Absence
-from abatch.clocks import moment
-from abatch.collector import KEPT_FOR, READ_AGAIN, NotOurs, seal_fallbacks
+from abatch.clocks import Moment
+from abatch.collector import READ_AGAIN, NotOurs, seal_fallbacks
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET
 from abatch.disk import remove
 from abatch.errors import ApiError, JobStopped
 from abatch.facts import (
     Abandoned,
     Accepted,
+    CandidatesChanged,
     Committing,
     Ended,
     Found,
@@ -71,16 +72,18 @@ from abatch.lifecycle import Held as HeldState
 from abatch.lifecycle import Lost as LostState
 from abatch.log import log
 from abatch.pacing import ANSWER_WITHIN, QUEUED_FOR, Backoff
+from abatch.poller import Scope, doubt_about
 from abatch.reconcile import (
+    KEPT_FOR,
     Absent,
     Created,
     CreatedUnnamed,
-    Doubt,
     FoundBatch,
     Hold,
     Later,
     NoAnswer,
     Refused,
+    Replied,
     TooLarge,
     Unknown,
     judge,
@@ -97,8 +100,7 @@ if TYPE_CHECKING:
     from abatch.facts import ShardFact
     from abatch.ledger import JobRecord, Ledger, ShardRecord
     from abatch.lifecycle import Action
-    from abatch.poller import Scope
-    from abatch.reconcile import Replied, Verdict
+    from abatch.reconcile import Verdict
 
 __all__ = ["Driver", "Site", "Stop"]
 
@@ -425,7 +427,7 @@ class Driver:
                 body = self._body(reader, prefix, attempt, gate, scope)
                 answer = await site.client.create(planned.headers, planned.body_bytes, body)
                 if gate.released:  # still shielded, so that an answer that came is recorded
-                    await self._conclude(judge(answer))
+                    await self._conclude(judge(answer), answer.date if isinstance(answer, Replied) else None)
             finally:
                 site.stop.over(scope)
         if not gate.released:
@@ -454,7 +456,7 @@ class Driver:
         site = self.site
         site.scope.pace.called(anyio.current_time())
         page = await site.client.list(site.scope.workspace_id, limit=1)
-        began = _awake()
+        at = clocks.moment(page.date)
         if not site.guard_checked() and not await site.scope.vouch():
             await self._stop_job(
                 "the API key is not the one that this journal's unfinished batches were sent with, "
@@ -464,12 +466,21 @@ class Driver:
         if not site.wants_more:
             raise _NotNow
         site.stop.commit(scope)
-        await self._record(Committing(attempt=attempt, date=page.date, fingerprint=site.fingerprint))
+        await self._record(
+            Committing(
+                attempt=attempt,
+                date=page.date,
+                fingerprint=site.fingerprint,
+                at=at,
+                newest=page.batches[0].created_at if page.batches else 0.0,
+                ahead=site.scope.ahead,
+            )
+        )
         gate.committed = True
         site.scope.committed(self.shard.planned.rows, page.date)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, page.date + QUEUED_FOR)
         self._committed_here = True
-        if _awake() - began > GATE_WITHIN or site.stop.wished:
+        if clocks.awake() - at.boot > GATE_WITHIN or site.stop.wished:
             await self._record(Withdrawn(why="the tail was never sent"))
             raise _NotNow
         scope.deadline = min(scope.deadline, anyio.current_time() + ANSWER_WITHIN)
@@ -499,8 +510,8 @@ class Driver:
                     log.warning("create_not_sent", shard=self.shard.shard, error=why)
         return self._pause.next() * (1 + random.random() / 10)  # noqa: S311
 
-    async def _conclude(self, verdict: Verdict) -> None:
-        """Record what a complete create came to."""
+    async def _conclude(self, verdict: Verdict, date: float | None) -> None:
+        """Record what a complete create came to; `date` is that of its answer."""
         site, planned = self.site, self.shard.planned
         log.info("create_answered", shard=self.shard.shard, rule=verdict.rule)
         match verdict:
@@ -515,8 +526,10 @@ class Driver:
                         sent=planned.rows,
                         told=batch.total,
                     )
-                await self._record(Accepted(batch_id=batch.batch_id, created_at=batch.created_at))
-                site.scope.owns(batch)
+                committed = doubt_of(self.shard.state)
+                assert committed is not None
+                await self._record(Accepted(batch_id=batch.batch_id, created_at=batch.created_at, date=date))
+                site.scope.accepted(batch, gate=committed.date, answer=date)
             case CreatedUnnamed(status=status):
                 await self._record(Unreadable(status=status))
             case Refused() | TooLarge() | Later():
@@ -602,28 +615,26 @@ class Driver:
         if (wish := self._wish()) is not None:
             await self._obey(wish)
             return True
-        doubt = Doubt(
-            shard=self.shard.shard,
-            attempt=committed.attempt,
-            rows=self.shard.planned.rows,
-            date=committed.date,
-            since=committed.date,
-            certain=committed.certain,
+        doubt = doubt_about(
+            self.shard.shard,
+            self.shard.planned.rows,
+            committed,
             guarded=site.scope.is_guarded(committed.fingerprint),
         )
         once = held and not self._may_conclude(committed)
-        ruling = await site.scope.settled(doubt, fresh=self._committed_here, once=once)
+        since = None if self._committed_here else self._committed_at(committed)
+        ruling = await site.scope.settled(doubt, since=since, note=self._record, once=once)
         match ruling:
             case None:
                 return not held or self._wish() is not None or (once and self._may_conclude(committed))
             case Hold() if held:
                 return False
             case FoundBatch(batch=batch):
-                late = batch.created_at - committed.date - CREATED_WITHIN
+                late = batch.created_at + site.scope.offset - committed.date - CREATED_WITHIN
                 if late > (0 if site.client.owns_socket else FOREIGN_SOCKET):
                     log.warning("bound_A1_broken", shard=self.shard.shard, batch_id=batch.batch_id)
                 await self._record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="tag"))
-                site.scope.owns(batch)
+                site.scope.owns(batch.batch_id, batch.created_at)
             case Absent():
                 site.scope.pace.frees(self.shard.shard)
                 await self._record(Withdrawn(why="no batch appeared (B8)"))
@@ -632,6 +643,12 @@ class Driver:
             case _:
                 assert_never(ruling)
         return True
+
+    def _committed_at(self, committed: InDoubt) -> Moment:
+        """The commit point on every clock."""
+        if committed.at is not None:
+            return committed.at
+        return Moment(date=committed.date, boot=0.0, boot_id="", wall=self.shard.since)  # a journal of format 2
 
     def _may_conclude(self, doubt: InDoubt) -> bool:
         """Whether an absence would be acted on: the reason for which a shard was held may be gone."""
@@ -774,7 +791,7 @@ class Driver:
             entries.append(Entry(site.job.job, BILLING))
         await site.ledger.record(*entries)
         if state.batch_id is not None:
-            site.scope.known.live.pop(state.batch_id, None)
+            site.scope.drained(state.batch_id)
         counts = collected.drained.counts
         log.info(
             "shard_drained",
@@ -816,7 +833,7 @@ class Driver:
         assert isinstance(state, Draining)
         try:
             page = await site.client.list(site.scope.workspace_id, limit=1)  # only a list tells the server's time
-            news = self._absence.missed(moment(page.date), state.vanished)
+            news = self._absence.missed(clocks.moment(page.date), state.vanished)
             if isinstance(news, Lost):
                 return news.why if await site.scope.may_see(state.doubt.fingerprint) else ""
         except ApiError as failure:
@@ -868,6 +885,7 @@ BILLING: Final = Stopped(
 TOO_LARGE: Final = '{"type":"error","error":{"type":"request_too_large","message":"refused with 413"}}'
 SAID: Final = ("attempt", "batch_id", "why", "reason", "by", "status")
 EVENTS: Final[dict[type[ShardFact], str]] = {
+    CandidatesChanged: "candidates_changed",
     Committing: "shard_committing",
     Unreadable: "answer_unreadable",
     Accepted: "shard_accepted",
@@ -897,9 +915,3 @@ def _warn_of_deadline(shard: int, state: Draining, server_now: float) -> None:
         log.error("results_vanish_soon", shard=shard, batch_id=state.batch_id, hours_left=round(left / 3600))
     elif left < 7 * 86_400:
         log.warning("results_vanish", shard=shard, batch_id=state.batch_id, hours_left=round(left / 3600))
-
-
-def _awake() -> float:
-    """Seconds that go on while the machine sleeps."""
-    clock: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux has the former
-    return time.clock_gettime(clock)

@@ -17,6 +17,8 @@ __all__ = [
     "Abandoned",
     "Accepted",
     "CancelWished",
+    "Candidate",
+    "CandidatesChanged",
     "Committing",
     "Counts",
     "Cut",
@@ -98,6 +100,14 @@ class Spend(Value, frozen=True, kw_only=True):
     usage: Usage
 
 
+class Candidate(Value, frozen=True, kw_only=True):
+    """A batch that may be the one an attempt in doubt made."""
+
+    batch_id: str
+    created_at: float
+    """By the server's clock, in seconds since the epoch."""
+
+
 class SealedRecord(Value, frozen=True, kw_only=True):
     """`abatch.backend.Sealed` as the journal keeps it."""
 
@@ -157,6 +167,23 @@ class Committing(Recorded, frozen=True, kw_only=True):
     """The server's `Date` just before, in seconds since the epoch."""
     fingerprint: str | None
     """Of the API key; None for credentials without a fixed key."""
+    at: Moment | None = None
+    """That moment on every clock; None in a journal of format 2."""
+    newest: float | None = None
+    """`created_at` of the newest batch that the list showed just before, 0.0 if it was empty; None in format 2."""
+    ahead: float = 0.0
+    """Seconds by which `Date` ran ahead of `created_at`, as far as creates before this one had shown."""
+
+
+class CandidatesChanged(Recorded, frozen=True, kw_only=True):
+    """A look at the list changed what is known of the batches that may be this attempt's."""
+
+    seen: tuple[Candidate, ...] = ()
+    """Batches that were shown for the first time."""
+    foreign: tuple[str, ...] = ()
+    """Ids of batches whose results proved that they are not this attempt's."""
+    closed_at: float | None = None
+    """A batch created after this moment, by the server's clock, is no candidate: the grace is over."""
 
 
 class Unreadable(Recorded, frozen=True, kw_only=True):
@@ -170,6 +197,8 @@ class Accepted(Recorded, frozen=True, kw_only=True):
 
     batch_id: str
     created_at: float
+    date: float | None = None
+    """`Date` of the answer; None if it had none, and in a journal of format 2."""
 
 
 class Found(Recorded, frozen=True, kw_only=True):
@@ -261,6 +290,7 @@ class Held(Recorded, frozen=True, kw_only=True):
 ShardFact: TypeAlias = (
     Planned
     | Committing
+    | CandidatesChanged
     | Unreadable
     | Accepted
     | Found

@@ -12,22 +12,22 @@
 The state is the replay of the shard's facts, and `next_action` of the state says what the driver does. Running
 and recovering are therefore the same code: after a crash the facts say where to go on. Everything here is pure.
 
-| state      | Committing | Unreadable | Accepted   | Found      | Withdrawn | Rejected | Vanished   | Reappeared | Lost | Ended    | Drained | Reopened  | Split | Abandoned | Held  |
-|------------|------------|------------|------------|------------|-----------|----------|------------|------------|------|----------|---------|-----------|-------|-----------|-------|
-| Ready      | InDoubt    |            |            |            |           | Rejected |            |            |      |          |         |           | Dead  | Dead      |       |
-| InDoubt    |            | InDoubt    | Processing | Processing | Ready     | Rejected |            |            | Lost |          |         |           |       |           | Held  |
-| Held       |            |            |            | Processing | Ready     |          |            |            | Lost |          |         |           |       |           |       |
-| Processing |            |            |            |            |           |          | Processing | Processing | Lost | Draining |         |           |       |           | Held¹ |
-| Draining   |            |            |            |            |           |          | Draining   | Draining   |      |          | Done    |           |       |           | Held¹ |
-| Lost       |            |            |            |            |           |          |            |            |      |          | Done    |           |       |           |       |
-| Rejected   |            |            |            |            |           |          |            |            |      |          |         |           |       | Dead      |       |
-| Done       |            |            |            |            |           |          |            |            |      |          |         | Draining² |       |           |       |
-| Dead       |            |            |            |            |           |          |            |            |      |          |         |           |       |           |       |
+| state      | Committing | Candidates | Unreadable | Accepted   | Found      | Withdrawn | Rejected | Vanished   | Reappeared | Lost | Ended    | Drained | Reopened  | Split | Abandoned | Held  |
+|------------|------------|------------|------------|------------|------------|-----------|----------|------------|------------|------|----------|---------|-----------|-------|-----------|-------|
+| Ready      | InDoubt    |            |            |            |            |           | Rejected |            |            |      |          |         |           | Dead  | Dead      |       |
+| InDoubt    |            | InDoubt    | InDoubt    | Processing | Processing | Ready     | Rejected |            |            | Lost |          |         |           |       |           | Held  |
+| Held       |            | Held       |            |            | Processing | Ready     |          |            |            | Lost |          |         |           |       |           |       |
+| Processing |            |            |            |            |            |           |          | Processing | Processing | Lost | Draining |         |           |       |           | Held¹ |
+| Draining   |            |            |            |            |            |           |          | Draining   | Draining   |      |          | Done    |           |       |           | Held¹ |
+| Lost       |            |            |            |            |            |           |          |            |            |      |          | Done    |           |       |           |       |
+| Rejected   |            |            |            |            |            |           |          |            |            |      |          |         |           |       | Dead      |       |
+| Done       |            |            |            |            |            |           |          |            |            |      |          |         | Draining² |       |           |       |
+| Dead       |            |            |            |            |            |           |          |            |            |      |          |         |           |       |           |       |
 
 ¹ Only a batch that an operator named and no tag has proven yet.
 ² Only where a batch is known. `Vanished` follows only where it did not, or `Reappeared` came since, and
 `Reappeared` only where it did.
-`Planned` is the first fact of a shard and of no other state.
+`Candidates` is the fact `CandidatesChanged`. `Planned` is the first fact of a shard and of no other state.
 Every empty place raises IllegalTransition, and the journal is left as it is.
 """
 
@@ -44,6 +44,8 @@ from abatch.errors import IllegalTransition
 from abatch.facts import (
     Abandoned,
     Accepted,
+    Candidate,
+    CandidatesChanged,
     Committing,
     Counts,
     Drained,
@@ -107,6 +109,18 @@ class InDoubt(_State, frozen=True, kw_only=True):
     fingerprint: str | None
     certain: bool = False
     """A 2xx was seen: the batch exists, only its id is unknown. Never sent again by policy."""
+    at: Moment | None = None
+    """The commit point on every clock; None in a journal of format 2."""
+    newest: float | None = None
+    """`created_at` of the newest batch listed just before; 0.0 if there was none, None if that is not known."""
+    ahead: float = 0.0
+    """Seconds by which `Date` ran ahead of `created_at`, as far as that was known."""
+    candidates: tuple[Candidate, ...] = ()
+    """Every batch that was ever shown, may be this one, and is not proven foreign."""
+    foreign: frozenset[str] = frozenset()
+    """Batches that were candidates, and are proven not to be this one."""
+    closed_at: float | None = None
+    """Batches created later are no candidates; None while the grace lasts."""
 
 
 class Held(_State, frozen=True, kw_only=True):
@@ -270,7 +284,14 @@ def after(state: State | None, fact: ShardFact) -> State:
         case Ready(attempt=attempt):
             match fact:
                 case Committing() if fact.attempt == attempt + 1:
-                    return InDoubt(attempt=fact.attempt, date=fact.date, fingerprint=fact.fingerprint)
+                    return InDoubt(
+                        attempt=fact.attempt,
+                        date=fact.date,
+                        fingerprint=fact.fingerprint,
+                        at=fact.at,
+                        newest=fact.newest,
+                        ahead=fact.ahead,
+                    )
                 case RejectedFact(error=error):
                     return Rejected(error=error)
                 case Split() | Abandoned():
@@ -280,9 +301,13 @@ def after(state: State | None, fact: ShardFact) -> State:
         case InDoubt():
             match fact:
                 case Accepted():
-                    return Processing(doubt=state, batch_id=fact.batch_id, created_at=fact.created_at, proven=True)
+                    return Processing(
+                        doubt=_settled(state), batch_id=fact.batch_id, created_at=fact.created_at, proven=True
+                    )
                 case Unreadable():
                     return replace(state, certain=True)
+                case CandidatesChanged():
+                    return _with_candidates(state, fact)
                 case Found():
                     return _found(state, fact)
                 case Withdrawn():
@@ -323,6 +348,8 @@ def after(state: State | None, fact: ShardFact) -> State:
                     pass
         case Held(doubt=doubt):
             match fact:
+                case CandidatesChanged():
+                    return replace(state, doubt=_with_candidates(doubt, fact))
                 case Found():
                     return _found(doubt, fact)
                 case Withdrawn():
@@ -349,6 +376,7 @@ def after(state: State | None, fact: ShardFact) -> State:
 
 def _found(doubt: InDoubt, fact: Found) -> Processing:
     proven = fact.by == "tag"
+    doubt = _settled(doubt) if proven else doubt
     return Processing(doubt=doubt, batch_id=fact.batch_id, created_at=fact.created_at, proven=proven)
 
 
@@ -364,4 +392,21 @@ def _reopened(state: Done, batch_id: str) -> Draining:
         proven=True,
         counts=state.drained.counts,
         earlier=state.drained,
+    )
+
+
+def _settled(doubt: InDoubt) -> InDoubt:
+    """The doubt without what was only of use while it was one."""
+    return replace(doubt, candidates=(), foreign=frozenset(), closed_at=None)
+
+
+def _with_candidates(doubt: InDoubt, change: CandidatesChanged) -> InDoubt:
+    foreign = doubt.foreign.union(change.foreign)
+    known = {each.batch_id for each in doubt.candidates}
+    all_of_them = doubt.candidates + tuple(each for each in change.seen if each.batch_id not in known)
+    return replace(
+        doubt,
+        candidates=tuple(each for each in all_of_them if each.batch_id not in foreign),
+        foreign=foreign,
+        closed_at=doubt.closed_at if change.closed_at is None else change.closed_at,
     )

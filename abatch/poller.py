@@ -11,21 +11,23 @@ and only by table B of `reconcile.py`.
 from __future__ import annotations
 
 import random
-from contextlib import aclosing
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from abatch import wire
+from abatch import clocks
 from abatch.absence import Absence
-from abatch.clocks import moment
 from abatch.errors import ApiError
-from abatch.facts import Ended, Lost
+from abatch.facts import CandidatesChanged, Ended, Lost
+from abatch.journal import Overtaken
 from abatch.log import log
 from abatch.pacing import Backoff, Pace
+from abatch.proof import LOOK_WITHIN, Examiner
 from abatch.reconcile import (
     CLOCK_SLACK,
+    VISIBLE_WITHIN,
     Absent,
     AbsentOnce,
     BatchSeen,
@@ -35,38 +37,42 @@ from abatch.reconcile import (
     Known,
     Listing,
     Wait,
+    closing,
     counts_of,
+    newly_seen,
+    oldest,
     settle,
+    still_open,
     to_inspect,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from abatch.client import Client
     from abatch.clocks import Moment
     from abatch.config import Config
     from abatch.facts import Reappeared, Vanished
-    from abatch.reconcile import Refused
+    from abatch.lifecycle import InDoubt
+    from abatch.reconcile import Proof, Refused
 
-__all__ = ["Scope"]
+__all__ = ["Scope", "doubt_about"]
 
 NOT_VISIBLE_AFTER: Final = 3600.0
-VISIBLE_WITHIN: Final = 300.0
-"""Bound A2: a created batch shows in the list within this many seconds."""
-RESULTS_GONE_AFTER: Final = 2 * 24 * 3600.0
-"""Seconds after a batch's creation from which a 404 of its results is final: a day of processing and one more."""
 VOUCH_EVERY: Final = 3600.0
 DOUBT_FIRST, DOUBT_MOST = 15.0, 300.0
 WITNESSES: Final = 3
 AUDITS: Final = 4
-"""Batches that resemble ours whose first lines are read after one list, at most."""
-FIRST_LINES: Final = 100
-"""One line with a tag of ours proves whose a batch is; so many without it that it is foreign."""
-LOOK_WITHIN: Final = 30.0
-SHORT_LOOKS: Final = 6
-"""Looks at fewer lines than that, or than the batch has, before it is foreign: a stream may have been cut."""
+"""Batches that resemble ours whose first lines are asked for after one list, at most."""
+ASKED_FOR: Final = 20
+"""Candidates that a list lacks and that are asked for by id after it, at most."""
+ONCE: Final = 3
+"""Looks that a held shard waits for while the results of a candidate are being looked at."""
 AUDITED_FOR: Final = 2 * 24 * 3600.0
+AUDITED_WITHIN: Final = 30.0
+"""Seconds for which the end of a job waits for looks at batches that may be duplicates."""
+SKEW_TOLD: Final = 60.0
+"""Seconds by which `Date` and `created_at` may differ without a warning."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,13 +104,30 @@ class _Pending:
     """A doubt that somebody waits for."""
 
     doubt: Doubt
-    fresh: bool
-    """It began in this process, so its grace begins with the first list after it."""
+    last: Moment | None
+    """The look up to which the grace has counted; None until the first one, if it begins with that."""
     once: bool
     """Held: it only asks whether the batch can be proven now."""
+    note: Callable[[CandidatesChanged], Awaitable[None]]
+    """Makes what a look changed durable."""
+    looks: int = 0
     done: anyio.Event = field(default_factory=anyio.Event)
     ruling: FoundBatch | Absent | Hold | None = None
+    failure: Overtaken | None = None
     waiting: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Skew:
+    """By how many seconds `Date` was ahead of `created_at` at one create: between these two."""
+
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, created_at: float, *, gate: float, answer: float | None) -> _Skew:
+        """From the `Date` of the list before the create, and that of the answer to it."""
+        return cls(least=gate - created_at, most=(gate if answer is None else answer) - created_at)
 
 
 class Scope:
@@ -143,13 +166,19 @@ class Scope:
         self.refusal: Refused | None = None
         """Why every create would be refused; None again when a job is handed over."""
         self._config, self._grace, self._fingerprint = config, grace, fingerprint
-        self._prove, self._duplicate = prove, duplicate
+        self._duplicate = duplicate
         self._watched: dict[str, _Watch] = {}
         self._pending: dict[int, _Pending] = {}
         self._vouched = False
         self._commits: dict[int, list[float]] = {}
         self._reported: set[str] = set()
-        self._short_looks: dict[str, int] = {}
+        self._asked_at: dict[str, float] = {}
+        """When candidates that lists lack were last asked for by id, by time of the event loop."""
+        self._skew: _Skew | None = None
+        self._skew_told = False
+        self.ahead = 0.0
+        """Seconds by which `Date` ran ahead of `created_at`, at most, in the creates since this scope was opened."""
+        self._examiner = Examiner(client, workspace_id, known, prove=prove, proved=self._report, done=self._want)
         self._wanted = anyio.Event()
         self._idle = False
         self._vouch_after = 0.0
@@ -203,18 +232,35 @@ class Scope:
         self.known.live.pop(batch_id, None)
         self.lost.add(batch_id)
 
-    async def settled(self, doubt: Doubt, *, fresh: bool, once: bool = False) -> FoundBatch | Absent | Hold | None:
+    async def settled(
+        self,
+        doubt: Doubt,
+        *,
+        since: Moment | None,
+        note: Callable[[CandidatesChanged], Awaitable[None]],
+        once: bool = False,
+    ) -> FoundBatch | Absent | Hold | None:
         """Wait until table B has a ruling for an attempt in doubt; None if `interrupt` came first.
 
-        With `once`, look once whether its batch is found: a shard that is held already.
+        Args:
+            doubt: the attempt.
+            since: where its grace begins; None for the first look from now on.
+            note: makes durable what a look changed; called before anything is concluded from it.
+            once: look once whether its batch is found: a shard that is held already.
+
+        Raises:
+            Overtaken: another process appended to the shard.
+
         """
-        pending = _Pending(doubt=doubt, fresh=fresh, once=once)
+        pending = _Pending(doubt=doubt, last=since, note=note, once=once)
         self._pending[doubt.shard] = pending
         self._want()
         try:
             await pending.done.wait()
         finally:
             self._pending.pop(doubt.shard, None)
+        if pending.failure is not None:
+            raise pending.failure
         return pending.ruling
 
     def interrupt(self, shard: int) -> None:
@@ -231,22 +277,52 @@ class Scope:
 
     def not_visible(self) -> list[str]:
         """Accepted batches that the API has not shown for an hour."""
-        now, here = anyio.current_time(), moment(self.date)
+        now, here = anyio.current_time(), clocks.moment(self.date)
         return [
             batch_id
             for batch_id, watch in self._watched.items()
             if (not watch.seen and now - watch.accepted > NOT_VISIBLE_AFTER) or watch.absence.lasts(here)
         ]
 
-    def owns(self, batch: BatchSeen) -> None:
+    def owns(self, batch_id: str, created_at: float) -> None:
         """This batch is ours, by an answer or a tag."""
-        self.known.bound.add(batch.batch_id)
-        self.known.live[batch.batch_id] = batch.created_at
+        self.known.bound.add(batch_id)
+        self.known.live[batch_id] = created_at
+
+    def drained(self, batch_id: str) -> None:
+        """The results of this batch are sealed: nobody asks for it any more."""
+        self.known.live.pop(batch_id, None)
+        self.known.listed.discard(batch_id)
 
     def committed(self, rows: int, date: float) -> None:
         """An attempt of this size passed its commit point: batches like it may turn out to be duplicates of ours."""
         recent = [other for other in self._commits.get(rows, ()) if other > date - AUDITED_FOR]
         self._commits[rows] = [*recent, date]
+
+    def accepted(self, batch: BatchSeen, *, gate: float, answer: float | None) -> None:
+        """A create was answered with this batch: it is ours, and tells how `Date` and `created_at` differ (bound A6).
+
+        `gate` is the `Date` of the list just before, `answer` that of the answer; both in seconds since the epoch.
+        """
+        self.owns(batch.batch_id, batch.created_at)
+        skew, before = _Skew.of(batch.created_at, gate=gate, answer=answer), self._skew
+        self._skew = skew
+        self.ahead = max(self.ahead, skew.most)
+        if not self._skew_told and (skew.least > SKEW_TOLD or skew.most < -SKEW_TOLD):
+            self._skew_told = True
+            log.warning("clocks_differ", date_ahead_of_created_at_by=round(skew.most, 1))
+        if before is not None and (skew.least > before.most + CLOCK_SLACK or skew.most < before.least - CLOCK_SLACK):
+            log.warning("bound_A6_broken", was=round(before.most, 1), now=round(skew.most, 1))
+
+    @property
+    def offset(self) -> float:
+        """Seconds by which `Date` is ahead of `created_at`, at least, as the last create showed; 0 before one."""
+        return 0.0 if self._skew is None else self._skew.least
+
+    async def audited(self) -> None:
+        """Wait until the batches that resemble ours were looked at once, for half a minute at most."""
+        with anyio.move_on_after(AUDITED_WITHIN):
+            await self._examiner.first_looks()
 
     def is_guarded(self, fingerprint: str | None) -> bool:
         """Whether an empty list means something for what was committed under this key."""
@@ -274,6 +350,11 @@ class Scope:
 
     async def run(self) -> None:
         """Watch for ever; cancelled from outside."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._examiner.run)
+            await self._watch()
+
+    async def _watch(self) -> None:
         first, most = self._config.poll_every.total_seconds(), self._config.poll_at_most.total_seconds()
         calm = Backoff(first=first, most=most)
         trouble = Backoff(first=min(first, 5.0), most=300.0)
@@ -315,15 +396,21 @@ class Scope:
     async def _look(self) -> bool:
         """One list, and everything that follows from it; whether it brought news."""
         began = anyio.current_time()
-        pending = list(self._pending.values())  # for those who come later it may not go back far enough
-        listing = await self._list([each.doubt for each in pending])
-        self.date = listing.date
-        self.pace.expire(listing.date)
-        shown = {batch.batch_id: batch for batch in listing.batches}
+        pending = list(self._pending.values())  # of those who come later, the list may not show all candidates
+        shown: dict[str, BatchSeen] = {}
+        try:
+            at = await self._list([each.doubt for each in pending], shown)
+        except ApiError:  # what the pages before it showed is remembered, too
+            await self._remember(pending, shown.values())
+            raise
+        await self._remember(pending, shown.values())
+        self.date = at.date
+        self.pace.expire(at.date)
+        self.known.listed.update(self.known.live.keys() & shown.keys())
         if not self._vouched and any(batch_id in shown for batch_id in self.known.bound):
             self._vouched = True
-        await self._audit(listing)  # before anything ends, so that a job does not end without it
-        self._look_for_lost(listing.batches)
+        await self._audit(shown.values())
+        self._look_for_lost(shown.values())
         news = False
         for batch_id, watch in list(self._watched.items()):
             batch = shown.get(batch_id)
@@ -343,7 +430,8 @@ class Scope:
                 news = True
         pending = [each for each in pending if not each.done.is_set()]
         if pending:
-            news |= await self._settle(pending, listing)
+            by_id = await self._hidden_candidates(pending, shown)
+            news |= await self._settle(pending, Listing(at=at, shown=shown, by_id=by_id))
         return news
 
     def _look_at_bound(self, batch_id: str, watch: _Watch) -> None:
@@ -352,25 +440,30 @@ class Scope:
             watch.late = True
             log.warning("bound_A2_broken", batch_id=batch_id, seconds_not_visible=round(watch.absent))
 
-    async def _list(self, doubts: Sequence[Doubt]) -> Listing:
-        """A complete list, newest back to before everything that is watched or in doubt."""
-        oldest = min(
-            [watch.created_at for watch in self._watched.values()] + [doubt.date - CLOCK_SLACK for doubt in doubts],
-            default=0.0,
-        )
+    async def _list(self, doubts: Sequence[Doubt], shown: dict[str, BatchSeen]) -> Moment:
+        """Fill `shown` with a list that goes back to before everything that is watched or in doubt; when it was made.
+
+        Raises:
+            ApiError: a page failed, or does not join the one before; `shown` has what came until then.
+
+        """
         awaited = set(self._watched)
-        batches: dict[str, BatchSeen] = {}
-        date = after_id = None
+        reach = [watch.created_at for watch in self._watched.values()]
+        if doubts:  # then the list must show whether it is complete
+            reach += [*map(oldest, doubts), *self.known.live.values()]
+        until = min(reach, default=0.0)
+        at: Moment | None = None
+        after_id = None
         while True:
             self.pace.called(anyio.current_time())
             page = await self.client.list(self.workspace_id, after_id=after_id)
-            date = page.date if date is None else date
+            at = clocks.moment(page.date) if at is None else at
             for batch in page.batches:
-                batches[batch.batch_id] = batch
-            awaited -= batches.keys()
-            reached = bool(page.batches) and page.batches[-1].created_at < oldest
+                shown[batch.batch_id] = batch
+            awaited -= shown.keys()
+            reached = bool(page.batches) and page.batches[-1].created_at < until
             if not page.has_more or reached or (not awaited and not doubts):
-                return Listing(date=date, batches=tuple(batches.values()))
+                return at
             if page.last_id is None or page.last_id == after_id:
                 raise ApiError("list", message="a page names no next page")
             after_id = page.last_id
@@ -391,7 +484,7 @@ class Scope:
 
     async def _miss(self, watch: _Watch) -> None:
         """A batch of ours is in no complete list, and a 404 by its id: say what should be recorded of that."""
-        news = watch.absence.missed(moment(self.date), watch.vanished)
+        news = watch.absence.missed(clocks.moment(self.date), watch.vanished)
         if news is None or (isinstance(news, Lost) and not await self.may_see(watch.fingerprint)):
             return
         watch.news = news
@@ -412,7 +505,7 @@ class Scope:
         self._vouch_after = now + VOUCH_EVERY
         return await self.vouch()
 
-    def _look_for_lost(self, batches: Sequence[BatchSeen]) -> None:
+    def _look_for_lost(self, batches: Iterable[BatchSeen]) -> None:
         """A batch that was given up is there: its rows are missing, and can be had."""
         for batch in batches:
             if batch.batch_id in self.lost and batch.ended and not batch.archived:
@@ -421,114 +514,123 @@ class Scope:
 
     # ---- doubts -----------------------------------------------------------------------------------------------
 
+    async def _remember(self, pending: Sequence[_Pending], batches: Iterable[BatchSeen]) -> None:
+        """Make durable which batches may be an attempt's, and which are proven not to be, before anything follows."""
+        if not pending:
+            return
+        of_size: defaultdict[int, list[BatchSeen]] = defaultdict(list)
+        for batch in batches:
+            of_size[batch.total].append(batch)
+        for each in pending:
+            doubt = each.doubt = replace(each.doubt, ahead=max(each.doubt.ahead, self.ahead))
+            seen = newly_seen(doubt, of_size[doubt.rows], self.known)
+            foreign = tuple(
+                candidate.batch_id for candidate in doubt.candidates if candidate.batch_id in self.known.foreign
+            )
+            if seen or foreign:
+                await self._note(each, CandidatesChanged(seen=seen, foreign=foreign))
+
+    async def _note(self, pending: _Pending, change: CandidatesChanged) -> None:
+        """Record a change of a doubt's candidates, and apply it here."""
+        try:
+            await pending.note(change)
+        except Overtaken as overtaken:
+            pending.failure = overtaken
+            pending.done.set()
+            return
+        doubt = pending.doubt
+        for each in change.seen:
+            log.info("candidate_seen", shard=doubt.shard, attempt=doubt.attempt, batch_id=each.batch_id)
+        pending.doubt = replace(
+            doubt,
+            candidates=tuple(each for each in (*doubt.candidates, *change.seen) if each.batch_id not in change.foreign),
+            foreign=doubt.foreign.union(change.foreign),
+            closed_at=doubt.closed_at if change.closed_at is None else change.closed_at,
+        )
+
+    async def _hidden_candidates(
+        self, pending: Sequence[_Pending], shown: Mapping[str, BatchSeen]
+    ) -> dict[str, BatchSeen]:
+        """The candidates that a list lacks and that are visible by id; those not asked for longest come first."""
+        known = self.known
+        hidden = {
+            each.batch_id
+            for doubt in pending
+            for each in still_open(doubt.doubt, known)
+            if each.batch_id not in shown and not known.has_looked_at(each.batch_id)
+        }
+        self._asked_at = {batch_id: at for batch_id, at in self._asked_at.items() if batch_id in hidden}
+        visible: dict[str, BatchSeen] = {}
+        with anyio.move_on_after(LOOK_WITHIN):
+            for batch_id in sorted(hidden, key=lambda each: (self._asked_at.get(each, 0.0), each))[:ASKED_FOR]:
+                self._asked_at[batch_id] = anyio.current_time()
+                if (batch := await self._ask_for(batch_id)) is not None:
+                    visible[batch_id] = batch
+        return visible
+
     async def _settle(self, pending: Sequence[_Pending], listing: Listing) -> bool:
         for each in pending:
-            if each.fresh:
-                each.doubt = replace(each.doubt, since=max(listing.date, each.doubt.date))
-                each.fresh = False
+            passed = 0.0 if each.last is None else clocks.elapsed(each.last, listing.at)
+            each.doubt = replace(each.doubt, waited=each.doubt.waited + passed)
+            each.last = listing.at
+            each.looks += 1
+            if (change := closing(each.doubt, listing, self.known, grace=self._grace)) is not None:
+                await self._note(each, change)
         for batch in to_inspect([each.doubt for each in pending], listing, self.known):
-            await self._inspect(batch, listing.date)
+            self._examiner.ask(batch, date=listing.date, urgent=True)
         if not self._vouched and not all(each.doubt.guarded for each in pending):
             await self.vouch()  # once for all of them: each would ask for the same batches
         news = False
         for each in pending:
-            news |= self._rule(each, listing)
+            if not each.done.is_set():
+                news |= self._rule(each, listing)
         return news
 
     def _rule(self, pending: _Pending, listing: Listing) -> bool:
         doubt = pending.doubt = replace(pending.doubt, guarded=pending.doubt.guarded or self._vouched)
         ruling = settle(doubt, listing, self.known, grace=self._grace, hold=self._config.unresolved == "hold")
         if pending.once and not isinstance(ruling, FoundBatch):
-            pending.done.set()
+            if not (isinstance(ruling, Wait) and ruling.soon and pending.looks < ONCE):
+                pending.done.set()
             return False
         if isinstance(ruling, Wait):
             pending.waiting = ruling.why
             if ruling.rule == "B6":
-                pending.doubt = replace(doubt, empty_since=None)
+                pending.doubt = replace(doubt, empty_at=None)
             return False
         if isinstance(ruling, AbsentOnce):
-            pending.doubt = replace(doubt, empty_since=ruling.date)
+            pending.doubt = replace(doubt, empty_at=ruling.waited)
             return False
         log.info("doubt_settled", shard=doubt.shard, attempt=doubt.attempt, rule=ruling.rule)
         pending.ruling = ruling
         pending.done.set()
         return True
 
-    async def _audit(self, listing: Listing) -> None:
+    async def _audit(self, batches: Iterable[BatchSeen]) -> None:
         """B10: a batch with a tag of ours besides the one that counts was paid for, too."""
-        known = self.known
-        looked_at = 0
-        for batch in self._random.sample(listing.batches, len(listing.batches)):  # so that none is never looked at
-            settled = batch.batch_id in known.bound or batch.batch_id in known.foreign or batch.batch_id in known.gone
-            if settled or not batch.ended:
+        known, asked = self.known, 0
+        every = list(batches)
+        for batch in self._random.sample(every, len(every)):  # so that none is never looked at
+            if not batch.ended or batch.batch_id in known.bound:
                 continue
-            if batch.batch_id not in known.proven and self._resembles_ours(batch) and looked_at < AUDITS:
-                looked_at += 1
-                await self._inspect(batch, listing.date)
-            owner = known.proven.get(batch.batch_id)
-            if owner is None or batch.batch_id in self._reported:
-                continue
-            shard, attempt = owner
-            if await self._duplicate(shard, attempt, batch.batch_id):
-                self._reported.add(batch.batch_id)
-                log.error("duplicate_seen", shard=shard, attempt=attempt, batch_id=batch.batch_id)
+            if (proof := known.proven.get(batch.batch_id)) is not None:
+                await self._report(batch.batch_id, proof)
+            elif asked < AUDITS and not known.has_looked_at(batch.batch_id) and self._resembles_ours(batch):
+                asked += self._examiner.ask(batch, date=self.date, urgent=False)
+
+    async def _report(self, batch_id: str, proof: Proof) -> None:
+        """Say of a batch with a tag of ours that it is one too many, if it is."""
+        if batch_id in self._reported:
+            return
+        if await self._duplicate(proof.shard, proof.attempt, batch_id):
+            self._reported.add(batch_id)
+            log.error("duplicate_seen", shard=proof.shard, attempt=proof.attempt, batch_id=batch_id)
 
     def _resembles_ours(self, batch: BatchSeen) -> bool:
         return any(
-            date - CLOCK_SLACK <= batch.created_at <= date + AUDITED_FOR for date in self._commits.get(batch.total, ())
+            date - self.ahead - CLOCK_SLACK <= batch.created_at <= date + AUDITED_FOR
+            for date in self._commits.get(batch.total, ())
         )
-
-    async def _inspect(self, batch: BatchSeen, now: float) -> None:
-        """Read the first lines of an ended candidate: they prove whose batch it is."""
-        try:
-            with anyio.fail_after(LOOK_WITHIN):
-                owner = await self._owner(batch)
-        except TimeoutError:
-            log.info("candidate_not_readable", batch_id=batch.batch_id, error="too slow")
-            return
-        except wire.LineTooLong as failure:
-            log.info("candidate_not_readable", batch_id=batch.batch_id, error=str(failure))
-            return
-        except ApiError as failure:
-            final = failure.status == 404 and now - batch.created_at > RESULTS_GONE_AFTER
-            if batch.archived or final:
-                self.known.gone.add(batch.batch_id)
-            log.info("candidate_not_readable", batch_id=batch.batch_id, status=failure.status)
-            return
-        if owner is None:
-            self.known.foreign.add(batch.batch_id)
-            log.info("candidate_foreign", batch_id=batch.batch_id)
-            return
-        self.known.proven[batch.batch_id] = owner
-
-    async def _owner(self, batch: BatchSeen) -> tuple[int, int] | None:
-        strange = 0
-        async with aclosing(self._first_lines(batch.batch_id)) as lines:
-            async for line in lines:
-                # a proxy's page, a torn line: it proves nothing, least of all that the batch is foreign
-                if (seen := wire.read_line(line)) is not None:
-                    strange += 1
-                    if (owner := self._prove(seen.wire_id.encode("utf-8", "replace"))) is not None:
-                        self._short_looks.pop(batch.batch_id, None)
-                        return owner
-        looks = self._short_looks[batch.batch_id] = self._short_looks.get(batch.batch_id, 0) + bool(strange)
-        if strange < min(FIRST_LINES, max(batch.total, 2)) and looks < SHORT_LOOKS:
-            raise ApiError("results", message=f"{strange} lines do not prove whose they are")
-        del self._short_looks[batch.batch_id]
-        return None
-
-    async def _first_lines(self, batch_id: str) -> AsyncGenerator[bytes, None]:
-        reader, left = wire.LineReader(), FIRST_LINES
-        async with self.client.results(self.workspace_id, batch_id) as chunks:
-            async for chunk in chunks:
-                for line in reader.feed(chunk):
-                    yield line
-                    left -= 1
-                    if not left:
-                        return
-        for line in reader.end():
-            if wire.is_whole(line):
-                yield line
 
 
 def _note_seen(watch: _Watch) -> None:
@@ -536,3 +638,20 @@ def _note_seen(watch: _Watch) -> None:
     watch.news = watch.absence.seen(watch.vanished)
     if watch.news is not None:
         watch.done.set()
+
+
+def doubt_about(shard: int, rows: int, committed: InDoubt, *, guarded: bool) -> Doubt:
+    """An attempt in doubt, as table B takes it."""
+    return Doubt(
+        shard=shard,
+        attempt=committed.attempt,
+        rows=rows,
+        date=committed.date,
+        newest=committed.newest,
+        ahead=committed.ahead,
+        candidates=committed.candidates,
+        foreign=committed.foreign,
+        closed_at=committed.closed_at,
+        certain=committed.certain,
+        guarded=guarded,
+    )

@@ -15,16 +15,26 @@ Table A, `judge`: after the commit point only a definite answer ends the doubt.
 
 Table B, `settle`: positive evidence needs no wait, only absence needs grace; there is no claim before proof.
 
-    B2, B3  a candidate's first lines carry the tag of an attempt of ours     Found, for that attempt
-    B4      it is not ours                                                    foreign for ever
-    B5      a candidate ended, its results are gone                           Hold
-    B6      a candidate still runs                                            Wait
-    B7      no candidate, but the grace is not over                           Wait
+    B2, B3  a batch's first lines carry the tag of an attempt of ours         Found, for that attempt
+    B4      a candidate's lines prove that it is not ours                     foreign for ever
+    B5      a candidate ended, and its results are gone; or it was shown,     Hold
+            and has been invisible to the end of the second day
+    B6      a candidate still runs, is being looked at, or is not visible     Wait
+    B7      no candidate, but the grace is not over, or the list is partial   Wait
     B8      no candidate on two complete lists a minute apart, both later     Absent, or Hold by policy
-            than the grace, and a batch known to be younger is listed
+            than the grace
 
-A *candidate* of a doubt is a batch of its size, created after the commit point's `Date` less five minutes, that is
-not bound to another attempt by an answer or a tag and not known to be foreign.
+A *candidate* of a doubt is every batch of its size that any page of a list, complete or not, has shown since the commit
+point, unless it is too old, bound to another attempt by an answer or a tag, or proven foreign. Candidates are
+remembered (`CandidatesChanged`): a list that lacks one proves nothing about it. Each leaves by proof or by an operator.
+
+*Too old* is a batch only if two witnesses say so: the server's `Date` at the commit point, less what `Date` is known
+to run ahead, and the newest batch that the list showed at that moment; each less five minutes. A list that was empty at
+that moment is no witness, and then no batch is too old. The first complete list after the grace *closes* the set: a
+batch created later may still prove to be ours, but keeps no doubt open.
+
+A list is *complete* if it shows every batch of this journal that is live and was listed before, or is older than bound
+A2 allows. The grace counts by two clocks (`clocks.py`): `Doubt.waited` is what has passed on both.
 """
 
 from __future__ import annotations
@@ -32,10 +42,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from abatch.facts import Counts
+from abatch.facts import Candidate, CandidatesChanged, Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from abatch.clocks import Moment
 
 __all__ = [
     "Absent",
@@ -50,6 +62,7 @@ __all__ = [
     "Later",
     "Listing",
     "NoAnswer",
+    "Proof",
     "Refused",
     "Replied",
     "Ruling",
@@ -57,14 +70,24 @@ __all__ = [
     "Unknown",
     "Verdict",
     "Wait",
+    "closing",
     "counts_of",
     "judge",
+    "newly_seen",
+    "oldest",
     "settle",
+    "still_open",
     "to_inspect",
 ]
 
 CLOCK_SLACK: Final = 300.0
 """Seconds by which a batch may seem older than the commit point."""
+VISIBLE_WITHIN: Final = 300.0
+"""Bound A2: a created batch shows in the list within this many seconds."""
+KEPT_FOR: Final = 29 * 24 * 3600.0
+"""Seconds after its creation for which a batch's results can be read."""
+HIDDEN_FOR: Final = 48 * 3600.0
+"""Seconds after the commit point for which a candidate is awaited that was shown and is not visible."""
 BETWEEN_LISTS: Final = 60.0
 """Seconds between the two lists that establish an absence."""
 
@@ -85,6 +108,8 @@ class Replied:
     retry_after: float | None = None
     batch: BatchSeen | None = None
     """Of a 2xx that could be read."""
+    date: float | None = None
+    """The answer's `Date`, in seconds since the epoch."""
     request_id: str | None = None
 
 
@@ -220,11 +245,23 @@ def counts_of(batch: BatchSeen) -> Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """A complete list of a scope, newest back to before every doubt."""
+    """A list of a scope whose pages join, newest back to before every doubt, and what was asked for by id."""
 
-    date: float
-    """The server's `Date` of its first page."""
-    batches: tuple[BatchSeen, ...]
+    at: Moment
+    """When its first page was answered."""
+    shown: Mapping[str, BatchSeen]
+    """What it shows, by id."""
+    by_id: Mapping[str, BatchSeen] = field(default_factory=dict[str, "BatchSeen"])
+    """Batches that it lacks and that are visible when they are asked for by id."""
+
+    @property
+    def date(self) -> float:
+        """The server's `Date` of its first page."""
+        return self.at.date
+
+    def visible(self, batch_id: str) -> BatchSeen | None:
+        """The batch, as the list or an answer about it alone shows it; None where neither does."""
+        return self.shown.get(batch_id) or self.by_id.get(batch_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,14 +273,34 @@ class Doubt:
     rows: int
     date: float
     """The server's `Date` just before the commit point."""
-    since: float
-    """Where the grace begins, by the server's clock."""
+    newest: float | None = None
+    """`created_at` of the newest batch listed at that moment; 0.0 if the list was empty, None if that is not known."""
+    ahead: float = 0.0
+    """Seconds by which `Date` is known to run ahead of `created_at`."""
+    candidates: tuple[Candidate, ...] = ()
+    """What was ever shown and may be it."""
+    foreign: frozenset[str] = frozenset()
+    """What was a candidate, and is proven foreign."""
+    closed_at: float | None = None
+    """A batch created later is no candidate; None while the grace lasts."""
+    waited: float = 0.0
+    """Seconds since the grace began, by the slower of both clocks."""
     certain: bool = False
     """A 2xx was seen: it exists."""
     guarded: bool = True
     """The key and workspace are those of the commit point, or proven to see the same batches."""
-    empty_since: float | None = None
-    """`Date` of the first complete list after the grace that showed no candidate, unbroken since."""
+    empty_at: float | None = None
+    """`waited` at the first complete list after the grace that left no candidate, unbroken since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """The tag in a batch's results."""
+
+    shard: int
+    attempt: int
+    created_at: float
+    """Of the batch."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -254,12 +311,18 @@ class Known:
     """Ours by a 2xx answer or a proven tag."""
     live: dict[str, float] = field(default_factory=dict[str, float])
     """Those of them that are not drained, with the time of their creation: a complete list shows them."""
-    proven: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    """Whose first lines carried a tag of ours: shard and attempt."""
+    listed: set[str] = field(default_factory=set[str])
+    """Those of the live ones that a list has shown."""
+    proven: dict[str, Proof] = field(default_factory=dict[str, Proof])
+    """Whose first lines carried a tag of ours."""
     foreign: set[str] = field(default_factory=set[str])
     """Whose first lines did not."""
     gone: set[str] = field(default_factory=set[str])
     """Candidates that ended and whose results cannot be read any more."""
+
+    def has_looked_at(self, batch_id: str) -> bool:
+        """Whether the results of a batch have told what they can tell."""
+        return batch_id in self.proven or batch_id in self.foreign or batch_id in self.gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +330,7 @@ class FoundBatch:
     """B2, B3: this is the attempt's batch."""
 
     rule: str
-    batch: BatchSeen
+    batch: Candidate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +339,8 @@ class Wait:
 
     rule: str
     why: str
+    soon: bool = False
+    """A look at a batch's results is under way, and will tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +348,7 @@ class AbsentOnce:
     """The first of the two lists of B8."""
 
     rule: str
-    date: float
+    waited: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,61 +369,102 @@ class Hold:
 Ruling: TypeAlias = FoundBatch | Wait | AbsentOnce | Absent | Hold
 
 
-def candidates(doubt: Doubt, listing: Listing, known: Known) -> list[BatchSeen]:
-    """The batches of a list that may be this attempt's."""
-    return [
-        batch
-        for batch in listing.batches
+def oldest(doubt: Doubt) -> float:
+    """The `created_at` before which a batch is too old to be this attempt's: both witnesses say so."""
+    by_date = doubt.date - doubt.ahead - CLOCK_SLACK
+    match doubt.newest:
+        case None:
+            return by_date
+        case 0.0:
+            return 0.0
+        case newest:
+            return min(by_date, newest - CLOCK_SLACK)
+
+
+def newly_seen(doubt: Doubt, batches: Iterable[BatchSeen], known: Known) -> tuple[Candidate, ...]:
+    """The batches of these that are candidates, and were not before. A page of a list that then failed counts, too."""
+    first, last = oldest(doubt), doubt.closed_at
+    remembered = {each.batch_id for each in doubt.candidates}
+    return tuple(
+        Candidate(batch_id=batch.batch_id, created_at=batch.created_at)
+        for batch in batches
         if batch.total == doubt.rows
-        and batch.created_at >= doubt.date - CLOCK_SLACK
-        and batch.batch_id not in known.bound
-        and batch.batch_id not in known.foreign
-        and known.proven.get(batch.batch_id, (doubt.shard, doubt.attempt)) == (doubt.shard, doubt.attempt)
-    ]
+        and first <= batch.created_at
+        and (last is None or batch.created_at <= last)
+        and batch.batch_id not in remembered
+        and _may_be(doubt, batch.batch_id, known)
+    )
+
+
+def still_open(doubt: Doubt, known: Known) -> list[Candidate]:
+    """The candidates that no proof has removed."""
+    return [each for each in doubt.candidates if _may_be(doubt, each.batch_id, known)]
+
+
+def _may_be(doubt: Doubt, batch_id: str, known: Known) -> bool:
+    proof = known.proven.get(batch_id)
+    elsewhere = proof is not None and (proof.shard, proof.attempt) != (doubt.shard, doubt.attempt)
+    return not (elsewhere or batch_id in known.bound or batch_id in known.foreign or batch_id in doubt.foreign)
 
 
 def to_inspect(doubts: Sequence[Doubt], listing: Listing, known: Known) -> list[BatchSeen]:
     """The candidates that ended and whose first lines have not been looked at, each once."""
-    wanted = {
-        batch.batch_id: batch
-        for doubt in doubts
-        for batch in candidates(doubt, listing, known)
-        if batch.ended and batch.batch_id not in known.proven and batch.batch_id not in known.gone
-    }
+    wanted: dict[str, BatchSeen] = {}
+    for doubt in doubts:
+        for each in still_open(doubt, known):
+            batch = listing.visible(each.batch_id)
+            if batch is not None and batch.ended and not known.has_looked_at(each.batch_id):
+                wanted[each.batch_id] = batch
     return list(wanted.values())
 
 
+def closing(doubt: Doubt, listing: Listing, known: Known, *, grace: float) -> CandidatesChanged | None:
+    """The fact that closes the candidates, on the first complete list after the grace; None before and after it.
+
+    A batch may be created before this list was made and still be missing in it, so the moment is a little later than
+    all that the list shows and says.
+    """
+    if doubt.closed_at is not None or doubt.waited <= grace or missing_in(listing, known) is not None:
+        return None
+    newest = max((batch.created_at for batch in listing.shown.values()), default=0.0)
+    return CandidatesChanged(closed_at=max(newest, listing.date) + CLOCK_SLACK)
+
+
+def missing_in(listing: Listing, known: Known) -> str | None:
+    """A batch of ours that a complete list would show and this one lacks; None if it lacks none."""
+    for batch_id, created_at in known.live.items():
+        if created_at < listing.date - KEPT_FOR:
+            continue  # whether the list shows archived batches is not known
+        must_show = batch_id in known.listed or created_at < listing.date - VISIBLE_WITHIN
+        if must_show and batch_id not in listing.shown:
+            return batch_id
+    return None
+
+
 def settle(doubt: Doubt, listing: Listing, known: Known, *, grace: float, hold: bool) -> Ruling:
-    """Table B for one attempt, on one complete list, after every ended candidate was inspected.
+    """Table B for one attempt, after the candidates that this list shows were remembered.
 
     Args:
         doubt: the attempt.
-        listing: a complete list, later than the commit point.
+        listing: a list later than the commit point.
         known: what is known of the scope's batches.
         grace: seconds that a create may still take to appear.
         hold: the policy `unresolved="hold"`.
 
     """
-    mine = candidates(doubt, listing, known)
-    for batch in mine:
-        if known.proven.get(batch.batch_id) == (doubt.shard, doubt.attempt):
-            return FoundBatch(rule="B2", batch=batch)
-    gone = [batch for batch in mine if batch.batch_id in known.gone]
-    unread = [batch for batch in mine if batch.ended and batch.batch_id not in known.gone]
-    running = [batch for batch in mine if not batch.ended]
-    if running:
-        return Wait(rule="B6", why=f"batch {running[0].batch_id} may be it, and still runs")
-    if unread:
-        return Wait(rule="B6", why=f"batch {unread[0].batch_id} may be it, and is being looked at")
-    if gone:
-        return Hold(rule="B5", reason=f"batch {gone[0].batch_id} may be it, but its results cannot be read any more")
-    if listing.date <= doubt.since + grace:
+    for batch_id, proof in known.proven.items():
+        if (proof.shard, proof.attempt) == (doubt.shard, doubt.attempt) and batch_id not in known.bound:
+            return FoundBatch(rule="B2", batch=Candidate(batch_id=batch_id, created_at=proof.created_at))
+    waits_for = _waits_for(doubt, listing, known)
+    if waits_for is not None:
+        return waits_for
+    if doubt.waited <= grace:
         return Wait(rule="B7", why="the create may still appear in the list")
-    if not _shows_what_it_must(doubt, listing, known):
-        return Wait(rule="B7", why="the list does not show a batch that is known to exist")
-    if doubt.empty_since is None:
-        return AbsentOnce(rule="B7", date=listing.date)
-    if listing.date < doubt.empty_since + min(BETWEEN_LISTS, grace):
+    if (lacks := missing_in(listing, known)) is not None:
+        return Wait(rule="B7", why=f"the list is partial: it does not show batch {lacks}, which is known to exist")
+    if doubt.empty_at is None:
+        return AbsentOnce(rule="B7", waited=doubt.waited)
+    if doubt.waited < doubt.empty_at + min(BETWEEN_LISTS, grace):
         return Wait(rule="B7", why="a second list is awaited")
     if not doubt.guarded:
         return Hold(
@@ -373,10 +479,27 @@ def settle(doubt: Doubt, listing: Listing, known: Known, *, grace: float, hold: 
     return Absent(rule="B8")
 
 
-def _shows_what_it_must(doubt: Doubt, listing: Listing, known: Known) -> bool:
-    """Whether it shows a younger batch that is known, if there is one; somebody may have deleted others."""
-    shown = {batch.batch_id for batch in listing.batches}
-    younger = [
-        batch_id for batch_id, created_at in known.live.items() if doubt.date < created_at < listing.date - CLOCK_SLACK
-    ]
-    return not younger or not shown.isdisjoint(younger)
+def _waits_for(doubt: Doubt, listing: Listing, known: Known) -> Wait | Hold | None:
+    """What its candidates make of a doubt; None if none is left."""
+    running, unread, hidden, gone = list[str](), list[str](), list[str](), list[str]()
+    for each in still_open(doubt, known):
+        batch = listing.visible(each.batch_id)
+        if each.batch_id in known.gone:
+            gone.append(each.batch_id)
+        elif batch is None:
+            hidden.append(each.batch_id)
+        elif batch.ended:
+            unread.append(each.batch_id)
+        else:
+            running.append(each.batch_id)
+    if running:
+        return Wait(rule="B6", why=f"batch {running[0]} may be it, and still runs")
+    if unread:
+        return Wait(rule="B6", why=f"batch {unread[0]} may be it, and is being looked at", soon=True)
+    if hidden and doubt.waited <= HIDDEN_FOR:
+        return Wait(rule="B6", why=f"batch {hidden[0]} was listed, may be it, and is not visible now")
+    if hidden:
+        return Hold(rule="B5", reason=f"batch {hidden[0]} was listed, may be it, and is not visible any more")
+    if gone:
+        return Hold(rule="B5", reason=f"batch {gone[0]} may be it, but its results cannot be read any more")
+    return None

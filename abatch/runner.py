@@ -286,6 +286,8 @@ class JobRun:
             self._group = None
             self._planning = False
         if self.error is None and self._is_complete():
+            if self._site is not None:
+                await self._site.scope.audited()  # what it reports belongs to the job's summary
             if await self._shop.ledger.refresh() or not self._is_complete():  # another process may have planned more
                 self._again = True
             else:

@@ -234,12 +234,9 @@ def _judged(answer: Any) -> Any:
 def _settled(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
     ruling = reconcile.settle(doubt, listing, known, **policy)
     here.world.hit(ruling.rule)
-    mine = (doubt.shard, doubt.attempt)
-    if any(
-        batch.total == doubt.rows and known.proven.get(batch.batch_id, mine) != mine and batch.created_at >= doubt.date
-        for batch in listing.batches
-    ):
-        here.world.hit("B3")
+    for proof in (known.proven.get(each.batch_id) for each in doubt.candidates):
+        if proof is not None and (proof.shard, proof.attempt) != (doubt.shard, doubt.attempt):
+            here.world.hit("B3")
     return ruling
 
 

@@ -74,9 +74,9 @@ def commit_after_send() -> ExitStack:
             return
         await real_record(self, *facts)
 
-    async def conclude(self: Driver, verdict: Any) -> None:
+    async def conclude(self: Driver, verdict: Any, date: float | None) -> None:
         await real_record(self, held_back.pop(self.shard.shard))
-        await real_conclude(self, verdict)
+        await real_conclude(self, verdict, date)
 
     return _patched((Driver, "_record", record), (Driver, "_conclude", conclude))
 
@@ -186,7 +186,7 @@ def claim_before_proof() -> ExitStack:
     real = reconcile.settle
 
     def settle(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
-        mine = reconcile.candidates(doubt, listing, known)
+        mine = reconcile.still_open(doubt, known)
         if len(mine) == 1:
             return reconcile.FoundBatch(rule="B2", batch=mine[0])
         return real(doubt, listing, known, **policy)
@@ -199,8 +199,9 @@ def candidates_that_run_are_ignored() -> ExitStack:
     real = reconcile.settle
 
     def settle(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
-        ended = tuple(batch for batch in listing.batches if batch.ended or batch.batch_id in known.live)
-        return real(doubt, replace(listing, batches=ended), known, **policy)
+        shown = ((each, listing.visible(each.batch_id)) for each in doubt.candidates)
+        ended = tuple(each for each, batch in shown if batch is None or batch.ended)
+        return real(replace(doubt, candidates=ended), listing, known, **policy)
 
     return _patched((reconcile, "settle", settle))
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from abatch import facts
+from abatch.clocks import Moment
 from abatch.facts import Planned
 from abatch.reconcile import BatchSeen, Doubt, Listing
 from abatch.spool import SpoolReader, SpoolWriter, Written
@@ -45,12 +46,21 @@ def batch(batch_id: str = "msgbatch_1", **changes: Any) -> BatchSeen:
 
 def doubt(shard: int = 1, **changes: Any) -> Doubt:
     """An attempt of 100 rows, committed at noon."""
-    return Doubt(**fields({"shard": shard, "attempt": 1, "rows": 100, "date": NOON, "since": NOON}, changes))
+    return Doubt(**fields({"shard": shard, "attempt": 1, "rows": 100, "date": NOON}, changes))
 
 
-def listing(after: float, *batches: BatchSeen) -> Listing:
-    """A complete list, so many seconds after noon."""
-    return Listing(date=NOON + after, batches=batches)
+def moment(after: float) -> Moment:
+    """So many seconds after noon, on every clock."""
+    return Moment(date=NOON + after, boot=after, boot_id="boot", wall=NOON + after)
+
+
+def listing(after: float, *batches: BatchSeen, by_id: tuple[BatchSeen, ...] = ()) -> Listing:
+    """A list whose pages join, so many seconds after noon."""
+    return Listing(
+        at=moment(after),
+        shown={batch.batch_id: batch for batch in batches},
+        by_id={batch.batch_id: batch for batch in by_id},
+    )
 
 
 def planned(**changes: Any) -> Planned:

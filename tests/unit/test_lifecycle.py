@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from abatch import facts, lifecycle
 from abatch.clocks import Moment
@@ -32,9 +33,11 @@ from abatch.lifecycle import (
 from tests.unit.make import NOON, committing, drained, planned
 
 THEN = Moment(date=NOON, boot=5.0, boot_id="b", wall=NOON)
+ONE, OTHER = (facts.Candidate(batch_id=f"msgbatch_{n}", created_at=NOON + n) for n in (1, 2))
 FACTS = {
     "Planned": planned(),
     "Committing": facts.Committing(attempt=3, date=NOON, fingerprint="f"),
+    "Candidates": facts.CandidatesChanged(seen=(ONE, OTHER), foreign=("msgbatch_2",), closed_at=NOON + 9),
     "Unreadable": facts.Unreadable(status=200),
     "Accepted": facts.Accepted(batch_id="msgbatch_a", created_at=NOON + 1),
     "Found": facts.Found(batch_id="msgbatch_f", created_at=NOON + 2, by="tag"),
@@ -54,6 +57,14 @@ BY_OPERATOR = facts.Found(batch_id="msgbatch_o", created_at=NOON + 3, by="operat
 
 DOUBT = InDoubt(attempt=2, date=NOON, fingerprint="f")
 CERTAIN = InDoubt(attempt=2, date=NOON, fingerprint="f", certain=True)
+WITH_CANDIDATES = InDoubt(
+    attempt=2,
+    date=NOON,
+    fingerprint="f",
+    candidates=(ONE,),
+    foreign=frozenset({"msgbatch_2"}),
+    closed_at=NOON + 9,
+)
 PROCESSING = Processing(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True)
 NAMED = Processing(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=False)
 DRAINING = Draining(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True, counts=Counts(succeeded=10))
@@ -102,6 +113,10 @@ LEGAL = {
     ("Ready", "Rejected"): Rejected(error="{}"),
     ("Rejected", "Abandoned"): Dead(end=FACTS["Abandoned"]),
     ("InDoubt", "Rejected"): Rejected(error="{}"),
+    ("InDoubt", "Candidates"): WITH_CANDIDATES,
+    ("InDoubt, certain", "Candidates"): replace(WITH_CANDIDATES, certain=True),
+    ("Held", "Candidates"): Held(doubt=WITH_CANDIDATES, reason="r"),
+    ("Held, certain", "Candidates"): Held(doubt=replace(WITH_CANDIDATES, certain=True), reason="r"),
     ("InDoubt", "Unreadable"): CERTAIN,
     ("InDoubt", "Accepted"): processing(DOUBT, "msgbatch_a", NOON + 1),
     ("InDoubt", "Found"): processing(DOUBT, "msgbatch_f", NOON + 2),
@@ -294,3 +309,16 @@ def test_a_refused_fact_leaves_the_state_as_it_was(coming):
             state = after(state, fact)
         except IllegalTransition:
             assert repr(state) == before
+
+
+def test_candidates_add_up_and_stay_through_a_hold_until_the_attempt_is_over():
+    def seen(*candidates, **more):
+        return facts.CandidatesChanged(seen=candidates, **more)
+
+    third = facts.Candidate(batch_id="msgbatch_3", created_at=NOON)
+    state = DOUBT
+    for fact in (seen(ONE), seen(ONE, third), facts.Held(reason="r"), seen(OTHER), seen(foreign=("msgbatch_1",))):
+        state = after(state, fact)
+    assert state.doubt.candidates == (third, OTHER)
+    assert after(state, seen(ONE)).doubt.candidates == (third, OTHER)  # foreign for ever
+    assert after(state, FACTS["Withdrawn"]) == Ready(attempt=2)

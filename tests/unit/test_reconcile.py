@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abatch.facts import Counts
+from abatch.facts import Candidate, CandidatesChanged, Counts
 from abatch.reconcile import (
     SPEND_LIMIT,
     Absent,
@@ -18,15 +20,19 @@ from abatch.reconcile import (
     Known,
     Later,
     NoAnswer,
+    Proof,
     Refused,
     Replied,
     TooLarge,
     Unknown,
     Wait,
-    candidates,
+    closing,
     counts_of,
     judge,
+    newly_seen,
+    oldest,
     settle,
+    still_open,
     to_inspect,
 )
 from tests.unit.make import GRACE, MINUTE, NOON, batch, doubt, listing
@@ -130,26 +136,51 @@ def test_nothing_outside_the_table_says_that_no_batch_was_created(status, kind, 
 
 # ---- table B --------------------------------------------------------------------------------------------------
 
-TWICE_EMPTY = doubt(empty_since=NOON + GRACE + 1)
-"""A doubt for which one complete list after the grace showed nothing."""
+TWICE_EMPTY = doubt(empty_at=GRACE + 1)
+"""A doubt for which one complete list after the grace left no candidate."""
 LATE = GRACE + 1 + MINUTE
 """A minute later."""
 
 
+def looked(mine, seen, known):
+    """The doubt after what a list shows was remembered; the grace began at noon."""
+    fresh = newly_seen(mine, seen.shown.values(), known)
+    return replace(mine, candidates=(*mine.candidates, *fresh), waited=seen.date - NOON)
+
+
 def ruling(mine, seen, known=None, *, grace=GRACE, hold=False):
-    return settle(mine, seen, known or Known(), grace=grace, hold=hold)
+    known = known or Known()
+    return settle(looked(mine, seen, known), seen, known, grace=grace, hold=hold)
+
+
+def candidates(mine, seen, known):
+    return [each.batch_id for each in still_open(looked(mine, seen, known), known)]
+
+
+def proof(shard=1, attempt=1):
+    return Proof(shard=shard, attempt=attempt, created_at=batch().created_at)
+
+
+def candidate(seen):
+    return Candidate(batch_id=seen.batch_id, created_at=seen.created_at)
 
 
 @pytest.mark.parametrize("at", [1.0, GRACE / 2, 10 * GRACE])
 def test_b2_a_proven_tag_is_found_at_once_and_at_any_time(at):
     seen = batch(ended=True)
-    known = Known(proven={seen.batch_id: (1, 1)})
-    assert ruling(doubt(), listing(at, seen), known) == FoundBatch(rule="B2", batch=seen)
+    known = Known(proven={seen.batch_id: proof()})
+    assert ruling(doubt(), listing(at, seen), known) == FoundBatch(rule="B2", batch=candidate(seen))
+
+
+def test_b2_a_proven_batch_is_found_though_lists_hide_it_and_though_it_came_after_the_candidates_were_closed():
+    known = Known(proven={"msgbatch_1": proof()})
+    mine = doubt(closed_at=NOON, empty_at=GRACE + 1)
+    assert ruling(mine, listing(LATE), known) == FoundBatch(rule="B2", batch=candidate(batch()))
 
 
 def test_b2_found_needs_no_guard():
     seen = batch(ended=True)
-    known = Known(proven={seen.batch_id: (1, 1)})
+    known = Known(proven={seen.batch_id: proof()})
     assert isinstance(ruling(doubt(guarded=False), listing(1, seen), known), FoundBatch)
 
 
@@ -157,12 +188,12 @@ def test_b3_two_doubts_of_equal_size_and_one_candidate_both_wait_for_its_end():
     one, other = doubt(1), doubt(2)
     seen = listing(MINUTE, batch())
     assert [ruling(each, seen).rule for each in (one, other)] == ["B6", "B6"]
-    assert to_inspect([one, other], seen, Known()) == []
+    assert to_inspect([looked(each, seen, Known()) for each in (one, other)], seen, Known()) == []
 
 
 def test_b3_the_tag_assigns_the_only_candidate_and_the_other_doubt_goes_on():
     one, other, seen = doubt(1), doubt(2), batch(ended=True)
-    known = Known(proven={seen.batch_id: (2, 1)})
+    known = Known(proven={seen.batch_id: proof(shard=2)})
     assert isinstance(ruling(other, listing(MINUTE, seen), known), FoundBatch)
     assert ruling(one, listing(MINUTE, seen), known).rule == "B7"
     assert candidates(one, listing(MINUTE, seen), known) == []
@@ -170,27 +201,31 @@ def test_b3_the_tag_assigns_the_only_candidate_and_the_other_doubt_goes_on():
 
 def test_b3_a_tag_of_an_earlier_attempt_of_the_same_shard_is_not_this_attempt_s():
     seen = batch(ended=True)
-    known = Known(proven={seen.batch_id: (1, 1)})
+    known = Known(proven={seen.batch_id: proof()})
     assert ruling(doubt(attempt=2), listing(MINUTE, seen), known).rule == "B7"
 
 
 def test_b3_an_ended_candidate_of_two_doubts_is_looked_at_once():
-    seen = batch(ended=True)
-    assert to_inspect([doubt(1), doubt(2)], listing(MINUTE, seen), Known()) == [seen]
+    seen = listing(MINUTE, batch(ended=True))
+    both = [looked(doubt(1), seen, Known()), looked(doubt(2), seen, Known())]
+    assert to_inspect(both, seen, Known()) == [batch(ended=True)]
 
 
-def test_b4_what_is_foreign_is_no_candidate_ever_again():
+@pytest.mark.parametrize(
+    "known", [Known(foreign={"msgbatch_1"}), Known()], ids=["found now", "found by an earlier run"]
+)
+def test_b4_what_is_foreign_is_no_candidate_ever_again(known):
     seen = batch(ended=True)
-    known = Known(foreign={seen.batch_id})
-    assert candidates(doubt(), listing(LATE, seen), known) == []
-    assert ruling(TWICE_EMPTY, listing(LATE, seen), known) == Absent(rule="B8")
+    mine = replace(TWICE_EMPTY, foreign=frozenset() if known.foreign else frozenset({seen.batch_id}))
+    assert candidates(mine, listing(LATE, seen), known) == []
+    assert ruling(mine, listing(LATE, seen), known) == Absent(rule="B8")
 
 
 def test_b4_foreign_batches_of_equal_size_only_cost_waiting():
     foreign = [batch(f"msgbatch_{n}", ended=True) for n in range(50)]
-    known = Known(foreign={seen.batch_id for seen in foreign[1:]})
-    assert ruling(TWICE_EMPTY, listing(LATE, *foreign), known).rule == "B6"
-    assert to_inspect([doubt()], listing(LATE, *foreign), known) == foreign[:1]
+    known, seen = Known(foreign={seen.batch_id for seen in foreign[1:]}), listing(LATE, *foreign)
+    assert ruling(TWICE_EMPTY, seen, known).rule == "B6"
+    assert to_inspect([looked(doubt(), seen, known)], seen, known) == foreign[:1]
 
 
 def test_b5_a_candidate_whose_results_are_gone_is_for_the_operator():
@@ -214,8 +249,34 @@ def test_b5_a_candidate_not_yet_looked_at_may_still_prove_to_be_it_so_nobody_is_
 
 
 def test_b5_what_is_gone_is_not_looked_at_again():
-    seen = batch(ended=True)
-    assert to_inspect([doubt()], listing(MINUTE, seen), Known(gone={seen.batch_id})) == []
+    seen, known = listing(MINUTE, batch(ended=True)), Known(gone={"msgbatch_1"})
+    assert to_inspect([looked(doubt(), seen, known)], seen, known) == []
+
+
+def hidden(*, ended=False):
+    """A doubt whose candidate was listed once, and a run of two hours of lists without it."""
+    return looked(TWICE_EMPTY, listing(6, batch(ended=ended)), Known())
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("at", [LATE, 2 * 3600.0, 47 * 3600.0])
+def test_b6_a_candidate_that_was_listed_is_awaited_though_lists_lack_it(at, ended):
+    verdict = ruling(hidden(ended=ended), listing(at))
+    assert (verdict.rule, type(verdict)) == ("B6", Wait)
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_b5_a_candidate_that_stays_invisible_is_for_the_operator_and_never_sent_again(hold):
+    verdict = ruling(hidden(), listing(49 * 3600.0), hold=hold)
+    assert (verdict.rule, type(verdict)) == ("B5", Hold)
+    assert "msgbatch_1" in verdict.reason
+
+
+def test_b4_a_hidden_candidate_that_is_visible_by_id_can_be_looked_at():
+    seen = listing(LATE, by_id=(batch(ended=True),))
+    assert to_inspect([hidden()], seen, Known()) == [batch(ended=True)]
+    assert ruling(hidden(), seen).rule == "B6"
+    assert isinstance(ruling(hidden(), seen, Known(foreign={"msgbatch_1"})), Absent)
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -232,18 +293,19 @@ def test_b7_up_to_the_last_second_of_the_grace_nothing_is_concluded(at):
     assert (verdict.rule, type(verdict)) == ("B7", Wait)
 
 
-def test_b7_the_grace_counts_from_where_the_doubt_began_not_from_the_commit_point():
-    verdict = ruling(doubt(since=NOON + 10 * MINUTE), listing(GRACE + 5 * MINUTE))
+def test_b7_the_grace_counts_what_has_passed_on_both_clocks_not_what_the_date_says():
+    mine = doubt(waited=GRACE / 2, empty_at=GRACE + 1)
+    verdict = settle(mine, listing(10 * GRACE), Known(), grace=GRACE, hold=False)
     assert (verdict.rule, type(verdict)) == ("B7", Wait)
 
 
 def test_b7_an_earlier_empty_list_does_not_shorten_the_grace():
-    verdict = ruling(doubt(empty_since=NOON), listing(GRACE))
+    verdict = ruling(doubt(empty_at=0.0), listing(GRACE))
     assert (verdict.rule, type(verdict)) == ("B7", Wait)
 
 
 def test_b8_the_first_empty_list_after_the_grace_is_only_noted():
-    assert ruling(doubt(), listing(GRACE + 1)) == AbsentOnce(rule="B7", date=NOON + GRACE + 1)
+    assert ruling(doubt(), listing(GRACE + 1)) == AbsentOnce(rule="B7", waited=GRACE + 1)
 
 
 @pytest.mark.parametrize(
@@ -257,14 +319,14 @@ def test_b8_the_two_lists_stand_a_minute_apart(later, absent):
 
 @pytest.mark.parametrize(("later", "absent"), [(9.0, False), (10.0, True)])
 def test_b8_a_grace_of_less_than_a_minute_is_the_distance_of_the_lists(later, absent):
-    mine = doubt(empty_since=NOON + 11)
+    mine = doubt(empty_at=11.0)
     assert isinstance(ruling(mine, listing(11 + later), grace=10.0), Absent if absent else Wait)
 
 
 def test_b8_a_grace_of_zero_still_takes_two_lists():
     first = ruling(doubt(), listing(1), grace=0.0)
     assert isinstance(first, AbsentOnce)
-    assert isinstance(ruling(doubt(empty_since=first.date), listing(1), grace=0.0), Absent)
+    assert isinstance(ruling(doubt(empty_at=first.waited), listing(1), grace=0.0), Absent)
 
 
 def test_b8_policy_hold_asks_the_operator():
@@ -273,14 +335,14 @@ def test_b8_policy_hold_asks_the_operator():
 
 @pytest.mark.parametrize("hold", [False, True])
 def test_b8_what_the_api_said_it_made_is_never_sent_again(hold):
-    mine = doubt(certain=True, empty_since=NOON + GRACE + 1)
+    mine = replace(TWICE_EMPTY, certain=True)
     verdict = ruling(mine, listing(100 * GRACE), hold=hold)
     assert isinstance(verdict, Hold)
 
 
 @pytest.mark.parametrize("hold", [False, True])
 def test_b8_without_the_guard_an_empty_list_proves_nothing(hold):
-    mine = doubt(guarded=False, empty_since=NOON + GRACE + 1)
+    mine = replace(TWICE_EMPTY, guarded=False)
     verdict = ruling(mine, listing(LATE), hold=hold)
     assert isinstance(verdict, Hold)
     assert "old key" in verdict.reason
@@ -291,22 +353,43 @@ def test_b8_an_old_batch_in_the_list_does_not_stand_in_the_way():
     assert isinstance(ruling(TWICE_EMPTY, listing(LATE, old)), Absent)
 
 
-def test_b8_a_live_batch_that_the_list_does_not_show_delays_the_absence():
-    known = Known(bound={"msgbatch_live"}, live={"msgbatch_live": NOON + 20 * MINUTE})
-    verdict = ruling(TWICE_EMPTY, listing(LATE), known)
+LIVE = batch("msgbatch_live", created_at=NOON + 20 * MINUTE, total=7)
+
+
+def live(**changes):
+    seen = batch("msgbatch_live", **{"created_at": LIVE.created_at, **changes})
+    return Known(bound={seen.batch_id}, live={seen.batch_id: seen.created_at})
+
+
+@pytest.mark.parametrize("created", [NOON - 60 * MINUTE, NOON - MINUTE, NOON + 20 * MINUTE])
+@pytest.mark.parametrize("by_id", [(), (LIVE,)], ids=["404", "visible by id"])
+def test_b7_a_list_that_lacks_one_live_batch_of_ours_is_partial_and_proves_no_absence(created, by_id):
+    verdict = ruling(TWICE_EMPTY, listing(LATE, batch(total=3), by_id=by_id), live(created_at=created))
     assert (verdict.rule, type(verdict)) == ("B7", Wait)
+    assert "msgbatch_live" in verdict.why
 
 
-def test_b8_a_live_batch_that_the_list_shows_allows_the_absence():
-    live = batch("msgbatch_live", created_at=NOON + 20 * MINUTE)
-    known = Known(bound={live.batch_id}, live={live.batch_id: live.created_at})
-    assert isinstance(ruling(TWICE_EMPTY, listing(LATE, live), known), Absent)
+def test_b7_one_live_batch_in_the_list_does_not_stand_for_another():
+    known = live()
+    known.live["msgbatch_other"] = NOON + 10 * MINUTE
+    assert isinstance(ruling(TWICE_EMPTY, listing(LATE, LIVE), known), Wait)
 
 
-@pytest.mark.parametrize("created", [NOON - MINUTE, NOON + LATE - 4 * MINUTE], ids=["older", "too fresh"])
-def test_b8_only_a_live_batch_younger_than_the_doubt_and_old_enough_to_show_must_be_in_the_list(created):
-    known = Known(bound={"msgbatch_live"}, live={"msgbatch_live": created})
-    assert isinstance(ruling(TWICE_EMPTY, listing(LATE), known), Absent)
+def test_b8_a_list_that_shows_every_live_batch_allows_the_absence():
+    assert isinstance(ruling(TWICE_EMPTY, listing(LATE, LIVE), live()), Absent)
+
+
+@pytest.mark.parametrize(
+    "created", [NOON + LATE - 4 * MINUTE, NOON - 30 * 24 * 3600.0], ids=["too fresh to show", "archived"]
+)
+def test_b8_a_live_batch_need_not_be_listed_where_it_cannot_be(created):
+    assert isinstance(ruling(TWICE_EMPTY, listing(LATE), live(created_at=created)), Absent)
+
+
+def test_b7_a_fresh_batch_that_was_listed_once_must_be_listed_again():
+    known = live(created_at=NOON + LATE - 4 * MINUTE)
+    known.listed.add("msgbatch_live")
+    assert isinstance(ruling(TWICE_EMPTY, listing(LATE), known), Wait)
 
 
 @pytest.mark.parametrize(
@@ -324,11 +407,56 @@ def test_b8_only_a_live_batch_younger_than_the_doubt_and_old_enough_to_show_must
     ],
 )
 def test_a_candidate_has_the_size_of_the_doubt_and_is_at_most_five_minutes_older(seen, may_be_it):
-    assert candidates(doubt(), listing(LATE, seen), Known()) == ([seen] if may_be_it else [])
+    assert candidates(doubt(), listing(LATE, seen), Known()) == ([seen.batch_id] if may_be_it else [])
+
+
+@pytest.mark.parametrize(
+    ("witnesses", "first"),
+    [
+        ({"newest": NOON}, NOON - 300),
+        ({"newest": NOON - 400}, NOON - 700),  # `Date` runs 400 s ahead of `created_at`
+        ({"newest": NOON + 400}, NOON - 300),  # `Date` runs behind
+        ({"newest": NOON, "ahead": 400.0}, NOON - 700),
+        ({"newest": 0.0}, 0.0),  # an empty list is no witness
+        ({"newest": None}, NOON - 300),
+    ],
+)
+def test_a_batch_is_too_old_only_if_two_witnesses_say_so(witnesses, first):
+    mine = doubt(**witnesses)
+    assert oldest(mine) == first
+    assert candidates(mine, listing(LATE, batch(created_at=first)), Known()) == ["msgbatch_1"]
 
 
 def test_a_batch_bound_by_an_answer_is_no_candidate():
     assert candidates(doubt(), listing(LATE, batch()), Known(bound={"msgbatch_1"})) == []
+
+
+def test_the_first_complete_list_after_the_grace_closes_the_candidates():
+    seen = listing(GRACE + 1, batch(ended=True))
+    mine = looked(doubt(), seen, Known())
+    assert closing(mine, seen, Known(), grace=GRACE) == CandidatesChanged(closed_at=seen.date + 300)
+    assert closing(replace(mine, closed_at=NOON), seen, Known(), grace=GRACE) is None
+
+
+def test_neither_a_list_within_the_grace_nor_a_partial_one_closes_the_candidates():
+    early, late = listing(GRACE), listing(GRACE + 1)
+    assert closing(looked(doubt(), early, Known()), early, Known(), grace=GRACE) is None
+    assert closing(looked(doubt(), late, live()), late, live(), grace=GRACE) is None
+
+
+def test_the_candidates_close_behind_the_newest_batch_though_the_date_lags():
+    seen = listing(GRACE + 1, batch(created_at=NOON + 2 * GRACE))
+    assert closing(looked(doubt(), seen, Known()), seen, Known(), grace=GRACE) == CandidatesChanged(
+        closed_at=NOON + 2 * GRACE + 300
+    )
+
+
+def test_a_stream_of_foreign_batches_keeps_no_doubt_open():
+    mine = replace(TWICE_EMPTY, closed_at=NOON + GRACE + 300)
+    stream = batch(created_at=NOON + GRACE + 301)
+    assert isinstance(ruling(mine, listing(2 * GRACE, stream)), Absent)
+    before = batch(created_at=NOON + GRACE + 300)
+    assert ruling(mine, listing(2 * GRACE, before)).rule == "B6"
 
 
 def test_the_counts_of_an_ended_batch_are_the_api_s():
@@ -344,28 +472,35 @@ ANY_BATCH = st.builds(
     ended=st.booleans(),
 )
 SOME_IDS = st.sets(st.sampled_from([f"msgbatch_{n}" for n in range(4)]))
+BATCHES = st.lists(ANY_BATCH, max_size=4, unique_by=lambda seen: seen.batch_id)
 
 
 @given(
-    batches=st.lists(ANY_BATCH, max_size=4, unique_by=lambda seen: seen.batch_id),
+    before=BATCHES,
+    batches=BATCHES,
+    by_id=BATCHES,
     foreign=SOME_IDS,
     bound=SOME_IDS,
     gone=SOME_IDS,
-    at=st.sampled_from([0.0, GRACE, GRACE + 1, LATE, 2 * GRACE]),
-    empty_since=st.sampled_from([None, NOON, NOON + GRACE + 1]),
+    live=SOME_IDS,
+    at=st.sampled_from([0.0, GRACE, GRACE + 1, LATE, 2 * GRACE, 49 * 3600.0]),
+    empty_at=st.sampled_from([None, 0.0, GRACE + 1]),
     certain=st.booleans(),
     guarded=st.booleans(),
     hold=st.booleans(),
 )
 def test_absence_is_never_concluded_while_anything_speaks_against_it(  # noqa: PLR0917 - drawn by name
-    batches, foreign, bound, gone, at, empty_since, certain, guarded, hold
+    before, batches, by_id, foreign, bound, gone, live, at, empty_at, certain, guarded, hold
 ):
-    mine = doubt(certain=certain, guarded=guarded, empty_since=empty_since)
-    seen, known = listing(at, *batches), Known(foreign=foreign, bound=bound, gone=gone)
+    known = Known(foreign=foreign, bound=bound | live, gone=gone, live=dict.fromkeys(live, NOON))
+    mine = looked(doubt(certain=certain, guarded=guarded, empty_at=empty_at), listing(1, *before), known)
+    seen = listing(at, *batches, by_id=tuple(by_id))
     if isinstance(ruling(mine, seen, known, hold=hold), Absent):
         assert at > GRACE
-        assert empty_since is not None
+        assert empty_at is not None
         assert not certain
         assert guarded
         assert not hold
-        assert candidates(mine, seen, known) == []
+        assert live <= seen.shown.keys()
+        left = {each.batch_id for each in (*before, *batches) if each.total == 100 and each.created_at >= NOON - 300}
+        assert left <= foreign | bound | live
