@@ -20,7 +20,7 @@ from email.utils import format_datetime
 from hashlib import blake2b
 from itertools import count
 from random import Random
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, assert_never
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, TypeVar, assert_never
 
 import msgspec
 
@@ -54,6 +54,12 @@ __all__ = ["BODY_LIMIT", "Machine", "Settings", "Visit"]
 
 BODY_LIMIT = 256_000_000
 REQUESTS_LIMIT = 100_000
+FOREIGN_PER_CALL = 100
+"""Batches that a foreign stream makes at one call, at most."""
+NEVER = datetime.max.replace(tzinfo=UTC)
+
+LOW_CREDIT = "Your credit balance is too low to access the Anthropic API. Add credits under Plans & Billing."
+USAGE_LIMIT = "You have reached your specified {whose}API usage limits. Access returns when the next period begins."
 
 KIND_OF_STATUS: Mapping[int, str] = {
     401: "authentication_error",
@@ -135,9 +141,29 @@ class _Allowance:
     at: datetime
 
 
+@dataclass(slots=True)
+class _Stream:
+    """Batches that somebody else creates, one every few seconds, made when the machine is called."""
+
+    every: float
+    latency: float | None
+    due: datetime
+    """When the next one is created."""
+    until: datetime
+    cleared: int
+    """How often faults had been cleared when it began; it ends when they are cleared again."""
+
+
 F = TypeVar("F", bound=f.Fault)
 
 Action = f.Site | Literal["unknown"]
+
+
+class _Fate(TypedDict, total=False):
+    """What a create's faults make of its batch."""
+
+    parked: float
+    deleted_after: float
 
 
 class Visit:
@@ -196,7 +222,12 @@ class Machine:
         self.faults = f.Faults()
         self._clock, self._rng = clock, rng
         self._batches = Batches(clock=clock, rng=rng, latency=self.settings.latency_range, record=record)
+        self._began = clock()
         self._allowances: dict[str, _Allowance] = {}
+        self._streams: dict[tuple[str, int], _Stream] = {}
+        """Foreign streams, by workspace and number of requests."""
+        self._revoked: dict[str, datetime] = {}
+        """Tokens that are refused, and until when."""
         self._calls = count(1)
         self._described: dict[str, tuple[object, object, msgspec.Raw]] = {}
         """Each batch as it was shown last: its state, how it was asked for, its JSON."""
@@ -208,7 +239,7 @@ class Machine:
 
     def batches(self) -> list[Batch]:
         """Every batch there is, of every workspace, in the order of creation."""
-        self._batches.advance(self._clock())
+        self._advance(self._clock())
         return list(self._batches)
 
     def add_foreign(
@@ -222,6 +253,38 @@ class Machine:
     ) -> list[str]:
         """Let somebody else create batches, which the account does not count; returns their ids."""
         return self._batches.add_foreign(n_requests, count=count, created=created, latency=latency, workspace=workspace)
+
+    def delete(self, batch_id: str, /) -> None:
+        """Let somebody delete a batch, whatever its state.
+
+        Raises:
+            LookupError: there is no such batch.
+
+        """
+        now = self._clock()
+        self._advance(now)
+        batch = self._batches.get(batch_id)
+        if batch is None:
+            raise LookupError(f"there is no batch {batch_id}; GET /sandbox/batches lists them")
+        self._batches.delete(batch, at=now)
+
+    def obey(self, orders: Sequence[f.Order], /) -> None:
+        """Do what orders in JSON say; if one names a batch that does not exist, none is done.
+
+        Raises:
+            LookupError: there is no such batch.
+
+        """
+        self._advance(self._clock())
+        for order in orders:
+            if isinstance(order, f.Delete) and self._batches.get(order.batch_id) is None:
+                raise LookupError(f"there is no batch {order.batch_id}; GET /sandbox/batches lists them")
+        for order in orders:
+            match order:
+                case f.Delete(batch_id):
+                    self.delete(batch_id)
+                case _:
+                    self.faults.obey(order)
 
     def replay(self, facts: Iterable[Fact], /) -> None:
         """Go on from the facts of an earlier machine."""
@@ -245,7 +308,7 @@ class Machine:
         """The faults that this visit will meet."""
         if visit.action == "unknown":
             return ()
-        self._batches.advance(self._clock())
+        self._advance(self._clock())
         return self.faults.draw(visit.action, lambda fault: self._suits(fault, visit), self._rng)
 
     def _suits(self, fault: f.AnyFault, visit: Visit) -> bool:
@@ -255,27 +318,47 @@ class Machine:
             case f.Flap() | f.CountsLag() if visit.action == "retrieve":
                 batch = self._batches.get(visit.batch_id)
                 return batch is not None and isinstance(batch.state, Ended)
+            case f.Hang(only_foreign=True) | f.EmptyResults(only_foreign=True):
+                batch = self._batches.get(visit.batch_id)
+                return batch is not None and batch.foreign
             case _:
                 return True
+
+    def _advance(self, now: datetime) -> None:
+        """Let everything happen that is due by now, also what others do."""
+        for (workspace, size), stream in list(self._streams.items()):
+            if stream.cleared != self.faults.cleared:
+                del self._streams[workspace, size]
+                continue
+            end = min(now, stream.until)
+            if stream.due > end:
+                continue
+            missing = int((end - stream.due).total_seconds() / stream.every) + 1
+            skipped = max(0, missing - FOREIGN_PER_CALL)
+            for place in range(skipped, missing):
+                created = stream.due + timedelta(seconds=stream.every * place)
+                self.add_foreign(size, created=created, latency=stream.latency, workspace=workspace)
+            stream.due += timedelta(seconds=stream.every * missing)
+        self._batches.advance(now)
 
     def early_reply(self, visit: Visit, /) -> Reply | None:
         """The reply that does not wait for the body, if this visit meets such a fault."""
         if visit.fault(f.Refuse):
             return self._lost()
         status = visit.fault(f.Status)
-        return self._status(status) if status is not None and status.early else None
+        return self._dated(self._status(status), visit) if status is not None and status.early else None
 
     def answer(self, visit: Visit, /) -> Reply:
         """Do what a complete visit asks for, or what its faults make of it."""
         now = self._clock()
-        self._batches.advance(now)
+        self._advance(now)
         reply = self._instead(visit)
         if reply is None:
             try:
                 reply = self._act(visit, now)
             except _Refused as refusal:
                 reply = self._error(refusal.status, refusal.text, retry_after=refusal.retry_after)
-        return self._spoiled(reply, visit)
+        return self._dated(self._spoiled(reply, visit), visit)
 
     def abandon(self, visit: Visit, received: int, /) -> None:
         """Note a create that never became complete."""
@@ -292,11 +375,16 @@ class Machine:
                     return self._status(fault)
                 case f.PageError(status):
                     return self._error(status, "[sandbox] this page failed")
-                case f.Redirect(location):
-                    return self._reply(307, b"", {"location": location})
+                case f.Redirect(accepted=False):
+                    return self._redirect(fault)
                 case f.SpendLimit():
                     details = {"error_code": "enforced_spend_limit_reached"}
                     return self._error(429, "[sandbox] the spend limit is reached", details=details)
+                case f.OutOfCredit():
+                    return self._error(400, LOW_CREDIT, details=fault.details)
+                case f.UsageLimit():
+                    whose = "workspace " if fault.workspace else ""
+                    return self._error(400, USAGE_LIMIT.format(whose=whose), details=fault.details)
                 case _:
                     pass
         return None
@@ -309,6 +397,8 @@ class Machine:
                     reply = replace(self._lost(), delay=reply.delay)
                 case f.Status(accepted=True) if reply.status < 300:
                     reply = self._status(fault)
+                case f.Redirect(accepted=True) if reply.status < 300:
+                    reply = self._redirect(fault)
                 case f.Garbage() if reply.status < 300:
                     reply = self._reply(reply.status, b'{"id": "msgbatch_\x00<html>')
                 case f.CutBody(at):
@@ -317,13 +407,32 @@ class Machine:
                     reply = replace(reply, body=_first_bytes(reply.body, byte), transport=Reset())
                 case f.Slow(bytes_per_second):
                     reply = replace(reply, transport=Slow(bytes_per_second))
-                case f.Stall(seconds):
+                case f.Stall(seconds) | f.Hang(seconds):
                     reply = replace(reply, delay=seconds)
                 case f.NoDate():
                     reply = replace(reply, headers={k: v for k, v in reply.headers.items() if k != "date"})
                 case _:
                     pass
         return reply
+
+    def _dated(self, reply: Reply, visit: Visit) -> Reply:
+        """The reply with the `Date` of a clock that is wrong, if the visit meets one."""
+        now = self._clock()
+        ran = (now - self._began).total_seconds()
+        ahead = 0.0
+        for fault in visit.faults:
+            match fault:
+                case f.Skew(seconds):
+                    ahead += seconds
+                case f.Drift(per_hour):
+                    ahead += per_hour * ran / 3600
+                case f.Jump(at, seconds) if ran >= at:
+                    ahead += seconds
+                case _:
+                    pass
+        if not ahead or "date" not in reply.headers:
+            return reply
+        return replace(reply, headers={**reply.headers, "date": _date(now + timedelta(seconds=ahead))})
 
     # The endpoints.
 
@@ -357,9 +466,16 @@ class Machine:
         keys = self.settings.keys
         if not key:
             raise _Refused(401, "an API key is required: Authorization: Bearer KEY, or x-api-key")
+        if revoked := visit.fault(f.Revoked):
+            now = self._clock()
+            self._revoked[key] = NEVER if revoked.seconds is None else now + timedelta(seconds=revoked.seconds)
+        if key in self._revoked and self._clock() < self._revoked[key]:
+            raise _Refused(401, "the token was revoked")
         if keys is not None and key not in keys:
             raise _Refused(401, "invalid API key")
         workspace = headers.get("anthropic-workspace-id", "default") if keys is None else keys[key]
+        if pool := visit.fault(f.KeyPool):
+            workspace = self._rng.choice(pool.workspaces)
         return f"not-{workspace}" if visit.fault(f.OtherWorkspace) else workspace
 
     def _pace(self, workspace: str, now: datetime) -> None:
@@ -380,8 +496,15 @@ class Machine:
         limit = self.settings.queue_limit
         if limit is not None and self._batches.waiting(workspace) + len(requests) > limit:
             raise _Refused(429, f"more than {limit} requests in the processing queue", retry_after=10)
+        fate: _Fate = {}
+        if parked := visit.fault(f.Parked):
+            fate["parked"] = parked.seconds
+        if deleted := visit.fault(f.Deleted):
+            fate["deleted_after"] = deleted.after_seconds
+        if stream := visit.fault(f.ForeignStream):
+            self._begin_stream(stream, workspace, len(requests), now)
         if late := visit.fault(f.LateAccept):
-            self._batches.accept_late(workspace, requests, at=now + timedelta(seconds=late.seconds))
+            self._batches.accept_late(workspace, requests, at=now + timedelta(seconds=late.seconds), **fate)
             return self._lost() if late.status is None else self._status(f.Status(late.status))
         created_at = now
         if visit.fault(f.SameInstant) and self._batches.of(workspace):
@@ -389,9 +512,22 @@ class Machine:
         if foreign := visit.fault(f.Foreign):
             self.add_foreign(len(requests), count=foreign.count, created=created_at, workspace=workspace)
         if visit.fault(f.Replay):
-            self._batches.accept(workspace, requests, at=now, created_at=created_at)
-        batch = self._batches.accept(workspace, requests, at=now, created_at=created_at)
+            self._batches.accept(workspace, requests, at=now, created_at=created_at, **fate)
+        batch = self._batches.accept(workspace, requests, at=now, created_at=created_at, **fate)
         return self._json(200, self._describe(batch, visit, now))
+
+    def _begin_stream(self, fault: f.ForeignStream, workspace: str, n_requests: int, now: datetime) -> None:
+        """Let somebody else create batches from now on; a stream of the same size that runs goes on."""
+        self._streams.setdefault(
+            (workspace, fault.size or n_requests),
+            _Stream(
+                every=fault.every,
+                latency=fault.latency,
+                due=now + timedelta(seconds=fault.every),
+                until=now + timedelta(seconds=fault.seconds),
+                cleared=self.faults.cleared,
+            ),
+        )
 
     def _read_requests(self, visit: Visit) -> Requests:
         if visit.received > BODY_LIMIT:
@@ -411,7 +547,7 @@ class Machine:
         return columns.requests()
 
     def _retrieve(self, visit: Visit, workspace: str, now: datetime) -> Reply:
-        batch = self._find(visit.batch_id, workspace)
+        batch = self._find_shown(visit, workspace, now)
         retry_after = None if isinstance(batch.state, Ended) else self.settings.retry_after_seconds
         return self._json(200, self._describe(batch, visit, now), retry_after=retry_after)
 
@@ -426,6 +562,8 @@ class Machine:
         shown = self._batches.of(workspace)
         if lag := visit.fault(f.Lag):
             shown = [batch for batch in shown if batch.created_at + _lag_of(batch, lag.seconds) <= now]
+        if visit.fault(f.Hide) or visit.fault(f.Stale):
+            shown = [batch for batch in shown if not _is_hidden(batch, visit, now)]
         start, end = max(0, len(shown) - limit), len(shown)
         more = start > 0
         if "after_id" in query:
@@ -447,7 +585,7 @@ class Machine:
         return bisect_left(shown, self._find(batch_id, workspace).age_key, key=lambda batch: batch.age_key)
 
     def _results(self, visit: Visit, workspace: str, now: datetime) -> Reply:
-        batch = self._find(visit.batch_id, workspace)
+        batch = self._find_shown(visit, workspace, now)
         if not isinstance(batch.state, Ended):
             raise _Refused(404, f"{batch.batch_id} has no results yet: it has not ended")
         not_yet = visit.fault(f.NotYet)
@@ -458,6 +596,8 @@ class Machine:
         headers = {"content-type": "application/x-jsonl"}
         if bomb := visit.fault(f.GzipBomb):
             return self._reply(200, blank_lines_in_gzip(bomb.size), headers | {"content-encoding": "gzip"})
+        if visit.fault(f.EmptyResults):
+            return self._reply(200, iter(()), headers)
         n = len(batch.requests)
         order = scattered(n, self._rng.getrandbits(32) if visit.fault(f.Reshuffle) else batch.seed)
         lines = batch.requests.lines(batch.state.outcome_of, order, self.settings.answer_bytes)
@@ -470,7 +610,7 @@ class Machine:
         return replace(self._reply(200, in_chunks(lines), headers), transport=transport)
 
     def _cancel(self, visit: Visit, workspace: str, now: datetime) -> Reply:
-        batch = self._find(visit.batch_id, workspace)
+        batch = self._find_shown(visit, workspace, now)
         if isinstance(batch.state, Ended):
             raise _Refused(400, f"{batch.batch_id} has ended and cannot be canceled")
         if isinstance(batch.state, InProgress):
@@ -478,7 +618,7 @@ class Machine:
         return self._json(200, self._describe(batch, visit, now))
 
     def _delete(self, visit: Visit, workspace: str, now: datetime) -> Reply:
-        batch = self._find(visit.batch_id, workspace)
+        batch = self._find_shown(visit, workspace, now)
         if not isinstance(batch.state, Ended):
             raise _Refused(400, f"{batch.batch_id} has not ended and cannot be deleted; cancel it first")
         self._batches.delete(batch, at=now)
@@ -501,16 +641,26 @@ class Machine:
             raise _Refused(404, f"{batch_id}: no such batch in this workspace")
         return batch
 
+    def _find_shown(self, visit: Visit, workspace: str, now: datetime) -> Batch:
+        """The batch of a call that names one, unless a fault hides it."""
+        batch = self._find(visit.batch_id, workspace)
+        if _is_hidden(batch, visit, now):
+            raise _Refused(404, f"{batch.batch_id}: no such batch in this workspace")
+        return batch
+
     # The replies.
 
     def _describe(self, batch: Batch, visit: Visit, now: datetime) -> msgspec.Raw:
         """As JSON, which is made once for each state of a batch: a list has many that have not changed."""
         host = visit.request.headers.get("host", "127.0.0.1")
-        flap, counts_lag = visit.fault(f.Flap) is not None, visit.fault(f.CountsLag) is not None
-        what = (host, flap, counts_lag, now >= batch.created_at + ARCHIVED_AFTER)
+        flap = visit.fault(f.Flap) is not None
+        counts_lag = visit.fault(f.CountsLag) is not None
+        null_counts = visit.fault(f.NullCounts) is not None
+        what = (host, flap, counts_lag, null_counts, now >= batch.created_at + ARCHIVED_AFTER)
         state, of, shown = self._described.get(batch.batch_id, (None, None, msgspec.Raw()))
         if state is not batch.state or of != what:
-            shown = msgspec.Raw(msgspec.json.encode(batch.describe(now, host, flap=flap, counts_lag=counts_lag)))
+            described = batch.describe(now, host, flap=flap, counts_lag=counts_lag, null_counts=null_counts)
+            shown = msgspec.Raw(msgspec.json.encode(described))
             self._described[batch.batch_id] = batch.state, what, shown
         return shown
 
@@ -518,7 +668,7 @@ class Machine:
         always = {
             "content-type": "application/json",
             "request-id": f"req_01sandbox{next(self._calls):012d}",
-            "date": format_datetime(self._clock().astimezone(UTC), usegmt=True),
+            "date": _date(self._clock()),
         }
         if isinstance(body, bytes):
             always["content-length"] = str(len(body))
@@ -535,11 +685,11 @@ class Machine:
         *,
         kind: str | None = None,
         retry_after: float | None = None,
-        details: Mapping[str, str] | None = None,
+        details: f.Details = msgspec.UNSET,
     ) -> Reply:
         usual = KIND_OF_STATUS.get(status, "api_error" if status >= 500 else "invalid_request_error")
         error: dict[str, object] = {"type": kind or usual, "message": text}
-        if details is not None:
+        if details is not msgspec.UNSET:
             error["details"] = details
         reply = self._json(status, {}, retry_after=retry_after)
         envelope = {"type": "error", "error": error, "request_id": reply.headers["request-id"]}
@@ -548,10 +698,19 @@ class Machine:
 
     def _status(self, fault: f.Status) -> Reply:
         if fault.envelope:
-            return self._error(fault.status, fault.message, kind=fault.kind, retry_after=fault.retry_after)
+            return self._error(
+                fault.status,
+                fault.message,
+                kind=fault.kind,
+                retry_after=fault.retry_after,
+                details=fault.details,
+            )
         page = f"<html><title>{fault.status}</title><body>{fault.message}</body></html>\r\n".encode()
         reply = self._reply(fault.status, page, {"content-type": "text/html", "server": "proxy"})
         return replace(reply, headers={k: v for k, v in reply.headers.items() if k != "request-id"})
+
+    def _redirect(self, fault: f.Redirect) -> Reply:
+        return self._reply(fault.status, b"", {"location": fault.location})
 
     def _lost(self) -> Reply:
         return replace(self._reply(200, b""), transport=Lost())
@@ -576,6 +735,35 @@ def _route(method: str, path: str) -> tuple[Action, str]:
             return "cancel", batch_id
         case _:
             return "unknown", ""
+
+
+def _date(at: datetime) -> str:
+    """A time as the header `Date` has it, in whole seconds."""
+    return format_datetime(at.astimezone(UTC), usegmt=True)
+
+
+def _is_hidden(batch: Batch, visit: Visit, now: datetime) -> bool:
+    """Whether a fault of this call hides the batch."""
+    age = (now - batch.created_at).total_seconds()
+    for fault in visit.faults:
+        match fault:
+            case f.Stale(seconds) if age < seconds:
+                return True
+            case f.Hide() if _is_in_span(fault, age, batch.seed):
+                return True
+            case _:
+                pass
+    return False
+
+
+def _is_in_span(hide: f.Hide, age: float, seed: int) -> bool:
+    drawn = seed * 0x9E3779B1 % 2**32  # other bits than those that decide how long the batch lags
+    if (drawn & 0xFFFF) / 0x10000 >= hide.share:
+        return False
+    since = age - hide.after - hide.spread * (drawn >> 16) / 0xFFFF
+    if since < 0:
+        return False
+    return (since if hide.every is None else since % hide.every) < hide.seconds
 
 
 def _lag_of(batch: Batch, longest: float) -> timedelta:

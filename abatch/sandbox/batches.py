@@ -75,13 +75,17 @@ class Batch:
     seed: int
     foreign: bool
     state: InProgress | Canceling | Ended
+    parked: float = 0.0
+    """Seconds from the end of the work to the end of the batch."""
 
     @property
     def age_key(self) -> tuple[datetime, int]:
         """Where it stands in the list."""
         return self.created_at, self.number
 
-    def describe(self, now: datetime, host: str, *, flap: bool, counts_lag: bool) -> dict[str, object]:
+    def describe(
+        self, now: datetime, host: str, *, flap: bool, counts_lag: bool, null_counts: bool
+    ) -> dict[str, object]:
         """The batch as the API shows it; with `flap` as if not ended, with `counts_lag` not counted."""
         archived = self.created_at + ARCHIVED_AFTER
         shown: dict[str, object] = {
@@ -113,12 +117,16 @@ class Batch:
                     shown["results_url"] = f"http://{host}/v1/messages/batches/{self.batch_id}/results"
             case InProgress() | Ended():
                 pass
+        if null_counts:
+            shown["request_counts"] = None
         return shown
 
     def outcome_after(self, seconds: float, unfinished: int) -> bytes:
         """The outcomes after this time of work, `unfinished` for what was not reached."""
         n = len(self.requests)
         done = n if seconds >= self.latency else int(n * seconds / self.latency)
+        if self.parked and unfinished == CANCELED:
+            done = min(done, n - n // 60)
         if done == n:
             return self.requests.outcome_of
         outcome_of = bytearray(self.requests.outcome_of)
@@ -134,6 +142,15 @@ class _Late:
 
     workspace: str
     requests: Requests
+    parked: float
+    deleted_after: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Vanishing:
+    """A batch that somebody will delete."""
+
+    batch: Batch
 
 
 class Batches:
@@ -152,7 +169,7 @@ class Batches:
         self._by_id: dict[str, Batch] = {}
         self._in_workspace: defaultdict[str, list[Batch]] = defaultdict(list)
         self._waiting: defaultdict[str, int] = defaultdict(int)
-        self._due: list[tuple[datetime, int, Batch | _Late]] = []
+        self._due: list[tuple[datetime, int, Batch | _Late | _Vanishing]] = []
         self._foreign: dict[tuple[int, bytes | None], Requests] = {}
         self._numbers, self._ties = count(), count()
 
@@ -174,8 +191,18 @@ class Batches:
 
     # What may happen.
 
-    def accept(self, workspace: str, requests: Requests, /, *, at: datetime, created_at: datetime) -> Batch:
-        """Create a batch."""
+    def accept(
+        self,
+        workspace: str,
+        requests: Requests,
+        /,
+        *,
+        at: datetime,
+        created_at: datetime,
+        parked: float = 0.0,
+        deleted_after: float | None = None,
+    ) -> Batch:
+        """Create a batch; it ends `parked` seconds after its work is done, and is deleted at an age if so asked."""
         fact = Accepted(
             at=at,
             batch_id=self._new_id(),
@@ -184,20 +211,31 @@ class Batches:
             created_at=created_at,
             latency=self._rng.uniform(*self._latency),
             seed=self._rng.getrandbits(32),
+            parked=parked,
+            deleted_after=deleted_after,
         )
         self._happen(fact)
         return self._by_id[fact.batch_id]
 
-    def accept_late(self, workspace: str, requests: Requests, /, *, at: datetime) -> None:
+    def accept_late(
+        self,
+        workspace: str,
+        requests: Requests,
+        /,
+        *,
+        at: datetime,
+        parked: float = 0.0,
+        deleted_after: float | None = None,
+    ) -> None:
         """Create a batch when that time has come."""
-        self._wake(at, _Late(workspace, requests))
+        self._wake(at, _Late(workspace, requests, parked, deleted_after))
 
     def cancel(self, batch: Batch, /, *, at: datetime, latency: float) -> None:
         """Cancel a batch that is in progress."""
         self._happen(CancelRequested(at=at, batch_id=batch.batch_id, latency=latency))
 
     def delete(self, batch: Batch, /, *, at: datetime) -> None:
-        """Delete an ended batch."""
+        """Delete a batch. One that has not ended is worked at to its end, and the account counts it so."""
         self._happen(Deleted(at=at, batch_id=batch.batch_id))
 
     def abort(self, received: int, /) -> None:
@@ -242,8 +280,10 @@ class Batches:
         while self._due and self._due[0][0] <= now:
             at, _, what = heapq.heappop(self._due)
             match what:
-                case _Late(workspace, requests):
-                    self.accept(workspace, requests, at=at, created_at=at)
+                case _Late(workspace, requests, parked, deleted_after):
+                    self.accept(workspace, requests, at=at, created_at=at, parked=parked, deleted_after=deleted_after)
+                case _Vanishing(batch):
+                    self._remove(batch.batch_id)
                 case Batch(state=InProgress(until) | Canceling(until=until)) if until == at:
                     self._end(what, at)
                 case Batch():
@@ -277,14 +317,19 @@ class Batches:
                 self._wake(until, batch)
                 self.account.canceled.append(fact.batch_id)
             case Deleted():
-                batch = self._by_id.pop(fact.batch_id)
-                self._in_workspace[batch.workspace].remove(batch)
-                self.account.deleted.append(fact.batch_id)
+                self._remove(fact.batch_id)
             case Aborted():
                 self.account.abort(fact.received)
 
+    def _remove(self, batch_id: str) -> None:
+        batch = self._by_id.pop(batch_id, None)
+        if batch is not None:  # somebody else was not faster
+            self._in_workspace[batch.workspace].remove(batch)
+            self.account.deleted.append(batch_id)
+
     def _begin(self, fact: Accepted | ForeignAdded, requests: Requests) -> None:
-        until = fact.created_at + min(LIFETIME, timedelta(seconds=fact.latency))
+        parked = fact.parked if isinstance(fact, Accepted) else 0.0
+        until = fact.created_at + min(LIFETIME, timedelta(seconds=fact.latency + parked))
         batch = Batch(
             batch_id=fact.batch_id,
             workspace=fact.workspace,
@@ -295,13 +340,16 @@ class Batches:
             seed=fact.seed,
             foreign=isinstance(fact, ForeignAdded),
             state=InProgress(until),
+            parked=parked,
         )
         self._by_id[batch.batch_id] = batch
         insort(self._in_workspace[batch.workspace], batch, key=lambda batch: batch.age_key)
         self._waiting[batch.workspace] += len(requests)
         self._wake(until, batch)
+        if isinstance(fact, Accepted) and fact.deleted_after is not None:
+            self._wake(fact.created_at + timedelta(seconds=fact.deleted_after), _Vanishing(batch))
 
-    def _wake(self, at: datetime, what: Batch | _Late) -> None:
+    def _wake(self, at: datetime, what: Batch | _Late | _Vanishing) -> None:
         heapq.heappush(self._due, (at, next(self._ties), what))
 
     def _end(self, batch: Batch, at: datetime) -> None:

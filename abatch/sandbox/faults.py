@@ -7,15 +7,19 @@ As JSON, for a running server (`POST /sandbox/faults`, an order or a list of ord
 
     {"do": "next",   "on": "create",  "faults": [{"type": "ResetAfterAccept"}], "times": 1}
     {"do": "always", "on": "results", "fault": {"type": "MissingLine", "count": 2}, "rate": 0.1}
+    {"do": "always", "on": "every",   "fault": {"type": "Skew", "seconds": 400}}
     {"do": "clear",  "on": "list"}                                      without "on": every site
+    {"do": "delete", "batch_id": "msgbatch_01..."}                      somebody deletes a batch, whatever its state
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
+
+from abatch.errors import ConfigError
 
 if TYPE_CHECKING:
     import random
@@ -32,14 +36,22 @@ __all__ = [
     "CutBody",
     "CutInLine",
     "DeepJson",
+    "Deleted",
+    "Drift",
     "DuplicateLine",
+    "EmptyResults",
     "Faults",
     "Flap",
     "Foreign",
     "ForeignLine",
+    "ForeignStream",
     "Garbage",
     "GzipBomb",
+    "Hang",
+    "Hide",
     "HugeLine",
+    "Jump",
+    "KeyPool",
     "Lag",
     "LateAccept",
     "LineFault",
@@ -48,9 +60,12 @@ __all__ = [
     "MissingLine",
     "NoDate",
     "NotYet",
+    "NullCounts",
     "Order",
     "OtherWorkspace",
+    "OutOfCredit",
     "PageError",
+    "Parked",
     "Redirect",
     "Refuse",
     "Replay",
@@ -58,16 +73,24 @@ __all__ = [
     "ResetAt",
     "ResetBeforeAccept",
     "Reshuffle",
+    "Revoked",
     "SameInstant",
     "Site",
+    "Skew",
     "Slow",
     "SpendLimit",
+    "Stale",
     "Stall",
     "Status",
     "UnparsableLine",
+    "UsageLimit",
 ]
 
 Site = Literal["create", "retrieve", "list", "results", "cancel", "delete", "messages"]
+SITES: tuple[Site, ...] = get_args(Site)
+
+Details = dict[str, str] | list[str] | str | None | msgspec.UnsetType
+"""`error.details` of an error's envelope; UNSET leaves the field out."""
 
 
 class Fault(msgspec.Struct, frozen=True, tag=True):
@@ -109,16 +132,41 @@ class Status(Fault, frozen=True):
     """Whether the call is done all the same."""
     early: bool = False
     """Whether the answer comes before the body was read."""
+    details: Details = msgspec.UNSET
 
 
 class SpendLimit(Fault, frozen=True):
     """429 of a spend limit: `error.details.error_code` tells, there is no `retry-after`."""
 
 
+class OutOfCredit(Fault, frozen=True):
+    """400 `invalid_request_error` whose message says that the credit balance is too low."""
+
+    details: Details = msgspec.UNSET
+
+
+class UsageLimit(Fault, frozen=True):
+    """400 `invalid_request_error` whose message says that a usage limit set by the customer is reached."""
+
+    workspace: bool = True
+    """Whether the limit is the workspace's; otherwise it is the organization's."""
+    details: Details = msgspec.UNSET
+
+
+class Revoked(Fault, frozen=True):
+    """401 for the token of this call, from now on and on every site, until the caller uses another token."""
+
+    seconds: float | None = None
+    """After this time the token is good again; None means never."""
+
+
 class Redirect(Fault, frozen=True):
-    """307 to another place."""
+    """A redirect to another place."""
 
     location: str = "/v1/elsewhere"
+    status: int = 307
+    accepted: bool = False
+    """Whether the call is done all the same."""
 
 
 class Garbage(Fault, frozen=True):
@@ -135,8 +183,38 @@ class NoDate(Fault, frozen=True):
     """The answer has no `Date`."""
 
 
+class Skew(Fault, frozen=True):
+    """`Date` is ahead of the server's clock by these seconds (behind if negative); no other time is changed."""
+
+    seconds: float
+
+
+class Drift(Fault, frozen=True):
+    """`Date` moves away from the server's clock by these seconds an hour, from the machine's start on."""
+
+    per_hour: float
+
+
+class Jump(Fault, frozen=True):
+    """`Date` jumps by these seconds once the machine has run for `at` seconds, as after a failover."""
+
+    at: float
+    seconds: float
+
+
 class OtherWorkspace(Fault, frozen=True):
     """The call is treated as if its key belonged to another workspace."""
+
+
+class KeyPool(Fault, frozen=True):
+    """A gateway answers the call with one key of a pool: with that of a workspace drawn from these."""
+
+    workspaces: tuple[str, ...] = ("default", "other")
+    """A name that stands twice is drawn twice as often."""
+
+    def __post_init__(self) -> None:
+        if not self.workspaces:
+            raise ConfigError("KeyPool needs at least one workspace")
 
 
 class Slow(Fault, frozen=True):
@@ -169,11 +247,73 @@ class Foreign(Fault, frozen=True):
     count: int = 1
 
 
+class ForeignStream(Fault, frozen=True):
+    """From this create on, somebody else creates a batch of the same number of requests every `every` seconds.
+
+    It ends after `seconds`, or when the faults of `create` are cleared. The batches are made when the machine is
+    called, at most a hundred of them per call; of a longer pause only the newest hundred are made.
+    """
+
+    every: float
+    size: int | None = None
+    """The number of requests of each batch, if not that of the create."""
+    latency: float | None = None
+    """Seconds that each batch takes; the machine's usual latency if None."""
+    seconds: float = 86_400.0
+
+    def __post_init__(self) -> None:
+        if self.every <= 0:
+            raise ConfigError(f"every of ForeignStream must be above 0 seconds, got {self.every}")
+
+
+class Parked(Fault, frozen=True):
+    """The batch shows no progress and ends this much later, although its requests were processed in the usual time.
+
+    After a cancel nearly all of them have succeeded: one in sixty is canceled.
+    """
+
+    seconds: float
+
+
+class Deleted(Fault, frozen=True):
+    """Somebody deletes the batch this long after its creation, whatever its state: 404 everywhere, and unlisted."""
+
+    after_seconds: float
+
+
 # On list and retrieve.
 
 
 class Lag(Fault, frozen=True):
     """The list leaves out a batch until it has a certain age, drawn for each batch up to `seconds`."""
+
+    seconds: float
+
+
+class Hide(Fault, frozen=True):
+    """A batch that was shown is hidden for a span of its age: unlisted, or 404 where it is asked for by its id.
+
+    Listed for six seconds and then hidden for a day: `Hide(86_400, after=6)`. Hidden for ten seconds of every
+    minute: `Hide(10, after=50, every=60)`.
+    """
+
+    seconds: float
+    after: float = 0.0
+    """The age at which the span begins."""
+    every: float | None = None
+    """The span comes again after this time, counted from the beginning of the span before; None means once."""
+    spread: float = 0.0
+    """The span begins later by a time that is drawn for each batch, up to this."""
+    share: float = 1.0
+    """The share of batches that are hidden at all, drawn for each batch."""
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every <= 0:
+            raise ConfigError(f"every of Hide must be above 0 seconds, got {self.every}")
+
+
+class Stale(Fault, frozen=True):
+    """A replica answers that lags behind: it does not know batches younger than this."""
 
     seconds: float
 
@@ -192,6 +332,10 @@ class CountsLag(Fault, frozen=True):
     """Ended batches still show every request as processing."""
 
 
+class NullCounts(Fault, frozen=True):
+    """Batches show `request_counts` as null."""
+
+
 # On results.
 
 
@@ -203,6 +347,21 @@ class NotYet(Fault, frozen=True):
 
 class Archived(Fault, frozen=True):
     """404, as after 29 days."""
+
+
+class Hang(Fault, frozen=True):
+    """No byte of the answer comes for this time."""
+
+    seconds: float
+    only_foreign: bool = False
+    """Whether only batches of somebody else are concerned."""
+
+
+class EmptyResults(Fault, frozen=True):
+    """200 and no line at all."""
+
+    only_foreign: bool = False
+    """Whether only batches of somebody else are concerned."""
 
 
 class CutAtLine(Fault, frozen=True):
@@ -323,22 +482,37 @@ AnyFault = (
     | ResetAfterAccept
     | Status
     | SpendLimit
+    | OutOfCredit
+    | UsageLimit
+    | Revoked
     | Redirect
     | Garbage
     | CutBody
     | NoDate
+    | Skew
+    | Drift
+    | Jump
     | OtherWorkspace
+    | KeyPool
     | Slow
     | LateAccept
     | Replay
     | SameInstant
     | Foreign
+    | ForeignStream
+    | Parked
+    | Deleted
     | Lag
+    | Hide
+    | Stale
     | PageError
     | Flap
     | CountsLag
+    | NullCounts
     | NotYet
     | Archived
+    | Hang
+    | EmptyResults
     | ResetAt
     | Reshuffle
     | GzipBomb
@@ -355,9 +529,9 @@ class Next(msgspec.Struct, frozen=True, tag_field="do", tag="next", forbid_unkno
 
 
 class Always(msgspec.Struct, frozen=True, tag_field="do", tag="always", forbid_unknown_fields=True):
-    """The order to disturb every call of a site, at a rate."""
+    """The order to disturb every call of a site, or of every site, at a rate."""
 
-    on: Site
+    on: Site | Literal["every"]
     fault: AnyFault
     rate: float = 1.0
 
@@ -368,7 +542,13 @@ class Clear(msgspec.Struct, frozen=True, tag_field="do", tag="clear", forbid_unk
     on: Site | None = None
 
 
-Order = Next | Always | Clear
+class Delete(msgspec.Struct, frozen=True, tag_field="do", tag="delete", forbid_unknown_fields=True):
+    """The order to delete a batch as somebody with the Console would, whatever its state."""
+
+    batch_id: str
+
+
+Order = Next | Always | Clear | Delete
 
 
 class Faults:
@@ -377,14 +557,17 @@ class Faults:
     def __init__(self) -> None:
         self._next: defaultdict[Site, deque[tuple[AnyFault, ...]]] = defaultdict(deque)
         self._always: dict[Site, tuple[tuple[AnyFault, float], ...]] = {}
+        self.cleared = 0
+        """How often the faults of create were cleared, which ends what such a fault began."""
 
     def next(self, site: Site, /, *faults: AnyFault, times: int = 1) -> None:
         """Put the faults together on the next call, or on each of the next `times` calls; orders queue up."""
         self._next[site].extend([faults] * times)
 
-    def always(self, site: Site, fault: AnyFault, /, *, rate: float = 1.0) -> None:
-        """Put the fault on every call, or on a share of them."""
-        self._always[site] = (*self._always.get(site, ()), (fault, rate))
+    def always(self, site: Site | Literal["every"], fault: AnyFault, /, *, rate: float = 1.0) -> None:
+        """Put the fault on every call of a site or of every site, or on a share of them."""
+        for each in SITES if site == "every" else (site,):
+            self._always[each] = (*self._always.get(each, ()), (fault, rate))
 
     def clear(self, site: Site | None = None, /) -> None:
         """Take all faults off the site, or off every site."""
@@ -394,8 +577,10 @@ class Faults:
         else:
             self._next.pop(site, None)
             self._always.pop(site, None)
+        if site in (None, "create"):
+            self.cleared += 1
 
-    def obey(self, order: Order, /) -> None:
+    def obey(self, order: Next | Always | Clear, /) -> None:
         """Do what an order in JSON says."""
         match order:
             case Next():

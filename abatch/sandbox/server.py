@@ -157,6 +157,16 @@ class Sandbox:
                 n_requests, count=count, created=created, latency=latency, workspace=workspace
             )
 
+    def delete(self, batch_id: str, /) -> None:
+        """Let somebody delete a batch, whatever its state.
+
+        Raises:
+            LookupError: there is no such batch.
+
+        """
+        with self._lock:
+            self.machine.delete(batch_id)
+
     async def __aenter__(self) -> Self:
         return self.__enter__()
 
@@ -280,10 +290,10 @@ class Sandbox:
     async def _take_faults(self, request: ControlRequest) -> Response:
         try:
             orders = _read_orders(await request.body())
-        except msgspec.DecodeError as error:
+            with self._lock:
+                self.machine.obey(orders)
+        except (msgspec.DecodeError, LookupError) as error:
             return _json({"error": str(error)}, status=400)
-        for order in orders:
-            self.faults.obey(order)
         return _json({})
 
 

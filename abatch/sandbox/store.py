@@ -35,6 +35,8 @@ class Accepted(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     created_at: datetime
     latency: float
     seed: int
+    parked: float = 0.0
+    deleted_after: float | None = None
 
 
 class ForeignAdded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -58,7 +60,7 @@ class CancelRequested(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Deleted(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """An ended batch was deleted."""
+    """A batch was deleted."""
 
     at: datetime
     batch_id: str

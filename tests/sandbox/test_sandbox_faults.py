@@ -4,12 +4,14 @@ import gzip
 import json
 import zlib
 from collections import Counter
+from email.utils import parsedate_to_datetime
 from random import Random
 from typing import get_args
 
 import msgspec
 import pytest
 
+from abatch.errors import ConfigError
 from abatch.sandbox import digest
 from abatch.sandbox import faults as f
 from abatch.sandbox.disturb import blank_lines_in_gzip
@@ -242,6 +244,341 @@ def test_a_flap_waits_for_the_end(new_desk, new_params):
     assert seen == ["in_progress", "in_progress", "ended"]
 
 
+# a list that takes back what it showed, or shows a part
+
+
+def shown(desk, batch_id):
+    """Whether the list has the batch, and what a call by its id is answered."""
+    return batch_id in desk.ids(limit=1000), desk.call("GET", f"{BATCHES}/{batch_id}")[0]
+
+
+@about(f.Hide)
+def test_a_batch_is_listed_for_six_seconds_and_hidden_for_a_day(desk, post):
+    desk.machine.faults.always("list", f.Hide(86_400, after=6))
+    batch_id = json.loads(post().body)["id"]
+    desk.wait(5.9)
+    seen = [shown(desk, batch_id)]
+    for seconds in (0.2, 86_399, 1):
+        desk.wait(seconds)
+        seen.append(shown(desk, batch_id))
+    assert seen == [(True, 200), (False, 200), (False, 200), (True, 200)]
+    assert desk.machine.account.batches == 1
+
+
+def test_a_hidden_batch_is_a_404_wherever_it_is_asked_for(desk, post):
+    batch_id = json.loads(post().body)["id"]
+    desk.machine.faults.always("every", f.Hide(60, after=10))
+    desk.wait(9)
+    assert shown(desk, batch_id) == (True, 200)
+    desk.wait(2)
+    assert shown(desk, batch_id) == (False, 404)
+    assert desk.results(batch_id).status == 404
+    assert desk.call("POST", f"{BATCHES}/{batch_id}/cancel")[0] == 404
+    assert desk.call("DELETE", f"{BATCHES}/{batch_id}")[0] == 404
+    desk.wait(60)
+    assert shown(desk, batch_id) == (True, 200)
+
+
+def test_a_batch_flaps_again_and_again(desk, post):
+    batch_id = json.loads(post().body)["id"]
+    desk.machine.faults.always("list", f.Hide(10, after=50, every=60))
+    seen = []
+    for _ in range(180):
+        seen.append(batch_id in desk.ids())
+        desk.wait(1)
+    assert seen == ([True] * 50 + [False] * 10) * 3
+
+
+def test_which_batches_hide_and_when_is_drawn_for_each_of_them(desk, post):
+    ids = {json.loads(post().body)["id"] for _ in range(60)}
+    desk.machine.faults.always("list", f.Hide(600, spread=300, share=0.5))
+    hidden = []
+    for _ in range(4):
+        hidden.append(ids - set(desk.ids(limit=100)))
+        assert hidden[-1] == ids - set(desk.ids(limit=100))
+        desk.wait(100)
+    assert len(hidden[0]) < len(hidden[1]) < len(hidden[2]) < len(hidden[3])
+    assert 15 < len(hidden[3]) < 45
+
+
+@about(f.KeyPool)
+def test_a_pool_of_keys_answers_from_a_workspace_drawn_for_each_call(desk, new_body, new_params):
+    desk.machine.faults.always("every", f.KeyPool(("default", "other")))
+    ids = []
+    for n in range(20):
+        status, batch = desk.call("POST", BATCHES, new_body(new_params(n)))
+        assert status == 200
+        ids.append(batch["id"])
+    lists = {tuple(sorted(desk.ids(limit=100))) for _ in range(30)}
+    first, second = map(set, lists)
+    assert (first | second, first & second) == (set(ids), set())
+    statuses = Counter(desk.call("GET", f"{BATCHES}/{ids[0]}")[0] for _ in range(40))
+    assert statuses[200] > 5 < statuses[404]
+    assert {desk.results(ids[0]).status for _ in range(40)} == {200, 404}
+
+
+def test_a_name_that_stands_twice_is_drawn_more_often(desk, post):
+    post()
+    desk.machine.faults.always("list", f.KeyPool(("other", "other", "other", "default")))
+    assert 5 < sum(bool(desk.ids()) for _ in range(100)) < 45
+
+
+@about(f.Stale)
+def test_a_stale_replica_lacks_what_is_young(desk, post):
+    desk.machine.faults.always("list", f.Stale(30), rate=0.5)
+    batch_id = json.loads(post().body)["id"]
+    answers = Counter(batch_id in desk.ids() for _ in range(100))
+    assert min(answers[True], answers[False]) > 30
+    desk.wait(31)
+    assert all(batch_id in desk.ids() for _ in range(50))
+
+
+# a clock of the gateway's own
+
+
+def ahead(desk):
+    """Seconds by which the `Date` of a list is ahead of the server's clock, which `created_at` shows."""
+    date = parsedate_to_datetime(desk.reply("GET", BATCHES).headers["date"])
+    return (date - desk.now.replace(microsecond=0)).total_seconds()
+
+
+@about(f.Skew)
+def test_a_skewed_date_is_off_and_nothing_else_is(desk, body):
+    desk.machine.faults.next("create", f.Skew(400))
+    created = desk.reply("POST", BATCHES, body)
+    assert created.headers["date"] == "Mon, 02 Nov 2026 12:06:40 GMT"
+    assert json.loads(created.body)["created_at"].startswith("2026-11-02T12:00:00.250000")
+    desk.machine.faults.always("list", f.Skew(-90))
+    assert ahead(desk) == -90
+    desk.machine.faults.clear()
+    assert ahead(desk) == 0
+
+
+@about(f.Drift)
+def test_a_drifting_date_goes_away_with_time(desk):
+    desk.machine.faults.always("list", f.Drift(per_hour=120))
+    seen = []
+    for _ in range(4):
+        seen.append(ahead(desk))
+        desk.wait(1800)
+    assert seen == [0, 60, 120, 180]
+
+
+@about(f.Jump)
+def test_a_date_jumps_at_a_moment_and_stays_ahead(desk):
+    desk.machine.faults.always("every", f.Jump(at=100, seconds=600))
+    seen = []
+    for _ in range(4):
+        seen.append(ahead(desk))
+        desk.wait(50)
+    assert seen == [0, 0, 600, 600]
+
+
+def test_an_early_answer_shows_the_skewed_date_too(desk):
+    desk.machine.faults.next("create", f.Status(401, early=True), f.Skew(400))
+    visit = desk.machine.open(Request("POST", BATCHES, {}, desk.headers))
+    assert visit.early.headers["date"] == "Mon, 02 Nov 2026 12:06:40 GMT"
+
+
+# batches that somebody deletes
+
+
+@about(f.Deleted)
+@pytest.mark.parametrize(("age", "status"), [(0, "in_progress"), (50, "in_progress"), (130, "ended")])
+def test_a_batch_vanishes_at_its_age_whatever_its_state(new_desk, body, new_params, age, status):
+    desk = new_desk(latency=100, queue_limit=3)
+    desk.machine.faults.next("create", f.Deleted(age + 1))
+    batch_id = json.loads(desk.reply("POST", BATCHES, body).body)["id"]
+    desk.wait(age)
+    assert desk.batch(batch_id)["processing_status"] == status
+    desk.wait(1)
+    assert shown(desk, batch_id) == (False, 404)
+    assert desk.results(batch_id).status == 404
+    assert desk.machine.account.deleted == [batch_id]
+    desk.wait(200)
+    desk.create(*map(new_params, range(10, 13)))
+    assert desk.machine.account.violated == 0
+
+
+def test_a_batch_vanishes_while_it_is_canceled(new_desk, body):
+    desk = new_desk(latency=100, cancel_latency=60)
+    desk.machine.faults.next("create", f.Deleted(30))
+    batch_id = json.loads(desk.reply("POST", BATCHES, body).body)["id"]
+    desk.wait(10)
+    assert desk.call("POST", f"{BATCHES}/{batch_id}/cancel")[1]["processing_status"] == "canceling"
+    desk.wait(20)
+    assert shown(desk, batch_id) == (False, 404)
+
+
+def test_what_somebody_deleted_is_still_paid_for(new_desk, new_params):
+    desk = new_desk(latency=100)
+    batch = desk.create(new_params(1))
+    desk.machine.delete(batch["id"])
+    assert shown(desk, batch["id"]) == (False, 404)
+    desk.create(new_params(1))
+    assert desk.machine.account.violated == 1
+    with pytest.raises(LookupError, match=batch["id"]):
+        desk.machine.delete(batch["id"])
+
+
+# other people's batches
+
+
+@about(f.ForeignStream)
+def test_somebody_creates_a_batch_of_equal_size_every_few_seconds(desk, post, new_params):
+    own = json.loads(post(f.ForeignStream(20, latency=60)).body)["id"]
+    desk.wait(59)
+    page = desk.call("GET", BATCHES)[1]["data"]
+    assert [batch["created_at"][11:19] for batch in page] == ["12:00:40", "12:00:20", "12:00:00"]
+    assert {sum(batch["request_counts"].values()) for batch in page} == {3}
+    assert page[-1]["id"] == own
+    desk.wait(3600)
+    page = desk.ids(limit=1000)
+    assert 100 <= len(page) <= 103, "a call makes a hundred at most"
+    desk.machine.faults.clear()
+    desk.wait(3600)
+    assert desk.ids(limit=1000) == page
+    assert desk.machine.account.batches == 1
+
+
+def test_a_foreign_stream_ends_by_itself(desk, post):
+    post(f.ForeignStream(10, size=7, seconds=35))
+    desk.wait(1000)
+    counts = [sum(batch["request_counts"].values()) for batch in desk.call("GET", BATCHES)[1]["data"]]
+    assert counts == [7, 7, 7, 3]
+
+
+@about(f.Hang, f.EmptyResults)
+def test_results_of_somebody_else_hang_or_are_empty_and_ours_are_not(desk, ended):
+    (foreign,) = desk.machine.add_foreign(20)
+    desk.machine.faults.always("results", f.Hang(240, only_foreign=True))
+    desk.machine.faults.always("results", f.EmptyResults(only_foreign=True))
+    ours, theirs = desk.results(ended), desk.results(foreign)
+    assert (ours.delay, len(b"".join(ours.body).split(b"\n"))) == (0, 20)
+    assert (theirs.status, theirs.delay, b"".join(theirs.body)) == (200, 240, b"")
+    desk.machine.faults.clear()
+    desk.machine.faults.next("results", f.Hang(30), f.EmptyResults())
+    reply = desk.results(ended)
+    assert (reply.delay, b"".join(reply.body)) == (30, b"")
+
+
+@about(f.Parked)
+def test_a_parked_batch_shows_nothing_for_hours_and_a_cancel_finds_its_rows_done(new_desk, new_params, new_body):
+    desk = new_desk(latency=300, cancel_latency=2)
+    desk.machine.faults.always("create", f.Parked(15.5 * 3600))
+    ids = [
+        desk.call("POST", BATCHES, new_body(*map(new_params, range(first, first + 187))))[1]["id"] for first in (0, 200)
+    ]
+    desk.wait(15 * 3600)
+    for batch_id in ids:
+        batch = desk.batch(batch_id)
+        assert (batch["processing_status"], batch["request_counts"]["processing"]) == ("in_progress", 187)
+    desk.call("POST", f"{BATCHES}/{ids[0]}/cancel")
+    desk.wait(3600)
+    canceled, patient = (desk.batch(batch_id)["request_counts"] for batch_id in ids)
+    assert (canceled["succeeded"], canceled["canceled"]) == (184, 3)
+    assert patient["succeeded"] == 187
+
+
+# refusals
+
+
+def test_a_redirect_may_have_been_carried_out(desk, post):
+    for status in (301, 302, 303, 307, 308):
+        before = desk.machine.account.batches
+        reply = post(f.Redirect(status=status, accepted=True))
+        assert (reply.status, reply.headers["location"]) == (status, "/v1/elsewhere")
+        assert desk.machine.account.batches == before + 1
+        assert post(f.Redirect(status=status)).status == status
+        assert desk.machine.account.batches == before + 1
+
+
+@about(f.OutOfCredit, f.UsageLimit)
+@pytest.mark.parametrize("details", [msgspec.UNSET, None, "credit", {"error_visibility": "user_facing"}, ["odd"]])
+def test_low_credit_and_limits_are_a_400_on_create_and_on_list(desk, body, details):
+    limits = [
+        (f.OutOfCredit(details=details), "Your credit balance is too low"),
+        (f.UsageLimit(details=details), "You have reached your specified workspace API usage limits"),
+        (f.UsageLimit(workspace=False, details=details), "You have reached your specified API usage limits"),
+    ]
+    for fault, text in limits:
+        desk.machine.faults.next("create", fault)
+        desk.machine.faults.next("list", fault)
+        for status, answer in (desk.call("POST", BATCHES, body), desk.call("GET", BATCHES)):
+            error = answer["error"]
+            assert (status, error["type"]) == (400, "invalid_request_error")
+            assert error["message"].startswith(text)
+            assert error.get("details", msgspec.UNSET) == details
+    assert desk.machine.account.batches == 0
+
+
+@pytest.mark.parametrize("details", [None, "text", {"a": "b"}, ["odd"]])
+def test_a_status_may_have_details_that_are_no_object(post, details):
+    assert json.loads(post(f.Status(400, details=details)).body)["error"]["details"] == details
+
+
+@pytest.mark.parametrize("site", ["list", "retrieve", "results"])
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_read_is_refused_once_in_a_while(desk, ended, site, status):
+    call = {"list": BATCHES, "retrieve": f"{BATCHES}/{ended}", "results": f"{BATCHES}/{ended}/results"}[site]
+    desk.machine.faults.always(site, f.Status(status), rate=0.3)
+    statuses = Counter(desk.reply("GET", call).status for _ in range(100))
+    assert set(statuses) == {200, status}
+    assert 10 < statuses[status] < 50
+
+
+@about(f.Revoked)
+def test_a_revoked_token_is_refused_everywhere_until_another_comes(desk, body):
+    desk.machine.faults.next("list", f.Revoked())
+    assert desk.call("GET", BATCHES)[0] == 401
+    desk.wait(86_400)
+    assert [desk.call("GET", BATCHES)[0], desk.call("POST", BATCHES, body)[0]] == [401, 401]
+    desk.headers = desk.headers | {"authorization": "Bearer renewed"}
+    assert [desk.call("GET", BATCHES)[0], desk.call("POST", BATCHES, body)[0]] == [200, 200]
+
+
+def test_a_token_may_be_refused_for_a_time(desk):
+    desk.machine.faults.next("list", f.Revoked(60))
+    statuses = []
+    for _ in range(3):
+        statuses.append(desk.call("GET", BATCHES)[0])
+        desk.wait(30)
+    assert statuses == [401, 401, 200]
+
+
+@about(f.NullCounts)
+def test_counts_may_be_null(desk, ended):
+    desk.machine.faults.always("every", f.NullCounts())
+    assert desk.batch(ended)["request_counts"] is None
+    assert desk.call("GET", BATCHES)[1]["data"][0]["request_counts"] is None
+    desk.machine.faults.clear()
+    assert desk.batch(ended)["request_counts"]["succeeded"] == 20
+
+
+PERMANENT = [f.Status(404), f.Status(405), f.Redirect(), f.Status(200, envelope=False), f.NoDate(), f.NullCounts()]
+
+
+@pytest.mark.parametrize("fault", PERMANENT, ids=repr)
+def test_a_list_may_never_work(desk, ended, fault):
+    desk.machine.faults.always("list", fault)
+    for _ in range(3):
+        reply = desk.reply("GET", BATCHES)
+        page = reply.headers.get("content-type") == "text/html"
+        null = not page and b'"request_counts":null' in reply.body
+        assert reply.status >= 300 or page or null or "date" not in reply.headers
+    assert desk.batch(ended)
+
+
+@pytest.mark.parametrize("bad", [
+    lambda: f.ForeignStream(0),
+    lambda: f.Hide(1, every=0),
+    lambda: f.KeyPool(()),
+])  # fmt: skip
+def test_a_fault_that_cannot_be_is_refused_where_it_is_made(bad):
+    with pytest.raises(ConfigError):
+        bad()
+
+
 # results
 
 
@@ -436,6 +773,7 @@ ORDERS = [
         [[f.Stall(1), f.NoDate()], [f.Stall(1), f.NoDate()], []],
     ),
     (b'{"do":"always","on":"create","fault":{"type":"Status","status":503}}', [[f.Status(503)]] * 3),
+    (b'{"do":"always","on":"every","fault":{"type":"Skew","seconds":9}}', [[f.Skew(9)]] * 3),
     (b'{"do":"clear","on":"create"}', [[]]),
     (b'{"do":"clear"}', [[]]),
 ]

@@ -4,6 +4,7 @@ import json
 
 import anthropic
 import pytest
+from anthropic.lib.credentials import AccessToken
 
 from abatch.sandbox import Sandbox, digest
 
@@ -86,6 +87,18 @@ async def test_official_sdk_understands_the_errors(api, client):
     with pytest.raises(anthropic.RateLimitError) as caught:
         await client.with_options(max_retries=0).messages.batches.create(requests=[request(1)])
     assert caught.value.body["error"]["details"]["error_code"] == "enforced_spend_limit_reached"
+
+
+async def test_official_sdk_renews_a_revoked_token(api):
+    from abatch.sandbox.faults import Revoked
+
+    tokens = iter(["first", "second"])
+    credentials = lambda *, force_refresh=False: AccessToken(next(tokens))  # noqa: E731
+    async with anthropic.AsyncAnthropic(base_url=api.url, credentials=credentials) as client:
+        await client.messages.batches.list()
+        api.faults.next("list", Revoked())
+        assert (await client.messages.batches.list()).data == []
+    assert next(tokens, None) is None
 
 
 def anthropic_fault():

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 
 import anyio
 import httpx2
@@ -232,6 +233,58 @@ async def test_faults_account_and_batches_over_http(api, client, body):
         True,
     )
     assert (foreign["requests"], foreign["foreign"]) == (5, True)
+
+
+async def test_somebody_deletes_a_batch_over_http(api, client, body):
+    batch_id = await create(client, body)
+    orders = [{"do": "delete", "batch_id": batch_id}]
+    refused = await client.post("/sandbox/faults", json=[*orders, {"do": "delete", "batch_id": "msgbatch_none"}])
+    assert (refused.status_code, "msgbatch_none" in refused.json()["error"]) == (400, True)
+    assert (await client.get(f"{BATCHES}/{batch_id}")).status_code == 200
+    assert (await client.post("/sandbox/faults", json=orders)).json() == {}
+    assert (await client.get(f"{BATCHES}/{batch_id}")).status_code == 404
+    assert (await client.get("/sandbox/account")).json()["deleted"] == [batch_id]
+    other = await create(client, body)
+    api.delete(other)
+    assert (await client.get(BATCHES)).json()["data"] == []
+
+
+async def test_a_fault_on_every_site_over_http(client, body):
+    skew = {"do": "always", "on": "every", "fault": {"type": "Skew", "seconds": 86_400}}
+    dates = [parsedate_to_datetime((await client.get(BATCHES)).headers["date"])]
+    assert (await client.post("/sandbox/faults", json=skew)).json() == {}
+    dates.append(parsedate_to_datetime((await client.get(BATCHES)).headers["date"]))
+    dates.append(parsedate_to_datetime((await client.post(BATCHES, content=body)).headers["date"]))
+    assert [(date - dates[0]).days for date in dates] == [0, 1, 1]
+
+
+WORLDS = [
+    ("create", {"type": "ForeignStream", "every": 5, "size": 4}),
+    ("create", {"type": "Parked", "seconds": 3600}),
+    ("create", {"type": "Deleted", "after_seconds": 3600}),
+    ("create", {"type": "Redirect", "status": 303, "accepted": True}),
+    ("create", {"type": "OutOfCredit", "details": None}),
+    ("create", {"type": "UsageLimit", "details": "text"}),
+    ("list", {"type": "Hide", "seconds": 60, "after": 6, "every": 120, "spread": 30, "share": 0.5}),
+    ("list", {"type": "KeyPool", "workspaces": ["default", "other"]}),
+    ("list", {"type": "Stale", "seconds": 60}),
+    ("list", {"type": "Drift", "per_hour": 10}),
+    ("list", {"type": "Jump", "at": 10, "seconds": 600}),
+    ("list", {"type": "NullCounts"}),
+    ("retrieve", {"type": "Revoked", "seconds": 60}),
+    ("results", {"type": "Hang", "seconds": 0.01, "only_foreign": True}),
+    ("results", {"type": "EmptyResults", "only_foreign": True}),
+]
+
+
+@pytest.mark.parametrize(("site", "fault"), WORLDS, ids=str)
+async def test_every_fault_of_an_unkind_world_is_taken_over_http(api, client, body, site, fault):
+    order = {"do": "always", "on": site, "fault": fault}
+    assert (await client.post("/sandbox/faults", json=order)).json() == {}
+    await client.post(BATCHES, content=body)
+    await client.get(BATCHES)
+    api.advance(30)
+    assert (await client.get(BATCHES)).status_code == 200
 
 
 @pytest.mark.parametrize("order", [{}, {"do": "next", "on": "nowhere", "faults": []}, [1], {"do": "clear", "x": 1}])

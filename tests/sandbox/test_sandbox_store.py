@@ -6,6 +6,7 @@ import stat
 import pytest
 
 from abatch.errors import ConfigError
+from abatch.sandbox import faults as f
 from abatch.sandbox.exchange import Request
 from abatch.sandbox.store import Log
 
@@ -69,6 +70,32 @@ def test_everything_goes_on_after_a_restart(tmp_path, reopen, new_params):
         assert desk.machine.account.violated == 1
         desk.wait(30)
         assert json.loads(desk.lines(again["id"])[0])["result"]["type"] == "succeeded"
+
+
+def test_a_parked_batch_and_one_that_will_be_deleted_go_on_after_a_restart(tmp_path, reopen, new_params, new_body):
+    with Log(tmp_path) as log:
+        desk = reopen(log)
+        desk.machine.faults.next("create", f.Parked(100))
+        desk.machine.faults.next("create", f.Deleted(100))
+        parked, doomed = (desk.call("POST", BATCHES, new_body(new_params(n)))[1]["id"] for n in range(2))
+        gone = desk.create(new_params(2))["id"]
+        desk.machine.delete(gone)
+        now = desk.now
+    with Log(tmp_path) as log:
+        desk = reopen(log, now)
+        assert desk.ids() == [doomed, parked]
+        desk.wait(99)
+        assert desk.ids() == [doomed, parked]
+        assert desk.batch(parked)["processing_status"] == "in_progress"
+        desk.wait(40)
+        assert desk.ids() == [parked]
+        assert desk.batch(parked)["processing_status"] == "ended"
+        assert desk.machine.account.deleted == [gone, doomed]
+        now = desk.now
+    with Log(tmp_path) as log:
+        desk = reopen(log, now)
+        assert desk.ids() == [parked]
+        assert desk.machine.account.deleted == [gone, doomed]
 
 
 def test_a_torn_record_is_cut_off_wherever_it_is_torn(tmp_path, reopen, new_params):
