@@ -200,6 +200,99 @@ async def test_redirect_is_not_followed(api: Sandbox) -> None:
         assert elsewhere.account.batches == 0
 
 
+@pytest.mark.parametrize("status", [301, 302, 303])
+async def test_redirect_to_the_result_of_a_create_that_was_carried_out_is_not_paid_again(
+    api: Sandbox, status: int
+) -> None:
+    api.faults.next("create", Status(status, envelope=False, accepted=True))
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
+async def test_redirect_stops_every_job_of_the_scope(api: Sandbox) -> None:
+    api.faults.next("create", Redirect())
+    async with manager() as running:
+        first = await running.submit(requests(3), to="memory:", key="first")
+        with pytest.raises(JobStopped, match="redirected"):
+            await first.wait()
+        other = await running.submit(requests(3), to="memory:", key="other")
+        assert (await other.wait()).succeeded == 3  # handing a job over asks the API again
+
+
+# ---- refusals that are not believed ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unresolved", ["hold", "resubmit"])
+async def test_rate_limit_that_accepts_anyway_is_not_paid_again_where_refusals_are_doubted(
+    api: Sandbox, unresolved: str
+) -> None:
+    api.faults.next("create", Status(429, "rate_limit_error", "slow down", retry_after=0, accepted=True), times=2)
+    rows = requests(28)
+    _, summary = await run(write(rows), unresolved=unresolved, refusals="doubt", grace=timedelta(seconds=5))
+    assert (summary.succeeded, summary.duplicates) == (28, 0)
+    assert_paid_once(api, rows)
+
+
+async def test_rate_limit_that_accepts_anyway_is_paid_twice_and_reported_where_refusals_are_believed(
+    api: Sandbox,
+) -> None:
+    api.faults.next("create", Status(429, "rate_limit_error", "slow down", retry_after=0, accepted=True))
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert (summary.succeeded, summary.duplicates) == (8, 1)
+    assert api.account.violated == 8
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422])
+async def test_refusal_that_accepts_anyway_stops_the_job_and_is_not_paid_again_where_refusals_are_doubted(
+    api: Sandbox, status: int
+) -> None:
+    api.faults.next("create", Status(status, "some_error", "no, because", accepted=True))
+    rows = requests(28)
+    doubting = {"unresolved": "hold", "refusals": "doubt", "grace": timedelta(seconds=5), "uploads": 1}
+    with structlog.testing.capture_logs() as events, pytest.raises(JobStopped, match="no, because"):
+        await run(write(rows), **doubting)
+    assert api.account.batches == 1  # nothing more was sent
+    (told,) = (event for event in events if event["event"] == "shard_in_doubt")
+    assert (told["rule"], "no, because" in told["why"]) == ("A9", True)
+    _, summary = await run(write(rows), **doubting)
+    assert summary.succeeded == 28
+    assert_paid_once(api, rows)
+
+
+async def test_spend_limit_that_is_doubted_stops_every_job_of_the_scope(api: Sandbox) -> None:
+    api.faults.next("create", SpendLimit())
+    async with manager(refusals="doubt", unresolved="hold") as running:
+        first = await running.submit(requests(3), to="memory:", key="first")
+        with pytest.raises(JobStopped, match="aise the spend limit"):
+            await first.wait()
+        assert running._scope(None).refusal is not None
+        assert first.progress().held == 1
+    assert api.account.batches == 0
+    with pytest.raises(StillInDoubt, match="abatch resolve"):  # the shard is looked for, and never sent again
+        await run(requests(3), to="memory:", key="first", refusals="doubt", unresolved="hold")
+    assert api.account.batches == 0
+
+
+@pytest.mark.parametrize("fault", [Redirect(), Status(413, "request_too_large", "too large")])
+async def test_answers_that_nobody_gives_after_acceptance_are_definite_where_refusals_are_doubted(
+    api: Sandbox, fault: Any
+) -> None:
+    api.faults.next("create", fault)
+    rows = requests(8)
+    path = write(rows)
+    with structlog.testing.capture_logs() as events:
+        if isinstance(fault, Redirect):
+            with pytest.raises(JobStopped, match="redirected"):
+                await run(path, unresolved="hold", refusals="doubt")
+        _, summary = await run(path, unresolved="hold", refusals="doubt")
+    assert summary.succeeded == 8
+    assert [event for event in events if event["event"] == "shard_in_doubt"] == []
+    assert_paid_once(api, rows)
+
+
 async def test_rate_limit_waits_as_asked(api: Sandbox) -> None:
     api.faults.next("create", Status(429, "rate_limit_error", "slow down", retry_after=1), times=2)
     rows = requests(8)
