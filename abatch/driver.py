@@ -500,6 +500,10 @@ class Driver:
         doubted = refused and site.config.refusals == "doubt"
         log.info("create_answered", shard=self.shard.shard, rule="A9" if doubted else verdict.rule)
         match verdict:
+            case Created(batch=batch) if batch.batch_id in site.scope.known.bound:
+                # row A5: a batch was made, and it is not the one that the answer names
+                log.warning("answer_names_another_batch", shard=self.shard.shard, batch_id=batch.batch_id)
+                await self._record(Unreadable(status=200))
             case Created(batch=batch):
                 self._pause.reset()
                 site.scope.pace.accepted()

@@ -390,8 +390,11 @@ class Machine:
             self.add_foreign(len(requests), count=foreign.count, created=created_at, workspace=workspace)
         if visit.fault(f.Replay):
             self._batches.accept(workspace, requests, at=now, created_at=created_at)
+        before = (
+            [each for each in self._batches.of(workspace) if not each.foreign] if visit.fault(f.StaleAnswer) else []
+        )
         batch = self._batches.accept(workspace, requests, at=now, created_at=created_at)
-        return self._json(200, self._describe(batch, visit, now))
+        return self._json(200, self._describe(before[-1] if before else batch, visit, now))
 
     def _read_requests(self, visit: Visit) -> Requests:
         if visit.received > BODY_LIMIT:

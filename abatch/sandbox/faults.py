@@ -62,6 +62,7 @@ __all__ = [
     "Site",
     "Slow",
     "SpendLimit",
+    "StaleAnswer",
     "Stall",
     "Status",
     "UnparsableLine",
@@ -161,6 +162,10 @@ class Replay(Fault, frozen=True):
 
 class SameInstant(Fault, frozen=True):
     """The batch gets the `created_at` of the newest one there is."""
+
+
+class StaleAnswer(Fault, frozen=True):
+    """The batch is created, and the answer names the one that was created before it."""
 
 
 class Foreign(Fault, frozen=True):
@@ -332,6 +337,7 @@ AnyFault = (
     | LateAccept
     | Replay
     | SameInstant
+    | StaleAnswer
     | Foreign
     | Lag
     | PageError

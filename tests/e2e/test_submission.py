@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt, client, driver, poller
-from abatch.reconcile import Refused
+from abatch.reconcile import Refused, Replied
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import (
     CutBody,
@@ -28,6 +28,7 @@ from abatch.sandbox.faults import (
     ResetAfterAccept,
     ResetBeforeAccept,
     SpendLimit,
+    StaleAnswer,
     Status,
 )
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, config, lines, manager, requests, run, write
@@ -144,6 +145,39 @@ async def test_unreadable_acceptance_is_found_and_never_resubmitted(api: Sandbox
     _, summary = await run(write(rows))
     assert summary.succeeded == 8
     assert_paid_once(api, rows)
+
+
+async def test_answer_that_names_a_batch_of_another_shard_is_created_with_its_id_unknown(api: Sandbox) -> None:
+    api.faults.next("create")
+    api.faults.next("create", StaleAnswer())
+    rows = requests(28)
+    with structlog.testing.capture_logs() as events:
+        _, summary = await run(write(rows), uploads=1)
+    assert (summary.succeeded, summary.missing, summary.duplicates) == (28, 0, 0)
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+    (warned,) = (event for event in events if event["event"] == "answer_names_another_batch")
+    assert warned["shard"] in {event["shard"] for event in events if event["event"] == "answer_unreadable"}
+
+
+async def test_answer_that_names_a_batch_of_another_shard_is_never_sent_again(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row A5: absence is held for the operator, though the policy is `resubmit`."""
+    rows = requests(16)
+    await run(rows[:8], to="memory:", key="first")
+    earlier = list(api.account.created)
+    api.faults.always("create", ResetBeforeAccept())
+    real = client.Client.create
+
+    async def create(self: client.Client, *about: Any) -> Any:
+        await real(self, *about)
+        return Replied(status=200, batch=await self.retrieve(None, earlier[0]))
+
+    monkeypatch.setattr(client.Client, "create", create)
+    with pytest.raises(StillInDoubt, match="the API said that it made a batch"):
+        await run(rows[8:], to="memory:", key="second")
+    assert api.account.created == earlier
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422])
