@@ -57,8 +57,10 @@ __all__ = ["READ_AGAIN", "RETRYABLE", "Collected", "Collector", "NotOurs", "seal
 
 RETRYABLE: Final = frozenset({"rate_limit_error", "timeout_error", "api_error", "overloaded_error"})
 """Errors that pass; `expired` is retried, too. Anything else, also what is not known yet, is kept as it is."""
-READ_AGAIN: Final = (5.0, 900.0, 3_600.0, 14_400.0, 64_800.0)
-"""Seconds between the six reads when rows are missing: a stream that ended early, or most of a day."""
+READ_AGAIN: Final = (5.0, 20.0, 60.0, 300.0, 900.0, 3_600.0, 7_200.0, 14_400.0, 21_600.0, 36_000.0)
+"""Seconds between two reads when rows are missing: short for a stream that ended early, most of a day in all."""
+READS: Final = len(READ_AGAIN) + 1
+"""Complete reads that do not bring a row, before it is missing."""
 RECOUNTS: Final = 6
 """Times that the API is asked for its counts before rows that it counts otherwise are sealed."""
 KEPT_FOR: Final = 29 * 24 * 3600.0
@@ -271,8 +273,10 @@ class _Drain:
                 await self._compare_counts()
                 return ""
             patience = next(self._again, None)
+            if patience is None and not self._proven:
+                raise NotOurs(f"batch {self._state.batch_id} sent no line that proves it ours, in {READS} reads")
             if patience is None:
-                return f"{self._left()} results are not in what the API sends, after {len(READ_AGAIN) + 1} reads"
+                return f"{self._left()} results are not in what the API sends, after {READS} reads"
             log.warning("results_incomplete", shard=self._shard.shard, rows_left=self._left(), again_in=patience)
             await self._rest(patience)
 
