@@ -56,7 +56,8 @@ if TYPE_CHECKING:
 __all__ = ["READ_AGAIN", "RETRYABLE", "Collected", "Collector", "NotOurs", "seal_fallbacks"]
 
 RETRYABLE: Final = frozenset({"rate_limit_error", "timeout_error", "api_error", "overloaded_error"})
-"""Errors that pass; `expired` is retried, too. Anything else, also what is not known yet, is kept as it is."""
+"""Errors that pass; `expired` is retried, too, and a download that timed out, which is an `invalid_request_error`.
+Anything else, also what is not known yet, is kept as it is."""
 READ_AGAIN: Final = (5.0, 20.0, 60.0, 300.0, 900.0, 3_600.0, 7_200.0, 14_400.0, 21_600.0, 36_000.0)
 """Seconds between two reads when rows are missing: short for a stream that ended early, most of a day in all."""
 READS: Final = len(READ_AGAIN) + 1
@@ -459,8 +460,7 @@ class _Drain:
         log.warning("conflicting_line_seen", shard=self._shard.shard, batch_id=self._state.batch_id, row=row)
 
     def _is_retryable(self, line: Line) -> bool:
-        passing = line.outcome == "expired" or (line.outcome == "errored" and line.error_type in RETRYABLE)
-        return passing and self._shard.planned.trial < self._owner.tries and self._owner.may_retry()
+        return _passes(line) and self._shard.planned.trial < self._owner.tries and self._owner.may_retry()
 
     def _withhold(self) -> None:
         """Put the rows of the last block that go again into the spool of the retry shard."""
@@ -542,6 +542,14 @@ async def _write_all(sink: Sink, blocks: MemoryObjectReceiveStream[Block], unwri
                 del block  # or it stays until the next is there
         except Exception as failure:  # noqa: BLE001 - the reader raises it
             unwritten.append(failure)
+
+
+def _passes(line: Line) -> bool:
+    """Whether the request failed for a reason that may be gone at the next try."""
+    if line.outcome == "errored":
+        download = line.error_type == "invalid_request_error" and wire.is_download_timeout(line.raw)
+        return download or line.error_type in RETRYABLE
+    return line.outcome == "expired"
 
 
 def _mark(tail: bytes | memoryview) -> int:

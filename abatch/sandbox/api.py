@@ -68,6 +68,7 @@ KIND_OF_STATUS: Mapping[int, str] = {
 }
 STATUS_OF_KIND: Mapping[str, int] = {kind: status for status, kind in KIND_OF_STATUS.items()} | {
     "invalid_request_error": 400,
+    "download_timeout": 400,
     "timeout_error": 504,
 }
 
