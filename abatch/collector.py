@@ -28,7 +28,7 @@ from abatch.errors import ApiError, BackendError
 from abatch.facts import Counts, Drained, Planned, SealedRecord, Spend
 from abatch.lifecycle import Draining, Lost
 from abatch.log import log
-from abatch.pacing import Backoff
+from abatch.pacing import READ_AGAIN, Backoff
 from abatch.reconcile import KEPT_FOR, counts_of
 from abatch.result import OUTCOMES, Block, Line, Usage
 from abatch.spool import (
@@ -53,12 +53,13 @@ if TYPE_CHECKING:
     from abatch.ledger import ShardRecord
     from abatch.prices import PriceList
 
-__all__ = ["READ_AGAIN", "RETRYABLE", "Collected", "Collector", "NotOurs", "seal_fallbacks"]
+__all__ = ["RETRYABLE", "Collected", "Collector", "NotOurs", "seal_fallbacks"]
 
 RETRYABLE: Final = frozenset({"rate_limit_error", "timeout_error", "api_error", "overloaded_error"})
-"""Errors that pass; `expired` is retried, too. Anything else, also what is not known yet, is kept as it is."""
-READ_AGAIN: Final = (5.0, 900.0, 3_600.0, 14_400.0, 64_800.0)
-"""Seconds between the six reads when rows are missing: a stream that ended early, or most of a day."""
+"""Errors that pass; `expired` is retried, too, and a download that timed out, which is an `invalid_request_error`.
+Anything else, also what is not known yet, is kept as it is."""
+READS: Final = len(READ_AGAIN) + 1
+"""Complete reads that do not bring a row, before it is missing."""
 RECOUNTS: Final = 6
 """Times that the API is asked for its counts before rows that it counts otherwise are sealed."""
 READ_BYTES: Final = 2**18
@@ -317,8 +318,10 @@ class _Drain:
                 return given_up
             await self._presence.seen()
             patience = next(self._again, None)
+            if patience is None and not self._proven:
+                raise NotOurs(f"batch {self._state.batch_id} sent no line that proves it ours, in {READS} reads")
             if patience is None:
-                return f"{self._left()} results are not in what the API sends, after {len(READ_AGAIN) + 1} reads"
+                return f"{self._left()} results are not in what the API sends, after {READS} reads"
             log.warning("results_incomplete", shard=self._shard.shard, rows_left=self._left(), again_in=patience)
             await self._presence.rest(patience)
 
@@ -503,8 +506,7 @@ class _Drain:
         log.warning("conflicting_line_seen", shard=self._shard.shard, batch_id=self._batch_id, row=row)
 
     def _is_retryable(self, line: Line) -> bool:
-        passing = line.outcome == "expired" or (line.outcome == "errored" and line.error_type in RETRYABLE)
-        return passing and self._shard.planned.trial < self._owner.tries and self._owner.may_retry()
+        return _passes(line) and self._shard.planned.trial < self._owner.tries and self._owner.may_retry()
 
     def _withhold(self) -> None:
         """Put the rows of the last block that go again into the spool of the retry shard."""
@@ -589,6 +591,14 @@ async def _write_all(sink: Sink, blocks: MemoryObjectReceiveStream[Block], unwri
                 del block  # or it stays until the next is there
         except Exception as failure:  # noqa: BLE001 - the reader raises it
             unwritten.append(failure)
+
+
+def _passes(line: Line) -> bool:
+    """Whether the request failed for a reason that may be gone at the next try."""
+    if line.outcome == "errored":
+        download = line.error_type == "invalid_request_error" and wire.is_download_timeout(line.raw)
+        return download or line.error_type in RETRYABLE
+    return line.outcome == "expired"
 
 
 def _mark(tail: bytes | memoryview) -> int:

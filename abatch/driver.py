@@ -29,7 +29,7 @@ import msgspec
 from abatch import clocks, threads, wire
 from abatch.absence import Absence
 from abatch.clocks import Moment
-from abatch.collector import READ_AGAIN, NotOurs, seal_fallbacks
+from abatch.collector import NotOurs, seal_fallbacks
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET
 from abatch.disk import remove
 from abatch.errors import ApiError, JobStopped
@@ -71,7 +71,7 @@ from abatch.lifecycle import (
 from abatch.lifecycle import Held as HeldState
 from abatch.lifecycle import Lost as LostState
 from abatch.log import log
-from abatch.pacing import ANSWER_WITHIN, QUEUED_FOR, Backoff
+from abatch.pacing import ANSWER_WITHIN, QUEUED_FOR, READ_AGAIN, Backoff
 from abatch.poller import Scope, doubt_about
 from abatch.reconcile import (
     KEPT_FOR,
@@ -360,11 +360,15 @@ class Driver:
             )
 
     async def _stop_job(self, reason: str, remedy: str) -> NoReturn:
+        await self._record_stop(reason, remedy)
+        raise JobStopped(self.site.job.key, reason, remedy)
+
+    async def _record_stop(self, reason: str, remedy: str) -> None:
+        """Submit nothing more of the job; its shards that are in doubt or in a batch go on."""
         site = self.site
         if site.job.stopped is None:
             await site.ledger.record(Entry(site.job.job, Stopped(reason=reason, remedy=remedy)))
             log.error("job_stopped", job=site.job.key, reason=reason)
-        raise JobStopped(site.job.key, reason, remedy)
 
     # ---- upload -----------------------------------------------------------------------------------------------
 
@@ -513,8 +517,14 @@ class Driver:
     async def _conclude(self, verdict: Verdict, date: float | None) -> None:
         """Record what a complete create came to; `date` is that of its answer."""
         site, planned = self.site, self.shard.planned
-        log.info("create_answered", shard=self.shard.shard, rule=verdict.rule)
+        refused = isinstance(verdict, Later) or (isinstance(verdict, Refused) and not verdict.definite)
+        doubted = refused and site.config.refusals == "doubt"
+        log.info("create_answered", shard=self.shard.shard, rule="A9" if doubted else verdict.rule)
         match verdict:
+            case Created(batch=batch) if batch.batch_id in site.scope.known.bound:
+                # row A5: a batch was made, and it is not the one that the answer names
+                log.warning("answer_names_another_batch", shard=self.shard.shard, batch_id=batch.batch_id)
+                await self._record(Unreadable(status=200))
             case Created(batch=batch):
                 self._pause.reset()
                 site.scope.pace.accepted()
@@ -532,10 +542,27 @@ class Driver:
                 site.scope.accepted(batch, gate=committed.date, answer=date)
             case CreatedUnnamed(status=status):
                 await self._record(Unreadable(status=status))
+            case Refused() | Later() if doubted:
+                await self._doubt(verdict)
             case Refused() | TooLarge() | Later():
                 await self._refused(verdict)
             case Unknown(why=why):
                 log.warning("shard_in_doubt", shard=self.shard.shard, rule=verdict.rule, why=why)
+            case _:
+                assert_never(verdict)
+
+    async def _doubt(self, verdict: Refused | Later) -> None:
+        """A refusal that is not believed: nothing more is sent, but table B says what became of this attempt."""
+        match verdict:
+            case Later(wait=asked):
+                wait = self.site.scope.pace.refused(anyio.current_time(), asked, random.random())  # noqa: S311
+                log.warning("api_asks_to_wait", shard=self.shard.shard, seconds=round(wait, 1))
+                log.warning("shard_in_doubt", shard=self.shard.shard, rule="A9", why="answered 429")
+            case Refused(reason=reason, remedy=remedy):
+                log.warning("shard_in_doubt", shard=self.shard.shard, rule="A9", why=reason)
+                if verdict.whole_scope:
+                    self.site.scope.refusal = verdict
+                await self._record_stop(reason, remedy)
             case _:
                 assert_never(verdict)
 

@@ -17,6 +17,7 @@ import anyio
 from abatch import wire
 from abatch.errors import ApiError
 from abatch.log import log
+from abatch.pacing import READ_AGAIN
 from abatch.reconcile import Proof
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ SHORT_LOOKS: Final = 6
 """Looks at fewer lines than that, or than the batch has, before it is foreign: a stream may have been cut."""
 LOOK_WITHIN: Final = 30.0
 """Seconds for one look."""
-LOOK_AGAIN: Final = (5.0, 20.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 64_800.0)
-"""Seconds between the looks at results that cannot be read, or prove nothing."""
 SECONDS_AN_HOUR: Final = 600.0
 """Seconds that all looks together may take in an hour."""
 RESULTS_GONE_AFTER: Final = 2 * 24 * 3600.0
@@ -162,14 +161,14 @@ class Examiner:
 
     def _after(self, look: _Look, *, settled: bool) -> None:
         batch_id = look.batch.batch_id
-        if not settled and look.tries >= len(LOOK_AGAIN):
+        if not settled and look.tries >= len(READ_AGAIN):
             self._known.gone.add(batch_id)
             log.warning("candidate_never_readable", batch_id=batch_id, looks=look.tries + 1)
             settled = True
         if settled:
             self._looks.pop(batch_id, None)
             return
-        look.due = anyio.current_time() + LOOK_AGAIN[look.tries]
+        look.due = anyio.current_time() + READ_AGAIN[look.tries]
         look.tries += 1
 
     async def _read(self, look: _Look) -> bool:

@@ -4,14 +4,16 @@ Table A, `judge`: after the commit point only a definite answer ends the doubt.
 
     A4   2xx with a batch                                             Created
     A5   2xx that cannot be read                                      CreatedUnnamed: in doubt, never sent again
-    A6   400 401 402 403 404 422 with the API's envelope; any 3xx     Refused: not created, the job stops
+    A6   400 401 402 403 404 422 with the API's envelope; 307 308     Refused: not created, the job stops
     A7   413                                                          TooLarge: not created, the shard is split
     A8   429 with the API's envelope                                  Later: not created; a spend limit stops the scope
-    A9   those codes without the envelope; 408 409 425 499, other 4xx Unknown
+    A9   those codes without the envelope; other 3xx; 408 409 425 499, other 4xx
+                                                                      Unknown
     A10  any 5xx                                                      Unknown
     A11  no answer                                                    Unknown
 
-(A1 to A3, an attempt that never passed its commit point, and A12, a restart, are the driver's.)
+(A1 to A3, an attempt that never passed its commit point, and A12, a restart, are the driver's. With the policy
+`refusals="doubt"` the driver takes a Refused or Later that is not `definite` for A9.)
 
 Table B, `settle`: positive evidence needs no wait, only absence needs grace; there is no claim before proof.
 
@@ -145,6 +147,8 @@ class Refused:
     remedy: str
     whole_scope: bool = False
     """It holds for every job of this key and workspace."""
+    definite: bool = False
+    """No server gives this answer after it has passed the request on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +178,9 @@ class Unknown:
 Verdict: TypeAlias = Created | CreatedUnnamed | Refused | TooLarge | Later | Unknown
 
 _REFUSALS: Final = frozenset({400, 401, 402, 403, 404, 422})
+_SENT_ELSEWHERE: Final = frozenset({307, 308})
+"""The redirects that ask for the same request at another place. 303, and by habit 301 and 302, point to the result
+of a request that was carried out."""
 _REMEDIES: Final = {
     401: "Check the API key, then run the same command again.",
     402: "Settle the account's billing, then run the same command again.",
@@ -195,11 +202,13 @@ def judge(answer: Replied | NoAnswer) -> Verdict:
         if answer.batch is None:
             return CreatedUnnamed(rule="A5", status=status)
         return Created(rule="A4", batch=answer.batch)
-    if 300 <= status < 400:
+    if status in _SENT_ELSEWHERE:
         return Refused(
             rule="A6",
             reason=f"the create was redirected ({status}), and a key is never sent after a redirect",
             remedy="Set the base URL to the API's own address.",
+            whole_scope=True,
+            definite=True,
         )
     if status == 413:
         return TooLarge(rule="A7", envelope=answer.envelope)

@@ -327,6 +327,7 @@ _decoder = msgspec.json.Decoder(Envelope)
 _decode, _decode_lines = _decoder.decode, _decoder.decode_lines
 _UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 _NAMED: Final = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.){32,192}")')
+_DOWNLOAD_TIMEOUT: Final = re.compile(rb"timed out while trying to download", re.IGNORECASE)
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
@@ -395,6 +396,24 @@ def _views(text: bytes, separator: bytes) -> list[memoryview]:
         views.append(whole[begin:end])
         begin = end + len(separator)
     return [*views, whole[begin:]]
+
+
+def is_download_timeout(line: bytes) -> bool:
+    """Whether a line's error says that the API did not get a file in time.
+
+    Its type is `invalid_request_error`, as if the request had to be changed, but it passes. Only lines of that type
+    are asked about, so the message is decoded here and not with every envelope.
+    """
+    if _DOWNLOAD_TIMEOUT.search(line) is None:
+        return False
+    try:
+        envelope: Any = json.loads(line)  # Any: whatever stands in the line
+        error: Any = envelope["result"]["error"]["error"]
+        kind, message = error["type"], error["message"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return False
+    said = isinstance(message, str) and _DOWNLOAD_TIMEOUT.search(message.encode("utf-8", "replace")) is not None
+    return said and kind == "invalid_request_error"
 
 
 def _read_leniently(line: bytes) -> Seen | None:

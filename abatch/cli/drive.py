@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from abatch.cli.screen import Screen
-    from abatch.config import Tier, Unresolved
+    from abatch.config import Refusals, Tier, Unresolved
     from abatch.job import Job
 
 __all__ = ["Order", "Surroundings", "config_of", "drive", "journal_of"]
@@ -126,6 +126,7 @@ def config_of(
     poll_interval: float | None = None,
     grace: float | None = None,
     unresolved: Unresolved = "resubmit",
+    refusals: Refusals = "believe",
     tier: Tier = "start",
 ) -> Config:
     """The settings that the options come to.
@@ -147,7 +148,10 @@ def config_of(
         "grace": None if grace is None else timedelta(seconds=grace),
     }
     return Config(
-        unresolved=unresolved, tier=tier, **{name: value for name, value in given.items() if value is not None}
+        unresolved=unresolved,
+        refusals=refusals,
+        tier=tier,
+        **{name: value for name, value in given.items() if value is not None},
     )
 
 

@@ -17,7 +17,7 @@ from abatch.cli.options import JsonOption, QuietOption  # noqa: TC001 - typer re
 from abatch.cli.places import DEFAULT_JOURNAL
 from abatch.cli.sandbox import SANDBOX_JOURNAL
 from abatch.cli.screen import Screen, table
-from abatch.config import Tier, Unresolved  # noqa: TC001 - typer reads the annotations
+from abatch.config import Refusals, Tier, Unresolved  # noqa: TC001 - typer reads the annotations
 from abatch.errors import ConfigError
 from abatch.prices import load as load_prices
 
@@ -58,6 +58,9 @@ def run(
     unresolved: Annotated[
         Unresolved, typer.Option(help="What to do with a create that was not answered and never appeared.")
     ] = "resubmit",
+    refusals: Annotated[
+        Refusals, typer.Option(help="Whether a refused create is final, or its batch is looked for all the same.")
+    ] = "believe",
     tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
     beta: Annotated[list[str] | None, typer.Option(help="A value of anthropic-beta; may be repeated.")] = None,
     workspace: Annotated[str | None, typer.Option(help="The workspace of every call.")] = None,
@@ -85,6 +88,7 @@ def run(
             poll_interval=poll_interval,
             grace=grace,
             unresolved=unresolved,
+            refusals=refusals,
             tier=tier,
         )
         if source == STDIN and key is None:

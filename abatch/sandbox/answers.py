@@ -7,6 +7,7 @@ A request may choose its outcome itself, by `metadata.user_id` in its params:
 
     sandbox:errored:overloaded_error        errored with this type
     sandbox:errored-once:overloaded_error   errored when accepted for the first time, succeeded later
+    sandbox:errored-once:download_timeout   an invalid_request_error that passes, as the API's of a slow download
     sandbox:expired, sandbox:canceled
 """
 
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 MARK = b"[sandbox]"
+DOWNLOAD_TIMEOUT = "download_timeout"
+TIMED_OUT = "The request timed out while trying to download the file. Please try again later."
 
 
 def digest(params: bytes, /) -> str:
@@ -223,6 +226,8 @@ class Requests(msgspec.Struct, frozen=True):
         kind = self.errors[outcome - FIRST_ERROR]
         mark = self.digest_of(row).hex()[:16]
         error = {"type": kind, "message": f"[sandbox] {mark} errored on demand"}
+        if kind == DOWNLOAD_TIMEOUT:
+            error = {"type": "invalid_request_error", "message": f"[sandbox] {mark} {TIMED_OUT}"}
         envelope = {"type": "error", "error": error, "request_id": f"req_01sandbox{mark}"}
         return msgspec.json.encode({"type": "errored", "error": envelope}).decode()
 

@@ -74,6 +74,7 @@ KIND_OF_STATUS: Mapping[int, str] = {
 }
 STATUS_OF_KIND: Mapping[str, int] = {kind: status for status, kind in KIND_OF_STATUS.items()} | {
     "invalid_request_error": 400,
+    "download_timeout": 400,
     "timeout_error": 504,
 }
 
@@ -513,8 +514,11 @@ class Machine:
             self.add_foreign(len(requests), count=foreign.count, created=created_at, workspace=workspace)
         if visit.fault(f.Replay):
             self._batches.accept(workspace, requests, at=now, created_at=created_at, **fate)
+        before = (
+            [each for each in self._batches.of(workspace) if not each.foreign] if visit.fault(f.StaleAnswer) else []
+        )
         batch = self._batches.accept(workspace, requests, at=now, created_at=created_at, **fate)
-        return self._json(200, self._describe(batch, visit, now))
+        return self._json(200, self._describe(before[-1] if before else batch, visit, now))
 
     def _begin_stream(self, fault: f.ForeignStream, workspace: str, n_requests: int, now: datetime) -> None:
         """Let somebody else create batches from now on; a stream of the same size that runs goes on."""

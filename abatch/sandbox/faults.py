@@ -80,6 +80,7 @@ __all__ = [
     "Slow",
     "SpendLimit",
     "Stale",
+    "StaleAnswer",
     "Stall",
     "Status",
     "UnparsableLine",
@@ -239,6 +240,10 @@ class Replay(Fault, frozen=True):
 
 class SameInstant(Fault, frozen=True):
     """The batch gets the `created_at` of the newest one there is."""
+
+
+class StaleAnswer(Fault, frozen=True):
+    """The batch is created, and the answer names the one that was created before it."""
 
 
 class Foreign(Fault, frozen=True):
@@ -498,6 +503,7 @@ AnyFault = (
     | LateAccept
     | Replay
     | SameInstant
+    | StaleAnswer
     | Foreign
     | ForeignStream
     | Parked

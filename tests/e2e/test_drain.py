@@ -11,13 +11,16 @@ import anyio
 import httpx2
 import pytest
 
-from abatch import BackendError, JobStopped, Summary, client, collector, driver
-from abatch.collector import Collector
+from abatch import BackendError, JobStopped, StillInDoubt, Summary, client, collector, driver, pacing
+from abatch.collector import Alone, Collector
 from abatch.driver import Postponed
 from abatch.errors import ApiError
+from abatch.facts import ResolveWished
+from abatch.journal import Entry, Journal
 from abatch.sandbox import Sandbox
+from abatch.sandbox.faults import CutAtLine, ResetBeforeAccept
 from abatch_backends import jsonl
-from tests.e2e.jobs import assert_each_answered, manager, requests, run
+from tests.e2e.jobs import assert_each_answered, assert_paid_once, manager, requests, run
 
 pytestmark = pytest.mark.anyio
 
@@ -110,16 +113,74 @@ async def test_old_retry_file_that_cannot_be_removed_stops_the_job_and_leaves_no
     assert summary.succeeded == 12
 
 
+@pytest.fixture
+def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the drains would sleep between their reads; they go on at once."""
+    drain, noted = Collector.drain, list[float]()
+
+    class Restless(Alone):
+        async def rest(self, seconds: float, /) -> None:
+            noted.append(seconds)
+            await anyio.lowlevel.checkpoint()
+
+    async def restless(self: Collector, shard: Any, state: Any, _: Any, again: Any) -> Any:
+        return await drain(self, shard, state, Restless(), again)
+
+    monkeypatch.setattr(Collector, "drain", restless)
+    return noted
+
+
+async def test_two_short_reads_in_a_row_cost_less_than_half_a_minute(api: Sandbox, rests: list[float]) -> None:
+    api.faults.next("results", CutAtLine(lines=1, clean=True), times=2)
+    rows = requests(8)
+    _, summary = await run(rows, requests_per_batch=100)
+    assert rests == [5.0, 20.0]
+    assert (summary.succeeded, summary.missing) == (8, 0)
+    assert_paid_once(api, rows)
+
+
+async def test_ended_batch_with_empty_results_is_read_again_for_a_day_and_then_its_rows_are_missing(
+    api: Sandbox, rests: list[float]
+) -> None:
+    api.faults.always("results", CutAtLine(lines=0, clean=True))
+    rows = requests(8)
+    _, summary = await run(rows, requests_per_batch=100)
+    assert rests == [5, 20, 60, 300, 900, 3_600, 7_200, 14_400, 21_600, 36_000]
+    assert 22 < sum(rests) / 3_600 < 24
+    assert (summary.succeeded, summary.missing) == (0, 8)
+    assert_paid_once(api, rows)
+
+
+async def test_ended_batch_that_an_operator_named_and_that_stays_empty_is_held(
+    api: Sandbox, rests: list[float]
+) -> None:
+    """Nothing proves that it is ours: its rows are neither missing nor sent again."""
+    api.faults.next("create", ResetBeforeAccept())
+    rows = requests(8)
+    with pytest.raises(StillInDoubt):
+        await run(rows, requests_per_batch=100, unresolved="hold")
+    (foreign,) = api.add_foreign(8)
+    api.faults.always("results", CutAtLine(lines=0, clean=True))
+    journal = await Journal.open(Path(".abatch").absolute(), drive=False)
+    await journal.append(Entry(1, ResolveWished(shard=1, attempt=1, batch_id=foreign)))
+    await journal.aclose()
+    with pytest.raises(StillInDoubt, match="no line that proves it ours"):
+        await run(rows, requests_per_batch=100, unresolved="hold")
+    assert len(rests) == len(pacing.READ_AGAIN)
+    assert api.account.batches == 0
+
+
 async def test_reads_that_were_given_up_in_a_rest_are_counted(api: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a batch with a missing row is read for ever, while all others rest."""
     drain, rests = Collector.drain, list[float]()
 
-    async def rest(seconds: float) -> None:
-        rests.append(seconds)
-        raise Postponed(0.0)
+    class NeverAtEase(Alone):
+        async def rest(self, seconds: float, /) -> None:
+            rests.append(seconds)
+            raise Postponed(0.0)
 
     async def never_at_ease(self: Collector, shard: Any, state: Any, _: Any, again: Any) -> Any:
-        return await drain(self, shard, state, rest, again)
+        return await drain(self, shard, state, NeverAtEase(), again)
 
     async def all_but_the_first(answer: httpx2.Response) -> AsyncIterator[bytes]:
         whole = b"".join([chunk async for chunk in real(answer)])
@@ -131,5 +192,5 @@ async def test_reads_that_were_given_up_in_a_rest_are_counted(api: Sandbox, monk
     monkeypatch.setattr(Collector, "drain", never_at_ease)
     summary: Summary
     _, summary = await run(requests(5), requests_per_batch=100)
-    assert rests == list(collector.READ_AGAIN)
+    assert rests == list(pacing.READ_AGAIN)
     assert (summary.succeeded, summary.missing) == (4, 1)

@@ -47,6 +47,7 @@ from tests.e2e.jobs import (
     lines,
     manager,
     params,
+    raw_params,
     requests,
     run,
     sdk,
@@ -344,6 +345,17 @@ async def test_check_raises_when_a_request_failed(api: Sandbox) -> None:
         with pytest.raises(JobFailed, match="1 of 12"):
             await job.wait(check=True)
         assert (await job.wait()).errored == 1
+
+
+async def test_download_that_timed_out_is_tried_again(api: Sandbox) -> None:
+    """It comes as an `invalid_request_error`; any other of that type is kept."""
+    rows = requests(8)
+    rows[3]["params"]["metadata"] = {"user_id": "sandbox:errored-once:download_timeout"}
+    rows[5]["params"]["metadata"] = {"user_id": "sandbox:errored-once:invalid_request_error"}
+    _, summary = await run(write(rows))
+    assert (summary.succeeded, summary.errored, summary.retried) == (7, 1, 1)
+    assert api.account.violated == 0
+    assert [api.account.times(raw_params(row)) for row in rows] == [1, 1, 1, 2, 1, 1, 1, 1]
 
 
 async def test_passing_failures_are_retried_and_others_kept(api: Sandbox) -> None:

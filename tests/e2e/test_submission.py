@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt, client, driver, poller
-from abatch.reconcile import Refused
+from abatch.reconcile import Refused, Replied
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import (
     CutBody,
@@ -28,6 +28,7 @@ from abatch.sandbox.faults import (
     ResetAfterAccept,
     ResetBeforeAccept,
     SpendLimit,
+    StaleAnswer,
     Status,
 )
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, config, lines, manager, requests, run, write
@@ -146,6 +147,39 @@ async def test_unreadable_acceptance_is_found_and_never_resubmitted(api: Sandbox
     assert_paid_once(api, rows)
 
 
+async def test_answer_that_names_a_batch_of_another_shard_is_created_with_its_id_unknown(api: Sandbox) -> None:
+    api.faults.next("create")
+    api.faults.next("create", StaleAnswer())
+    rows = requests(28)
+    with structlog.testing.capture_logs() as events:
+        _, summary = await run(write(rows), uploads=1)
+    assert (summary.succeeded, summary.missing, summary.duplicates) == (28, 0, 0)
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+    (warned,) = (event for event in events if event["event"] == "answer_names_another_batch")
+    assert warned["shard"] in {event["shard"] for event in events if event["event"] == "answer_unreadable"}
+
+
+async def test_answer_that_names_a_batch_of_another_shard_is_never_sent_again(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row A5: absence is held for the operator, though the policy is `resubmit`."""
+    rows = requests(16)
+    await run(rows[:8], to="memory:", key="first")
+    earlier = list(api.account.created)
+    api.faults.always("create", ResetBeforeAccept())
+    real = client.Client.create
+
+    async def create(self: client.Client, *about: Any) -> Any:
+        await real(self, *about)
+        return Replied(status=200, batch=await self.retrieve(None, earlier[0]))
+
+    monkeypatch.setattr(client.Client, "create", create)
+    with pytest.raises(StillInDoubt, match="the API said that it made a batch"):
+        await run(rows[8:], to="memory:", key="second")
+    assert api.account.created == earlier
+
+
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422])
 async def test_refusal_stops_the_job_and_handing_over_again_goes_on(api: Sandbox, status: int) -> None:
     api.faults.next("create", Status(status, "some_error", "no, because"))
@@ -198,6 +232,99 @@ async def test_redirect_is_not_followed(api: Sandbox) -> None:
         with pytest.raises(JobStopped, match="redirected"):
             await run(write(requests(8)))
         assert elsewhere.account.batches == 0
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+async def test_redirect_to_the_result_of_a_create_that_was_carried_out_is_not_paid_again(
+    api: Sandbox, status: int
+) -> None:
+    api.faults.next("create", Status(status, envelope=False, accepted=True))
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
+async def test_redirect_stops_every_job_of_the_scope(api: Sandbox) -> None:
+    api.faults.next("create", Redirect())
+    async with manager() as running:
+        first = await running.submit(requests(3), to="memory:", key="first")
+        with pytest.raises(JobStopped, match="redirected"):
+            await first.wait()
+        other = await running.submit(requests(3), to="memory:", key="other")
+        assert (await other.wait()).succeeded == 3  # handing a job over asks the API again
+
+
+# ---- refusals that are not believed ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unresolved", ["hold", "resubmit"])
+async def test_rate_limit_that_accepts_anyway_is_not_paid_again_where_refusals_are_doubted(
+    api: Sandbox, unresolved: str
+) -> None:
+    api.faults.next("create", Status(429, "rate_limit_error", "slow down", retry_after=0, accepted=True), times=2)
+    rows = requests(28)
+    _, summary = await run(write(rows), unresolved=unresolved, refusals="doubt", grace=timedelta(seconds=5))
+    assert (summary.succeeded, summary.duplicates) == (28, 0)
+    assert_paid_once(api, rows)
+
+
+async def test_rate_limit_that_accepts_anyway_is_paid_twice_and_reported_where_refusals_are_believed(
+    api: Sandbox,
+) -> None:
+    api.faults.next("create", Status(429, "rate_limit_error", "slow down", retry_after=0, accepted=True))
+    rows = requests(8)
+    _, summary = await run(write(rows))
+    assert (summary.succeeded, summary.duplicates) == (8, 1)
+    assert api.account.violated == 8
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422])
+async def test_refusal_that_accepts_anyway_stops_the_job_and_is_not_paid_again_where_refusals_are_doubted(
+    api: Sandbox, status: int
+) -> None:
+    api.faults.next("create", Status(status, "some_error", "no, because", accepted=True))
+    rows = requests(28)
+    doubting = {"unresolved": "hold", "refusals": "doubt", "grace": timedelta(seconds=5), "uploads": 1}
+    with structlog.testing.capture_logs() as events, pytest.raises(JobStopped, match="no, because"):
+        await run(write(rows), **doubting)
+    assert api.account.batches == 1  # nothing more was sent
+    (told,) = (event for event in events if event["event"] == "shard_in_doubt")
+    assert (told["rule"], "no, because" in told["why"]) == ("A9", True)
+    _, summary = await run(write(rows), **doubting)
+    assert summary.succeeded == 28
+    assert_paid_once(api, rows)
+
+
+async def test_spend_limit_that_is_doubted_stops_every_job_of_the_scope(api: Sandbox) -> None:
+    api.faults.next("create", SpendLimit())
+    async with manager(refusals="doubt", unresolved="hold") as running:
+        first = await running.submit(requests(3), to="memory:", key="first")
+        with pytest.raises(JobStopped, match="aise the spend limit"):
+            await first.wait()
+        assert running._scope(None).refusal is not None
+        assert first.progress().held == 1
+    assert api.account.batches == 0
+    with pytest.raises(StillInDoubt, match="abatch resolve"):  # the shard is looked for, and never sent again
+        await run(requests(3), to="memory:", key="first", refusals="doubt", unresolved="hold")
+    assert api.account.batches == 0
+
+
+@pytest.mark.parametrize("fault", [Redirect(), Status(413, "request_too_large", "too large")])
+async def test_answers_that_nobody_gives_after_acceptance_are_definite_where_refusals_are_doubted(
+    api: Sandbox, fault: Any
+) -> None:
+    api.faults.next("create", fault)
+    rows = requests(8)
+    path = write(rows)
+    with structlog.testing.capture_logs() as events:
+        if isinstance(fault, Redirect):
+            with pytest.raises(JobStopped, match="redirected"):
+                await run(path, unresolved="hold", refusals="doubt")
+        _, summary = await run(path, unresolved="hold", refusals="doubt")
+    assert summary.succeeded == 8
+    assert [event for event in events if event["event"] == "shard_in_doubt"] == []
+    assert_paid_once(api, rows)
 
 
 async def test_rate_limit_waits_as_asked(api: Sandbox) -> None:

@@ -69,7 +69,7 @@ def _judged(replied: Replied | NoAnswer, said: Any) -> None:
         case Created(batch=batch):
             assert batch.batch_id == said["id"]
             _can_be_recorded(batch)
-        case Refused() | Later() if isinstance(replied, Replied) and not 300 <= replied.status < 400:
+        case Refused() | Later() if isinstance(replied, Replied) and replied.status not in {307, 308}:
             assert said["type"] == "error"
             assert isinstance(said["error"]["type"], str)
     if isinstance(verdict, Later):

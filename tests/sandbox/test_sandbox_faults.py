@@ -174,6 +174,13 @@ def test_batches_of_the_same_instant(desk, post):
     assert desk.ids(limit=1, before_id=oldest) == [newest]
 
 
+@about(f.StaleAnswer)
+def test_stale_answer_names_the_batch_that_was_created_before(desk, post):
+    first, second = (json.loads(post(f.StaleAnswer()).body)["id"] for _ in range(2))
+    assert first == second
+    assert len(desk.ids()) == desk.machine.account.batches == 2
+
+
 @about(f.Foreign)
 def test_a_crowd_of_foreign_batches_of_the_same_size(desk, post):
     batch = json.loads(post(f.Foreign(1_001)).body)

@@ -148,6 +148,27 @@ def server_error_is_refusal() -> ExitStack:
     return _patched((reconcile, "judge", judge))
 
 
+def redirect_is_refusal() -> ExitStack:
+    """Any redirect: taken as "not created"."""
+    real = reconcile.judge
+
+    def judge(answer: Any) -> Any:
+        if isinstance(answer, Replied) and 300 <= answer.status < 400:
+            return reconcile.Later(rule="A6", wait=1.0)
+        return real(answer)
+
+    return _patched((reconcile, "judge", judge))
+
+
+def doubted_refusal_is_believed() -> ExitStack:
+    """A refusal ends the doubt, whatever the policy says."""
+
+    async def doubt(self: Driver, verdict: Any) -> None:
+        await self._refused(verdict)
+
+    return _patched((Driver, "_doubt", doubt))
+
+
 def proxy_is_believed() -> ExitStack:
     """A refusal counts without the API's envelope, too."""
     real = reconcile.judge
@@ -420,6 +441,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
         guard_skipped,
         sdk_retries_on,
         server_error_is_refusal,
+        redirect_is_refusal,
+        doubted_refusal_is_believed,
         proxy_is_believed,
         resubmit_on_404,
         claim_before_proof,
@@ -455,6 +478,8 @@ FOUND_AS: Final[dict[str, str]] = {
     "guard_skipped": "I1: paid twice",
     "sdk_retries_on": "J5: |I1: paid twice",
     "server_error_is_refusal": "I1: paid twice",
+    "redirect_is_refusal": "I1: paid twice",
+    "doubted_refusal_is_believed": "I1: paid twice",
     "proxy_is_believed": "I1: paid twice",
     "resubmit_on_404": r"J: shard \d+: Withdrawn cannot follow Processing",
     "claim_before_proof": "J4: ",
@@ -487,6 +512,7 @@ SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
     "refusal_is_a_break": lambda plan: any(plan.refuses),
     "short_seal_is_taken": lambda plan: any(plan.refuses),
     "read_but_once": lambda plan: any(isinstance(fault, MissingLine) for _, fault, _ in plan.faults),
+    "doubted_refusal_is_believed": lambda plan: plan.config.refusals == "doubt",
     "hold_ignored": lambda plan: plan.config.unresolved == "hold",
     "unreadable_sent_again": lambda plan: any(isinstance(fault, Garbage) for _, fault, _ in plan.faults),
     "separators_dropped": lambda plan: any(isinstance(fault, LineSeparator) for _, fault, _ in plan.faults),

@@ -118,7 +118,7 @@ def near(chance: Random, limit: float) -> float:
 
 Make = Callable[[Random], f.AnyFault]
 REFUSALS: Final = (400, 401, 402, 403, 404, 422)
-DOUBTFUL: Final = (408, 409, 425, 499, 500, 502, 503, 529)
+DOUBTFUL: Final = (302, 303, 408, 409, 425, 499, 500, 502, 503, 529)
 
 
 def _any(*kinds: f.AnyFault) -> Make:
@@ -343,6 +343,18 @@ def _refusing(chance: Random, plan: Plan) -> Plan:
     )
 
 
+def _doubting(chance: Random, plan: Plan) -> Plan:
+    """The same world; in some, a gateway refuses in the API's form what it passed on, and refusals are doubted."""
+    if chance.random() > 0.08:
+        return plan
+    refusal = f.Status(chance.choice((*REFUSALS, 429, 429)), accepted=chance.random() < 0.8)
+    return replace(
+        plan,
+        config=replace(plan.config, refusals="doubt"),
+        faults=[*plan.faults, ("create", refusal, chance.choice([0.2, 0.5]))],
+    )
+
+
 def _rare(chance: Random, plan: Plan) -> Plan:
     """The same world; in some, what else would hardly be met."""
     faults = list(plan.faults)
@@ -425,4 +437,5 @@ def draw(seed: int) -> Plan:
     )
     plan = _weighed(chance, plan) if promised and chance.random() < 0.006 else plan
     plan = _refusing(Random(f"{seed} refusals"), plan)
+    plan = _doubting(Random(f"{seed} doubted refusals"), plan)
     return _rare(Random(f"{seed} rare"), plan)

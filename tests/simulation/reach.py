@@ -37,6 +37,7 @@ MISFORTUNES: Final = [
     "monitor A2",
     "fence held",
     "held by policy",
+    "refusals doubted",
     "held after A5",
     "duplicate to report",
     "input held back",

@@ -303,6 +303,8 @@ class World:
 
     async def _history(self) -> None:
         plan = self.plan
+        if self.plan.config.refusals == "doubt":
+            self.hit("refusals doubted")
         if len(plan.jobs) > 1:
             self.hit("several jobs")
         if len({work.workspace_id for work in plan.jobs}) > 1:

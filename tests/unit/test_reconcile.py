@@ -61,18 +61,25 @@ def test_a6_a_refusal_in_the_api_s_own_words_created_nothing(status):
     verdict = judge(enveloped(status, "some_error"))
     assert isinstance(verdict, Refused)
     assert (verdict.rule, verdict.whole_scope) == ("A6", status in {401, 402, 403})
+    assert not verdict.definite
     assert verdict.reason == f"the API answered {status} some_error: y"
     assert verdict.remedy.endswith(".")
 
 
-@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
+@pytest.mark.parametrize("status", [307, 308])
 @pytest.mark.parametrize("kind", [None, "some_error"])
-def test_a6_a_redirect_created_nothing(status, kind):
+def test_a6_a_redirect_that_sends_the_same_request_elsewhere_created_nothing(status, kind):
     verdict = judge(Replied(status=status, kind=kind))
     assert isinstance(verdict, Refused)
-    assert verdict.rule == "A6"
+    assert (verdict.rule, verdict.whole_scope, verdict.definite) == ("A6", True, True)
     assert str(status) in verdict.reason
     assert "base URL" in verdict.remedy
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 305, 306, 309, 399])
+@pytest.mark.parametrize("kind", [None, "some_error"])
+def test_a9_any_other_redirect_may_follow_a_create_that_was_carried_out(status, kind):
+    assert judge(Replied(status=status, kind=kind)) == Unknown(rule="A9", why=f"answered {status}")
 
 
 @pytest.mark.parametrize("kind", [None, "request_too_large"])
@@ -117,7 +124,7 @@ def test_a11_no_answer_leaves_the_doubt():
     assert judge(NoAnswer(cause="ReadTimeout")) == Unknown(rule="A11", why="ReadTimeout")
 
 
-NOT_CREATED = {*range(300, 400), 400, 401, 402, 403, 404, 413, 422, 429}
+NOT_CREATED = {307, 308, 400, 401, 402, 403, 404, 413, 422, 429}
 
 
 @given(
@@ -130,7 +137,7 @@ def test_nothing_outside_the_table_says_that_no_batch_was_created(status, kind, 
     verdict = judge(Replied(status=status, kind=kind, error_code=code, batch=batch() if read else None))
     if isinstance(verdict, Refused | TooLarge | Later):
         assert status in NOT_CREATED
-        assert kind is not None or status == 413 or 300 <= status < 400
+        assert kind is not None or status in {307, 308, 413}
     assert isinstance(verdict, Created | CreatedUnnamed) == (200 <= status < 300)
 
 

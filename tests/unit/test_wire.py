@@ -287,6 +287,40 @@ ODD = {
 }
 
 
+def failed(message: object, kind: object = "invalid_request_error", custom_id: str = "x") -> bytes:
+    error = {"type": "error", "error": {"type": kind, "message": message, "details": None}}
+    return json.dumps({"custom_id": custom_id, "result": {"type": "errored", "error": error}}).encode()
+
+
+DOWNLOAD = "The request timed out while trying to download the file. Please try again later."
+
+
+@pytest.mark.parametrize("message", [DOWNLOAD, DOWNLOAD.upper(), f"https://x/a.pdf: {DOWNLOAD[12:]}"])
+def test_a_download_that_timed_out_is_told_by_its_message(message):
+    assert wire.is_download_timeout(failed(message))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        failed("messages: at least one message is required"),
+        failed("the request timed out"),
+        failed("no", custom_id=DOWNLOAD),
+        failed(DOWNLOAD, "api_error"),
+        failed([DOWNLOAD]),
+        failed(None, DOWNLOAD),
+        b'{"custom_id":"x","result":{"type":"errored","error":"%s"}}' % DOWNLOAD.encode(),
+        b'{"custom_id":"x","result":"%s"}' % DOWNLOAD.encode(),
+        b'["%s"]' % DOWNLOAD.encode(),
+        DOWNLOAD.encode(),
+        b"[" * 100_000 + DOWNLOAD.encode(),
+    ],
+    ids=lambda line: f"{len(line)} bytes",
+)
+def test_no_other_line_is_taken_for_a_download_that_timed_out(line):
+    assert not wire.is_download_timeout(line)
+
+
 @pytest.mark.parametrize("line", ODD.values(), ids=ODD)
 def test_odd_tokens_never_make_a_fact_that_the_journal_cannot_take_or_read_again(line):
     seen = read_line(line)
