@@ -528,7 +528,7 @@ async def test_reading_a_journal_of_format_2_does_not_migrate_it_and_an_old_kind
 async def test_a_new_kind_of_fact_is_not_appended_beside_an_older_abatch_that_may_drive(older):
     journal = await Journal.open(older, drive=False)
     before = content_of(older)
-    with pytest.raises(JournalError, match="format 2, so an older abatch may be driving it.*once with this version"):
+    with pytest.raises(JournalError, match=r"format 2, so an older abatch may be driving it.*once with this version"):
         await journal.append(Entry(1, facts.LostWished(shard=4, attempt=1)))
     assert content_of(older) == before
     driver = await Journal.open(older, drive=True)
