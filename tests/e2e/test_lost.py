@@ -1,0 +1,329 @@
+"""A batch that somebody deleted: its job ends with its rows missing, and nothing is sent again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from abatch import BatchManager, Job, StillInDoubt, driver, poller
+from abatch.cli.standing import shard_in_words
+from abatch.clocks import Moment
+from abatch.facts import Drained, LostWished, Reappeared, ShardFact, Vanished
+from abatch.journal import Entry, Journal
+from abatch.ledger import Ledger
+from abatch.lifecycle import Done, Draining, Processing, doubt_of
+from abatch.sandbox import Sandbox
+from abatch.sandbox.faults import CutAtLine, OtherWorkspace, ResetAfterAccept, ResetBeforeAccept, Status
+from tests.e2e.jobs import assert_paid_once, lines, manager, raw_params, requests, run, sdk, write
+
+pytestmark = pytest.mark.anyio
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+
+@pytest.fixture
+def drains_missed() -> list[Moment]:
+    """The looks in vain of drains."""
+    return []
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch, drains_missed: list[Moment]) -> Any:
+    """A server whose clock this machine's follows, so that tests decide how much time passes."""
+
+    def moment(date: float) -> Moment:
+        return Moment(date=date, boot=date, boot_id="b", wall=date)
+
+    def of_a_drain(date: float) -> Moment:
+        drains_missed.append(moment(date))
+        return drains_missed[-1]
+
+    monkeypatch.setattr(poller, "moment", moment)
+    monkeypatch.setattr(driver, "moment", of_a_drain)
+    with Sandbox(seed=7, latency=3600) as sandbox:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", sandbox.url)
+        yield sandbox
+
+
+async def until(true: Callable[[], bool]) -> None:
+    with anyio.fail_after(60):
+        while not true():
+            await anyio.sleep(0.01)
+
+
+async def in_flight(api: Sandbox, rows: list[dict[str, Any]], **more: Any) -> Path:
+    """A job all of whose batches run, and that nobody drives any more."""
+    path = write(rows)
+    async with manager(**more) as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        await until(lambda: job.progress().in_flight == len(rows) and not job.progress().in_doubt)
+    return path
+
+
+async def delete(api: Sandbox, *batch_ids: str) -> None:
+    """As somebody does in the Console; only an ended batch can be."""
+    api.advance(2 * HOUR)
+    async with sdk(api) as client:
+        for batch_id in batch_ids:
+            await client.messages.batches.delete(batch_id)
+
+
+async def recorded(kind: type[ShardFact]) -> list[ShardFact]:
+    found: list[ShardFact] = []
+    journal = await Journal.open(Path(".abatch").absolute(), drive=False)
+    await journal.replay(lambda fact: found.append(fact.fact) if isinstance(fact.fact, kind) else None)
+    await journal.aclose()
+    return found
+
+
+async def call_lost(shard: int) -> None:
+    """Say it from outside, as `abatch resolve SHARD --lost` does."""
+    journal = await Journal.open(Path(".abatch").absolute(), drive=False)
+    ledger = await Ledger.load(journal)
+    record = ledger.shard(shard)
+    assert record is not None
+    doubt = doubt_of(record.state)
+    assert doubt is not None
+    await ledger.record(Entry(record.job, LostWished(shard=shard, attempt=doubt.attempt)))
+    await journal.aclose()
+
+
+def missed(running: BatchManager, since: float = 0.0) -> bool:
+    """Whether the list was looked at since, and every batch that is watched was missed."""
+    scope = running._scope(None)
+    watched = scope._watched.values()
+    return scope.date > since and bool(watched) and all(watch.absence._first is not None for watch in watched)
+
+
+def vanished(job: Job) -> bool:
+    return any(isinstance(s.state, Processing) and s.state.vanished is not None for s in job._job.shards.values())
+
+
+async def test_deleted_batch_is_lost_after_two_days_and_its_job_ends_with_its_rows_missing(api: Sandbox) -> None:
+    rows = requests(8)
+    path = await in_flight(api, rows)
+    await delete(api, *api.account.created)
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        await until(lambda: missed(running))
+        api.advance(HOUR + 60)
+        await until(lambda: vanished(job))
+        api.advance(2 * DAY)
+        summary = await job.wait()
+    assert (summary.succeeded, summary.missing, summary.ok) == (0, 8, False)
+    assert lines("results.jsonl") == []
+    assert {line["custom_id"] for line in lines("results.jsonl.missing.jsonl")} == {row["custom_id"] for row in rows}
+    assert all("48 hours" in line["reason"] for line in lines("results.jsonl.missing.jsonl"))
+    assert_paid_once(api, rows)
+
+
+async def test_two_days_without_a_batch_survive_a_restart(api: Sandbox) -> None:
+    rows = requests(8)
+    path = await in_flight(api, rows)
+    await delete(api, *api.account.created)
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        await until(lambda: missed(running))
+        api.advance(HOUR + 60)
+        await until(lambda: vanished(job))
+    api.advance(2 * DAY)
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        await until(lambda: missed(running))
+        assert not job.done  # this process has missed it for less than an hour
+        api.advance(HOUR + 60)
+        summary = await job.wait()
+    assert summary.missing == 8
+    assert_paid_once(api, rows)
+
+
+async def test_other_batches_of_the_job_are_drained_and_their_rows_stand(api: Sandbox) -> None:
+    rows = requests(25)
+    path = await in_flight(api, rows)
+    gone = api.account.created[0]
+    await delete(api, gone)
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        await until(lambda: job.progress().batches_in_flight == 1)
+        api.advance(HOUR + 60)
+        await until(lambda: vanished(job))
+        api.advance(2 * DAY)
+        summary = await job.wait()
+    missing = summary.missing
+    assert 0 < missing < 25
+    assert (summary.succeeded, len(lines("results.jsonl"))) == (25 - missing, 25 - missing)
+    assert_paid_once(api, rows)
+
+
+async def test_batch_that_is_hidden_for_an_hour_and_seen_again_is_not_lost(api: Sandbox) -> None:
+    rows = requests(8)
+    path = await in_flight(api, rows)
+    api.faults.always("list", OtherWorkspace())
+    api.faults.always("retrieve", Status(404))
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        await until(lambda: missed(running))
+        api.advance(HOUR + 60)
+        await until(lambda: vanished(job))
+        api.faults.clear()
+        await until(lambda: job.done or not vanished(job))
+        api.advance(3 * DAY)
+        summary = await job.wait()
+    assert (summary.succeeded, summary.missing) == (8, 0)
+    assert len(await recorded(Vanished)) == 1
+    assert_paid_once(api, rows)
+
+
+async def test_wrong_key_loses_nothing(monkeypatch: pytest.MonkeyPatch, api: Sandbox) -> None:
+    with Sandbox(seed=3, keys={"old": "one", "new": "two"}, latency=3600) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        rows = requests(8)
+        path = await in_flight(server, rows)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
+        async with manager() as running:
+            job = await running.submit(path, to="results.jsonl", key="job")
+            await until(lambda: missed(running))
+            server.advance(HOUR + 60)
+            await until(lambda: vanished(job))
+            server.advance(5 * DAY)
+            await until(lambda: missed(running, since=server.now().timestamp() - DAY))
+            await until(lambda: running._scope(None)._vouch_after != 0.0)
+            assert not job.done
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        _, summary = await run(path)
+        assert (summary.succeeded, summary.missing) == (8, 0)
+        assert len(await recorded(Reappeared)) <= 1
+        assert_paid_once(server, rows)
+
+
+async def test_operator_s_word_ends_a_deleted_batch_at_once(api: Sandbox) -> None:
+    rows = requests(8)
+    path = await in_flight(api, rows)
+    await delete(api, *api.account.created)
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        await until(lambda: missed(running))
+        await call_lost(1)
+        summary = await job.wait()
+    assert summary.missing == 8
+    assert_paid_once(api, rows)
+
+
+async def test_operator_s_word_on_a_batch_that_the_api_shows_loses_nothing(api: Sandbox) -> None:
+    rows = requests(8)
+    path = await in_flight(api, rows)
+    await call_lost(1)
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        await until(lambda: not job._job.wishes)
+        api.advance(2 * HOUR)
+        summary = await job.wait()
+    assert (summary.succeeded, summary.missing) == (8, 0)
+    assert_paid_once(api, rows)
+
+
+async def test_operator_s_word_ends_a_drain_that_waits_and_keeps_what_it_has_read(api: Sandbox) -> None:
+    rows = requests(8)
+    path = await in_flight(api, rows)
+    api.faults.always("results", CutAtLine(lines=3))
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        api.advance(2 * HOUR)
+        await until(lambda: any(isinstance(shard.state, Draining) for shard in job._job.shards.values()))
+        await call_lost(1)
+        summary = await job.wait()
+    assert (summary.succeeded, summary.missing) == (3, 5)
+    assert len(lines("results.jsonl")) == 3
+    assert_paid_once(api, rows)
+
+
+async def test_deleted_batch_that_is_being_drained_is_lost_after_two_days(
+    api: Sandbox, drains_missed: list[Moment]
+) -> None:
+    rows = requests(8)
+    path = await in_flight(api, rows)
+    api.faults.always("results", Status(500))
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        api.advance(2 * HOUR)
+        await until(lambda: any(isinstance(shard.state, Draining) for shard in job._job.shards.values()))
+        await delete(api, *api.account.created)
+        api.faults.clear()
+        await until(lambda: bool(drains_missed))
+        api.advance(HOUR + 60)
+        await until(lambda: "vanished" in {shard_in_words(shard)[:8] for shard in job._job.shards.values()})
+    api.advance(2 * DAY)
+    drains_missed.clear()
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        await until(lambda: bool(drains_missed))
+        api.advance(HOUR + 60)
+        summary = await job.wait()
+    assert (summary.missing, len(await recorded(Vanished))) == (8, 1)
+    assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize("fault", [ResetBeforeAccept(), ResetAfterAccept()])
+async def test_held_shard_that_is_called_lost_is_never_sent_again(api: Sandbox, fault: Any) -> None:
+    api.faults.next("create", fault)
+    if isinstance(fault, ResetAfterAccept):
+        api.faults.always("list", OtherWorkspace())
+    rows = requests(5)
+    path = write(rows)
+    with pytest.raises(StillInDoubt):
+        await run(path, unresolved="hold")
+    await call_lost(1)
+    job, summary = await run(path, unresolved="hold")
+    (shard,) = job._job.shards.values()
+    assert isinstance(shard.state, Done)
+    assert shard.state.batch_id is None
+    assert (summary.missing, summary.batches) == (5, 0)
+    assert [api.account.times(raw_params(row)) for row in rows] == [int(isinstance(fault, ResetAfterAccept))] * 5
+    assert api.account.violated == 0
+
+
+async def test_cancelled_job_with_a_deleted_batch_ends(api: Sandbox) -> None:
+    rows = requests(8)
+    path = await in_flight(api, rows)
+    await delete(api, *api.account.created)
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        await job.cancel()
+        await until(lambda: missed(running))
+        await call_lost(1)
+        summary = await job.wait()
+    assert (summary.missing, summary.canceled) == (8, 0)
+
+
+async def test_part_of_a_lost_shard_that_a_run_sealed_before_it_died_is_taken(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dead(BaseException):
+        pass
+
+    rows = requests(8)
+    path = await in_flight(api, rows)
+    await delete(api, *api.account.created)
+    await call_lost(1)
+    record = Ledger.record
+
+    async def dying(self: Ledger, *entries: Entry) -> None:
+        if any(isinstance(entry.fact, Drained) for entry in entries):
+            raise Dead
+        await record(self, *entries)
+
+    with monkeypatch.context() as dies:
+        dies.setattr(Ledger, "record", dying)
+        with pytest.raises(BaseException) as died:
+            await run(path)
+        assert isinstance(died.value, Dead | BaseExceptionGroup)
+    _, summary = await run(path)
+    assert (summary.missing, summary.succeeded) == (8, 0)
+    assert len(lines("results.jsonl.missing.jsonl")) == 8
+    assert_paid_once(api, rows)
