@@ -176,6 +176,8 @@ class Scope:
         """When candidates that lists lack were last asked for by id, by time of the event loop."""
         self._skew: _Skew | None = None
         self._skew_told = False
+        self._lag = 0.0
+        """Seconds by which `Date` lags behind `created_at`, at least: lists showed batches of the future."""
         self.ahead = 0.0
         """Seconds by which `Date` ran ahead of `created_at`, at most, in the creates since this scope was opened."""
         self._examiner = Examiner(client, workspace_id, known, prove=prove, proved=self._report, done=self._want)
@@ -316,8 +318,8 @@ class Scope:
 
     @property
     def offset(self) -> float:
-        """Seconds by which `Date` is ahead of `created_at`, at least, as the last create showed; 0 before one."""
-        return 0.0 if self._skew is None else self._skew.least
+        """Seconds by which `Date` is ahead of `created_at`, at least, as far as creates and lists have shown."""
+        return min(0.0 if self._skew is None else self._skew.least, -self._lag)
 
     async def audited(self) -> None:
         """Wait until the batches that resemble ours were looked at once, for half a minute at most."""
@@ -405,6 +407,7 @@ class Scope:
             raise
         await self._remember(pending, shown.values())
         self.date = at.date
+        self._lag = max(self._lag, *(batch.created_at - at.date for batch in shown.values()), 0.0)
         self.pace.expire(at.date)
         self.known.listed.update(self.known.live.keys() & shown.keys())
         if not self._vouched and any(batch_id in shown for batch_id in self.known.bound):

@@ -2,7 +2,7 @@
 
 Foreign batches are read here too, in a task of its own, so that slow or dead results of somebody else's delay neither
 the list nor a drain of ours. One batch is read at a time, for half a minute at most, and all of them together for ten
-minutes an hour at most. A look that proves nothing is repeated on a schedule of a day; then the batch is *gone*.
+minutes an hour at most. A look that proves nothing is repeated, ever more seldom; after two days the batch is *gone*.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ LOOK_WITHIN: Final = 30.0
 """Seconds for one look."""
 SECONDS_AN_HOUR: Final = 600.0
 """Seconds that all looks together may take in an hour."""
-RESULTS_GONE_AFTER: Final = 2 * 24 * 3600.0
-"""Seconds after a batch's creation from which a 404 of its results is final: a day of processing and one more."""
+GONE_AFTER: Final = 2 * 24 * 3600.0
+"""Seconds after a batch's creation from which its results are given up: a day of processing and one more."""
 
 
 @dataclass(slots=True)
@@ -146,8 +146,7 @@ class Examiner:
             settled = False
             log.info("candidate_not_readable", batch_id=batch.batch_id, error=str(failure))
         except ApiError as failure:
-            final = failure.status == 404 and self._date - batch.created_at > RESULTS_GONE_AFTER
-            settled = batch.archived or final
+            settled = batch.archived or (failure.status == 404 and self._is_old(batch))
             if settled:
                 self._known.gone.add(batch.batch_id)
             log.info("candidate_not_readable", batch_id=batch.batch_id, status=failure.status)
@@ -161,15 +160,18 @@ class Examiner:
 
     def _after(self, look: _Look, *, settled: bool) -> None:
         batch_id = look.batch.batch_id
-        if not settled and look.tries >= len(READ_AGAIN):
+        if not settled and look.tries >= SHORT_LOOKS and self._is_old(look.batch):
             self._known.gone.add(batch_id)
             log.warning("candidate_never_readable", batch_id=batch_id, looks=look.tries + 1)
             settled = True
         if settled:
             self._looks.pop(batch_id, None)
             return
-        look.due = anyio.current_time() + READ_AGAIN[look.tries]
+        look.due = anyio.current_time() + READ_AGAIN[min(look.tries, len(READ_AGAIN) - 1)]
         look.tries += 1
+
+    def _is_old(self, batch: BatchSeen) -> bool:
+        return self._date - batch.created_at > GONE_AFTER
 
     async def _read(self, look: _Look) -> bool:
         """Read the first lines; whether they tell whose the batch is."""
