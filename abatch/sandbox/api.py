@@ -377,6 +377,8 @@ class Machine:
         """Do what a complete visit asks for, or what its faults make of it."""
         now = self._clock()
         self._advance(now)
+        if visit.action == "create" and (stream := visit.fault(f.ForeignStream)):
+            self._begin_stream(stream, visit, now)
         reply = self._instead(visit)
         if reply is None:
             try:
@@ -535,8 +537,6 @@ class Machine:
             fate["parked"] = parked.seconds
         if deleted := visit.fault(f.Deleted):
             fate["deleted_after"] = deleted.after_seconds
-        if stream := visit.fault(f.ForeignStream):
-            self._begin_stream(stream, workspace, len(requests), now)
         if late := visit.fault(f.LateAccept):
             self._batches.accept_late(workspace, requests, at=now + timedelta(seconds=late.seconds), **fate)
             return self._lost() if late.status is None else self._status(f.Status(late.status))
@@ -550,10 +550,18 @@ class Machine:
         batch = self._batches.accept(workspace, requests, at=now, created_at=created_at, **fate)
         return self._json(200, self._describe(batch, visit, now))
 
-    def _begin_stream(self, fault: f.ForeignStream, workspace: str, n_requests: int, now: datetime) -> None:
-        """Let somebody else create batches from now on; a stream of the same size that runs goes on."""
+    def _begin_stream(self, fault: f.ForeignStream, visit: Visit, now: datetime) -> None:
+        """Let somebody else create batches from now on; a stream of the same size that runs goes on.
+
+        It begins also where another fault keeps this create from being done.
+        """
+        try:
+            workspace = self._workspace_of(visit)
+            size = fault.size or len(_read_create(visit.body).requests)
+        except (_Refused, msgspec.DecodeError, UnicodeDecodeError):
+            return  # a create that will be refused shows nobody its size
         self._streams.setdefault(
-            (workspace, fault.size or n_requests),
+            (workspace, size),
             _Stream(
                 every=fault.every,
                 latency=fault.latency,

@@ -448,6 +448,20 @@ def test_a_foreign_stream_ends_by_itself(desk, post):
     assert counts == [7, 7, 7, 3]
 
 
+def test_a_foreign_stream_begins_although_the_create_is_lost(desk, post):
+    post(f.ForeignStream(10), f.ResetBeforeAccept())
+    desk.wait(35)
+    counts = [sum(batch["request_counts"].values()) for batch in desk.call("GET", BATCHES)[1]["data"]]
+    assert (counts, desk.machine.account.batches) == ([3, 3, 3], 0)
+
+
+def test_a_create_that_is_refused_begins_no_foreign_stream(desk):
+    desk.machine.faults.next("create", f.ForeignStream(10))
+    assert desk.reply("POST", BATCHES, b"{}").status == 400
+    desk.wait(35)
+    assert desk.ids() == []
+
+
 @about(f.Hang, f.EmptyResults)
 def test_results_of_somebody_else_hang_or_are_empty_and_ours_are_not(desk, ended):
     (foreign,) = desk.machine.add_foreign(20)

@@ -24,7 +24,7 @@ UNDECIDED = {"stops", "waits"}
 ENDS = dict.fromkeys(SCENARIOS, DONE) | {
     "credit": STOPS,
     "usage": STOPS,
-    "unauthorized": UNDECIDED,
+    "unauthorized": STOPS,
     "usage_list": UNDECIDED,
     "details_odd": UNDECIDED,
 }
