@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint format docs simulate mutants crash kill disk model properties fuzz nightly bench bench-large bench-peers wheel-test clean
+.PHONY: demo test lint format docs simulate mutants crash kill disk wire model properties fuzz nightly bench bench-large bench-peers wheel-test clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -52,6 +52,9 @@ kill: $(READY)  ## real processes killed at KILLS named places and at INSTANTS r
 
 disk: $(READY)  ## every operation on the disk refused in turn
 	$(BIN)/python -m tests.disk --every $(or $(EVERY),1)
+
+wire: $(READY)  ## whole jobs against a second server that answers in every recorded shape
+	$(BIN)/python -m pytest tests/wire
 
 model: $(READY)  ## every configuration of the protocol's model, with a counterexample where a guard or bound is missing
 	$(BIN)/python -m tests.model --long

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from abatch.sandbox.answers import Outcomes
 from abatch.sandbox.server import Sandbox, serve
+from abatch.sandbox.shapes import ERAS
 
 
 def seconds_range(text: str) -> float | tuple[float, float]:
@@ -33,6 +34,8 @@ def main() -> None:
     parser.add_argument("--expired", type=float, default=0.0, help="share of requests that expire")
     parser.add_argument("--queue-limit", type=int, help="requests that may wait")
     parser.add_argument("--requests-per-minute", type=int, help="calls of the batch endpoints")
+    parser.add_argument("--era", choices=ERAS, default="2026-09", help="the year and month whose answers are imitated")
+    parser.add_argument("--results-host", help="what results_url begins with, if not this server")
     parser.add_argument("--seed", type=int, help="the same seed gives the same chances")
     parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input ends")
     options = parser.parse_args()
@@ -46,6 +49,8 @@ def main() -> None:
         answer_bytes=options.answer_bytes,
         queue_limit=options.queue_limit,
         requests_per_minute=options.requests_per_minute,
+        era=options.era,
+        results_host=options.results_host,
     )
     serve(sandbox, bound=announce, exit_when_stdin_closes=options.exit_with_parent)
 

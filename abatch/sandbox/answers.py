@@ -7,8 +7,10 @@ A request may choose its outcome itself, by `metadata.user_id` in its params:
 
     sandbox:errored:overloaded_error        errored with this type
     sandbox:errored-once:overloaded_error   errored when accepted for the first time, succeeded later
-    sandbox:errored-once:download_timeout   an invalid_request_error that passes, as the API's of a slow download
     sandbox:expired, sandbox:canceled
+    sandbox:refused                         succeeded with a refusal: no content, `stop_details`
+    sandbox:download-timeout                errored as a download that timed out: an invalid_request_error that passes
+    sandbox:download-timeout-once           the same when accepted for the first time, succeeded later
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ __all__ = [
     "Outcome",
     "OutcomeOf",
     "Outcomes",
+    "Refused",
     "Requests",
     "Succeeded",
     "answer_text",
@@ -41,8 +44,9 @@ __all__ = [
 ]
 
 MARK = b"[sandbox]"
-DOWNLOAD_TIMEOUT = "download_timeout"
-TIMED_OUT = "The request timed out while trying to download the file. Please try again later."
+DOWNLOAD_TIMEOUT = "The request timed out while trying to download the file. Please try again later."
+VISIBLE_ERRORS = frozenset({"invalid_request_error", "not_found_error"})
+"""Errors about the request itself: their details are an object, and there is no request id."""
 
 
 def digest(params: bytes, /) -> str:
@@ -70,6 +74,13 @@ class Errored:
     """The request gets an error of this type."""
 
     kind: str
+    text: str | None = None
+    """The message, if not the usual one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The model refuses to answer: the request succeeds without content, and is paid for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +93,7 @@ class Canceled:
     """The request was not reached before somebody canceled the batch."""
 
 
-Outcome = Succeeded | Errored | Expired | Canceled
+Outcome = Succeeded | Errored | Refused | Expired | Canceled
 
 
 class OutcomeOf(Protocol):
@@ -160,6 +171,12 @@ def chosen_outcome(params: bytes, nth_acceptance: int) -> Outcome | None:
             return Errored(kind)
         case ["sandbox", "errored-once", kind]:
             return Errored(kind) if nth_acceptance == 1 else _SUCCEEDED
+        case ["sandbox", "download-timeout"]:
+            return Errored("invalid_request_error", DOWNLOAD_TIMEOUT)
+        case ["sandbox", "download-timeout-once"]:
+            return Errored("invalid_request_error", DOWNLOAD_TIMEOUT) if nth_acceptance == 1 else _SUCCEEDED
+        case ["sandbox", "refused"]:
+            return Refused()
         case ["sandbox", "expired"]:
             return Expired()
         case ["sandbox", "canceled"]:
@@ -169,6 +186,7 @@ def chosen_outcome(params: bytes, nth_acceptance: int) -> Outcome | None:
 
 
 SUCCEEDED, CANCELED, EXPIRED, FIRST_ERROR = range(4)
+REFUSED = 255
 
 
 class Requests(msgspec.Struct, frozen=True):
@@ -185,9 +203,9 @@ class Requests(msgspec.Struct, frozen=True):
     tokens: bytes
     """Four bytes each, the tokens of the prompt."""
     errors: tuple[str, ...]
-    """Every type of error there is."""
+    """Every type of error there is, with its message on a second line if that is not the usual one."""
     outcome_of: bytes
-    """One byte each: succeeded, canceled, expired, then an index of `errors`."""
+    """One byte each: succeeded, canceled, expired, then an index of `errors`; 255 for a refusal."""
 
     def __len__(self) -> int:
         return len(self.outcome_of)
@@ -215,6 +233,15 @@ class Requests(msgspec.Struct, frozen=True):
                     f'"content":[{{"type":"text","text":"[sandbox] {mark}{before_usage}'
                     f"{tokens[row]}{after_tokens}"
                 ).encode()
+            elif outcome == REFUSED:
+                mark = digests[32 * row : 32 * row + 16]
+                yield (
+                    f'{{"custom_id":"{custom_ids[row]}","result":{{"type":"succeeded","message":'
+                    f'{{"id":"msg_01sandbox{mark}","type":"message","role":"assistant","model":{models[model_of[row]]},'
+                    '"content":[],"stop_reason":"refusal","stop_sequence":null,"stop_details":'
+                    '{"type":"refusal","category":null,"explanation":"[sandbox]"},"usage":{"input_tokens":'
+                    f"{tokens[row]}{_usage_after_input(0, 'batch')}}}}}}}"
+                ).encode()
             else:
                 yield f'{{"custom_id":"{custom_ids[row]}","result":{self._failure(outcome, row)}}}'.encode()
 
@@ -223,12 +250,15 @@ class Requests(msgspec.Struct, frozen=True):
             return '{"type":"canceled"}'
         if outcome == EXPIRED:
             return '{"type":"expired"}'
-        kind = self.errors[outcome - FIRST_ERROR]
+        kind, _, text = self.errors[outcome - FIRST_ERROR].partition("\n")
         mark = self.digest_of(row).hex()[:16]
-        error = {"type": kind, "message": f"[sandbox] {mark} errored on demand"}
-        if kind == DOWNLOAD_TIMEOUT:
-            error = {"type": "invalid_request_error", "message": f"[sandbox] {mark} {TIMED_OUT}"}
-        envelope = {"type": "error", "error": error, "request_id": f"req_01sandbox{mark}"}
+        visible = kind in VISIBLE_ERRORS and not text
+        error = {
+            "details": {"error_visibility": "user_facing"} if visible else None,
+            "type": kind,
+            "message": text or f"[sandbox] {mark} errored on demand",
+        }
+        envelope = {"type": "error", "error": error, "request_id": None if visible else f"workerreq_01sandbox{mark}"}
         return msgspec.json.encode({"type": "errored", "error": envelope}).decode()
 
 
@@ -265,8 +295,11 @@ class Columns:
                 return CANCELED
             case Expired():
                 return EXPIRED
-            case Errored(kind):
-                return FIRST_ERROR + self._errors.setdefault(kind, len(self._errors))
+            case Errored(kind, text):
+                told = kind if text is None else f"{kind}\n{text}"
+                return FIRST_ERROR + self._errors.setdefault(told, len(self._errors))
+            case Refused():
+                return REFUSED
 
     def requests(self) -> Requests:
         """The columns, complete."""

@@ -33,6 +33,7 @@ from abatch.sandbox.answers import (
     Expired,
     OutcomeOf,
     Outcomes,
+    Refused,
     Requests,
     Succeeded,
     chosen_outcome,
@@ -43,6 +44,7 @@ from abatch.sandbox.answers import (
 from abatch.sandbox.batches import ARCHIVED_AFTER, Batch, Batches, Ended, InProgress
 from abatch.sandbox.disturb import blank_lines_in_gzip, disturbed, in_chunks
 from abatch.sandbox.exchange import Cut, Lost, Reply, Request, Reset, Slow, Transport, Whole
+from abatch.sandbox.shapes import ERAS, Era, Shape, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -72,9 +74,9 @@ KIND_OF_STATUS: Mapping[int, str] = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+PASSING_STATUSES = frozenset({408, 409, 429})
 STATUS_OF_KIND: Mapping[str, int] = {kind: status for status, kind in KIND_OF_STATUS.items()} | {
     "invalid_request_error": 400,
-    "download_timeout": 400,
     "timeout_error": 504,
 }
 
@@ -102,11 +104,24 @@ class Settings:
     """Calls of the batch endpoints in one workspace."""
     retry_after_seconds: int | None = None
     """The `retry-after` on a batch that has not ended; the real API says 10."""
+    era: Era = "2026-09"
+    """The year and month whose answers are imitated: their headers, and the end and the content type of results."""
+    gzip: bool = True
+    """Whether JSON is compressed and chunked for a client that accepts gzip."""
+    results_host: str | None = None
+    """What `results_url` begins with; None: this server. The real API names itself whatever gateway was asked."""
 
     def __post_init__(self) -> None:
+        if self.era not in ERAS:
+            raise ConfigError(f"era must be one of {', '.join(ERAS)}, got {self.era!r}")
         shortest, longest = self.latency_range
         if not 0 <= shortest <= longest:
             raise ConfigError(f"latency must be seconds or a rising range of seconds, got {self.latency}")
+
+    @property
+    def shape(self) -> Shape:
+        """How answers look in its era."""
+        return ERAS[self.era]
 
     @property
     def latency_range(self) -> tuple[float, float]:
@@ -175,6 +190,8 @@ class Visit:
         self.request = request
         self.action: Action
         self.action, self.batch_id = _route(request.method, request.path)
+        self.workspace: str | None = None
+        """The workspace whose key it carried, once that is known."""
         self.faults = machine.draw(self)
         self.early: Reply | None = machine.early_reply(self)
         """The answer, if it does not wait for the body."""
@@ -254,6 +271,11 @@ class Machine:
     ) -> list[str]:
         """Let somebody else create batches, which the account does not count; returns their ids."""
         return self._batches.add_foreign(n_requests, count=count, created=created, latency=latency, workspace=workspace)
+
+    def deleted(self) -> list[Batch]:
+        """Every batch that somebody deleted, also before its end, in that order."""
+        self._advance(self._clock())
+        return list(self._batches.deleted)
 
     def delete(self, batch_id: str, /) -> None:
         """Let somebody delete a batch, whatever its state.
@@ -347,19 +369,23 @@ class Machine:
         if visit.fault(f.Refuse):
             return self._lost()
         status = visit.fault(f.Status)
-        return self._dated(self._status(status), visit) if status is not None and status.early else None
+        if status is None or not status.early:
+            return None
+        return self._dated(self._recorded(self._status(status), visit), visit)
 
     def answer(self, visit: Visit, /) -> Reply:
         """Do what a complete visit asks for, or what its faults make of it."""
         now = self._clock()
         self._advance(now)
+        if visit.action == "create" and (stream := visit.fault(f.ForeignStream)):
+            self._begin_stream(stream, visit, now)
         reply = self._instead(visit)
         if reply is None:
             try:
                 reply = self._act(visit, now)
             except _Refused as refusal:
                 reply = self._error(refusal.status, refusal.text, retry_after=refusal.retry_after)
-        return self._dated(self._spoiled(reply, visit), visit)
+        return self._dated(self._spoiled(self._recorded(reply, visit), visit), visit)
 
     def abandon(self, visit: Visit, received: int, /) -> None:
         """Note a create that never became complete."""
@@ -397,9 +423,9 @@ class Machine:
                 case f.ResetAfterAccept():
                     reply = replace(self._lost(), delay=reply.delay)
                 case f.Status(accepted=True) if reply.status < 300:
-                    reply = self._status(fault)
+                    reply = self._recorded(self._status(fault), visit)
                 case f.Redirect(accepted=True) if reply.status < 300:
-                    reply = self._redirect(fault)
+                    reply = self._recorded(self._redirect(fault), visit)
                 case f.Garbage() if reply.status < 300:
                     reply = self._reply(reply.status, b'{"id": "msgbatch_\x00<html>')
                 case f.CutBody(at):
@@ -415,6 +441,14 @@ class Machine:
                 case _:
                     pass
         return reply
+
+    def _recorded(self, reply: Reply, visit: Visit) -> Reply:
+        """The reply as the API's own of this era; a proxy's page stays as it is."""
+        if "request-id" not in reply.headers:
+            return reply
+        accepts = visit.request.headers.get("accept-encoding", "") if self.settings.gzip else ""
+        shape = self.settings.shape
+        return recorded(reply, shape, accepts=accepts, workspace=visit.workspace, now=self._clock())
 
     def _dated(self, reply: Reply, visit: Visit) -> Reply:
         """The reply with the `Date` of a clock that is wrong, if the visit meets one."""
@@ -439,6 +473,7 @@ class Machine:
 
     def _act(self, visit: Visit, now: datetime) -> Reply:
         workspace = self._workspace_of(visit)
+        visit.workspace = workspace
         if visit.action not in ("messages", "unknown"):
             self._pace(workspace, now)
         match visit.action:
@@ -457,7 +492,7 @@ class Machine:
             case "messages":
                 return self._message(visit)
             case "unknown":
-                raise _Refused(404, f"{visit.request.method} {visit.request.path} is not part of the sandbox")
+                raise _Refused(404, "Not Found")
             case _:
                 assert_never(visit.action)
 
@@ -502,8 +537,6 @@ class Machine:
             fate["parked"] = parked.seconds
         if deleted := visit.fault(f.Deleted):
             fate["deleted_after"] = deleted.after_seconds
-        if stream := visit.fault(f.ForeignStream):
-            self._begin_stream(stream, workspace, len(requests), now)
         if late := visit.fault(f.LateAccept):
             self._batches.accept_late(workspace, requests, at=now + timedelta(seconds=late.seconds), **fate)
             return self._lost() if late.status is None else self._status(f.Status(late.status))
@@ -520,10 +553,18 @@ class Machine:
         batch = self._batches.accept(workspace, requests, at=now, created_at=created_at, **fate)
         return self._json(200, self._describe(before[-1] if before else batch, visit, now))
 
-    def _begin_stream(self, fault: f.ForeignStream, workspace: str, n_requests: int, now: datetime) -> None:
-        """Let somebody else create batches from now on; a stream of the same size that runs goes on."""
+    def _begin_stream(self, fault: f.ForeignStream, visit: Visit, now: datetime) -> None:
+        """Let somebody else create batches from now on; a stream of the same size that runs goes on.
+
+        It begins also where another fault keeps this create from being done.
+        """
+        try:
+            workspace = self._workspace_of(visit)
+            size = fault.size or len(_read_create(visit.body).requests)
+        except (_Refused, msgspec.DecodeError, UnicodeDecodeError):
+            return  # a create that will be refused shows nobody its size
         self._streams.setdefault(
-            (workspace, fault.size or n_requests),
+            (workspace, size),
             _Stream(
                 every=fault.every,
                 latency=fault.latency,
@@ -591,17 +632,21 @@ class Machine:
     def _results(self, visit: Visit, workspace: str, now: datetime) -> Reply:
         batch = self._find_shown(visit, workspace, now)
         if not isinstance(batch.state, Ended):
-            raise _Refused(404, f"{batch.batch_id} has no results yet: it has not ended")
+            raise _Refused(404, f"Message Batch {batch.batch_id} has no available results.")
         not_yet = visit.fault(f.NotYet)
         if not_yet and now < batch.state.at + timedelta(seconds=not_yet.seconds):
-            raise _Refused(404, f"{batch.batch_id} has no results yet")
+            raise _Refused(404, f"Message Batch {batch.batch_id} has no available results.")
         if visit.fault(f.Archived) or now >= batch.created_at + ARCHIVED_AFTER:
             raise _Refused(404, f"the results of {batch.batch_id} are archived")
-        headers = {"content-type": "application/x-jsonl"}
+        shape = self.settings.shape
+        headers = {"content-disposition": f"attachment; filename*=utf-8''{batch.batch_id}_results.jsonl"}
+        if shape.results_type is not None:
+            headers["content-type"] = shape.results_type
         if bomb := visit.fault(f.GzipBomb):
-            return self._reply(200, blank_lines_in_gzip(bomb.size), headers | {"content-encoding": "gzip"})
+            squeezed = headers | {"content-encoding": "gzip"}
+            return self._reply(200, blank_lines_in_gzip(bomb.size), squeezed, kind=None)
         if visit.fault(f.EmptyResults):
-            return self._reply(200, iter(()), headers)
+            return self._reply(200, iter(()), headers, kind=None)
         n = len(batch.requests)
         order = scattered(n, self._rng.getrandbits(32) if visit.fault(f.Reshuffle) else batch.seed)
         lines = batch.requests.lines(batch.state.outcome_of, order, self.settings.answer_bytes)
@@ -611,7 +656,9 @@ class Machine:
                 lines = disturbed(lines, n, fault, Random(self._rng.getrandbits(32)))  # noqa: S311 - chance
             if isinstance(fault, f.CutAtLine | f.CutInLine) and not fault.clean:
                 transport = Cut()
-        return replace(self._reply(200, in_chunks(lines), headers), transport=transport)
+        cut_inside = any(isinstance(fault, f.CutInLine) for fault in visit.faults)
+        chunks = in_chunks(lines, last_newline=shape.last_newline and not cut_inside)
+        return replace(self._reply(200, chunks, headers, kind=None), transport=transport)
 
     def _cancel(self, visit: Visit, workspace: str, now: datetime) -> Reply:
         batch = self._find_shown(visit, workspace, now)
@@ -636,27 +683,27 @@ class Machine:
         match chosen_outcome(params, self.account.messages):
             case Errored(kind):
                 raise _Refused(STATUS_OF_KIND.get(kind, 500), "[sandbox] errored on demand")
-            case Succeeded() | Expired() | Canceled() | None:
+            case Succeeded() | Refused() | Expired() | Canceled() | None:
                 return self._json(200, message(params, self.settings.answer_bytes))
 
     def _find(self, batch_id: str, workspace: str) -> Batch:
         batch = self._batches.get(batch_id)
         if batch is None or batch.workspace != workspace:
-            raise _Refused(404, f"{batch_id}: no such batch in this workspace")
+            raise _Refused(404, f"Message Batch {batch_id} not found.")
         return batch
 
     def _find_shown(self, visit: Visit, workspace: str, now: datetime) -> Batch:
         """The batch of a call that names one, unless a fault hides it."""
         batch = self._find(visit.batch_id, workspace)
         if _is_hidden(batch, visit, now):
-            raise _Refused(404, f"{batch.batch_id}: no such batch in this workspace")
+            raise _Refused(404, f"Message Batch {batch.batch_id} not found.")
         return batch
 
     # The replies.
 
     def _describe(self, batch: Batch, visit: Visit, now: datetime) -> msgspec.Raw:
         """As JSON, which is made once for each state of a batch: a list has many that have not changed."""
-        host = visit.request.headers.get("host", "127.0.0.1")
+        host = self.settings.results_host or f"http://{visit.request.headers.get('host', '127.0.0.1')}"
         flap = visit.fault(f.Flap) is not None
         counts_lag = visit.fault(f.CountsLag) is not None
         null_counts = visit.fault(f.NullCounts) is not None
@@ -664,16 +711,26 @@ class Machine:
         state, of, shown = self._described.get(batch.batch_id, (None, None, msgspec.Raw()))
         if state is not batch.state or of != what:
             described = batch.describe(now, host, flap=flap, counts_lag=counts_lag, null_counts=null_counts)
+            if not self.settings.shape.archived_at:
+                del described["archived_at"]
             shown = msgspec.Raw(msgspec.json.encode(described))
             self._described[batch.batch_id] = batch.state, what, shown
         return shown
 
-    def _reply(self, status: int, body: bytes | Iterator[bytes], headers: Mapping[str, str] | None = None) -> Reply:
+    def _reply(
+        self,
+        status: int,
+        body: bytes | Iterator[bytes],
+        headers: Mapping[str, str] | None = None,
+        *,
+        kind: str | None = "application/json",
+    ) -> Reply:
         always = {
-            "content-type": "application/json",
             "request-id": f"req_01sandbox{next(self._calls):012d}",
             "date": _date(self._clock()),
         }
+        if kind is not None:
+            always["content-type"] = kind
         if isinstance(body, bytes):
             always["content-length"] = str(len(body))
         return Reply(status=status, headers=always | dict(headers or {}), body=body)
@@ -694,11 +751,15 @@ class Machine:
         usual = KIND_OF_STATUS.get(status, "api_error" if status >= 500 else "invalid_request_error")
         error: dict[str, object] = {"type": kind or usual, "message": text}
         if details is not msgspec.UNSET:
-            error["details"] = details
+            error = {"details": details, **error}
         reply = self._json(status, {}, retry_after=retry_after)
-        envelope = {"type": "error", "error": error, "request_id": reply.headers["request-id"]}
+        envelope: dict[str, object] = {"type": "error", "error": error}
+        if self.settings.shape.error_request_id:
+            envelope["request_id"] = reply.headers["request-id"]
         body = msgspec.json.encode(envelope)
-        return replace(reply, headers={**reply.headers, "content-length": str(len(body))}, body=body)
+        again = status >= 500 or status in PASSING_STATUSES
+        headers = {"content-length": str(len(body)), "x-should-retry": "true" if again else "false"}
+        return replace(reply, headers={**reply.headers, **headers}, body=body)
 
     def _status(self, fault: f.Status) -> Reply:
         if fault.envelope:

@@ -11,14 +11,14 @@ import heapq
 from bisect import insort
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING
 
 from abatch import wire
 from abatch.sandbox.account import Account
-from abatch.sandbox.answers import CANCELED, EXPIRED, SUCCEEDED, Columns, Requests, Succeeded, scattered
+from abatch.sandbox.answers import CANCELED, EXPIRED, REFUSED, SUCCEEDED, Columns, Requests, Succeeded, scattered
 from abatch.sandbox.store import Aborted, Accepted, CancelRequested, Deleted, Fact, ForeignAdded
 
 if TYPE_CHECKING:
@@ -84,20 +84,29 @@ class Batch:
         return self.created_at, self.number
 
     def describe(
-        self, now: datetime, host: str, *, flap: bool, counts_lag: bool, null_counts: bool
+        self,
+        now: datetime,
+        results_host: str,
+        *,
+        flap: bool,
+        counts_lag: bool,
+        null_counts: bool,
     ) -> dict[str, object]:
-        """The batch as the API shows it; with `flap` as if not ended, with `counts_lag` not counted."""
+        """The batch as the API shows it; with `flap` as if not ended, with `counts_lag` not counted.
+
+        The order of the fields is that of recorded answers.
+        """
         archived = self.created_at + ARCHIVED_AFTER
         shown: dict[str, object] = {
             "id": self.batch_id,
             "type": "message_batch",
             "processing_status": "in_progress",
             "request_counts": _NOTHING_COUNTED | {"processing": len(self.requests)},
+            "ended_at": None,
             "created_at": _moment(self.created_at),
             "expires_at": _moment(self.created_at + LIFETIME),
-            "ended_at": None,
-            "cancel_initiated_at": None,
             "archived_at": None,
+            "cancel_initiated_at": None,
             "results_url": None,
         }
         match self.state:
@@ -114,7 +123,7 @@ class Batch:
                 if now >= archived:
                     shown["archived_at"] = _moment(archived)
                 else:
-                    shown["results_url"] = f"http://{host}/v1/messages/batches/{self.batch_id}/results"
+                    shown["results_url"] = f"{results_host}/v1/messages/batches/{self.batch_id}/results"
             case InProgress() | Ended():
                 pass
         if null_counts:
@@ -167,6 +176,8 @@ class Batches:
         self.account = Account()
         self._clock, self._rng, self._latency, self._record = clock, rng, latency, record
         self._by_id: dict[str, Batch] = {}
+        self.deleted: list[Batch] = []
+        """Those that somebody deleted."""
         self._in_workspace: defaultdict[str, list[Batch]] = defaultdict(list)
         self._waiting: defaultdict[str, int] = defaultdict(int)
         self._due: list[tuple[datetime, int, Batch | _Late | _Vanishing]] = []
@@ -325,6 +336,7 @@ class Batches:
         batch = self._by_id.pop(batch_id, None)
         if batch is not None:  # somebody else was not faster
             self._in_workspace[batch.workspace].remove(batch)
+            self.deleted.append(batch)
             self.account.deleted.append(batch_id)
 
     def _begin(self, fact: Accepted | ForeignAdded, requests: Requests) -> None:
@@ -365,20 +377,21 @@ class Batches:
         batch.state = Ended(at, outcome_of, _counts(outcome_of), canceled_at)
         self._waiting[batch.workspace] -= len(batch.requests)
         if not batch.foreign and outcome_of.count(SUCCEEDED) < len(outcome_of):
-            failed = (row for row, outcome in enumerate(outcome_of) if outcome != SUCCEEDED)
+            failed = (row for row, outcome in enumerate(outcome_of) if outcome not in (SUCCEEDED, REFUSED))
             self.account.fail(batch.requests.digest_of(row) for row in failed)
 
 
 def _counts(outcome_of: bytes) -> Mapping[str, int]:
     succeeded, canceled, expired = (outcome_of.count(outcome) for outcome in (SUCCEEDED, CANCELED, EXPIRED))
+    succeeded += outcome_of.count(REFUSED)
     errored = len(outcome_of) - succeeded - canceled - expired
     found = {"succeeded": succeeded, "errored": errored, "canceled": canceled, "expired": expired}
     return _NOTHING_COUNTED | found
 
 
 def _moment(at: datetime) -> str:
-    """A time as the API writes it: with microseconds, in UTC."""
-    return f"{at.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    """A time as the API writes it: with microseconds, in UTC, ending in +00:00."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _others_prefix(seed: int) -> bytes | None:

@@ -124,8 +124,8 @@ def _cut_inside(lines: Iterator[bytes], whole: int) -> Iterator[bytes]:
         yield line
 
 
-def in_chunks(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """The lines as one body in pieces of about 128 KiB; the last line has no newline, as in the API."""
+def in_chunks(lines: Iterator[bytes], *, last_newline: bool) -> Iterator[bytes]:
+    """The lines as one body in pieces of about 128 KiB."""
     first = next(lines, None)
     if first is None:
         return
@@ -139,6 +139,8 @@ def in_chunks(lines: Iterator[bytes]) -> Iterator[bytes]:
             piece, size = [b""], 0
     if size:
         yield b"\n".join(piece)
+    if last_newline:
+        yield b"\n"
 
 
 def blank_lines_in_gzip(size: int) -> Iterator[bytes]:

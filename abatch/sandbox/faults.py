@@ -255,8 +255,9 @@ class Foreign(Fault, frozen=True):
 class ForeignStream(Fault, frozen=True):
     """From this create on, somebody else creates a batch of the same number of requests every `every` seconds.
 
-    It ends after `seconds`, or when the faults of `create` are cleared. The batches are made when the machine is
-    called, at most a hundred of them per call; of a longer pause only the newest hundred are made.
+    It begins also if this create is lost. It ends after `seconds`, or when the faults of `create` are cleared. The
+    batches are made when the machine is called, at most a hundred of them per call; of a longer pause only the newest
+    hundred are made.
     """
 
     every: float

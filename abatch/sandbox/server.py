@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from abatch.sandbox.account import Account
     from abatch.sandbox.faults import Faults
+    from abatch.sandbox.shapes import Era
 
 __all__ = ["Sandbox", "serve"]
 
@@ -101,6 +102,9 @@ class Sandbox:
         queue_limit: int | None = None,
         requests_per_minute: int | None = None,
         retry_after_seconds: int | None = None,
+        era: Era = "2026-09",
+        gzip: bool = True,
+        results_host: str | None = None,
     ) -> None:
         self._port, self._state, self._seed = port, state, seed
         self._settings = Settings(
@@ -112,6 +116,9 @@ class Sandbox:
             queue_limit=queue_limit,
             requests_per_minute=requests_per_minute,
             retry_after_seconds=retry_after_seconds,
+            era=era,
+            gzip=gzip,
+            results_host=results_host,
         )
         self._wall = clock or (lambda: datetime.now(UTC))
         self._ahead = timedelta(0)

@@ -350,7 +350,7 @@ async def test_check_raises_when_a_request_failed(api: Sandbox) -> None:
 async def test_download_that_timed_out_is_tried_again(api: Sandbox) -> None:
     """It comes as an `invalid_request_error`; any other of that type is kept."""
     rows = requests(8)
-    rows[3]["params"]["metadata"] = {"user_id": "sandbox:errored-once:download_timeout"}
+    rows[3]["params"]["metadata"] = {"user_id": "sandbox:download-timeout-once"}
     rows[5]["params"]["metadata"] = {"user_id": "sandbox:errored-once:invalid_request_error"}
     _, summary = await run(write(rows))
     assert (summary.succeeded, summary.errored, summary.retried) == (7, 1, 1)

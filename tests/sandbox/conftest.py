@@ -70,7 +70,7 @@ class Desk:
         return self.reply("GET", f"{BATCHES}/{batch_id}/results")
 
     def lines(self, batch_id: str) -> list[bytes]:
-        return whole(self.results(batch_id)).split(b"\n")
+        return whole(self.results(batch_id)).removesuffix(b"\n").split(b"\n")
 
 
 def whole(reply: Reply) -> bytes:

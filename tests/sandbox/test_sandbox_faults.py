@@ -89,7 +89,7 @@ def test_late_accept_creates_later(desk, post, status):
     assert (desk.ids(), desk.machine.account.batches) == ([], 0)
     desk.wait(2)
     (batch_id,) = desk.ids()
-    assert desk.batch(batch_id)["created_at"] == "2026-11-02T12:01:00.250000Z"
+    assert desk.batch(batch_id)["created_at"] == "2026-11-02T12:01:00.250000+00:00"
     assert desk.machine.account.batches == 1
 
 
@@ -455,13 +455,27 @@ def test_a_foreign_stream_ends_by_itself(desk, post):
     assert counts == [7, 7, 7, 3]
 
 
+def test_a_foreign_stream_begins_although_the_create_is_lost(desk, post):
+    post(f.ForeignStream(10), f.ResetBeforeAccept())
+    desk.wait(35)
+    counts = [sum(batch["request_counts"].values()) for batch in desk.call("GET", BATCHES)[1]["data"]]
+    assert (counts, desk.machine.account.batches) == ([3, 3, 3], 0)
+
+
+def test_a_create_that_is_refused_begins_no_foreign_stream(desk):
+    desk.machine.faults.next("create", f.ForeignStream(10))
+    assert desk.reply("POST", BATCHES, b"{}").status == 400
+    desk.wait(35)
+    assert desk.ids() == []
+
+
 @about(f.Hang, f.EmptyResults)
 def test_results_of_somebody_else_hang_or_are_empty_and_ours_are_not(desk, ended):
     (foreign,) = desk.machine.add_foreign(20)
     desk.machine.faults.always("results", f.Hang(240, only_foreign=True))
     desk.machine.faults.always("results", f.EmptyResults(only_foreign=True))
     ours, theirs = desk.results(ended), desk.results(foreign)
-    assert (ours.delay, len(b"".join(ours.body).split(b"\n"))) == (0, 20)
+    assert (ours.delay, b"".join(ours.body).count(b"\n")) == (0, 20)
     assert (theirs.status, theirs.delay, b"".join(theirs.body)) == (200, 240, b"")
     desk.machine.faults.clear()
     desk.machine.faults.next("results", f.Hang(30), f.EmptyResults())
@@ -596,7 +610,7 @@ def read(desk, ended):
     def read(*faults):
         desk.machine.faults.next("results", *faults)
         reply = desk.results(ended)
-        return reply.transport, b"".join(reply.body).split(b"\n")
+        return reply.transport, b"".join(reply.body).removesuffix(b"\n").split(b"\n")
 
     return read
 

@@ -63,7 +63,7 @@ AUDITED_FOR = 36 * 3600.0
 """Seconds for which an attempt's duplicates are looked for, less those that the looking takes."""
 KEYS = [KEY.encode(), OTHER_KEY.encode()]
 RESULT_TYPE = re.compile(rb'"result"\s*:\s*\{\s*"type"\s*:\s*"([a-z_]+)"')
-ERROR_TYPE = re.compile(rb'"error":\{"type":"error","error":\{"type":"([a-z_]+)"')
+ERROR_TYPE = re.compile(rb'"error":\{"type":"error","error":\{(?:"details":(?:null|\{[^{}]*\}),)?"type":"([a-z_]+)"')
 
 
 # ---- while it runs --------------------------------------------------------------------------------------------

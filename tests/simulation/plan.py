@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from abatch import Config
 from abatch.sandbox import faults as f
 from abatch.sandbox.api import Settings
+from abatch.sandbox.shapes import ERAS
 
 __all__ = ["CANARY", "KEY", "OTHER_KEY", "Life", "Plan", "Work", "draw", "requests"]
 
@@ -419,6 +420,7 @@ def draw(seed: int) -> Plan:
             latency=latency,
             cancel_latency=chance.choice([0.0, 120.0]),
             keys={KEY: "default", OTHER_KEY: "other"},
+            era=list(ERAS)[seed % len(ERAS)],
         ),
         faults=faults,
         foreign=foreign,
