@@ -108,6 +108,8 @@ class Journal:
         """The folder of sealed shards."""
         self.missing = folder / "missing"
         """The folder that lists rows without a result."""
+        self.ids = folder / "ids"
+        """The folder that keeps the custom_ids of drained shards."""
         self.lineage_key = lineage_key
         """The secret that tags are made with; it never leaves the journal."""
         self.lineage = hashlib.blake2b(lineage_key, digest_size=8, person=b"abatch-lineage").hexdigest()
@@ -146,7 +148,7 @@ class Journal:
             raise ConfigError(f"there is no journal in {folder}; name the folder with --journal")
         try:
             if drive:
-                for part in (folder, folder / "spool", folder / "missing"):
+                for part in (folder, folder / "spool", folder / "missing", folder / "ids"):
                     make_folders(part)
                 lock = _take_lock(folder / "lock")
             db, lineage_key = _connect(path, migrate=drive)

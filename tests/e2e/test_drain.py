@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from abatch import BackendError, JobStopped, Summary, client, collector, driver
-from abatch.collector import Collector
+from abatch.collector import Alone, Collector
 from abatch.driver import Postponed
 from abatch.errors import ApiError
 from abatch.sandbox import Sandbox
@@ -114,12 +114,13 @@ async def test_reads_that_were_given_up_in_a_rest_are_counted(api: Sandbox, monk
     """Else a batch with a missing row is read for ever, while all others rest."""
     drain, rests = Collector.drain, list[float]()
 
-    async def rest(seconds: float) -> None:
-        rests.append(seconds)
-        raise Postponed(0.0)
+    class Restless(Alone):
+        async def rest(self, seconds: float, /) -> None:
+            rests.append(seconds)
+            raise Postponed(0.0)
 
     async def never_at_ease(self: Collector, shard: Any, state: Any, _: Any, again: Any) -> Any:
-        return await drain(self, shard, state, rest, again)
+        return await drain(self, shard, state, Restless(), again)
 
     async def all_but_the_first(answer: httpx2.Response) -> AsyncIterator[bytes]:
         whole = b"".join([chunk async for chunk in real(answer)])

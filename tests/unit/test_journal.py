@@ -296,6 +296,7 @@ async def test_everything_is_for_its_owner_alone(journal):
         "lock": 0o600,
         "spool": 0o700,
         "missing": 0o700,
+        "ids": 0o700,
     }
     assert stat.S_IMODE(journal.folder.stat().st_mode) == 0o700
 
