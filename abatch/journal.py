@@ -34,9 +34,10 @@ import anyio
 import msgspec
 
 from abatch import facts, threads
-from abatch.disk import durable, make_folders
+from abatch.disk import close_to_others, durable, make_folders
 from abatch.errors import AbatchError, ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
 from abatch.facts import Fact, Lost, LostWished, Reappeared, Reopened, Vanished
+from abatch.log import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,6 +151,7 @@ class Journal:
             if drive:
                 for part in (folder, folder / "spool", folder / "missing", folder / "ids"):
                     make_folders(part)
+                    _make_ours_alone(part)
                 lock = _take_lock(folder / "lock")
             db, lineage_key = _connect(path, migrate=drive)
         except (NotADirectoryError, FileExistsError) as wrong:
@@ -352,6 +354,19 @@ class _Transaction:
             self._db.execute("ROLLBACK")
 
 
+def _make_ours_alone(folder: Path) -> None:
+    """Prompts stand in it: refuse a folder of another user's, and take our own from the others."""
+    try:
+        bits = close_to_others(folder)
+    except OSError as refused:
+        raise JournalError(
+            f"{folder} is not for its owner alone: {refused.strerror}; choose another journal with journal= or "
+            "--journal, or give the folder to the user who runs this (chown, chmod 700)"
+        ) from refused
+    if bits:
+        log.warning("journal_folder_was_open", folder=str(folder), others_had=f"{bits:03o}")
+
+
 def _connect(path: Path, *, migrate: bool) -> tuple[sqlite3.Connection, bytes]:
     new = not path.exists()
     if new:
@@ -380,6 +395,8 @@ def _prepare(db: sqlite3.Connection, path: Path, *, migrate: bool) -> bytes:
     _is_new(db, path)  # before anything of a stranger's database is changed
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA fullfsync = ON")  # of macOS, as `disk.sync`; nothing elsewhere
+    db.execute("PRAGMA checkpoint_fullfsync = ON")
     with _Transaction(db):
         if _is_new(db, path):
             for statement in SCHEMA.split(";\n"):

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from abatch.disk import durable
+from abatch.disk import durable, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,7 @@ def write_kept(folder: Path, shard: int, custom_id: Callable[[int], bytes], with
         with os.fdopen(descriptor, "wb") as file:
             file.write(MAGIC + blake2b(packed, digest_size=DIGEST).digest() + packed)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         with durable(folder):
             (folder / temporary).rename(folder / kept_name(shard))
     except BaseException:
