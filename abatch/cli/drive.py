@@ -284,6 +284,7 @@ def _check_in_place(job: Job, url: str) -> None:
         raise BackendError(
             url,
             f"job {job.key!r} is done, but its results are not where they were: {place} is gone. Put it back; "
+            f"or read them again, which costs nothing: abatch redrain {job.key}; "
             "or give another --key, and the requests are sent, and paid for, again",
         )
 

@@ -187,7 +187,11 @@ class _Jsonl:
     def _check_part(self, sealed: Sealed) -> None:
         part = self._part(sealed.part)
         if not os.path.lexists(part) or part.lstat().st_size != _size(sealed):
-            raise BackendError(self.url, f"{part} was changed or removed after it was sealed; put it back")
+            raise BackendError(
+                self.url,
+                f"{part} was changed or removed after it was sealed; put it back, or remove what is left of it and "
+                f"read it again: abatch redrain {self._job.key}",
+            )
 
 
 class _Folder(_Jsonl):
@@ -251,7 +255,11 @@ class _File(_Jsonl):
             if not job.finished:
                 await self.run(sync_folder, self._target.parent)  # whoever gave it its name may have died before this
         elif job.finished:
-            raise BackendError(self.url, f"{self._target} was moved or removed after the job had finished")
+            raise BackendError(
+                self.url,
+                f"{self._target} was moved or removed after the job had finished; put it back, or read it again: "
+                f"abatch redrain {self._job.key}",
+            )
         else:
             await self.run(self._write_missing, self._missing, job.missing)
             await self._assemble(sealed)
