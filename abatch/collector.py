@@ -26,12 +26,14 @@ from abatch import threads, wire
 from abatch.backend import Sealed, ShardRef
 from abatch.errors import ApiError, BackendError
 from abatch.facts import Counts, Drained, Planned, SealedRecord, Spend
+from abatch.kept import KeptIds, read_kept, write_kept
 from abatch.lifecycle import Draining, Lost
 from abatch.log import log
 from abatch.pacing import READ_AGAIN, Backoff
 from abatch.reconcile import KEPT_FOR, counts_of
 from abatch.result import OUTCOMES, Block, Line, Usage
 from abatch.spool import (
+    SpoolDamaged,
     SpoolReader,
     SpoolWriter,
     Written,
@@ -225,9 +227,20 @@ class Collector:
             LineTooLong: a line of more than 64 MiB.
 
         """
-        with closing(await open_spool(self.journal.spool, shard.planned)) as reader:
+        with closing(await self._open_ids(shard)) as reader:
             drain = _Drain(self, shard, state, reader, presence=presence or Alone(), again=again or iter(READ_AGAIN))
             return await drain.run()
+
+    async def _open_ids(self, shard: ShardRecord) -> SpoolReader | KeptIds:
+        """The shard's rows; of one that was drained before its custom_ids alone, unless its spool was written again."""
+        try:
+            return await open_spool(self.journal.spool, shard.planned)
+        except SpoolDamaged:
+            with guarded(self.journal.ids):
+                kept = await threads.run(read_kept, self.journal.ids, shard.shard, shard.planned.rows)
+            if kept is None:
+                raise
+            return kept
 
 
 class _Drain:
@@ -238,7 +251,7 @@ class _Drain:
         owner: Collector,
         shard: ShardRecord,
         state: Draining | Lost,
-        reader: SpoolReader,
+        reader: SpoolReader | KeptIds,
         *,
         presence: Presence,
         again: Iterator[float],
@@ -250,7 +263,14 @@ class _Drain:
         self._lineage_key = owner.journal.lineage_key
         prefix = wire.prefix(self._lineage_key, shard.shard, state.doubt.attempt)
         self._prefix, self._head = prefix.decode(), wire.ROW_HEAD + prefix
+        self._earlier = state.earlier if isinstance(state, Draining) else None
+        """How the shard was drained the first time, if it is drained once more."""
+        self._withheld_rows = bytearray(shard.planned.rows)
+        """1 for each row that is, or the first time was, put into a retry shard."""
         self._seen = bytearray(shard.planned.rows)
+        if self._earlier is not None and isinstance(reader, KeptIds):
+            self._withheld_rows[:] = reader.withheld
+            self._seen[:] = reader.withheld
         self._marks = array("q", bytes(8 * shard.planned.rows))
         self._tally = Tally(step=owner.step)
         self._withheld: SpoolWriter | None = None
@@ -275,10 +295,12 @@ class _Drain:
         if isinstance(opened, Sealed):
             return await self._recount(opened)
         try:
-            with guarded(owner.journal.spool):
-                await threads.run((owner.journal.spool / self._retry_name).unlink, missing_ok=True)
+            if self._earlier is None:  # else it is the file of the retry shard, which may be on its way
+                with guarded(owner.journal.spool):
+                    await threads.run((owner.journal.spool / self._retry_name).unlink, missing_ok=True)
             state = self._state
             gone = await self._read_all(opened, state) if isinstance(state, Draining) else state.why
+            self._check_withheld()
             written = await self._seal_withheld()
             missing = await self._note_missing(gone)
             sealed = await opened.seal()
@@ -288,6 +310,7 @@ class _Drain:
                 await threads.clean_up(self._withheld.discard)
             raise
         _check_lines(self._owner.job, sealed.part, sealed.lines, self._tally.counts.total)
+        await self._keep_ids()
         return self._collected(sealed, written, missing, gone)
 
     async def _read_all(self, sink: Sink, state: Draining) -> str:
@@ -312,7 +335,8 @@ class _Drain:
                 await self._presence.rest(wait)
                 continue
             if not self._left():
-                await self._compare_counts(state.counts)
+                if self._earlier is None:
+                    await self._compare_counts(state.counts)
                 return ""
             if given_up:
                 return given_up
@@ -332,7 +356,7 @@ class _Drain:
 
     def _left(self) -> int:
         """Rows that have no line yet."""
-        return self._shard.planned.rows - self._counts.total
+        return self._seen.count(0)
 
     async def _compare_counts(self, counts: Counts) -> None:
         """All rows are there; if the API counts them otherwise, ask again, then say so. The rows decide."""
@@ -463,6 +487,8 @@ class _Drain:
             if self._foreign == 1:
                 log.warning("foreign_line_seen", shard=self._shard.shard, batch_id=self._batch_id)
             return None
+        if self._earlier is not None and self._withheld_rows[row]:
+            return None  # its line is the retry shard's
         mark = _mark(memoryview(raw)[len(self._head) :])
         if self._seen[row]:
             self._repeat(row, mark)
@@ -479,8 +505,10 @@ class _Drain:
             seen.usage,
         )
         if self._is_retryable(line):
+            self._withheld_rows[row] = 1
             self._withheld_tally.note(seen.outcome)
-            self._held_back.append((row, custom_id, line.raw))
+            if self._earlier is None:
+                self._held_back.append((row, custom_id, line.raw))
             return None
         self._billing |= line.error_type == "billing_error"
         self._tally.add(line)
@@ -506,6 +534,8 @@ class _Drain:
         log.warning("conflicting_line_seen", shard=self._shard.shard, batch_id=self._batch_id, row=row)
 
     def _is_retryable(self, line: Line) -> bool:
+        if self._earlier is not None:  # what was withheld then, where that was not kept: `_check_withheld` proves it
+            return _passes(line) and self._earlier.retried > 0 and not isinstance(self._reader, KeptIds)
         return _passes(line) and self._shard.planned.trial < self._owner.tries and self._owner.may_retry()
 
     def _withhold(self) -> None:
@@ -515,10 +545,37 @@ class _Drain:
             if self._withheld is None:
                 self._withheld = SpoolWriter(spool)
             for row, custom_id, raw in self._held_back:
+                assert isinstance(self._reader, SpoolReader)  # what was kept of a drained shard has no params
                 self._withheld.add(custom_id, self._reader.params(row), raw)
         self._held_back.clear()
 
     # ---- sealing ----------------------------------------------------------------------------------------------
+
+    def _check_withheld(self) -> None:
+        """Refuse to seal a shard once more unless just the rows were left out that its retry shard holds."""
+        if self._earlier is not None and self._withheld_rows.count(1) != self._earlier.retried:
+            raise BackendError(
+                self._owner.job.key,
+                f"part {self._shard.planned.part} cannot be read again: {self._earlier.retried} of its rows were "
+                f"retried, and {self._withheld_rows.count(1)} look so; put the part back",
+            )
+
+    async def _keep_ids(self) -> None:
+        """Keep the custom_ids, for the case that the part is lost; before `Drained`, after which the spool goes."""
+        if isinstance(self._reader, KeptIds):
+            return
+        with guarded(self._owner.journal.ids):
+            await threads.run(
+                write_kept, self._owner.journal.ids, self._shard.shard, self._reader.custom_id, self._withheld_rows
+            )
+
+    def _note_withheld(self, written: Written) -> None:
+        """Mark the rows that an earlier run put into the retry shard, which no fact describes yet."""
+        spool = self._owner.journal.spool
+        with closing(SpoolReader(spool, written.planned(self._retry_name, self._shard.planned.headers))) as retried:
+            ids = {retried.custom_id(row) for row in range(retried.rows)}
+        for row in range(self._shard.planned.rows):
+            self._withheld_rows[row] = self._reader.custom_id(row) in ids
 
     async def _seal_withheld(self) -> Written | None:
         if self._withheld is None:
@@ -541,10 +598,14 @@ class _Drain:
             line = wire.outcome_of(raw, "")
             self._billing |= line.error_type == "billing_error"
             self._tally.add(line)
-        with guarded(self._owner.journal.spool):
-            written = await threads.run(examine, self._owner.journal.spool / self._retry_name)
+        written = None
+        if self._earlier is None:
+            with guarded(self._owner.journal.spool):
+                written = await threads.run(examine, self._owner.journal.spool / self._retry_name)
+                if written is not None:
+                    await threads.run(self._note_withheld, written)
         lines = self._tally.counts.total
-        missing = self._shard.planned.rows - lines - (0 if written is None else written.rows)
+        missing = self._shard.planned.rows - lines - self._retried(written)
         if missing:  # else a list that stands there is of a read before the last
             with guarded(self._owner.journal.missing):
                 listed = await threads.run(count_missing, self._owner.journal.missing / self._missing_name)
@@ -553,7 +614,15 @@ class _Drain:
             self._state.why if isinstance(self._state, Lost) else "results were missing when the shard was sealed"
         )
         why = sealed_so if missing else ""
+        if self._withheld_rows.count(1) == self._retried(written):
+            await self._keep_ids()
         return self._collected(sealed, written, missing, why)
+
+    def _retried(self, written: Written | None) -> int:
+        """Rows that are in the retry shard: of this drain, or of the first."""
+        if self._earlier is not None:
+            return self._earlier.retried
+        return 0 if written is None else written.rows
 
     def _collected(self, sealed: Sealed, written: Written | None, missing: int, gone: str) -> Collected:
         planned = self._shard.planned
@@ -575,11 +644,11 @@ class _Drain:
             counts=counts,
             sealed=record_of(sealed),
             spend=self._tally.spend,
-            retried=0 if written is None else written.rows,
+            retried=self._retried(written),
             missing=missing,
             gone=gone,
         )
-        return Collected(drained=drained, retry=retry, billing=self._billing)
+        return Collected(drained=drained, retry=retry, billing=self._billing and self._earlier is None)
 
 
 async def _write_all(sink: Sink, blocks: MemoryObjectReceiveStream[Block], unwritten: list[Exception]) -> None:

@@ -8,7 +8,9 @@ that a run finds is synced again, and that is believed.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import stat
 import threading
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-__all__ = ["Writeback", "durable", "make_folders", "remove", "sync_folder"]
+__all__ = ["Writeback", "close_to_others", "durable", "make_folders", "remove", "sync", "sync_folder"]
 
 AHEAD: Final = 2**21
 """Bytes of a file that are left to its fsync, at most."""
@@ -28,6 +30,8 @@ SYNC_FILE_RANGE_WRITE: Final = 2
 
 UNABLE: Final = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS}
 """Why a folder is never synced: it cannot be opened to read, or its file system has nothing to sync (automounts)."""
+NO_FULL_SYNC: Final = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
+"""What a file system answers that has no `F_FULLFSYNC`, a network one for example."""
 _turn = threading.Lock()
 _failures: Counter[Path] = Counter()
 """How often the sync of a folder failed."""
@@ -61,6 +65,43 @@ def _sync_file_range() -> Any:  # noqa: ANN401 - what `ctypes` gives, None where
         return None
     function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     return function
+
+
+def sync(descriptor: int) -> None:
+    """Make what was written to a file, or the names in a folder, durable: on the disk itself, not in its cache.
+
+    An fsync of macOS leaves it to the disk when it writes; `F_FULLFSYNC` does not.
+
+    Raises:
+        OSError: it failed; never try again, what a failed sync did cannot be known.
+
+    """
+    full: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        try:
+            fcntl.fcntl(descriptor, full)
+        except OSError as refused:
+            if refused.errno not in NO_FULL_SYNC:
+                raise
+        else:
+            return
+    os.fsync(descriptor)
+
+
+def close_to_others(folder: Path) -> int:
+    """Take a folder that is ours from everybody else; the permission bits of the others that it had, 0 if none.
+
+    Raises:
+        OSError: it belongs to somebody else, or its bits cannot be changed.
+
+    """
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"it belongs to another user (uid {found.st_uid})", str(folder))
+    others = stat.S_IMODE(found.st_mode) & 0o077
+    if others:
+        folder.chmod(stat.S_IMODE(found.st_mode) & ~0o077)
+    return others
 
 
 def remove(path: Path) -> None:
@@ -121,7 +162,7 @@ def _sync(folder: Path, failures: int) -> None:
             if _failures[folder] != failures:
                 raise OSError(errno.EIO, "its names could not be made durable a moment ago", str(folder))
             try:
-                os.fsync(descriptor)
+                sync(descriptor)
             except OSError as failure:
                 _failures[folder] += 1
                 failure.filename = str(folder)

@@ -109,22 +109,27 @@ class Job:
         """
         given = 0
         while True:
-            if given < len(self._job.sealed_order):
+            if self._is_sealed(given):
                 async with self._run.reading() as backend:  # of a finished job it is connected anew, and looks at all
-                    while given < len(self._job.sealed_order):
+                    while self._is_sealed(given):
                         shard = self._job.shards[self._job.sealed_order[given]]
                         given += 1
                         assert shard.sealed is not None
                         async for raw in backend.read(sealed_of(shard.sealed)):
                             yield Result(raw)
             if self._run.over.is_set():
-                if given < len(self._job.sealed_order):
+                if self._is_sealed(given):
                     continue
                 self._raise_if_unfinished()
                 return
             self._raise_if_refused()
             with anyio.move_on_after(1.0):
                 await self._job.change()
+
+    def _is_sealed(self, nth: int) -> bool:
+        """Whether the nth sealed shard can be read: one may be drained once more."""
+        order = self._job.sealed_order
+        return nth < len(order) and self._job.shards[order[nth]].sealed is not None
 
     def _raise_if_unfinished(self) -> None:
         """Say why a run that is over did not do what this handle was given for."""

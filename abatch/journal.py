@@ -34,9 +34,10 @@ import anyio
 import msgspec
 
 from abatch import facts, threads
-from abatch.disk import durable, make_folders
+from abatch.disk import close_to_others, durable, make_folders
 from abatch.errors import AbatchError, ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
 from abatch.facts import Fact, Lost, LostWished, Reappeared, Reopened, Vanished
+from abatch.log import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,6 +109,8 @@ class Journal:
         """The folder of sealed shards."""
         self.missing = folder / "missing"
         """The folder that lists rows without a result."""
+        self.ids = folder / "ids"
+        """The folder that keeps the custom_ids of drained shards."""
         self.lineage_key = lineage_key
         """The secret that tags are made with; it never leaves the journal."""
         self.lineage = hashlib.blake2b(lineage_key, digest_size=8, person=b"abatch-lineage").hexdigest()
@@ -146,8 +149,9 @@ class Journal:
             raise ConfigError(f"there is no journal in {folder}; name the folder with --journal")
         try:
             if drive:
-                for part in (folder, folder / "spool", folder / "missing"):
+                for part in (folder, folder / "spool", folder / "missing", folder / "ids"):
                     make_folders(part)
+                    _make_ours_alone(part)
                 lock = _take_lock(folder / "lock")
             db, lineage_key = _connect(path, migrate=drive)
         except (NotADirectoryError, FileExistsError) as wrong:
@@ -350,6 +354,19 @@ class _Transaction:
             self._db.execute("ROLLBACK")
 
 
+def _make_ours_alone(folder: Path) -> None:
+    """Prompts stand in it: refuse a folder of another user's, and take our own from the others."""
+    try:
+        bits = close_to_others(folder)
+    except OSError as refused:
+        raise JournalError(
+            f"{folder} is not for its owner alone: {refused.strerror}; choose another journal with journal= or "
+            "--journal, or give the folder to the user who runs this (chown, chmod 700)"
+        ) from refused
+    if bits:
+        log.warning("journal_folder_was_open", folder=str(folder), others_had=f"{bits:03o}")
+
+
 def _connect(path: Path, *, migrate: bool) -> tuple[sqlite3.Connection, bytes]:
     new = not path.exists()
     if new:
@@ -378,6 +395,8 @@ def _prepare(db: sqlite3.Connection, path: Path, *, migrate: bool) -> bytes:
     _is_new(db, path)  # before anything of a stranger's database is changed
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA fullfsync = ON")  # of macOS, as `disk.sync`; nothing elsewhere
+    db.execute("PRAGMA checkpoint_fullfsync = ON")
     with _Transaction(db):
         if _is_new(db, path):
             for statement in SCHEMA.split(";\n"):

@@ -25,7 +25,7 @@ and recovering are therefore the same code: after a crash the facts say where to
 | Dead       |            |            |            |            |            |           |          |            |            |      |          |         |           |       |           |       |
 
 ¹ Only a batch that an operator named and no tag has proven yet.
-² Only where a batch is known. `Vanished` follows only where it did not, or `Reappeared` came since, and
+² Lost where the batch never was known. `Vanished` follows only where it did not, or `Reappeared` came since, and
 `Reappeared` only where it did.
 `Candidates` is the fact `CandidatesChanged`. `Planned` is the first fact of a shard and of no other state.
 Every empty place raises IllegalTransition, and the journal is left as it is.
@@ -364,10 +364,10 @@ def after(state: State | None, fact: ShardFact) -> State:
         case Rejected():
             if isinstance(fact, Abandoned):
                 return Dead(end=fact)
-        case Done(batch_id=str() as batch_id):
+        case Done():
             if isinstance(fact, Reopened):
-                return _reopened(state, batch_id)
-        case Done() | Dead():
+                return _reopened(state)
+        case Dead():
             pass
         case _:
             assert_never(state)
@@ -384,10 +384,12 @@ def _done(state: Draining | Lost, fact: Drained) -> Done:
     return Done(drained=fact, doubt=state.doubt, batch_id=state.batch_id, created_at=state.created_at)
 
 
-def _reopened(state: Done, batch_id: str) -> Draining:
+def _reopened(state: Done) -> Draining | Lost:
+    if state.batch_id is None:
+        return Lost(doubt=state.doubt, batch_id=None, created_at=state.created_at, why=state.drained.gone)
     return Draining(
         doubt=state.doubt,
-        batch_id=batch_id,
+        batch_id=state.batch_id,
         created_at=state.created_at,
         proven=True,
         counts=state.drained.counts,

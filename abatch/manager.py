@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections import defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
@@ -31,7 +32,8 @@ from abatch.places import absolute, absolute_url, folder_of, is_text, relative, 
 from abatch.planner import spool_needed
 from abatch.poller import Scope
 from abatch.prices import load as load_prices
-from abatch.reconcile import Known
+from abatch.reconcile import KEPT_FOR, Known
+from abatch.redrain import reopen_missing_parts
 from abatch.request import HEADER_VALUE
 from abatch.runner import HandedOver, JobRun, Workshop
 
@@ -197,6 +199,12 @@ class BatchManager:
             for shard in job.shards.values():
                 if shard.open:
                     needed |= {shard.planned.spool, f"retry-{shard.shard:08d}.spool"}
+        shards = {shard.shard: shard for job in self._ledger.jobs.values() for shard in job.shards.values()}
+        for path in journal.ids.iterdir():
+            of_shard = shards.get(int(path.name)) if path.name.isdecimal() else None
+            state = None if of_shard is None else of_shard.state
+            if state is None or (isinstance(state, Done) and state.created_at + KEPT_FOR < time.time()):
+                remove(path)
         for path in [*journal.spool.iterdir(), *journal.folder.glob(".seen-*.tmp")]:
             if path.name not in needed and not path.is_dir():
                 remove(path)
@@ -373,6 +381,32 @@ class BatchManager:
         if job is None:
             raise ConfigError(f"journal {self._folder} has no job {key!r}")
         return self._handle(job)
+
+    async def redrain(self, key: str) -> list[int]:
+        """Drain the shards of a job once more whose sealed part is gone; `job(key).wait()` waits for the end.
+
+        Nothing is sent or paid for: the API keeps results for 29 days. A part that is there and damaged has to be
+        removed first. Lines stand in another order than before.
+
+        Returns:
+            the numbers of these shards; none if all is in its place.
+
+        Raises:
+            ConfigError: there is no such job.
+            BackendError: the destination cannot be used, or holds something else in the place of a part.
+            JobStopped: a part is gone that cannot be read again.
+            ApiError: the API cannot be reached.
+
+        """
+        job = self._ledger.job(key)
+        if job is None:
+            raise ConfigError(f"journal {self._folder} has no job {key!r}")
+        async with self._submitting[key]:
+            run = self._run_of(job)
+            shards = await reopen_missing_parts(run, self._ledger, self._client, run.input_path)
+            if shards:
+                self._look(job)
+            return shards
 
     async def submit(
         self,

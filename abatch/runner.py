@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -98,6 +98,8 @@ class JobRun:
         self._site: Site | None = None
         self._driven: set[int] = set()
         self._connecting = anyio.Lock()
+        self.finishing = anyio.Lock()
+        """Held while the destination is finished: parts come and go in it meanwhile."""
         self._readers = 0
         self._assembled = False
         self._planning = self._plan_again = False
@@ -153,6 +155,49 @@ class JobRun:
             if self.job.finished is not None and not self._assembled:
                 await backend.finish(self.ref(), self.sealed())
                 self._assembled = True
+            yield backend
+        finally:
+            self._readers -= 1
+            await self._close_if_done()
+
+    async def what_is_wrong(self) -> BackendError | None:
+        """Why the destination of a job whose shards are all sealed cannot be finished, or is not what it was."""
+        if self.job.finished is None:
+            if not self._is_complete():
+                return None
+            try:
+                await self._finish_now(self.job.cuts)
+            except BackendError as failure:
+                return failure
+        self._assembled = False
+        try:
+            async with self.reading():
+                return None
+        except BackendError as failure:
+            return failure
+
+    @asynccontextmanager
+    async def rewriting(self) -> AsyncGenerator[Backend, None]:
+        """The backend, with the destination claimed as for a job that is not finished.
+
+        Raises:
+            BackendError: the destination is not free, or is being read, or only the caller has the backend.
+
+        """
+        if self._readers:
+            raise BackendError(self.job.key, "its results are being read; try again once that is over")
+        if self.job.finished is not None and self._destination is not None:
+            async with self._connecting:
+                await self._close(self._backend)
+                self._backend = None  # or a failure to connect leaves a closed one
+                self._backend = await backends.connect(self._destination, replace(self.ref(), finished=False))
+        self._readers += 1
+        try:
+            backend = await self.backend()
+            if backend is None:
+                raise BackendError(
+                    self.job.key, "its backend is an object of the caller's: hand the job over again with it"
+                )
             yield backend
         finally:
             self._readers -= 1
@@ -413,6 +458,13 @@ class JobRun:
         return job.finished is None and planned and not any(shard.open for shard in job.shards.values())
 
     async def _finish(self, cuts: int) -> None:
+        async with self.finishing:
+            if self._is_complete():
+                await self._finish_now(cuts)
+            else:  # a part was found to be gone meanwhile
+                self._again = self.job.finished is None
+
+    async def _finish_now(self, cuts: int) -> None:
         job, backend = self.job, await self.backend()
         if backend is None:
             return

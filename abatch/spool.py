@@ -31,7 +31,7 @@ from typing import IO, TYPE_CHECKING, Final
 import msgspec
 
 from abatch import threads, wire
-from abatch.disk import durable
+from abatch.disk import durable, sync
 from abatch.errors import AbatchError
 from abatch.facts import Planned
 
@@ -212,7 +212,7 @@ class SpoolWriter:
         body = self._params_ends[-1] + len(wire.ROW_END)
         put(FOOTER.pack(self.rows, body, self._ids_ends[-1], self._fallback_bytes, MAGIC))
         self._file.flush()
-        os.fsync(self._file.fileno())
+        sync(self._file.fileno())
         self._close()
         with durable(self._folder):
             self._path.rename(self._folder / name)
@@ -401,7 +401,7 @@ def write_missing(folder: Path, name: str, entries: Sequence[tuple[bytes, str]])
         for custom_id, reason in entries:
             file.write(b'{"custom_id":' + custom_id + b',"reason":' + msgspec.json.encode(reason) + b"}\n")
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
     with durable(folder):
         (folder / temporary).rename(folder / name)
 

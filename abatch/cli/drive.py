@@ -1,4 +1,4 @@
-"""Hand a job over, follow it to its end, and say what it came to: what `run` and `retry` have in common."""
+"""Hand a job over, follow it to its end, and say what it came to: what `run`, `retry` and `redrain` have in common."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from abatch.config import Refusals, Tier, Unresolved
     from abatch.job import Job
 
-__all__ = ["Order", "Surroundings", "config_of", "drive", "journal_of"]
+__all__ = ["Order", "Redrain", "Surroundings", "config_of", "drive", "journal_of"]
 
 SLOWER: Final = 4
 """The wait between two looks at the list grows up to this many times the first."""
@@ -65,6 +65,14 @@ class Order:
     tries: int = 3
     piped: bool = False
     """Its lines come from stdin."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redrain:
+    """The job whose missing parts are to be read again."""
+
+    key: str
+    workspace_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +163,7 @@ def config_of(
     )
 
 
-def drive(order: Order, around: Surroundings) -> None:
+def drive(order: Order | Redrain, around: Surroundings) -> None:
     """Run the job to its end.
 
     Raises:
@@ -176,20 +184,28 @@ def drive(order: Order, around: Surroundings) -> None:
     raise typer.Exit(course.status)
 
 
-async def _until_interrupted(order: Order, around: Surroundings, course: _Course) -> None:
+async def _until_interrupted(order: Order | Redrain, around: Surroundings, course: _Course) -> None:
     async with anyio.create_task_group() as group:
         running = anyio.CancelScope()
         await group.start(_watch_signals, running, order, around, course)
         with running:
             try:
-                await _run(order, around, course)
+                if isinstance(order, Redrain):
+                    await _redrain(order, around, course)
+                else:
+                    await _run(order, around, course)
             except Exception as error:  # noqa: BLE001 - kept out of the group, which would wrap it
                 course.error = error
         group.cancel_scope.cancel()
 
 
 async def _watch_signals(
-    running: anyio.CancelScope, order: Order, around: Surroundings, course: _Course, *, task_status: TaskStatus[None]
+    running: anyio.CancelScope,
+    order: Order | Redrain,
+    around: Surroundings,
+    course: _Course,
+    *,
+    task_status: TaskStatus[None],
 ) -> None:
     """The first Ctrl-C or SIGTERM ends the run in good order, the second at once: the journal makes that safe."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -242,6 +258,21 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
             raise
 
 
+async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> None:
+    screen = around.screen
+    course.key = order.key
+    async with BatchManager(folder_of(around.journal), config=around.config, resume="given") as manager:
+        job = manager.job(order.key)
+        await _check_api(manager, order.key, order.workspace_id)
+        course.job = job
+        shards = await manager.redrain(order.key)
+        if not shards:
+            screen.say("Every sealed part is in its place; nothing is read again.")
+            return
+        screen.say(f"{len(shards):,} part(s) are gone and are read again: shards {', '.join(map(str, shards))}")
+        await follow(job, screen)
+
+
 async def _requests(order: Order, config: Config) -> Path | AsyncIterator[bytes]:
     """The requests, once they begin as requests do."""
     if not isinstance(order.requests, Path):
@@ -257,6 +288,7 @@ def _check_in_place(job: Job, url: str) -> None:
         raise BackendError(
             url,
             f"job {job.key!r} is done, but its results are not where they were: {place} is gone. Put it back; "
+            f"or read them again, which costs nothing: abatch redrain {job.key}; "
             "or give another --key, and the requests are sent, and paid for, again",
         )
 
@@ -284,7 +316,7 @@ async def _check_api(manager: BatchManager, key: str, workspace_id: str | None) 
         # anything else passes, or stops the job where it is sure
 
 
-def _conclude(course: _Course, order: Order, around: Surroundings) -> None:
+def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> None:
     """Say how it ended, and what comes next."""
     screen, job = around.screen, course.job
     if course.error is not None:
@@ -294,7 +326,8 @@ def _conclude(course: _Course, order: Order, around: Surroundings) -> None:
         if not around.json:
             screen.show(summary_table(summary))
         if not summary.ok:
-            lines = about_failures(summary, folder_of(around.journal), from_file=isinstance(order.requests, Path))
+            from_file = isinstance(order, Order) and isinstance(order.requests, Path)
+            lines = about_failures(summary, folder_of(around.journal), from_file=from_file)
             screen.say("\n".join(lines))
     if isinstance(course.error, BadRequest) and job is not None:
         done = job.progress()
@@ -302,7 +335,7 @@ def _conclude(course: _Course, order: Order, around: Surroundings) -> None:
     resume = shlex.join(["abatch", *sys.argv[1:]])
     if course.goes_on:
         mend = "mend the input, then " * isinstance(course.error, BadRequest)
-        pipe = "give all the lines again to " * order.piped
+        pipe = "give all the lines again to " * (isinstance(order, Order) and order.piped)
         screen.complain(f"To go on: {mend}{pipe}{resume}")
     if around.json:
         screen.give(

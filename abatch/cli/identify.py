@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from abatch import threads, wire
@@ -13,12 +14,12 @@ from abatch.cli.options import JournalOption, JsonOption  # noqa: TC001 - typer 
 from abatch.cli.places import DEFAULT_JOURNAL, ledger_of
 from abatch.cli.screen import Screen, table
 from abatch.errors import ConfigError
+from abatch.kept import read_kept
 from abatch.spool import SpoolDamaged, SpoolReader
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from abatch.facts import Planned
+    from abatch.journal import Journal
+    from abatch.ledger import ShardRecord
 
 __all__ = ["identify"]
 
@@ -45,7 +46,7 @@ def identify(
             shard = ledger.shard(named.shard)
             custom_id = None
             if shard is not None and named.row < shard.planned.rows:
-                custom_id = await threads.run(_custom_id, ledger.journal.spool, shard.planned, named.row)
+                custom_id = await threads.run(_custom_id, ledger.journal, shard, named.row)
             told = {
                 "job": None if shard is None else ledger.jobs[shard.job].key,
                 "shard": named.shard,
@@ -59,7 +60,7 @@ def identify(
             return
         unknown = {
             "job": "none: its shard was never recorded",
-            "custom_id": "not known any more: its spool file is gone",
+            "custom_id": "not known any more: neither its spool file nor its list of ids is there",
         }
         rows = [
             (name, unknown.get(name, "") if value is None else value)
@@ -71,9 +72,10 @@ def identify(
     perform(work)
 
 
-def _custom_id(spool: Path, planned: Planned, row: int) -> str | None:
+def _custom_id(journal: Journal, shard: ShardRecord, row: int) -> str | None:
     try:
-        with closing(SpoolReader(spool, planned)) as reader:
+        with closing(SpoolReader(journal.spool, shard.planned)) as reader:
             return reader.id_text(row)
     except SpoolDamaged:
-        return None
+        kept = read_kept(journal.ids, shard.shard, shard.planned.rows)
+        return None if kept is None else msgspec.json.decode(kept.custom_id(row), type=str)

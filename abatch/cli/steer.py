@@ -77,21 +77,25 @@ def resolve(
 
 
 def _doubtful(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
-    shard, doubt = _waiting(ledger, number)
-    if not isinstance(shard.state, InDoubt | Held):
-        raise ConfigError(
-            f"shard {number} is neither in doubt nor held, it is {shard_in_words(shard)}; "
-            "if its batch was deleted: --lost"
-        )
+    shard = _shard(ledger, number)
+    doubt = doubt_of(shard.state)
+    if doubt is None or not isinstance(shard.state, InDoubt | Held):
+        hint = "" if doubt is None else "; if its batch was deleted, say --lost"
+        raise ConfigError(f"shard {number} is neither in doubt nor held, it is {shard_in_words(shard)}{hint}")
     return shard, doubt
 
 
 def _waiting(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
-    """A shard that waits for the API or an operator, and what was committed of it."""
+    """A shard of which something was committed that is not settled or drained."""
+    shard = _shard(ledger, number)
+    doubt = doubt_of(shard.state)
+    if doubt is None:
+        raise ConfigError(f"shard {number} has no batch to give up, it is {shard_in_words(shard)}")
+    return shard, doubt
+
+
+def _shard(ledger: Ledger, number: int) -> ShardRecord:
     shard = ledger.shard(number)
     if shard is None:
         raise ConfigError(f"journal {ledger.journal.folder} has no shard {number}")
-    doubt = doubt_of(shard.state)
-    if doubt is None:
-        raise ConfigError(f"shard {number} waits for nothing, it is {shard_in_words(shard)}")
-    return shard, doubt
+    return shard

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
-from abatch.disk import Writeback, durable, make_folders, sync_folder
+from abatch.disk import Writeback, durable, make_folders, sync, sync_folder
 from abatch.errors import BackendError, ConfigError
 from abatch.result import in_pieces
 
@@ -187,7 +187,11 @@ class _Jsonl:
     def _check_part(self, sealed: Sealed) -> None:
         part = self._part(sealed.part)
         if not os.path.lexists(part) or part.lstat().st_size != _size(sealed):
-            raise BackendError(self.url, f"{part} was changed or removed after it was sealed; put it back")
+            raise BackendError(
+                self.url,
+                f"{part} was changed or removed after it was sealed; put it back, or remove what is left of it and "
+                f"read it again: abatch redrain {self._job.key}",
+            )
 
 
 class _Folder(_Jsonl):
@@ -251,7 +255,11 @@ class _File(_Jsonl):
             if not job.finished:
                 await self.run(sync_folder, self._target.parent)  # whoever gave it its name may have died before this
         elif job.finished:
-            raise BackendError(self.url, f"{self._target} was moved or removed after the job had finished")
+            raise BackendError(
+                self.url,
+                f"{self._target} was moved or removed after the job had finished; put it back, or read it again: "
+                f"abatch redrain {self._job.key}",
+            )
         else:
             await self.run(self._write_missing, self._missing, job.missing)
             await self._assemble(sealed)
@@ -284,7 +292,7 @@ class _File(_Jsonl):
             for each in sealed:  # one step each: a cancellation waits for one part, not for all
                 await self.run(self._check_part, each)
                 await self.run(_append, self._part(each.part), whole, _size(each))
-            await self.run(os.fsync, whole)
+            await self.run(sync, whole)
         finally:
             await threads.clean_up(os.close, whole)
         await self.run(self._let_appear, _publish, draft)
@@ -356,7 +364,7 @@ class _Sink:
     def _seal(self) -> Sealed:
         if os.fstat(self._open_descriptor()).st_size != self._bytes:
             raise BackendError(self._backend.url, f"{self._draft} is not what was written; drain it again")
-        os.fsync(self._open_descriptor())
+        sync(self._open_descriptor())
         self.close()
         try:
             _publish(self._draft, self._part)
@@ -455,7 +463,7 @@ def _write_new(path: Path, chunks: Iterable[bytes]) -> int:
         for chunk in chunks:
             _write_all(descriptor, chunk)
             written += len(chunk)
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
     return written

@@ -38,7 +38,7 @@ def test_a_finished_job_is_shown_read_and_retried(cli: Any, api: Sandbox) -> Non
 
     wire_id = told["shards"][0]["wire_prefix"] + "0001"
     assert cli.here("id", wire_id, "--json").json == {
-        "job": "job", "shard": told["shards"][0]["shard"], "attempt": 1, "row": 1, "custom_id": None, "proven": True,
+        "job": "job", "shard": told["shards"][0]["shard"], "attempt": 1, "row": 1, "custom_id": "r1", "proven": True,
     }  # fmt: skip
     swapped = wire_id[:17] + ("0" if wire_id[17] != "0" else "1") + wire_id[18:]
     foreign = cli.here("id", swapped)
@@ -170,6 +170,42 @@ def test_commands_without_a_journal_or_job_are_exit_2(alone: Any) -> None:
         assert ended.status == 2, ended
         assert "no journal" in ended.err
     assert not (alone.folder / ".abatch").exists()
+
+
+def test_a_word_that_a_shard_is_lost_ends_its_job_with_its_requests_missing(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 5)
+    api.faults.next("create", ResetBeforeAccept())
+    args = ("run", "in.jsonl", "--to", "out.jsonl", "--unresolved", "hold", "--grace", "0.3", *FAST)
+    held = cli.here(*args)
+    assert held.status == 3, held
+    assert "--lost" in cli.here("status").out
+    assert cli.here("resolve", "1", "--lost", "--not-created").status == 2
+    assert cli.here("resolve", "99", "--lost").status == 2
+    said = cli.here("resolve", "1", "--lost")
+    assert (said.status, "shard 1 of job" in said.err, "is lost" in said.err) == (0, True, True), said
+    ended = cli.here(*args, "--json")
+    assert (ended.status, ended.json["missing"]) == (1, 5), ended
+    assert api.account.batches == 0
+    late = cli.here("resolve", "1", "--lost")
+    assert late.status == 2
+    assert "it is done" in late.err
+
+
+def test_a_result_file_that_was_removed_is_read_again(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 12)
+    args = ("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", "--max-batch-requests", 8, *FAST)
+    assert cli.here(*args).status == 0
+    in_place = cli.here("redrain", "job")
+    assert (in_place.status, "nothing is read again" in in_place.err) == (0, True), in_place
+    lines = cli.lines("out.jsonl")
+    (cli.folder / "out.jsonl").unlink()
+    missed = cli.here(*args)
+    assert (missed.status, "abatch redrain job" in missed.err) == (1, True), missed
+    again = cli.here("redrain", "job", "--json")
+    assert (again.status, again.json["succeeded"], again.json["state"]) == (0, 12, "done"), again
+    assert cli.lines("out.jsonl") == lines
+    assert cli.here("redrain", "nobody").status == 2
+    assert (api.account.requests, api.account.violated) == (12, 0)
 
 
 def test_a_sandbox_serves_until_it_is_interrupted(alone: Any) -> None:

@@ -18,7 +18,7 @@ from abatch.cli.screen import Screen, tables
 from abatch.cli.text import clean, duration, money
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobConflict, JobStopped
 
-COMMANDS = ("run", "status", "results", "cancel", "retry", "resolve", "id", "estimate", "sandbox")
+COMMANDS = ("run", "status", "results", "cancel", "retry", "redrain", "resolve", "id", "estimate", "sandbox")
 
 
 def invoke(*args: str) -> Any:

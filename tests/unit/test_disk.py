@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sys
 import threading
@@ -164,3 +165,36 @@ def test_writeback_is_taken_by_the_kernel(tmp_path):
         file.write(bytes(AHEAD))
         file.flush()
         assert begin(file.fileno(), 0, AHEAD, SYNC_FILE_RANGE_WRITE) == 0
+
+
+def test_where_there_is_a_full_sync_it_is_what_makes_a_file_durable(tmp_path, monkeypatch):
+    """An fsync of macOS leaves the data in the disk's cache."""
+    asked, synced = list[tuple[int, int]](), list[int]()
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", lambda descriptor, command: asked.append((descriptor, command)))
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with (tmp_path / "x").open("wb") as file:
+        disk.sync(file.fileno())
+        assert (asked, synced) == ([(file.fileno(), 51)], [])
+    disk.sync_folder(tmp_path)
+    assert (len(asked), synced) == (2, [])
+
+
+@pytest.mark.parametrize(("code", "is_synced"), [(errno.ENOTSUP, True), (errno.EINVAL, True), (errno.EIO, False)])
+def test_a_file_system_without_a_full_sync_gets_the_usual_one_and_a_failure_is_a_failure(
+    tmp_path, monkeypatch, code, is_synced
+):
+    def refuse(*_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    synced: list[int] = []
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with (tmp_path / "x").open("wb") as file:
+        if is_synced:
+            disk.sync(file.fileno())
+        else:
+            with pytest.raises(OSError, match="Input/output"):
+                disk.sync(file.fileno())
+        assert synced == [file.fileno()] * is_synced

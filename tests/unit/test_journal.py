@@ -296,6 +296,7 @@ async def test_everything_is_for_its_owner_alone(journal):
         "lock": 0o600,
         "spool": 0o700,
         "missing": 0o700,
+        "ids": 0o700,
     }
     assert stat.S_IMODE(journal.folder.stat().st_mode) == 0o700
 
@@ -310,6 +311,28 @@ async def test_an_open_umask_changes_nothing_about_it(tmp_path):
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "j").iterdir()}
     await journal.aclose()
     assert modes == {0o600, 0o700}
+
+
+@pytest.mark.parametrize("part", ["", "spool", "missing", "ids"])
+async def test_a_folder_that_is_open_to_others_is_closed_and_that_is_said_in_one_line(journal, caplog, part):
+    await journal.aclose()
+    (journal.folder / part).chmod(0o755)
+    with caplog.at_level("WARNING"):
+        await (await Journal.open(journal.folder, drive=True)).aclose()
+    assert stat.S_IMODE((journal.folder / part).stat().st_mode) == 0o700
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "journal_folder_was_open" in said
+    assert "055" in said
+
+
+async def test_a_folder_of_another_user_is_refused_and_left_as_it_is(journal, monkeypatch):
+    await journal.aclose()
+    journal.folder.chmod(0o755)
+    before = content_of(journal.folder)
+    monkeypatch.setattr(os, "geteuid", lambda: journal.folder.stat().st_uid + 1)
+    with pytest.raises(JournalError, match=r"belongs to another user .*choose another journal"):
+        await Journal.open(journal.folder, drive=True)
+    assert (stat.S_IMODE(journal.folder.stat().st_mode), content_of(journal.folder)) == (0o755, before)
 
 
 async def test_a_commit_is_synced_to_the_disk_before_it_returns(journal):

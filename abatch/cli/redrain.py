@@ -1,0 +1,56 @@
+"""`abatch redrain`: read the results of a job again whose sealed parts were removed or damaged."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import Annotated
+
+import typer
+
+from abatch.cli.drive import Redrain, Surroundings, config_of, drive, journal_of
+from abatch.cli.exits import perform, reported
+from abatch.cli.options import JobArgument, JsonOption, QuietOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.places import job_named, ledger_of
+from abatch.cli.screen import Screen
+
+__all__ = ["redrain"]
+
+
+def redrain(
+    key: JobArgument,
+    *,
+    journal: Annotated[Path | None, typer.Option(file_okay=False, help="The journal's folder.")] = None,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="The job was run with --sandbox.")] = False,
+    sandbox_latency: Annotated[str, typer.Option(hidden=True, envvar="ABATCH_SANDBOX_LATENCY")] = "1,3",
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read results again that are gone from the destination. Nothing is sent, and nothing is paid for.
+
+    Every part that is not in its place is read from the API, which keeps results for 29 days. A part that is damaged
+    has to be removed first; so has a damaged file that was finished. Lines may stand in another order than before.
+
+    Example: abatch redrain nightly
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the API key
+    screen = Screen(quiet=quiet)
+    place = journal_of(journal, sandbox=sandbox)
+
+    async def work() -> str | None:
+        async with ledger_of(place) as ledger:
+            return job_named(ledger, key).submitted.headers.workspace_id
+
+    workspace_id = perform(work)
+    with reported(screen):
+        config = config_of(sandbox=sandbox)
+    drive(
+        Redrain(key=key, workspace_id=workspace_id),
+        Surroundings(
+            journal=place,
+            config=config,
+            screen=screen,
+            sandbox=sandbox_latency if sandbox else None,
+            json=as_json,
+        ),
+    )

@@ -1,0 +1,91 @@
+"""Keep the custom_ids of a drained shard for as long as the API keeps its results, so that they can be read once more.
+
+    ids/NNNNNNNN      magic, digest of the rest, then compressed: which rows went to a retry shard (a byte each),
+                      where each custom_id ends, the custom_ids as JSON strings
+
+A damaged file is as good as none. These calls block: see `threads.run`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zlib
+from array import array
+from contextlib import suppress
+from hashlib import blake2b
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final
+
+from abatch.disk import durable, sync
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["KeptIds", "kept_name", "read_kept", "write_kept"]
+
+MAGIC: Final = b"abatch-ids-1\n\0\0\0"
+DIGEST: Final = 16
+QUICK: Final = 1
+"""Of zlib: a third of the size for a few milliseconds in ten thousand rows."""
+
+
+def kept_name(shard: int) -> str:
+    """The name of a shard's file."""
+    return f"{shard:08d}"
+
+
+class KeptIds:
+    """The custom_ids of one shard, by row."""
+
+    def __init__(self, withheld: bytes, ends: array[int], ids: bytes) -> None:
+        self.withheld = withheld
+        """A byte per row: 1 where it went to a retry shard."""
+        self._ends = ends
+        self._ids = ids
+
+    def custom_id(self, row: int) -> bytes:
+        """The custom_id of a row, as a JSON string."""
+        return self._ids[self._ends[row - 1] if row else 0 : self._ends[row]]
+
+    def close(self) -> None:
+        """Do nothing: all of it is in memory."""
+
+
+def write_kept(folder: Path, shard: int, custom_id: Callable[[int], bytes], withheld: bytes | bytearray) -> None:
+    """Make the file of a shard durable, over one that is there."""
+    ids = [custom_id(row) for row in range(len(withheld))]
+    ends = array("Q", accumulate(map(len, ids)))
+    packed = zlib.compress(b"".join((withheld, ends.tobytes(), *ids)), QUICK)
+    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)  # O_EXCL, 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(MAGIC + blake2b(packed, digest_size=DIGEST).digest() + packed)
+            file.flush()
+            sync(file.fileno())
+        with durable(folder):
+            (folder / temporary).rename(folder / kept_name(shard))
+    except BaseException:
+        with suppress(FileNotFoundError):
+            (folder / temporary).unlink()
+        raise
+
+
+def read_kept(folder: Path, shard: int, rows: int) -> KeptIds | None:
+    """What was kept of a shard of so many rows; None if there is nothing, or nothing that can be relied on."""
+    try:
+        content = (folder / kept_name(shard)).read_bytes()
+    except FileNotFoundError:
+        return None
+    begin = len(MAGIC) + DIGEST
+    packed = content[begin:]
+    if content[:begin] != MAGIC + blake2b(packed, digest_size=DIGEST).digest():
+        return None
+    unpacked = zlib.decompress(packed)
+    ends = array("Q")
+    ends.frombytes(unpacked[rows : 9 * rows])
+    ids = unpacked[9 * rows :]
+    if len(ends) != rows or not rows or ends[-1] != len(ids):
+        return None
+    return KeptIds(unpacked[:rows], ends, ids)

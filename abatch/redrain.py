@@ -1,0 +1,154 @@
+"""Find the sealed parts of a job that are gone, and let their shards be drained once more.
+
+The API keeps the results of a batch for 29 days, so a part that was removed or damaged can be read again, into
+another part of the same number. Nothing is sent: a shard goes from done back to draining by the fact `Reopened`,
+and everything after that is what any drain is. It comes to exactly one line per request, because a row that went to
+a retry shard the first time is left to it.
+
+Before anything is recorded, it is certain of every part that is gone that the shard's custom_ids are known.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from abatch import threads
+from abatch.backend import Sealed, ShardRef
+from abatch.collector import record_of
+from abatch.errors import BackendError, JobStopped
+from abatch.facts import FileSource, Reopened
+from abatch.kept import read_kept
+from abatch.lifecycle import Done
+from abatch.log import log
+from abatch.reconcile import KEPT_FOR
+from abatch.respool import respool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from abatch.backend import Backend, JobRef
+    from abatch.client import Client
+    from abatch.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.runner import JobRun
+
+__all__ = ["reopen_missing_parts"]
+
+PUT_BACK = "Put the part back where it was"
+
+
+class _Gone(NamedTuple):
+    shard: ShardRecord
+    state: Done
+
+
+async def reopen_missing_parts(run: JobRun, ledger: Ledger, client: Client, input_path: Path | None) -> list[int]:
+    """Look for every sealed part of a job, and record `Reopened` for the shards whose part is gone.
+
+    Returns:
+        the numbers of these shards; none if all is in its place.
+
+    Raises:
+        BackendError: the destination cannot be used, or holds a part that is not what was sealed.
+        JobStopped: a part is gone that cannot be read again.
+        ApiError: the API cannot be asked for the time.
+
+    """
+    job = run.job
+    async with run.finishing:
+        trouble = await run.what_is_wrong()
+        if job.finished is not None and trouble is None:
+            return []
+        async with run.rewriting() as backend:
+            gone = [shard for shard in job.shards.values() if await _is_gone(backend, run.ref(), shard)]
+            if not gone and trouble is not None:
+                raise trouble
+            reopened = _redrainable(job, gone)
+            await _check_age(client, job, reopened)
+            await _check_ids(ledger, job, reopened, input_path)
+            facts = [
+                entry
+                for shard, _ in reopened
+                for entry in ledger.next(shard, Reopened(why="its part is gone from the destination"))
+            ]
+            if facts:
+                await ledger.record(*facts)
+    for shard, state in reopened:
+        log.warning("shard_reopened", job=job.key, shard=shard.shard, batch_id=state.batch_id)
+    return [shard.shard for shard, _ in reopened]
+
+
+async def _is_gone(backend: Backend, ref: JobRef, shard: ShardRecord) -> bool:
+    """Whether the part of a sealed shard is not in its place.
+
+    Raises:
+        BackendError: something else is in its place.
+
+    """
+    record = shard.sealed
+    if record is None:
+        return False
+    place = ShardRef(
+        job=ref, shard=shard.shard, part=shard.planned.part, rows=shard.planned.rows, batch_id=shard.batch_id
+    )
+    found = await backend.open(place)
+    if not isinstance(found, Sealed):
+        await found.discard()
+        return True
+    if record_of(found) != record:
+        raise BackendError(
+            ref.key,
+            f"part {record.part} (shard {shard.shard}) is not what was sealed; "
+            "remove it, then run the same command again",
+        )
+    return False
+
+
+def _redrainable(job: JobRecord, gone: list[ShardRecord]) -> list[_Gone]:
+    """The shards with their states, if all of them had results of the API."""
+    found: list[_Gone] = []
+    for shard in gone:
+        if not isinstance(shard.state, Done):
+            raise JobStopped(
+                job.key,
+                f"part {shard.planned.part} is gone, and its lines were made here (cancelled or refused requests): "
+                "the API has none of them",
+                f"{PUT_BACK}.",
+            )
+        found.append(_Gone(shard, shard.state))
+    return found
+
+
+async def _check_age(client: Client, job: JobRecord, gone: list[_Gone]) -> None:
+    if not gone:
+        return
+    now = (await client.list(job.submitted.headers.workspace_id, limit=1)).date
+    for shard, state in gone:
+        if state.batch_id is not None and state.created_at + KEPT_FOR < now:
+            raise JobStopped(
+                job.key,
+                f"part {shard.planned.part} is gone, and the API keeps results for 29 days: "
+                f"those of batch {state.batch_id} are older",
+                f"{PUT_BACK}.",
+            )
+
+
+async def _check_ids(ledger: Ledger, job: JobRecord, gone: list[_Gone], input_path: Path | None) -> None:
+    """Make sure that the custom_ids of all of them are known; from the input where none were kept."""
+    without: list[ShardRecord] = []
+    for shard, state in gone:
+        kept = await threads.run(read_kept, ledger.journal.ids, shard.shard, shard.planned.rows)
+        if kept is None or sum(kept.withheld) != state.drained.retried:
+            without.append(shard)
+    if not without:
+        return
+    found: set[int] = set()
+    if isinstance(job.submitted.source, FileSource) and input_path is not None:
+        found = await respool(ledger, job, input_path, without)
+    for shard in without:
+        if shard.shard not in found:
+            raise JobStopped(
+                job.key,
+                f"part {shard.planned.part} is gone, and the custom_ids of its requests are not known any more: "
+                "they are kept for 29 days, and can be read from the unchanged input file, except those of a retry",
+                f"{PUT_BACK}, or put the input file back, then run the same command again.",
+            )
