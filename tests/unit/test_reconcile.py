@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from abatch.facts import Counts
 from abatch.reconcile import (
-    SPEND_LIMIT,
     Absent,
     AbsentOnce,
     Created,
@@ -29,6 +28,7 @@ from abatch.reconcile import (
     settle,
     to_inspect,
 )
+from abatch.refusals import SPEND_LIMIT
 from tests.unit.make import GRACE, MINUTE, NOON, batch, doubt, listing
 
 # ---- table A --------------------------------------------------------------------------------------------------
