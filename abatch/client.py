@@ -5,7 +5,10 @@ Auth, headers and error classes stay the SDK's. What differs from plain use, and
 - A create is streamed and never repeated: the SDK's own retry of a lost answer makes a second batch.
 - No call follows a redirect: the key would go with it.
 - Results come from the path under the base URL, in one round trip, as raw bytes; `results_url` is ignored.
-- They are read through the SDK's aiohttp transport, which takes a third of the time of its other one.
+- They are read through the SDK's aiohttp transport, which takes a third of the time of its other one. They are asked
+  for without compression; gzip is decoded here if it comes all the same, because the SDK's decoder ends with the first
+  of several members.
+- Credentials that renew (OAuth) renew after a 401 of a read. A create is preceded by such a read, and never repeated.
 - Creates go over fresh connections of a transport of our own, whose kernel gives up undelivered bytes after a
   minute (`TCP_USER_TIMEOUT`): bound A4 of docs/reliability.md. With a caller's own client that bound is wider.
 
@@ -18,14 +21,17 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
+import re
 import socket
 import sys
 import urllib.request
+import zlib
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 from urllib.parse import quote
 
 import anthropic
@@ -34,11 +40,12 @@ import msgspec
 from anthropic import AsyncStream
 
 from abatch.errors import ApiError, ConfigError
+from abatch.log import redacted
 from abatch.pacing import ANSWER_WITHIN
 from abatch.reconcile import BatchSeen, NoAnswer, Replied
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     from anthropic._types import RequestOptions
 
@@ -62,6 +69,7 @@ _NOTHING: Final = (
 """What the SDK raises where a call comes to nothing: also for a charset that is none. A TypeError is its caller's."""
 
 PATH: Final = "/v1/messages/batches"
+_API_PATH: Final = re.compile(r"/v1(/messages(/batches)?)?/*$")
 IDLE: Final = 120.0
 """Seconds without a byte after which a read is given up."""
 _PATIENCE: Final = httpx2.Timeout(IDLE, connect=15.0, pool=60.0)
@@ -69,6 +77,13 @@ PAGE: Final = 1000
 LONGEST_WAIT: Final = 3600.0
 """Seconds of a `retry-after` that are believed, at most."""
 USER_TIMEOUT_MS: Final = 60_000
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+AS_IT_IS: Final[Mapping[str, str]] = MappingProxyType({"Accept": "application/binary", "Accept-Encoding": "identity"})
+GZIP: Final = zlib.MAX_WBITS | 16
+MAGIC: Final = b"\x1f\x8b"
+ZIPPED_STEP: Final = 2**14
+UNZIPPED: Final = 2**18
+"""Bytes that are decoded at once, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,14 +118,20 @@ class _List(msgspec.Struct):
     last_id: str | None = None
 
 
-class _Details(msgspec.Struct):
-    error_code: str | None = None
-
-
 class _Error(msgspec.Struct):
     type: str
     message: str = ""
-    details: _Details | None = None
+    details: object = None
+    """An object or null, and seen as a list and as a text, too."""
+
+    @property
+    def code(self) -> str | None:
+        """What names the error more closely than its type."""
+        match self.details:
+            case {"error_code": str(code)}:
+                return code
+            case _:
+                return None
 
 
 class _Envelope(msgspec.Struct):
@@ -133,6 +154,12 @@ class Client:
         url = sdk.base_url
         if url.userinfo:
             raise ConfigError("the base URL carries a user or password, and would stand in the journal; take them out")
+        if (found := _API_PATH.search(url.path)) is not None:
+            without = url.copy_with(path=url.path[: found.start()] or "/")
+            raise ConfigError(
+                f"base URL {url} ends in {found[0].rstrip('/')}, which is added to it for each call; "
+                f"set it to {str(without).rstrip('/')}"
+            )
         if url.scheme != "https" and not _is_loopback(url.host):
             raise ConfigError(f"base URL {url} would send the API key in the clear; use https")
         if own:
@@ -162,7 +189,7 @@ class Client:
         try:
             sdk = anthropic.AsyncAnthropic(max_retries=0)
         except anthropic.AnthropicError as unusable:
-            raise ConfigError(f"no usable API credentials: {unusable}") from unusable
+            raise ConfigError(f"no usable API credentials: {redacted(str(unusable))}") from unusable
         except httpx2.InvalidURL as unusable:
             raise ConfigError(f"ANTHROPIC_BASE_URL is not an address: {unusable}") from unusable
         if sdk.api_key is None and sdk.auth_token is None and sdk.credentials is None:
@@ -178,6 +205,21 @@ class Client:
     def fixed_key(self) -> str | None:
         """The key itself, to fingerprint; None for credentials that change."""
         return self._sdk.api_key or self._sdk.auth_token
+
+    @property
+    def renews(self) -> bool:
+        """Whether the credentials are tokens that the SDK can replace."""
+        return self.fixed_key is None and self._sdk.credentials is not None
+
+    async def renew(self, workspace_id: str | None) -> None:
+        """Make sure that credentials that renew are good: a create is not repeated, whatever it is answered.
+
+        Raises:
+            ApiError: they are refused, or the API could not be asked.
+
+        """
+        if self.renews:
+            await self.list(workspace_id, limit=1)
 
     async def aclose(self) -> None:
         """Close the connections that were opened here."""
@@ -221,7 +263,7 @@ class Client:
         page = _decode("list", answer, _List)
         return Page(
             date=_date("list", answer),
-            batches=tuple(_seen(batch) for batch in page.data),
+            batches=tuple(_seen("list", batch) for batch in page.data),
             has_more=page.has_more,
             last_id=page.last_id or (page.data[-1].id if page.data else None),
         )
@@ -234,7 +276,7 @@ class Client:
 
         """
         answer = await self._get("retrieve", _path(batch_id), workspace_id)
-        return _seen(_decode("retrieve", answer, _Batch))
+        return _seen("retrieve", _decode("retrieve", answer, _Batch))
 
     async def cancel(self, workspace_id: str | None, batch_id: str) -> None:
         """Ask to cancel a batch that is proven ours.
@@ -243,8 +285,11 @@ class Client:
             ApiError: it was refused or not answered; asking again is harmless.
 
         """
+        path = _path(batch_id, "/cancel")
         try:
-            await self._sdk.post(_path(batch_id, "/cancel"), cast_to=httpx2.Response, options=_once(workspace_id))
+            await self._ask(
+                lambda options: self._sdk.post(path, cast_to=httpx2.Response, options=options), workspace_id
+            )
         except _NOTHING as error:
             raise _api_error("cancel", error) from error
 
@@ -256,18 +301,20 @@ class Client:
             ApiError: on entering, and while the chunks are read when the stream breaks.
 
         """
-        options = _once(workspace_id)
-        options["headers"] = {**options.get("headers", {}), "Accept": "application/binary"}
+
+        def ask(options: RequestOptions) -> Awaitable[Any]:
+            # with cast_to=Response and stream=True the SDK gives the open response itself
+            return self._reading.get(
+                _path(batch_id, "/results"),
+                cast_to=httpx2.Response,
+                stream=True,
+                stream_cls=AsyncStream[object],
+                options=options,
+            )
+
         try:
             async with asyncio.timeout(2 * IDLE):
-                # with cast_to=Response and stream=True the SDK gives the open response itself
-                answer: Any = await self._reading.get(
-                    _path(batch_id, "/results"),
-                    cast_to=httpx2.Response,
-                    stream=True,
-                    stream_cls=AsyncStream[object],
-                    options=options,
-                )
+                answer = await self._ask(ask, workspace_id, AS_IT_IS)
         except _NOTHING as error:
             raise _api_error("results", error) from error
         try:
@@ -278,9 +325,30 @@ class Client:
 
     async def _get(self, what: str, path: str, workspace_id: str | None) -> httpx2.Response:
         try:
-            return await self._sdk.get(path, cast_to=httpx2.Response, options=_once(workspace_id))
+            return await self._ask(
+                lambda options: self._sdk.get(path, cast_to=httpx2.Response, options=options), workspace_id
+            )
         except _NOTHING as error:
             raise _api_error(what, error) from error
+
+    async def _ask(
+        self,
+        call: Callable[[RequestOptions], Awaitable[T]],
+        workspace_id: str | None,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> T:
+        """Make a call that may be repeated; once more after a 401, if there may be a better token.
+
+        The SDK itself replaces a token that was answered 401, but only in a call that it may retry.
+        """
+        options = _once({**_workspace(workspace_id), **headers})
+        try:
+            return await call(options)
+        except anthropic.AuthenticationError:
+            if not self.renews:
+                raise
+        async with asyncio.timeout(2 * IDLE):  # it waits as long as the 401 asks
+            return await call({**options, "max_retries": 1})
 
 
 def _path(batch_id: str, behind: str = "") -> str:
@@ -302,7 +370,7 @@ async def _chunks(answer: httpx2.Response) -> AsyncGenerator[bytes, None]:
     timer = loop.call_later(IDLE / 8, look)
     try:
         async with asyncio.timeout(None) as idle:  # some transports wait for ever behind bytes that are not HTTP
-            async with aclosing(answer.aiter_bytes()) as pieces:
+            async with aclosing(_decoded(answer)) as pieces:
                 async for chunk in pieces:
                     since = math.inf
                     if idle.when() is not None:  # it came in the last moment
@@ -315,9 +383,78 @@ async def _chunks(answer: httpx2.Response) -> AsyncGenerator[bytes, None]:
         timer.cancel()
 
 
-def _once(workspace_id: str | None) -> RequestOptions:
+def _decoded(answer: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    """The body without its compression."""
+    if answer.headers.get("content-encoding", "").strip().lower() in ("gzip", "x-gzip"):
+        return _unzipped(answer)
+    return answer.aiter_bytes()
+
+
+async def _unzipped(answer: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    """Every member of a body in gzip: a proxy may send each piece of what it passes on as one.
+
+    Raises:
+        ConnectionError: the body ends inside a member.
+
+    """
+    members = Members()
+    async with aclosing(answer.aiter_raw()) as chunks:
+        async for chunk in chunks:
+            for piece in members.feed(chunk):
+                yield piece
+    if not members.whole:
+        raise ConnectionError("it ends inside compressed data")
+
+
+class Members:
+    """A stream of gzip members, decoded piece by piece; no piece is larger than 256 KiB."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(GZIP)
+        self._began = False
+        """The member has got a byte."""
+        self._begin = b""
+        """What may be the beginning of another member, and is too short to tell."""
+        self._over = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether it may end here."""
+        return self._over or not self._began or self._member.eof
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Decode the next bytes of the stream.
+
+        Raises:
+            zlib.error: they are not what gzip makes.
+
+        """
+        for start in range(0, len(chunk), ZIPPED_STEP):  # short: each member that ends in one copies the rest of it
+            yield from self._feed(chunk[start : start + ZIPPED_STEP])
+
+    def _feed(self, data: bytes) -> Iterator[bytes]:
+        data, self._begin = self._begin + data, b""
+        while data and not self._over:
+            if self._member.eof:
+                if len(data) < len(MAGIC):
+                    self._begin = data
+                    return
+                if not data.startswith(MAGIC):  # padding, or other bytes that do not belong to it
+                    self._over = True
+                    return
+                self._member = zlib.decompressobj(GZIP)
+            self._began = True
+            while piece := self._member.decompress(data, UNZIPPED):
+                yield piece
+                if self._member.eof:
+                    break
+                data = self._member.unconsumed_tail
+            data = self._member.unused_data
+
+
+def _once(headers: Mapping[str, str]) -> RequestOptions:
     return {
-        "headers": _workspace(workspace_id),
+        "headers": headers,
         "max_retries": 0,
         "follow_redirects": False,
         "timeout": _PATIENCE,
@@ -334,7 +471,7 @@ def _workspace(workspace_id: str | None) -> Mapping[str, str]:
 def _replied(answer: httpx2.Response) -> Replied:
     if answer.is_success:
         try:
-            batch = _seen(msgspec.json.decode(answer.content, type=_Batch))
+            batch = _seen("create", msgspec.json.decode(answer.content, type=_Batch))
         except (*UNREADABLE, ApiError):
             batch = None
         return Replied(
@@ -343,38 +480,74 @@ def _replied(answer: httpx2.Response) -> Replied:
             date=_date_if_told(answer),
             request_id=answer.headers.get("request-id"),
         )
-    error = _envelope(answer)
+    envelope, error = _envelope(answer)
     return Replied(
         status=answer.status_code,
         kind=None if error is None else error.type,
-        error_code=None if error is None or error.details is None else error.details.error_code,
+        error_code=None if error is None else error.code,
         message="" if error is None else error.message,
-        envelope=b"" if error is None else answer.content,
+        envelope=envelope,
         retry_after=_retry_after(answer),
-        request_id=answer.headers.get("request-id"),
+        request_id=_request_id(answer),
     )
 
 
-def _envelope(answer: httpx2.Response) -> _Error | None:
+def _envelope(answer: httpx2.Response) -> tuple[bytes, _Error | None]:
+    """The API's error envelope without keys: what it says goes into the journal, and to the screen."""
     try:
-        return msgspec.json.decode(answer.content, type=_Envelope).error
+        error = msgspec.json.decode(answer.content, type=_Envelope).error
     except UNREADABLE:
-        return None
+        return b"", None
+    keys = _sent_keys(answer)
+    error.type, error.message = redacted(error.type, *keys), redacted(error.message, *keys)
+    try:
+        envelope = msgspec.json.encode(_without_keys(msgspec.json.decode(answer.content), keys))
+    except (*UNREADABLE, ValueError, OverflowError):  # numbers without end
+        envelope = b""
+    return envelope, error
+
+
+def _without_keys(value: object, keys: tuple[str, ...]) -> object:
+    match value:
+        case str():
+            return redacted(value, *keys)
+        case dict():
+            named = cast("dict[str, object]", value)
+            return {redacted(name, *keys): _without_keys(each, keys) for name, each in named.items()}
+        case list():
+            return [_without_keys(each, keys) for each in cast("list[object]", value)]
+        case _:
+            return value
+
+
+def _sent_keys(answer: httpx2.Response) -> tuple[str, ...]:
+    """The key that the call was made with, in case the answer repeats it."""
+    try:
+        sent = answer.request.headers
+    except RuntimeError:  # an answer that no request led to
+        return ()
+    return tuple(key for key in (sent.get("x-api-key"), sent.get("authorization", "").removeprefix("Bearer ")) if key)
 
 
 def _api_error(what: str, error: Exception) -> ApiError:
     if not isinstance(error, anthropic.APIStatusError):
         return ApiError(what, message=_cause(error))
     answer = error.response
-    envelope = _envelope(answer)
+    _, envelope = _envelope(answer)
     return ApiError(
         what,
         status=answer.status_code,
         kind=None if envelope is None else envelope.type,
+        error_code=None if envelope is None else envelope.code,
         message="" if envelope is None else envelope.message,
-        request_id=answer.headers.get("request-id"),
+        request_id=_request_id(answer),
         retry_after=_retry_after(answer),
     )
+
+
+def _request_id(answer: httpx2.Response) -> str | None:
+    told = answer.headers.get("request-id")
+    return None if told is None else redacted(told)
 
 
 def _cause(error: Exception) -> str:
@@ -419,12 +592,13 @@ def _decode(what: str, answer: httpx2.Response, kind: type[T]) -> T:
         raise ApiError(what, status=answer.status_code, message="the answer is not what the API sends") from unreadable
 
 
-def _seen(batch: _Batch) -> BatchSeen:
+def _seen(what: str, batch: _Batch) -> BatchSeen:
     counts = batch.request_counts
     try:
         created_at = _moment(datetime.fromisoformat(batch.created_at))
     except (ValueError, OverflowError) as odd:
-        raise ApiError("batch", message=f"its created_at is {batch.created_at[:40]!r}") from odd
+        told = redacted(batch.created_at)[:40]
+        raise ApiError(what, status=200, message=f"the created_at of a batch is {told!r}") from odd
     outcomes = (counts.succeeded, counts.errored, counts.canceled, counts.expired)
     return BatchSeen(
         batch_id=batch.id,

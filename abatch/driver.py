@@ -88,6 +88,7 @@ from abatch.reconcile import (
     Unknown,
     judge,
 )
+from abatch.refusals import remedy_of
 from abatch.spool import FREE_DISK, SpoolDamaged, SpoolReader, SpoolUnusable, SpoolWriter, guarded, open_spool
 
 if TYPE_CHECKING:
@@ -387,6 +388,8 @@ class Driver:
             async with site.uploads:
                 if not site.wants_more:
                     return site.job.cancel_wished
+                if not site.scope.usable or site.scope.refused is not None:  # since this shard was admitted
+                    return True
                 pause = await self._attempt(attempt)
         finally:
             if not isinstance(self.shard.state, InDoubt | Processing):
@@ -399,7 +402,7 @@ class Driver:
         """Wait for room in the queue and a turn; False if the shard is not wanted on the way any more."""
         site = self.site
         admitted = await site.while_wanted(self._has_turn())
-        if site.wants_more and (refusal := site.scope.refusal) is not None:
+        if site.wants_more and (refusal := site.scope.refused) is not None:
             await self._stop_job(refusal.reason, refusal.remedy)
         return bool(admitted)
 
@@ -407,7 +410,8 @@ class Driver:
         """Wait in the scope's order; False if every create would be refused."""
         pace, rows = self.site.scope.pace, self.shard.planned.rows
         async with self.site.scope.turn:
-            while self.site.scope.refusal is None:
+            await self.site.scope.until_usable(self.site.guard_checked)
+            while self.site.scope.refused is None:
                 wait = pace.wait(anyio.current_time())
                 if wait == 0 and pace.has_room(rows):
                     pace.holds(self.shard.shard, rows)
@@ -422,6 +426,10 @@ class Driver:
         free = (await threads.run(shutil.disk_usage, site.ledger.journal.folder)).free
         if free < site.config.free_disk:
             await self._stop_job(f"{free} bytes are free on the journal's disk", FREE_DISK)
+        try:
+            await site.client.renew(site.scope.workspace_id)
+        except ApiError as failure:
+            return await self._not_sent(_Gate(failure=failure), None)
         prefix = wire.prefix(site.ledger.journal.lineage_key, self.shard.shard, attempt)
         reader = await self._open_spool()
         gate, answer = _Gate(), None
@@ -447,13 +455,18 @@ class Driver:
             with closing(reader.body(prefix)) as pieces:
                 while (piece := await threads.run(next, pieces, None)) is not None:
                     yield piece
-            await self._pass_gate(attempt, gate, scope)
+            await self._reach_gate(attempt, gate, scope)
         except Exception as failure:
             # the SDK hides what a body raises behind a connection error
             gate.failure = failure
             raise
         gate.released = True
         yield wire.BODY_TAIL
+
+    async def _reach_gate(self, attempt: int, gate: _Gate, scope: anyio.CancelScope) -> None:
+        if self.site.scope.refused is not None:  # another create of the scope was answered meanwhile
+            raise _NotNow
+        await self._pass_gate(attempt, gate, scope)
 
     async def _pass_gate(self, attempt: int, gate: _Gate, scope: anyio.CancelScope) -> None:
         """Steps 2 to 4: when this returns, the tail may leave."""
@@ -499,8 +512,7 @@ class Driver:
         if failure is not None and not isinstance(failure, ApiError):
             raise failure
         if isinstance(failure, ApiError):
-            if failure.status in (401, 403):
-                await self._stop_job(str(failure), "Check the API key, then run the same command again.")
+            self.site.scope.check_failed(failure)
             log.warning("create_not_sent", shard=self.shard.shard, error=str(failure))
         elif answer is not None:
             verdict = judge(answer)
@@ -777,8 +789,8 @@ class Driver:
                 await self.site.client.cancel(self.site.scope.workspace_id, batch_id)
             except ApiError as failure:
                 log.warning("cancel_not_taken", batch_id=batch_id, error=str(failure))
-                if failure.status == 400:  # it ended meanwhile
-                    return
+                if failure.status == 400 and remedy_of(400, failure.error_code, failure.message) is None:
+                    return  # it ended meanwhile
                 await anyio.sleep(pause.next())
                 continue
             log.info("batch_cancel_asked", batch_id=batch_id)

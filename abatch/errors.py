@@ -172,7 +172,7 @@ class ApiError(AbatchError):
     """A call to the API failed.
 
     `status` is None when no answer came; `kind` is the `error.type` of the API's envelope, None without one;
-    `retry_after` is in seconds.
+    `error_code` is the code in its details, if it has one; `retry_after` is in seconds.
     """
 
     def __init__(
@@ -181,12 +181,14 @@ class ApiError(AbatchError):
         *,
         status: int | None = None,
         kind: str | None = None,
+        error_code: str | None = None,
         message: str = "",
         request_id: str | None = None,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(what)
         self.what, self.status, self.kind = what, status, kind
+        self.error_code = error_code
         self.message, self.request_id, self.retry_after = message, request_id, retry_after
 
     def __str__(self) -> str:

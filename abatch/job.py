@@ -141,6 +141,5 @@ class Job:
     def _raise_if_refused(self) -> None:
         if self._handed is not None and self._handed.error is not None:
             raise self._handed.error
-        trouble = self._scope.trouble
-        if trouble is not None and trouble.status in (401, 403):
-            raise JobStopped(self.key, str(trouble), "Check the API key, then run the same command again.")
+        if (refusal := self._scope.polls.refusal) is not None:
+            raise JobStopped(self.key, refusal.reason, refusal.remedy)

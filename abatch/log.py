@@ -17,7 +17,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableMapping
 
-__all__ = ["log", "redact"]
+__all__ = ["log", "redact", "redacted"]
 
 _plain: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
     logging.getLogger("abatch"),
@@ -39,8 +39,14 @@ class _Log:
 log: structlog.typing.FilteringBoundLogger = cast("structlog.typing.FilteringBoundLogger", _Log())
 
 _SECRET_NAME = re.compile(r"api[-_]?key|authorization|secret|token$|password|credential", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"sk-ant-[A-Za-z0-9_-]+|bearer\s+\S+", re.IGNORECASE)
+_SECRET_VALUE = re.compile(
+    r"sk-ant-[A-Za-z0-9_-]+"
+    r"|bearer\s+(?:(?=\S*(?:[^A-Za-z\s]\w|\d))\S{6,}|\S{16,})",  # and not the words of "invalid bearer token"
+    re.IGNORECASE,
+)
 _GONE = "[redacted]"
+_SHORTEST_SECRET = 8
+"""Shorter ones are parts of ordinary words, and no real API has them."""
 
 
 def redact(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -48,6 +54,14 @@ def redact(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMappin
     for name, value in event.items():
         event[name] = _GONE if _SECRET_NAME.search(name) else _redacted(value)
     return event
+
+
+def redacted(text: str, *secrets: str) -> str:
+    """A text without what looks like a key, and without these secrets."""
+    for secret in secrets:
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, _GONE)
+    return _SECRET_VALUE.sub(_GONE, text)
 
 
 def _redacted(value: object) -> object:

@@ -101,6 +101,7 @@ class BatchManager:
         self._submitting: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._stop = Stop()
         self._lost_seen: set[str] = set()
+        self._open = False
 
     async def __aenter__(self) -> Self:
         if self._lifetime is not None:
@@ -146,6 +147,7 @@ class BatchManager:
                     for job in self._ledger.jobs.values():
                         if job.finished is None:
                             self._start(self._run_of(job), may_submit=self._resume == "all")
+                    self._open = True
                     try:
                         yield
                     except BaseException as error:
@@ -153,6 +155,7 @@ class BatchManager:
                         raise
                     finally:
                         await self._leave()
+                        self._open = False
             except BaseExceptionGroup as several:
                 for broken in _leaves(several):
                     if broken is not left:  # what broke here, not the cancellation that it caused
@@ -343,7 +346,16 @@ class BatchManager:
             ApiError: it is not, or does not.
 
         """
+        self._check_open("check_api")
         await self._client.list(workspace_id, limit=1)
+
+    def _check_open(self, call: str) -> None:
+        if not self._open:
+            when = "before its block is entered" if self._lifetime is None else "after its block was left"
+            raise RuntimeError(
+                f"BatchManager.{call}() {when}; "
+                "call it inside `async with BatchManager(...) as manager:`, which each manager enters once"
+            )
 
     # ---- jobs -------------------------------------------------------------------------------------------------
 
@@ -368,6 +380,7 @@ class BatchManager:
 
     def jobs(self) -> list[Job]:
         """Every job of the journal, in the order they were handed over."""
+        self._check_open("jobs")
         return [self._handle(job) for job in self._ledger.jobs.values()]
 
     def job(self, key: str) -> Job:
@@ -377,6 +390,7 @@ class BatchManager:
             ConfigError: there is none.
 
         """
+        self._check_open("job")
         job = self._ledger.job(key)
         if job is None:
             raise ConfigError(f"journal {self._folder} has no job {key!r}")
@@ -441,6 +455,7 @@ class BatchManager:
             BackendError: the destination is another job's, or exists and is not ours.
 
         """
+        self._check_open("submit")
         if not 1 <= tries <= 100:
             raise ConfigError(f"tries must be 1..100, got {tries}")
         path = Path(requests) if isinstance(requests, str | os.PathLike) else None  # pyright: ignore[reportUnknownArgumentType]
@@ -476,6 +491,7 @@ class BatchManager:
             else:
                 handed = run.hand_over(requests)
             if job.finished is None or path is None:
+                self._scope(job.submitted.headers.workspace_id).try_anew()
                 if run.over.is_set():
                     self._start(run, may_submit=True, handed_over=True)
                 else:

@@ -25,6 +25,7 @@ from abatch.journal import Overtaken
 from abatch.log import log
 from abatch.pacing import Backoff, Pace
 from abatch.proof import LOOK_WITHIN, Examiner
+from abatch.reads import Reads
 from abatch.reconcile import (
     CLOCK_SLACK,
     VISIBLE_WITHIN,
@@ -161,8 +162,11 @@ class Scope:
         self.pace = Pace(config.tier)
         self.turn = anyio.Lock()
         """Whoever waits to be admitted; first come, first served."""
-        self.trouble: ApiError | None = None
-        """Why the last look at the list failed."""
+        first = config.poll_every.total_seconds()
+        self.polls = Reads(first=first)
+        """The looks of `run`."""
+        self.checks = Reads(first=first)
+        """The list before and within creates."""
         self.refusal: Refused | None = None
         """Why every create would be refused; None again when a job is handed over."""
         self._config, self._grace, self._fingerprint = config, grace, fingerprint
@@ -182,6 +186,8 @@ class Scope:
         """Seconds by which `Date` ran ahead of `created_at`, at most, in the creates since this scope was opened."""
         self._examiner = Examiner(client, workspace_id, known, prove=prove, proved=self._report, done=self._want)
         self._wanted = anyio.Event()
+        self._again = anyio.Event()
+        """Set when a look may work although the last one failed."""
         self._idle = False
         self._vouch_after = 0.0
         """Loop time before which no witness is asked for again for the sake of a batch that vanished."""
@@ -348,6 +354,80 @@ class Scope:
             break
         return self._vouched
 
+    # ---- whether the list can be used -------------------------------------------------------------------------
+
+    @property
+    def trouble(self) -> ApiError | None:
+        """Why the API cannot be asked at the moment."""
+        return self.polls.trouble or self.checks.trouble
+
+    @property
+    def refused(self) -> Refused | None:
+        """Why nothing of this scope can be sent."""
+        return self.refusal or self.polls.refusal or self.checks.refusal
+
+    @property
+    def usable(self) -> bool:
+        """Whether a body may be uploaded: the list has worked since it last failed for a create."""
+        return self.checks.usable
+
+    async def until_usable(self, guarded: Callable[[], bool]) -> None:
+        """Ask the list until it works, without a body under way; or until `refused` says why it does not.
+
+        It is asked once in a process, and again after a failure: an upload needs the list at its end, and would be
+        for nothing without it.
+
+        Args:
+            guarded: whether the key needs no `vouch`. What follows if it cannot be given is decided in the gate.
+
+        """
+        while not (self.usable and self.polls.trouble is None) and self.refused is None:
+            await self._pause(self.checks.wait(anyio.current_time()))
+            try:
+                self.pace.called(anyio.current_time())
+                await self.client.list(self.workspace_id, limit=1)
+                if not guarded():
+                    await self.vouch()
+            except ApiError as failure:
+                self.check_failed(failure)
+            else:
+                self.checks.worked()
+                self._again.set()
+                return
+
+    def check_failed(self, failure: ApiError) -> None:
+        """The list failed before or within a create: no body is uploaded before it works."""
+        wait = self._failed(self.checks, failure)
+        log.warning(
+            "list_failed",
+            workspace=self.workspace_id,
+            status=failure.status,
+            error=str(failure),
+            next_in_seconds=round(wait, 1),
+        )
+
+    def try_anew(self) -> None:
+        """A job was handed over, so somebody may have acted on what was refused."""
+        self.refusal = None
+        self.polls.try_anew()
+        self.checks.try_anew()
+        self._again.set()
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep so long, or until there is a reason to ask again."""
+        if self._again.is_set():
+            self._again = anyio.Event()
+        with anyio.move_on_after(seconds):
+            await self._again.wait()
+
+    def _failed(self, reads: Reads, failure: ApiError) -> float:
+        known = reads.refusal
+        wait = reads.failed(failure, anyio.current_time())
+        if reads.refusal is not None and known is None:
+            refusal = reads.refusal
+            log.error("list_refused", workspace=self.workspace_id, reason=refusal.reason, remedy=refusal.remedy)
+        return wait
+
     # ---- the loop ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -359,7 +439,6 @@ class Scope:
     async def _watch(self) -> None:
         first, most = self._config.poll_every.total_seconds(), self._config.poll_at_most.total_seconds()
         calm = Backoff(first=first, most=most)
-        trouble = Backoff(first=min(first, 5.0), most=300.0)
         doubtful = Backoff(first=min(first, DOUBT_FIRST), most=DOUBT_MOST)
         while True:
             if not self._watched and not self._pending and not self.pace.queued:
@@ -370,8 +449,7 @@ class Scope:
             try:
                 news = await self._look()
             except ApiError as failure:
-                self.trouble = failure
-                wait = max(failure.retry_after or 0.0, trouble.next())
+                wait = self._failed(self.polls, failure)
                 log.warning(
                     "list_failed",
                     workspace=self.workspace_id,
@@ -379,10 +457,9 @@ class Scope:
                     error=str(failure),
                     next_in_seconds=round(wait, 1),
                 )
-                await anyio.sleep(wait)
+                await self._pause(wait)
                 continue
-            self.trouble = None
-            trouble.reset()
+            self.polls.worked()
             if news:
                 calm.reset()
             if not self._pending:

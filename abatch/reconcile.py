@@ -45,6 +45,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from abatch.facts import Candidate, CandidatesChanged, Counts
+from abatch.refusals import remedy_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -187,7 +188,6 @@ _REMEDIES: Final = {
     403: "Check what the API key and workspace are allowed to do, then run the same command again.",
     404: "Check the base URL, then run the same command again.",
 }
-SPEND_LIMIT: Final = "enforced_spend_limit_reached"
 
 
 def judge(answer: Replied | NoAnswer) -> Verdict:
@@ -212,17 +212,12 @@ def judge(answer: Replied | NoAnswer) -> Verdict:
         )
     if status == 413:
         return TooLarge(rule="A7", envelope=answer.envelope)
+    if kind is not None and (lifts := remedy_of(status, answer.error_code, answer.message)) is not None:
+        return Refused(rule="A8" if status == 429 else "A6", reason=said, remedy=lifts, whole_scope=True)
     if kind is not None and status in _REFUSALS:
         remedy = _REMEDIES.get(status, "Change what the message names, then hand the job over again.")
         return Refused(rule="A6", reason=said, remedy=remedy, whole_scope=status in (401, 402, 403))
     if kind is not None and status == 429:
-        if answer.error_code == SPEND_LIMIT:
-            return Refused(
-                rule="A8",
-                reason=said,
-                remedy="Raise the spend limit in the Console, then run the same command again.",
-                whole_scope=True,
-            )
         return Later(rule="A8", wait=answer.retry_after)
     return Unknown(rule="A10" if status >= 500 else "A9", why=f"answered {status}")
 

@@ -312,7 +312,7 @@ class JobRun:
 
     async def _resume(self) -> None:
         if self._handed_over and self._site is not None:
-            self._site.scope.refusal = None
+            self._site.scope.try_anew()
         if self._handed_over and self.job.stopped is not None:
             await self._shop.ledger.record(Entry(self.job.job, Resumed()))
 

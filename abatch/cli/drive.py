@@ -30,6 +30,7 @@ from abatch.config import Config
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped
 from abatch.manager import BatchManager
 from abatch.places import folder_of, is_local, shown
+from abatch.reads import Reads, refusal_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -298,22 +299,28 @@ async def _check_api(manager: BatchManager, key: str, workspace_id: str | None) 
 
     Raises:
         ApiError: it cannot be reached.
-        JobStopped: it refuses the key.
+        JobStopped: it refuses the key, or what answers is not the API.
 
     """
-    try:
-        await manager.check_api(workspace_id)
-    except ApiError as failure:
-        if failure.status in (401, 403):
-            raise JobStopped(
-                key, str(failure), "Check ANTHROPIC_API_KEY, then run the same command again."
-            ) from failure
-        if failure.status is None:
-            raise ApiError(
-                "the API cannot be reached",
-                message=f"{failure.message}. Check the network and ANTHROPIC_BASE_URL, then run the same command again",
-            ) from failure
-        # anything else passes, or stops the job where it is sure
+    checks = Reads(first=1.0)
+    while True:
+        try:
+            await manager.check_api(workspace_id)
+        except ApiError as failure:
+            if failure.status is None:
+                raise ApiError(
+                    "the API cannot be reached",
+                    message=f"{failure.message}. "
+                    "Check the network and ANTHROPIC_BASE_URL, then run the same command again",
+                ) from failure
+            wait = checks.failed(failure, anyio.current_time())
+            if (refusal := checks.refusal) is not None:
+                raise JobStopped(key, refusal.reason, refusal.remedy) from failure
+            if refusal_of(failure) is None:
+                return  # it passes: the run waits for that
+            await anyio.sleep(wait)
+        else:
+            return
 
 
 def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> None:

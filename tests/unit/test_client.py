@@ -1,9 +1,10 @@
-"""Results that break on the way, over both transports of the SDK: each break is an ApiError, and none is waited for."""
+"""Answers of every shape over both transports of the SDK: each break is an ApiError, and none is waited for."""
 
 from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import socket
 import struct
 from contextlib import asynccontextmanager, nullcontext
@@ -18,6 +19,8 @@ from abatch import client
 from abatch.client import Client
 from abatch.errors import ApiError
 from abatch.facts import Headers
+from abatch.reads import refusal_of
+from abatch.reconcile import Refused, judge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,12 +46,16 @@ BREAKS = {
 
 
 @asynccontextmanager
-async def answering(pieces: list[bytes], *, hangs: bool = False, resets: bool = False) -> AsyncIterator[str]:
+async def answering(
+    pieces: list[bytes], *, hangs: bool = False, resets: bool = False, asked: list[bytes] | None = None
+) -> AsyncIterator[str]:
     """The address of a server that answers each request with these pieces."""
     over = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        if asked is not None:
+            asked.append(head)
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
@@ -118,6 +125,61 @@ async def test_results_that_came_whole_are_read(own):
         assert await read(url, own=own) == b"line\n" * 10_000
 
 
+MEMBERS = b"".join(gzip.compress(b"line %d\n" % number, mtime=0) for number in range(2_000))
+LINES = b"".join(b"line %d\n" % number for number in range(2_000))
+
+
+def chunked(body: bytes, size: int) -> list[bytes]:
+    """The body in chunks of HTTP, as a proxy passes it on."""
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    return [b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"]
+
+
+@own
+@pytest.mark.parametrize("size", [1, 7, 1000, 1_000_000])
+async def test_results_in_several_gzip_members_are_read_to_the_last(own, size):
+    head = OK + b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = gzip.compress(b"first\n") + gzip.compress(b"") + gzip.compress(b"last\n") if size == 1 else MEMBERS
+    async with answering([head, *chunked(body, size)]) as url:
+        assert await read(url, own=own) == (b"first\nlast\n" if size == 1 else LINES)
+
+
+@own
+@pytest.mark.parametrize("behind", [bytes(512), b"\x1f", b"not gzip"], ids=["padding", "half a magic", "other bytes"])
+async def test_bytes_behind_the_last_gzip_member_are_passed_over(own, behind):
+    body = gzip.compress(b"line\n") + behind
+    head = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with answering([OK + head + body]) as url:
+        assert await read(url, own=own) == b"line\n"
+
+
+@own
+async def test_results_that_end_inside_a_gzip_member_are_an_api_error(own):
+    body = gzip.compress(b"line\n") + gzip.compress(b"line\n")[:-5]
+    head = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with answering([OK + head + body]) as url:
+        with anyio.fail_after(30), pytest.raises(ApiError, match="the stream broke"):
+            await read(url, own=own)
+
+
+@own
+async def test_results_are_asked_for_without_compression(own):
+    asked: list[bytes] = []
+    async with answering([OK + b"Content-Length: 5\r\n\r\nline\n"], asked=asked) as url:
+        assert await read(url, own=own) == b"line\n"
+    assert [line for line in asked[0].lower().split(b"\r\n") if line.startswith(b"accept-encoding")] == [
+        b"accept-encoding: identity"
+    ]
+
+
+def test_a_gzip_bomb_comes_in_pieces_of_bounded_size():
+    bomb = gzip.compress(bytes(50_000_000)) * 2
+    members, sizes = client.Members(), []
+    for start in range(0, len(bomb), 65_536):
+        sizes += [len(piece) for piece in members.feed(bomb[start : start + 65_536])]
+    assert (sum(sizes), max(sizes), members.whole) == (100_000_000, client.UNZIPPED, True)
+
+
 @own
 async def test_reader_who_takes_long_over_a_chunk_is_not_taken_for_a_stream_that_stands_still(own, monkeypatch):
     monkeypatch.setattr(client, "IDLE", 0.2)
@@ -152,7 +214,11 @@ LIST = '{"data":[{"id":"b","processing_status":"ended","request_counts":{},"crea
 
 @pytest.mark.parametrize(
     ("date", "created_at", "why"),
-    [("GMT", "Z", None), ("-0000", "Z", "no Date header"), ("GMT", "", "its created_at is '2026-11-21T20:44:35'")],
+    [
+        ("GMT", "Z", None),
+        ("-0000", "Z", "no Date header"),
+        ("GMT", "", "created_at of a batch is '2026-11-21T20:44:35'"),
+    ],
 )
 async def test_a_time_without_a_zone_is_none(date, created_at, why):
     def answer(_: httpx2.Request) -> httpx2.Response:
@@ -179,3 +245,83 @@ async def test_what_the_caller_did_wrong_is_not_taken_for_a_call_without_an_answ
             await calls.list(None)
         with pytest.raises(TypeError, match="authentication"):
             await calls.create(Headers(), 2, body())
+
+
+def envelope(details: str) -> str:
+    return '{"type":"error","error":{"type":"invalid_request_error","message":"no","details":' + details + "}}"
+
+
+@asynccontextmanager
+async def answered(status: int, text: str, **headers: str) -> AsyncIterator[Client]:
+    """A client whose every call is answered so."""
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(status, headers={"date": DATE % "GMT", **headers}, text=text)
+
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+    async with anthropic.AsyncAnthropic(api_key="a-key-of-no-usual-form", http_client=http, max_retries=0) as sdk:
+        yield Client(sdk, own=False)
+
+
+async def pieces() -> AsyncIterator[bytes]:
+    yield b"{}"
+
+
+@pytest.mark.parametrize("details", ['"a text"', '["a","list"]', "null", "7", "true", '{"error_code":7}', "{}"])
+async def test_details_of_any_kind_hide_no_envelope(details):
+    async with answered(400, envelope(details)) as calls:
+        verdict = judge(await calls.create(Headers(), 2, pieces()))
+        assert isinstance(verdict, Refused)
+        with pytest.raises(ApiError) as caught:
+            await calls.list(None)
+        assert (caught.value.kind, caught.value.error_code) == ("invalid_request_error", None)
+
+
+async def test_the_code_of_an_error_is_read_from_its_details():
+    async with answered(400, envelope('{"error_code":"organization_on_hold"}')) as calls:
+        assert (await calls.create(Headers(), 2, pieces())).error_code == "organization_on_hold"
+        with pytest.raises(ApiError) as caught:
+            await calls.list(None)
+        assert caught.value.error_code == "organization_on_hold"
+
+
+UNUSABLE = {
+    "a web page": "<html>welcome</html>",
+    "null counts": LIST.replace('"request_counts":{}', '"request_counts":null') % "Z" + '"has_more":false}',
+    "a null count": LIST.replace("{}", '{"processing":null}') % "Z" + '"has_more":false}',
+    "no zone": LIST % "" + '"has_more":false}',
+    "no data": '{"has_more":false}',
+    "another API's list": '{"object":"list","data":[],"has_more":false}'.replace("has_more", "more"),
+}
+
+
+@pytest.mark.parametrize("text", UNUSABLE.values(), ids=UNUSABLE)
+async def test_a_list_that_cannot_be_read_is_an_answer_that_may_be_permanent(text):
+    async with answered(200, text) as calls:
+        with pytest.raises(ApiError) as caught:
+            await calls.list(None)
+    refusal = refusal_of(caught.value)
+    assert refusal is not None
+    assert "base URL" in refusal.remedy
+
+
+@pytest.mark.parametrize(
+    "said", ["sk-ant-api03-CANARY_1-2", "Bearer CANARY-opaque-1", "sk-ant-\\u0043ANARY", "a-key-of-no-usual-form"]
+)
+async def test_a_key_that_an_error_repeats_is_redacted_where_it_is_translated(said):
+    text = envelope('{"echo":["' + said + '"]}').replace('"no"', f'"not {said} please"')
+    async with answered(413, text, **{"request-id": "req sk-ant-CANARY"}) as calls:
+        replied = await calls.create(Headers(), 2, pieces())
+        with pytest.raises(ApiError) as caught:
+            await calls.list(None)
+    for told in (replied, str(caught.value), json.loads(replied.envelope)):
+        assert "CANARY" not in repr(told)
+        assert "no-usual-form" not in repr(told)
+    assert replied.message == "not [redacted] please"
+
+
+@pytest.mark.parametrize("said", ["Invalid bearer token", "This call requires Bearer authentication.", "Not found."])
+async def test_ordinary_words_of_an_error_stay(said):
+    async with answered(403, envelope("null").replace('"no"', f'"{said}"')) as calls:
+        with pytest.raises(ApiError, match=said):
+            await calls.list(None)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from abatch.facts import Candidate, CandidatesChanged, Counts
 from abatch.reconcile import (
-    SPEND_LIMIT,
     Absent,
     AbsentOnce,
     Created,
@@ -35,6 +34,7 @@ from abatch.reconcile import (
     still_open,
     to_inspect,
 )
+from abatch.refusals import SPEND_LIMIT
 from tests.unit.make import GRACE, MINUTE, NOON, batch, doubt, listing
 
 # ---- table A --------------------------------------------------------------------------------------------------
