@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A part of a fact."""
 
 
@@ -117,7 +117,7 @@ class IterableSource(Value, frozen=True, tag=True, kw_only=True):
 Source: TypeAlias = FileSource | IterableSource
 
 
-class Recorded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True):
+class Recorded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
     """A fact."""
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from abatch import wire
+from abatch.commits import AUDITED_FOR
 from abatch.errors import ApiError
 from abatch.log import log
 from abatch.pacing import Backoff, Pace
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from abatch.client import Client
+    from abatch.commits import CommitTimes
     from abatch.config import Config
     from abatch.facts import Counts
     from abatch.reconcile import Refused
@@ -60,7 +62,6 @@ FIRST_LINES: Final = 100
 LOOK_WITHIN: Final = 30.0
 SHORT_LOOKS: Final = 6
 """Looks at fewer lines than that, or than the batch has, before it is foreign: a stream may have been cut."""
-AUDITED_FOR: Final = 2 * 24 * 3600.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,6 +105,7 @@ class Scope:
         grace: seconds that an unanswered create may still take to appear.
         fingerprint: of the key in use.
         known: what the journal knows of this scope's batches.
+        commits: when it committed attempts of which size.
         prove: the shard and attempt whose tag a wire id carries, if it is ours.
         duplicate: asked whether a batch that carries the tag of this shard and attempt is one too many.
 
@@ -118,6 +120,7 @@ class Scope:
         grace: float,
         fingerprint: str | None,
         known: Known,
+        commits: CommitTimes,
         prove: Callable[[bytes], tuple[int, int] | None],
         duplicate: Callable[[int, int, str], Awaitable[bool]],
     ) -> None:
@@ -134,7 +137,7 @@ class Scope:
         self._watched: dict[str, _Watch] = {}
         self._pending: dict[int, _Pending] = {}
         self._vouched = False
-        self._commits: dict[int, list[float]] = {}
+        self._commits = commits
         self._reported: set[str] = set()
         self._short_looks: dict[str, int] = {}
         self._wanted = anyio.Event()
@@ -197,8 +200,7 @@ class Scope:
 
     def committed(self, rows: int, date: float) -> None:
         """An attempt of this size passed its commit point: batches like it may turn out to be duplicates of ours."""
-        recent = [other for other in self._commits.get(rows, ()) if other > date - AUDITED_FOR]
-        self._commits[rows] = [*recent, date]
+        self._commits.add(rows, date)
 
     def is_guarded(self, fingerprint: str | None) -> bool:
         """Whether an empty list means something for what was committed under this key."""
@@ -392,9 +394,8 @@ class Scope:
                 log.error("duplicate_seen", shard=shard, attempt=attempt, batch_id=batch.batch_id)
 
     def _resembles_ours(self, batch: BatchSeen) -> bool:
-        return any(
-            date - CLOCK_SLACK <= batch.created_at <= date + AUDITED_FOR for date in self._commits.get(batch.total, ())
-        )
+        since, until = batch.created_at - AUDITED_FOR, batch.created_at + CLOCK_SLACK
+        return self._commits.any_between(batch.total, since, until)
 
     async def _inspect(self, batch: BatchSeen, now: float) -> None:
         """Read the first lines of an ended candidate: they prove whose batch it is."""

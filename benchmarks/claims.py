@@ -307,6 +307,31 @@ def recovery(folder: Path, size: Size) -> Table:
     return table
 
 
+def open_(folder: Path, size: Size) -> Table:
+    """Opening a manager on 100,000 shards of equal size, all of the last two days, against a tenth of them."""
+    few, many = size.of(10_000), size.of(100_000)
+    table = Table(title=f"Open a manager on {many:,} shards of equal size, sent within two days")
+    with serving(folder, size) as server:
+        for shards in (few, many):
+            server.client("write-journal", str(folder / str(shards)), str(shards), "recent")
+        table.measure(
+            min(size.rounds, 3),
+            {
+                f"SELECT and decode, {many:,}": lambda: server.client("select-facts", str(folder / str(many))),
+                f"abatch, {few:,}": lambda: server.client("abatch-open", str(folder / str(few))),
+                f"abatch, {many:,}": lambda: server.client("abatch-open", str(folder / str(many))),
+            },
+        )
+    ours = f"abatch, {many:,}"
+    growth = table.ratio(ours, f"abatch, {few:,}", "cpu")
+    table.claim("CPU over that of a tenth of the shards", growth, floor=15, goal=10, at_most=True)
+    bare = table.ratio(ours, f"SELECT and decode, {many:,}", "cpu")
+    table.claim("CPU over SELECT and decode", bare, floor=5, goal=3, at_most=True)
+    late = table.middle(ours, "later_ms")
+    table.claim("event loop's p99 over idle, in ms", late, floor=150, goal=20, at_most=True)
+    return table
+
+
 def whole_job(folder: Path, size: Size) -> Table:
     """A job through the command line, against a plain program on the SDK."""
     rows = size.of(100_000)
@@ -340,6 +365,7 @@ CLAIMS: Final[dict[str, Callable[[Path, Size], Table]]] = {
     "submit": submit,
     "submit-largest": submit_largest,
     "recovery": recovery,
+    "open": open_,
     "whole-job": whole_job,
     "peers": peers,
 }
