@@ -30,7 +30,7 @@ from abatch import threads, wire
 from abatch.collector import KEPT_FOR, READ_AGAIN, NotOurs, seal_fallbacks
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET
 from abatch.disk import remove
-from abatch.errors import ApiError, JobStopped
+from abatch.errors import ApiError, JobStopped, TooManyOpenFiles
 from abatch.facts import (
     Abandoned,
     Accepted,
@@ -294,6 +294,7 @@ class Driver:
     _pause: Backoff = field(default_factory=lambda: Backoff(first=1.0, most=120.0))
     _reads: Iterator[float] = field(default_factory=lambda: iter(READ_AGAIN))
     _put_off: Backoff = field(default_factory=lambda: Backoff(first=SHORT_REST, most=900.0))
+    _out_of_files: Backoff = field(default_factory=lambda: Backoff(first=1.0, most=120.0))
     _committed_here: bool = False
     _at: int = 0
     """How many facts the shard had when the action began, and of ours since: what is recorded comes after these."""
@@ -318,6 +319,10 @@ class Driver:
                 await self._stop_job(str(damage), RESTORE if isinstance(self.shard.state, Ready) else RESTORE_PAID)
             except SpoolUnusable as failure:
                 await self._stop_job(str(failure), FREE_DISK)
+            except TooManyOpenFiles as failure:  # it passes, so nothing is stopped
+                pause = self._out_of_files.next()
+                log.warning("too_many_open_files", shard=self.shard.shard, place=failure.url, seconds=pause)
+                await anyio.sleep(pause)
         await threads.run(remove, self.site.ledger.journal.spool / self.shard.planned.spool)
 
     async def _perform(self, action: Action) -> bool:

@@ -45,6 +45,7 @@ __all__ = [
     "JournalError",
     "JournalLocked",
     "StillInDoubt",
+    "TooManyOpenFiles",
 ]
 
 
@@ -166,6 +167,14 @@ class BackendError(AbatchError):
 
     def __str__(self) -> str:
         return f"{self.url}: {self.why}"
+
+
+class TooManyOpenFiles(BackendError):
+    """No descriptor was left to open a file or connection of a job's storage, or of its spool: that passes."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, "too many open files; raise the limit (`ulimit -n`), or run fewer jobs at once")
+        self.args = (url,)
 
 
 class ApiError(AbatchError):

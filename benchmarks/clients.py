@@ -417,6 +417,40 @@ def raw_run(requests: str) -> Measured:
     return clock.stop()
 
 
+# ---- many jobs ------------------------------------------------------------------------------------------------
+
+
+async def abatch_jobs(to: str, count: str) -> Measured:
+    """So many jobs in flight at once, from their submission to their ends; the most that was open meanwhile.
+
+    `{}` in the destination becomes the job's number.
+    """
+    most = {"descriptors": 0, "threads": 0}
+
+    async def watch() -> None:
+        while True:
+            for name, folder in (("descriptors", "fd"), ("threads", "task")):
+                most[name] = max(most[name], len(os.listdir(f"/proc/self/{folder}")))  # noqa: PTH208
+            await asyncio.sleep(0.05)
+
+    params = {"model": "claude-haiku-4-5", "max_tokens": 16, "messages": [{"role": "user", "content": "Hello"}]}
+    look_every = timedelta(milliseconds=500)
+    async with manager(look_every=look_every) as running, anyio.create_task_group() as group:
+        group.start_soon(watch)
+        clock = Clock()
+        rows = [{"custom_id": f"row-{row}", "params": params} for row in range(2)]
+        jobs = [await running.submit(rows, to=to.format(each), key=f"job-{each}") for each in range(int(count))]
+        in_flight = 0
+        while in_flight < len(jobs) and not any(job.done for job in jobs):
+            await asyncio.sleep(0.1)
+            in_flight = max(in_flight, sum(job.progress().batches_in_flight for job in jobs))
+        for job in jobs:
+            await _all_succeeded(job)
+        measured = clock.stop()
+        group.cancel_scope.cancel()
+    return {**measured, **most, "at_once": in_flight}
+
+
 # ---- recovery -------------------------------------------------------------------------------------------------
 
 
@@ -515,6 +549,7 @@ PROGRAMS = {
     program.__name__.replace("_", "-"): program
     for program in (
         abatch_drain,
+        abatch_jobs,
         abatch_looks,
         abatch_many,
         abatch_open,
