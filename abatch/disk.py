@@ -21,13 +21,25 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-__all__ = ["Writeback", "close_to_others", "durable", "make_folders", "remove", "sync", "sync_folder"]
+__all__ = [
+    "OUT_OF_FILES",
+    "Writeback",
+    "can_open_more",
+    "close_to_others",
+    "durable",
+    "make_folders",
+    "remove",
+    "sync",
+    "sync_folder",
+]
 
 AHEAD: Final = 2**21
 """Bytes of a file that are left to its fsync, at most."""
 SYNC_FILE_RANGE_WRITE: Final = 2
 """An option of Linux's `sync_file_range`: begin to write, and wait for nothing."""
 
+OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
+"""This process, or this machine, has no descriptor left: that passes, and has nothing to do with the disk."""
 UNABLE: Final = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS}
 """Why a folder is never synced: it cannot be opened to read, or its file system has nothing to sync (automounts)."""
 NO_FULL_SYNC: Final = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
@@ -169,3 +181,12 @@ def _sync(folder: Path, failures: int) -> None:
                 raise
     finally:
         os.close(descriptor)
+
+
+def can_open_more() -> bool:
+    """Whether a descriptor is left; some libraries do not tell why they could not open a file."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as refused:
+        return refused.errno not in OUT_OF_FILES
+    return True

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, assert_never
 import anyio
 import msgspec
 
-from abatch import clocks, threads, wire
+from abatch import threads, wire
 from abatch.absence import Absence
-from abatch.clocks import Moment
+from abatch.clocks import Moment, awake, moment
 from abatch.collector import NotOurs, seal_fallbacks
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET
 from abatch.disk import remove
-from abatch.errors import ApiError, JobStopped
+from abatch.errors import ApiError, JobStopped, TooManyOpenFiles
 from abatch.facts import (
     Abandoned,
     Accepted,
@@ -307,6 +307,7 @@ class Driver:
     _put_off: Backoff = field(default_factory=lambda: Backoff(first=SHORT_REST, most=900.0))
     _absence: Absence = field(default_factory=Absence)
     """How long the batch was missed while it was drained."""
+    _out_of_files: Backoff = field(default_factory=lambda: Backoff(first=1.0, most=120.0))
     _committed_here: bool = False
     _at: int = 0
     """How many facts the shard had when the action began, and of ours since: what is recorded comes after these."""
@@ -331,6 +332,10 @@ class Driver:
                 await self._stop_job(str(damage), RESTORE if isinstance(self.shard.state, Ready) else RESTORE_PAID)
             except SpoolUnusable as failure:
                 await self._stop_job(str(failure), FREE_DISK)
+            except TooManyOpenFiles as failure:  # it passes, so nothing is stopped
+                pause = self._out_of_files.next()
+                log.warning("too_many_open_files", shard=self.shard.shard, place=failure.url, seconds=pause)
+                await anyio.sleep(pause)
         await threads.run(remove, self.site.ledger.journal.spool / self.shard.planned.spool)
 
     async def _perform(self, action: Action) -> bool:
@@ -473,7 +478,7 @@ class Driver:
         site = self.site
         site.scope.pace.called(anyio.current_time())
         page = await site.client.list(site.scope.workspace_id, limit=1)
-        at = clocks.moment(page.date)
+        at = moment(page.date)
         if not site.guard_checked() and not await site.scope.vouch():
             await self._stop_job(
                 "the API key is not the one that this journal's unfinished batches were sent with, "
@@ -497,7 +502,7 @@ class Driver:
         site.scope.committed(self.shard.planned.rows, page.date)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, page.date + QUEUED_FOR)
         self._committed_here = True
-        if clocks.awake() - at.boot > GATE_WITHIN or site.stop.wished:
+        if awake() - at.boot > GATE_WITHIN or site.stop.wished:
             await self._record(Withdrawn(why="the tail was never sent"))
             raise _NotNow
         scope.deadline = min(scope.deadline, anyio.current_time() + ANSWER_WITHIN)
@@ -872,7 +877,7 @@ class Driver:
         assert isinstance(state, Draining)
         try:
             page = await site.client.list(site.scope.workspace_id, limit=1)  # only a list tells the server's time
-            news = self._absence.missed(clocks.moment(page.date), state.vanished)
+            news = self._absence.missed(moment(page.date), state.vanished)
             if isinstance(news, Lost):
                 return news.why if await site.scope.may_see(state.doubt.fingerprint) else ""
         except ApiError as failure:

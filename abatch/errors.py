@@ -10,6 +10,7 @@
     ├── StillInDoubt                      shards wait for an operator's word
     ├── JobFailed                         raised by `wait(check=True)` alone
     ├── BackendError                      the storage refused or failed
+    │   └── TooManyOpenFiles              no descriptor was left; that passes
     ├── ApiError                          the API, or the way to it, failed; translated once, in client.py
     └── JournalError                      the journal cannot be written or read
         ├── JournalLocked                 another process drives it
@@ -45,6 +46,7 @@ __all__ = [
     "JournalError",
     "JournalLocked",
     "StillInDoubt",
+    "TooManyOpenFiles",
 ]
 
 
@@ -166,6 +168,14 @@ class BackendError(AbatchError):
 
     def __str__(self) -> str:
         return f"{self.url}: {self.why}"
+
+
+class TooManyOpenFiles(BackendError):
+    """No descriptor was left to open a file or connection of a job's storage, or of its spool: that passes."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, "too many open files; raise the limit (`ulimit -n`), or run fewer jobs at once")
+        self.args = (url,)
 
 
 class ApiError(AbatchError):

@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A part of a fact."""
 
 
@@ -133,7 +133,7 @@ class IterableSource(Value, frozen=True, tag=True, kw_only=True):
 Source: TypeAlias = FileSource | IterableSource
 
 
-class Recorded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True):
+class Recorded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
     """A fact."""
 
 

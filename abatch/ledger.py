@@ -7,19 +7,23 @@ processes appended (wishes, mostly) comes in by `refresh`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 import anyio
+import msgspec
 
 from abatch.errors import IllegalTransition, JournalCorrupt
 from abatch.facts import (
     Abandoned,
+    Accepted,
     CancelWished,
+    CandidatesChanged,
     Committing,
     Counts,
     Cut,
     Drained,
     DuplicateSeen,
+    Ended,
     FileSource,
     Finished,
     Found,
@@ -29,12 +33,15 @@ from abatch.facts import (
     ResolveWished,
     Resumed,
     Spend,
+    Split,
     Stopped,
     Submitted,
+    Unreadable,
     Withdrawn,
 )
 from abatch.facts import Held as HeldFact
 from abatch.facts import Lost as LostFact
+from abatch.facts import Rejected as RejectedFact
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost, Processing, Ready, Rejected, State, after
 from abatch.places import absolute_url, is_local, shown
@@ -45,16 +52,15 @@ from abatch.threads import whole
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from abatch.facts import SealedRecord, ShardFact
+    from abatch.facts import Headers, SealedRecord, ShardFact
     from abatch.journal import Journal, Recorded
     from abatch.prices import PriceList
 
 __all__ = ["JobRecord", "Ledger", "Progress", "ShardRecord"]
 
 
-@dataclass(slots=True, kw_only=True)
-class ShardRecord:
-    """A shard as it stands."""
+class ShardRecord(msgspec.Struct, kw_only=True, gc=False):
+    """A shard as it stands; a journal may hold a hundred thousand, so the garbage collector does not follow them."""
 
     shard: int
     job: int
@@ -89,6 +95,10 @@ class ShardRecord:
                 return end.sealed
             case _:
                 return None
+
+
+CHANGE_ITS_STATE_ALONE: Final = frozenset({Accepted, CandidatesChanged, Ended, Unreadable, RejectedFact})
+"""Facts of a shard that say nothing else of its job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +137,12 @@ class JobRecord:
     changed_at: float
     cut: Cut = field(default_factory=lambda: Cut(rows=0))
     shards: dict[int, ShardRecord] = field(default_factory=dict[int, ShardRecord])
+    open_shards: dict[int, ShardRecord] = field(default_factory=dict[int, ShardRecord])
+    """Those of them of which something is still to be done."""
+    missing_shards: list[int] = field(default_factory=list[int])
+    """Those of which rows have no result."""
+    header_sets: set[Headers] = field(default_factory=set["Headers"])
+    """Of all its shards."""
     sealed_order: list[int] = field(default_factory=list[int])
     """Shards in the order their results were sealed."""
     wishes: dict[int, ResolveWished | LostWished] = field(default_factory=dict[int, ResolveWished | LostWished])
@@ -193,9 +209,18 @@ class JobRecord:
     def apply(self, recorded: Recorded) -> None:
         """Add one fact of this job or of a shard of it."""
         self.changed_at = recorded.at
-        if recorded.shard is not None:
+        number = recorded.shard
+        if number is not None:
             fact_of_shard: ShardFact = recorded.fact  # type: ignore[assignment]  # another does not follow from them
-            self._apply_to_shard(recorded.shard, fact_of_shard, recorded.at)
+            shard = self.shards.get(number)
+            if shard is None:
+                self._begin_shard(number, fact_of_shard, recorded.at)
+                return
+            shard.state = after(shard.state, fact_of_shard)
+            shard.length += 1
+            shard.since = recorded.at
+            if type(fact_of_shard) not in CHANGE_ITS_STATE_ALONE:
+                self._apply_to_shard(shard, fact_of_shard)
             return
         fact = recorded.fact
         match fact:
@@ -222,17 +247,17 @@ class JobRecord:
             case _:
                 raise AssertionError("a fact of a shard names no shard")
 
-    def _apply_to_shard(self, number: int, fact: ShardFact, at: float) -> None:
-        shard = self.shards.get(number)
-        if shard is None:
-            state = after(None, fact)
-            assert isinstance(fact, Planned)
-            self.parts = max(self.parts, fact.part + 1)
-            self.shards[number] = ShardRecord(shard=number, job=self.job, planned=fact, state=state, since=at)
-            return
-        shard.state = after(shard.state, fact)
-        shard.length += 1
-        shard.since = at
+    def _begin_shard(self, number: int, fact: ShardFact, at: float) -> None:
+        state = after(None, fact)
+        assert isinstance(fact, Planned)
+        self.parts = max(self.parts, fact.part + 1)
+        shard = ShardRecord(shard=number, job=self.job, planned=fact, state=state, since=at)
+        self.shards[number] = self.open_shards[number] = shard
+        self.header_sets.add(fact.headers)
+
+    def _apply_to_shard(self, shard: ShardRecord, fact: ShardFact) -> None:
+        """What a fact of a shard says of the job; its state is changed already."""
+        number = shard.shard
         match fact:
             case Committing():
                 if shard.committed_at is None:
@@ -243,8 +268,16 @@ class JobRecord:
                 self.wishes.pop(number, None)
                 if number not in self._reopened:
                     self.sealed_order.append(number)
+                self.open_shards.pop(number)
+                if isinstance(fact, Drained) and fact.missing:
+                    self.missing_shards.append(number)
             case Reopened():
                 self._reopen(number)
+                self.open_shards[number] = shard
+                if number in self.missing_shards:
+                    self.missing_shards.remove(number)
+            case Split():
+                self.open_shards.pop(number)
             case _:
                 pass
 
@@ -349,6 +382,8 @@ class Ledger:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.jobs: dict[int, JobRecord] = {}
+        self._by_key: dict[str, JobRecord] = {}
+        self._shards: dict[int, ShardRecord] = {}
         self._others_seq = 0  # up to here, everything that others appended is applied
         self._version = 0
         self._next_shard = 1
@@ -378,11 +413,11 @@ class Ledger:
 
     def job(self, key: str) -> JobRecord | None:
         """The job of this key."""
-        return next((job for job in self.jobs.values() if job.key == key), None)
+        return self._by_key.get(key)
 
     def shard(self, number: int) -> ShardRecord | None:
         """The shard of this number."""
-        return next((job.shards[number] for job in self.jobs.values() if number in job.shards), None)
+        return self._shards.get(number)
 
     def number_shard(self) -> int:
         """A shard number that no other shard has."""
@@ -470,22 +505,34 @@ class Ledger:
             return bool(fresh)
 
     def _apply(self, recorded: Recorded) -> None:
-        fact = recorded.fact
-        if recorded.shard is not None and recorded.shard >= self._next_shard:
-            self._next_shard = recorded.shard + 1
-        if isinstance(fact, Submitted) and recorded.job not in self.jobs and recorded.shard is None:
-            self.jobs[recorded.job] = JobRecord(
+        fact, number = recorded.fact, recorded.shard
+        if number is not None:
+            job = self.jobs.get(recorded.job)
+            if job is None:
+                raise self._never_began(recorded)
+            job.apply(recorded)
+            if type(fact) is Planned:
+                self._shards[number] = job.shards[number]
+                self._next_shard = max(self._next_shard, number + 1)
+            return
+        if isinstance(fact, Submitted) and recorded.job not in self.jobs:
+            began = JobRecord(
                 job=recorded.job,
                 folder=self.journal.folder,
                 submitted=fact,
                 started_at=recorded.at,
                 changed_at=recorded.at,
             )
+            self.jobs[recorded.job] = began
+            self._by_key.setdefault(began.key, began)
             return
         job = self.jobs.get(recorded.job)
         if job is None:
-            raise JournalCorrupt(self.journal.folder, f"fact {recorded.seq} is of a job that never began")
+            raise self._never_began(recorded)
         job.apply(recorded)
+
+    def _never_began(self, recorded: Recorded) -> JournalCorrupt:
+        return JournalCorrupt(self.journal.folder, f"fact {recorded.seq} is of a job that never began")
 
 
 def bound_batches(job: JobRecord) -> list[tuple[ShardRecord, str, float]]:

@@ -25,17 +25,18 @@ from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, Los
 from abatch.intake import check_file, file_sha256
 from abatch.job import Job
 from abatch.journal import Entry, Journal
-from abatch.ledger import Ledger, bound_batches
+from abatch.ledger import Ledger
 from abatch.lifecycle import Done, Held, InDoubt, Lost, doubt_of
 from abatch.log import log
 from abatch.places import absolute, absolute_url, folder_of, is_text, relative, relative_url
 from abatch.planner import spool_needed
 from abatch.poller import Scope
 from abatch.prices import load as load_prices
-from abatch.reconcile import KEPT_FOR, Known
+from abatch.reconcile import KEPT_FOR
 from abatch.redrain import reopen_missing_parts
 from abatch.request import HEADER_VALUE
 from abatch.runner import HandedOver, JobRun, Workshop
+from abatch.survey import Survey, survey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
     from abatch.client import Client
     from abatch.facts import Source
-    from abatch.ledger import JobRecord, ShardRecord
+    from abatch.ledger import JobRecord
     from abatch.request import RequestSource
 
 __all__ = ["BatchManager"]
@@ -97,6 +98,7 @@ class BatchManager:
         self._lifetime: AsyncExitStack | None = None
         self._runs: dict[int, JobRun] = {}
         self._scopes: dict[str | None, Scope] = {}
+        self._surveys: dict[str | None, Survey] = {}
         self._guarded: set[str | None] = set()
         self._submitting: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._stop = Stop()
@@ -130,6 +132,7 @@ class BatchManager:
             self._fingerprint = journal.fingerprint(self._client.fixed_key)
             self._grace = self._choose_grace()
             await threads.run(self._tidy_spool)
+            self._surveys = await threads.run(survey, self._ledger.jobs.values())
             self._shop = Workshop(
                 client=self._client,
                 ledger=self._ledger,
@@ -144,6 +147,8 @@ class BatchManager:
             try:
                 async with anyio.create_task_group() as self._group:
                     self._group.start_soon(self._follow_wishes)
+                    for workspace_id in list(self._surveys):
+                        self._scope(workspace_id)
                     for job in self._ledger.jobs.values():
                         if job.finished is None:
                             self._start(self._run_of(job), may_submit=self._resume == "all")
@@ -199,12 +204,10 @@ class BatchManager:
         journal = self._ledger.journal
         needed: set[str] = set()
         for job in self._ledger.jobs.values():
-            for shard in job.shards.values():
-                if shard.open:
-                    needed |= {shard.planned.spool, f"retry-{shard.shard:08d}.spool"}
-        shards = {shard.shard: shard for job in self._ledger.jobs.values() for shard in job.shards.values()}
+            for shard in job.open_shards.values():
+                needed |= {shard.planned.spool, f"retry-{shard.shard:08d}.spool"}
         for path in journal.ids.iterdir():
-            of_shard = shards.get(int(path.name)) if path.name.isdecimal() else None
+            of_shard = self._ledger.shard(int(path.name)) if path.name.isdecimal() else None
             state = None if of_shard is None else of_shard.state
             if state is None or (isinstance(state, Done) and state.created_at + KEPT_FOR < time.time()):
                 remove(path)
@@ -260,31 +263,19 @@ class BatchManager:
     def _scope(self, workspace_id: str | None) -> Scope:
         scope = self._scopes.get(workspace_id)
         if scope is None:
-            known, lost = Known(), set[str]()
-            for job in self._ledger.jobs.values():
-                if job.submitted.headers.workspace_id == workspace_id:
-                    for shard, batch_id, created_at in bound_batches(job):
-                        known.bound.add(batch_id)
-                        if _is_lost(shard):
-                            lost.add(batch_id)
-                        elif shard.open:
-                            known.live[batch_id] = created_at
+            found = self._surveys.pop(workspace_id, None) or Survey()
             scope = self._scopes[workspace_id] = Scope(
                 self._client,
                 workspace_id,
                 self._config,
                 grace=self._grace,
                 fingerprint=self._fingerprint,
-                known=known,
+                known=found.known,
+                commits=found.commits,
                 prove=self._prove,
                 duplicate=self._note_duplicate,
             )
-            scope.lost |= lost
-            for job in self._ledger.jobs.values():
-                if job.submitted.headers.workspace_id == workspace_id:
-                    for shard in job.shards.values():
-                        if shard.committed_at is not None:
-                            scope.committed(shard.planned.rows, shard.committed_at)
+            scope.lost |= found.lost
             self._group.start_soon(scope.run)
         return scope
 
@@ -332,7 +323,7 @@ class BatchManager:
         for job in self._ledger.jobs.values():
             if job.submitted.headers.workspace_id != workspace_id:
                 continue
-            for shard in job.shards.values():
+            for shard in job.open_shards.values():
                 doubt = doubt_of(shard.state)
                 if doubt is not None and not self._scope(workspace_id).is_guarded(doubt.fingerprint):
                     return False
@@ -564,17 +555,6 @@ class BatchManager:
                 pass  # compared row by row, as it is read
             case _:
                 raise JobConflict(job.key, "requests from another kind of source")
-
-
-def _is_lost(shard: ShardRecord) -> bool:
-    """Whether its batch was given up and all its rows are missing."""
-    match shard.state:
-        case Lost():
-            return True
-        case Done(drained=drained):
-            return drained.missing == shard.planned.rows
-        case _:
-            return False
 
 
 def _stat(path: Path) -> tuple[int, int]:

@@ -95,7 +95,7 @@ class Planner:
         self._room, self._cut_made = room, cut_made
         self._spool = ledger.journal.spool
         self._open: dict[Headers, _Open] = {}
-        self._header_sets = {shard.planned.headers for shard in job.shards.values()}
+        self._header_sets = set(job.header_sets)
         self._rest: tuple[Lines, Rows, int] | None = None  # of a file's block, from the row that did not fit any more
 
     async def run_file(self, source: FileSource, path: Path) -> None:

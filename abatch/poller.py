@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from abatch import clocks
 from abatch.absence import Absence
+from abatch.clocks import elapsed, moment
+from abatch.commits import AUDITED_FOR
 from abatch.errors import ApiError
 from abatch.facts import CandidatesChanged, Ended, Lost
 from abatch.journal import Overtaken
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
     from abatch.client import Client
     from abatch.clocks import Moment
+    from abatch.commits import CommitTimes
     from abatch.config import Config
     from abatch.facts import Reappeared, Vanished
     from abatch.lifecycle import InDoubt
@@ -69,7 +71,6 @@ ASKED_FOR: Final = 20
 """Candidates that a list lacks and that are asked for by id after it, at most."""
 ONCE: Final = 3
 """Looks that a held shard waits for while the results of a candidate are being looked at."""
-AUDITED_FOR: Final = 2 * 24 * 3600.0
 AUDITED_WITHIN: Final = 30.0
 """Seconds for which the end of a job waits for looks at batches that may be duplicates."""
 SKEW_TOLD: Final = 60.0
@@ -141,6 +142,7 @@ class Scope:
         grace: seconds that an unanswered create may still take to appear.
         fingerprint: of the key in use.
         known: what the journal knows of this scope's batches.
+        commits: when it committed attempts of which size.
         prove: the shard and attempt whose tag a wire id carries, if it is ours.
         duplicate: asked whether a batch that carries the tag of this shard and attempt is one too many.
 
@@ -155,6 +157,7 @@ class Scope:
         grace: float,
         fingerprint: str | None,
         known: Known,
+        commits: CommitTimes,
         prove: Callable[[bytes], tuple[int, int] | None],
         duplicate: Callable[[int, int, str], Awaitable[bool]],
     ) -> None:
@@ -174,7 +177,7 @@ class Scope:
         self._watched: dict[str, _Watch] = {}
         self._pending: dict[int, _Pending] = {}
         self._vouched = False
-        self._commits: dict[int, list[float]] = {}
+        self._commits = commits
         self._reported: set[str] = set()
         self._asked_at: dict[str, float] = {}
         """When candidates that lists lack were last asked for by id, by time of the event loop."""
@@ -285,7 +288,7 @@ class Scope:
 
     def not_visible(self) -> list[str]:
         """Accepted batches that the API has not shown for an hour."""
-        now, here = anyio.current_time(), clocks.moment(self.date)
+        now, here = anyio.current_time(), moment(self.date)
         return [
             batch_id
             for batch_id, watch in self._watched.items()
@@ -304,8 +307,7 @@ class Scope:
 
     def committed(self, rows: int, date: float) -> None:
         """An attempt of this size passed its commit point: batches like it may turn out to be duplicates of ours."""
-        recent = [other for other in self._commits.get(rows, ()) if other > date - AUDITED_FOR]
-        self._commits[rows] = [*recent, date]
+        self._commits.add(rows, date)
 
     def accepted(self, batch: BatchSeen, *, gate: float, answer: float | None) -> None:
         """A create was answered with this batch: it is ours, and tells how `Date` and `created_at` differ (bound A6).
@@ -537,7 +539,7 @@ class Scope:
         while True:
             self.pace.called(anyio.current_time())
             page = await self.client.list(self.workspace_id, after_id=after_id)
-            at = clocks.moment(page.date) if at is None else at
+            at = moment(page.date) if at is None else at
             for batch in page.batches:
                 shown[batch.batch_id] = batch
             awaited -= shown.keys()
@@ -564,7 +566,7 @@ class Scope:
 
     async def _miss(self, watch: _Watch) -> None:
         """A batch of ours is in no complete list, and a 404 by its id: say what should be recorded of that."""
-        news = watch.absence.missed(clocks.moment(self.date), watch.vanished)
+        news = watch.absence.missed(moment(self.date), watch.vanished)
         if news is None or (isinstance(news, Lost) and not await self.may_see(watch.fingerprint)):
             return
         watch.news = news
@@ -650,7 +652,7 @@ class Scope:
 
     async def _settle(self, pending: Sequence[_Pending], listing: Listing) -> bool:
         for each in pending:
-            passed = 0.0 if each.last is None else clocks.elapsed(each.last, listing.at)
+            passed = 0.0 if each.last is None else elapsed(each.last, listing.at)
             each.doubt = replace(each.doubt, waited=each.doubt.waited + passed)
             each.last = listing.at
             each.looks += 1
@@ -707,10 +709,8 @@ class Scope:
             log.error("duplicate_seen", shard=proof.shard, attempt=proof.attempt, batch_id=batch_id)
 
     def _resembles_ours(self, batch: BatchSeen) -> bool:
-        return any(
-            date - self.ahead - CLOCK_SLACK <= batch.created_at <= date + AUDITED_FOR
-            for date in self._commits.get(batch.total, ())
-        )
+        since, until = batch.created_at - AUDITED_FOR, batch.created_at + self.ahead + CLOCK_SLACK
+        return self._commits.any_between(batch.total, since, until)
 
 
 def _note_seen(watch: _Watch) -> None:

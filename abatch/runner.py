@@ -114,11 +114,7 @@ class JobRun:
             key=self.job.key,
             lineage=journal.lineage,
             finished=self.job.finished is not None,
-            missing=tuple(
-                journal.missing / f"{shard.shard:08d}.jsonl"
-                for shard in self.job.shards.values()
-                if getattr(getattr(shard.state, "drained", None), "missing", 0)
-            ),
+            missing=tuple(journal.missing / f"{shard:08d}.jsonl" for shard in sorted(self.job.missing_shards)),
         )
 
     def use(self, backend: Backend) -> None:
@@ -440,7 +436,7 @@ class JobRun:
         """Wait until few enough sealed shards wait to be sent; False if planning is not wanted (any more)."""
         job, site = self.job, self._site
         while site is not None and site.wants_more:
-            waiting = sum(isinstance(shard.state, Ready) for shard in job.shards.values())
+            waiting = sum(isinstance(shard.state, Ready) for shard in job.open_shards.values())
             if waiting < self._shop.config.sealed_unsent:
                 return True
             with anyio.move_on_after(LOOKS_EVERY):
@@ -448,14 +444,13 @@ class JobRun:
         return False
 
     def _drive_open_shards(self) -> None:
-        for shard in list(self.job.shards.values()):
-            if shard.open:
-                self._spawn(shard.shard)
+        for number in list(self.job.open_shards):
+            self._spawn(number)
 
     def _is_complete(self) -> bool:
         job = self.job
         planned = job.cut.last or job.cancel_wished
-        return job.finished is None and planned and not any(shard.open for shard in job.shards.values())
+        return job.finished is None and planned and not job.open_shards
 
     async def _finish(self, cuts: int) -> None:
         async with self.finishing:
@@ -494,7 +489,7 @@ class JobRun:
             return JobStopped(job.key, job.stopped.reason, job.stopped.remedy)
         if job.cut.last and self._backend is None and self._destination is None:
             return JobStopped(job.key, "its backend is not at hand", "Hand the job over again with its backend.")
-        held = [(s.shard, s.state.reason) for s in job.shards.values() if isinstance(s.state, Held)]
+        held = [(s.shard, s.state.reason) for s in job.open_shards.values() if isinstance(s.state, Held)]
         if held:
             return StillInDoubt(job.key, held)
         return JobStopped(

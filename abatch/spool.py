@@ -31,8 +31,8 @@ from typing import IO, TYPE_CHECKING, Final
 import msgspec
 
 from abatch import threads, wire
-from abatch.disk import durable, sync
-from abatch.errors import AbatchError
+from abatch.disk import OUT_OF_FILES, durable, sync
+from abatch.errors import AbatchError, TooManyOpenFiles
 from abatch.facts import Planned
 
 if TYPE_CHECKING:
@@ -93,10 +93,12 @@ class SpoolUnusable(AbatchError):
 
 @contextmanager
 def guarded(folder: Path) -> Generator[None, None, None]:
-    """Around work on the spool in `folder`: an error of the disk is SpoolUnusable, not whatever else may fail."""
+    """Around work on the spool in `folder`: an error of the disk is SpoolUnusable, a lack of descriptors its own."""
     try:
         yield
     except OSError as failure:
+        if failure.errno in OUT_OF_FILES:
+            raise TooManyOpenFiles(str(folder)) from failure
         raise SpoolUnusable(folder, failure.strerror or str(failure)) from failure
 
 
@@ -360,6 +362,7 @@ async def open_spool(folder: Path, planned: Planned) -> SpoolReader:
     Raises:
         SpoolDamaged: the file is gone, cut short, or not what `Planned` says.
         SpoolUnusable: the disk does not give it.
+        TooManyOpenFiles: no descriptor is left.
 
     """
     with guarded(folder):

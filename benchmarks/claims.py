@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final
@@ -11,10 +11,11 @@ from benchmarks.measure import CEILING, Size, Table, serving, write_requests
 from benchmarks.peers import peers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from benchmarks.measure import Measured
+    from tests.servers import SeaweedS3
 
 ONE_BATCH: Final = 99_000
 """Requests that surely become one batch: the largest, less what shards are cut below it, so that sizes differ."""
@@ -70,21 +71,17 @@ def drain_sqlite(folder: Path, size: Size) -> Table:
     return table
 
 
-def drain_s3(folder: Path, size: Size) -> Table:
-    """Draining into a local SeaweedFS, against aioboto3's own upload of the same bytes."""
+@contextmanager
+def bucket(folder: Path) -> Iterator[tuple[SeaweedS3, dict[str, str]]]:
+    """A SeaweedFS with a bucket `bench`, and the environment that a client of it needs."""
     import aioboto3  # noqa: F401 - says what is missing before anything is started
     import boto3
 
     from tests.servers import SeaweedS3
 
-    rows = size.of(ONE_BATCH)
-    requests = folder / "requests.jsonl"
-    write_requests(requests, rows)
-    with ExitStack() as open_:
-        s3 = SeaweedS3(folder / "s3")
-        s3.start()
-        open_.callback(s3.stop)
-        keys = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
+    s3 = SeaweedS3(folder / "s3")
+    s3.start()
+    try:
         boto3.client(
             "s3",
             endpoint_url=s3.url,
@@ -92,6 +89,18 @@ def drain_s3(folder: Path, size: Size) -> Table:
             aws_access_key_id=s3.access_key,
             aws_secret_access_key=s3.secret_key,
         ).create_bucket(Bucket="bench")
+        yield s3, {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
+    finally:
+        s3.stop()
+
+
+def drain_s3(folder: Path, size: Size) -> Table:
+    """Draining into a local SeaweedFS, against aioboto3's own upload of the same bytes."""
+    rows = size.of(ONE_BATCH)
+    requests = folder / "requests.jsonl"
+    write_requests(requests, rows)
+    with ExitStack() as open_:
+        s3, keys = open_.enter_context(bucket(folder))
         server = open_.enter_context(serving(folder, size, "--answer-bytes", "900"))
         server.client("abatch-drain", str(requests), "out.jsonl")
         file = folder / "same.jsonl"
@@ -307,6 +316,54 @@ def recovery(folder: Path, size: Size) -> Table:
     return table
 
 
+def open_(folder: Path, size: Size) -> Table:
+    """Opening a manager on 100,000 shards of equal size, all of the last two days, against a tenth of them."""
+    few, many = size.of(10_000), size.of(100_000)
+    table = Table(title=f"Open a manager on {many:,} shards of equal size, sent within two days")
+    with serving(folder, size) as server:
+        for shards in (few, many):
+            server.client("write-journal", str(folder / str(shards)), str(shards), "recent")
+        table.measure(
+            min(size.rounds, 3),
+            {
+                f"SELECT and decode, {many:,}": lambda: server.client("select-facts", str(folder / str(many))),
+                f"abatch, {few:,}": lambda: server.client("abatch-open", str(folder / str(few))),
+                f"abatch, {many:,}": lambda: server.client("abatch-open", str(folder / str(many))),
+            },
+        )
+    ours = f"abatch, {many:,}"
+    growth = table.ratio(ours, f"abatch, {few:,}", "cpu")
+    table.claim("CPU over that of a tenth of the shards", growth, floor=15, goal=10, at_most=True)
+    bare = table.ratio(ours, f"SELECT and decode, {many:,}", "cpu")
+    table.claim("CPU over SELECT and decode", bare, floor=5, goal=3, at_most=True)
+    late = table.middle(ours, "later_ms")
+    table.claim("event loop's p99 over idle, in ms", late, floor=150, goal=20, at_most=True)
+    return table
+
+
+def jobs(folder: Path, size: Size) -> Table:
+    """A thousand jobs in flight at once, into each medium: what they hold open, and memory."""
+    count = 10 if size.quick else 1_000
+    table = Table(title=f"{count:,} jobs of two requests, all in flight at once, to their ends")
+    with ExitStack() as open_:
+        s3, keys = open_.enter_context(bucket(folder))
+        media = {
+            "into JSONL, a file each": ("{}.jsonl", {}),
+            "into one SQLite database": ("results.db", {}),
+            "into SQLite, a database each": ("{}.db", {}),
+            "into S3": (f"s3://bench/jobs?endpoint_url={s3.url}&region=us-east-1", keys),
+        }
+        for name, (to, environment) in media.items():
+            with serving(folder, size, "--pause", "1" if size.quick else "10") as server:
+                table.measure(1, {name: partial(server.client, "abatch-jobs", to, str(count), **environment)})
+    for what, most in (("descriptors", 80), ("threads", 20)):
+        value = max(table.most(name, what) for name in media)
+        table.claim(f"{what}, whatever the medium", value, floor=most, goal=0.75 * most, at_most=True)
+    memory = max(table.most(name) for name in media)
+    table.claim("peak memory in MB, whatever the medium", memory, floor=250, goal=200, at_most=True)
+    return table
+
+
 def whole_job(folder: Path, size: Size) -> Table:
     """A job through the command line, against a plain program on the SDK."""
     rows = size.of(100_000)
@@ -340,6 +397,8 @@ CLAIMS: Final[dict[str, Callable[[Path, Size], Table]]] = {
     "submit": submit,
     "submit-largest": submit_largest,
     "recovery": recovery,
+    "open": open_,
+    "jobs": jobs,
     "whole-job": whole_job,
     "peers": peers,
 }

@@ -91,7 +91,13 @@ def percentile(late: list[float], part: float) -> float:
     return 0.0
 
 
-def manager(requests_per_batch: int = LIMIT, drains: int = 8, look_every: timedelta = timedelta(milliseconds=50)):
+def manager(
+    requests_per_batch: int = LIMIT,
+    drains: int = 8,
+    look_every: timedelta = timedelta(milliseconds=50),
+    journal: str = "journal",
+    client=None,
+):
     """A manager that looks at the list often and sends what the API takes; the SDK is imported."""
     import abatch.client  # noqa: F401 - so that its import is not measured
     from abatch import BatchManager, Config
@@ -104,7 +110,7 @@ def manager(requests_per_batch: int = LIMIT, drains: int = 8, look_every: timede
         poll_at_most=look_every,
         tier="scale",
     )
-    return BatchManager(journal="journal", config=config)
+    return BatchManager(journal=journal, config=config, client=client)
 
 
 def sdk():
@@ -411,11 +417,48 @@ def raw_run(requests: str) -> Measured:
     return clock.stop()
 
 
+# ---- many jobs ------------------------------------------------------------------------------------------------
+
+
+async def abatch_jobs(to: str, count: str) -> Measured:
+    """So many jobs in flight at once, from their submission to their ends; the most that was open meanwhile.
+
+    `{}` in the destination becomes the job's number.
+    """
+    most = {"descriptors": 0, "threads": 0}
+
+    async def watch() -> None:
+        while True:
+            for name, folder in (("descriptors", "fd"), ("threads", "task")):
+                most[name] = max(most[name], len(os.listdir(f"/proc/self/{folder}")))  # noqa: PTH208
+            await asyncio.sleep(0.05)
+
+    params = {"model": "claude-haiku-4-5", "max_tokens": 16, "messages": [{"role": "user", "content": "Hello"}]}
+    look_every = timedelta(milliseconds=500)
+    async with manager(look_every=look_every) as running, anyio.create_task_group() as group:
+        group.start_soon(watch)
+        clock = Clock()
+        rows = [{"custom_id": f"row-{row}", "params": params} for row in range(2)]
+        jobs = [await running.submit(rows, to=to.format(each), key=f"job-{each}") for each in range(int(count))]
+        in_flight = 0
+        while in_flight < len(jobs) and not any(job.done for job in jobs):
+            await asyncio.sleep(0.1)
+            in_flight = max(in_flight, sum(job.progress().batches_in_flight for job in jobs))
+        for job in jobs:
+            await _all_succeeded(job)
+        measured = clock.stop()
+        group.cancel_scope.cancel()
+    return {**measured, **most, "at_once": in_flight}
+
+
 # ---- recovery -------------------------------------------------------------------------------------------------
 
 
-async def write_journal(folder: str, shards: str) -> Measured:
-    """A journal of one finished job with so many shards, each with the facts of a plain life."""
+async def write_journal(folder: str, shards: str, recent: str = "") -> Measured:
+    """A journal of one finished job with so many shards, each with the facts of a plain life.
+
+    With `recent`: of one that is not finished, whose shards were sent over the last two days.
+    """
     from abatch import Usage, facts
     from abatch.journal import Entry, Journal
     from abatch.ledger import Ledger
@@ -428,6 +471,7 @@ async def write_journal(folder: str, shards: str) -> Measured:
         job = await ledger.start_job(facts.Submitted(key="job", to="memory:x", source=facts.IterableSource()))
         count = int(shards)
         made: list[Entry] = []
+        now, days = time.time(), 2 * 86_400
         counts = facts.Counts(succeeded=10_000)
         spend = (facts.Spend(model="claude-haiku-4-5", usage=Usage(input_tokens=10**6, output_tokens=10**6)),)
         for number in range(count):
@@ -435,6 +479,7 @@ async def write_journal(folder: str, shards: str) -> Measured:
             digest = f"{number:032x}"
             batch_id = f"msgbatch_{number:022d}"
             detail = {"bytes": 13_000_000, "crc32": number}
+            sent = now - days * (1 - number / count) if recent else 1.0
             life = (
                 facts.Planned(
                     part=number,
@@ -444,8 +489,8 @@ async def write_journal(folder: str, shards: str) -> Measured:
                     params_digest=digest,
                     ids_digest=digest,
                 ),
-                facts.Committing(attempt=1, date=1.0, fingerprint="0" * 16),
-                facts.Accepted(batch_id=batch_id, created_at=1.0),
+                facts.Committing(attempt=1, date=sent, fingerprint="0" * 16),
+                facts.Accepted(batch_id=batch_id, created_at=sent),
                 facts.Ended(counts=counts),
                 facts.Drained(
                     counts=counts,
@@ -454,7 +499,8 @@ async def write_journal(folder: str, shards: str) -> Measured:
                 ),
             )
             made += [Entry(job.job, fact, shard, n) for n, fact in enumerate(life)]
-        made.append(Entry(job.job, facts.Finished(location="x")))
+        if not recent:
+            made.append(Entry(job.job, facts.Finished(location="x")))
         await journal.append(*made)
     finally:
         await journal.aclose()
@@ -475,6 +521,20 @@ async def abatch_recover(folder: str) -> Measured:
         await journal.aclose()
 
 
+async def abatch_open(folder: str) -> Measured:
+    """Open a journal as a manager does, up to where its jobs can be asked; the event loop meanwhile."""
+    running = manager(journal=folder, client=sdk())  # to make one takes the loop a tenth of a second
+    async with heartbeat() as idle:
+        await anyio.sleep(0.2)
+    async with heartbeat() as late:
+        clock = Clock()
+        async with running:
+            running.jobs()
+            await anyio.sleep(0)
+            measured = clock.stop()
+    return measured | {"later_ms": percentile(late, 0.99) - percentile(idle, 0.99)}
+
+
 def select_facts(folder: str) -> Measured:
     """Read and decode a journal's facts, and do nothing with them."""
     from abatch import facts
@@ -489,8 +549,10 @@ PROGRAMS = {
     program.__name__.replace("_", "-"): program
     for program in (
         abatch_drain,
+        abatch_jobs,
         abatch_looks,
         abatch_many,
+        abatch_open,
         abatch_recover,
         abatch_run,
         abatch_submit,

@@ -28,7 +28,7 @@ def standing_of(job: JobRecord) -> Standing:
         return Standing(state="done", reason="cancelled" if job.cancel_wished else "")
     if job.stopped is not None:
         return Standing(state="stopped", reason=job.stopped.reason, remedy=job.stopped.remedy)
-    for shard in job.shards.values():
+    for shard in job.open_shards.values():
         if isinstance(shard.state, Held):
             return Standing(
                 state="held",
@@ -38,7 +38,7 @@ def standing_of(job: JobRecord) -> Standing:
             )
     if job.cancel_wished:
         return Standing(state="cancelling")
-    if any(isinstance(shard.state, InDoubt) for shard in job.shards.values()):
+    if any(isinstance(shard.state, InDoubt) for shard in job.open_shards.values()):
         return Standing(state="in doubt", reason="a create was not answered; it is settled by itself")
     return Standing(state="running" if job.cut.last else "planning")
 

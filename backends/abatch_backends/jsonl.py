@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
-from abatch.disk import Writeback, durable, make_folders, sync, sync_folder
-from abatch.errors import BackendError, ConfigError
+from abatch.disk import OUT_OF_FILES, Writeback, durable, make_folders, sync, sync_folder
+from abatch.errors import BackendError, ConfigError, TooManyOpenFiles
 from abatch.result import in_pieces
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ class _Jsonl:
         try:
             yield
         except OSError as refused:
+            if refused.errno in OUT_OF_FILES:
+                raise TooManyOpenFiles(self.url) from refused
             names = " → ".join(os.fsdecode(name) for name in (refused.filename, refused.filename2) if name)
             raise BackendError(self.url, f"{refused.strerror or refused}{names and f' ({names})'}") from refused
 

@@ -5,6 +5,9 @@ completed conditionally. Either is the seal: the object is there, whole, or it i
 replaces another. It carries lineage and shard number as metadata, so an answer that was lost is settled by
 looking: *is it there, and ours?* `_abatch.json` is the claim; `_manifest.json` and `_SUCCESS` come last.
 
+One client per endpoint and credentials serves all jobs of an event loop; it is made for the first of them and closed
+with the last. Each call takes a connection of its own, so what is cancelled in one job is not felt in another.
+
 Lines that were sent are not kept: whatever makes an upload begin anew is an error of the sink, and the shard
 is drained again. What a run that died left half uploaded is aborted by the next one.
 """
@@ -13,8 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from hashlib import blake2b
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -23,11 +28,13 @@ import aioboto3
 import aiohttp
 import anyio
 from aiobotocore.config import AioConfig
+from anyio.lowlevel import RunVar
 from botocore.exceptions import BotoCoreError, ClientError
 
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
-from abatch.errors import BackendError, BackendUnavailable, ConfigError
+from abatch.disk import OUT_OF_FILES
+from abatch.errors import BackendError, BackendUnavailable, ConfigError, TooManyOpenFiles
 from abatch.log import log
 from abatch.result import joined
 
@@ -59,6 +66,8 @@ LARGER_AFTER: Final = 2_000
 """Parts, after which each has the size of one `PART` more: S3 takes 10,000, which are 157 GB."""
 IN_FLIGHT: Final = 4
 """Parts and puts on their way at once, of all shards together: memory beside what each shard is filling."""
+CONNECTIONS: Final = 32
+"""Of one client at once: what eight drains have in flight. Further calls wait for one."""
 RANGE: Final = 4 * 2**20
 """Bytes fetched at once by a reader."""
 SLICE: Final = 2**12
@@ -130,7 +139,7 @@ def _new_client(place: _Place) -> AbstractAsyncContextManager[Any]:
     config = AioConfig(
         signature_version="s3v4",
         retries={"mode": "standard"},
-        max_pool_connections=64,
+        max_pool_connections=CONNECTIONS,
         connect_timeout=10,
         read_timeout=60,
     )
@@ -139,6 +148,49 @@ def _new_client(place: _Place) -> AbstractAsyncContextManager[Any]:
         "s3", endpoint_url=place.endpoint_url, region_name=place.region, config=config
     )
     return client
+
+
+class _Shared:
+    """The client of one endpoint and one set of credentials, made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self.users = 0
+        self._open = AsyncExitStack()
+        self._turn = anyio.Lock()
+        self._client: Any = None
+
+    async def client(self, place: _Place) -> Any:  # noqa: ANN401 - these libraries have no types
+        async with self._turn:
+            if self._client is None:
+                self._client = await self._open.enter_async_context(_new_client(place))
+            return self._client
+
+    async def aclose(self) -> None:
+        async with self._turn:
+            self._client = None
+            await self._open.aclose()
+
+
+_Who = tuple[str | None, str | None, bytes]
+_clients: RunVar[dict[_Who, _Shared]] = RunVar("abatch_backends.s3")
+
+
+def _of_this_loop() -> dict[_Who, _Shared]:
+    try:
+        return _clients.get()
+    except LookupError:
+        made: dict[_Who, _Shared] = {}
+        _clients.set(made)
+        return made
+
+
+def _who(place: _Place) -> _Who:
+    """Where a client speaks, and as whom: what names the credentials stands in the environment, and is not kept."""
+    names = blake2b(digest_size=16)
+    for name, value in sorted(os.environ.items()):
+        if name.startswith("AWS_") or name == "HOME":
+            names.update(os.fsencode(f"{name}={value}\0"))
+    return place.endpoint_url, place.region, names.digest()
 
 
 class _S3Error(BackendError):
@@ -154,7 +206,8 @@ class _S3:
         self.url, self.codec = url, codec
         self._place, self._job = place, job
         self._folder = f"{place.prefix}/{job.key}/" if place.prefix else f"{job.key}/"
-        self._open = AsyncExitStack()
+        self._who = _who(place)
+        self._shared: _Shared | None = None
         self.in_flight = anyio.Semaphore(IN_FLIGHT)
         self._parts: set[asyncio.Task[Any]] = set()
         self._client: Any = None
@@ -162,7 +215,9 @@ class _S3:
     async def begin(self) -> None:
         """Connect and claim; on failure nothing stays open."""
         try:
-            self._client = await self._open.enter_async_context(_new_client(self._place))
+            self._shared = _of_this_loop().setdefault(self._who, _Shared())
+            self._shared.users += 1
+            self._client = await self._shared.client(self._place)
             if not self._job.finished:
                 await self._claim()
         except (BotoCoreError, ValueError) as failed:  # a region or an address that it cannot take
@@ -292,7 +347,13 @@ class _S3:
     async def aclose(self) -> None:
         with anyio.CancelScope(shield=True):
             await _stop(self._parts)  # of sinks still open
-            await self._open.aclose()
+            shared, self._shared = self._shared, None
+            if shared is None:
+                return
+            shared.users -= 1
+            if not shared.users:
+                del _of_this_loop()[self._who]
+                await shared.aclose()
 
     # ---- calls ---------------------------------------------------------------------------------------------
 
@@ -352,8 +413,10 @@ class _S3:
                     raise self._failed("get_object", failed) from None
         raise AssertionError("unreachable")
 
-    def _failed(self, operation: str, failed: Exception) -> _S3Error:
+    def _failed(self, operation: str, failed: Exception) -> BackendError:
         """The one translation. It leaves S3's answer out, which names key ids and signatures."""
+        if _is_out_of_files(failed):
+            return TooManyOpenFiles(self.url)
         answer: Mapping[str, Any] = getattr(failed, "response", None) or {}
         status: int | None = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
         code = f"{status} {answer['Error']['Code']}" if status else type(failed).__name__
@@ -371,6 +434,15 @@ class _S3:
 
     def _marks(self, shard: str) -> dict[str, str]:
         return {"lineage": self._job.lineage, "shard": shard}
+
+
+def _is_out_of_files(failed: BaseException | None) -> bool:
+    """Whether a failure, or what led to it, is that no connection could be opened for want of descriptors."""
+    while failed is not None:
+        if isinstance(failed, OSError) and failed.errno in OUT_OF_FILES:
+            return True
+        failed = failed.__cause__ or failed.__context__
+    return False
 
 
 class _Sink:

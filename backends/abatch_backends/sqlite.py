@@ -1,6 +1,9 @@
 """Results in a SQLite database: a row per request in `results`, there as soon as it came.
 
-One connection writes, in short transactions, so that many drains, jobs and processes take turns. The primary
+One connection per database and event loop serves all its jobs, in short transactions, so that many drains, jobs and
+processes take turns. A unit of work is one closure in one hop to a worker thread: all or nothing, and whoever is
+cancelled or closed leaves nothing of it behind for the others. Connections are made when there is work, and few stay
+open (`OPEN`), however many databases there are. The primary
 key `(job, custom_id)` with `ON CONFLICT DO NOTHING` makes every repetition harmless; the seal of a shard is a
 row of `abatch_shards` in the transaction of its last lines. Several jobs may share a database, each under its
 key.
@@ -17,29 +20,33 @@ import re
 import sqlite3
 import stat
 from codecs import iterdecode
-from contextlib import asynccontextmanager, closing, suppress
+from collections import OrderedDict
+from contextlib import closing, suppress
 from datetime import UTC, datetime
+from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from urllib.parse import quote
 
-import aiosqlite
 import anyio
 import msgspec
+from anyio.lowlevel import RunVar
 
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
-from abatch.disk import make_folders
-from abatch.errors import BackendError, ConfigError
+from abatch.disk import OUT_OF_FILES, can_open_more, make_folders
+from abatch.errors import BackendError, ConfigError, TooManyOpenFiles
 from abatch.result import LONG, Block
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
     from abatch.result import Line, Usage
 
 __all__ = ["open_"]
 
+T = TypeVar("T")
 FORMS: Final = ("sqlite:///results.db", "sqlite:////absolute/results.db")
 ROWS: Final = 1_000
 BYTES: Final = 8 * 2**20
@@ -48,9 +55,15 @@ PAGE: Final = 16
 """Rows fetched at once by a reader; a row may be large."""
 PATIENCE: Final = 60.0
 """Seconds to wait for another writer's transaction."""
+HOLD_ON: Final = 0.05
+"""Seconds of it that a worker thread may wait; then it is free for others, and the unit begins anew a little later."""
 LOOK_AGAIN: Final = 0.02
+OPEN: Final = 8
+"""Databases that are connected at once, at most; each takes three descriptors."""
 PRIMARY_CODE: Final = 0xFF
 """The part of SQLite's error code that names the kind."""
+CLOSED: Final = "the backend was closed"
+NOT_A_FILE: Final = "is not a regular file; choose another destination"
 OLDEST: Final = (3, 38, 0)
 """json_extract is always built in from here on."""
 
@@ -120,14 +133,12 @@ async def open_(url: str, job: JobRef, /) -> Backend:
     path = _path(url)
     if sqlite3.sqlite_version_info < OLDEST:
         raise BackendError(url, f"this Python has SQLite {sqlite3.sqlite_version}; 3.38 or newer is needed")
-    try:
-        await threads.run(_prepare, path)
-    except OSError as refused:
-        raise BackendError(url, f"{refused.strerror or refused} ({refused.filename})") from refused
     backend = _Sqlite(url, path, job)
-    # under a shield, here and below: a cancelled await would leave its statement, or the connection, behind
-    with anyio.CancelScope(shield=True):
+    try:
         await backend.begin()
+    except BaseException:
+        await backend.aclose()
+        raise
     return backend
 
 
@@ -145,86 +156,214 @@ def _prepare(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise OSError(0, "is not a regular file; choose another destination", str(path)) from None
+            raise OSError(0, NOT_A_FILE, str(path)) from None
+
+
+# ---- one connection for all jobs of a database ----------------------------------------------------------------
+
+
+class _Busy(Exception):
+    """Another connection has the database at the moment."""
+
+
+class _Connection(sqlite3.Connection):
+    """A connection whose calls a test can watch."""
+
+
+class _Database:
+    """A database file, as one event loop uses it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.users = 0
+        """Backends that may ask for it."""
+        self.turn = anyio.Lock()
+        self.connection: _Connection | None = None
+        self.works = False
+        """A unit of work runs on the connection."""
+
+    def do(self, work: Callable[[_Connection], T], *, writes: bool) -> T:
+        """One unit of work, in a worker thread.
+
+        Raises:
+            _Busy: nothing was done; try again.
+
+        """
+        try:
+            database = self.connection = self.connection or _connected(self.path)
+            if not writes:
+                return work(database)
+            database.execute("BEGIN IMMEDIATE")
+            done = work(database)
+            database.execute("COMMIT")
+        except BaseException as stopped:
+            if self.connection is not None:
+                with suppress(sqlite3.Error):  # what stopped us is what counts
+                    self.connection.rollback()
+            if isinstance(stopped, sqlite3.OperationalError) and _code(stopped) == sqlite3.SQLITE_BUSY:
+                raise _Busy from stopped
+            raise
+        return done
+
+    def let_go(self) -> _Connection | None:
+        """The connection, to close; who needs one after this makes another."""
+        connection, self.connection = self.connection, None
+        return connection
+
+
+class _Databases:
+    """Those of one event loop. At most `OPEN` are connected at once: one more takes the place of one that rests."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, _Database] = {}
+        self._connected: OrderedDict[_Database, None] = OrderedDict()
+        self._places = anyio.Semaphore(OPEN)
+
+    def borrow(self, path: Path) -> _Database:
+        """The database of this path, until `give_back`."""
+        database = self._known.setdefault(path, _Database(path))
+        database.users += 1
+        return database
+
+    async def give_back(self, database: _Database) -> None:
+        """One user less; the last one closes the connection."""
+        database.users -= 1
+        if not database.users:
+            del self._known[database.path]
+            self._connected.pop(database, None)
+            async with database.turn:
+                await _close(database)
+
+    async def unit(self, database: _Database, work: Callable[[_Connection], T], *, writes: bool) -> T:
+        """Do a unit of work, all or nothing. A cancellation comes before it, or is heard after it."""
+        until = anyio.current_time() + PATIENCE
+        async with database.turn:
+            while True:
+                if not database.users:
+                    raise _Unfit(CLOSED)
+                try:
+                    async with self._places:
+                        database.works = True
+                        try:
+                            await self._make_room(database)
+                            return await threads.run(database.do, work, writes=writes)
+                        finally:
+                            database.works = False
+                except _Busy as busy:
+                    if anyio.current_time() > until:
+                        raise sqlite3.OperationalError("database is locked") from busy
+                    await anyio.sleep(LOOK_AGAIN)
+
+    async def _make_room(self, database: _Database) -> None:
+        self._connected[database] = None
+        self._connected.move_to_end(database)
+        resting = [each for each in self._connected if not each.works]
+        for each in resting[: max(len(self._connected) - OPEN, 0)]:
+            del self._connected[each]
+            await _close(each)
+
+
+_databases: RunVar[_Databases] = RunVar("abatch_backends.sqlite")
+
+
+def _of_this_loop() -> _Databases:
+    try:
+        return _databases.get()
+    except LookupError:
+        made = _Databases()
+        _databases.set(made)
+        return made
+
+
+async def _close(database: _Database) -> None:
+    connection = database.let_go()
+    if connection is not None:
+        await threads.clean_up(connection.close)
+
+
+def _connected(path: Path) -> _Connection:
+    """A connection to a file that is there: one that is gone is not made anew."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise OSError(0, NOT_A_FILE, str(path))
+    database = sqlite3.connect(
+        f"file://{quote(str(path))}?mode=rw",
+        uri=True,
+        timeout=HOLD_ON,
+        isolation_level=None,
+        check_same_thread=False,  # a unit at a time, each in whatever thread is free
+        factory=_Connection,
+    )
+    try:
+        _configure(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _configure(database: _Connection) -> None:
+    if _one(database, "PRAGMA encoding") != "UTF-8":
+        raise _Unfit("the database is not in UTF-8; choose another destination")
+    # a file system without shared memory keeps its mode
+    _one(database, "PRAGMA journal_mode = WAL")  # to its end: an open statement keeps its lock
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute("PRAGMA fullfsync = ON")  # of macOS; nothing elsewhere
+    database.execute("PRAGMA checkpoint_fullfsync = ON")
+
+
+def _code(refused: sqlite3.Error) -> int:
+    """The kind of SQLite's error."""
+    return getattr(refused, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & PRIMARY_CODE
+
+
+class _Unfit(Exception):
+    """The database cannot hold results; the text says why."""
+
+
+# ---- the backend -----------------------------------------------------------------------------------------------
 
 
 class _Sqlite:
     def __init__(self, url: str, path: Path, job: JobRef) -> None:
         self.url, self._path, self._job = url, path, job
-        self._turn = anyio.Lock()
-        self._connection: aiosqlite.Connection | None = None
+        self._databases = _of_this_loop()
+        self._database: _Database | None = self._databases.borrow(path)
 
     async def begin(self) -> None:
-        """Connect and claim; on failure nothing stays open."""
+        """Make the file if there is none, and claim."""
         try:
-            self._connection = await aiosqlite.connect(self._path, timeout=PATIENCE, isolation_level=None)
-            await self._configure(self._connection)
-            async with self.transaction() as database:
-                await self._claim(database)
-        except sqlite3.Error as refused:
-            await self.aclose()
+            await threads.run(_prepare, self._path)
+        except OSError as refused:
             raise self._failed(refused) from refused
-        except BaseException:
-            await self.aclose()
-            raise
+        await self.unit(self._claim)
 
-    async def _configure(self, database: aiosqlite.Connection) -> None:
-        if await _one(database, "PRAGMA encoding") != "UTF-8":
-            raise BackendError(self.url, "the database is not in UTF-8; choose another destination")
-        await self._use_write_ahead_log(database)
-        await database.execute("PRAGMA synchronous = FULL")
-        await database.execute("PRAGMA fullfsync = ON")  # of macOS; nothing elsewhere
-        await database.execute("PRAGMA checkpoint_fullfsync = ON")
-
-    async def _use_write_ahead_log(self, database: aiosqlite.Connection) -> None:
-        """Switch a new database over; SQLite refuses that at once, without patience, while another does the same."""
-        until = anyio.current_time() + PATIENCE
-        while True:
-            try:
-                # a file system without shared memory keeps its mode
-                await _one(database, "PRAGMA journal_mode = WAL")  # to its end: an open statement keeps its lock
-            except sqlite3.OperationalError as refused:
-                if refused.sqlite_errorcode & PRIMARY_CODE != sqlite3.SQLITE_BUSY or anyio.current_time() > until:
-                    raise
-                await anyio.sleep(LOOK_AGAIN)
-            else:
-                return
-
-    async def _claim(self, database: aiosqlite.Connection) -> None:
-        expected, found = await threads.run(_expected_shapes), await _shapes(database)
+    def _claim(self, database: _Connection) -> None:
+        """Make what is lacking, and put the job's name down, or find another's."""
+        found = _by_name(database.execute(_SHAPES))
         for name, statement in SCHEMA.items():
             if name not in found:
-                await database.execute(statement)
-            elif found[name] != expected[name]:
-                raise BackendError(self.url, f"{name!r} in it is not of our making; choose another destination")
-        await database.execute(
+                database.execute(statement)
+            elif found[name] != _expected_shapes()[name]:
+                raise _Unfit(f"{name!r} in it is not of our making; choose another destination")
+        database.execute(
             "INSERT INTO abatch_jobs VALUES (?, ?, ?, NULL) ON CONFLICT DO NOTHING",
             (self._job.key, self._job.lineage, _now()),
         )
-        lineage = await _one(database, "SELECT lineage FROM abatch_jobs WHERE job = ?", self._job.key)
+        lineage = _one(database, "SELECT lineage FROM abatch_jobs WHERE job = ?", self._job.key)
         if lineage != self._job.lineage:
-            raise BackendError(
-                self.url,
+            raise _Unfit(
                 f"it holds the results of another job {self._job.key!r}; give this one another key, "
-                "or choose another destination",
+                "or choose another destination"
             )
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[aiosqlite.Connection]:
-        """One transaction, all or nothing; what SQLite refuses becomes a BackendError."""
-        async with self._turn:
-            with anyio.CancelScope(shield=True):
-                database = self._open_connection()
-                try:
-                    await database.execute("BEGIN IMMEDIATE")
-                    yield database
-                    await database.execute("COMMIT")
-                except BaseException as stopped:
-                    with suppress(sqlite3.Error):  # what stopped us is what counts
-                        await database.rollback()
-                    if isinstance(stopped, sqlite3.Error):
-                        raise self._failed(stopped) from stopped
-                    raise
+    async def unit(self, work: Callable[[_Connection], T], *, writes: bool = True) -> T:
+        """Do one unit of work, in a transaction if it writes; what is refused becomes a BackendError."""
+        if self._database is None:
+            raise BackendError(self.url, CLOSED)
+        try:
+            return await self._databases.unit(self._database, work, writes=writes)
+        except (sqlite3.Error, OSError, _Unfit) as refused:
+            raise self._failed(refused) from refused
 
     async def open(self, shard: ShardRef, /) -> Sink | Sealed:
         sealed = await self._ask(
@@ -254,45 +393,45 @@ class _Sqlite:
             raise BackendError(self.url, f"the rows of shard {shard} were changed or removed; restore them")
 
     async def _ask(self, query: str, *values: str | int) -> Sequence[tuple[Any, ...]]:
-        rows: Sequence[tuple[Any, ...]] = ()
-        with anyio.CancelScope(shield=True):
-            try:
-                rows = [tuple(row) for row in await self._open_connection().execute_fetchall(query, values)]
-            except sqlite3.Error as refused:
-                raise self._failed(refused) from refused
-        return rows
+        return await self.unit(lambda database: database.execute(query, values).fetchall(), writes=False)
 
     async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
-        async with self.transaction() as database:
-            stored = await database.execute_fetchall(STORED, (self._job.key,))
-            known = {shard: (part, lines) for shard, part, lines in stored}
+        def mark(database: _Connection) -> None:
+            known = {shard: (part, lines) for shard, part, lines in database.execute(STORED, (self._job.key,))}
             for each in sealed:
                 shard = int(each.detail["shard"])
                 if known.get(shard) != (each.part, each.lines):
-                    raise BackendError(self.url, f"the rows of shard {shard} were changed or removed; restore them")
+                    raise _Unfit(f"the rows of shard {shard} were changed or removed; restore them")
             if not job.finished:
-                await database.executemany(
+                database.executemany(
                     "INSERT INTO abatch_missing VALUES (?, ?, ?) ON CONFLICT DO NOTHING", _missing(job)
                 )
-                await database.execute(
+                database.execute(
                     "UPDATE abatch_jobs SET finished_at = ? WHERE job = ? AND finished_at IS NULL",
                     (_now(), job.key),
                 )
+
+        await self.unit(mark)
         return str(self._path)
 
     async def aclose(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        database, self._database = self._database, None
+        if database is not None:
             with anyio.CancelScope(shield=True):
-                await connection.close()
+                await self._databases.give_back(database)
 
-    def _open_connection(self) -> aiosqlite.Connection:
-        if self._connection is None:
-            raise BackendError(self.url, "the backend was closed")
-        return self._connection
-
-    def _failed(self, refused: sqlite3.Error) -> BackendError:
-        return BackendError(self.url, f"SQLite says: {refused}")
+    def _failed(self, refused: Exception) -> BackendError:
+        match refused:
+            case _Unfit():
+                return BackendError(self.url, str(refused))
+            case OSError() if refused.errno in OUT_OF_FILES:
+                return TooManyOpenFiles(self.url)
+            case OSError():
+                return BackendError(self.url, f"{refused.strerror or refused} ({refused.filename})")
+            case sqlite3.OperationalError() if _code(refused) == sqlite3.SQLITE_CANTOPEN and not can_open_more():
+                return TooManyOpenFiles(self.url)
+            case _:
+                return BackendError(self.url, f"SQLite says: {refused}")
 
 
 class _Sink:
@@ -308,27 +447,30 @@ class _Sink:
         self._rows += len(lines)
         self._bytes += _weight(lines)
         if self._rows >= ROWS or self._bytes >= BYTES:
-            async with self._backend.transaction() as database:
-                await self._insert(database)
+            await self._backend.unit(self._insert)
             self._let_go()
 
     async def seal(self) -> Sealed:
         shard, key = self._shard, self._shard.job.key
-        async with self._backend.transaction() as database:
-            await self._insert(database)
-            lines = await _one(database, "SELECT count(*) FROM results WHERE job = ? AND shard = ?", key, shard.shard)
-            await database.execute(
+
+        def insert_the_last(database: _Connection) -> int:
+            self._insert(database)
+            lines: int = _one(database, "SELECT count(*) FROM results WHERE job = ? AND shard = ?", key, shard.shard)
+            database.execute(
                 "INSERT INTO abatch_shards VALUES (?, ?, ?, ?, ?, ?)",
                 (key, shard.shard, shard.part, shard.batch_id, lines, _now()),
             )
+            return lines
+
+        lines = await self._backend.unit(insert_the_last)
         self._let_go()
         return _sealed(shard, lines)
 
     async def discard(self) -> None:
         self._let_go()
 
-    async def _insert(self, database: aiosqlite.Connection) -> None:
-        await database.executemany(INSERT, self._values())
+    def _insert(self, database: _Connection) -> None:
+        database.executemany(INSERT, self._values())
 
     def _values(self) -> Iterator[tuple[str | _Text | int | None, ...]]:
         """Made one by one as SQLite takes them, in its thread, where a block's lines are made, too."""
@@ -429,8 +571,8 @@ def _tokens(usage: Usage) -> tuple[int, int, int, int]:
 # ---- asking ------------------------------------------------------------------------------------------------
 
 
-async def _one(database: aiosqlite.Connection, query: str, *values: str | int) -> Any:  # noqa: ANN401 - as stored
-    return next((value for (value,) in await database.execute_fetchall(query, values)), None)
+def _one(database: sqlite3.Connection, query: str, *values: str | int) -> Any:  # noqa: ANN401 - as stored
+    return next((value for (value,) in database.execute(query, values).fetchall()), None)
 
 
 _Shapes = dict[str, list[tuple[str, str | None, int | None]]]
@@ -440,12 +582,9 @@ _SHAPES: Final = """
     ORDER BY object.name, field.cid"""
 
 
-async def _shapes(database: aiosqlite.Connection) -> _Shapes:
-    """What each name in the database is, with its columns and their place in the primary key."""
-    return _by_name(await database.execute_fetchall(_SHAPES))
-
-
+@cache
 def _expected_shapes() -> _Shapes:
+    """What each name of ours is, with its columns and their place in the primary key."""
     with closing(sqlite3.connect(":memory:")) as model:
         for statement in SCHEMA.values():
             model.execute(statement)

@@ -38,7 +38,7 @@ from abatch.planner import Planner
 from abatch.result import Block
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import NotYet
-from abatch.spool import SpoolWriter
+from abatch.spool import SpoolReader, SpoolWriter
 from abatch.testing import memory
 from tests.e2e.jobs import (
     assert_each_answered,
@@ -483,6 +483,29 @@ async def test_full_disk_while_results_are_withheld_stops_the_job_with_the_remed
                 await job.wait()
     _, summary = await run(path)
     assert summary.succeeded == 12
+    assert_each_answered("results.jsonl", rows)
+
+
+@pytest.mark.parametrize("reading", ["to send it", "to drain it"])
+async def test_a_want_of_descriptors_passes_and_stops_no_job(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch, reading: str
+) -> None:
+    rows, real, refused = requests(12), SpoolReader.__init__, list[str]()
+    job: Any = None
+
+    def wants_descriptors(self: SpoolReader, *args: Any) -> None:
+        sent = job is not None and job.progress().batches > 0
+        if not refused and sent is (reading == "to drain it"):
+            refused.append(reading)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        real(self, *args)
+
+    monkeypatch.setattr(SpoolReader, "__init__", wants_descriptors)
+    async with manager() as running:
+        job = await running.submit(write(rows), to="results.jsonl", key="job")
+        assert (await job.wait()).succeeded == 12
+    assert refused == [reading]
+    assert_paid_once(api, rows)
     assert_each_answered("results.jsonl", rows)
 
 

@@ -438,3 +438,18 @@ async def test_a_shard_tells_its_batch_its_seal_and_whether_it_is_open(ledger):
 async def test_a_batch_that_an_operator_named_is_not_bound_before_it_is_proven(ledger):
     job, _ = await whole_life(ledger)
     assert [batch_id for _, batch_id, _ in bound_batches(job)] == ["msgbatch_1"]
+
+
+async def test_a_job_is_found_by_its_key_and_a_shard_by_its_number_without_a_look_at_the_others(ledger, other):
+    for key in ("one", "two"):
+        job = await ledger.start_job(submitted(key))
+        await plan(ledger, job, part=0)
+        await go(ledger, await plan(ledger, job, part=1), facts.Split(into=(8, 9)))
+    await other.refresh()
+    for each in (ledger, other, await reloaded(ledger)):
+        numbers = [number for job in each.jobs.values() for number in job.shards]
+        jobs, each.jobs = each.jobs, {}
+        assert [each.shard(number).shard for number in numbers] == numbers == [1, 2, 3, 4]
+        assert [each.job(key).key for key in ("one", "two")] == ["one", "two"]
+        each.jobs = jobs
+        assert [list(job.open_shards) for job in each.jobs.values()] == [[1], [3]]

@@ -1,0 +1,62 @@
+"""Gather what a journal knows of each scope when it is opened: the batches that are ours, and the commit points.
+
+It looks at every shard once, and is called in a worker thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from abatch.commits import CommitTimes
+from abatch.ledger import bound_batches
+from abatch.lifecycle import Done, Lost
+from abatch.reconcile import Known
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from abatch.ledger import JobRecord, ShardRecord
+
+__all__ = ["Survey", "survey"]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is known of one scope."""
+
+    known: Known = field(default_factory=Known)
+    commits: CommitTimes = field(default_factory=CommitTimes)
+    lost: set[str] = field(default_factory=set[str])
+    """Batches that were given up, all of whose rows are missing."""
+
+    def add(self, job: JobRecord) -> None:
+        """Take in the shards of a job of this scope."""
+        for shard, batch_id, created_at in bound_batches(job):
+            self.known.bound.add(batch_id)
+            if _is_lost(shard):
+                self.lost.add(batch_id)
+            elif shard.open:
+                self.known.live[batch_id] = created_at
+        for shard in job.shards.values():
+            if shard.committed_at is not None:
+                self.commits.add(shard.planned.rows, shard.committed_at)
+
+
+def survey(jobs: Iterable[JobRecord]) -> dict[str | None, Survey]:
+    """Per workspace, what the shards of these jobs tell."""
+    found: dict[str | None, Survey] = {}
+    for job in jobs:
+        found.setdefault(job.submitted.headers.workspace_id, Survey()).add(job)
+    return found
+
+
+def _is_lost(shard: ShardRecord) -> bool:
+    """Whether its batch was given up and all its rows are missing."""
+    match shard.state:
+        case Lost():
+            return True
+        case Done(drained=drained):
+            return drained.missing == shard.planned.rows
+        case _:
+            return False
