@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from abatch import BackendError, BatchManager, ConfigError, JobStopped, Summary
@@ -156,6 +157,31 @@ async def test_retry_shard_is_read_again_too(monkeypatch: pytest.MonkeyPatch) ->
         assert (after.succeeded, after.retried) == (before.succeeded, before.retried)
         assert_once(lines("results.jsonl"), rows)
         assert job.summary().batches == after.batches
+
+
+async def test_part_is_read_again_while_its_retry_shard_is_still_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(seed=5, outcome=Outcomes(expired=0.4), latency=3600) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        rows = requests(9)
+        path = write(rows)
+        async with manager() as running:
+            job = await running.submit(path, to="results/", key="job")
+            while job.progress().batches < 2:
+                api.advance(0.0 if job.progress().in_flight < 9 else 3601.0)
+                with anyio.move_on_after(0.05):
+                    await job._job.change()
+        (part,) = Path("results").glob("part-*.jsonl")
+        part.unlink()
+        async with manager() as running:
+            assert await running.redrain("job") == [1]
+            job = running.job("job")
+            while not job.done:
+                api.advance(3601.0)
+                with anyio.move_on_after(0.05):
+                    await job._job.change()
+        assert job.summary().missing == 0
+        assert_once(folder_lines(), rows)
+        assert api.account.violated == 0
 
 
 @pytest.mark.parametrize("name", ["input.jsonl", "input.jsonl.gz"])
