@@ -874,7 +874,8 @@ class Driver:
     async def missed(self) -> str:
         """The batch that is drained, and its results, are a 404: why they are given up; empty while they are not."""
         site, state = self.site, self.shard.state
-        assert isinstance(state, Draining)
+        if not isinstance(state, Draining):  # another process moved it on
+            raise Overtaken
         try:
             page = await site.client.list(site.scope.workspace_id, limit=1)  # only a list tells the server's time
             news = self._absence.missed(moment(page.date), state.vanished)
@@ -890,7 +891,8 @@ class Driver:
     async def seen(self) -> None:
         """The API shows the batch that is drained, or its results."""
         state = self.shard.state
-        assert isinstance(state, Draining)
+        if not isinstance(state, Draining):
+            raise Overtaken
         news = self._absence.seen(state.vanished)
         if news is not None:
             await self._record(news)

@@ -327,3 +327,53 @@ async def test_part_of_a_lost_shard_that_a_run_sealed_before_it_died_is_taken(
     assert (summary.missing, summary.succeeded) == (8, 0)
     assert len(lines("results.jsonl.missing.jsonl")) == 8
     assert_paid_once(api, rows)
+
+
+async def test_batch_of_a_doubt_that_was_called_lost_is_told_when_it_is_seen_and_is_no_duplicate(
+    api: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.faults.next("create", ResetAfterAccept())
+    api.faults.always("list", OtherWorkspace())
+    rows = requests(5)
+    path = write(rows)
+    with pytest.raises(StillInDoubt):
+        await run(path, unresolved="hold")
+    await call_lost(1)
+    await run(path, unresolved="hold")
+    api.faults.clear()
+    api.advance(2 * HOUR)
+    async with manager() as running:
+        other = await running.submit(requests(30)[20:], to="memory:", key="other")
+        await until(lambda: "lost_batch_seen" in caplog.text)
+        api.advance(2 * HOUR)
+        await other.wait()
+        assert running.job("job").summary().duplicates == 0
+    assert caplog.text.count("lost_batch_seen") == 1
+    assert api.account.violated == 0
+
+
+async def test_lost_batch_that_is_seen_again_is_told_and_can_be_redrained(
+    api: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = requests(8)
+    path = write(rows)
+    async with manager() as running:
+        job = await running.submit(path, to="results/", key="job")
+        await until(lambda: job.progress().batches_in_flight == 1)
+    api.faults.always("list", OtherWorkspace())
+    api.faults.always("retrieve", Status(404))
+    await call_lost(1)
+    _, summary = await run(path, to="results/")
+    assert summary.missing == 8
+    api.faults.clear()
+    api.advance(2 * HOUR)
+    for part in [*Path("results").glob("part-*.jsonl"), Path("results/_missing.jsonl")]:
+        part.unlink()
+    async with manager() as running:
+        other = await running.submit(requests(30)[20:], to="memory:", key="other")
+        await until(lambda: "lost_batch_seen" in caplog.text)
+        assert await running.redrain("job") == [1]
+        assert (await running.job("job").wait()).succeeded == 8
+        api.advance(2 * HOUR)
+        await other.wait()
+    assert_paid_once(api, rows)

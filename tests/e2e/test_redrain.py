@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from abatch import BackendError, BatchManager, ConfigError, JobStopped, Summary
@@ -18,6 +19,7 @@ from abatch.kept import read_kept, write_kept
 from abatch.ledger import Ledger
 from abatch.sandbox import Sandbox
 from abatch.sandbox.answers import Outcomes
+from abatch.sandbox.faults import CutAtLine, Status
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, lines, manager, requests, run, write
 
 pytestmark = pytest.mark.anyio
@@ -157,6 +159,31 @@ async def test_retry_shard_is_read_again_too(monkeypatch: pytest.MonkeyPatch) ->
         assert job.summary().batches == after.batches
 
 
+async def test_part_is_read_again_while_its_retry_shard_is_still_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(seed=5, outcome=Outcomes(expired=0.4), latency=3600) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        rows = requests(9)
+        path = write(rows)
+        async with manager() as running:
+            job = await running.submit(path, to="results/", key="job")
+            while job.progress().batches < 2:
+                api.advance(0.0 if job.progress().in_flight < 9 else 3601.0)
+                with anyio.move_on_after(0.05):
+                    await job._job.change()
+        (part,) = Path("results").glob("part-*.jsonl")
+        part.unlink()
+        async with manager() as running:
+            assert await running.redrain("job") == [1]
+            job = running.job("job")
+            while not job.done:
+                api.advance(3601.0)
+                with anyio.move_on_after(0.05):
+                    await job._job.change()
+        assert job.summary().missing == 0
+        assert_once(folder_lines(), rows)
+        assert api.account.violated == 0
+
+
 @pytest.mark.parametrize("name", ["input.jsonl", "input.jsonl.gz"])
 async def test_older_journal_reads_the_custom_ids_from_the_unchanged_input(api: Sandbox, name: str) -> None:
     rows = [{**row, "betas": ["b-1"]} if number % 3 == 0 else row for number, row in enumerate(requests(55))]
@@ -222,16 +249,35 @@ async def test_results_that_the_api_keeps_no_longer_are_not_asked_for(api: Sandb
 
 
 async def test_lines_that_were_made_here_cannot_be_read_again(api: Sandbox) -> None:
+    api.faults.always("create", Status(429, "rate_limit_error", "slow down", retry_after=600))
     async with manager() as running:
-        api.faults.clear()
-        job = await running.submit(write(requests(15)), to="results/", key="job")
+        job = await running.submit(write(requests(5)), to="results/", key="job")
         await job.cancel()
-        await job.wait()
-    if any(shard.batch_id is None for shard in job._job.shards.values()):
-        for part in Path("results").glob("part-*.jsonl"):
-            part.unlink()
-        with pytest.raises(JobStopped, match="lines were made here"):
-            await redrained()
+        assert (await job.wait()).canceled == 5
+    for part in Path("results").glob("part-*.jsonl"):
+        part.unlink()
+    with pytest.raises(JobStopped, match="lines were made here"):
+        await redrained()
+    async with manager() as running:
+        assert running.job("job").done
+
+
+async def test_rows_that_were_missing_and_come_now_are_missing_no_more(api: Sandbox) -> None:
+    rows = requests(8)
+    api.faults.always("results", CutAtLine(lines=3))
+    with pytest.MonkeyPatch.context() as patient:
+        patient.setattr("abatch.driver.READ_AGAIN", (0.01,))
+        patient.setattr("abatch.collector.READ_AGAIN", (0.01,))
+        _, before = await run(write(rows), to="results/")
+    assert before.missing == 5
+    api.faults.clear()
+    for part in [*Path("results").glob("part-*.jsonl"), Path("results/_missing.jsonl")]:
+        part.unlink()
+    _, after = await redrained()
+    assert (after.succeeded, after.missing) == (8, 0)
+    assert_once(folder_lines(), rows)
+    assert not Path("results/_missing.jsonl").exists()
+    assert_paid_once(api, rows)
 
 
 async def test_death_after_the_new_part_was_sealed_makes_no_line_twice(
