@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import anyio
-
-from abatch.collector import sealed_of
 from abatch.errors import JobFailed, JobStopped
 from abatch.facts import CancelWished
 from abatch.journal import Entry
@@ -91,8 +88,7 @@ class Job:
         """
         while not self._run.over.is_set():
             self._raise_if_refused()
-            with anyio.move_on_after(1.0):
-                await self._run.over.wait()
+            await self._job.change()  # it is woken by its facts, at the end of its run, and by trouble of its scope
         self._raise_if_unfinished()
         summary = self.summary()
         if check and not summary.ok:
@@ -109,22 +105,20 @@ class Job:
         """
         given = 0
         while True:
-            if given < len(self._job.sealed_order):
+            if given < self._job.sealed_count:
                 async with self._run.reading() as backend:  # of a finished job it is connected anew, and looks at all
-                    while given < len(self._job.sealed_order):
-                        shard = self._job.shards[self._job.sealed_order[given]]
-                        given += 1
-                        assert shard.sealed is not None
-                        async for raw in backend.read(sealed_of(shard.sealed)):
-                            yield Result(raw)
+                    while given < self._job.sealed_count:
+                        for sealed in await self._run.sealed_since(given):
+                            given += 1
+                            async for raw in backend.read(sealed):
+                                yield Result(raw)
             if self._run.over.is_set():
-                if given < len(self._job.sealed_order):
+                if given < self._job.sealed_count:
                     continue
                 self._raise_if_unfinished()
                 return
             self._raise_if_refused()
-            with anyio.move_on_after(1.0):
-                await self._job.change()
+            await self._job.change()
 
     def _raise_if_unfinished(self) -> None:
         """Say why a run that is over did not do what this handle was given for."""

@@ -108,6 +108,7 @@ class Scope:
         commits: when it committed attempts of which size.
         prove: the shard and attempt whose tag a wire id carries, if it is ours.
         duplicate: asked whether a batch that carries the tag of this shard and attempt is one too many.
+        troubled: called when a look at the list failed, so that those who wait for a job hear of it.
 
     """
 
@@ -123,17 +124,18 @@ class Scope:
         commits: CommitTimes,
         prove: Callable[[bytes], tuple[int, int] | None],
         duplicate: Callable[[int, int, str], Awaitable[bool]],
+        troubled: Callable[[], None] = lambda: None,
     ) -> None:
         self.client, self.workspace_id, self.known = client, workspace_id, known
         self.pace = Pace(config.tier)
         self.turn = anyio.Lock()
         """Whoever waits to be admitted; first come, first served."""
-        self.trouble: ApiError | None = None
-        """Why the last look at the list failed."""
+        self._trouble: ApiError | None = None
         self.refusal: Refused | None = None
         """Why every create would be refused; None again when a job is handed over."""
         self._config, self._grace, self._fingerprint = config, grace, fingerprint
         self._prove, self._duplicate = prove, duplicate
+        self._troubled = troubled
         self._watched: dict[str, _Watch] = {}
         self._pending: dict[int, _Pending] = {}
         self._vouched = False
@@ -147,6 +149,17 @@ class Scope:
         self._random = random.Random()  # noqa: S311 - spreads calls, keeps no secret
 
     # ---- what others ask --------------------------------------------------------------------------------------
+
+    @property
+    def trouble(self) -> ApiError | None:
+        """Why the last look at the list failed."""
+        return self._trouble
+
+    @trouble.setter
+    def trouble(self, failure: ApiError | None) -> None:
+        self._trouble = failure
+        if failure is not None:
+            self._troubled()
 
     async def ended(self, shard: int, batch_id: str, created_at: float) -> Counts:
         """Wait until a batch of ours has ended; its counts, as the API gives them.

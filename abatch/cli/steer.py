@@ -62,7 +62,7 @@ def resolve(
         if (adopt is None) is not not_created:
             raise ConfigError("say either --adopt BATCH_ID or --not-created")
         async with ledger_of(journal) as ledger:
-            record, doubt = _doubtful(ledger, shard)
+            record, doubt = await _doubtful(ledger, shard)
             wish = ResolveWished(shard=shard, attempt=doubt.attempt, batch_id=adopt)
             await ledger.record(Entry(record.job, wish))
             verdict = "was not created" if adopt is None else f"is batch {adopt}"
@@ -71,8 +71,8 @@ def resolve(
     perform(work)
 
 
-def _doubtful(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
-    shard = ledger.shard(number)
+async def _doubtful(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
+    shard = await ledger.find_shard(number)
     if shard is None:
         raise ConfigError(f"journal {ledger.journal.folder} has no shard {number}")
     doubt = doubt_of(shard.state)
