@@ -113,7 +113,7 @@ CREATED_WITHIN: Final = GATE_WITHIN + 120.0 + ANSWER_WITHIN
 """Seconds from that `Date` to a batch, by bounds A4 and A1; more where the socket is not ours."""
 FOREIGN_SOCKET: Final = (GRACE_FOREIGN_SOCKET - GRACE_OWN_SOCKET).total_seconds()
 LOOKS_EVERY: Final = 1.0
-"""Seconds between two looks at what no fact tells: a wish to stop, the pace."""
+"""Seconds between two looks at what no fact tells: the pace. Only who is next in a scope looks."""
 SHORT_REST: Final = 10.0
 """Seconds that may be slept in a place of `Turns`."""
 
@@ -263,9 +263,8 @@ class Site:
         failure: Exception | None = None
 
         async def leave_when_unwanted(scope: anyio.CancelScope) -> None:
-            while self.wants_more:
-                with anyio.move_on_after(LOOKS_EVERY):
-                    await self.job.change()
+            while self.wants_more:  # a fact of the job or the wish to stop ends it, and either wakes the job
+                await self.job.change()
             scope.cancel()
 
         async with anyio.create_task_group() as group:

@@ -145,6 +145,7 @@ class Scope:
         commits: when it committed attempts of which size.
         prove: the shard and attempt whose tag a wire id carries, if it is ours.
         duplicate: asked whether a batch that carries the tag of this shard and attempt is one too many.
+        troubled: called when reads are refused for good, so that those who wait for a job hear of it.
 
     """
 
@@ -160,6 +161,7 @@ class Scope:
         commits: CommitTimes,
         prove: Callable[[bytes], tuple[int, int] | None],
         duplicate: Callable[[int, int, str], Awaitable[bool]],
+        troubled: Callable[[], None] = lambda: None,
     ) -> None:
         self.client, self.workspace_id, self.known = client, workspace_id, known
         self.pace = Pace(config.tier)
@@ -174,6 +176,7 @@ class Scope:
         """Why every create would be refused; None again when a job is handed over."""
         self._config, self._grace, self._fingerprint = config, grace, fingerprint
         self._duplicate = duplicate
+        self._troubled = troubled
         self._watched: dict[str, _Watch] = {}
         self._pending: dict[int, _Pending] = {}
         self._vouched = False
@@ -428,6 +431,7 @@ class Scope:
         if reads.refusal is not None and known is None:
             refusal = reads.refusal
             log.error("list_refused", workspace=self.workspace_id, reason=refusal.reason, remedy=refusal.remedy)
+            self._troubled()
         return wait
 
     # ---- the loop ---------------------------------------------------------------------------------------------

@@ -353,7 +353,6 @@ def simulated() -> Iterator[None]:
         (abatch.intake, "perf_counter", lambda: 0.0),
         (abatch.manager, "WISHES_EVERY", WISHES_EVERY),
         (abatch.driver, "LOOKS_EVERY", LOOKS_EVERY),
-        (abatch.runner, "LOOKS_EVERY", LOOKS_EVERY),
         (abatch.poller, "random", SimpleNamespace(Random=lambda: random.Random(here.chance.random()))),
         (random, "random", lambda: here.chance.random()),  # noqa: PLW0108
         (secrets, "randbits", lambda k: here.chance.getrandbits(k)),  # noqa: PLW0108
