@@ -120,7 +120,10 @@ async def test_base_url_that_ends_in_v1_is_refused_at_the_start(
     api: Sandbox, ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_BASE_URL", f"{api.url}/gateway{ends}")
-    with pytest.raises(ConfigError, match=f"ends in {ends.rstrip('/')}.*set it to {api.url}/gateway$"):
+    with (
+        anyio.fail_after(60),
+        pytest.raises(ConfigError, match=f"ends in {ends.rstrip('/')}.*set it to {api.url}/gateway$"),
+    ):
         await run(requests(3))
     assert not Path(".abatch").exists()
 
