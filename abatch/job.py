@@ -80,7 +80,8 @@ class Job:
 
         Raises:
             JobFailed: only with `check`.
-            JobStopped: it cannot go on until somebody acts; raised after everything else is finished.
+            JobStopped: it cannot go on until somebody acts; raised after everything else is finished, or as soon as
+                several looks at its batches in a row were refused.
             StillInDoubt: what is left waits for an operator.
             BackendError: its storage failed.
             Exception: what the caller's iterable raised, after the shards that were full by then are done.

@@ -280,7 +280,7 @@ async def test_held_shard_that_is_called_lost_is_never_sent_again(api: Sandbox, 
     with pytest.raises(StillInDoubt):
         await run(path, unresolved="hold")
     await call_lost(1)
-    job, summary = await run(path, unresolved="hold")
+    _, summary = await run(path, unresolved="hold")
     (drained,) = await recorded(Drained)
     assert isinstance(drained, Drained)
     assert drained.missing == 5

@@ -178,6 +178,8 @@ async def _answer(answered: asyncio.Future[Reply], patience: float) -> Reply:
 class Answer:
     """What `abatch.client` reads of the SDK's answers."""
 
+    request: Final = httpx2.Request("GET", URL)
+
     def __init__(self, reply: Reply) -> None:
         self.status_code, self.headers, self.content = reply.status, reply.headers, b""
         self.is_success = 200 <= reply.status < 300
