@@ -533,7 +533,7 @@ NAMES = {SUCCEEDED: "succeeded", CANCELED: "canceled", EXPIRED: "expired"}
 PASSING = {"expired", "rate_limit_error", "timeout_error", "api_error", "overloaded_error"}
 PATIENCE = (5.0, 900.0, 3_600.0, 14_400.0, 64_800.0)
 """Seconds between six looks for lines that do not come."""
-LEAVES_OUT = (f.MissingLine, f.CutAtLine, f.CutInLine, f.GzipBomb, f.UnparsableLine)
+LEAVES_OUT = (f.MissingLine, f.CutAtLine, f.CutInLine, f.GzipBomb, f.UnparsableLine, f.Garbage)
 ODD = re.compile(re.escape(MARK) + rb"(?:\\ud800|\xe2\x80\xa8\xc2\x85|\.+)+")
 DEEP = re.compile(rb'"content":\[\{"type":"tool_use","id":"toolu_01sandbox","name":"deep","input":\{"deep":\[+\]+\}\},')
 
