@@ -10,6 +10,7 @@
     ├── StillInDoubt                      shards wait for an operator's word
     ├── JobFailed                         raised by `wait(check=True)` alone
     ├── BackendError                      the storage refused or failed
+    │   └── TooManyOpenFiles              no descriptor was left: it passes
     ├── ApiError                          the API, or the way to it, failed; translated once, in client.py
     └── JournalError                      the journal cannot be written or read
         ├── JournalLocked                 another process drives it

@@ -26,6 +26,7 @@ from abatch.errors import (
     JournalError,
     JournalLocked,
     StillInDoubt,
+    TooManyOpenFiles,
 )
 from abatch.lifecycle import Ready
 from abatch.result import Summary
@@ -45,6 +46,7 @@ EACH = [
     ),
     (JobFailed(SUMMARY), ["'k'", "3 of 10"]),
     (BackendError("s3://b", "access denied"), ["s3://b", "access denied"]),
+    (TooManyOpenFiles("sqlite:///a.db"), ["sqlite:///a.db", "too many open files", "ulimit -n"]),
     (JournalLocked(Path("/j"), 42), ["/j", "process 42", "stop it"]),
     (JournalCorrupt(Path("/j"), "it has format 9"), ["/j", "format 9", "keep a copy"]),
     (IllegalTransition(Ready(), committing()), ["Committing cannot follow Ready"]),
