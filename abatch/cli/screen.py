@@ -123,7 +123,8 @@ class _Lines:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Segment(self._head, Style(bold=True))
         yield Segment.line()
-        yield Segment("".join(f"{line}\n" for line in self._lines))
+        for line in self._lines:
+            yield Segment(f"{line}\n")
 
 
 def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> None:
