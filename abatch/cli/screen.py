@@ -84,7 +84,7 @@ def table(*columns: str, rows: Iterable[Sequence[object]], right: Sequence[str] 
 def tables(width: int, *columns: str, rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Group:
     """A table that is never wider than the screen: what does not fit stands below, after the first column again."""
     cells = [[clean(cell) for cell in row] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    widths = [max(map(_width, column)) for column in zip(columns, *cells, strict=True)]
     parts: list[list[int]] = [[0]]
     left = width - widths[0]
     for at, wide in enumerate(widths[1:], 1):
@@ -95,11 +95,7 @@ def tables(width: int, *columns: str, rows: Iterable[Sequence[object]], right: S
         left -= wide + GAP
 
     def line(part: list[int], row: Sequence[str]) -> str:
-        padded: list[str] = []
-        for at in part:
-            blank = " " * (widths[at] - cell_len(row[at]))
-            padded.append(blank + row[at] if columns[at] in right else row[at] + blank)
-        return (" " * GAP).join(padded)
+        return (" " * GAP).join([_padded(row[at], widths[at], right=columns[at] in right) for at in part])
 
     def rendered(part: list[int]) -> RenderableType:
         if sum(widths[at] + GAP for at in part) - GAP > width:  # a cell has to be folded
@@ -107,6 +103,15 @@ def tables(width: int, *columns: str, rows: Iterable[Sequence[object]], right: S
         return _Lines(line(part, columns), [line(part, row) for row in cells])
 
     return Group(*map(rendered, parts))
+
+
+def _width(cell: str) -> int:
+    return len(cell) if cell.isascii() else cell_len(cell)
+
+
+def _padded(cell: str, width: int, *, right: bool) -> str:
+    blank = " " * (width - _width(cell))
+    return blank + cell if right else cell + blank
 
 
 class _Lines:
@@ -118,7 +123,8 @@ class _Lines:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Segment(self._head, Style(bold=True))
         yield Segment.line()
-        yield Segment("".join(f"{line}\n" for line in self._lines))
+        for line in self._lines:
+            yield Segment(f"{line}\n")
 
 
 def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> None:
