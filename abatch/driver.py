@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, assert_never
 
 import anyio
@@ -307,6 +308,8 @@ class Driver:
     _absence: Absence = field(default_factory=Absence)
     """How long the batch was missed while it was drained."""
     _out_of_files: Backoff = field(default_factory=lambda: Backoff(first=1.0, most=120.0))
+    _missed_at: float = inf
+    """When that was last noted, by time of the event loop."""
     _committed_here: bool = False
     _at: int = 0
     """How many facts the shard had when the action began, and of ours since: what is recorded comes after these."""
@@ -875,9 +878,15 @@ class Driver:
         site, state = self.site, self.shard.state
         if not isinstance(state, Draining):  # another process moved it on
             raise Overtaken
+        before, self._missed_at = self._missed_at, anyio.current_time()
         try:
             page = await site.client.list(site.scope.workspace_id, limit=1)  # only a list tells the server's time
             news = self._absence.missed(moment(page.date), state.vanished)
+            if site.scope.listed_since(state.batch_id, before) or (
+                news is not None and await site.scope.lists(state.batch_id, state.created_at)
+            ):
+                await self.seen()
+                return ""
             if isinstance(news, Lost):
                 return news.why if await site.scope.may_see(state.doubt.fingerprint) else ""
         except ApiError as failure:
