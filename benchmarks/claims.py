@@ -355,7 +355,7 @@ def jobs(folder: Path, size: Size) -> Table:
             "into S3": (f"s3://bench/jobs?endpoint_url={s3.url}&region=us-east-1", keys),
         }
         for name, (to, environment) in media.items():
-            with serving(folder, size, "--pause", "1" if size.quick else "10") as server:
+            with serving(folder, size, "--pause", "0.3" if size.quick else "10") as server:
                 table.measure(1, {name: partial(server.client, "abatch-jobs", to, str(count), **environment)})
     for what, most in (("descriptors", 80), ("threads", 20)):
         value = max(table.most(name, what) for name in media)
