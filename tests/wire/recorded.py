@@ -72,7 +72,7 @@ SCENARIOS = {
     "internal": "the first create is a 500 that made nothing",
     "unauthorized": "every call is a 401 without a request id in its body",
     "details_odd": "create is a 400 whose details are a list",
-    "gzip_results": "results are compressed, as the vary header allows",
+    "gzip_results": "a proxy compresses results in two members, though the client asks for none",
 }
 
 
@@ -432,10 +432,11 @@ class RecordedApi:
                 f"attachment; filename*=utf-8''{name}" if self.era.modern else f"attachment; filename={name}",
             ),
         ]
-        if self.scenario == "gzip_results" and "gzip" in asked.get("accept-encoding", ""):
+        if self.scenario == "gzip_results":
             self.account.met += 1
             special.append(("Content-Encoding", "gzip"))
-            body = gzip.compress(body, mtime=0)
+            half = len(body) // 2
+            body = gzip.compress(body[:half], mtime=0) + gzip.compress(body[half:], mtime=0)
         # chunks that end inside lines and inside characters
         return Answer(status=200, headers=self._headers(now, self.era.results_type, special), body=body, piece=997)
 

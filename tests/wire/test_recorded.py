@@ -19,14 +19,12 @@ pytestmark = pytest.mark.anyio
 ROWS = 24
 DONE = {"done"}
 STOPS = {"stops"}
-UNDECIDED = {"stops", "waits"}
-"""Nothing can be sent: a job may say so, or wait for better times."""
 ENDS = dict.fromkeys(SCENARIOS, DONE) | {
     "credit": STOPS,
     "usage": STOPS,
     "unauthorized": STOPS,
-    "usage_list": UNDECIDED,
-    "details_odd": UNDECIDED,
+    "usage_list": STOPS,
+    "details_odd": STOPS,
 }
 
 
