@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -50,9 +51,9 @@ from abatch.reconcile import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from abatch.client import Client
+    from abatch.client import Client, Page
     from abatch.clocks import Moment
     from abatch.commits import CommitTimes
     from abatch.config import Config
@@ -323,16 +324,11 @@ class Scope:
             ApiError: a page failed.
 
         """
-        after_id = None
-        while True:
-            self.pace.called(anyio.current_time())
-            page = await self.client.list(self.workspace_id, after_id=after_id)
-            if any(batch.batch_id == batch_id for batch in page.batches):
-                return True
-            reached = bool(page.batches) and page.batches[-1].created_at < created_at
-            if not page.has_more or reached or page.last_id is None or page.last_id == after_id:
-                return False
-            after_id = page.last_id
+        async with aclosing(self._pages(created_at)) as pages:
+            async for page in pages:
+                if any(batch.batch_id == batch_id for batch in page.batches):
+                    return True
+        return False
 
     def committed(self, rows: int, date: float) -> None:
         """An attempt of this size passed its commit point: batches like it may turn out to be duplicates of ours."""
@@ -564,19 +560,32 @@ class Scope:
         reach = [watch.created_at for watch in self._watched.values()]
         if doubts:  # then the list must show whether it is complete
             reach += [*map(oldest, doubts), *self.known.live.values()]
-        until = min(reach, default=0.0)
         at: Moment | None = None
+        async with aclosing(self._pages(min(reach, default=0.0))) as pages:
+            async for page in pages:
+                at = moment(page.date) if at is None else at
+                for batch in page.batches:
+                    shown[batch.batch_id] = batch
+                awaited -= shown.keys()
+                if not awaited and not doubts:
+                    break
+        assert at is not None
+        return at
+
+    async def _pages(self, until: float) -> AsyncGenerator[Page, None]:
+        """The pages of the list, newest first, back to the one that ends before this time of creation.
+
+        Raises:
+            ApiError: a page failed, or does not join the one before.
+
+        """
         after_id = None
         while True:
             self.pace.called(anyio.current_time())
             page = await self.client.list(self.workspace_id, after_id=after_id)
-            at = moment(page.date) if at is None else at
-            for batch in page.batches:
-                shown[batch.batch_id] = batch
-            awaited -= shown.keys()
-            reached = bool(page.batches) and page.batches[-1].created_at < until
-            if not page.has_more or reached or (not awaited and not doubts):
-                return at
+            yield page
+            if not page.has_more or (page.batches and page.batches[-1].created_at < until):
+                return
             if page.last_id is None or page.last_id == after_id:
                 raise ApiError("list", message="a page names no next page")
             after_id = page.last_id
