@@ -65,7 +65,7 @@ class Examiner:
         known: where a proof is noted, and what is foreign or gone.
         prove: the shard and attempt whose tag a wire id carries, if it is ours.
         proved: called after a tag was found, with the batch and whose it is.
-        done: called after every look.
+        done: called after a look that proved something, and after the last of several.
 
     """
 
@@ -155,10 +155,12 @@ class Examiner:
         finally:
             self._allowance -= anyio.current_time() - began
         self._after(look, settled=settled)
-        if (proof := self._known.proven.get(batch.batch_id)) is not None:
+        proof = self._known.proven.get(batch.batch_id)
+        if proof is not None:
             await self._proved(batch.batch_id, proof)
         self._first_looks_over.set()
-        self._done()
+        if proof is not None or not self._is_due():
+            self._done()
 
     def _after(self, look: _Look, *, settled: bool) -> None:
         batch_id = look.batch.batch_id
@@ -171,6 +173,11 @@ class Examiner:
             return
         look.due = anyio.current_time() + READ_AGAIN[min(look.tries, len(READ_AGAIN) - 1)]
         look.tries += 1
+
+    def _is_due(self) -> bool:
+        """Whether a doubt waits for one more look that could begin now."""
+        now = anyio.current_time()
+        return any(look.urgent and look.due <= now for look in self._looks.values())
 
     def _is_old(self, batch: BatchSeen) -> bool:
         return self._date - batch.created_at > GONE_AFTER
