@@ -460,7 +460,8 @@ class _Drain:
         log.warning("conflicting_line_seen", shard=self._shard.shard, batch_id=self._state.batch_id, row=row)
 
     def _is_retryable(self, line: Line) -> bool:
-        return _passes(line) and self._shard.planned.trial < self._owner.tries and self._owner.may_retry()
+        passes = _passes(line) or (line.outcome == "canceled" and self._state.parked)
+        return passes and self._shard.planned.trial < self._owner.tries and self._owner.may_retry()
 
     def _withhold(self) -> None:
         """Put the rows of the last block that go again into the spool of the retry shard."""

@@ -34,7 +34,9 @@ from abatch.errors import ApiError, JobStopped
 from abatch.facts import (
     Abandoned,
     Accepted,
+    CancelledAsParked,
     Committing,
+    Counts,
     Ended,
     Found,
     Held,
@@ -86,9 +88,10 @@ if TYPE_CHECKING:
     from abatch.client import Client
     from abatch.collector import Collector
     from abatch.config import Config
-    from abatch.facts import Counts, ShardFact
+    from abatch.facts import ShardFact
     from abatch.ledger import JobRecord, Ledger, ShardRecord
     from abatch.lifecycle import Action
+    from abatch.parked import Parked
     from abatch.poller import Scope
     from abatch.reconcile import Replied, Verdict
 
@@ -694,23 +697,49 @@ class Driver:
         site, state = self.site, self.shard.state
         assert isinstance(state, Processing)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, state.created_at + QUEUED_FOR)
-        await self._record(Ended(counts=await self._end_of(batch_id, state)))
+        end = await self._end_of(batch_id, state)
+        await self._record(Ended(counts=end) if isinstance(end, Counts) else CancelledAsParked(why=str(end)))
         return True
 
-    async def _end_of(self, batch_id: str, state: Processing) -> Counts:
+    async def _end_of(self, batch_id: str, state: Processing) -> Counts | Parked:
+        """Wait until the batch has ended, or is to be cancelled because it is parked."""
         watched = (self.shard.shard, batch_id, state.created_at)
         if not state.proven:
             return await self.site.scope.ended(*watched)
-        ended: list[Counts] = []
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._cancel_when_wished, batch_id)
-            ended.append(await self.site.scope.ended(*watched))
+        came: list[Counts | Parked] = []
+
+        async def give_up() -> None:
+            came.append(await self._parked_for_good(batch_id))
             group.cancel_scope.cancel()
-        return ended[0]
+
+        async with anyio.create_task_group() as group:
+            if state.parked:  # on record; whether the API heard of it is not known
+                group.start_soon(self._cancel, batch_id)
+            else:
+                group.start_soon(self._cancel_when_wished, batch_id)
+                if self.site.config.parked == "cancel-and-retry":
+                    group.start_soon(give_up)
+            came.append(await self.site.scope.ended(*watched))
+            group.cancel_scope.cancel()
+        return came[-1]
+
+    async def _parked_for_good(self, batch_id: str) -> Parked:
+        """Wait until the batch is parked, and its rows could be sent again; else it is left alone."""
+        site = self.site
+        if self.shard.planned.trial >= site.job.submitted.tries:
+            await anyio.sleep_forever()
+        while True:
+            parked = await site.scope.parking.until_parked(batch_id)
+            if site.wants_more and site.scope.refusal is None:
+                return parked
+            await anyio.sleep(site.config.poll_at_most.total_seconds())
 
     async def _cancel_when_wished(self, batch_id: str) -> None:
         """A wish to cancel the job cancels its batches, once each is proven ours."""
         await self.site.job.cancelling()
+        await self._cancel(batch_id)
+
+    async def _cancel(self, batch_id: str) -> None:
         pause = Backoff(first=1.0, most=60.0)
         while True:
             try:
@@ -787,6 +816,7 @@ EVENTS: Final[dict[type[ShardFact], str]] = {
     Unreadable: "answer_unreadable",
     Accepted: "shard_accepted",
     Found: "shard_found",
+    CancelledAsParked: "parked_batch_cancelled",
     Withdrawn: "shard_withdrawn",
     Rejected: "shard_rejected",
     Ended: "batch_ended",

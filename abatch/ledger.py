@@ -6,6 +6,7 @@ processes appended (wishes, mostly) comes in by `refresh`.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
@@ -20,6 +21,7 @@ from abatch.facts import (
     Cut,
     Drained,
     DuplicateSeen,
+    Ended,
     FileSource,
     Finished,
     Found,
@@ -34,6 +36,7 @@ from abatch.facts import (
 from abatch.facts import Held as HeldFact
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Processing, Ready, Rejected, State, after
+from abatch.parked import REMEMBERED, note
 from abatch.places import absolute_url, is_local, shown
 from abatch.prices import BATCH_DISCOUNT
 from abatch.result import Summary, Usage
@@ -322,6 +325,8 @@ class Ledger:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.jobs: dict[int, JobRecord] = {}
+        self.durations: deque[float] = deque(maxlen=REMEMBERED)
+        """Seconds that the last batches took, from their creation until they were seen to have ended."""
         self._others_seq = 0  # up to here, everything that others appended is applied
         self._version = 0
         self._next_shard = 1
@@ -458,7 +463,15 @@ class Ledger:
         job = self.jobs.get(recorded.job)
         if job is None:
             raise JournalCorrupt(self.journal.folder, f"fact {recorded.seq} is of a job that never began")
+        if isinstance(fact, Ended):
+            self._note_duration(job, recorded)
         job.apply(recorded)
+
+    def _note_duration(self, job: JobRecord, ended: Recorded) -> None:
+        """How long a batch took; not of one that was parked and cancelled for it, which is what is not usual."""
+        shard = None if ended.shard is None else job.shards.get(ended.shard)
+        if shard is not None and isinstance(shard.state, Processing) and not shard.state.parked:
+            note(self.durations, ended.at - shard.state.created_at)
 
 
 def bound_batches(job: JobRecord) -> list[tuple[ShardRecord, str, float]]:

@@ -10,17 +10,18 @@
 The state is the replay of the shard's facts, and `next_action` of the state says what the driver does. Running
 and recovering are therefore the same code: after a crash the facts say where to go on. Everything here is pure.
 
-| state      | Committing | Unreadable | Accepted   | Found      | Withdrawn | Rejected | Ended    | Drained | Split | Abandoned | Held  |
-|------------|------------|------------|------------|------------|-----------|----------|----------|---------|-------|-----------|-------|
-| Ready      | InDoubt    |            |            |            |           | Rejected |          |         | Dead  | Dead      |       |
-| InDoubt    |            | InDoubt    | Processing | Processing | Ready     | Rejected |          |         |       |           | Held  |
-| Held       |            |            |            | Processing | Ready     |          |          |         |       |           |       |
-| Processing |            |            |            |            |           |          | Draining |         |       |           | Held¹ |
-| Draining   |            |            |            |            |           |          |          | Done    |       |           | Held¹ |
-| Rejected   |            |            |            |            |           |          |          |         |       | Dead      |       |
-| Done, Dead |            |            |            |            |           |          |          |         |       |           |       |
+| state      | Committing | Unreadable | Accepted   | Found      | Withdrawn | Rejected | CancelledAsParked | Ended    | Drained | Split | Abandoned | Held  |
+|------------|------------|------------|------------|------------|-----------|----------|-------------------|----------|---------|-------|-----------|-------|
+| Ready      | InDoubt    |            |            |            |           | Rejected |                   |          |         | Dead  | Dead      |       |
+| InDoubt    |            | InDoubt    | Processing | Processing | Ready     | Rejected |                   |          |         |       |           | Held  |
+| Held       |            |            |            | Processing | Ready     |          |                   |          |         |       |           |       |
+| Processing |            |            |            |            |           |          | Processing²       | Draining |         |       |           | Held¹ |
+| Draining   |            |            |            |            |           |          |                   |          | Done    |       |           | Held¹ |
+| Rejected   |            |            |            |            |           |          |                   |          |         |       | Dead      |       |
+| Done, Dead |            |            |            |            |           |          |                   |          |         |       |           |       |
 
 ¹ Only a batch that an operator named and no tag has proven yet.
+² Only a batch that is proven ours, and once.
 `Planned` is the first fact of a shard and of no other state.
 Every empty place raises IllegalTransition, and the journal is left as it is.
 """
@@ -37,6 +38,7 @@ from abatch.errors import IllegalTransition
 from abatch.facts import (
     Abandoned,
     Accepted,
+    CancelledAsParked,
     Committing,
     Counts,
     Drained,
@@ -118,6 +120,8 @@ class Processing(_State, frozen=True, kw_only=True):
     created_at: float
     proven: bool
     """By an answer or a tag. False for a batch an operator named, until its first line proves it."""
+    parked: bool = False
+    """abatch cancelled it because it was parked: what comes back canceled is tried again."""
 
 
 class Draining(_State, frozen=True, kw_only=True):
@@ -128,6 +132,8 @@ class Draining(_State, frozen=True, kw_only=True):
     created_at: float
     proven: bool
     counts: Counts
+    parked: bool = False
+    """As in `Processing`."""
 
 
 class Done(_State, frozen=True, kw_only=True):
@@ -254,8 +260,17 @@ def after(state: State | None, fact: ShardFact) -> State:
                     pass
         case Processing(doubt=doubt, batch_id=batch_id, created_at=created_at, proven=proven):
             match fact:
+                case CancelledAsParked() if proven and not state.parked:
+                    return replace(state, parked=True)
                 case Ended(counts=counts):
-                    return Draining(doubt=doubt, batch_id=batch_id, created_at=created_at, proven=proven, counts=counts)
+                    return Draining(
+                        doubt=doubt,
+                        batch_id=batch_id,
+                        created_at=created_at,
+                        proven=proven,
+                        counts=counts,
+                        parked=state.parked,
+                    )
                 case HeldFact(reason=reason) if not proven:
                     return Held(doubt=doubt, reason=reason)
                 case _:

@@ -240,6 +240,7 @@ class BatchManager:
             pid=os.getpid(),
             waiting={shard: why for scope in scopes for shard, why in scope.waiting().items()},
             not_visible=[batch_id for scope in scopes for batch_id in scope.not_visible()],
+            parked={batch_id: why for scope in scopes for batch_id, why in scope.parking.in_words().items()},
             trouble="; ".join(str(scope.trouble) for scope in scopes if scope.trouble is not None),
         )
 
@@ -264,6 +265,7 @@ class BatchManager:
                 known=known,
                 prove=self._prove,
                 duplicate=self._note_duplicate,
+                durations=self._ledger.durations,
             )
             for job in self._ledger.jobs.values():
                 if job.submitted.headers.workspace_id == workspace_id:

@@ -20,6 +20,7 @@ from abatch import wire
 from abatch.errors import ApiError
 from abatch.log import log
 from abatch.pacing import Backoff, Pace
+from abatch.parked import Parking
 from abatch.reconcile import (
     CLOCK_SLACK,
     Absent,
@@ -37,7 +38,7 @@ from abatch.reconcile import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 
     from abatch.client import Client
     from abatch.config import Config
@@ -106,6 +107,7 @@ class Scope:
         known: what the journal knows of this scope's batches.
         prove: the shard and attempt whose tag a wire id carries, if it is ours.
         duplicate: asked whether a batch that carries the tag of this shard and attempt is one too many.
+        durations: seconds that the journal's last batches took.
 
     """
 
@@ -120,9 +122,11 @@ class Scope:
         known: Known,
         prove: Callable[[bytes], tuple[int, int] | None],
         duplicate: Callable[[int, int, str], Awaitable[bool]],
+        durations: Collection[float] = (),
     ) -> None:
         self.client, self.workspace_id, self.known = client, workspace_id, known
         self.pace = Pace(config.tier)
+        self.parking = Parking(durations)
         self.turn = anyio.Lock()
         """Whoever waits to be admitted; first come, first served."""
         self.trouble: ApiError | None = None
@@ -285,6 +289,7 @@ class Scope:
             if batch is None and (batch := await self._ask_for(batch_id)) is None:
                 continue
             self._look_at_bound(batch_id, watch)
+            self.parking.look(batch, listing.date)
             if batch.ended:
                 watch.ended = batch
                 watch.done.set()

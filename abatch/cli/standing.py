@@ -53,6 +53,8 @@ def shard_in_words(shard: ShardRecord) -> str:
             return "in doubt"
         case Held(reason=reason):
             return f"held: {reason}"
+        case Processing(parked=True):
+            return "processing, cancelled as parked"
         case Processing():
             return "processing"
         case Draining():

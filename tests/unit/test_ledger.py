@@ -438,3 +438,18 @@ async def test_a_shard_tells_its_batch_its_seal_and_whether_it_is_open(ledger):
 async def test_a_batch_that_an_operator_named_is_not_bound_before_it_is_proven(ledger):
     job, _ = await whole_life(ledger)
     assert [batch_id for _, batch_id, _ in bound_batches(job)] == ["msgbatch_1"]
+
+
+async def test_how_long_the_last_batches_took_is_known_live_and_after_a_replay(ledger):
+    job = await ledger.start_job(submitted())
+    now = job.started_at
+    for hours in (0, 1, 2, -1, 30):  # the last two: a clock that is wrong, and a process that looked a day later
+        shard = await plan(ledger, job)
+        accepted = facts.Accepted(batch_id=f"msgbatch_{hours}", created_at=now - hours * 3600)
+        await go(ledger, shard, committing(), accepted, ENDED)
+    shard = await plan(ledger, job)
+    accepted = facts.Accepted(batch_id="msgbatch_p", created_at=now - 20 * 3600)
+    await go(ledger, shard, committing(), accepted, facts.CancelledAsParked(why="w"), ENDED)
+    again = await reloaded(ledger)
+    assert [round(seconds / 3600) for seconds in ledger.durations] == [0, 1, 2]
+    assert again.durations == ledger.durations

@@ -34,6 +34,7 @@ FACTS = {
     "Unreadable": facts.Unreadable(status=200),
     "Accepted": facts.Accepted(batch_id="msgbatch_a", created_at=NOON + 1),
     "Found": facts.Found(batch_id="msgbatch_f", created_at=NOON + 2, by="tag"),
+    "CancelledAsParked": facts.CancelledAsParked(why="has not moved for 9 h"),
     "Withdrawn": facts.Withdrawn(why="429"),
     "Rejected": facts.Rejected(error="{}"),
     "Ended": facts.Ended(counts=Counts(succeeded=10)),
@@ -47,8 +48,12 @@ BY_OPERATOR = facts.Found(batch_id="msgbatch_o", created_at=NOON + 3, by="operat
 DOUBT = InDoubt(attempt=2, date=NOON, fingerprint="f")
 CERTAIN = InDoubt(attempt=2, date=NOON, fingerprint="f", certain=True)
 PROCESSING = Processing(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True)
+PARKED = Processing(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True, parked=True)
 NAMED = Processing(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=False)
 DRAINING = Draining(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True, counts=Counts(succeeded=10))
+DRAINING_PARKED = Draining(
+    doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True, counts=Counts(succeeded=10), parked=True
+)
 DRAINING_NAMED = Draining(
     doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=False, counts=Counts(succeeded=10)
 )
@@ -61,7 +66,9 @@ STATES = {
     "Held, certain": Held(doubt=CERTAIN, reason="r"),
     "Processing": PROCESSING,
     "Processing, named by an operator": NAMED,
+    "Processing, cancelled as parked": PARKED,
     "Draining": DRAINING,
+    "Draining, cancelled as parked": DRAINING_PARKED,
     "Draining, named by an operator": DRAINING_NAMED,
     "Rejected": Rejected(error="{}"),
     "Done": Done(drained=drained(), batch_id="msgbatch_p", created_at=NOON),
@@ -97,9 +104,12 @@ LEGAL = {
     ("Held", "Withdrawn"): Ready(attempt=2),
     ("Held, certain", "Found"): processing(CERTAIN, "msgbatch_f", NOON + 2),
     ("Held, certain", "Withdrawn"): Ready(attempt=2),
+    ("Processing", "CancelledAsParked"): PARKED,
     ("Processing", "Ended"): DRAINING,
+    ("Processing, cancelled as parked", "Ended"): DRAINING_PARKED,
     ("Processing, named by an operator", "Ended"): DRAINING_NAMED,
     ("Processing, named by an operator", "Held"): Held(doubt=DOUBT, reason="who knows"),
+    ("Draining, cancelled as parked", "Drained"): Done(drained=drained(), batch_id="msgbatch_p", created_at=NOON),
     ("Draining", "Drained"): Done(drained=drained(), batch_id="msgbatch_p", created_at=NOON),
     ("Draining, named by an operator", "Drained"): Done(drained=drained(), batch_id="msgbatch_p", created_at=NOON),
     ("Draining, named by an operator", "Held"): Held(doubt=DOUBT, reason="who knows"),
@@ -123,7 +133,7 @@ def test_the_docstring_holds_the_same_table():
     table = [line for line in (lifecycle.__doc__ or "").splitlines() if line.startswith("|")]
     head, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
     stated = {
-        (state, fact): move.rstrip("¹")
+        (state, fact): move.rstrip("¹²")
         for names, *moves in body
         for state in names.split(", ")
         for fact, move in zip(head[1:], moves, strict=True)
@@ -162,6 +172,8 @@ def test_a_batch_that_an_operator_named_is_not_proven(state):
         ("Held, certain", Settle()),
         ("Processing", Watch("msgbatch_p")),
         ("Processing, named by an operator", Watch("msgbatch_p")),
+        ("Processing, cancelled as parked", Watch("msgbatch_p")),
+        ("Draining, cancelled as parked", Drain("msgbatch_p")),
         ("Draining", Drain("msgbatch_p")),
         ("Draining, named by an operator", Drain("msgbatch_p")),
         ("Rejected", Abandon("{}")),
