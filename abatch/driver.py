@@ -36,6 +36,7 @@ from abatch.errors import ApiError, JobStopped, TooManyOpenFiles
 from abatch.facts import (
     Abandoned,
     Accepted,
+    CancelledAsParked,
     CandidatesChanged,
     Committing,
     Ended,
@@ -101,6 +102,7 @@ if TYPE_CHECKING:
     from abatch.facts import ShardFact
     from abatch.ledger import JobRecord, Ledger, ShardRecord
     from abatch.lifecycle import Action
+    from abatch.parked import Parked
     from abatch.reconcile import Verdict
 
 __all__ = ["Driver", "Site", "Stop"]
@@ -768,11 +770,23 @@ class Driver:
         log.error("resolve_refused", shard=self.shard.shard, batch_id=batch_id, why="the API shows the batch")
         return None
 
-    async def _news_of(self, batch_id: str, state: Processing) -> Ended | Vanished | Reappeared | Lost | None:
-        news: list[Ended | Vanished | Reappeared | Lost | None] = []
+    async def _news_of(
+        self, batch_id: str, state: Processing
+    ) -> Ended | Vanished | Reappeared | Lost | CancelledAsParked | None:
+        """Wait for something to record of the batch: what its scope says, or that it is given up as parked."""
+        news: list[Ended | Vanished | Reappeared | Lost | CancelledAsParked | None] = []
+
+        async def give_up() -> None:
+            news.append(CancelledAsParked(why=str(await self._parked_for_good(batch_id))))
+            group.cancel_scope.cancel()
+
         async with anyio.create_task_group() as group:
-            if state.proven:
+            if state.parked:  # on record; whether the API heard of it is not known
+                group.start_soon(self._cancel, batch_id)
+            elif state.proven:
                 group.start_soon(self._cancel_when_wished, batch_id)
+                if self.site.config.parked == "cancel-and-retry":
+                    group.start_soon(give_up)
             news.append(
                 await self.site.scope.ended(
                     self.shard.shard,
@@ -783,11 +797,25 @@ class Driver:
                 )
             )
             group.cancel_scope.cancel()
-        return news[0]
+        return news[-1]
+
+    async def _parked_for_good(self, batch_id: str) -> Parked:
+        """Wait until the batch is parked, and its rows could be sent again; else it is left alone."""
+        site = self.site
+        if self.shard.planned.trial >= site.job.submitted.tries:
+            await anyio.sleep_forever()
+        while True:
+            parked = await site.scope.parking.until_parked(batch_id)
+            if site.wants_more and site.scope.refused is None:
+                return parked
+            await anyio.sleep(site.config.poll_at_most.total_seconds())
 
     async def _cancel_when_wished(self, batch_id: str) -> None:
         """A wish to cancel the job cancels its batches, once each is proven ours."""
         await self.site.job.cancelling()
+        await self._cancel(batch_id)
+
+    async def _cancel(self, batch_id: str) -> None:
         pause = Backoff(first=1.0, most=60.0)
         while True:
             try:
@@ -936,6 +964,7 @@ EVENTS: Final[dict[type[ShardFact], str]] = {
     Unreadable: "answer_unreadable",
     Accepted: "shard_accepted",
     Found: "shard_found",
+    CancelledAsParked: "parked_batch_cancelled",
     Withdrawn: "shard_withdrawn",
     Rejected: "shard_rejected",
     Vanished: "batch_vanished",

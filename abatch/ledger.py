@@ -6,6 +6,7 @@ processes appended (wishes, mostly) comes in by `refresh`.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, assert_never
 
@@ -16,6 +17,7 @@ from abatch.errors import IllegalTransition, JournalCorrupt
 from abatch.facts import (
     Abandoned,
     Accepted,
+    CancelledAsParked,
     CancelWished,
     CandidatesChanged,
     Committing,
@@ -44,6 +46,7 @@ from abatch.facts import Lost as LostFact
 from abatch.facts import Rejected as RejectedFact
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost, Processing, Ready, Rejected, State, after
+from abatch.parked import REMEMBERED, note
 from abatch.places import absolute_url, is_local, shown
 from abatch.prices import BATCH_DISCOUNT
 from abatch.result import Summary, Usage
@@ -97,7 +100,9 @@ class ShardRecord(msgspec.Struct, kw_only=True, gc=False):
                 return None
 
 
-CHANGE_ITS_STATE_ALONE: Final = frozenset({Accepted, CandidatesChanged, Ended, Unreadable, RejectedFact})
+CHANGE_ITS_STATE_ALONE: Final = frozenset(
+    {Accepted, CancelledAsParked, CandidatesChanged, Ended, Unreadable, RejectedFact}
+)
 """Facts of a shard that say nothing else of its job."""
 
 
@@ -384,6 +389,8 @@ class Ledger:
         self.jobs: dict[int, JobRecord] = {}
         self._by_key: dict[str, JobRecord] = {}
         self._shards: dict[int, ShardRecord] = {}
+        self.durations: deque[float] = deque(maxlen=REMEMBERED)
+        """Seconds that the last batches took, from their creation until they were seen to have ended."""
         self._others_seq = 0  # up to here, everything that others appended is applied
         self._version = 0
         self._next_shard = 1
@@ -510,6 +517,8 @@ class Ledger:
             job = self.jobs.get(recorded.job)
             if job is None:
                 raise self._never_began(recorded)
+            if type(fact) is Ended:
+                self._note_duration(job, recorded)
             job.apply(recorded)
             if type(fact) is Planned:
                 self._shards[number] = job.shards[number]
@@ -533,6 +542,12 @@ class Ledger:
 
     def _never_began(self, recorded: Recorded) -> JournalCorrupt:
         return JournalCorrupt(self.journal.folder, f"fact {recorded.seq} is of a job that never began")
+
+    def _note_duration(self, job: JobRecord, ended: Recorded) -> None:
+        """How long a batch took; not of one that was parked and cancelled for it, which is what is not usual."""
+        shard = None if ended.shard is None else job.shards.get(ended.shard)
+        if shard is not None and isinstance(shard.state, Processing) and not shard.state.parked:
+            note(self.durations, ended.at - shard.state.created_at)
 
 
 def bound_batches(job: JobRecord) -> list[tuple[ShardRecord, str, float]]:

@@ -255,6 +255,7 @@ class BatchManager:
             pid=os.getpid(),
             waiting={shard: why for scope in scopes for shard, why in scope.waiting().items()},
             not_visible=[batch_id for scope in scopes for batch_id in scope.not_visible()],
+            parked={batch_id: why for scope in scopes for batch_id, why in scope.parking.in_words().items()},
             trouble="; ".join(str(scope.trouble) for scope in scopes if scope.trouble is not None),
         )
 
@@ -274,6 +275,7 @@ class BatchManager:
                 commits=found.commits,
                 prove=self._prove,
                 duplicate=self._note_duplicate,
+                durations=self._ledger.durations,
             )
             scope.lost |= found.lost
             self._group.start_soon(scope.run)

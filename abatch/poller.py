@@ -25,6 +25,7 @@ from abatch.facts import CandidatesChanged, Ended, Lost
 from abatch.journal import Overtaken
 from abatch.log import log
 from abatch.pacing import Backoff, Pace
+from abatch.parked import Parking
 from abatch.proof import LOOK_WITHIN, Examiner
 from abatch.reads import Reads
 from abatch.reconcile import (
@@ -49,7 +50,7 @@ from abatch.reconcile import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
     from abatch.client import Client
     from abatch.clocks import Moment
@@ -145,6 +146,7 @@ class Scope:
         commits: when it committed attempts of which size.
         prove: the shard and attempt whose tag a wire id carries, if it is ours.
         duplicate: asked whether a batch that carries the tag of this shard and attempt is one too many.
+        durations: seconds that the journal's last batches took.
 
     """
 
@@ -160,9 +162,11 @@ class Scope:
         commits: CommitTimes,
         prove: Callable[[bytes], tuple[int, int] | None],
         duplicate: Callable[[int, int, str], Awaitable[bool]],
+        durations: Collection[float] = (),
     ) -> None:
         self.client, self.workspace_id, self.known = client, workspace_id, known
         self.pace = Pace(config.tier)
+        self.parking = Parking(durations)
         self.turn = anyio.Lock()
         """Whoever waits to be admitted; first come, first served."""
         first = config.poll_every.total_seconds()
@@ -241,6 +245,7 @@ class Scope:
         if (watch := self._watched.pop(batch_id, None)) is not None:
             self.pace.frees(watch.shard)
         self.known.live.pop(batch_id, None)
+        self.parking.forget(batch_id)
         self.lost.add(batch_id)
 
     async def settled(
@@ -504,6 +509,7 @@ class Scope:
                 continue
             self._look_at_bound(batch_id, watch)
             _note_seen(watch)
+            self.parking.look(batch, at.date)
             if batch.ended:
                 watch.ended = batch
                 watch.done.set()

@@ -422,6 +422,17 @@ def cancel_of_all() -> ExitStack:
     return _patched((Driver, "_cancel_when_wished", cancel))
 
 
+def parked_without_a_fact() -> ExitStack:
+    """A parked batch is cancelled, and nothing on record says why."""
+
+    async def parked_for_good(self: Driver, batch_id: str) -> None:
+        await self.site.scope.parking.until_parked(batch_id)
+        await self._cancel(batch_id)
+        await anyio.sleep_forever()
+
+    return _patched((Driver, "_parked_for_good", parked_for_good))
+
+
 def duplicates_unreported() -> ExitStack:
     """What is paid twice is not said."""
 
@@ -466,6 +477,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         sealed_without_end,
         scope_forgotten,
         cancel_of_all,
+        parked_without_a_fact,
         duplicates_unreported,
     )
 }
@@ -503,6 +515,7 @@ FOUND_AS: Final[dict[str, str]] = {
     "sealed_without_end": "I5: .* may wait",
     "scope_forgotten": "a batch of .* is in default",
     "cancel_of_all": "J7: ",
+    "parked_without_a_fact": "J7: .* was cancelled",
     "duplicates_unreported": "B10: ",
 }
 """What the judges say of it, as a pattern: a mutant that only breaks down is not found out."""
@@ -520,6 +533,7 @@ SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
     "whole_batch_in_memory": lambda plan: plan.weighed,
     "scope_forgotten": lambda plan: any(work.workspace_id for work in plan.jobs),
     "cancel_of_all": lambda plan: len(plan.jobs) > 1 and any(life.cancels_at for life in plan.lives),
+    "parked_without_a_fact": lambda plan: plan.config.parked == "cancel-and-retry",
     "duplicates_unreported": lambda plan: plan.restores or not plan.promised,
 }
 """For those that few worlds can show: which. Time is not spent on the others."""
