@@ -15,7 +15,7 @@ from abatch.facts import CancelledAsParked
 from abatch.journal import Journal
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import ResetAfterAccept, Status
-from tests.e2e.jobs import assert_each_answered, manager, raw_params, requests, sdk, write
+from tests.e2e.jobs import assert_each_answered, lines, manager, raw_params, requests, sdk, write
 from tests.e2e.test_operator import until
 
 pytestmark = pytest.mark.anyio
@@ -152,3 +152,29 @@ async def test_process_that_died_after_it_gave_up_a_parked_batch_goes_on_with_it
     assert (summary.succeeded, summary.canceled, slow.account.violated) == (8, 0, 0)
     assert len(await facts_of_parked()) == 1
     assert_each_answered("results.jsonl", rows)
+
+
+@pytest.mark.parametrize("keeps_ids", [True, False])
+async def test_part_of_a_parked_batch_that_is_read_again_leaves_the_same_rows_to_its_retry_shard(
+    slow: Sandbox, keeps_ids: bool
+) -> None:
+    rows = requests(30)
+    async with manager(requests_per_batch=100, **GIVES_UP) as running:
+        job = await running.submit(write(rows), to="results/", key="job")
+        await until(job, flies(job))
+        slow.advance(13 * HOUR)
+        await until(job, lambda: len(slow.account.created) == 2 and flies(job)())
+        slow.advance(21 * HOUR)
+        before = await job.wait()
+    assert before.retried > 0
+    min(Path("results").glob("part-*.jsonl")).unlink()
+    if not keeps_ids:  # as in a journal of an abatch that kept none
+        for path in Path(".abatch/ids").iterdir():
+            path.unlink()
+    async with manager() as running:
+        assert await running.redrain("job") == [1]
+        after = await running.job("job").wait()
+    found = [line["custom_id"] for part in Path("results").glob("part-*.jsonl") for line in lines(part)]
+    assert sorted(found) == sorted(row["custom_id"] for row in rows)
+    assert (after.succeeded, after.retried, after.missing) == (30, before.retried, 0)
+    assert (slow.account.batches, slow.account.violated) == (2, 0)
