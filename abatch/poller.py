@@ -300,6 +300,10 @@ class Scope:
             if (not watch.seen and now - watch.accepted > NOT_VISIBLE_AFTER) or watch.absence.lasts(here)
         ]
 
+    def candidates(self) -> set[str]:
+        """Batches that were shown and may be an attempt's that is in doubt now."""
+        return {each.batch_id for pending in self._pending.values() for each in pending.doubt.candidates}
+
     def owns(self, batch_id: str, created_at: float) -> None:
         """This batch is ours, by an answer or a tag."""
         self.known.bound.add(batch_id)
