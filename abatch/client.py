@@ -413,7 +413,7 @@ class Members:
         self._member = zlib.decompressobj(GZIP)
         self._began = False
         """The member has got a byte."""
-        self._begin = b""
+        self._begin: bytes = b""
         """What may be the beginning of another member, and is too short to tell."""
         self._over = False
 
@@ -433,7 +433,8 @@ class Members:
             yield from self._feed(chunk[start : start + ZIPPED_STEP])
 
     def _feed(self, data: bytes) -> Iterator[bytes]:
-        data, self._begin = self._begin + data, b""
+        data = self._begin + data
+        self._begin = b""
         while data and not self._over:
             if self._member.eof:
                 if len(data) < len(MAGIC):

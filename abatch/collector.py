@@ -385,7 +385,8 @@ class _Drain:
                 return "the API does not know the batch any more, and its results are kept for 29 days"
             return await self._presence.missed()
         await self._presence.seen()
-        return "the API archived the results before they were read (29 days)" if batch.archived else ""
+        archived = batch.archived or self._is_past(KEPT_FOR)  # recorded answers of 2024 have no `archived_at`
+        return "the API archived the results before they were read (29 days)" if archived else ""
 
     def _is_past(self, age: float) -> bool:
         """Whether the batch is older than this by the server's clock, where that is known."""

@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, assert_never
 
 import anyio
@@ -116,7 +117,7 @@ CREATED_WITHIN: Final = GATE_WITHIN + 120.0 + ANSWER_WITHIN
 """Seconds from that `Date` to a batch, by bounds A4 and A1; more where the socket is not ours."""
 FOREIGN_SOCKET: Final = (GRACE_FOREIGN_SOCKET - GRACE_OWN_SOCKET).total_seconds()
 LOOKS_EVERY: Final = 1.0
-"""Seconds between two looks at what no fact tells: a wish to stop, the pace."""
+"""Seconds between two looks at what no fact tells: the pace. Only who is next in a scope looks."""
 SHORT_REST: Final = 10.0
 """Seconds that may be slept in a place of `Turns`."""
 
@@ -266,9 +267,8 @@ class Site:
         failure: Exception | None = None
 
         async def leave_when_unwanted(scope: anyio.CancelScope) -> None:
-            while self.wants_more:
-                with anyio.move_on_after(LOOKS_EVERY):
-                    await self.job.change()
+            while self.wants_more:  # a fact of the job or the wish to stop ends it, and either wakes the job
+                await self.job.change()
             scope.cancel()
 
         async with anyio.create_task_group() as group:
@@ -313,6 +313,8 @@ class Driver:
     _absence: Absence = field(default_factory=Absence)
     """How long the batch was missed while it was drained."""
     _out_of_files: Backoff = field(default_factory=lambda: Backoff(first=1.0, most=120.0))
+    _missed_at: float = inf
+    """When that was last noted, by time of the event loop."""
     _committed_here: bool = False
     _at: int = 0
     """How many facts the shard had when the action began, and of ours since: what is recorded comes after these."""
@@ -923,9 +925,15 @@ class Driver:
         site, state = self.site, self.shard.state
         if not isinstance(state, Draining):  # another process moved it on
             raise Overtaken
+        before, self._missed_at = self._missed_at, anyio.current_time()
         try:
             page = await site.client.list(site.scope.workspace_id, limit=1)  # only a list tells the server's time
             news = self._absence.missed(moment(page.date), state.vanished)
+            if site.scope.listed_since(state.batch_id, before) or (
+                news is not None and await site.scope.lists(state.batch_id, state.created_at)
+            ):
+                await self.seen()
+                return ""
             if isinstance(news, Lost):
                 return news.why if await site.scope.may_see(state.doubt.fingerprint) else ""
         except ApiError as failure:

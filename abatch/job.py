@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import anyio
-
-from abatch.collector import sealed_of
 from abatch.errors import JobFailed, JobStopped
 from abatch.facts import CancelWished
 from abatch.journal import Entry
@@ -83,7 +80,8 @@ class Job:
 
         Raises:
             JobFailed: only with `check`.
-            JobStopped: it cannot go on until somebody acts; raised after everything else is finished.
+            JobStopped: it cannot go on until somebody acts; raised after everything else is finished, or as soon as
+                several looks at its batches in a row were refused.
             StillInDoubt: what is left waits for an operator.
             BackendError: its storage failed.
             Exception: what the caller's iterable raised, after the shards that were full by then are done.
@@ -91,8 +89,7 @@ class Job:
         """
         while not self._run.over.is_set():
             self._raise_if_refused()
-            with anyio.move_on_after(1.0):
-                await self._run.over.wait()
+            await self._job.change()  # it is woken by its facts, at the end of its run, and by trouble of its scope
         self._raise_if_unfinished()
         summary = self.summary()
         if check and not summary.ok:
@@ -109,27 +106,21 @@ class Job:
         """
         given = 0
         while True:
-            if self._is_sealed(given):
+            if given < self._job.sealed_count and (sealed := await self._run.sealed_since(given)):
                 async with self._run.reading() as backend:  # of a finished job it is connected anew, and looks at all
-                    while self._is_sealed(given):
-                        shard = self._job.shards[self._job.sealed_order[given]]
-                        given += 1
-                        assert shard.sealed is not None
-                        async for raw in backend.read(sealed_of(shard.sealed)):
-                            yield Result(raw)
+                    while sealed:
+                        for each in sealed:
+                            given += 1
+                            async for raw in backend.read(each):
+                                yield Result(raw)
+                        sealed = await self._run.sealed_since(given)
             if self._run.over.is_set():
-                if self._is_sealed(given):
+                if await self._run.sealed_since(given):
                     continue
                 self._raise_if_unfinished()
                 return
             self._raise_if_refused()
-            with anyio.move_on_after(1.0):
-                await self._job.change()
-
-    def _is_sealed(self, nth: int) -> bool:
-        """Whether the nth sealed shard can be read: one may be drained once more."""
-        order = self._job.sealed_order
-        return nth < len(order) and self._job.shards[order[nth]].sealed is not None
+            await self._job.change()
 
     def _raise_if_unfinished(self) -> None:
         """Say why a run that is over did not do what this handle was given for."""

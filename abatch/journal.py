@@ -289,21 +289,38 @@ class Journal:
         visit: Callable[[Recorded], None],
         *,
         since: int = 0,
+        until: int | None = None,
         others_only: bool = False,
         shard: int | None = None,
+        job: int | None = None,
     ) -> None:
-        """Call `visit` (in a worker thread) with every fact after `since`, in the order they became durable."""
-        await self._unit(self._replay, visit, since, others_only, shard)
+        """Call `visit` (in a worker thread) with every fact after `since`, in the order they became durable.
 
-    def _replay(self, visit: Callable[[Recorded], None], since: int, others_only: bool, shard: int | None) -> None:
+        With `until`, up to the fact of that number; with `shard` or `job`, those of it alone.
+        """
+        await self._unit(
+            self._replay, visit, since=since, until=until, others_only=others_only, shard=shard, of_job=job
+        )
+
+    def _replay(
+        self,
+        visit: Callable[[Recorded], None],
+        *,
+        since: int,
+        until: int | None,
+        others_only: bool,
+        shard: int | None,
+        of_job: int | None,
+    ) -> None:
         query = "SELECT seq, job, shard, at, fact FROM facts WHERE seq > ?"
         values: list[int] = [since]
         if others_only:
             query += " AND writer != ?"
             values.append(self._writer)
-        if shard is not None:
-            query += " AND shard = ?"
-            values.append(shard)
+        for condition, value in (("seq <= ?", until), ("shard = ?", shard), ("job = ?", of_job)):
+            if value is not None:
+                query += f" AND {condition}"
+                values.append(value)
         decode = facts.decode
         with closing(self._db.execute(query + " ORDER BY seq", values)) as cursor:
             for seq, job, of_shard, at, fact in cursor:
@@ -315,6 +332,15 @@ class Journal:
                 if type(job) is not int or type(at) is not float or type(of_shard) not in _OF_SHARD:
                     raise JournalCorrupt(self.folder, f"fact {seq} cannot be read")
                 visit(Recorded(seq, job, of_shard, at, decoded))
+
+    async def job_of(self, shard: int) -> int | None:
+        """The number of the job that has this shard."""
+
+        def read() -> int | None:
+            row = self._db.execute("SELECT job FROM facts WHERE shard = ? AND n = 0", (shard,)).fetchone()
+            return None if row is None else int(row[0])
+
+        return await self._unit(read)
 
     async def version(self) -> int:
         """A number that changes once another process has written; cheap enough to ask every second."""

@@ -7,7 +7,9 @@ processes appended (wishes, mostly) comes in by `refresh`.
 from __future__ import annotations
 
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from sys import intern
 from typing import TYPE_CHECKING, Final, assert_never
 
 import anyio
@@ -53,6 +55,7 @@ from abatch.result import Summary, Usage
 from abatch.threads import whole
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from abatch.facts import Headers, SealedRecord, ShardFact
@@ -100,6 +103,8 @@ class ShardRecord(msgspec.Struct, kw_only=True, gc=False):
                 return None
 
 
+WISHES: Final = (CancelWished, ResolveWished, LostWished)
+"""Facts that other processes append, and that the one that drives the job has to heed."""
 CHANGE_ITS_STATE_ALONE: Final = frozenset(
     {Accepted, CancelledAsParked, CandidatesChanged, Ended, Unreadable, RejectedFact}
 )
@@ -130,9 +135,27 @@ class Progress:
     """All requests of the job, where that is known."""
 
 
+_NO_SHARDS: Final[dict[int, ShardRecord]] = {}
+_NO_ORDER: Final[list[int]] = []
+"""Of every finished job; nothing is added to them, since facts of its shards cannot follow."""
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a job's shards come to, for its summary."""
+
+    counts: Counts
+    missing: int
+    batches: int
+    retried: int
+    spends: tuple[Spend, ...]
+    """One per model and price step."""
+    submitted: int = 0
+    """Requests that were sent; of a finished job."""
+
+
 @dataclass(slots=True, kw_only=True)
 class JobRecord:
-    """A job as it stands."""
+    """A job as it stands. Of a finished one only the sums stay: its shards are read again from the journal."""
 
     job: int
     folder: Path
@@ -146,7 +169,7 @@ class JobRecord:
     """Those of them of which something is still to be done."""
     missing_shards: list[int] = field(default_factory=list[int])
     """Those of which rows have no result."""
-    header_sets: set[Headers] = field(default_factory=set["Headers"])
+    header_sets: frozenset[Headers] = frozenset()
     """Of all its shards."""
     sealed_order: list[int] = field(default_factory=list[int])
     """Shards in the order their results were sealed."""
@@ -154,17 +177,25 @@ class JobRecord:
     """An operator's last word on each shard that is not settled."""
     stopped: Stopped | None = None
     finished: Finished | None = None
-    duplicates: set[str] = field(default_factory=set[str])
+    duplicates: frozenset[str] = frozenset()
     """Batches that were paid for besides those that count."""
     cuts: int = 0
     """How many cuts there were: the position of the next."""
     parts: int = 0
     """Part numbers given out."""
+    sealed_count: int = 0
+    """How many shards have durable results."""
+    seqs: tuple[int, int] = (0, 0)
+    """Where its facts are in the journal, from its first to the one that ended it."""
+    cancel_wished: bool = False
+    """Whether somebody wished to cancel this job."""
     _changed: anyio.Event | None = None
-    _cancelling: anyio.Event = field(default_factory=anyio.Event)
+    _cancelling: anyio.Event | None = None
     _wished: anyio.Event | None = None
-    _reopened: set[int] = field(default_factory=set[int])
+    _reopened: frozenset[int] = frozenset()
     """Shards that were sealed once before: they keep their place in the order."""
+    _sums: Totals | None = None
+    """Of a finished job whose shards were let go."""
 
     @property
     def location(self) -> str:
@@ -190,14 +221,36 @@ class JobRecord:
             self._changed = anyio.Event()
         await self._changed.wait()
 
-    @property
-    def cancel_wished(self) -> bool:
-        """Whether somebody wished to cancel this job."""
-        return self._cancelling.is_set()
-
     async def cancelling(self) -> None:
         """Wait until somebody wishes to cancel this job; every batch does, and is not woken by each fact."""
-        await self._cancelling.wait()
+        if not self.cancel_wished:
+            if self._cancelling is None:
+                self._cancelling = anyio.Event()
+            await self._cancelling.wait()
+
+    @property
+    def let_go(self) -> bool:
+        """Whether its shards are not here any more: `Ledger.in_full` has them."""
+        return self._sums is not None
+
+    def let_shards_go(self) -> None:
+        """Keep what a finished job came to, and not of what parts."""
+        self._sums = msgspec.structs.replace(self._totals(), submitted=self.progress().submitted)
+        self.shards = self.open_shards = _NO_SHARDS
+        self.sealed_order = _NO_ORDER
+        if not self.missing_shards:
+            self.missing_shards = _NO_ORDER
+        self.header_sets = frozenset()
+        self._cancelling = None
+
+    def take_shards_back(self, full: JobRecord) -> None:
+        """Have the shards again that were let go; `full` is the job as it stood when it finished."""
+        self.shards = full.shards
+        self.open_shards = full.open_shards
+        self.sealed_order = full.sealed_order
+        self.missing_shards = full.missing_shards
+        self.header_sets = full.header_sets
+        self._sums = None
 
     async def wish(self) -> None:
         """Wait until an operator says something of a shard; shards that wait for days are not woken by each fact."""
@@ -235,30 +288,35 @@ class JobRecord:
                 self.cut = fact
                 self.cuts += 1
             case CancelWished():
-                self._cancelling.set()
+                self.cancel_wished = True
+                if self._cancelling is not None:
+                    self._cancelling.set()
             case ResolveWished() | LostWished():
                 self.wishes[fact.shard] = fact
                 if self._wished is not None:
                     self._wished.set()
                     self._wished = None
             case DuplicateSeen():
-                self.duplicates.add(fact.batch_id)
+                self.duplicates |= {fact.batch_id}
             case Stopped():
                 self.stopped = fact
             case Resumed():
                 self.stopped = None
             case Finished():
                 self.finished = fact
+                self.seqs = self.seqs[0], recorded.seq
             case _:
                 raise AssertionError("a fact of a shard names no shard")
 
     def _begin_shard(self, number: int, fact: ShardFact, at: float) -> None:
         state = after(None, fact)
         assert isinstance(fact, Planned)
+        assert not self.let_go
         self.parts = max(self.parts, fact.part + 1)
         shard = ShardRecord(shard=number, job=self.job, planned=fact, state=state, since=at)
         self.shards[number] = self.open_shards[number] = shard
-        self.header_sets.add(fact.headers)
+        if fact.headers not in self.header_sets:
+            self.header_sets |= {fact.headers}
 
     def _apply_to_shard(self, shard: ShardRecord, fact: ShardFact) -> None:
         """What a fact of a shard says of the job; its state is changed already."""
@@ -273,6 +331,7 @@ class JobRecord:
                 self.wishes.pop(number, None)
                 if number not in self._reopened:
                     self.sealed_order.append(number)
+                    self.sealed_count += 1
                 self.open_shards.pop(number)
                 if isinstance(fact, Drained) and fact.missing:
                     self.missing_shards.append(number)
@@ -288,13 +347,24 @@ class JobRecord:
 
     def _reopen(self, number: int) -> None:
         """A sealed shard is to be drained once more: the job has to be finished again, at a position of its own."""
-        self._reopened.add(number)
+        self._reopened |= {number}
         if self.finished is not None:
             self.finished = None
             self.cuts += 1
 
     def progress(self) -> Progress:
         """A snapshot; its cost grows with the number of shards, not of requests."""
+        if self._sums is not None:
+            counts, missing = self._sums.counts, self._sums.missing
+            return Progress(
+                planned=self.cut.rows,
+                submitted=self._sums.submitted,
+                sealed=counts.total + missing,
+                failed=counts.total - counts.succeeded + missing,
+                batches=self._sums.batches,
+                retried=self._sums.retried,
+                total=self._total,
+            )
         submitted = in_flight = sealed = failed = batches = flying = in_doubt = held = retried = 0
         for shard in self.shards.values():
             rows, first = shard.planned.rows, shard.planned.trial == 1
@@ -327,7 +397,6 @@ class JobRecord:
                 case _:
                     assert_never(shard.state)
             submitted += rows if first else 0
-        source = self.submitted.source
         return Progress(
             planned=self.cut.rows,
             submitted=submitted,
@@ -339,28 +408,23 @@ class JobRecord:
             in_doubt=in_doubt,
             held=held,
             retried=retried,
-            total=self.cut.rows if self.cut.last else source.rows if isinstance(source, FileSource) else None,
+            total=self._total,
         )
+
+    @property
+    def _total(self) -> int | None:
+        source = self.submitted.source
+        return self.cut.rows if self.cut.last else source.rows if isinstance(source, FileSource) else None
+
+    @property
+    def missing(self) -> int:
+        """How many of its requests have no result."""
+        return self._totals().missing
 
     def summary(self, prices: PriceList) -> Summary:
         """What the job came to so far; complete once it is finished."""
-        counts, missing, batches, retried = Counts(), 0, 0, 0
-        spends: list[Spend] = []
-        for shard in self.shards.values():
-            match shard.state:
-                case Done(drained=end):
-                    counts += end.counts
-                    missing += end.missing
-                    retried += end.retried
-                    spends += end.spend
-                    batches += shard.batch_id is not None
-                case Dead(end=Abandoned() as end):
-                    counts += end.counts
-                case Processing() | Draining() | Lost():
-                    batches += shard.batch_id is not None
-                case _:
-                    pass
-        total = prices.total(spends)
+        totals = self._totals()
+        counts, total = totals.counts, prices.total(totals.spends)
         return Summary(
             key=self.key,
             location=self.location,
@@ -370,15 +434,39 @@ class JobRecord:
             canceled=counts.canceled,
             expired=counts.expired,
             other=counts.other,
-            missing=missing,
-            batches=batches,
-            retried=retried,
+            missing=totals.missing,
+            batches=totals.batches,
+            retried=totals.retried,
             duplicates=len(self.duplicates),
             seconds=self.changed_at - self.started_at,
-            usage=sum((spend.usage for spend in spends), Usage()),
+            usage=sum((spend.usage for spend in totals.spends), Usage()),
             cost=None if total is None else total * BATCH_DISCOUNT,
             synchronous_cost=total,
         )
+
+    def _totals(self) -> Totals:
+        if self._sums is not None:
+            return self._sums
+        counts, missing, batches, retried = Counts(), 0, 0, 0
+        spent: dict[tuple[str, bool], Usage] = {}
+        for shard in self.shards.values():
+            match shard.state:
+                case Done(drained=end):
+                    counts += end.counts
+                    missing += end.missing
+                    retried += end.retried
+                    for spend in end.spend:
+                        bucket = intern(spend.model), spend.long  # jobs have few models between them
+                        spent[bucket] = spent.get(bucket, Usage()) + spend.usage
+                    batches += shard.batch_id is not None
+                case Dead(end=Abandoned() as end):
+                    counts += end.counts
+                case Processing() | Draining() | Lost():
+                    batches += shard.batch_id is not None
+                case _:
+                    pass
+        spends = tuple(Spend(model=model, long=long, usage=usage) for (model, long), usage in spent.items())
+        return Totals(counts=counts, missing=missing, batches=batches, retried=retried, spends=spends)
 
 
 class Ledger:
@@ -388,17 +476,27 @@ class Ledger:
         self.journal = journal
         self.jobs: dict[int, JobRecord] = {}
         self._by_key: dict[str, JobRecord] = {}
+        self.unfinished: dict[int, JobRecord] = {}
+        """Those of them that are not finished."""
         self._shards: dict[int, ShardRecord] = {}
         self.durations: deque[float] = deque(maxlen=REMEMBERED)
         """Seconds that the last batches took, from their creation until they were seen to have ended."""
+        self._wished: dict[int, JobRecord] = {}
+        self._late: list[Recorded] = []
+        """Facts of shards that were let go, and what their jobs have after them: their shards have to come back."""
+        self._on_finished: Callable[[JobRecord], object] | None = None
         self._others_seq = 0  # up to here, everything that others appended is applied
         self._version = 0
         self._next_shard = 1
         self._refreshing = anyio.Lock()
 
     @classmethod
-    async def load(cls, journal: Journal) -> Ledger:
+    async def load(cls, journal: Journal, *, finished: Callable[[JobRecord], object] | None = None) -> Ledger:
         """Replay the journal.
+
+        Args:
+            journal: whose facts to read.
+            finished: called, in a worker thread, with every finished job before its shards are let go.
 
         Raises:
             JournalCorrupt: a fact cannot be read, or does not follow from those before it.
@@ -406,6 +504,7 @@ class Ledger:
         """
         ledger = cls(journal)
         ledger._version = await journal.version()
+        ledger._on_finished = finished
 
         def visit(recorded: Recorded) -> None:
             try:
@@ -416,6 +515,9 @@ class Ledger:
             ledger._others_seq = recorded.seq
 
         await journal.replay(visit)
+        with ledger._corrupt_where_facts_do_not_follow("of a job that was reopened"):
+            await ledger._apply_late()
+        ledger._on_finished = None
         return ledger
 
     def job(self, key: str) -> JobRecord | None:
@@ -423,8 +525,83 @@ class Ledger:
         return self._by_key.get(key)
 
     def shard(self, number: int) -> ShardRecord | None:
-        """The shard of this number."""
+        """The shard of this number, if its job is not finished; else see `find_shard`."""
         return self._shards.get(number)
+
+    async def find_shard(self, number: int) -> ShardRecord | None:
+        """The shard of this number, from the journal if its job is finished.
+
+        Raises:
+            JournalCorrupt: a fact cannot be read, or does not follow from those before it.
+
+        """
+        if (known := self.shard(number)) is not None:
+            return known
+        job = self.jobs.get(await self.journal.job_of(number) or 0)
+        return None if job is None else (await self.in_full(job)).shards.get(number)
+
+    async def in_full(self, job: JobRecord) -> JobRecord:
+        """The job with its shards: itself, or if it let them go, another record as it stood when it finished.
+
+        Raises:
+            JournalCorrupt: a fact cannot be read, or does not follow from those before it.
+
+        """
+        if not job.let_go:
+            return job
+        full = JobRecord(
+            job=job.job,
+            folder=job.folder,
+            submitted=job.submitted,
+            started_at=job.started_at,
+            changed_at=job.changed_at,
+        )
+        first, last = job.seqs
+        with self._corrupt_where_facts_do_not_follow(f"of job {job.key!r}"):
+            await self.journal.replay(full.apply, since=first, until=last, job=job.job)
+        full.duplicates = job.duplicates
+        full.changed_at = job.changed_at
+        return full
+
+    async def take_back(self, job: JobRecord) -> None:
+        """Have the shards of a finished job here again, until it is finished once more or `let_go`.
+
+        Raises:
+            JournalCorrupt: a fact cannot be read, or does not follow from those before it.
+
+        """
+        full = await self.in_full(job)
+        if full is not job:
+            job.take_shards_back(full)
+            self._shards.update(full.shards)
+
+    def let_go(self, job: JobRecord) -> None:
+        """Keep of a finished job what it came to; nothing is done to another."""
+        if job.finished is not None and not job.let_go:
+            self._finish(job)
+
+    async def _apply_late(self) -> None:
+        """Apply what followed in jobs that were reopened."""
+        late, self._late = self._late, []
+        for recorded in late:
+            job = self.jobs[recorded.job]
+            if recorded.shard is not None:
+                await self.take_back(job)
+            self._apply(recorded)
+
+    def take_wished(self) -> list[JobRecord]:
+        """The jobs of which other processes wished something since this was called last."""
+        wished = list(self._wished.values())
+        self._wished.clear()
+        return wished
+
+    @contextmanager
+    def _corrupt_where_facts_do_not_follow(self, which: str) -> Generator[None, None, None]:
+        try:
+            yield
+        except (IllegalTransition, AssertionError) as failure:
+            why = f"a fact {which} does not follow from those before it ({failure})"
+            raise JournalCorrupt(self.journal.folder, why) from failure
 
     def number_shard(self) -> int:
         """A shard number that no other shard has."""
@@ -507,8 +684,12 @@ class Ledger:
             self._version = version
             for recorded in fresh:
                 self._apply(recorded)
+                await self._apply_late()
                 self._others_seq = recorded.seq
-                self.jobs[recorded.job].wake()
+                job = self.jobs[recorded.job]
+                job.wake()
+                if isinstance(recorded.fact, WISHES):
+                    self._wished[job.job] = job
             return bool(fresh)
 
     def _apply(self, recorded: Recorded) -> None:
@@ -517,9 +698,14 @@ class Ledger:
             job = self.jobs.get(recorded.job)
             if job is None:
                 raise self._never_began(recorded)
+            if job.let_go:
+                self._late.append(recorded)
+                return
             if type(fact) is Ended:
                 self._note_duration(job, recorded)
             job.apply(recorded)
+            if type(fact) is Reopened:
+                self.unfinished[job.job] = job
             if type(fact) is Planned:
                 self._shards[number] = job.shards[number]
                 self._next_shard = max(self._next_shard, number + 1)
@@ -532,13 +718,28 @@ class Ledger:
                 started_at=recorded.at,
                 changed_at=recorded.at,
             )
-            self.jobs[recorded.job] = began
+            began.seqs = recorded.seq, recorded.seq
+            self.jobs[recorded.job] = self.unfinished[recorded.job] = began
             self._by_key.setdefault(began.key, began)
             return
         job = self.jobs.get(recorded.job)
         if job is None:
             raise self._never_began(recorded)
+        if job.let_go and any(each.job == job.job for each in self._late):
+            self._late.append(recorded)
+            return
         job.apply(recorded)
+        if isinstance(fact, Finished) and not job.let_go:
+            self._finish(job)
+
+    def _finish(self, job: JobRecord) -> None:
+        """Keep of a finished job what it came to."""
+        if self._on_finished is not None:
+            self._on_finished(job)
+        for number in job.shards:
+            self._shards.pop(number, None)
+        self.unfinished.pop(job.job, None)
+        job.let_shards_go()
 
     def _never_began(self, recorded: Recorded) -> JournalCorrupt:
         return JournalCorrupt(self.journal.folder, f"fact {recorded.seq} is of a job that never began")

@@ -8,9 +8,11 @@ import re
 import time
 from collections import defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
+from weakref import WeakValueDictionary
 
 import anyio
 
@@ -21,7 +23,7 @@ from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
 from abatch.disk import remove
 from abatch.driver import Stop
 from abatch.errors import ConfigError, JobConflict, JournalError
-from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, LostWished, ResolveWished, Submitted
+from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, Submitted
 from abatch.intake import check_file, file_sha256
 from abatch.job import Job
 from abatch.journal import Entry, Journal
@@ -36,7 +38,7 @@ from abatch.reconcile import KEPT_FOR
 from abatch.redrain import reopen_missing_parts
 from abatch.request import HEADER_VALUE
 from abatch.runner import HandedOver, JobRun, Workshop
-from abatch.survey import Survey, survey
+from abatch.survey import Survey, Surveys
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -53,7 +55,6 @@ __all__ = ["BatchManager"]
 
 KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 WISHES_EVERY: Final = 0.5
-NOTHING_WISHED: Final[tuple[set[ResolveWished | LostWished], bool]] = (set(), False)
 
 
 class BatchManager:
@@ -97,6 +98,8 @@ class BatchManager:
         self._prices = load_prices(prices)
         self._lifetime: AsyncExitStack | None = None
         self._runs: dict[int, JobRun] = {}
+        self._spare: WeakValueDictionary[int, JobRun] = WeakValueDictionary()
+        """Those of finished jobs: they live as long as somebody has a handle."""
         self._scopes: dict[str | None, Scope] = {}
         self._surveys: dict[str | None, Survey] = {}
         self._guarded: set[str | None] = set()
@@ -127,12 +130,14 @@ class BatchManager:
             open_.push_async_callback(self._client.aclose)
             journal = await Journal.open(self._folder, drive=True)
             open_.push_async_callback(journal.aclose)
-            self._ledger = await Ledger.load(journal)
+            surveys = Surveys()
+            self._ledger = await Ledger.load(journal, finished=surveys.add)
             await journal.bind(self._client.base_url)
             self._fingerprint = journal.fingerprint(self._client.fixed_key)
             self._grace = self._choose_grace()
             await threads.run(self._tidy_spool)
-            self._surveys = await threads.run(survey, self._ledger.jobs.values())
+            await threads.run(surveys.add_all, self._ledger.unfinished.values())
+            self._surveys = surveys.of
             self._shop = Workshop(
                 client=self._client,
                 ledger=self._ledger,
@@ -149,9 +154,8 @@ class BatchManager:
                     self._group.start_soon(self._follow_wishes)
                     for workspace_id in list(self._surveys):
                         self._scope(workspace_id)
-                    for job in self._ledger.jobs.values():
-                        if job.finished is None:
-                            self._start(self._run_of(job), may_submit=self._resume == "all")
+                    for job in list(self._ledger.unfinished.values()):
+                        self._start(self._run_of(job), may_submit=self._resume == "all")
                     self._open = True
                     try:
                         yield
@@ -170,11 +174,13 @@ class BatchManager:
                 raise
             finally:
                 with anyio.CancelScope(shield=True):
-                    for run in self._runs.values():
+                    for run in [*self._runs.values(), *self._spare.values()]:
                         await run.aclose()
 
     async def _leave(self) -> None:
         self._stop.wish()
+        for job in self._ledger.unfinished.values():
+            job.wake()
         with anyio.CancelScope(shield=True):
             await self._stop.answered()
         self._group.cancel_scope.cancel()
@@ -203,13 +209,12 @@ class BatchManager:
         """Remove what no live shard needs: left-overs of a run that died."""
         journal = self._ledger.journal
         needed: set[str] = set()
-        for job in self._ledger.jobs.values():
+        for job in self._ledger.unfinished.values():
             for shard in job.open_shards.values():
                 needed |= {shard.planned.spool, f"retry-{shard.shard:08d}.spool"}
+        old = time.time() - KEPT_FOR
         for path in journal.ids.iterdir():
-            of_shard = self._ledger.shard(int(path.name)) if path.name.isdecimal() else None
-            state = None if of_shard is None else of_shard.state
-            if state is None or (isinstance(state, Done) and state.created_at + KEPT_FOR < time.time()):
+            if path.stat().st_mtime < old:
                 remove(path)
         for path in [*journal.spool.iterdir(), *journal.folder.glob(".seen-*.tmp")]:
             if path.name not in needed and not path.is_dir():
@@ -218,7 +223,6 @@ class BatchManager:
     async def _follow_wishes(self) -> None:
         """Take in what other processes appended, cancels and operators' words; tell them what only we know."""
         posted = None
-        heard: dict[int, tuple[set[ResolveWished | LostWished], bool]] = {}
         while True:
             await anyio.sleep(WISHES_EVERY)
             if (bulletin := self._bulletin()) != posted:
@@ -228,11 +232,9 @@ class BatchManager:
                 except OSError as failure:  # nothing depends on it; the journal will say if the disk is full
                     log.warning("bulletin_not_posted", why=failure.strerror)
             await self._ledger.refresh()
-            for job in self._ledger.jobs.values():
-                wishes = (set(job.wishes.values()), job.cancel_wished)
-                if job.finished is None and heard.get(job.job, NOTHING_WISHED) != wishes:
+            for job in self._ledger.take_wished():
+                if job.finished is None:
                     self._heed(job)
-                heard[job.job] = wishes
 
     def _heed(self, job: JobRecord) -> None:
         """Somebody wished something of this job: let its run look."""
@@ -276,10 +278,17 @@ class BatchManager:
                 prove=self._prove,
                 duplicate=self._note_duplicate,
                 durations=self._ledger.durations,
+                troubled=partial(self._wake, workspace_id),
             )
             scope.lost |= found.lost
             self._group.start_soon(scope.run)
         return scope
+
+    def _wake(self, workspace_id: str | None) -> None:
+        """Let all who wait for a job of this scope look again."""
+        for job in self._ledger.unfinished.values():
+            if job.submitted.headers.workspace_id == workspace_id:
+                job.wake()
 
     def _prove(self, wire_id: bytes) -> tuple[int, int] | None:
         named = wire.parse_id(wire_id)
@@ -292,7 +301,7 @@ class BatchManager:
     async def _note_duplicate(self, shard: int, attempt: int, batch_id: str) -> bool:
         """Whether a batch with the tag of this attempt is one too many; if so, it is recorded."""
         await self._ledger.refresh()  # another process may have planned or found it
-        record = self._ledger.shard(shard)
+        record = await self._ledger.find_shard(shard)
         if record is None:
             return True
         job = self._ledger.jobs[record.job]
@@ -322,7 +331,7 @@ class BatchManager:
         """Whether nothing that is open in a scope was committed under another key."""
         if workspace_id in self._guarded:
             return True
-        for job in self._ledger.jobs.values():
+        for job in self._ledger.unfinished.values():
             if job.submitted.headers.workspace_id != workspace_id:
                 continue
             for shard in job.open_shards.values():
@@ -353,19 +362,34 @@ class BatchManager:
     # ---- jobs -------------------------------------------------------------------------------------------------
 
     def _run_of(self, job: JobRecord) -> JobRun:
-        run = self._runs.get(job.job)
+        run = self._runs.get(job.job) or self._spare.get(job.job)
         if run is None:
             to = job.submitted.to
-            run = self._runs[job.job] = JobRun(
-                self._shop, job, destination=absolute_url(self._folder, to) if to else None
-            )
+            run = JobRun(self._shop, job, destination=absolute_url(self._folder, to) if to else None)
             if isinstance(job.submitted.source, FileSource):
                 run.input_path = absolute(self._folder, job.submitted.source.path)
+            self._keep(run)
         return run
+
+    def _keep(self, run: JobRun) -> None:
+        """Hold a run; that of a finished job only as long as somebody else does."""
+        number = run.job.job
+        if run.spare:
+            self._runs.pop(number, None)
+            self._spare[number] = run
+        else:
+            self._runs[number] = run
 
     def _start(self, run: JobRun, *, may_submit: bool, handed_over: bool = False) -> None:
         run.begin(may_submit=may_submit, handed_over=handed_over)
-        self._group.start_soon(run.run)
+        self._keep(run)
+        self._group.start_soon(self._run_to_its_end, run)
+
+    async def _run_to_its_end(self, run: JobRun) -> None:
+        try:
+            await run.run()
+        finally:
+            self._keep(run)
 
     def _handle(self, job: JobRecord, handed: HandedOver | None = None) -> Job:
         scope = self._scope(job.submitted.headers.workspace_id)
@@ -408,7 +432,7 @@ class BatchManager:
         job = self._ledger.job(key)
         if job is None:
             raise ConfigError(f"journal {self._folder} has no job {key!r}")
-        async with self._submitting[key]:
+        async with self._one_at_a_time(key):
             run = self._run_of(job)
             shards = await reopen_missing_parts(run, self._ledger, self._client, run.input_path)
             if shards:
@@ -465,7 +489,7 @@ class BatchManager:
         key = self._default_key(path, url) if key is None else key
         if not KEY.fullmatch(key):
             raise ConfigError(f"key must match {KEY.pattern}, got {key!r}")
-        async with self._submitting[key]:
+        async with self._one_at_a_time(key):
             job = self._ledger.job(key)
             if job is None:
                 source = await self._source(path)
@@ -490,6 +514,17 @@ class BatchManager:
                 else:
                     await run.join()
             return self._handle(job, handed)
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, key: str) -> AsyncGenerator[None, None]:
+        """Hold the lock of this key, which is there as long as somebody wants it."""
+        lock = self._submitting[key]
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and not lock.statistics().tasks_waiting:
+                self._submitting.pop(key, None)
 
     def default_key(self, path: Path | None, to: str) -> str:
         """The key of a job that was given none: the input's name and a digest of input and destination.

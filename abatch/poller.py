@@ -10,6 +10,7 @@ and only by table B of `reconcile.py`.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -147,6 +148,7 @@ class Scope:
         prove: the shard and attempt whose tag a wire id carries, if it is ours.
         duplicate: asked whether a batch that carries the tag of this shard and attempt is one too many.
         durations: seconds that the journal's last batches took.
+        troubled: called when reads are refused for good, so that those who wait for a job hear of it.
 
     """
 
@@ -163,6 +165,7 @@ class Scope:
         prove: Callable[[bytes], tuple[int, int] | None],
         duplicate: Callable[[int, int, str], Awaitable[bool]],
         durations: Collection[float] = (),
+        troubled: Callable[[], None] = lambda: None,
     ) -> None:
         self.client, self.workspace_id, self.known = client, workspace_id, known
         self.pace = Pace(config.tier)
@@ -178,6 +181,7 @@ class Scope:
         """Why every create would be refused; None again when a job is handed over."""
         self._config, self._grace, self._fingerprint = config, grace, fingerprint
         self._duplicate = duplicate
+        self._troubled = troubled
         self._watched: dict[str, _Watch] = {}
         self._pending: dict[int, _Pending] = {}
         self._vouched = False
@@ -185,6 +189,8 @@ class Scope:
         self._reported: set[str] = set()
         self._asked_at: dict[str, float] = {}
         """When candidates that lists lack were last asked for by id, by time of the event loop."""
+        self._listed_at: dict[str, float] = {}
+        """When a list last showed each live batch, by time of the event loop."""
         self._skew: _Skew | None = None
         self._skew_told = False
         self._lag = 0.0
@@ -313,6 +319,29 @@ class Scope:
         """The results of this batch are sealed: nobody asks for it any more."""
         self.known.live.pop(batch_id, None)
         self.known.listed.discard(batch_id)
+        self._listed_at.pop(batch_id, None)
+
+    def listed_since(self, batch_id: str, when: float) -> bool:
+        """Whether a list that began after this time of the event loop showed the batch."""
+        return self._listed_at.get(batch_id, -math.inf) > when
+
+    async def lists(self, batch_id: str, created_at: float) -> bool:
+        """Whether the list, read back to this time, shows the batch.
+
+        Raises:
+            ApiError: a page failed.
+
+        """
+        after_id = None
+        while True:
+            self.pace.called(anyio.current_time())
+            page = await self.client.list(self.workspace_id, after_id=after_id)
+            if any(batch.batch_id == batch_id for batch in page.batches):
+                return True
+            reached = bool(page.batches) and page.batches[-1].created_at < created_at
+            if not page.has_more or reached or page.last_id is None or page.last_id == after_id:
+                return False
+            after_id = page.last_id
 
     def committed(self, rows: int, date: float) -> None:
         """An attempt of this size passed its commit point: batches like it may turn out to be duplicates of ours."""
@@ -437,6 +466,7 @@ class Scope:
         if reads.refusal is not None and known is None:
             refusal = reads.refusal
             log.error("list_refused", workspace=self.workspace_id, reason=refusal.reason, remedy=refusal.remedy)
+            self._troubled()
         return wait
 
     # ---- the loop ---------------------------------------------------------------------------------------------
@@ -498,6 +528,7 @@ class Scope:
         self._lag = max(self._lag, *(batch.created_at - at.date for batch in shown.values()), 0.0)
         self.pace.expire(at.date)
         self.known.listed.update(self.known.live.keys() & shown.keys())
+        self._listed_at.update(dict.fromkeys(self.known.live.keys() & shown.keys(), began))
         if not self._vouched and any(batch_id in shown for batch_id in self.known.bound):
             self._vouched = True
         await self._audit(shown.values())
@@ -667,7 +698,10 @@ class Scope:
             each.last = listing.at
             each.looks += 1
             if (change := closing(each.doubt, listing, self.known, grace=self._grace)) is not None:
-                await self._note(each, change)
+                if each.doubt.guarded or self._vouched:
+                    await self._note(each, change)
+                else:  # for this process only: a key of another workspace says nothing of what the right one will see
+                    each.doubt = replace(each.doubt, closed_at=change.closed_at)
         for batch in to_inspect([each.doubt for each in pending], listing, self.known):
             self._examiner.ask(batch, date=listing.date, urgent=True)
         if not self._vouched and not all(each.doubt.guarded for each in pending):

@@ -36,6 +36,8 @@ LOOK_WITHIN: Final = 30.0
 """Seconds for one look."""
 SECONDS_AN_HOUR: Final = 600.0
 """Seconds that all looks together may take in an hour."""
+SHORTEST_WAIT: Final = 0.001
+"""Seconds. A rest of the budget that is lost in rounding would be waited for again and again, without end."""
 GONE_AFTER: Final = 2 * 24 * 3600.0
 """Seconds after a batch's creation from which its results are given up: a day of processing and one more."""
 
@@ -118,7 +120,7 @@ class Examiner:
             look = min(self._looks.values(), key=lambda each: (each.due, not each.urgent), default=None)
             wait = inf if look is None else max(look.due - anyio.current_time(), self._until_allowed())
             if look is None or wait > 0:
-                with anyio.move_on_after(wait):
+                with anyio.move_on_after(max(wait, SHORTEST_WAIT)):
                     await self._asked.wait()
                 continue
             urgent = [each for each in self._looks.values() if each.urgent and each.due <= anyio.current_time()]

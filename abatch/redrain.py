@@ -55,23 +55,33 @@ async def reopen_missing_parts(run: JobRun, ledger: Ledger, client: Client, inpu
     """
     job = run.job
     async with run.finishing:
-        trouble = await run.what_is_wrong()
-        if job.finished is not None and trouble is None:
-            return []
-        async with run.rewriting() as backend:
-            gone = [shard for shard in job.shards.values() if await _is_gone(backend, run.ref(), shard)]
-            if not gone and trouble is not None:
-                raise trouble
-            reopened = _redrainable(job, gone)
-            await _check_age(client, job, reopened)
-            await _check_ids(ledger, job, reopened, input_path)
-            facts = [
-                entry
-                for shard, _ in reopened
-                for entry in ledger.next(shard, Reopened(why="its part is gone from the destination"))
-            ]
-            if facts:
-                await ledger.record(*facts)
+        await ledger.take_back(job)
+        try:
+            return await _reopen(run, ledger, client, input_path)
+        finally:
+            ledger.let_go(job)
+
+
+async def _reopen(run: JobRun, ledger: Ledger, client: Client, input_path: Path | None) -> list[int]:
+    job = run.job
+    trouble = await run.what_is_wrong()
+    if job.finished is not None and trouble is None:
+        return []
+    await ledger.take_back(job)  # it may have been finished just now
+    async with run.rewriting() as backend:
+        gone = [shard for shard in job.shards.values() if await _is_gone(backend, run.ref(), shard)]
+        if not gone and trouble is not None:
+            raise trouble
+        reopened = _redrainable(job, gone)
+        await _check_age(client, job, reopened)
+        await _check_ids(ledger, job, reopened, input_path)
+        facts = [
+            entry
+            for shard, _ in reopened
+            for entry in ledger.next(shard, Reopened(why="its part is gone from the destination"))
+        ]
+        if facts:
+            await ledger.record(*facts)
     for shard, state in reopened:
         log.warning("shard_reopened", job=job.key, shard=shard.shard, batch_id=state.batch_id)
     return [shard.shard for shard, _ in reopened]

@@ -17,7 +17,7 @@ import anyio
 from abatch import backend as backends
 from abatch import threads
 from abatch.collector import Collector, sealed_of
-from abatch.driver import LOOKS_EVERY, Driver, Site, Turns
+from abatch.driver import Driver, Site, Turns
 from abatch.errors import AbatchError, BackendError, JobConflict, JobStopped, JournalError, StillInDoubt
 from abatch.facts import FileSource, Finished, Resumed, Stopped
 from abatch.journal import Entry, Overtaken
@@ -149,7 +149,7 @@ class JobRun:
                     self.job.key, "its backend is an object of the caller's: hand the job over again with it"
                 )
             if self.job.finished is not None and not self._assembled:
-                await backend.finish(self.ref(), self.sealed())
+                await backend.finish(self.ref(), await self._sealed())
                 self._assembled = True
             yield backend
         finally:
@@ -199,10 +199,28 @@ class JobRun:
             self._readers -= 1
             await self._close_if_done()
 
-    def sealed(self) -> list[Sealed]:
+    async def _sealed(self) -> list[Sealed]:
         """What is sealed, in the order of parts."""
-        records = [shard.sealed for shard in self.job.shards.values()]
+        full = await self._shop.ledger.in_full(self.job)
+        records = [shard.sealed for shard in full.shards.values()]
         return [sealed_of(each) for each in sorted(filter(None, records), key=lambda each: each.part)]
+
+    async def sealed_since(self, given: int) -> list[Sealed]:
+        """What can be read, in the order of sealing, after the first `given`; a shard drained once more ends it."""
+        if given >= self.job.sealed_count:
+            return []
+        full = await self._shop.ledger.in_full(self.job)
+        found: list[Sealed] = []
+        for number in full.sealed_order[given:]:
+            if (record := full.shards[number].sealed) is None:
+                break
+            found.append(sealed_of(record))
+        return found
+
+    @property
+    def spare(self) -> bool:
+        """Whether all that it holds can be had again: its job is finished, and its backend found by URL."""
+        return self.job.finished is not None and self.over.is_set() and self._destination is not None
 
     async def aclose(self) -> None:
         """Close the backend; what is sealed does not depend on it."""
@@ -382,7 +400,8 @@ class JobRun:
     async def _drive(self, number: int) -> None:
         assert self._site is not None
         try:
-            await Driver(self._site, self.job.shards[number]).run()
+            if (shard := self.job.shards.get(number)) is not None:  # else another process has just finished the job
+                await Driver(self._site, shard).run()
         except JobStopped as stop:
             if self.job.stopped is None:  # not a stop of the journal's: something is not at hand
                 self._fail(stop)
@@ -431,6 +450,7 @@ class JobRun:
                 handed.cut_short = failure
                 raise
             handed.error = failure
+            self.job.wake()
 
     async def _room_for_shards(self) -> bool:
         """Wait until few enough sealed shards wait to be sent; False if planning is not wanted (any more)."""
@@ -439,8 +459,7 @@ class JobRun:
             waiting = sum(isinstance(shard.state, Ready) for shard in job.open_shards.values())
             if waiting < self._shop.config.sealed_unsent:
                 return True
-            with anyio.move_on_after(LOOKS_EVERY):
-                await job.change()
+            await job.change()
         return False
 
     def _drive_open_shards(self) -> None:
@@ -463,14 +482,15 @@ class JobRun:
         job, backend = self.job, await self.backend()
         if backend is None:
             return
-        location = await backend.finish(self.ref(), self.sealed())
+        sealed = await self._sealed()
+        location = await backend.finish(self.ref(), sealed)
         try:  # at the place of the next cut: another process that plans more and this one exclude each other
             await self._shop.ledger.record(Entry(job.job, Finished(location=location), n=cuts))
         except Overtaken:
             self._again = True
             return
         try:
-            await backend.finish(self.ref(), self.sealed())  # now that it is on record, what proved it ours may go
+            await backend.finish(self.ref(), sealed)  # now that it is on record, what proved it ours may go
             self._assembled = True
         except BackendError as failure:  # the results are complete; the next who reads them finishes this, too
             log.warning("backend_not_tidied", job=job.key, why=failure.why)

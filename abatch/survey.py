@@ -1,6 +1,6 @@
 """Gather what a journal knows of each scope when it is opened: the batches that are ours, and the commit points.
 
-It looks at every shard once, and is called in a worker thread.
+It looks at every shard once, in a worker thread.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from abatch.ledger import JobRecord, ShardRecord
 
-__all__ = ["Survey", "survey"]
+__all__ = ["Survey", "Surveys"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,21 @@ class Survey:
                 self.commits.add(shard.planned.rows, shard.committed_at)
 
 
-def survey(jobs: Iterable[JobRecord]) -> dict[str | None, Survey]:
-    """Per workspace, what the shards of these jobs tell."""
-    found: dict[str | None, Survey] = {}
-    for job in jobs:
-        found.setdefault(job.submitted.headers.workspace_id, Survey()).add(job)
-    return found
+class Surveys:
+    """What is known of every scope of a journal, as its jobs are taken in."""
+
+    def __init__(self) -> None:
+        self.of: dict[str | None, Survey] = {}
+        """Per workspace."""
+
+    def add(self, job: JobRecord) -> None:
+        """Take in the shards of a job, in full: a finished one is taken in before they are let go."""
+        self.of.setdefault(job.submitted.headers.workspace_id, Survey()).add(job)
+
+    def add_all(self, jobs: Iterable[JobRecord]) -> None:
+        """Take in these jobs."""
+        for job in jobs:
+            self.add(job)
 
 
 def _is_lost(shard: ShardRecord) -> bool:

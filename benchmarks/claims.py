@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.measure import CEILING, Size, Table, serving, write_requests
+from benchmarks.measure import CEILING, Size, Table, serving, timed, write_requests
 from benchmarks.peers import peers
 
 if TYPE_CHECKING:
@@ -354,13 +355,55 @@ def jobs(folder: Path, size: Size) -> Table:
             "into S3": (f"s3://bench/jobs?endpoint_url={s3.url}&region=us-east-1", keys),
         }
         for name, (to, environment) in media.items():
-            with serving(folder, size, "--pause", "1" if size.quick else "10") as server:
+            with serving(folder, size, "--pause", "0.3" if size.quick else "10") as server:
                 table.measure(1, {name: partial(server.client, "abatch-jobs", to, str(count), **environment)})
     for what, most in (("descriptors", 80), ("threads", 20)):
         value = max(table.most(name, what) for name in media)
         table.claim(f"{what}, whatever the medium", value, floor=most, goal=0.75 * most, at_most=True)
     memory = max(table.most(name) for name in media)
     table.claim("peak memory in MB, whatever the medium", memory, floor=250, goal=200, at_most=True)
+    return table
+
+
+def idle(folder: Path, size: Size) -> Table:
+    """What jobs take of which nothing is to be done: ten thousand finished ones, and two thousand that wait."""
+    many, waiting = (20, 10) if size.quick else (10_000, 2_000)
+    seconds = "0.2" if size.quick else "20"
+    table = Table(title=f"{many:,} finished jobs, and {waiting:,} that wait for the queue")
+    base, plain = "python -c pass", "an idle manager, no job"
+    status, finished, queued = "abatch status", f"{many:,} finished", f"{waiting:,} waiting"
+    with serving(folder, size, "--pause", "1000000") as server:
+        journal = str(folder / "many")
+        server.client("write-jobs", journal, str(many))
+        place = folder / "commands"
+        place.mkdir()
+        command = [sys.executable, "-m", "abatch", "status", "--journal", journal]
+        table.measure(
+            size.rounds,
+            {
+                base: lambda: timed([sys.executable, "-c", "pass"], place),
+                status: lambda: timed(command, place),
+                f"{status} --json": lambda: timed([*command, "--json"], place),
+            },
+        )
+        table.measure(
+            1,
+            {
+                plain: lambda: server.client("abatch-idle", str(folder / "none"), seconds),
+                finished: lambda: server.client("abatch-idle", journal, seconds),
+                queued: lambda: server.client("abatch-waiting", str(waiting), seconds),
+                "memory of a finished job": lambda: server.client("finished-jobs", journal),
+            },
+        )
+    share = "% of a core"
+    ratio = table.ratio(status, base, "cpu")
+    table.claim("CPU of abatch status over that of python -c pass", ratio, floor=100, goal=60, at_most=True)
+    more = table.most(finished, share) - table.most(plain, share)
+    table.claim("% of a core for 10,000 finished jobs, over none", max(more, 0.001), floor=1, goal=0.1, at_most=True)
+    more = table.most(queued, share) - table.most(plain, share)
+    table.claim("% of a core for 2,000 waiting jobs, over none", max(more, 0.001), floor=2, goal=1, at_most=True)
+    each = table.most("memory of a finished job", "bytes each") / 1024
+    table.claim("KB of memory per finished job", each, floor=2, goal=2, at_most=True)
     return table
 
 
@@ -399,6 +442,7 @@ CLAIMS: Final[dict[str, Callable[[Path, Size], Table]]] = {
     "recovery": recovery,
     "open": open_,
     "jobs": jobs,
+    "idle": idle,
     "whole-job": whole_job,
     "peers": peers,
 }

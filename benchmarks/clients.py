@@ -451,6 +451,103 @@ async def abatch_jobs(to: str, count: str) -> Measured:
     return {**measured, **most, "at_once": in_flight}
 
 
+async def write_jobs(folder: str, count: str) -> Measured:
+    """A journal of so many finished jobs of one batch each, over the last two days."""
+    from abatch import Usage, facts
+    from abatch.journal import Journal
+
+    clock = Clock()
+    journal = await Journal.open(Path(folder), drive=True)
+    await journal.bind(os.environ["ANTHROPIC_BASE_URL"])
+    await journal.aclose()
+    now, days = time.time(), 2 * 86_400
+    counts = facts.Counts(succeeded=1_000)
+    spend = (facts.Spend(model="claude-haiku-4-5", usage=Usage(input_tokens=10**6, output_tokens=10**6)),)
+    with closing(sqlite3.connect(Path(folder, "journal.db"))) as database:
+        for job in range(1, int(count) + 1):
+            key, digest, sent = f"nightly-{job:06}", f"{job:032x}", now - days * (1 - job / int(count))
+            source = facts.FileSource(path=f"{key}.jsonl", size=10**6, mtime_ns=1, sha256=2 * digest, rows=1_000)
+            planned = facts.Planned(
+                part=0,
+                rows=1_000,
+                body_bytes=900_000,
+                spool=f"{job:08d}.spool",
+                params_digest=digest,
+                ids_digest=digest,
+            )
+            sealed = facts.SealedRecord(part=0, lines=1_000, detail={"bytes": 1_300_000, "crc32": job})
+            life: list[tuple[int | None, int | None, facts.Fact]] = [
+                (None, None, facts.Submitted(key=key, to=f"jsonl:///out/{key}.jsonl", source=source)),
+                (job, 0, planned),
+                (None, 0, facts.Cut(rows=1_000, offset=10**6, last=True)),
+                (job, 1, facts.Committing(attempt=1, date=sent, fingerprint="0" * 16)),
+                (job, 2, facts.Accepted(batch_id=f"msgbatch_{job:022d}", created_at=sent)),
+                (job, 3, facts.Ended(counts=counts)),
+                (job, 4, facts.Drained(counts=counts, sealed=sealed, spend=spend)),
+                (None, 1, facts.Finished(location=f"out/{key}.jsonl")),
+            ]
+            database.execute("INSERT INTO jobs (key) VALUES (?)", (key,))
+            database.executemany(
+                "INSERT INTO facts (job, shard, n, at, writer, fact) VALUES (?, ?, ?, ?, 1, ?)",
+                [(job, shard, n, sent, facts.encode(fact)) for shard, n, fact in life],
+            )
+        database.commit()
+    return clock.stop()
+
+
+async def abatch_idle(folder: str, seconds: str) -> Measured:
+    """What a manager takes that has nothing to do."""
+    async with manager(journal=folder, client=sdk()):
+        return await _at_rest(float(seconds))
+
+
+async def abatch_waiting(count: str, seconds: str) -> Measured:
+    """What a manager takes while so many jobs wait for room in the queue, and somebody waits for each."""
+    from abatch.pacing import LIMITS
+
+    LIMITS["scale"] = (10**6, 10)
+    params = {"model": "claude-haiku-4-5", "max_tokens": 16, "messages": [{"role": "user", "content": "Hello"}]}
+    rows = [{"custom_id": f"row-{row}", "params": params} for row in range(2)]
+    async with manager(look_every=timedelta(seconds=15)) as running, anyio.create_task_group() as group:
+        for number in range(int(count)):
+            job = await running.submit(rows, to=f"{number}.jsonl", key=f"job-{number}")
+            group.start_soon(job.wait)
+        measured = await _at_rest(float(seconds))
+        in_flight = sum(job.progress().batches_in_flight for job in running.jobs())
+        assert 0 < in_flight <= 5, in_flight
+        group.cancel_scope.cancel()
+    return measured
+
+
+async def _at_rest(seconds: float) -> Measured:
+    await asyncio.sleep(min(seconds, 3.0))
+    clock = Clock()
+    await asyncio.sleep(seconds)
+    measured = clock.stop()
+    return measured | {"% of a core": 100 * measured["cpu"] / measured["seconds"]}
+
+
+async def finished_jobs(folder: str) -> Measured:
+    """What a finished job takes in the memory of a manager, the ids of its batches included."""
+    import tracemalloc
+
+    from abatch.journal import Journal
+    from abatch.ledger import Ledger
+    from abatch.survey import Surveys
+
+    journal = await Journal.open(Path(folder), drive=False)
+    surveys = Surveys()
+    await Ledger.load(journal)  # whatever is made once is there
+    gc.collect()
+    clock = Clock()
+    tracemalloc.start()
+    ledger = await Ledger.load(journal, finished=surveys.add)
+    gc.collect()
+    taken, _ = tracemalloc.get_traced_memory()
+    await journal.aclose()
+    return clock.stop() | {"bytes each": taken / len(ledger.jobs)}
+
+
 # ---- recovery -------------------------------------------------------------------------------------------------
 
 
@@ -549,6 +646,7 @@ PROGRAMS = {
     program.__name__.replace("_", "-"): program
     for program in (
         abatch_drain,
+        abatch_idle,
         abatch_jobs,
         abatch_looks,
         abatch_many,
@@ -556,6 +654,8 @@ PROGRAMS = {
         abatch_recover,
         abatch_run,
         abatch_submit,
+        abatch_waiting,
+        finished_jobs,
         raw_drain,
         raw_run,
         raw_submit,
@@ -565,6 +665,7 @@ PROGRAMS = {
         sdk_submit,
         select_facts,
         sqlite_rows,
+        write_jobs,
         write_journal,
     )
 }

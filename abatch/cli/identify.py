@@ -43,7 +43,7 @@ def identify(
             key = ledger.journal.lineage_key
             if not named.shard or not named.attempt or wire.tag(key, named.shard, named.attempt) != named.tag:
                 raise ConfigError(f"{wire_id} was not made by journal {ledger.journal.folder}: its tag is another's")
-            shard = ledger.shard(named.shard)
+            shard = await ledger.find_shard(named.shard)
             custom_id = None
             if shard is not None and named.row < shard.planned.rows:
                 custom_id = await threads.run(_custom_id, ledger.journal, shard, named.row)

@@ -17,7 +17,6 @@ from abatch.cli.screen import Screen
 from abatch.cli.text import clean
 from abatch.collector import sealed_of
 from abatch.errors import BackendError
-from abatch.lifecycle import Done
 from abatch.places import absolute_url
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from abatch.backend import Backend
     from abatch.ledger import JobRecord, Ledger
 
-__all__ = ["did_fail", "missing_of", "read_results", "results"]
+__all__ = ["did_fail", "read_results", "results"]
 
 BLOCK: Final = 2**18
 """Bytes written to stdout at once."""
@@ -58,7 +57,7 @@ def results(
                         _write(b"".join(block))
                         block, weight = [], 0
             _write(b"".join(block))
-            if missing := missing_of(job):
+            if missing := job.missing:
                 screen.say(f"{missing:,} requests have no result; the list beside the results names them.")
             if job.finished is None:
                 screen.say("The job is not finished: these are its results so far.")
@@ -72,11 +71,6 @@ def did_fail(line: bytes) -> bool:
     return seen is None or seen.outcome != "succeeded"
 
 
-def missing_of(job: JobRecord) -> int:
-    """How many of its requests have no result."""
-    return sum(shard.state.drained.missing for shard in job.shards.values() if isinstance(shard.state, Done))
-
-
 async def read_results(ledger: Ledger, job: JobRecord) -> AsyncGenerator[bytes]:
     """Every sealed line of a job, in the order of sealing, up to now.
 
@@ -87,13 +81,14 @@ async def read_results(ledger: Ledger, job: JobRecord) -> AsyncGenerator[bytes]:
 
     """
     given = 0  # lines of the present shard
-    order = list(job.sealed_order)
+    full = await ledger.in_full(job)  # its shards stay here, even if the job is finished and lets them go
+    order = list(full.sealed_order)
     while order:
         was_finished = job.finished is not None
         backend = await _open_to_read(ledger, job)
         try:
             while order:
-                async for line in _after(backend, job, order[0], given):
+                async for line in _after(backend, full, order[0], given):
                     yield line
                     given += 1
                 given = 0
@@ -112,7 +107,8 @@ async def _open_to_read(ledger: Ledger, job: JobRecord) -> Backend:
     ref = ref_of(ledger, job)
     backend = await connect(absolute_url(ledger.journal.folder, job.submitted.to), ref)
     if job.finished is not None:
-        records = [shard.sealed for shard in job.shards.values() if shard.sealed is not None]
+        full = await ledger.in_full(job)
+        records = [shard.sealed for shard in full.shards.values() if shard.sealed is not None]
         try:
             await backend.finish(ref, [sealed_of(record) for record in sorted(records, key=lambda each: each.part)])
         except BaseException:

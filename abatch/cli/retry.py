@@ -31,7 +31,6 @@ from abatch.config import Tier  # noqa: TC001 - typer reads the annotations
 from abatch.errors import ConfigError
 from abatch.facts import FileSource
 from abatch.intake import file_sha256
-from abatch.lifecycle import Done
 from abatch.places import absolute, absolute_url, shown
 
 if TYPE_CHECKING:
@@ -210,10 +209,9 @@ async def _unsuccessful(ledger: Ledger, job: JobRecord) -> AsyncIterator[tuple[b
             if seen is not None and seen.outcome != "succeeded":
                 kind = "canceled" if seen.outcome == "canceled" else "failed"
                 yield _mark(msgspec.json.encode(seen.wire_id)), kind
-    for shard in job.shards.values():
-        if isinstance(shard.state, Done) and shard.state.drained.missing:
-            for mark in await threads.run(_missing_of, ledger.journal.missing / f"{shard.shard:08d}.jsonl"):
-                yield mark, "missing"
+    for shard in job.missing_shards:
+        for mark in await threads.run(_missing_of, ledger.journal.missing / f"{shard:08d}.jsonl"):
+            yield mark, "missing"
 
 
 def _missing_of(path: Path) -> list[bytes]:

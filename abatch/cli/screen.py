@@ -10,6 +10,8 @@ import msgspec
 import structlog
 from rich.cells import cell_len
 from rich.console import Console, Group
+from rich.segment import Segment
+from rich.style import Style
 from rich.table import Table
 
 from abatch.cli.text import clean, escaped
@@ -19,7 +21,7 @@ from abatch.log import redact
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableMapping, Sequence
 
-    from rich.console import RenderableType
+    from rich.console import ConsoleOptions, RenderableType, RenderResult
 
 __all__ = ["Screen", "configure_logs", "table", "tables"]
 
@@ -82,21 +84,47 @@ def table(*columns: str, rows: Iterable[Sequence[object]], right: Sequence[str] 
 def tables(width: int, *columns: str, rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Group:
     """A table that is never wider than the screen: what does not fit stands below, after the first column again."""
     cells = [[clean(cell) for cell in row] for row in rows]
-    first, *widths = (max(map(cell_len, column)) for column in zip(columns, *cells, strict=True))
+    widths = [max(map(_width, column)) for column in zip(columns, *cells, strict=True)]
     parts: list[list[int]] = [[0]]
-    left = width - first
-    for at, wide in enumerate(widths, 1):
+    left = width - widths[0]
+    for at, wide in enumerate(widths[1:], 1):
         if len(parts[-1]) > 1 and wide + GAP > left:
             parts.append([0])
-            left = width - first
+            left = width - widths[0]
         parts[-1].append(at)
         left -= wide + GAP
-    return Group(
-        *(
-            table(*(columns[at] for at in part), rows=([row[at] for at in part] for row in cells), right=right)
-            for part in parts
-        )
-    )
+
+    def line(part: list[int], row: Sequence[str]) -> str:
+        return (" " * GAP).join([_padded(row[at], widths[at], right=columns[at] in right) for at in part])
+
+    def rendered(part: list[int]) -> RenderableType:
+        if sum(widths[at] + GAP for at in part) - GAP > width:  # a cell has to be folded
+            return table(*(columns[at] for at in part), rows=([row[at] for at in part] for row in cells), right=right)
+        return _Lines(line(part, columns), [line(part, row) for row in cells])
+
+    return Group(*map(rendered, parts))
+
+
+def _width(cell: str) -> int:
+    return len(cell) if cell.isascii() else cell_len(cell)
+
+
+def _padded(cell: str, width: int, *, right: bool) -> str:
+    blank = " " * (width - _width(cell))
+    return blank + cell if right else cell + blank
+
+
+class _Lines:
+    """Lines that fit the screen under a bold one: a table of rich looks at every cell several times."""
+
+    def __init__(self, head: str, lines: list[str]) -> None:
+        self._head, self._lines = head, lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Segment(self._head, Style(bold=True))
+        yield Segment.line()
+        for line in self._lines:
+            yield Segment(f"{line}\n")
 
 
 def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> None:

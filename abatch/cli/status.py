@@ -57,7 +57,8 @@ def status(
             attempts: dict[int, int] = {}
             if not watch:
                 await _read_attempts(ledger, attempts, wanted=batches)
-                _show(screen, _jobs(ledger, key), ledger, attempts, batches=batches, as_json=as_json)
+                jobs = await _jobs(ledger, key, in_full=batches)
+                _show(screen, jobs, ledger, attempts, batches=batches, as_json=as_json)
                 return
             async for jobs in _follow(ledger, key, attempts, batches=batches):
                 _show(screen, jobs, ledger, attempts, batches=batches, as_json=as_json)
@@ -79,7 +80,7 @@ async def _follow(
     """The jobs, now and after every change, until all are done."""
     while True:
         await _read_attempts(ledger, attempts, wanted=batches)
-        jobs = _jobs(ledger, key)
+        jobs = await _jobs(ledger, key, in_full=batches)
         yield jobs
         if all(job.finished is not None for job in jobs):
             return
@@ -88,8 +89,9 @@ async def _follow(
             await anyio.sleep(LOOK_EVERY)
 
 
-def _jobs(ledger: Ledger, key: str | None) -> list[JobRecord]:
-    return list(ledger.jobs.values()) if key is None else [job_named(ledger, key)]
+async def _jobs(ledger: Ledger, key: str | None, *, in_full: bool) -> list[JobRecord]:
+    jobs = list(ledger.jobs.values()) if key is None else [job_named(ledger, key)]
+    return [await ledger.in_full(job) for job in jobs] if in_full else jobs
 
 
 async def _read_attempts(ledger: Ledger, attempts: dict[int, int], *, wanted: bool) -> None:

@@ -64,7 +64,7 @@ def resolve(
         if [adopt is not None, not_created, lost].count(True) != 1:
             raise ConfigError("say one of --adopt BATCH_ID, --not-created, --lost")
         async with ledger_of(journal) as ledger:
-            record, doubt = _waiting(ledger, shard) if lost else _doubtful(ledger, shard)
+            record, doubt = await (_waiting if lost else _doubtful)(ledger, shard)
             wish: ResolveWished | LostWished = ResolveWished(shard=shard, attempt=doubt.attempt, batch_id=adopt)
             verdict = "was not created" if adopt is None else f"is batch {adopt}"
             if lost:
@@ -76,8 +76,8 @@ def resolve(
     perform(work)
 
 
-def _doubtful(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
-    shard = _shard(ledger, number)
+async def _doubtful(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
+    shard = await _shard(ledger, number)
     doubt = doubt_of(shard.state)
     if doubt is None or not isinstance(shard.state, InDoubt | Held):
         hint = "" if doubt is None else "; if its batch was deleted, say --lost"
@@ -85,17 +85,17 @@ def _doubtful(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
     return shard, doubt
 
 
-def _waiting(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
+async def _waiting(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
     """A shard of which something was committed that is not settled or drained."""
-    shard = _shard(ledger, number)
+    shard = await _shard(ledger, number)
     doubt = doubt_of(shard.state)
     if doubt is None:
         raise ConfigError(f"shard {number} has no batch to give up, it is {shard_in_words(shard)}")
     return shard, doubt
 
 
-def _shard(ledger: Ledger, number: int) -> ShardRecord:
-    shard = ledger.shard(number)
+async def _shard(ledger: Ledger, number: int) -> ShardRecord:
+    shard = await ledger.find_shard(number)
     if shard is None:
         raise ConfigError(f"journal {ledger.journal.folder} has no shard {number}")
     return shard

@@ -23,7 +23,9 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 def clean(text: object, /, *, lines: bool = False) -> str:
     """The text without control and direction characters; newlines stay only if `lines`."""
-    safe = _SURROGATE.sub("\ufffd", _HOSTILE.sub("", str(text).replace("\t", " ")))
+    if (told := str(text)).isprintable():  # none of these is; most texts are
+        return told
+    safe = _SURROGATE.sub("\ufffd", _HOSTILE.sub("", told.replace("\t", " ")))
     return safe if lines else safe.replace("\n", " ")
 
 
@@ -62,4 +64,4 @@ def duration(seconds: float) -> str:
 
 def moment(at: float) -> str:
     """A time of day, here."""
-    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")  # noqa: DTZ006 - as the clock on the wall here

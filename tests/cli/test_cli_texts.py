@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 from typer.testing import CliRunner
 
 from abatch.cli.app import app
 from abatch.cli.estimate import submit_every
 from abatch.cli.exits import status_of, tell
-from abatch.cli.screen import Screen, tables
+from abatch.cli.screen import Screen, table, tables
 from abatch.cli.text import clean, duration, money
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobConflict, JobStopped
 
@@ -142,6 +143,19 @@ def test_a_table_is_never_wider_than_the_screen_and_breaks_no_cell(width: int) -
         assert all(line.startswith("nightly") for line in lines[1::2])
     if width == 240:
         assert len(lines) == 2
+
+
+def test_a_table_that_fits_looks_as_rich_would_draw_it_and_costs_no_look_at_every_cell() -> None:
+    columns = ("job", "total", "state")
+    rows = [("nightly", "1,000,000", "done"), ("日本語", "1", "in doubt"), ("a\x1b[1mb", "22", "held")]
+    ours, drawn = (Console(width=240, file=StringIO()) for _ in range(2))
+    made = tables(240, *columns, rows=rows, right=("total",))
+    assert not any(isinstance(part, Table) for part in made.renderables)
+    ours.print(made)
+    drawn.print(table(*columns, rows=rows, right=("total",)))
+    lines, expected = (each.file.getvalue().splitlines() for each in (ours, drawn))
+    assert [line.rstrip() for line in lines] == [line.rstrip() for line in expected]
+    assert len(lines) == 4
 
 
 def test_a_storage_error_names_its_place_once() -> None:

@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "promises.md").read_text()
 NAMED = sorted({name for page in PAGES for name in re.findall(r"`([\w/]+\.py::\w+)`", page.read_text())})
 WORDS = (
     "Without a server that cooperates, exactly-once is impossible. Possible are: at-most-once with no timing "
-    'assumption (`unresolved="hold"`), exactly-once under the stated and monitored bounds A1\u2013A5 '
+    'assumption (`unresolved="hold"`), exactly-once under the stated and monitored bounds A1\u2013A7 '
     '(`unresolved="resubmit"`, the default), and exactly one result line per request in every sink, always.'
 )
 
@@ -50,5 +50,5 @@ def test_the_promise_is_given_in_the_words_that_hold(name):
 
 def test_what_is_outside_the_promise_is_said():
     said = " ".join((ROOT / "README.md").read_text().split())
-    for caveat in ("copying or restoring a journal", "losing the journal and its inputs", "a broken bound A1\u2013A5"):
+    for caveat in ("copying or restoring a journal", "losing the journal and its inputs", "a broken bound A1\u2013A7"):
         assert caveat in said

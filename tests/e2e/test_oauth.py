@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,13 @@ def tokens() -> Tokens:
     return Tokens()
 
 
-def manager_of(api: Sandbox, tokens: Tokens, **more: Any) -> BatchManager:
-    sdk = anthropic.AsyncAnthropic(base_url=api.url, credentials=tokens, max_retries=0)
-    return BatchManager(client=sdk, config=config(**more))
+@asynccontextmanager
+async def manager_of(api: Sandbox, tokens: Tokens, **more: Any) -> AsyncIterator[BatchManager]:
+    async with (
+        anthropic.AsyncAnthropic(base_url=api.url, credentials=tokens, max_retries=0) as sdk,
+        BatchManager(client=sdk, config=config(**more)) as running,
+    ):
+        yield running
 
 
 @pytest.fixture(autouse=True)

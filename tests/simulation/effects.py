@@ -39,6 +39,7 @@ import anyio._backends._asyncio as anyio_asyncio
 import sniffio
 
 import abatch.backend
+import abatch.clocks
 import abatch.collector
 import abatch.disk
 import abatch.driver
@@ -48,12 +49,14 @@ import abatch.log
 import abatch.manager
 import abatch.poller
 import abatch.runner
+import abatch.sandbox.api
 from abatch import reconcile, threads
 from abatch.backend import Sealed
 from abatch.client import Client
 from abatch.errors import BackendError
 from abatch.facts import Committing
 from abatch.spool import SpoolWriter
+from tests.simulation.api import hidden
 from tests.simulation.loop import OWNER, order_scopes
 
 if TYPE_CHECKING:
@@ -139,6 +142,8 @@ class Disk:
             names = sorted(self._unsynced_names.values())
             self._world.violation(f"J0: a fact follows {names} whose folder was not synced")
             self._unsynced_names.clear()
+        if unit == "Journal._append":
+            self._world.witness.recorded(process, given[0])
 
     def after(self, process: Process, unit: str) -> None:
         """A unit is done; the journal may not learn that its transaction was."""
@@ -234,10 +239,42 @@ def _judged(answer: Any) -> Any:
 def _settled(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
     ruling = reconcile.settle(doubt, listing, known, **policy)
     here.world.hit(ruling.rule)
+    if (why := getattr(ruling, "why", getattr(ruling, "reason", ""))) and (of := _kind_of(why)):
+        here.world.hit(f"{ruling.rule} {of}")
     for proof in (known.proven.get(each.batch_id) for each in doubt.candidates):
         if proof is not None and (proof.shard, proof.attempt) != (doubt.shard, doubt.attempt):
             here.world.hit("B3")
     return ruling
+
+
+def _kind_of(why: str) -> str:
+    """Which of the cases of one row of table B it is, for those that must be met."""
+    return next((name for words, name in CASES.items() if words in why), "")
+
+
+CASES = {
+    "is not visible": "hidden",
+    "still runs": "runs",
+    "the list is partial": "partial",
+    "cannot be read": "gone",
+}
+
+
+def _closing(doubt: Any, listing: Any, known: Any, **more: Any) -> Any:
+    change = reconcile.closing(doubt, listing, known, **more)
+    if change is not None:
+        here.world.hit("candidates closed")
+    return change
+
+
+_may_see = abatch.poller.Scope.may_see
+
+
+async def _seen_to(self: abatch.poller.Scope, fingerprint: str | None) -> bool:
+    sees = await _may_see(self, fingerprint)
+    if not sees:
+        here.world.hit("guard keeps what may be lost")
+    return sees
 
 
 _take_lock = abatch.journal._take_lock
@@ -348,12 +385,13 @@ def simulated() -> Iterator[None]:
     doors: list[tuple[Any, str, Any]] = [
         (threads, "run", _run),
         (time, "time", skewed),
-        (time, "clock_gettime", lambda _clock: here.world.now()),
+        (time, "clock_gettime", lambda _clock: here.world.now() - here.world.booted_at),
+        (abatch.clocks, "boot_id", lambda: here.world.boot_id()),  # noqa: PLW0108
+        (abatch.sandbox.api, "_is_hidden", lambda *what: hidden(here.world, *what)),
         (Client.list, "__kwdefaults__", {**(Client.list.__kwdefaults__ or {}), "limit": PAGE}),
         (abatch.intake, "perf_counter", lambda: 0.0),
         (abatch.manager, "WISHES_EVERY", WISHES_EVERY),
         (abatch.driver, "LOOKS_EVERY", LOOKS_EVERY),
-        (abatch.runner, "LOOKS_EVERY", LOOKS_EVERY),
         (abatch.poller, "random", SimpleNamespace(Random=lambda: random.Random(here.chance.random()))),
         (random, "random", lambda: here.chance.random()),  # noqa: PLW0108
         (secrets, "randbits", lambda k: here.chance.getrandbits(k)),  # noqa: PLW0108
@@ -370,6 +408,8 @@ def simulated() -> Iterator[None]:
         (abatch.disk, "_sync", _synced),
         (abatch.driver, "judge", _judged),
         (abatch.poller, "settle", _settled),
+        (abatch.poller, "closing", _closing),
+        (abatch.poller.Scope, "may_see", _seen_to),
         (abatch.backend, "connect", _connected),
         (abatch.manager, "connect", _connected),
         (abatch.backend, "_registered", cache(abatch.backend._registered)),

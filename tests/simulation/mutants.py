@@ -17,7 +17,9 @@ from unittest.mock import patch
 import anyio
 import msgspec
 
+import abatch.absence
 import abatch.client
+import abatch.clocks
 import abatch.collector
 import abatch.driver
 import abatch.journal
@@ -25,17 +27,30 @@ import abatch.ledger
 import abatch.lifecycle
 import abatch.manager
 import abatch.poller
+import abatch.proof
 import abatch.spool
 from abatch import reconcile, wire
-from abatch.driver import Driver
+from abatch.absence import Absence
+from abatch.driver import CALLED_LOST, Driver
 from abatch.errors import ApiError
-from abatch.facts import Committing, Withdrawn
+from abatch.facts import Committing, Lost, LostWished, ResolveWished, Withdrawn
 from abatch.lifecycle import Processing, Ready
 from abatch.log import log
+from abatch.poller import Scope
 from abatch.reconcile import Replied
 from abatch.runner import JobRun
-from abatch.sandbox.faults import Garbage, LineSeparator, MissingLine
-from tests.simulation.plan import Plan
+from abatch.sandbox.faults import (
+    Deleted,
+    EmptyResults,
+    Garbage,
+    Hide,
+    KeyPool,
+    LineSeparator,
+    MissingLine,
+    Skew,
+    StaleAnswer,
+)
+from tests.simulation.plan import OTHER_KEY, Plan
 
 __all__ = ["FOUND_AS", "MUTANTS", "SHOWS_IN"]
 
@@ -442,6 +457,175 @@ def duplicates_unreported() -> ExitStack:
     return _patched((abatch.poller.Scope, "_audit", audit))
 
 
+def presence_forgotten() -> ExitStack:
+    """A batch that may be ours is forgotten once a list lacks it."""
+    real = reconcile.settle
+
+    def settle(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
+        shown = tuple(each for each in doubt.candidates if listing.visible(each.batch_id) is not None)
+        return real(replace(doubt, candidates=shown), listing, known, **policy)
+
+    return _patched((reconcile, "settle", settle))
+
+
+def hidden_is_foreign() -> ExitStack:
+    """A 404 by its id says that a batch is not ours."""
+    real = Scope._hidden_candidates
+
+    async def hidden_candidates(self: Scope, pending: Any, shown: Any) -> Any:
+        visible = await real(self, pending, shown)
+        every = {each.batch_id for doubt in pending for each in reconcile.still_open(doubt.doubt, self.known)}
+        self.known.foreign |= every - shown.keys() - visible.keys()
+        return visible
+
+    return _patched((Scope, "_hidden_candidates", hidden_candidates))
+
+
+def partial_list_is_complete() -> ExitStack:
+    """A list proves absence whatever it lacks."""
+    return _patched((reconcile, "missing_in", lambda _listing, _known: None))
+
+
+def date_alone() -> ExitStack:
+    """What the server's `Date` says has passed, has passed."""
+
+    def elapsed(earlier: Any, later: Any) -> float:
+        return max(0.0, later.date - earlier.date)
+
+    return _patched((abatch.clocks, "elapsed", elapsed), (abatch.absence, "elapsed", elapsed))
+
+
+def own_clock_alone() -> ExitStack:
+    """What this machine's clock says has passed, has passed."""
+    real = abatch.clocks.elapsed
+
+    def elapsed(earlier: Any, later: Any) -> float:
+        return real(earlier, msgspec.structs.replace(later, date=earlier.date + 10.0**9))
+
+    return _patched((abatch.clocks, "elapsed", elapsed), (abatch.absence, "elapsed", elapsed))
+
+
+def too_old_by_date() -> ExitStack:
+    """A batch is too old if `Date` at the commit point says so; no other witness is asked."""
+    real = reconcile.oldest
+
+    def oldest(doubt: Any) -> float:
+        return real(replace(doubt, newest=None))
+
+    return _patched((reconcile, "oldest", oldest), (abatch.poller, "oldest", oldest))
+
+
+def never_closed() -> ExitStack:
+    """Whatever batch of a doubt's size is made, however late, keeps the doubt open."""
+    return _patched((reconcile, "closing", lambda *_, **__: None))
+
+
+def closed_by_another_key() -> ExitStack:
+    """A list of another workspace closes the candidates for good."""
+    real = reconcile.closing
+
+    def closing(doubt: Any, *what: Any, **more: Any) -> Any:
+        change = real(doubt, *what, **more)
+        if change is not None:
+            object.__setattr__(doubt, "guarded", True)
+        return change
+
+    return _patched((reconcile, "closing", closing))
+
+
+def short_look_is_foreign() -> ExitStack:
+    """Results that are empty, or end early, prove that a batch is not ours."""
+    return _patched((abatch.proof, "SHORT_LOOKS", 0))
+
+
+def lost_too_early() -> ExitStack:
+    """A batch is given up after an hour."""
+    return _patched((abatch.absence, "LOST_AFTER", 3600.0))
+
+
+def lost_without_guard() -> ExitStack:
+    """A batch is given up whatever the key sees."""
+
+    async def may_see(_self: Any, _fingerprint: Any) -> bool:
+        return True
+
+    return _patched((Scope, "may_see", may_see))
+
+
+def lost_never() -> ExitStack:
+    """A batch that somebody deleted is waited for without end."""
+    real = Absence.missed
+
+    def missed(self: Absence, now: Any, vanished: Any) -> Any:
+        news = real(self, now, vanished)
+        return None if isinstance(news, Lost) else news
+
+    return _patched((Absence, "missed", missed))
+
+
+def list_not_asked_while_draining() -> ExitStack:
+    """A batch is given up although lists show it, because its results and its id are a 404."""
+
+    async def lists(_self: Any, _batch_id: str, _created_at: float) -> bool:
+        return False
+
+    return _patched((Scope, "lists", lists), (Scope, "listed_since", lambda *_: False))
+
+
+def lost_is_not_created() -> ExitStack:
+    """An operator's word that a batch is lost is taken for the word that none was made."""
+    real = Driver._obey
+
+    async def obey(self: Driver, wish: Any) -> None:
+        if isinstance(wish, LostWished):
+            wish = ResolveWished(shard=wish.shard, attempt=wish.attempt)
+        await real(self, wish)
+
+    return _patched((Driver, "_obey", obey))
+
+
+def lost_by_word_unasked() -> ExitStack:
+    """An operator's word that a batch is lost counts although the API shows the batch."""
+
+    async def lost_by_word(_self: Any, _batch_id: str) -> Lost:
+        return Lost(why=CALLED_LOST)
+
+    return _patched((Driver, "_lost_by_word", lost_by_word))
+
+
+def looks_delay_polls() -> ExitStack:
+    """The results of batches that resemble ours are read between two looks at the list."""
+    real = Scope._audit
+
+    async def audit(self: Scope, batches: Any) -> None:
+        await real(self, batches)
+        for look in list(self._examiner._looks.values())[: abatch.poller.AUDITS]:
+            await self._examiner._look(look)
+
+    return _patched((Scope, "_audit", audit))
+
+
+def answer_of_a_bound_batch_is_believed() -> ExitStack:
+    """A create's answer is believed although it names a batch of another shard."""
+    real = Driver._conclude
+
+    async def conclude(self: Driver, verdict: Any, date: float | None) -> None:
+        if isinstance(verdict, reconcile.Created):
+            self.site.scope.known.bound.discard(verdict.batch.batch_id)
+        await real(self, verdict, date)
+
+    return _patched((Driver, "_conclude", conclude))
+
+
+def skew_unwatched() -> ExitStack:
+    """Nobody compares `Date` with `created_at`."""
+
+    def accepted(self: Scope, batch: Any, **_: Any) -> None:
+        self.owns(batch.batch_id, batch.created_at)
+
+    return _patched((Scope, "accepted", accepted))
+
+
 MUTANTS: Final[dict[str, Mutant]] = {
     each.__name__: each
     for each in (
@@ -479,6 +663,24 @@ MUTANTS: Final[dict[str, Mutant]] = {
         cancel_of_all,
         parked_without_a_fact,
         duplicates_unreported,
+        presence_forgotten,
+        hidden_is_foreign,
+        partial_list_is_complete,
+        date_alone,
+        own_clock_alone,
+        too_old_by_date,
+        never_closed,
+        closed_by_another_key,
+        short_look_is_foreign,
+        lost_too_early,
+        lost_without_guard,
+        lost_never,
+        list_not_asked_while_draining,
+        lost_is_not_created,
+        lost_by_word_unasked,
+        looks_delay_polls,
+        answer_of_a_bound_batch_is_believed,
+        skew_unwatched,
     )
 }
 
@@ -517,6 +719,24 @@ FOUND_AS: Final[dict[str, str]] = {
     "cancel_of_all": "J7: ",
     "parked_without_a_fact": "J7: .* was cancelled",
     "duplicates_unreported": "B10: ",
+    "presence_forgotten": "I1: paid twice|B8: .* may be it",
+    "hidden_is_foreign": "I1: paid twice|B8: .* may be it",
+    "partial_list_is_complete": "I1: paid twice",
+    "date_alone": "I1: paid twice|grace: |lost: .* hours after it was seen",
+    "own_clock_alone": "I1: paid twice|grace: |lost: .* hours after it was seen",
+    "too_old_by_date": "I1: paid twice|B8: .* the API had shown",
+    "never_closed": "liveness: not done",
+    "closed_by_another_key": "I1: paid twice|B8: .* the API had shown",
+    "short_look_is_foreign": "I1: paid twice",
+    "lost_too_early": "lost: .* hours after it was seen",
+    "lost_without_guard": "lost: .* by a key of another workspace",
+    "lost_never": "liveness: ",
+    "list_not_asked_while_draining": "lost: .* hours after it was seen",
+    "lost_is_not_created": "I1: paid twice",
+    "lost_by_word_unasked": "lost: .* nobody deleted it",
+    "looks_delay_polls": "delay: ",
+    "answer_of_a_bound_batch_is_believed": "J4: ",
+    "skew_unwatched": "A6: ",
 }
 """What the judges say of it, as a pattern: a mutant that only breaks down is not found out."""
 
@@ -535,5 +755,23 @@ SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
     "cancel_of_all": lambda plan: len(plan.jobs) > 1 and any(life.cancels_at for life in plan.lives),
     "parked_without_a_fact": lambda plan: plan.config.parked == "cancel-and-retry",
     "duplicates_unreported": lambda plan: plan.restores or not plan.promised,
+    "presence_forgotten": lambda plan: plan.draws(Hide, site="list"),
+    "hidden_is_foreign": lambda plan: plan.draws(Hide, site="list") and plan.draws(Hide, site="retrieve"),
+    "partial_list_is_complete": lambda plan: plan.draws(KeyPool, site="list"),
+    "date_alone": lambda plan: bool(plan.clocks),
+    "own_clock_alone": lambda plan: not plan.tells_boot or any(life.reboots for life in plan.lives),
+    "too_old_by_date": lambda plan: plan.draws(Skew),
+    "never_closed": lambda plan: plan.stream_goes_on,
+    "closed_by_another_key": lambda plan: bool(plan.clocks) and any(life.key == OTHER_KEY for life in plan.lives),
+    "short_look_is_foreign": lambda plan: plan.draws(EmptyResults, site="results"),
+    "lost_too_early": lambda plan: plan.slow_polls,
+    "lost_without_guard": lambda plan: plan.slow_polls,
+    "lost_never": lambda plan: plan.draws(Deleted),
+    "list_not_asked_while_draining": lambda plan: plan.slow_polls,
+    "lost_is_not_created": lambda plan: plan.draws(Deleted),
+    "lost_by_word_unasked": lambda plan: plan.draws(Deleted),
+    "looks_delay_polls": lambda plan: plan.slow_strangers,
+    "answer_of_a_bound_batch_is_believed": lambda plan: plan.draws(StaleAnswer),
+    "skew_unwatched": lambda plan: bool(plan.clocks),
 }
 """For those that few worlds can show: which. Time is not spent on the others."""

@@ -18,8 +18,18 @@ import anyio
 import httpx2
 
 from abatch.sandbox.exchange import Cut, Lost, Reply, Request, Reset, Slow, Whole
-from abatch.sandbox.faults import DeepJson, HugeLine, LineSeparator, LoneSurrogate
+from abatch.sandbox.faults import (
+    CutBody,
+    DeepJson,
+    Garbage,
+    HugeLine,
+    LineSeparator,
+    LoneSurrogate,
+    NoDate,
+    NullCounts,
+)
 from abatch.sandbox.transport import URL, MachineTransport, asked_by, pieces_of
+from tests.simulation.api import sent_by, shown_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,6 +44,7 @@ __all__ = ["Network", "Read", "Wire"]
 
 STALLED_AFTER = 600.0
 """Bound A3: seconds after which a server drops a body that does not go on."""
+UNREADABLE: Final = (Garbage, CutBody, NullCounts, NoDate)
 MAKES_ODD: Final = (LineSeparator, LoneSurrogate, HugeLine, DeepJson)
 
 
@@ -45,6 +56,7 @@ class Read:
     complete: bool
     """It is a whole stream, whatever is in it."""
     faults: tuple[AnyFault, ...]
+    by: Process
     to_its_end: bool = False
     """It was read to its end; a look at the first lines is not."""
 
@@ -106,6 +118,7 @@ class Network(MachineTransport):
         await process.moment(f"before {what}")
         await asyncio.sleep(world.latency())
         visit = self._machine.open(asked)
+        sent_by(visit, process)
         if visit.early is not None:
             reply = visit.early
             world.met(visit, reply)
@@ -113,10 +126,12 @@ class Network(MachineTransport):
             reply = await _answer(await self._send(asked, body, visit), patience)
         await process.moment(f"after {what}")
         process.note(f"{what} -> {reply.status} {type(reply.transport).__name__}")
+        if _shows(visit, reply):
+            world.witness.shows(process, shown_by(visit))
         if visit.action == "results":
             process.breaking[visit.batch_id] = isinstance(reply.transport, Cut | Reset)
             complete = reply.status == 200 and isinstance(reply.transport, Whole | Slow)
-            read = Read(world.now(), complete, tuple(visit.faults))
+            read = Read(world.now(), complete, tuple(visit.faults), process)
             world.reads.setdefault(visit.batch_id, []).append(read)
             if isinstance(reply.body, bytes):
                 read.to_its_end = True
@@ -165,6 +180,15 @@ class Network(MachineTransport):
         return answered
 
 
+def _shows(visit: Visit, reply: Reply) -> bool:
+    """Whether an answer shows batches to those who look for them: a whole page of a list, or one batch."""
+    if reply.status != 200 or not isinstance(reply.transport, Whole | Slow):
+        return False
+    if any(isinstance(fault, UNREADABLE) for fault in visit.faults):
+        return False
+    return visit.action == "retrieve" or (visit.action == "list" and visit.request.query.get("limit") != "1")
+
+
 async def _answer(answered: asyncio.Future[Reply], patience: float) -> Reply:
     late = httpx2.ReadTimeout("no answer in time")
     timer = answered.get_loop().call_later(patience, lambda: answered.done() or answered.set_exception(late))
@@ -177,6 +201,8 @@ async def _answer(answered: asyncio.Future[Reply], patience: float) -> Reply:
 
 class Answer:
     """What `abatch.client` reads of the SDK's answers."""
+
+    request: Final = httpx2.Request("GET", URL)
 
     def __init__(self, reply: Reply) -> None:
         self.status_code, self.headers, self.content = reply.status, reply.headers, b""

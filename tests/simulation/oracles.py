@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from abatch import BackendError, ConfigError, JobConflict, JobStopped, JournalError, JournalLocked, StillInDoubt, wire
 from abatch import facts as facts_
+from abatch.absence import WHY
+from abatch.driver import CALLED_LOST
 from abatch.journal import Overtaken
 from abatch.lifecycle import Held, State, after, doubt_of
 from abatch.result import OUTCOMES
@@ -31,6 +33,7 @@ from abatch.sandbox.answers import CANCELED, EXPIRED, FIRST_ERROR, MARK, SUCCEED
 from abatch.sandbox.batches import Ended
 from abatch.sandbox.store import Accepted
 from abatch.testing import memory
+from tests.simulation.doubts import check_ended, check_monitor, check_monitors, judge_doubts, may_be_held
 from tests.simulation.effects import PAGE, here
 from tests.simulation.plan import CANARY, KEY, OTHER_KEY
 from tests.simulation.process import InputBroke, Process
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from abatch import Summary
+    from abatch.lifecycle import InDoubt
     from abatch.sandbox.batches import Batch
     from abatch.sandbox.store import Fact
     from tests.simulation.plan import Work
@@ -82,6 +86,12 @@ EVENTS = {
     "results_interrupted": "results interrupted",
     "bound_A1_broken": "monitor A1",
     "bound_A2_broken": "monitor A2",
+    "bound_A6_broken": "monitor A6",
+    "clocks_differ": "clocks differ",
+    "answer_names_another_batch": "A5 names another batch",
+    "batch_vanished": "batch vanished",
+    "batch_reappeared": "batch reappeared",
+    "resolve_refused": "operator's word refused",
     "job_stopped": "job stopped",
     "shard_held": "shard held",
 }
@@ -89,12 +99,18 @@ EVENTS = {
 
 def reached_by_log(world: World, event: str, facts: dict[str, Any]) -> None:
     """Count the rows of the tables as the core names them."""
+    process = here.process
+    assert process is not None
+    world.witness.told(event, facts)
+    if event == "shard_accepted":
+        process.offsets.append((world.now(), world.plan.ahead(world.now())))
+    elif event == "batch_ended":
+        check_ended(world, process, facts["shard"])
     if event == "duplicate_seen":
         world.alarmed.add(facts["batch_id"])
     if event in EVENTS:
         world.hit(EVENTS[event])
-        if EVENTS[event].startswith("monitor") and world.plan.promised:
-            world.violation(f"{event}, and no bound is broken")
+        check_monitor(world, process, event)
     elif event == "list_failed" and _doubts_wait(facts["workspace"]):
         world.hit("B1")
     elif event == "shard_in_doubt" and facts["rule"] == "A11" and "no answer" in facts["why"]:
@@ -156,6 +172,7 @@ CLASHES = (
 def check_end(world: World, process: Process) -> None:
     """A process ended: in a way that its life explains, and leaving nothing behind that runs."""
     error = process.error
+    check_monitors(world, process)
     if process.dead:
         _judge_files(world)
         return
@@ -212,7 +229,9 @@ def _may_be_held(world: World, book: Book, key: str, number: int) -> bool:
         return True  # another process went on with it meanwhile
     if world.plan.config.unresolved == "hold" or doubt.certain or doubt.fingerprint != book.fingerprint(key):
         return True
-    gone = EPOCH + timedelta(seconds=world.now() - GONE_AFTER)
+    if may_be_held(world, number, doubt, shard.state.reason):
+        return True
+    gone = EPOCH + timedelta(seconds=world.now() + max(0.0, world.plan.ahead(world.now())) - GONE_AFTER)
     rows = shard.facts[0].rows
     return any(len(batch.requests) == rows and batch.created_at < gone for batch in world.machine.batches())
 
@@ -239,6 +258,25 @@ class Shard:
     attempt: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absence:
+    """A doubt that ended because no batch appeared."""
+
+    shard: int
+    rows: int
+    doubt: InDoubt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenUp:
+    """A batch whose results were given up because the API does not know it, or by an operator's word."""
+
+    shard: int
+    attempt: int
+    batch_id: str | None
+    why: str
+
+
 class Book:
     """The journal of a world, read without abatch."""
 
@@ -249,6 +287,8 @@ class Book:
         """Numbers by key."""
         self.bound: dict[str, tuple[int, int]] = {}
         """Batches that an answer or a tag gave to an attempt."""
+        self.absences: list[Absence] = []
+        self.given_up: list[GivenUp] = []
         self.lineage_key = b""
         try:
             ((self.lineage_key,),) = world.read_journal("SELECT value FROM about WHERE name = 'lineage_key'")
@@ -265,7 +305,8 @@ class Book:
         shard = self.shards.setdefault(number, Shard(job, None, []))
         if shard.job != job:
             world.violation(f"J: shard {number} is of jobs {shard.job} and {job}")
-        doubt = None if shard.state is None else doubt_of(shard.state)
+        state = shard.state
+        doubt = None if state is None else doubt_of(state)
         try:
             shard.state = after(shard.state, fact)
         except Exception as illegal:  # noqa: BLE001 - whatever it is, the journal is wrong
@@ -283,6 +324,11 @@ class Book:
             case facts_.Withdrawn(why="no batch appeared (B8)"):
                 if world.plan.config.unresolved == "hold" or doubt is None or doubt.certain:
                     world.violation(f"B8: shard {number} attempt {shard.attempt} is to be held and was given up")
+                else:
+                    self.absences.append(Absence(shard=number, rows=shard.facts[0].rows, doubt=doubt))
+            case facts_.Lost(why=why) | facts_.Drained(gone=why) if why in (WHY, CALLED_LOST) and doubt is not None:
+                batch_id = getattr(state, "batch_id", None)
+                self.given_up.append(GivenUp(shard=number, attempt=shard.attempt, batch_id=batch_id, why=why))
             case facts_.Held():
                 assert doubt is not None
                 if world.plan.config.unresolved == "hold":
@@ -342,6 +388,7 @@ def judge(world: World, *, ended: bool) -> None:
     book = Book(world)
     batches = world.batches_by_tag()
     _judge_money(world, book, batches, ended=ended)
+    judge_doubts(world, book)
     if not ended:
         return
     for trouble in world.loop.unhandled:
@@ -364,7 +411,9 @@ def _judge_money(world: World, book: Book, batches: dict[tuple[int, int], list[B
         if own.get(batch_id) != tag:
             world.violation(f"J4: {batch_id} is bound to {tag} and carries {own.get(batch_id)}")
     recorded = {fact.batch_id for facts in book.of_jobs.values() for fact in facts if _tells_of_duplicate(fact)}
-    made = own.keys() - book.bound.keys() - _adopted(book)
+    given_up = {(each.shard, each.attempt) for each in book.given_up}
+    lost = {batch_id for batch_id in world.witness.removed if own.get(batch_id) in given_up}
+    made = own.keys() - book.bound.keys() - _adopted(book) - lost
     if (false := recorded - made) and not world.plan.fenced:  # left out: one driver's alarm at the other's new batch
         world.violation(f"B10: reported as duplicates and are none: {sorted(false)}")
     if world.audited_from:
@@ -413,7 +462,10 @@ def _judge_reports(world: World, book: Book, made: list[Batch], recorded: set[st
         younger = sum(
             other.workspace == batch.workspace and other.age_key > batch.age_key for other in world.machine.batches()
         )
-        if old or elsewhere or younger >= PAGE or len(batch.requests) not in sizes:  # nobody looks so far back for it
+        gone = batch.batch_id in world.witness.removed
+        if (
+            old or gone or elsewhere or younger >= PAGE or len(batch.requests) not in sizes
+        ):  # nobody looks so far back for it
             continue
         world.hit("duplicate to report")
         # of a shard that the restored journal does not know there is only the log
@@ -507,6 +559,8 @@ def _judge_missing(world: World, work: Work, row: dict[str, Any], reason: str) -
     last = tried[-1]
     reads = world.reads.get(last.batch_id, [])
     where = f"{row['custom_id']} is missing ({reason}), and its batch {last.batch_id} was read {len(reads)} times"
+    if reason in (WHY, CALLED_LOST):
+        return  # `judge_doubts` has looked at the batch
     if "29 days" in reason:
         if not world.plan.slumber and not any(isinstance(fault, f.Archived) for read in reads for fault in read.faults):
             world.violation(f"I2: {where}; nothing was archived")
@@ -539,7 +593,16 @@ NAMES = {SUCCEEDED: "succeeded", CANCELED: "canceled", EXPIRED: "expired"}
 PASSING = {"expired", "rate_limit_error", "timeout_error", "api_error", "overloaded_error"}
 PATIENCE = (5.0, 20.0, 60.0, 300.0, 900.0, 3_600.0, 7_200.0, 14_400.0, 21_600.0, 36_000.0)
 """Seconds between two looks for lines that do not come."""
-LEAVES_OUT = (f.MissingLine, f.CutAtLine, f.CutInLine, f.GzipBomb, f.UnparsableLine, f.Garbage)
+LEAVES_OUT = (
+    f.MissingLine,
+    f.CutAtLine,
+    f.CutInLine,
+    f.GzipBomb,
+    f.UnparsableLine,
+    f.Garbage,
+    f.EmptyResults,
+    f.Status,
+)
 ODD = re.compile(re.escape(MARK) + rb"(?:\\ud800|\xe2\x80\xa8\xc2\x85|\.+)+")
 DEEP = re.compile(rb'"content":\[\{"type":"tool_use","id":"toolu_01sandbox","name":"deep","input":\{"deep":\[+\]+\}\},')
 

@@ -2,7 +2,8 @@
 
 Swarm: most kinds of misfortune are left out of most seeds, so that each is also met alone, and together with few.
 Everything here stays within the bounds A1 to A5 on which the promise rests, except where `promised` is False: those
-seeds break a bound, and then only the report of what was paid twice is judged.
+seeds break a bound, and then only the report of what was paid twice is judged. `unkind.py` makes half of these worlds
+less kind.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from random import Random
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from abatch import Config
 from abatch.sandbox import faults as f
 from abatch.sandbox.api import Settings
 from abatch.sandbox.shapes import ERAS
 
-__all__ = ["CANARY", "KEY", "OTHER_KEY", "Life", "Plan", "Work", "draw", "requests"]
+__all__ = ["CANARY", "KEY", "OTHER_KEY", "Fault", "Life", "Make", "Plan", "Work", "kind", "requests"]
 
+Fault: TypeAlias = tuple[f.Site | Literal["every"], f.AnyFault, float]
+"""A fault, where it is met and at which share of the calls."""
 KEY: Final = "sk-ant-simulated-key-that-nobody-may-see"
 OTHER_KEY: Final = "sk-ant-another-key-of-another-workspace"
 CANARY: Final = "a-prompt-that-nobody-may-see"
@@ -54,6 +57,8 @@ class Life:
     resume: Literal["all", "given"] = "all"
     after: float = 0.0
     """Seconds between the end of the life before and its start."""
+    reboots: bool = False
+    """The machine is restarted before it."""
     twin: Life | None = None
     """A second process that starts beside it, `twin.after` seconds later."""
     locked: bool = True
@@ -79,7 +84,7 @@ class Plan:
     jobs: list[Work]
     config: Config
     settings: Settings
-    faults: list[tuple[f.Site, f.AnyFault, float]]
+    faults: list[Fault]
     foreign: int
     """Batches of somebody else that come to be in the first minute."""
     late_tails: float
@@ -103,11 +108,45 @@ class Plan:
     """No bound is broken: nothing may be paid twice."""
     weighed: bool
     """Its results are large, and the memory that they take is measured."""
+    tells_boot: bool = True
+    """The system tells which boot of the machine it is; else its wall clock stands in for the time since boot."""
+    slow_strangers: bool = False
+    """Nothing but results of others is slow: how soon the end of our batches is seen is judged."""
+    stream_goes_on: bool = False
+    """The batches that somebody else makes all the time do not end with the faults."""
+    slow_polls: bool = False
+    """A life takes days, and lists are far between."""
+    vanishing: bool = False
+    """Batches are deleted, or looked for in vain for days: the end may take as long."""
 
     @property
     def fenced(self) -> bool:
         """Two processes drive at the same time in it."""
         return not all(life.locked for life in self.lives)
+
+    @property
+    def clocks(self) -> list[tuple[f.AnyFault, float]]:
+        """What is wrong with `Date`, and at which share of the calls."""
+        return [(fault, rate) for _, fault, rate in self.faults if isinstance(fault, f.Skew | f.Drift | f.Jump)]
+
+    def ahead(self, seconds: float) -> float:
+        """By how much `Date` is ahead so long after the beginning, where it is so at every call."""
+        ahead = 0.0
+        for fault, _ in self.clocks:
+            match fault:
+                case f.Skew(each):
+                    ahead += each
+                case f.Drift(per_hour):
+                    ahead += per_hour * seconds / HOUR
+                case f.Jump(at, each) if seconds >= at:
+                    ahead += each
+                case _:
+                    pass
+        return ahead
+
+    def draws(self, *kinds: type[f.AnyFault], site: f.Site | None = None) -> bool:
+        """Whether a fault of these kinds may be met, at this site if one is named."""
+        return any(isinstance(fault, kinds) and site in (None, at, "every") for at, fault, _ in self.faults)
 
 
 def near(chance: Random, limit: float) -> float:
@@ -210,7 +249,7 @@ BREAKING: Final[list[tuple[f.Site, Make]]] = [
 """What breaks a bound of the promise: A5, A1, A2, and a list of another workspace under the same key."""
 
 
-def _faults(chance: Random, kinds: list[tuple[f.Site, Make]], share: float) -> list[tuple[f.Site, f.AnyFault, float]]:
+def _faults(chance: Random, kinds: list[tuple[f.Site, Make]], share: float) -> list[Fault]:
     return [(site, make(chance), chance.choice([0.05, 0.2, 0.5])) for site, make in kinds if chance.random() < share]
 
 
@@ -383,8 +422,8 @@ def _rare(chance: Random, plan: Plan) -> Plan:
     return replace(plan, faults=faults)
 
 
-def draw(seed: int) -> Plan:
-    """The world of this seed."""
+def kind(seed: int) -> Plan:
+    """The world of this seed, before `unkind.py` makes it less kind."""
     chance = Random(seed)
     tries = chance.choice([1, 2, 3, 3])
     latency = chance.choice([(0.0, 0.0), (1.0, 60.0), (30.0, 1800.0), (600.0, 4 * HOUR)])

@@ -14,20 +14,25 @@ import httpx2
 from anthropic._base_client import get_platform
 
 from abatch import BackendError, BatchManager, JobStopped
-from abatch.facts import ResolveWished
+from abatch.facts import LostWished, ResolveWished
 from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
-from abatch.lifecycle import Held, InDoubt
+from abatch.lifecycle import Held, Processing, doubt_of
 from abatch.sandbox.transport import URL
 from tests.simulation import oracles
 from tests.simulation.effects import WISHES_EVERY
 from tests.simulation.loop import OWNER, Owner
 from tests.simulation.network import Network, Wire
+from tests.simulation.plan import KEY
+from tests.simulation.witness import SURVIVED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from abatch import Job, Summary
+    from abatch.lifecycle import State
+    from abatch.poller import Scope
+    from abatch.sandbox.batches import Batch
     from tests.simulation.plan import Life, Work
     from tests.simulation.world import World
 
@@ -58,9 +63,15 @@ class Process(Owner):
         """What other jobs ended with."""
         self.summaries: dict[str, Summary] = {}
         self.over = asyncio.Event()
+        self.began_at = world.now()
+        self.ended_at: float | None = None
         self.locks: list[FileIO] = []
         self.uploading = 0
         """Creates under way."""
+        self.offsets: list[tuple[float, float]] = []
+        """Of each create that was accepted: when, and by how much `Date` was ahead."""
+        self.heard: set[str] = set()
+        """What the monitors of the clocks said."""
         self.breaking: dict[str | None, bool] = {}
         """Whether the stream of a batch's results that it reads will break."""
         self._effects = 0
@@ -91,6 +102,15 @@ class Process(Owner):
     def lives(self) -> bool:
         """Whether it has begun and not ended."""
         return self._task is not None and not self.over.is_set()
+
+    def survived(self, at: float) -> bool:
+        """Whether it lived on for so long that all which followed from an answer at this time is durable."""
+        paused = sum(self.life.pauses.values())
+        return self.ended_at is None or self.ended_at >= at + SURVIVED + paused
+
+    def scope(self, workspace_id: str | None) -> Scope | None:
+        """What its manager knows of a workspace."""
+        return None if self.manager is None else self.manager._scopes.get(workspace_id)
 
     def stop(self) -> None:
         """Tell it to stop, as by SIGTERM."""
@@ -159,6 +179,7 @@ class Process(Owner):
         for lock in self.locks:
             lock.close()
         self.world.disk.forget_unsynced()
+        self.ended_at = self.world.now()
         self.over.set()
 
     async def work(self) -> None:
@@ -263,23 +284,51 @@ class Process(Owner):
 
 
 class Operator(Process):
-    """Somebody who looked in the Console and says, by `abatch resolve`, what became of each held shard."""
+    """Somebody who looked in the Console and says, by `abatch resolve`, what became of a shard.
+
+    Each word is true: a batch is called lost only if it was deleted. The one false word is that a batch which is
+    there is lost, said of a shard that abatch watches itself, and only where nothing keeps the API from showing it.
+
+    Args:
+        world: the world.
+        name: of the process.
+        life: its life.
+        jobs: none.
+        early: say it of shards that are not held yet, too.
+
+    """
+
+    def __init__(self, world: World, name: str, life: Life, jobs: list[Work], *, early: bool = False) -> None:
+        super().__init__(world, name, life, jobs)
+        self._early = early
 
     async def work(self) -> None:
-        """Append a true word for each shard that is held."""
+        """Append a word for each shard of which there is one to say."""
         journal = await Journal.open(self.world.journal, drive=False)
         try:
             ledger = await Ledger.load(journal)
             truth = self.world.batches_by_tag()
             for job in ledger.jobs.values():
                 for shard in job.shards.values():
-                    if isinstance(shard.state, Held):
-                        await self._say(ledger, shard.job, shard.shard, shard.state.doubt, truth)
+                    word = self._word(shard.shard, shard.state, truth)
+                    if word is not None:
+                        self.note(f"says {word}")
+                        await ledger.record(Entry(shard.job, word))
         finally:
             await journal.aclose()
 
-    async def _say(self, ledger: Ledger, job: int, shard: int, doubt: InDoubt, truth: dict[Any, list[Any]]) -> None:
-        made = truth.get((shard, doubt.attempt), [])
-        batch_id = made[0].batch_id if made else None
-        self.note(f"says of shard {shard} that it is {batch_id}")
-        await ledger.record(Entry(job, ResolveWished(shard=shard, attempt=doubt.attempt, batch_id=batch_id)))
+    def _word(self, number: int, state: State, truth: dict[Any, list[Batch]]) -> ResolveWished | LostWished | None:
+        doubt = doubt_of(state)
+        if doubt is None or not (self._early or isinstance(state, Held)):
+            return None
+        made = truth.get((number, doubt.attempt), [])
+        deleted = bool(made) and made[0].batch_id in self.world.witness.removed
+        if deleted:
+            self.world.hit("operator says lost")
+            return LostWished(shard=number, attempt=doubt.attempt)
+        if isinstance(state, Held):
+            return ResolveWished(shard=number, attempt=doubt.attempt, batch_id=made[0].batch_id if made else None)
+        if isinstance(state, Processing) and all(life.key == KEY for life in self.world.plan.lives):
+            self.world.hit("operator says lost of what is there")
+            return LostWished(shard=number, attempt=doubt.attempt)
+        return None

@@ -7,6 +7,7 @@ from random import Random
 from typing import Final
 
 from tests.simulation.plan import BREAKING, DOUBTFUL, FAULTS, REFUSALS
+from tests.simulation.unkind import CLOCKS, LESS_KIND
 
 __all__ = ["MUST", "shortfall", "table"]
 
@@ -45,15 +46,43 @@ MISFORTUNES: Final = [
     "memory weighed",
     "several jobs",
     "several workspaces",
+    "A5 names another batch",
+    "B5 gone",
+    "B5 hidden",
+    "B6 hidden",
+    "B6 runs",
+    "B7 partial",
+    "candidates closed",
+    "batch deleted",
+    "batch vanished",
+    "batch reappeared",
+    "lost after two days",
+    "lost by word",
+    "guard keeps what may be lost",
+    "operator says lost",
+    "operator says lost of what is there",
+    "operator's word refused",
+    "monitor A6",
+    "clocks differ",
+    "machine restarted",
+    "list hides a batch",
+    "retrieve hides a batch",
+    "results hides a batch",
+    "list of another workspace",
+    "retrieve of another workspace",
+    "results of another workspace",
+    "stream goes on",
+    "end seen beside slow strangers",
 ]
 
 
 def _kinds() -> list[str]:
     chance = Random(0)
-    return sorted({f"{site} {type(make(chance)).__name__}" for site, make in [*FAULTS, *BREAKING] for _ in range(100)})
+    at_sites = [*FAULTS, *BREAKING, *LESS_KIND, *(("list", make) for make in CLOCKS)]
+    return sorted({f"{site} {type(make(chance)).__name__}" for site, make in at_sites for _ in range(100)})
 
 
-STATUSES: Final = [f"create {status}" for status in sorted((*REFUSALS, 413, 429, *DOUBTFUL))]
+STATUSES: Final = [f"create {status}" for status in sorted((200, *REFUSALS, 413, 429, *DOUBTFUL))]
 MUST: Final = [*RULES, *MISFORTUNES, *_kinds(), *STATUSES]
 
 

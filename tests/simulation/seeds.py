@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.simulation.effects import simulated
-from tests.simulation.plan import Plan, draw
+from tests.simulation.plan import Plan
+from tests.simulation.unkind import draw
 from tests.simulation.world import World
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from tests.simulation.mutants import FOUND_AS, MUTANTS, SHOWS_IN
-from tests.simulation.plan import Plan, draw
+from tests.simulation.plan import Plan
 from tests.simulation.seeds import ready, run_seed
+from tests.simulation.unkind import draw
 
 SEEDS = 500
 

@@ -14,9 +14,10 @@ import pytest
 
 from abatch.sandbox.faults import ResetAt
 from tests.simulation.loop import OWNER, Owner, SimulatedLoop, Stuck
-from tests.simulation.plan import FAULTS, Life, draw, requests
+from tests.simulation.plan import FAULTS, Life, requests
 from tests.simulation.reach import MUST, shortfall
 from tests.simulation.seeds import ready, regressions, run_here, run_seed
+from tests.simulation.unkind import draw
 
 HANDFUL = 50
 

@@ -20,21 +20,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 from abatch import StillInDoubt, wire
 from abatch.lifecycle import InDoubt
-from abatch.sandbox.api import Machine
-from abatch.sandbox.faults import CutBody, GzipBomb, LineFault, ResetAt, Reshuffle, SameInstant, Slow, Status
+from abatch.sandbox.faults import CutBody, GzipBomb, Jump, LineFault, ResetAt, Reshuffle, Slow, Status
 from abatch.testing import memory
 from tests.simulation import oracles
+from tests.simulation.api import Api
 from tests.simulation.effects import Disk, here
 from tests.simulation.loop import SimulatedLoop, Stuck
 from tests.simulation.plan import CANARY, KEY, OTHER_KEY, Life, Plan, Work, near
 from tests.simulation.process import Operator, Process
+from tests.simulation.witness import Witness
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from abatch import Summary
     from abatch.sandbox.api import Visit
     from abatch.sandbox.batches import Batch
     from abatch.sandbox.exchange import Reply
-    from abatch.sandbox.faults import AnyFault
     from abatch.sandbox.store import Fact
     from tests.simulation.network import Read
 
@@ -46,52 +48,13 @@ AUDIT: Final = 4 * HOUR
 DONE_WITHIN: Final = 48 * HOUR
 """Liveness: once faults stop, everything is done within this time …"""
 DAYS: Final = 5 * 24 * HOUR
-"""… or within this, where each batch takes a day and a job that stops waits for those under way."""
+"""… or within this, where each batch takes a day and a job that stops waits for those under way, or where batches are
+deleted, which takes two days to be believed."""
 BUDGET: Final = 16 * 2**20
 """Bytes of memory for a whole world whose results have twenty million."""
 MOST_STEPS: Final = 150_000
 SECRETS: Final = (KEY, OTHER_KEY, CANARY)
 OF_A_STREAM: Final = (LineFault, CutBody, GzipBomb, ResetAt, Reshuffle, Slow)
-
-
-class _Api(Machine):
-    """The API machine, within the bounds of the promise.
-
-    Batches that say the same instant are at most a minute apart, as those of one server's clock are.
-    """
-
-    def _suits(self, fault: AnyFault, visit: Visit) -> bool:
-        if isinstance(fault, SameInstant):
-            newest = self._batches.of(self._own_workspace(visit))[-1:]
-            return bool(newest) and self._clock() - newest[0].created_at < timedelta(minutes=1)
-        return super()._suits(fault, visit)
-
-    def _workspace_of(self, visit: Visit) -> str:
-        """A key of one workspace, with which a header selects others beside it."""
-        workspace = super()._workspace_of(visit)
-        named = visit.request.headers.get("anthropic-workspace-id")
-        return workspace if named is None else f"{workspace}/{named}"
-
-    def batch(self, batch_id: str) -> Batch:
-        """A batch that there is."""
-        batch = self._batches.get(batch_id)
-        assert batch is not None
-        return batch
-
-    def seconds_to_the_last_end(self) -> float:
-        """Until all has happened that is known to come: ends of batches, late creates; 0 if nothing does."""
-        now = self._clock()
-        self._batches.advance(now)
-        return max(((at - now).total_seconds() for at, _, _ in self._batches._due), default=0.0)
-
-    def take(self, seconds: float) -> None:
-        """Let each batch from now on take so long."""
-        self._batches._latency = (seconds, seconds)
-
-    def _own_workspace(self, visit: Visit) -> str:
-        workspace = (self.settings.keys or {})[visit.request.headers["x-api-key"]]
-        named = visit.request.headers.get("anthropic-workspace-id")
-        return workspace if named is None else f"{workspace}/{named}"
 
 
 class World:
@@ -122,7 +85,12 @@ class World:
         """Those of the plan, and those that only look."""
         self.disk = Disk(self)
         self._refusals = Random(f"{seed} refusals of sinks")
-        self.machine = _Api(
+        self.witness = Witness(self)
+        self.booted_at = 0.0
+        """When the machine that the processes run on was started last."""
+        self._boots = 1
+        self.machine = Api(
+            self,
             clock=lambda: oracles.EPOCH + timedelta(seconds=self.now()),
             rng=Random(f"{seed} machine"),
             settings=plan.settings,
@@ -168,9 +136,23 @@ class World:
         """Virtual seconds since the beginning."""
         return self.loop.time()
 
+    def at(self, moment: datetime) -> float:
+        """A moment of the server's clock in virtual seconds since the beginning."""
+        return (moment - oracles.EPOCH).total_seconds()
+
     def server_time(self) -> float:
         """The server's clock, in seconds since the epoch."""
         return oracles.EPOCH.timestamp() + self.loop.time()
+
+    def boot_id(self) -> str:
+        """The name of the machine's last start."""
+        return f"boot {self._boots}" if self.plan.tells_boot else ""
+
+    def _reboot(self) -> None:
+        self.note("the machine is restarted")
+        self.hit("machine restarted")
+        self.booted_at = self.now()
+        self._boots += 1
 
     def later(self, seconds: float, call: Callable[[], Any]) -> None:
         """Let something happen outside every process."""
@@ -197,7 +179,8 @@ class World:
         for fault in visit.faults:
             if visit.action == "results" and isinstance(fault, OF_A_STREAM) and not stream:
                 continue
-            self.hit(f"{visit.action} {type(fault).__name__}")
+            if not (isinstance(fault, Jump) and self.now() < fault.at):
+                self.hit(f"{visit.action} {type(fault).__name__}")
             if isinstance(fault, Status):
                 self.hit(f"{visit.action} {fault.status}")
 
@@ -322,6 +305,8 @@ class World:
         old: Path | None = None
         for number, life in enumerate(plan.lives):
             await asyncio.sleep(life.after)
+            if life.reboots:
+                self._reboot()
             if old is not None and not self.restored:
                 self._restore(old)
             await self._live(f"p{number}", life)
@@ -372,9 +357,12 @@ class World:
     async def _calm_end(self) -> None:
         """No more faults: everything must be done in time."""
         self.disturbed = False
-        self.machine.faults.clear()
-        within = DONE_WITHIN if self.plan.settings.latency_range[1] < 12 * HOUR else DAYS
+        self.machine.calm(stream_goes_on=self.plan.stream_goes_on)
+        quick = self.plan.settings.latency_range[1] < 12 * HOUR and not self.plan.vanishing
+        within = DONE_WITHIN if quick else DAYS
         began = self.now()
+        if self.witness.removed and self.chance.random() < 0.5:
+            await self._operate("early", early=True)
         for number in range(12):
             process = self._process(f"calm{number}", self._calm_life(number, within))
             process.start()
@@ -405,9 +393,9 @@ class World:
         if not self.clashed and not self.restored:
             self.violation(f"liveness: {why}")
 
-    async def _operate(self, name: str) -> None:
+    async def _operate(self, name: str, *, early: bool = False) -> None:
         await asyncio.sleep(HOUR)  # nothing is on its way any more
-        operator = Operator(self, f"{name}-operator", Life(), [])
+        operator = Operator(self, f"{name}-operator", Life(), [], early=early)
         self.processes.append(operator)
         operator.start()
         await operator.over.wait()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 
@@ -11,6 +13,7 @@ from abatch.journal import Entry, Journal, Overtaken
 from abatch.ledger import Ledger, bound_batches
 from abatch.lifecycle import Dead, Done, Held, InDoubt, Processing, Ready
 from abatch.prices import load
+from abatch.survey import Surveys
 from tests.unit.make import NOON, committing, drained, planned, submitted
 
 pytestmark = pytest.mark.anyio
@@ -468,3 +471,78 @@ async def test_how_long_the_last_batches_took_is_known_live_and_after_a_replay(l
     again = await reloaded(ledger)
     assert [round(seconds / 3600) for seconds in ledger.durations] == [0, 1, 2]
     assert again.durations == ledger.durations
+
+
+async def finish(ledger, key="one"):
+    """A finished job with shards of every end: drained, with missing rows, split, abandoned."""
+    job = await ledger.start_job(submitted(key))
+    for part, missing in enumerate((0, 4)):
+        shard = await plan(ledger, job, part=part)
+        end = drained(
+            counts=Counts(succeeded=10 - missing),
+            sealed=SealedRecord(part=part, lines=10 - missing, detail={"bytes": 1}),
+            missing=missing,
+            spend=(Spend(model="claude-haiku-4-5", usage=Usage(input_tokens=1_000)),),
+        )
+        accepted = facts.Accepted(batch_id=f"msgbatch_{key}_{part}", created_at=NOON)
+        await go(ledger, shard, committing(), accepted, ENDED, end)
+    await go(ledger, await plan(ledger, job, part=2), facts.Split(into=(20, 21)))
+    sealed = SealedRecord(part=3, lines=10)
+    canceled = facts.Abandoned(why="canceled", counts=Counts(canceled=10), sealed=sealed)
+    await go(ledger, await plan(ledger, job, part=3), canceled)
+    await ledger.record(cut(job, 0, last=True))
+    before = job.progress(), job.summary(load()), dict(job.shards), list(job.sealed_order)
+    await ledger.record(Entry(job.job, facts.Finished(location="here")))
+    return job, before
+
+
+async def test_a_finished_job_keeps_what_it_came_to_and_not_its_shards(ledger, other):
+    job, (progress, summary, shards, order) = await finish(ledger)
+    await other.refresh()
+    for each in (ledger, other, await reloaded(ledger)):
+        done = each.jobs[job.job]
+        assert (done.progress(), done.missing, done.missing_shards, done.sealed_count) == (progress, 4, [2], 3)
+        assert done.summary(load()) == replace(summary, location="here", seconds=done.changed_at - done.started_at)
+        assert (dict(done.shards), dict(done.open_shards), list(done.sealed_order)) == ({}, {}, [])
+        assert (list(each.unfinished), each.shard(1)) == ([], None)
+        full = await each.in_full(done)
+        assert (full.shards, full.sealed_order) == (shards, order)
+        assert (await each.find_shard(2), await each.find_shard(99)) == (shards[2], None)
+
+
+async def test_a_finished_job_is_read_in_full_whatever_was_recorded_beside_and_after_it(ledger):
+    jobs = [await finish(ledger, key) for key in ("one", "two")]
+    for job, _ in jobs:
+        await ledger.record(Entry(job.job, facts.DuplicateSeen(shard=1, attempt=1, batch_id="msgbatch_9")))
+    for job, (_, _, shards, _) in jobs:
+        full = await ledger.in_full(job)
+        assert (full.shards, full.duplicates) == (shards, {"msgbatch_9"})
+        assert full.summary(load()) == job.summary(load())
+
+
+async def test_every_shard_of_a_finished_job_is_surveyed_before_it_is_let_go(ledger):
+    await finish(ledger)
+    job = await ledger.start_job(submitted("open"))
+    await go(ledger, await plan(ledger, job), committing(), facts.Accepted(batch_id="msgbatch_3", created_at=NOON))
+    surveys = Surveys()
+    again = await Ledger.load(ledger.journal, finished=surveys.add)
+    surveys.add_all(again.unfinished.values())
+    (found,) = surveys.of.values()
+    assert found.known.bound == {"msgbatch_one_0", "msgbatch_one_1", "msgbatch_3"}
+    assert found.known.live == {"msgbatch_3": NOON}
+    assert found.commits.any_between(10, NOON, NOON)
+
+
+async def test_jobs_of_which_others_wish_something_are_named_once(ledger, other):
+    jobs = [await ledger.start_job(submitted(key)) for key in ("one", "two", "three")]
+    await other.refresh()
+    await other.record(Entry(jobs[1].job, facts.CancelWished()))
+    await other.record(Entry(jobs[2].job, facts.Stopped(reason="r", remedy="m")))
+    await ledger.refresh()
+    assert [job.key for job in ledger.take_wished()] == ["two"]
+    assert ledger.take_wished() == []
+    wish = facts.ResolveWished(shard=1, attempt=1)
+    for _ in range(2):  # the same word again is a word
+        await other.record(Entry(jobs[0].job, wish))
+        await ledger.refresh()
+        assert [job.key for job in ledger.take_wished()] == ["one"]

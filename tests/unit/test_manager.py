@@ -10,15 +10,16 @@ import pytest
 from abatch import BatchManager
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def manager(tmp_path: Path) -> BatchManager:
-    sdk = anthropic.AsyncAnthropic(api_key="key", base_url="http://127.0.0.1:1", max_retries=0)
-    return BatchManager(tmp_path / "journal", client=sdk)
+async def manager(tmp_path: Path) -> AsyncIterator[BatchManager]:
+    async with anthropic.AsyncAnthropic(api_key="key", base_url="http://127.0.0.1:1", max_retries=0) as sdk:
+        yield BatchManager(tmp_path / "journal", client=sdk)
 
 
 async def each_says(manager: BatchManager, when: str) -> None:
