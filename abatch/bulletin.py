@@ -27,6 +27,8 @@ class Bulletin(msgspec.Struct, frozen=True, kw_only=True):
     """Per shard in doubt: what is waited for."""
     not_visible: list[str] = []
     """Accepted batches that the API has not shown for an hour."""
+    parked: dict[str, str] = {}
+    """Per batch that is far older than usual and has not moved: for how long."""
     trouble: str = ""
     """Why the API cannot be asked at the moment."""
 

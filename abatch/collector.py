@@ -535,9 +535,11 @@ class _Drain:
         log.warning("conflicting_line_seen", shard=self._shard.shard, batch_id=self._batch_id, row=row)
 
     def _is_retryable(self, line: Line) -> bool:
+        parked = isinstance(self._state, Draining) and self._state.parked
+        passes = _passes(line) or (line.outcome == "canceled" and parked)
         if self._earlier is not None:  # what was withheld then, where that was not kept: `_check_withheld` proves it
-            return _passes(line) and self._earlier.retried > 0 and not isinstance(self._reader, KeptIds)
-        return _passes(line) and self._shard.planned.trial < self._owner.tries and self._owner.may_retry()
+            return passes and self._earlier.retried > 0 and not isinstance(self._reader, KeptIds)
+        return passes and self._shard.planned.trial < self._owner.tries and self._owner.may_retry()
 
     def _withhold(self) -> None:
         """Put the rows of the last block that go again into the spool of the retry shard."""

@@ -18,7 +18,7 @@ import random
 import shutil
 import time
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
@@ -37,6 +37,7 @@ from abatch.errors import ApiError, JobStopped, TooManyOpenFiles
 from abatch.facts import (
     Abandoned,
     Accepted,
+    CancelledAsParked,
     CandidatesChanged,
     Committing,
     Ended,
@@ -88,12 +89,13 @@ from abatch.reconcile import (
     TooLarge,
     Unknown,
     judge,
+    of_another,
 )
 from abatch.refusals import remedy_of
 from abatch.spool import FREE_DISK, SpoolDamaged, SpoolReader, SpoolUnusable, SpoolWriter, guarded, open_spool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator
 
     from abatch.backend import Backend, JobRef
     from abatch.client import Client
@@ -102,7 +104,8 @@ if TYPE_CHECKING:
     from abatch.facts import ShardFact
     from abatch.ledger import JobRecord, Ledger, ShardRecord
     from abatch.lifecycle import Action
-    from abatch.reconcile import Verdict
+    from abatch.parked import Parked
+    from abatch.reconcile import BatchSeen, Verdict
 
 __all__ = ["Driver", "Site", "Stop"]
 
@@ -290,6 +293,8 @@ class _Gate:
     """`Committing` is durable."""
     released: bool = False
     """The tail was given to the socket."""
+    before: set[str] = field(default_factory=set[str])
+    """Batches that were shown before `Committing`: none of them is this attempt's."""
 
 
 class _NotNow(Exception):
@@ -446,7 +451,8 @@ class Driver:
                 body = self._body(reader, prefix, attempt, gate, scope)
                 answer = await site.client.create(planned.headers, planned.body_bytes, body)
                 if gate.released:  # still shielded, so that an answer that came is recorded
-                    await self._conclude(judge(answer), answer.date if isinstance(answer, Replied) else None)
+                    date = answer.date if isinstance(answer, Replied) else None
+                    await self._conclude(judge(answer), date, gate.before)
             finally:
                 site.stop.over(scope)
         if not gate.released:
@@ -490,6 +496,7 @@ class Driver:
         if not site.wants_more:
             raise _NotNow
         site.stop.commit(scope)
+        gate.before = site.scope.candidates().union(batch.batch_id for batch in page.batches)
         await self._record(
             Committing(
                 attempt=attempt,
@@ -533,17 +540,31 @@ class Driver:
                     log.warning("create_not_sent", shard=self.shard.shard, error=why)
         return self._pause.next() * (1 + random.random() / 10)  # noqa: S311
 
-    async def _conclude(self, verdict: Verdict, date: float | None) -> None:
-        """Record what a complete create came to; `date` is that of its answer."""
+    def _is_of_another(self, batch: BatchSeen, before: Collection[str]) -> bool:
+        """Whether the batch that this attempt was answered with is certainly another's."""
+        scope, committed = self.site.scope, doubt_of(self.shard.state)
+        assert committed is not None
+        doubt = doubt_about(self.shard.shard, self.shard.planned.rows, committed, guarded=True)
+        doubt = replace(doubt, ahead=max(doubt.ahead, scope.ahead))
+        return of_another(batch, doubt, scope.known, before=before)
+
+    async def _conclude(self, verdict: Verdict, date: float | None, before: Collection[str]) -> None:
+        """Record what a complete create came to.
+
+        Args:
+            verdict: table A's.
+            date: `Date` of the answer.
+            before: batches that were shown before the commit point.
+
+        """
         site, planned = self.site, self.shard.planned
+        if isinstance(verdict, Created) and self._is_of_another(verdict.batch, before):
+            log.warning("answer_names_another_batch", shard=self.shard.shard, batch_id=verdict.batch.batch_id)
+            verdict = CreatedUnnamed(rule="A5", status=200)  # a batch was made, but not the one that was named
         refused = isinstance(verdict, Later) or (isinstance(verdict, Refused) and not verdict.definite)
         doubted = refused and site.config.refusals == "doubt"
         log.info("create_answered", shard=self.shard.shard, rule="A9" if doubted else verdict.rule)
         match verdict:
-            case Created(batch=batch) if batch.batch_id in site.scope.known.bound:
-                # row A5: a batch was made, and it is not the one that the answer names
-                log.warning("answer_names_another_batch", shard=self.shard.shard, batch_id=batch.batch_id)
-                await self._record(Unreadable(status=200))
             case Created(batch=batch):
                 self._pause.reset()
                 site.scope.pace.accepted()
@@ -770,11 +791,23 @@ class Driver:
         log.error("resolve_refused", shard=self.shard.shard, batch_id=batch_id, why="the API shows the batch")
         return None
 
-    async def _news_of(self, batch_id: str, state: Processing) -> Ended | Vanished | Reappeared | Lost | None:
-        news: list[Ended | Vanished | Reappeared | Lost | None] = []
+    async def _news_of(
+        self, batch_id: str, state: Processing
+    ) -> Ended | Vanished | Reappeared | Lost | CancelledAsParked | None:
+        """Wait for something to record of the batch: what its scope says, or that it is given up as parked."""
+        news: list[Ended | Vanished | Reappeared | Lost | CancelledAsParked | None] = []
+
+        async def give_up() -> None:
+            news.append(CancelledAsParked(why=str(await self._parked_for_good(batch_id))))
+            group.cancel_scope.cancel()
+
         async with anyio.create_task_group() as group:
-            if state.proven:
+            if state.parked:  # on record; whether the API heard of it is not known
+                group.start_soon(self._cancel, batch_id)
+            elif state.proven:
                 group.start_soon(self._cancel_when_wished, batch_id)
+                if self.site.config.parked == "cancel-and-retry":
+                    group.start_soon(give_up)
             news.append(
                 await self.site.scope.ended(
                     self.shard.shard,
@@ -785,11 +818,25 @@ class Driver:
                 )
             )
             group.cancel_scope.cancel()
-        return news[0]
+        return news[-1]
+
+    async def _parked_for_good(self, batch_id: str) -> Parked:
+        """Wait until the batch is parked, and its rows could be sent again; else it is left alone."""
+        site = self.site
+        if self.shard.planned.trial >= site.job.submitted.tries:
+            await anyio.sleep_forever()
+        while True:
+            parked = await site.scope.parking.until_parked(batch_id)
+            if site.wants_more and site.scope.refused is None:
+                return parked
+            await anyio.sleep(site.config.poll_at_most.total_seconds())
 
     async def _cancel_when_wished(self, batch_id: str) -> None:
         """A wish to cancel the job cancels its batches, once each is proven ours."""
         await self.site.job.cancelling()
+        await self._cancel(batch_id)
+
+    async def _cancel(self, batch_id: str) -> None:
         pause = Backoff(first=1.0, most=60.0)
         while True:
             try:
@@ -944,6 +991,7 @@ EVENTS: Final[dict[type[ShardFact], str]] = {
     Unreadable: "answer_unreadable",
     Accepted: "shard_accepted",
     Found: "shard_found",
+    CancelledAsParked: "parked_batch_cancelled",
     Withdrawn: "shard_withdrawn",
     Rejected: "shard_rejected",
     Vanished: "batch_vanished",

@@ -17,6 +17,7 @@ __all__ = [
     "Abandoned",
     "Accepted",
     "CancelWished",
+    "CancelledAsParked",
     "Candidate",
     "CandidatesChanged",
     "Committing",
@@ -210,6 +211,12 @@ class Found(Recorded, frozen=True, kw_only=True):
     """`tag` or `operator`."""
 
 
+class CancelledAsParked(Recorded, frozen=True, kw_only=True):
+    """abatch asks the API to cancel the batch because it is parked: rows that come back canceled are tried again."""
+
+    why: str
+
+
 class Withdrawn(Recorded, frozen=True, kw_only=True):
     """This attempt certainly made no batch; the shard may be sent again."""
 
@@ -294,6 +301,7 @@ ShardFact: TypeAlias = (
     | Unreadable
     | Accepted
     | Found
+    | CancelledAsParked
     | Withdrawn
     | Rejected
     | Vanished

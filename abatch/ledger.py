@@ -6,6 +6,7 @@ processes appended (wishes, mostly) comes in by `refresh`.
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from sys import intern
@@ -18,6 +19,7 @@ from abatch.errors import IllegalTransition, JournalCorrupt
 from abatch.facts import (
     Abandoned,
     Accepted,
+    CancelledAsParked,
     CancelWished,
     CandidatesChanged,
     Committing,
@@ -46,6 +48,7 @@ from abatch.facts import Lost as LostFact
 from abatch.facts import Rejected as RejectedFact
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost, Processing, Ready, Rejected, State, after
+from abatch.parked import REMEMBERED, note
 from abatch.places import absolute_url, is_local, shown
 from abatch.prices import BATCH_DISCOUNT
 from abatch.result import Summary, Usage
@@ -102,7 +105,9 @@ class ShardRecord(msgspec.Struct, kw_only=True, gc=False):
 
 WISHES: Final = (CancelWished, ResolveWished, LostWished)
 """Facts that other processes append, and that the one that drives the job has to heed."""
-CHANGE_ITS_STATE_ALONE: Final = frozenset({Accepted, CandidatesChanged, Ended, Unreadable, RejectedFact})
+CHANGE_ITS_STATE_ALONE: Final = frozenset(
+    {Accepted, CancelledAsParked, CandidatesChanged, Ended, Unreadable, RejectedFact}
+)
 """Facts of a shard that say nothing else of its job."""
 
 
@@ -474,6 +479,8 @@ class Ledger:
         self.unfinished: dict[int, JobRecord] = {}
         """Those of them that are not finished."""
         self._shards: dict[int, ShardRecord] = {}
+        self.durations: deque[float] = deque(maxlen=REMEMBERED)
+        """Seconds that the last batches took, from their creation until they were seen to have ended."""
         self._wished: dict[int, JobRecord] = {}
         self._late: list[Recorded] = []
         """Facts of shards that were let go, and what their jobs have after them: their shards have to come back."""
@@ -694,6 +701,8 @@ class Ledger:
             if job.let_go:
                 self._late.append(recorded)
                 return
+            if type(fact) is Ended:
+                self._note_duration(job, recorded)
             job.apply(recorded)
             if type(fact) is Reopened:
                 self.unfinished[job.job] = job
@@ -734,6 +743,12 @@ class Ledger:
 
     def _never_began(self, recorded: Recorded) -> JournalCorrupt:
         return JournalCorrupt(self.journal.folder, f"fact {recorded.seq} is of a job that never began")
+
+    def _note_duration(self, job: JobRecord, ended: Recorded) -> None:
+        """How long a batch took; not of one that was parked and cancelled for it, which is what is not usual."""
+        shard = None if ended.shard is None else job.shards.get(ended.shard)
+        if shard is not None and isinstance(shard.state, Processing) and not shard.state.parked:
+            note(self.durations, ended.at - shard.state.created_at)
 
 
 def bound_batches(job: JobRecord) -> list[tuple[ShardRecord, str, float]]:

@@ -12,21 +12,22 @@
 The state is the replay of the shard's facts, and `next_action` of the state says what the driver does. Running
 and recovering are therefore the same code: after a crash the facts say where to go on. Everything here is pure.
 
-| state      | Committing | Candidates | Unreadable | Accepted   | Found      | Withdrawn | Rejected | Vanished   | Reappeared | Lost | Ended    | Drained | Reopened  | Split | Abandoned | Held  |
-|------------|------------|------------|------------|------------|------------|-----------|----------|------------|------------|------|----------|---------|-----------|-------|-----------|-------|
-| Ready      | InDoubt    |            |            |            |            |           | Rejected |            |            |      |          |         |           | Dead  | Dead      |       |
-| InDoubt    |            | InDoubt    | InDoubt    | Processing | Processing | Ready     | Rejected |            |            | Lost |          |         |           |       |           | Held  |
-| Held       |            | Held       |            |            | Processing | Ready     |          |            |            | Lost |          |         |           |       |           |       |
-| Processing |            |            |            |            |            |           |          | Processing | Processing | Lost | Draining |         |           |       |           | Held¹ |
-| Draining   |            |            |            |            |            |           |          | Draining   | Draining   |      |          | Done    |           |       |           | Held¹ |
-| Lost       |            |            |            |            |            |           |          |            |            |      |          | Done    |           |       |           |       |
-| Rejected   |            |            |            |            |            |           |          |            |            |      |          |         |           |       | Dead      |       |
-| Done       |            |            |            |            |            |           |          |            |            |      |          |         | Draining² |       |           |       |
-| Dead       |            |            |            |            |            |           |          |            |            |      |          |         |           |       |           |       |
+| state      | Committing | Candidates | Unreadable | Accepted   | Found      | Withdrawn | Rejected | CancelledAsParked | Vanished   | Reappeared | Lost | Ended    | Drained | Reopened  | Split | Abandoned | Held  |
+|------------|------------|------------|------------|------------|------------|-----------|----------|-------------------|------------|------------|------|----------|---------|-----------|-------|-----------|-------|
+| Ready      | InDoubt    |            |            |            |            |           | Rejected |                   |            |            |      |          |         |           | Dead  | Dead      |       |
+| InDoubt    |            | InDoubt    | InDoubt    | Processing | Processing | Ready     | Rejected |                   |            |            | Lost |          |         |           |       |           | Held  |
+| Held       |            | Held       |            |            | Processing | Ready     |          |                   |            |            | Lost |          |         |           |       |           |       |
+| Processing |            |            |            |            |            |           |          | Processing³       | Processing | Processing | Lost | Draining |         |           |       |           | Held¹ |
+| Draining   |            |            |            |            |            |           |          |                   | Draining   | Draining   |      |          | Done    |           |       |           | Held¹ |
+| Lost       |            |            |            |            |            |           |          |                   |            |            |      |          | Done    |           |       |           |       |
+| Rejected   |            |            |            |            |            |           |          |                   |            |            |      |          |         |           |       | Dead      |       |
+| Done       |            |            |            |            |            |           |          |                   |            |            |      |          |         | Draining² |       |           |       |
+| Dead       |            |            |            |            |            |           |          |                   |            |            |      |          |         |           |       |           |       |
 
 ¹ Only a batch that an operator named and no tag has proven yet.
 ² Lost where the batch never was known. `Vanished` follows only where it did not, or `Reappeared` came since, and
 `Reappeared` only where it did.
+³ Only a batch that is proven ours, and once.
 `Candidates` is the fact `CandidatesChanged`. `Planned` is the first fact of a shard and of no other state.
 Every empty place raises IllegalTransition, and the journal is left as it is.
 """
@@ -44,6 +45,7 @@ from abatch.errors import IllegalTransition
 from abatch.facts import (
     Abandoned,
     Accepted,
+    CancelledAsParked,
     Candidate,
     CandidatesChanged,
     Committing,
@@ -147,6 +149,8 @@ class Processing(_State, frozen=True, kw_only=True):
     """By an answer or a tag. False for a batch an operator named, until its first line proves it."""
     vanished: Moment | None = None
     """When the API was first asked for it in vain, if it has not been seen since; set after an hour without it."""
+    parked: bool = False
+    """abatch cancelled it because it was parked: what comes back canceled is tried again."""
 
 
 class Draining(_State, frozen=True, kw_only=True):
@@ -158,6 +162,8 @@ class Draining(_State, frozen=True, kw_only=True):
     proven: bool
     counts: Counts
     vanished: Moment | None = None
+    """As of Processing."""
+    parked: bool = False
     """As of Processing."""
     earlier: Drained | None = None
     """How it was drained before its sealed part was gone; None where this is the first time."""
@@ -182,6 +188,8 @@ class Done(_State, frozen=True, kw_only=True):
     batch_id: str | None
     """None where the batch never was known: a doubt that an operator gave up."""
     created_at: float
+    parked: bool = False
+    """As of Processing: where it is drained once more, what came back canceled is the retry shard's."""
 
 
 class Dead(_State, frozen=True, kw_only=True):
@@ -322,8 +330,17 @@ def after(state: State | None, fact: ShardFact) -> State:
                     pass
         case Processing(doubt=doubt, batch_id=batch_id, created_at=created_at, proven=proven):
             match fact:
+                case CancelledAsParked() if proven and not state.parked:
+                    return replace(state, parked=True)
                 case Ended(counts=counts):
-                    return Draining(doubt=doubt, batch_id=batch_id, created_at=created_at, proven=proven, counts=counts)
+                    return Draining(
+                        doubt=doubt,
+                        batch_id=batch_id,
+                        created_at=created_at,
+                        proven=proven,
+                        counts=counts,
+                        parked=state.parked,
+                    )
                 case HeldFact(reason=reason) if not proven:
                     return Held(doubt=doubt, reason=reason)
                 case Vanished(since=since) if state.vanished is None:
@@ -381,7 +398,13 @@ def _found(doubt: InDoubt, fact: Found) -> Processing:
 
 
 def _done(state: Draining | Lost, fact: Drained) -> Done:
-    return Done(drained=fact, doubt=state.doubt, batch_id=state.batch_id, created_at=state.created_at)
+    return Done(
+        drained=fact,
+        doubt=state.doubt,
+        batch_id=state.batch_id,
+        created_at=state.created_at,
+        parked=isinstance(state, Draining) and state.parked,
+    )
 
 
 def _reopened(state: Done) -> Draining | Lost:
@@ -394,6 +417,7 @@ def _reopened(state: Done) -> Draining | Lost:
         proven=True,
         counts=state.drained.counts,
         earlier=state.drained,
+        parked=state.parked,
     )
 
 

@@ -257,6 +257,7 @@ class BatchManager:
             pid=os.getpid(),
             waiting={shard: why for scope in scopes for shard, why in scope.waiting().items()},
             not_visible=[batch_id for scope in scopes for batch_id in scope.not_visible()],
+            parked={batch_id: why for scope in scopes for batch_id, why in scope.parking.in_words().items()},
             trouble="; ".join(str(scope.trouble) for scope in scopes if scope.trouble is not None),
         )
 
@@ -276,6 +277,7 @@ class BatchManager:
                 commits=found.commits,
                 prove=self._prove,
                 duplicate=self._note_duplicate,
+                durations=self._ledger.durations,
                 troubled=partial(self._wake, workspace_id),
             )
             scope.lost |= found.lost

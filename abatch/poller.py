@@ -27,6 +27,7 @@ from abatch.facts import CandidatesChanged, Ended, Lost
 from abatch.journal import Overtaken
 from abatch.log import log
 from abatch.pacing import Backoff, Pace
+from abatch.parked import Parking
 from abatch.proof import LOOK_WITHIN, Examiner
 from abatch.reads import Reads
 from abatch.reconcile import (
@@ -51,7 +52,7 @@ from abatch.reconcile import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
     from abatch.client import Client, Page
     from abatch.clocks import Moment
@@ -147,6 +148,7 @@ class Scope:
         commits: when it committed attempts of which size.
         prove: the shard and attempt whose tag a wire id carries, if it is ours.
         duplicate: asked whether a batch that carries the tag of this shard and attempt is one too many.
+        durations: seconds that the journal's last batches took.
         troubled: called when reads are refused for good, so that those who wait for a job hear of it.
 
     """
@@ -163,10 +165,12 @@ class Scope:
         commits: CommitTimes,
         prove: Callable[[bytes], tuple[int, int] | None],
         duplicate: Callable[[int, int, str], Awaitable[bool]],
+        durations: Collection[float] = (),
         troubled: Callable[[], None] = lambda: None,
     ) -> None:
         self.client, self.workspace_id, self.known = client, workspace_id, known
         self.pace = Pace(config.tier)
+        self.parking = Parking(durations)
         self.turn = anyio.Lock()
         """Whoever waits to be admitted; first come, first served."""
         first = config.poll_every.total_seconds()
@@ -248,6 +252,7 @@ class Scope:
         if (watch := self._watched.pop(batch_id, None)) is not None:
             self.pace.frees(watch.shard)
         self.known.live.pop(batch_id, None)
+        self.parking.forget(batch_id)
         self.lost.add(batch_id)
 
     async def settled(
@@ -301,6 +306,10 @@ class Scope:
             for batch_id, watch in self._watched.items()
             if (not watch.seen and now - watch.accepted > NOT_VISIBLE_AFTER) or watch.absence.lasts(here)
         ]
+
+    def candidates(self) -> set[str]:
+        """Batches that were shown and may be an attempt's that is in doubt now."""
+        return {each.batch_id for pending in self._pending.values() for each in pending.doubt.candidates}
 
     def owns(self, batch_id: str, created_at: float) -> None:
         """This batch is ours, by an answer or a tag."""
@@ -531,6 +540,7 @@ class Scope:
                 continue
             self._look_at_bound(batch_id, watch)
             _note_seen(watch)
+            self.parking.look(batch, at.date)
             if batch.ended:
                 watch.ended = batch
                 watch.done.set()

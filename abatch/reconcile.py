@@ -3,7 +3,8 @@
 Table A, `judge`: after the commit point only a definite answer ends the doubt.
 
     A4   2xx with a batch                                             Created
-    A5   2xx that cannot be read                                      CreatedUnnamed: in doubt, never sent again
+    A5   2xx that cannot be read, or names another batch (`of_another`)
+                                                                      CreatedUnnamed: in doubt, never sent again
     A6   400 401 402 403 404 422 with the API's envelope; 307 308     Refused: not created, the job stops
     A7   413                                                          TooLarge: not created, the shard is split
     A8   429 with the API's envelope                                  Later: not created; a spend limit stops the scope
@@ -48,7 +49,7 @@ from abatch.facts import Candidate, CandidatesChanged, Counts
 from abatch.refusals import remedy_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from abatch.clocks import Moment
 
@@ -77,6 +78,7 @@ __all__ = [
     "counts_of",
     "judge",
     "newly_seen",
+    "of_another",
     "oldest",
     "settle",
     "still_open",
@@ -398,6 +400,22 @@ def newly_seen(doubt: Doubt, batches: Iterable[BatchSeen], known: Known) -> tupl
         and batch.batch_id not in remembered
         and _may_be(doubt, batch.batch_id, known)
     )
+
+
+def of_another(batch: BatchSeen, doubt: Doubt, known: Known, *, before: Collection[str]) -> bool:
+    """Row A5: whether a batch that a create was answered with is certainly not the one that it made.
+
+    An answer that is kept somewhere on the way and given again names a batch which was there before this attempt's
+    commit point. It may be one that another attempt made whose own answer was lost, and then it is not bound yet.
+
+    Args:
+        batch: as the answer names it.
+        doubt: the attempt.
+        known: what is known of the scope's batches.
+        before: batches that were shown before the commit point.
+
+    """
+    return batch.batch_id in before or batch.created_at < oldest(doubt) or not _may_be(doubt, batch.batch_id, known)
 
 
 def still_open(doubt: Doubt, known: Known) -> list[Candidate]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from abatch.cli.screen import Screen
-    from abatch.config import Refusals, Tier, Unresolved
+    from abatch.config import Parked, Refusals, Tier, Unresolved
     from abatch.job import Job
 
 __all__ = ["Order", "Redrain", "Surroundings", "config_of", "drive", "journal_of"]
@@ -136,6 +136,7 @@ def config_of(
     grace: float | None = None,
     unresolved: Unresolved = "resubmit",
     refusals: Refusals = "believe",
+    parked: Parked = "wait",
     tier: Tier = "start",
 ) -> Config:
     """The settings that the options come to.
@@ -159,6 +160,7 @@ def config_of(
     return Config(
         unresolved=unresolved,
         refusals=refusals,
+        parked=parked,
         tier=tier,
         **{name: value for name, value in given.items() if value is not None},
     )

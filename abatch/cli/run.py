@@ -17,7 +17,7 @@ from abatch.cli.options import JsonOption, QuietOption  # noqa: TC001 - typer re
 from abatch.cli.places import DEFAULT_JOURNAL
 from abatch.cli.sandbox import SANDBOX_JOURNAL
 from abatch.cli.screen import Screen, table
-from abatch.config import Refusals, Tier, Unresolved  # noqa: TC001 - typer reads the annotations
+from abatch.config import Parked, Refusals, Tier, Unresolved  # noqa: TC001 - typer reads the annotations
 from abatch.errors import ConfigError
 from abatch.prices import load as load_prices
 
@@ -61,6 +61,9 @@ def run(
     refusals: Annotated[
         Refusals, typer.Option(help="Whether a refused create is final, or its batch is looked for all the same.")
     ] = "believe",
+    parked: Annotated[
+        Parked, typer.Option(help="What to do with a batch that is far older than usual and has not moved.")
+    ] = "wait",
     tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
     beta: Annotated[list[str] | None, typer.Option(help="A value of anthropic-beta; may be repeated.")] = None,
     workspace: Annotated[str | None, typer.Option(help="The workspace of every call.")] = None,
@@ -89,6 +92,7 @@ def run(
             grace=grace,
             unresolved=unresolved,
             refusals=refusals,
+            parked=parked,
             tier=tier,
         )
         if source == STDIN and key is None:

@@ -54,6 +54,8 @@ def shard_in_words(shard: ShardRecord) -> str:
             return "in doubt"
         case Held(reason=reason):
             return f"held: {reason}"
+        case Processing(vanished=None, parked=True):
+            return "processing, cancelled as parked"
         case Processing(vanished=None):
             return "processing"
         case Draining(vanished=None):

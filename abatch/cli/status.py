@@ -151,7 +151,7 @@ def _picture(
             parts.append(Text(clean(f"{job.key} is {standing.state}: {standing.reason}. {standing.remedy}".rstrip())))
     driver, unfinished = _driver(ledger.journal.folder), [job for job in jobs if job.finished is None]
     if driver is not None:
-        parts += [Text(clean(line)) for line in _account(driver)]
+        parts += [Text(clean(line)) for line in _account(driver, jobs)]
     elif unfinished:
         parts.append(Text("No process drives this journal. To go on:"))
         parts += [Text(clean("  " + ", ".join(filter(None, resuming(ledger, job))))) for job in unfinished]
@@ -160,11 +160,17 @@ def _picture(
     return Group(*parts)
 
 
-def _account(driver: Bulletin) -> list[str]:
+def _account(driver: Bulletin, jobs: list[JobRecord]) -> list[str]:
     """The driver's account, for people."""
+    job_of = {shard.batch_id: job.key for job in jobs for shard in job.shards.values()} if driver.parked else {}
     lines = [f"shard {shard} waits: {why}" for shard, why in driver.waiting.items()]
     lines += [
         f"batch {batch_id} has not been visible for an hour; it is asked for again" for batch_id in driver.not_visible
+    ]
+    lines += [
+        f"batch {batch_id} {why}; `abatch cancel {job_of[batch_id]}` keeps finished rows"
+        for batch_id, why in driver.parked.items()
+        if batch_id in job_of
     ]
     if driver.trouble:
         lines.append(f"the API cannot be asked: {driver.trouble}; it is tried again")

@@ -105,6 +105,40 @@ def test_an_unfinished_job_is_read_cancelled_and_finished(new_cli: Any, slow_api
     assert (told["state"], told["reason"], told["failed"]) == ("done", "cancelled", 9)
 
 
+def test_status_shows_a_parked_batch_and_what_can_be_done(new_cli: Any, wait_for: Any) -> None:
+    with Sandbox(seed=1, latency=20 * 3600.0) as api:
+        cli = new_cli(api)
+        cli.write("in.jsonl", 5)
+        process = cli.start("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", *FAST)
+        wait_for(lambda: api.account.batches, process)
+        api.advance(13 * 3600.0)
+        wait_for(lambda: "has not moved" in cli.here("status").out, process)
+        told = " ".join(cli.here("status").out.split())
+        (batch_id,) = api.account.created
+        assert f"batch {batch_id} has not moved for 13 h; `abatch cancel job` keeps finished rows" in told
+        assert cli.here("status", "--json").json["driver"]["parked"] == {batch_id: "has not moved for 13 h"}
+        api.advance(8 * 3600.0)
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, err
+        assert "batch_parked" in err
+        assert api.account.violated == 0
+
+
+def test_a_parked_batch_is_given_up_by_the_option(new_cli: Any, wait_for: Any) -> None:
+    with Sandbox(seed=1, latency=20 * 3600.0) as api:
+        cli = new_cli(api)
+        cli.write("in.jsonl", 5)
+        process = cli.start("run", "in.jsonl", "--to", "out.jsonl", "--parked", "cancel-and-retry", *FAST)
+        wait_for(lambda: api.account.batches, process)
+        api.advance(13 * 3600.0)
+        wait_for(lambda: api.account.batches == 2, process)
+        api.advance(21 * 3600.0)
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, err
+        assert set(cli.lines("out.jsonl").values()) == {"succeeded"}
+        assert (len(api.account.canceled), api.account.violated) == (1, 0)
+
+
 def test_a_held_shard_waits_for_a_word(cli: Any, api: Sandbox) -> None:
     cli.write("in.jsonl", 5)
     api.faults.next("create", ResetBeforeAccept())

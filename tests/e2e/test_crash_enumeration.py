@@ -13,6 +13,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ import anyio
 import pytest
 
 from abatch.sandbox import answer_text
+from abatch.sandbox.api import Settings
 from abatch.sandbox.faults import Status
 from abatch.testing.crash import Crash, CrashPoints, died
-from tests.e2e.jobs import raw_params, requests, write
+from tests.e2e.jobs import assert_each_answered, raw_params, requests, write
 from tests.kill.here import Server, quick_folder
 from tests.kill.media import BUCKET, S3, Folder, Jsonl, Medium, Sqlite, s3_client
 from tests.kill.places import make_in_backends, make_small_steps
@@ -40,6 +42,8 @@ EVERY = {"jsonl": (1, 3), "folder": (2, 5), "sqlite": (1, 3), "s3": (13, 23)}
 """Of how many points one is tried, per medium: with one death, and with two in a row."""
 ALL = bool(os.environ.get("ABATCH_NIGHTLY"))
 """Whether the others are tried, too, each share of them in a test of its own."""
+OF_PARKED = 11
+"""Of how many points one is tried where batches are parked."""
 EFFECTS = {
     "the journal": "Journal._append",
     "the spool": "SpoolWriter.seal",
@@ -69,12 +73,14 @@ class Noted(CrashPoints):
         super().reach(where)
 
 
-async def die_at(server: Server, path: Path, to: str, crash: CrashPoints, patch: pytest.MonkeyPatch) -> bool:
+async def die_at(
+    server: Server, path: Path, to: str, crash: CrashPoints, patch: pytest.MonkeyPatch, **more: Any
+) -> bool:
     """Whether the run died; a run that is to die never ends in any other way."""
     with crash, patch.context() as inside:
         make_in_backends(crash.reach, inside.setattr)
         try:
-            await server.run(path, to, crash)
+            await server.run(path, to, crash, **more)
         except BaseException as error:
             if not died(error):
                 raise
@@ -204,6 +210,36 @@ async def test_request_that_is_too_large_is_not_sent_again_whenever_it_dies(
     assert len(killed) > 25
     # the file of a single part is that part under another name: a link of its own
     assert {"before _File._let_appear", "after _File._let_appear"} <= set(killed)
+
+
+@pytest.mark.parametrize("first", range(1, OF_PARKED + 1 if ALL else 2))
+async def test_parked_batch_is_given_up_and_each_row_is_paid_once_whenever_it_dies(
+    monkeypatch: pytest.MonkeyPatch, quick_path: Path, first: int
+) -> None:
+    """Batches of twenty hours: the first two of a row are cancelled at twelve, the last is left alone."""
+    rows, killed, twice = requests(3), list[str](), 0
+    slow = Settings(latency=20 * 3600.0)
+    for point in count(first, OF_PARKED):
+        home = quick_path / f"{point}"
+        home.mkdir()
+        monkeypatch.chdir(home)
+        server, path = Server(slow, each_call=timedelta(hours=1)), write(rows)
+        crash = CrashPoints(point)
+        died_here = await die_at(server, path, "results.jsonl", crash, monkeypatch, parked="cancel-and-retry")
+        summary = await server.run(path, "results.jsonl", parked="cancel-and-retry")
+        account = server.machine.account
+        told = f"after death at point {point}, {crash.where}"
+        assert account.violated == 0, told
+        assert (summary.succeeded, summary.missing) == (3, 0), told
+        assert len(account.created) == len(account.canceled) + 1, told
+        twice += len(account.canceled) == 2
+        assert_each_answered("results.jsonl", rows)
+        if not died_here:
+            break
+        killed.append(crash.where)
+    await bury()
+    assert twice > len(killed) / 2  # a batch in doubt is not cancelled before it is proven ours
+    assert len(killed) > 15
 
 
 def test_crash_is_not_an_ordinary_exception() -> None:

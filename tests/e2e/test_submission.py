@@ -160,6 +160,23 @@ async def test_answer_that_names_a_batch_of_another_shard_is_created_with_its_id
     assert warned["shard"] in {event["shard"] for event in events if event["event"] == "answer_unreadable"}
 
 
+async def test_answer_that_names_a_batch_whose_own_answer_was_lost_is_created_with_its_id_unknown(
+    api: Sandbox,
+) -> None:
+    """Nothing is known of the named batch, but it was there before the commit point."""
+    api.faults.next("create", ResetAfterAccept())
+    api.faults.next("create", StaleAnswer())
+    rows = requests(16)
+    with structlog.testing.capture_logs() as events:
+        _, summary = await run(write(rows), uploads=1, requests_per_batch=8)
+    assert (summary.succeeded, summary.missing, summary.duplicates) == (16, 0, 0)
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+    (warned,) = (event for event in events if event["event"] == "answer_names_another_batch")
+    assert warned["batch_id"] == api.account.created[0]
+    assert {event["batch_id"] for event in events if event["event"] == "shard_found"} == set(api.account.created[:2])
+
+
 async def test_answer_that_names_a_batch_of_another_shard_is_never_sent_again(
     api: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,7 +145,10 @@ async def _write(folder: Path) -> None:
         Entry(done, facts.Ended(counts=facts.Counts(succeeded=1)), 4, 3),
         Entry(done, facts.Drained(counts=facts.Counts(other=1), sealed=record), 4, 4),
     )
-    post(journal.folder, Bulletin(pid=os.getpid(), waiting={1: EVIL}, not_visible=[EVIL], trouble=EVIL))
+    post(
+        journal.folder,
+        Bulletin(pid=os.getpid(), waiting={1: EVIL}, not_visible=[EVIL], parked={EVIL: EVIL, "b": EVIL}, trouble=EVIL),
+    )
     await journal.aclose()
 
 

@@ -11,10 +11,10 @@ from random import Random
 from typing import Any
 
 from anthropic import AsyncAnthropic
-from httpx2 import AsyncBaseTransport, AsyncClient
+from httpx2 import AsyncBaseTransport, AsyncClient, Request, Response
 
 from abatch import BatchManager, Summary
-from abatch.sandbox.api import Machine
+from abatch.sandbox.api import Machine, Settings
 from abatch.sandbox.transport import URL, MachineTransport
 from abatch.testing.crash import CrashPoints
 from tests.e2e.jobs import config
@@ -23,19 +23,20 @@ from tests.kill.secrets import KEY
 
 
 class Server:
-    """A machine whose clock goes on a second with each call, so that every grace passes."""
+    """A machine whose clock goes on a second with each call, so that every grace passes; or as long as `each_call`."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings | None = None, *, each_call: timedelta = timedelta(0)) -> None:
         self.now = datetime(2026, 11, 1, tzinfo=UTC)
-        self.machine = Machine(clock=self._tick, rng=Random(5))
+        self.machine = Machine(clock=self._tick, rng=Random(5), settings=settings)
+        self.each_call = each_call
 
     def _tick(self) -> datetime:
         self.now += timedelta(seconds=0.5)
         return self.now
 
-    async def run(self, path: Path, to: str, crash: CrashPoints | None = None) -> Summary:
+    async def run(self, path: Path, to: str, crash: CrashPoints | None = None, **more: Any) -> Summary:
         """Hand the job over and wait for its end."""
-        transport: AsyncBaseTransport = MachineTransport(self.machine)
+        transport: AsyncBaseTransport = _Hurried(self)
         if crash is not None:
             transport = crash.wrap(transport)
         async with AsyncClient(transport=transport) as http:
@@ -43,10 +44,23 @@ class Server:
             quick: dict[str, Any] = {
                 "poll_every": timedelta(milliseconds=10),
                 "poll_at_most": timedelta(milliseconds=10),
+                **more,
             }
             async with BatchManager(client=client, config=config(requests_per_batch=8, **quick)) as manager:
                 job = await manager.submit(path, to=to, key="job")
                 return await job.wait()
+
+
+class _Hurried(MachineTransport):
+    """Lets time pass between two calls."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server.machine)
+        self._server = server
+
+    async def handle_async_request(self, request: Request) -> Response:
+        self._server.now += self._server.each_call
+        return await super().handle_async_request(request)
 
 
 @contextmanager

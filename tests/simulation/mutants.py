@@ -89,9 +89,9 @@ def commit_after_send() -> ExitStack:
             return
         await real_record(self, *facts)
 
-    async def conclude(self: Driver, verdict: Any, date: float | None) -> None:
+    async def conclude(self: Driver, *verdict: Any) -> None:
         await real_record(self, held_back.pop(self.shard.shard))
-        await real_conclude(self, verdict, date)
+        await real_conclude(self, *verdict)
 
     return _patched((Driver, "_record", record), (Driver, "_conclude", conclude))
 
@@ -437,6 +437,17 @@ def cancel_of_all() -> ExitStack:
     return _patched((Driver, "_cancel_when_wished", cancel))
 
 
+def parked_without_a_fact() -> ExitStack:
+    """A parked batch is cancelled, and nothing on record says why."""
+
+    async def parked_for_good(self: Driver, batch_id: str) -> None:
+        await self.site.scope.parking.until_parked(batch_id)
+        await self._cancel(batch_id)
+        await anyio.sleep_forever()
+
+    return _patched((Driver, "_parked_for_good", parked_for_good))
+
+
 def duplicates_unreported() -> ExitStack:
     """What is paid twice is not said."""
 
@@ -596,14 +607,7 @@ def looks_delay_polls() -> ExitStack:
 
 def answer_of_a_bound_batch_is_believed() -> ExitStack:
     """A create's answer is believed although it names a batch of another shard."""
-    real = Driver._conclude
-
-    async def conclude(self: Driver, verdict: Any, date: float | None) -> None:
-        if isinstance(verdict, reconcile.Created):
-            self.site.scope.known.bound.discard(verdict.batch.batch_id)
-        await real(self, verdict, date)
-
-    return _patched((Driver, "_conclude", conclude))
+    return _patched((Driver, "_is_of_another", lambda *_: False))
 
 
 def skew_unwatched() -> ExitStack:
@@ -650,6 +654,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         sealed_without_end,
         scope_forgotten,
         cancel_of_all,
+        parked_without_a_fact,
         duplicates_unreported,
         presence_forgotten,
         hidden_is_foreign,
@@ -705,6 +710,7 @@ FOUND_AS: Final[dict[str, str]] = {
     "sealed_without_end": "I5: .* may wait",
     "scope_forgotten": "a batch of .* is in default",
     "cancel_of_all": "J7: ",
+    "parked_without_a_fact": "J7: .* was cancelled",
     "duplicates_unreported": "B10: ",
     "presence_forgotten": "I1: paid twice|B8: .* may be it",
     "hidden_is_foreign": "I1: paid twice|B8: .* may be it",
@@ -740,6 +746,7 @@ SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
     "whole_batch_in_memory": lambda plan: plan.weighed,
     "scope_forgotten": lambda plan: any(work.workspace_id for work in plan.jobs),
     "cancel_of_all": lambda plan: len(plan.jobs) > 1 and any(life.cancels_at for life in plan.lives),
+    "parked_without_a_fact": lambda plan: plan.config.parked == "cancel-and-retry",
     "duplicates_unreported": lambda plan: plan.restores or not plan.promised,
     "presence_forgotten": lambda plan: plan.draws(Hide, site="list"),
     "hidden_is_foreign": lambda plan: plan.draws(Hide, site="list") and plan.draws(Hide, site="retrieve"),

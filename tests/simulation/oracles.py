@@ -335,10 +335,16 @@ class Book:
                     world.hit("held by policy")
                 if doubt.certain:
                     world.hit("held after A5")
+            case facts_.CancelledAsParked():
+                world.hit("parked batch given up")
             case facts_.Found(by="operator") | facts_.Withdrawn(why="an operator says that it was not created"):
                 world.hit("B9")
             case _:
                 pass
+
+    def gave_up(self, shard: int) -> bool:
+        """Whether the batch of a shard was cancelled because it was parked, by policy."""
+        return any(isinstance(fact, facts_.CancelledAsParked) for fact in self.shards[shard].facts)
 
     def fingerprint(self, key: str) -> str:
         """Of a key, as `Committing` holds it."""
@@ -434,7 +440,7 @@ def _judge_places(world: World, book: Book, batches: dict[tuple[int, int], list[
         for batch in several:
             if batch.workspace.partition("/")[2] != (named or ""):
                 world.violation(f"a batch of {key} is in {batch.workspace}, not in {named}")
-            if batch.batch_id in cancelled and not book.wished(key):
+            if batch.batch_id in cancelled and not book.wished(key) and not book.gave_up(shard):
                 world.violation(f"J7: {batch.batch_id} was cancelled, its job {key} was not")
 
 

@@ -395,6 +395,19 @@ def _doubting(chance: Random, plan: Plan) -> Plan:
     )
 
 
+def _parking(chance: Random, plan: Plan) -> Plan:
+    """The same world; in some, batches do not move for most of a day, and are given up once."""
+    if chance.random() > 0.04 or plan.weighed:
+        return plan
+    return replace(
+        plan,
+        jobs=[replace(work, tries=2) for work in plan.jobs],
+        config=replace(plan.config, parked="cancel-and-retry", poll_at_most=timedelta(hours=chance.choice([0.2, 1]))),
+        settings=replace(plan.settings, latency=(13 * HOUR, 22 * HOUR)),
+        real_sdk=False,
+    )
+
+
 def _rare(chance: Random, plan: Plan) -> Plan:
     """The same world; in some, what else would hardly be met."""
     faults = list(plan.faults)
@@ -479,4 +492,5 @@ def kind(seed: int) -> Plan:
     plan = _weighed(chance, plan) if promised and chance.random() < 0.006 else plan
     plan = _refusing(Random(f"{seed} refusals"), plan)
     plan = _doubting(Random(f"{seed} doubted refusals"), plan)
+    plan = _parking(Random(f"{seed} parked"), plan)
     return _rare(Random(f"{seed} rare"), plan)

@@ -39,6 +39,7 @@ MISFORTUNES: Final = [
     "fence held",
     "held by policy",
     "refusals doubted",
+    "parked batch given up",
     "held after A5",
     "duplicate to report",
     "input held back",

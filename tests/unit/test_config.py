@@ -15,7 +15,7 @@ def test_the_defaults_are_those_of_the_design():
     assert (config.requests_per_batch, config.bytes_per_batch) == (10_000, 240_000_000)
     assert (config.sealed_unsent, config.uploads, config.drains) == (4, 4, 8)
     assert (config.tier, config.unresolved, config.grace) == ("start", "resubmit", None)
-    assert config.refusals == "believe"
+    assert (config.refusals, config.parked) == ("believe", "wait")
     assert (config.poll_every, config.poll_at_most) == (timedelta(seconds=15), timedelta(seconds=60))
 
 
@@ -30,6 +30,7 @@ def test_the_defaults_are_those_of_the_design():
         {"tier": "scale"},
         {"unresolved": "hold"},
         {"refusals": "doubt"},
+        {"parked": "cancel-and-retry"},
         {"poll_every": timedelta(milliseconds=10)},
         {"poll_every": timedelta(minutes=1), "poll_at_most": timedelta(minutes=1)},
         {"grace": timedelta(0)},
@@ -53,6 +54,7 @@ def test_what_stands_at_a_limit_is_taken(setting):
         {"tier": "free"},
         {"unresolved": "retry"},
         {"refusals": "ignore"},
+        {"parked": "cancel"},
         {"poll_every": timedelta(0)},
         {"poll_every": timedelta(minutes=2)},
         {"poll_at_most": timedelta(seconds=1)},

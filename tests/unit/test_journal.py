@@ -15,13 +15,14 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import anyio
 import msgspec
 import pytest
 
 from abatch import ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked, facts
-from abatch.journal import OLDER, SCHEMA, VERSION, Entry, Journal, Overtaken
+from abatch.journal import OLDER, SCHEMA, SINCE_OLDER, VERSION, Entry, Journal, Overtaken
 from abatch.ledger import Ledger
 from tests.unit.make import NOON, committing, drained, planned, run, start, submitted
 
@@ -548,6 +549,15 @@ async def test_reading_a_journal_of_format_2_does_not_migrate_it_and_an_old_kind
     assert format_of(older) == 2
 
 
+def test_every_kind_of_fact_that_format_2_lacks_is_known_as_such():
+    of_format_2 = (
+        "Planned Committing Unreadable Accepted Found Withdrawn Rejected Ended Drained Split Abandoned Held "
+        "Submitted Cut CancelWished ResolveWished DuplicateSeen Stopped Resumed Finished"
+    )
+    kinds = {kind.__name__ for kind in get_args(facts.Fact)}
+    assert kinds - {kind.__name__ for kind in SINCE_OLDER} == set(of_format_2.split())
+
+
 async def test_a_new_kind_of_fact_is_not_appended_beside_an_older_abatch_that_may_drive(older):
     journal = await Journal.open(older, drive=False)
     before = content_of(older)
@@ -568,7 +578,7 @@ def test_what_stands_in_a_journal_is_what_its_version_says():
 
     fact = json.loads(json.dumps(msgspec.json.schema(facts.Fact)), object_hook=undescribed)
     format_ = SCHEMA + json.dumps(fact, sort_keys=True)
-    assert (VERSION, hashlib.sha256(format_.encode()).hexdigest()[:16]) == (3, "05fd6a3ab04a7009")
+    assert (VERSION, hashlib.sha256(format_.encode()).hexdigest()[:16]) == (3, "d7078312fd976d8f")
 
 
 @pytest.mark.parametrize("raw", [b"not a database, and long enough to be seen as none" * 100, b"SQLite format 3\0" * 8])

@@ -458,6 +458,21 @@ async def test_a_job_is_found_by_its_key_and_a_shard_by_its_number_without_a_loo
         assert [list(job.open_shards) for job in each.jobs.values()] == [[1], [3]]
 
 
+async def test_how_long_the_last_batches_took_is_known_live_and_after_a_replay(ledger):
+    job = await ledger.start_job(submitted())
+    now = job.started_at
+    for hours in (0, 1, 2, -1, 30):  # the last two: a clock that is wrong, and a process that looked a day later
+        shard = await plan(ledger, job)
+        accepted = facts.Accepted(batch_id=f"msgbatch_{hours}", created_at=now - hours * 3600)
+        await go(ledger, shard, committing(), accepted, ENDED)
+    shard = await plan(ledger, job)
+    accepted = facts.Accepted(batch_id="msgbatch_p", created_at=now - 20 * 3600)
+    await go(ledger, shard, committing(), accepted, facts.CancelledAsParked(why="w"), ENDED)
+    again = await reloaded(ledger)
+    assert [round(seconds / 3600) for seconds in ledger.durations] == [0, 1, 2]
+    assert again.durations == ledger.durations
+
+
 async def finish(ledger, key="one"):
     """A finished job with shards of every end: drained, with missing rows, split, abandoned."""
     job = await ledger.start_job(submitted(key))

@@ -41,6 +41,7 @@ FACTS = {
     "Unreadable": facts.Unreadable(status=200),
     "Accepted": facts.Accepted(batch_id="msgbatch_a", created_at=NOON + 1),
     "Found": facts.Found(batch_id="msgbatch_f", created_at=NOON + 2, by="tag"),
+    "CancelledAsParked": facts.CancelledAsParked(why="has not moved for 9 h"),
     "Withdrawn": facts.Withdrawn(why="429"),
     "Rejected": facts.Rejected(error="{}"),
     "Vanished": facts.Vanished(since=THEN),
@@ -66,8 +67,12 @@ WITH_CANDIDATES = InDoubt(
     closed_at=NOON + 9,
 )
 PROCESSING = Processing(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True)
+PARKED = Processing(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True, parked=True)
 NAMED = Processing(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=False)
 DRAINING = Draining(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True, counts=Counts(succeeded=10))
+DRAINING_PARKED = Draining(
+    doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True, counts=Counts(succeeded=10), parked=True
+)
 DRAINING_NAMED = Draining(
     doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=False, counts=Counts(succeeded=10)
 )
@@ -75,6 +80,7 @@ VANISHED = Processing(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, prove
 DRAINING_VANISHED = Draining(
     doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=True, counts=Counts(succeeded=10), vanished=THEN
 )
+DONE_PARKED = Done(drained=drained(), doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, parked=True)
 DONE = Done(drained=drained(), doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON)
 NEVER_KNOWN = Lost(doubt=DOUBT, batch_id=None, created_at=NOON, why="w")
 LOST = Lost(doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, why="w")
@@ -87,7 +93,9 @@ STATES = {
     "Held, certain": Held(doubt=CERTAIN, reason="r"),
     "Processing": PROCESSING,
     "Processing, named by an operator": NAMED,
+    "Processing, cancelled as parked": PARKED,
     "Draining": DRAINING,
+    "Draining, cancelled as parked": DRAINING_PARKED,
     "Draining, named by an operator": DRAINING_NAMED,
     "Processing, vanished": VANISHED,
     "Draining, vanished": DRAINING_VANISHED,
@@ -95,6 +103,7 @@ STATES = {
     "Lost, never known": NEVER_KNOWN,
     "Rejected": Rejected(error="{}"),
     "Done": DONE,
+    "Done, cancelled as parked": DONE_PARKED,
     "Done, never known": Done(drained=drained(gone="w"), doubt=DOUBT, batch_id=None, created_at=NOON),
     "Dead, split": Dead(end=facts.Split(into=(8, 9))),
     "Dead, abandoned": Dead(end=FACTS["Abandoned"]),
@@ -132,11 +141,14 @@ LEGAL = {
     ("Held", "Withdrawn"): Ready(attempt=2),
     ("Held, certain", "Found"): processing(CERTAIN, "msgbatch_f", NOON + 2),
     ("Held, certain", "Withdrawn"): Ready(attempt=2),
+    ("Processing", "CancelledAsParked"): PARKED,
     ("Processing", "Ended"): DRAINING,
+    ("Processing, cancelled as parked", "Ended"): DRAINING_PARKED,
     ("Processing, named by an operator", "Ended"): DRAINING_NAMED,
     ("Processing, named by an operator", "Held"): Held(doubt=DOUBT, reason="who knows"),
     ("Draining", "Drained"): DONE,
     ("Draining, named by an operator", "Drained"): DONE,
+    ("Draining, cancelled as parked", "Drained"): DONE_PARKED,
     ("Draining, named by an operator", "Held"): Held(doubt=DOUBT, reason="who knows"),
     ("InDoubt", "Lost"): NEVER_KNOWN,
     ("InDoubt, certain", "Lost"): Lost(doubt=CERTAIN, batch_id=None, created_at=NOON, why="w"),
@@ -160,6 +172,11 @@ LEGAL = {
     ("Lost", "Drained"): DONE,
     ("Lost, never known", "Drained"): Done(drained=drained(), doubt=DOUBT, batch_id=None, created_at=NOON),
     ("Done, never known", "Reopened"): NEVER_KNOWN,
+    ("Processing, cancelled as parked", "Vanished"): replace(PARKED, vanished=THEN),
+    ("Processing, cancelled as parked", "Lost"): LOST,
+    ("Draining, cancelled as parked", "Vanished"): replace(DRAINING_PARKED, vanished=THEN),
+    ("Processing, vanished", "CancelledAsParked"): replace(VANISHED, parked=True),
+    ("Done, cancelled as parked", "Reopened"): replace(DRAINING_PARKED, earlier=drained()),
     ("Done", "Reopened"): Draining(
         doubt=DOUBT,
         batch_id="msgbatch_p",
@@ -188,7 +205,7 @@ def test_the_docstring_holds_the_same_table():
     table = [line for line in (lifecycle.__doc__ or "").splitlines() if line.startswith("|")]
     head, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
     stated = {
-        (state, fact): move.rstrip("¹²")
+        (state, fact): move.rstrip("¹²³")
         for names, *moves in body
         for state in names.split(", ")
         for fact, move in zip(head[1:], moves, strict=True)
@@ -229,6 +246,8 @@ def test_a_batch_that_an_operator_named_is_not_proven(state):
         ("Held, certain", Settle()),
         ("Processing", Watch("msgbatch_p")),
         ("Processing, named by an operator", Watch("msgbatch_p")),
+        ("Processing, cancelled as parked", Watch("msgbatch_p")),
+        ("Draining, cancelled as parked", Drain("msgbatch_p")),
         ("Draining", Drain("msgbatch_p")),
         ("Draining, named by an operator", Drain("msgbatch_p")),
         ("Processing, vanished", Watch("msgbatch_p")),
@@ -237,6 +256,7 @@ def test_a_batch_that_an_operator_named_is_not_proven(state):
         ("Lost, never known", GiveUp("w")),
         ("Rejected", Abandon("{}")),
         ("Done", None),
+        ("Done, cancelled as parked", None),
         ("Done, never known", None),
         ("Dead, split", None),
         ("Dead, abandoned", None),

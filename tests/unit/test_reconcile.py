@@ -29,6 +29,7 @@ from abatch.reconcile import (
     counts_of,
     judge,
     newly_seen,
+    of_another,
     oldest,
     settle,
     still_open,
@@ -54,6 +55,38 @@ def test_a4_a_batch_in_the_answer_was_created(status):
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_a5_a_2xx_that_cannot_be_read_is_created_but_unnamed(status):
     assert judge(Replied(status=status)) == CreatedUnnamed(rule="A5", status=status)
+
+
+@pytest.mark.parametrize(
+    ("known", "before"),
+    [
+        (Known(bound={"msgbatch_1"}), set()),
+        (Known(proven={"msgbatch_1": Proof(shard=2, attempt=1, created_at=NOON)}), set()),
+        (Known(foreign={"msgbatch_1"}), set()),
+        (Known(), {"msgbatch_1"}),
+    ],
+    ids=["bound to another", "with the tag of another", "foreign", "shown before the commit point"],
+)
+def test_a5_an_answer_that_names_a_batch_which_is_known_as_another_s(known, before):
+    assert of_another(batch(), doubt(), known, before=before)
+
+
+def test_a5_an_answer_that_names_a_batch_which_is_older_than_both_witnesses_allow():
+    mine = doubt(newest=NOON - 10 * MINUTE)
+    assert of_another(batch(created_at=NOON - 15 * MINUTE - 1), mine, Known(), before=())
+    assert not of_another(batch(created_at=NOON - 15 * MINUTE), mine, Known(), before=())
+
+
+@pytest.mark.parametrize("newest", [0.0, NOON - 9 * 3600])
+def test_a4_a_batch_that_is_too_old_for_one_witness_alone_is_believed(newest):
+    """`Date` may run ahead of `created_at` by any time; an empty list is no witness."""
+    assert not of_another(batch(created_at=NOON - 9 * 3600), doubt(newest=newest), Known(), before=())
+
+
+def test_a4_a_batch_of_this_attempt_is_believed():
+    mine = doubt(candidates=(Candidate(batch_id="msgbatch_1", created_at=NOON),))
+    known = Known(proven={"msgbatch_1": Proof(shard=1, attempt=1, created_at=NOON)})
+    assert not of_another(batch(created_at=NOON + 1), mine, known, before={"msgbatch_2"})
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422])
