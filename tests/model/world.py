@@ -924,7 +924,8 @@ class _Client:
         assert committed is not None
         doubt, task = self._doubt(at, committed, self.process.tasks[at], listing.at)
         seen = self.rules.newly_seen(doubt, listing.shown.values(), known)
-        doubt = replace(doubt, candidates=(*doubt.candidates, *seen))
+        if seen:
+            doubt = replace(doubt, candidates=(*doubt.candidates, *seen))
         self._inspect(doubt, listing, known)
         foreign = tuple(each.batch_id for each in doubt.candidates if each.batch_id in known.foreign)
         closes = self.rules.closing(doubt, listing, known, grace=self.rules.grace * self.rules.tick)
