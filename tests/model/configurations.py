@@ -147,7 +147,7 @@ EQUALS: Final = replace(
     lost=True,
     from_doubt=True,
 )
-KILLED: Final = replace(EQUALS, name="two shards of equal size in doubt, a kill", strangers=0, kills=1, horizon=4)
+KILLED: Final = replace(EQUALS, name="two shards of equal size in doubt, a kill", strangers=0, kills=1)
 AGAIN: Final = replace(KILLED, name="two shards of equal size in doubt, both sent again", kills=0, attempts=2)
 RIVALS: Final = replace(
     PROMPT, name="two processes without the lock, only the fence", processes=2, horizon=3, lost=True
@@ -197,7 +197,7 @@ AWAITED: Final = replace(
     runs=2,
     attempts=1,
 )
-FLAPPING_RIVALS: Final = replace(HIDDEN, name="hidden batches, and two processes", processes=2, horizon=4)
+FLAPPING_RIVALS: Final = replace(HIDDEN, name="hidden batches, and two processes", processes=2, kills=0, horizon=3)
 PARTS: Final = replace(DOUBT, name="lists of one part of two, with a batch of ours in each", parts=2, companions=(0, 1))
 HICCUP: Final = replace(DOUBT, name="a list that lacks anything for a minute", hiccups=1)
 DATE_JUMPS: Final = replace(DOUBT, name="`Date` jumps ahead", decided=2, grace=3, date_jump=20, horizon=7)
@@ -296,14 +296,15 @@ OF_DOUBT: Final = DOUBTS | {"A11"}
 SAFE: Final = {
     ONE: Least(26_000),
     DOUBT: Least(800, OF_DOUBT),
-    KILLED: Least(10_000, OF_DOUBT),
-    AGAIN: Least(15_000, OF_DOUBT),
+    KILLED: Least(7_000, OF_DOUBT),
+    AGAIN: Least(6_100, OF_DOUBT),
     RIVALS: Least(22_000, OF_DOUBT),
     OTHER_KEY: Least(18_000),
     HOLD: Least(17_000),
     UNNAMED: Least(2_900, DOUBTS | {"A5"}),
     FLAPS: Least(800, OF_DOUBT),
     HIDDEN: Least(800, OF_DOUBT),
+    FLAPPING_RIVALS: Least(5_000, OF_DOUBT),
     AWAITED: Least(410, OF_DOUBT | {"B5"}),
     PARTS: Least(1_300, OF_DOUBT - {"B8"}),
     HICCUP: Least(4_800, OF_DOUBT),
@@ -326,7 +327,13 @@ LONG: Final = {
     LATE: Least(130_000),
     replace(RIVALS, name="two processes without the lock, from the first step", lost=False): Least(110_000),
     replace(ONE, name="one shard, three kills, longer", kills=3, horizon=9): Least(64_000),
-    FLAPPING_RIVALS: Least(51_000, OF_DOUBT),
+    replace(KILLED, name="two shards of equal size in doubt, a kill, longer", horizon=4): Least(10_000, OF_DOUBT),
+    replace(AGAIN, name="two shards of equal size in doubt, both sent again, longer", horizon=4): Least(
+        15_000, OF_DOUBT
+    ),
+    replace(FLAPPING_RIVALS, name="hidden batches, two processes and a kill", kills=1, horizon=4): Least(
+        51_000, OF_DOUBT
+    ),
     replace(HIDDEN, name="hidden batches, and a stranger's", strangers=1, horizon=6): Least(28_000, OF_DOUBT),
     replace(PARTS, name="lists of one part of two, and a stranger's batch", strangers=1): Least(
         20_000, OF_DOUBT - {"B8"}
