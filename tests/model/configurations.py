@@ -325,6 +325,7 @@ SAFE: Final = {
 LONG: Final = {
     EQUALS: Least(59_000, OF_DOUBT),
     LATE: Least(130_000),
+    replace(LATE, name="two processes without the lock, late answers, longer", horizon=4): Least(350_000),
     replace(RIVALS, name="two processes without the lock, from the first step", lost=False): Least(110_000),
     replace(ONE, name="one shard, three kills, longer", kills=3, horizon=9): Least(64_000),
     replace(KILLED, name="two shards of equal size in doubt, a kill, longer", horizon=4): Least(10_000, OF_DOUBT),
