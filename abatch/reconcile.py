@@ -34,7 +34,7 @@ remembered (`CandidatesChanged`): a list that lacks one proves nothing about it.
 *Too old* is a batch only if two witnesses say so: the server's `Date` at the commit point, less what `Date` is known
 to run ahead, and the newest batch that the list showed at that moment; each less five minutes. A list that was empty at
 that moment is no witness, and then no batch is too old. The first complete list after the grace *closes* the set: a
-batch created later may still prove to be ours, but keeps no doubt open.
+batch created later, by `Date` and by this machine's time, may still prove to be ours, but keeps no doubt open.
 
 A list is *complete* if it shows every batch of this journal that is live and was listed before, or is older than bound
 A2 allows. The grace counts by two clocks (`clocks.py`): `Doubt.waited` is what has passed on both.
@@ -444,12 +444,13 @@ def closing(doubt: Doubt, listing: Listing, known: Known, *, grace: float) -> Ca
     """The fact that closes the candidates, on the first complete list after the grace; None before and after it.
 
     A batch may be created before this list was made and still be missing in it, so the moment is a little later than
-    all that the list shows and says.
+    all that the list shows and says. `Date` alone would not do: where it is behind `created_at`, a batch that was made
+    long before this list would seem to be created after it. So this machine's time is a second witness.
     """
     if doubt.closed_at is not None or doubt.waited <= grace or missing_in(listing, known) is not None:
         return None
     newest = max((batch.created_at for batch in listing.shown.values()), default=0.0)
-    return CandidatesChanged(closed_at=max(newest, listing.date) + CLOCK_SLACK)
+    return CandidatesChanged(closed_at=max(newest, listing.date, listing.at.wall) + CLOCK_SLACK)
 
 
 def missing_in(listing: Listing, known: Known) -> str | None:

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from abatch.lifecycle import Held, Processing
+from abatch.lifecycle import Held, Lost, Processing
 from tests.model.world import Configuration, World, begin, moves
 
 __all__ = ["Findings", "explore"]
@@ -20,7 +20,7 @@ class Findings:
     states: int = 0
     moves: int = 0
     settled: int = 0
-    """States in which every shard has its batch: the world can come to a good end."""
+    """States in which every shard has its batch, or has lost it: the world can come to a good end."""
     held: int = 0
     """States in which a shard waits for an operator."""
     rules: Counter[str] = field(default_factory=Counter[str])
@@ -33,7 +33,7 @@ class Findings:
     def told(self) -> str:
         """The trace, for people."""
         lines = [f"{self.configuration.name}: {self.violation}, after {len(self.trace)} moves"]
-        return "\n".join([*lines, *(f"  minute {tick:>2}  {words}" for tick, words in self.trace)])
+        return "\n".join([*lines, *(f"  tick {tick:>2}  {words}" for tick, words in self.trace)])
 
 
 def explore(configuration: Configuration) -> Findings:
@@ -63,7 +63,7 @@ def explore(configuration: Configuration) -> Findings:
 
 def _count(found: Findings, world: World) -> None:
     states = [shard.state for shard in world.journal]
-    found.settled += all(isinstance(state, Processing) for state in states)
+    found.settled += all(isinstance(state, Processing | Lost) for state in states)
     found.held += any(isinstance(state, Held) for state in states)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from abatch.facts import Candidate, CandidatesChanged, Counts
 from abatch.reconcile import (
@@ -489,6 +490,13 @@ def test_the_candidates_close_behind_the_newest_batch_though_the_date_lags():
     assert closing(looked(doubt(), seen, Known()), seen, Known(), grace=GRACE) == CandidatesChanged(
         closed_at=NOON + 2 * GRACE + 300
     )
+
+
+def test_a_batch_is_not_too_late_by_a_date_that_lags_alone():
+    seen = listing(GRACE + 1)
+    lagging = replace(seen, at=structs.replace(seen.at, date=NOON - 2 * GRACE))
+    waited = doubt(waited=GRACE + 1)
+    assert closing(waited, lagging, Known(), grace=GRACE) == CandidatesChanged(closed_at=NOON + GRACE + 301)
 
 
 def test_a_stream_of_foreign_batches_keeps_no_doubt_open():
