@@ -3,7 +3,8 @@
 The API hides a batch that exists for moments, and for ever one that somebody deleted. So a batch is only missed where
 it is in no complete list and a 404 by its id, one look in which it is seen ends that, and the hours are those of the
 slower of two clocks (`clocks.py`). What a process that died before had found out is on record (`Vanished`); but a
-batch is never given up before this process, too, has missed it for an hour.
+batch is never given up before this process, too, has missed it for an hour without a long gap between its looks: two
+blips with a suspended machine between them are no absence.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["LOST_AFTER", "VANISHED_AFTER", "Absence"]
 
 VANISHED_AFTER: Final = 3600.0
+GAP: Final = 4 * 3600.0
+"""Seconds between two looks after which the hour begins anew: nobody knows what was there meanwhile."""
 LOST_AFTER: Final = 48 * 3600.0
 WHY: Final = "the API has not known the batch for 48 hours: somebody deleted it"
 
@@ -26,8 +29,10 @@ WHY: Final = "the API has not known the batch for 48 hours: somebody deleted it"
 class Absence:
     """The looks in vain of this process for one batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, gap: float = GAP) -> None:
+        self._gap = gap
         self._first: Moment | None = None
+        self._last: Moment | None = None
 
     def missed(self, now: Moment, vanished: Moment | None) -> Vanished | Lost | None:
         """Note that it was looked for in vain, and return the fact that follows.
@@ -41,8 +46,9 @@ class Absence:
             Lost: for a key that may see the batch; ask the guard before it is recorded.
 
         """
-        if self._first is None:
+        if self._first is None or self._last is None or elapsed(self._last, now) > self._gap:
             self._first = now
+        self._last = now
         if elapsed(self._first, now) < VANISHED_AFTER:
             return None
         if vanished is None:
@@ -52,6 +58,7 @@ class Absence:
     def seen(self, vanished: Moment | None) -> Reappeared | None:
         """Note that it was seen, and return the fact that follows; None if none does."""
         self._first = None
+        self._last = None
         return None if vanished is None else Reappeared()
 
     def lasts(self, now: Moment) -> bool:

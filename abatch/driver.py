@@ -690,7 +690,7 @@ class Driver:
         )
         once = held and not self._may_conclude(committed)
         since = None if self._committed_here else self._committed_at(committed)
-        ruling = await site.scope.settled(doubt, since=since, note=self._record, once=once)
+        ruling = await site.scope.settled(doubt, since=since, note=self._note, once=once)
         match ruling:
             case None:
                 return not held or self._wish() is not None or (once and self._may_conclude(committed))
@@ -710,6 +710,28 @@ class Driver:
             case _:
                 assert_never(ruling)
         return True
+
+    async def _note(self, change: CandidatesChanged) -> None:
+        """Make durable what a look changed. What it showed is remembered also where another process was first.
+
+        Raises:
+            Overtaken: another process appended to the shard.
+
+        """
+        attempt = doubt_of(self.shard.state)
+        try:
+            await self._record(change)
+        except Overtaken:
+            now = doubt_of(self.shard.state)
+            if now is None or attempt is None or now.attempt != attempt.attempt:
+                raise
+            if not isinstance(self.shard.state, InDoubt | HeldState):
+                raise
+            known = {each.batch_id for each in now.candidates} | now.foreign
+            if lacks := tuple(each for each in change.seen if each.batch_id not in known):
+                self._at = self.shard.length
+                await self._note(CandidatesChanged(seen=lacks))
+            raise
 
     def _committed_at(self, committed: InDoubt) -> Moment:
         """The commit point on every clock."""

@@ -72,7 +72,7 @@ async def test_who_waits_hears_at_once_that_the_key_is_refused(slow: Sandbox) ->
             await job._job.change()
         for _ in range(50):
             slow.faults.next("list", Status(401, "authentication_error", "no"))
-        with pytest.raises(JobStopped, match="Check the API key"):
+        with pytest.raises(JobStopped, match="Check ANTHROPIC_API_KEY"):
             await job.wait()
     assert slow.account.violated == 0
 

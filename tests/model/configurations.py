@@ -121,6 +121,7 @@ def misses_by_record(absence: Absence, now: Moment, vanished: Moment | None) -> 
     """Of the hour in which this process, too, must have missed the batch, nothing is left."""
     if vanished is not None:
         absence._first = vanished
+        absence._last = now
     return absence.missed(now, vanished)
 
 
@@ -197,6 +198,14 @@ AWAITED: Final = replace(
     runs=2,
     attempts=1,
 )
+STRANGE_RIVALS: Final = replace(
+    HIDDEN,
+    name="hidden batches, two processes, an older foreign batch",
+    processes=2,
+    kills=0,
+    horizon=3,
+    old_batches=(0,),
+)
 FLAPPING_RIVALS: Final = replace(HIDDEN, name="hidden batches, and two processes", processes=2, kills=0, horizon=3)
 PARTS: Final = replace(DOUBT, name="lists of one part of two, with a batch of ours in each", parts=2, companions=(0, 1))
 HICCUP: Final = replace(DOUBT, name="a list that lacks anything for a minute", hiccups=1)
@@ -238,7 +247,7 @@ DELETED: Final = replace(
     deletes_until=1,
     runs=2,
     ends=True,
-    horizon=9,
+    horizon=10,
     attempts=1,
 )
 GONE_BY_KEY: Final = replace(
@@ -305,6 +314,7 @@ SAFE: Final = {
     FLAPS: Least(800, OF_DOUBT),
     HIDDEN: Least(800, OF_DOUBT),
     FLAPPING_RIVALS: Least(5_000, OF_DOUBT),
+    STRANGE_RIVALS: Least(11_000, OF_DOUBT),
     AWAITED: Least(410, OF_DOUBT | {"B5"}),
     PARTS: Least(1_300, OF_DOUBT - {"B8"}),
     HICCUP: Least(4_800, OF_DOUBT),
@@ -411,9 +421,10 @@ BROKEN: Final = (
     ),
     replace(
         FLAPPING_RIVALS,
-        name="the only look that showed a batch could not be recorded, another process was first",
+        name="the only look that showed a batch is not recorded where another process was first",
         breaks=PAID_TWICE,
         old_batches=(0,),
+        keeps_overtaken=False,
     ),
     replace(HOLD, name="unresolved=hold, and a POST is repeated", breaks=PAID_TWICE, repeats=1),
     replace(ONE, name="a copy of the journal is put back", breaks=PAID_TWICE, restored=True),

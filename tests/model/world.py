@@ -202,6 +202,8 @@ class Configuration:
     restored: bool = False
     """A copy of the journal may be put back while its process is dead."""
 
+    keeps_overtaken: bool = True
+    """What a look showed is recorded also where another process was first."""
     judge: Callable[[Replied | NoAnswer], Verdict] = judge
     newly_seen: Callable[..., tuple[Candidate, ...]] = newly_seen
     closing: Callable[..., CandidatesChanged | None] = closing
@@ -297,6 +299,8 @@ class Task(NamedTuple):
     empty_at: float | None = None
     missed: Moment | None = None
     """When its batch was first looked for in vain."""
+    missed_last: Moment | None = None
+    """And when last."""
 
 
 IDLE: Final = Task()
@@ -894,15 +898,16 @@ class _Client:
 
     def _watch(self, at: int, state: Processing, listing: Listing) -> Move:
         """Whether a batch of ours is still there."""
-        task, absence = self.process.tasks[at], Absence()
+        task, absence = self.process.tasks[at], Absence(gap=1.5 * self.rules.tick)
         absence._first = task.missed
+        absence._last = task.missed_last
         if listing.visible(state.batch_id) is not None:
             news: Reappeared | Vanished | LostFact | None = absence.seen(state.vanished)
         else:
             news = self.rules.missed(absence, listing.at, state.vanished)
         if isinstance(news, LostFact) and self.rules.guard and state.doubt.fingerprint != self.process.key:
             news = None
-        noted = IDLE._replace(missed=absence._first)
+        noted = IDLE._replace(missed=absence._first, missed_last=absence._last)
         if news is None:
             return Move("", self._task(at, noted))
         move = self._append(at, news, IDLE if isinstance(news, LostFact) else noted, type(news).__name__.lower())
@@ -933,7 +938,7 @@ class _Client:
         client = self
         if seen or foreign or closes:
             if self._is_late(at):
-                return self._overtaken(at, "it would note candidates")
+                return self._overtaken_look(at, seen)
             if closed_at is not None:  # later than all that can be made here: one moment is as good as another
                 closed_at = min(closed_at, _stamp(self.rules.horizon, self.rules))
             change = CandidatesChanged(seen=seen, foreign=foreign, closed_at=closed_at)
@@ -1041,6 +1046,23 @@ class _Client:
         dropped = self._with(tasks=_put(self.process.tasks, at, IDLE))
         fresh = _Client(dropped, self.rules, self.number)._fresh()
         return Move(f"{words}; but another process was first", fresh)
+
+    def _overtaken_look(self, at: int, seen: tuple[Candidate, ...]) -> Move:
+        """What the look showed is recorded all the same, if the attempt is still in doubt."""
+        attempt = _attempt_of(self.process.view[at].state)
+        move = self._overtaken(at, "it would note candidates")
+        client = _Client(move.world, self.rules, self.number)
+        state = client.process.view[at].state
+        if not self.rules.keeps_overtaken or not isinstance(state, InDoubt | Held) or _attempt_of(state) != attempt:
+            return move
+        doubt = doubt_of(state)
+        assert doubt is not None
+        known = {each.batch_id for each in doubt.candidates} | doubt.foreign
+        lacks = tuple(each for each in seen if each.batch_id not in known)
+        if not lacks:
+            return move
+        noted = client._append(at, CandidatesChanged(seen=lacks), client.process.tasks[at], "")
+        return move._replace(world=noted.world)
 
     def _misbound(self, at: int, state: State, fact: ShardFact) -> str | None:
         if not isinstance(fact, Accepted | Found):

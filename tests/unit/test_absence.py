@@ -56,6 +56,14 @@ def test_a_process_that_has_missed_it_for_less_than_an_hour_gives_nothing_up():
     assert isinstance(third, Lost)
 
 
+def test_two_blips_with_a_suspended_machine_between_them_are_no_absence():
+    before, woken = [at(0)], [at(100 * HOUR), at(100 * HOUR + 60)]
+    assert looks(*before, *woken) == [None, None, None]
+    assert looks(*before, *woken, vanished=at(-HOUR)) == [None, None, None]
+    looked_on = [at((100 + hours) * HOUR) for hours in (0, 1)]
+    assert isinstance(looks(*before, *looked_on, vanished=at(-HOUR))[-1], Lost)
+
+
 @pytest.mark.parametrize("last", [at(300 * HOUR, 47 * HOUR), at(47 * HOUR, 300 * HOUR)])
 def test_one_clock_that_runs_ahead_loses_nothing(last):
     assert looks(at(HOUR), last, vanished=at(0)) == [None, None]
