@@ -181,5 +181,7 @@ def may_be_held(world: World, number: int, doubt: InDoubt, reason: str) -> bool:
     if "is not visible any more" in reason:
         return bool(doubt.candidates) and age >= LOST_AFTER - SLACK
     if "cannot be read any more" in reason:
-        return age > LOOKS_TAKE and any(site in ("results", "every") for site, _, _ in world.plan.faults)
+        made = (world.at(world.machine.batch(each.batch_id).created_at) for each in doubt.candidates)
+        old = any(world.now() - at > LOOKS_TAKE for at in made)
+        return old and any(site in ("results", "every") for site, _, _ in world.plan.faults)
     return "sent no line that proves it ours" in reason

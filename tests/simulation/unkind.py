@@ -122,14 +122,14 @@ CLOCKS: Final[list[Make]] = [
 
 
 SPECIAL: Final = {
-    "none": 30,
-    "clocks": 20,
+    "none": 24,
+    "clocks": 30,
     "vanishing": 8,
     "flapping": 12,
-    "strangers": 6,
-    "stream": 6,
-    "days": 6,
-    "pool": 10,
+    "strangers": 5,
+    "stream": 8,
+    "days": 10,
+    "pool": 12,
 }
 """Kinds of worlds in which one misfortune is on purpose, and their weights."""
 
@@ -148,9 +148,7 @@ def _unkind(chance: Random, plan: Plan) -> Plan:
         (site, make(chance), chance.choice([0.05, 0.3, 1.0])) for site, make in LESS_KIND if chance.random() < share
     ]
     plan = replace(plan, faults=[*plan.faults, *map(_bounded, faults)])
-    match chance.choice(
-        ["", "", "", "clocks", "clocks", "vanishing", "flapping", "strangers", "stream", "days", "pool"]
-    ):
+    match chance.choices(list(SPECIAL), weights=list(SPECIAL.values()))[0]:
         case "clocks":
             plan = _clocks(chance, plan)
         case "vanishing":
@@ -192,7 +190,7 @@ def _stands_still(chance: Random, plan: Plan) -> Plan:
 
 def _clocks(chance: Random, plan: Plan) -> Plan:
     """`Date` is wrong; the machine may be restarted, or not tell its boot."""
-    if plan.promised and chance.random() < 0.35:
+    if plan.promised and chance.random() < 0.6:
         return _clock_on_purpose(chance, plan)
     kinds = chance.sample(CLOCKS, chance.choice([1, 1, 2, 3]))
     wrong: list[Fault] = [("every", make(chance), chance.choice([1.0, 1.0, 1.0, 0.5])) for make in kinds]
@@ -271,26 +269,36 @@ def _slow_strangers(chance: Random, plan: Plan) -> Plan:
 def _streaming(chance: Random, plan: Plan) -> Plan:
     """Somebody makes batches of our size all the time, and goes on with it to the calm end."""
     stream = f.ForeignStream(chance.uniform(1500, 2400), latency=HOUR, seconds=4 * DAY)
-    lost: Fault = ("create", chance.choice([f.ResetAfterAccept(), f.ResetBeforeAccept()]), 0.7)
-    faults: list[Fault] = [*_without(plan, f.ForeignStream), lost, ("create", stream, 1.0)]
-    config = replace(plan.config, requests_per_batch=max(4, plan.config.requests_per_batch))
-    return replace(plan, config=config, faults=faults, lives=plan.lives[:2], stream_goes_on=True)
+    lost: Fault = ("create", chance.choice([f.ResetAfterAccept(), f.ResetBeforeAccept(), f.ResetBeforeAccept()]), 0.5)
+    plan = replace(_with_good_disk(plan), stream_goes_on=True)
+    if not plan.promised or chance.random() < 0.3:
+        faults: list[Fault] = [*_without(plan, f.ForeignStream), lost, ("create", stream, 1.0)]
+        return replace(plan, faults=faults, lives=plan.lives[:2])
+    return replace(
+        plan,
+        jobs=[replace(plan.jobs[0], rows=requests(chance, 0, 9))],
+        config=replace(plan.config, requests_per_batch=3, uploads=1),
+        faults=[lost, ("create", stream, 1.0)],
+        lives=[Life(stops_at=HOUR / 2)],
+    )
 
 
 def _days(chance: Random, plan: Plan) -> Plan:
     """A life of sixty hours with another workspace's key, or in which everything is hidden; seen now and then."""
     first = Life(dies_at=chance.uniform(30.0, 600.0))
+    latency = chance.choice([(1.0, 30.0), (HOUR, 4 * HOUR)])
     hidden: list[Fault] = []
     second = Life(key=OTHER_KEY, stops_at=60 * HOUR)
     if chance.random() < 0.5:
         second = Life(stops_at=60 * HOUR)
-        hours = chance.choice([3, 3, 20, 56])
-        for_long = f.Hide(hours * HOUR, after=chance.choice([20.0, 700.0]), every=(hours + 1) * HOUR)
         sites: tuple[f.Site, ...] = chance.choice([("list", "retrieve", "results"), ("retrieve", "results")])
+        hours, after = (chance.choice([3, 20, 56]), chance.choice([20.0, 700.0])) if len(sites) > 2 else (56, 20.0)
+        for_long = f.Hide(hours * HOUR, after=after, every=(hours + 1) * HOUR)
+        first, latency = replace(first, dies_at=60.0), (HOUR, 4 * HOUR)
         hidden = [(site, for_long, 1.0) for site in sites]
     return replace(
         plan,
-        settings=replace(plan.settings, latency=chance.choice([(1.0, 30.0), (HOUR, 4 * HOUR)])),
+        settings=replace(plan.settings, latency=latency),
         faults=[*(each for each in plan.faults if each[0] == "create" and chance.random() < 0.3), *hidden],
         lives=[first, second],
         slumber=0.0,
