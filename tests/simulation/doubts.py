@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from abatch.absence import WHY
 from abatch.driver import CALLED_LOST
@@ -72,7 +72,8 @@ def check_monitor(world: World, process: Process, event: str) -> None:
             process.heard.add(event)
             (_, before), (_, now) = ([(0.0, 0.0), *process.offsets])[-2:]
             kept = not plan.clocks or (_tells(world) and len(process.offsets) > 1 and abs(now - before) < STABLE)
-            kept = kept and not _changes_within_a_create(world, process)
+            one_scope = len({work.workspace_id for work in world.plan.jobs}) == 1
+            kept = kept and one_scope and not _changes_within_a_create(world, process)
         case "clocks_differ":
             process.heard.add(event)
             same = all(abs(ahead) < TOLD for _, ahead in process.offsets)
@@ -135,11 +136,14 @@ def _judge_absence(world: World, book: Book, absence: Absence) -> None:
         if not _is_explained(world, book, each.batch_id, withdrawal.at):
             world.violation(f"B8: {where} although {each.batch_id} may be it")
     known = {each.batch_id for each in doubt.candidates} | doubt.foreign
+    job = book.key_of(number)
+    named = next((work.workspace_id for work in world.jobs if work.key == job), None)
     for batch in world.machine.batches():
         created = world.at(batch.created_at)
         if (
             batch.batch_id not in known
             and len(batch.requests) == absence.rows
+            and batch.workspace.partition("/")[2] == (named or "")
             and committed <= created <= committed + grace
             and world.witness.was_shown(batch.batch_id, withdrawal.process, committed, withdrawal.at - SLACK)
             and not _is_explained(world, book, batch.batch_id, withdrawal.at)
@@ -181,6 +185,7 @@ def may_be_held(world: World, number: int, doubt: InDoubt, reason: str) -> bool:
     if "is not visible any more" in reason:
         return bool(doubt.candidates) and age >= LOST_AFTER - SLACK
     if "cannot be read any more" in reason:
-        reads: list[Any] = [world.reads.get(each.batch_id, []) for each in doubt.candidates]
-        return any(len(each) > 10 and each[-1].at - each[0].at > LOOKS_TAKE for each in reads)
+        made = (world.at(world.machine.batch(each.batch_id).created_at) for each in doubt.candidates)
+        old = any(world.now() - at > LOOKS_TAKE for at in made)
+        return old and any(site in ("results", "every") for site, _, _ in world.plan.faults)
     return "sent no line that proves it ours" in reason

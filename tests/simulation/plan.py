@@ -19,7 +19,20 @@ from abatch.sandbox import faults as f
 from abatch.sandbox.api import Settings
 from abatch.sandbox.shapes import ERAS
 
-__all__ = ["CANARY", "KEY", "OTHER_KEY", "Fault", "Life", "Make", "Plan", "Work", "kind", "requests"]
+__all__ = [
+    "CANARY",
+    "KEY",
+    "OTHER_KEY",
+    "Fault",
+    "Life",
+    "Make",
+    "Plan",
+    "Work",
+    "doubtful",
+    "kind",
+    "refusing",
+    "requests",
+]
 
 Fault: TypeAlias = tuple[f.Site | Literal["every"], f.AnyFault, float]
 """A fault, where it is met and at which share of the calls."""
@@ -165,7 +178,8 @@ def _any(*kinds: f.AnyFault) -> Make:
     return lambda chance: chance.choice(kinds)
 
 
-def _doubtful(chance: Random) -> f.AnyFault:
+def doubtful(chance: Random) -> f.AnyFault:
+    """An answer from which nothing follows, to a create that was carried out, or not."""
     envelope = chance.random() < 0.6
     return f.Status(chance.choice(DOUBTFUL), envelope=envelope, accepted=chance.random() < 0.5)
 
@@ -189,7 +203,7 @@ FAULTS: Final[list[tuple[f.Site, Make]]] = [
     ("create", _any(f.ResetAfterAccept())),
     ("create", lambda chance: f.Status(chance.choice(REFUSALS), early=chance.random() < 0.2)),
     ("create", _proxy_page),
-    ("create", _doubtful),
+    ("create", doubtful),
     ("create", _any(f.Status(413), f.Status(413, envelope=False))),
     ("create", _rate_limit),
     ("create", _any(f.SpendLimit())),
@@ -370,7 +384,7 @@ def _weighed(chance: Random, plan: Plan) -> Plan:
     )
 
 
-def _refusing(chance: Random, plan: Plan) -> Plan:
+def refusing(chance: Random, plan: Plan) -> Plan:
     """The same world; in some, sinks refuse lines, mostly just as the stream of results breaks."""
     if chance.random() > 0.1:
         return plan
@@ -490,7 +504,7 @@ def kind(seed: int) -> Plan:
         weighed=False,
     )
     plan = _weighed(chance, plan) if promised and chance.random() < 0.006 else plan
-    plan = _refusing(Random(f"{seed} refusals"), plan)
+    plan = refusing(Random(f"{seed} refusals"), plan)
     plan = _doubting(Random(f"{seed} doubted refusals"), plan)
     plan = _parking(Random(f"{seed} parked"), plan)
     return _rare(Random(f"{seed} rare"), plan)

@@ -17,7 +17,7 @@ from tests.simulation.loop import OWNER, Owner, SimulatedLoop, Stuck
 from tests.simulation.plan import FAULTS, Life, requests
 from tests.simulation.reach import MUST, shortfall
 from tests.simulation.seeds import ready, regressions, run_here, run_seed
-from tests.simulation.unkind import draw
+from tests.simulation.unkind import CLOCKS, LESS_KIND, draw
 
 HANDFUL = 50
 
@@ -56,7 +56,8 @@ def test_what_was_met_too_rarely_is_named() -> None:
 
 
 def test_every_fault_and_rule_is_to_be_met() -> None:
-    kinds = {f"{site} {type(make(Random(1))).__name__}" for site, make in FAULTS}
+    kinds = {f"{site} {type(make(Random(1))).__name__}" for site, make in [*FAULTS, *LESS_KIND]}
+    kinds |= {f"list {type(make(Random(1))).__name__}" for make in CLOCKS}
     assert kinds <= set(MUST)
     assert {f"A{row}" for row in range(1, 13)} | {f"B{row}" for row in range(1, 11)} <= set(MUST)
 

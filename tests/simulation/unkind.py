@@ -26,7 +26,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from abatch.sandbox import faults as f
-from tests.simulation.plan import HOUR, OTHER_KEY, VISIBLE, Life, kind
+from tests.simulation.plan import HOUR, OTHER_KEY, VISIBLE, Life, doubtful, kind, refusing, requests
 
 if TYPE_CHECKING:
     from tests.simulation.plan import Fault, Make, Plan
@@ -73,6 +73,7 @@ def _stream(chance: Random) -> f.AnyFault:
 
 LESS_KIND: Final[list[tuple[f.Site, Make]]] = [
     ("create", _redirect),
+    ("create", doubtful),
     ("create", lambda _: f.StaleAnswer()),
     ("create", lambda chance: f.Parked(chance.choice([600.0, 4 * HOUR, 20 * HOUR]))),
     ("create", _deleted),
@@ -92,12 +93,15 @@ LESS_KIND: Final[list[tuple[f.Site, Make]]] = [
     ("retrieve", _hide),
     ("retrieve", lambda chance: f.Stale(VISIBLE * chance.uniform(0.1, 0.999))),
     ("retrieve", lambda _: f.KeyPool(POOL)),
-    ("retrieve", lambda chance: chance.choice([f.NullCounts(), PAGE, f.Redirect(status=302)])),
+    ("retrieve", lambda _: f.NullCounts()),
+    ("retrieve", lambda _: PAGE),
+    ("retrieve", lambda _: f.Redirect(status=302)),
     ("results", _hide),
     ("results", lambda _: f.KeyPool(POOL)),
     ("results", lambda chance: f.Hang(chance.uniform(5, 300), only_foreign=chance.random() < 0.5)),
     ("results", lambda chance: f.EmptyResults(only_foreign=chance.random() < 0.5)),
-    ("results", lambda chance: chance.choice([PAGE, f.Status(403), f.Redirect(status=302)])),
+    ("results", lambda chance: chance.choice([PAGE, f.Status(403)])),
+    ("results", lambda _: f.Redirect(status=302)),
 ]
 
 
@@ -118,14 +122,14 @@ CLOCKS: Final[list[Make]] = [
 
 
 SPECIAL: Final = {
-    "none": 30,
-    "clocks": 20,
+    "none": 24,
+    "clocks": 30,
     "vanishing": 8,
     "flapping": 12,
-    "strangers": 6,
-    "stream": 6,
-    "days": 6,
-    "pool": 10,
+    "strangers": 5,
+    "stream": 8,
+    "days": 10,
+    "pool": 12,
 }
 """Kinds of worlds in which one misfortune is on purpose, and their weights."""
 
@@ -144,9 +148,7 @@ def _unkind(chance: Random, plan: Plan) -> Plan:
         (site, make(chance), chance.choice([0.05, 0.3, 1.0])) for site, make in LESS_KIND if chance.random() < share
     ]
     plan = replace(plan, faults=[*plan.faults, *map(_bounded, faults)])
-    match chance.choice(
-        ["", "", "", "clocks", "clocks", "vanishing", "flapping", "strangers", "stream", "days", "pool"]
-    ):
+    match chance.choices(list(SPECIAL), weights=list(SPECIAL.values()))[0]:
         case "clocks":
             plan = _clocks(chance, plan)
         case "vanishing":
@@ -163,6 +165,8 @@ def _unkind(chance: Random, plan: Plan) -> Plan:
             plan = _pool(chance, plan)
         case _:
             pass
+    if not plan.slow_strangers:
+        plan = _stands_still(chance, refusing(chance, plan))
     return _patient(plan)
 
 
@@ -171,11 +175,23 @@ def _bounded(fault: Fault) -> Fault:
     site, what, rate = fault
     if isinstance(what, f.OutOfCredit | f.UsageLimit | f.Revoked | f.NullCounts | f.Redirect | f.Status | f.Deleted):
         return site, what, min(rate, 0.3)
+    if isinstance(what, f.StaleAnswer):
+        return site, what, max(rate, 0.3)
     return fault
+
+
+def _stands_still(chance: Random, plan: Plan) -> Plan:
+    """In a few, the processes stand still at many of their first effects: also between the gate and the tail."""
+    if not plan.lives or chance.random() > 0.08:
+        return plan
+    pauses = dict.fromkeys(chance.sample(range(4, 60), 8), 61.0)
+    return replace(plan, lives=[replace(plan.lives[0], pauses=pauses), *plan.lives[1:]])
 
 
 def _clocks(chance: Random, plan: Plan) -> Plan:
     """`Date` is wrong; the machine may be restarted, or not tell its boot."""
+    if plan.promised and chance.random() < 0.6:
+        return _clock_on_purpose(chance, plan)
     kinds = chance.sample(CLOCKS, chance.choice([1, 1, 2, 3]))
     wrong: list[Fault] = [("every", make(chance), chance.choice([1.0, 1.0, 1.0, 0.5])) for make in kinds]
     plan = replace(plan, faults=[*plan.faults, *wrong], tells_boot=chance.random() < 0.8)
@@ -190,6 +206,28 @@ def _clocks(chance: Random, plan: Plan) -> Plan:
         late = f.LateAccept(chance.uniform(300, 599))
         plan = replace(plan, faults=[*plan.faults, ("create", chance.choice([late, f.ResetAfterAccept()]), 0.4)])
     return replace(plan, lives=lives)
+
+
+def _clock_on_purpose(chance: Random, plan: Plan) -> Plan:
+    """One clock alone would end a grace too early, or make a batch too old, and nothing else goes wrong."""
+    plan = replace(_with_good_disk(plan), lives=[Life(stops_at=8 * HOUR)])
+    nothing_made: Fault = ("create", f.ResetBeforeAccept(), chance.choice([0.3, 0.7]))
+    match chance.randrange(4):
+        case 0:
+            jump = f.Jump(chance.uniform(60, 1200), chance.uniform(HOUR, DAY))
+            return replace(plan, faults=[nothing_made, ("every", jump, 1.0)])
+        case 1:
+            first = Life(dies_at=chance.uniform(5, 120))
+            second = Life(stops_at=8 * HOUR, reboots=True, skew=chance.uniform(HOUR, 3 * HOUR))
+            return replace(plan, faults=[nothing_made], lives=[first, second])
+        case 2:
+            lives = [Life(dies_at=chance.uniform(1, 20)), Life(key=OTHER_KEY, stops_at=2 * HOUR), *plan.lives]
+            behind = f.Skew(-chance.uniform(HOUR, DAY))
+            lost: Fault = ("create", f.ResetAfterAccept(), 0.8)
+            return replace(plan, faults=[lost, ("every", behind, 1.0)], lives=lives)
+        case _:
+            skew, made = f.Skew(chance.uniform(700, DAY)), f.ResetAfterAccept()
+            return replace(plan, faults=[("create", made, chance.choice([0.6, 1.0])), ("every", skew, 1.0)])
 
 
 def _with_wall_clock_right(life: Life) -> Life:
@@ -218,41 +256,49 @@ def _slow_strangers(chance: Random, plan: Plan) -> Plan:
     hang = f.Hang(chance.choice([60.0, 4000.0]), only_foreign=True)
     lost: list[Fault] = [("create", f.ResetAfterAccept(), 0.3)] if chance.random() < 0.5 else []
     return replace(
-        plan,
+        _with_good_disk(plan),
         config=replace(plan.config, poll_every=timedelta(seconds=15), poll_at_most=timedelta(seconds=60)),
         settings=replace(plan.settings, latency=(1.0, 1800.0)),
         faults=[*lost, ("results", hang, 1.0)],
         foreign=chance.choice([6, 12]),
         lives=[Life(stops_at=3 * HOUR)],
-        full_at=frozenset(),
-        broken_at=frozenset(),
-        no_room_until=0.0,
-        restores=False,
         slow_strangers=True,
     )
 
 
 def _streaming(chance: Random, plan: Plan) -> Plan:
     """Somebody makes batches of our size all the time, and goes on with it to the calm end."""
-    stream = f.ForeignStream(chance.uniform(900, 1500), latency=chance.choice([None, HOUR]), seconds=4 * DAY)
-    lost: Fault = ("create", chance.choice([f.ResetAfterAccept(), f.ResetBeforeAccept()]), 0.7)
-    faults: list[Fault] = [*_without(plan, f.ForeignStream), lost, ("create", stream, 1.0)]
-    return replace(plan, faults=faults, lives=plan.lives[:2], stream_goes_on=True)
+    stream = f.ForeignStream(chance.uniform(1500, 2400), latency=HOUR, seconds=4 * DAY)
+    lost: Fault = ("create", chance.choice([f.ResetAfterAccept(), f.ResetBeforeAccept(), f.ResetBeforeAccept()]), 0.5)
+    plan = replace(_with_good_disk(plan), stream_goes_on=True)
+    if not plan.promised or chance.random() < 0.3:
+        faults: list[Fault] = [*_without(plan, f.ForeignStream), lost, ("create", stream, 1.0)]
+        return replace(plan, faults=faults, lives=plan.lives[:2])
+    return replace(
+        plan,
+        jobs=[replace(plan.jobs[0], rows=requests(chance, 0, 9))],
+        config=replace(plan.config, requests_per_batch=3, uploads=1),
+        faults=[lost, ("create", stream, 1.0)],
+        lives=[Life(stops_at=HOUR / 2)],
+    )
 
 
 def _days(chance: Random, plan: Plan) -> Plan:
     """A life of sixty hours with another workspace's key, or in which everything is hidden; seen now and then."""
     first = Life(dies_at=chance.uniform(30.0, 600.0))
+    latency = chance.choice([(1.0, 30.0), (HOUR, 4 * HOUR)])
     hidden: list[Fault] = []
     second = Life(key=OTHER_KEY, stops_at=60 * HOUR)
     if chance.random() < 0.5:
         second = Life(stops_at=60 * HOUR)
-        for_long = f.Hide(chance.choice([20, 56]) * HOUR, after=chance.choice([20.0, 700.0]), every=56.1 * HOUR)
         sites: tuple[f.Site, ...] = chance.choice([("list", "retrieve", "results"), ("retrieve", "results")])
+        hours, after = (chance.choice([3, 20, 56]), chance.choice([20.0, 700.0])) if len(sites) > 2 else (56, 20.0)
+        for_long = f.Hide(hours * HOUR, after=after, every=(hours + 1) * HOUR)
+        first, latency = replace(first, dies_at=60.0), (HOUR, 4 * HOUR)
         hidden = [(site, for_long, 1.0) for site in sites]
     return replace(
         plan,
-        settings=replace(plan.settings, latency=chance.choice([(1.0, 30.0), (HOUR, 4 * HOUR)])),
+        settings=replace(plan.settings, latency=latency),
         faults=[*(each for each in plan.faults if each[0] == "create" and chance.random() < 0.3), *hidden],
         lives=[first, second],
         slumber=0.0,
@@ -262,11 +308,30 @@ def _days(chance: Random, plan: Plan) -> Plan:
 
 
 def _pool(chance: Random, plan: Plan) -> Plan:
-    """Lists come from two workspaces in turn, while some batches run for hours and answers are lost."""
-    pool: list[Fault] = [(site, f.KeyPool(POOL), chance.choice([0.5, 1.0])) for site in ("list", "retrieve", "results")]
+    """Lists come from two workspaces, while some batches run for hours and answers are lost."""
+    workspaces = chance.choice([POOL, ("other", "other", "other", "default"), ("other",)])
+    pool: list[Fault] = [(site, f.KeyPool(workspaces), 1.0) for site in ("list", "retrieve", "results")]
     lost: Fault = ("create", f.ResetAfterAccept(), 0.4)
-    settings = replace(plan.settings, latency=chance.choice([(30.0, 1800.0), (HOUR, 4 * HOUR)]))
-    return replace(plan, settings=settings, faults=[*_without(plan, f.KeyPool), lost, *pool])
+    settings = replace(plan.settings, latency=chance.choice([(30.0, 1800.0), (2 * HOUR, 6 * HOUR)]))
+    plan = replace(plan, settings=settings, faults=[*_without(plan, f.KeyPool), lost, *pool])
+    if not plan.promised or chance.random() < 0.4:
+        return plan
+    # the first batches run already, and lists have to show them, when later ones are made
+    job = replace(plan.jobs[0], source="list", rows=requests(chance, 0, 8))
+    first = Life(breaks_after=chance.randrange(2, 6), stops_at=chance.uniform(60, 300))
+    second = Life(after=chance.uniform(300, 1200), stops_at=8 * HOUR)
+    return replace(
+        _with_good_disk(plan),
+        jobs=[job],
+        config=replace(plan.config, requests_per_batch=chance.choice([1, 2])),
+        faults=[lost, *pool],
+        lives=[first, second],
+    )
+
+
+def _with_good_disk(plan: Plan) -> Plan:
+    none = frozenset[int]()
+    return replace(plan, full_at=none, broken_at=none, no_room_until=0.0, refuses=(0.0, 0.0), restores=False)
 
 
 def _without(plan: Plan, kind: type[f.AnyFault]) -> list[Fault]:

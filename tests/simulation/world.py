@@ -361,7 +361,7 @@ class World:
         quick = self.plan.settings.latency_range[1] < 12 * HOUR and not self.plan.vanishing
         within = DONE_WITHIN if quick else DAYS
         began = self.now()
-        if self.witness.removed and self.chance.random() < 0.5:
+        if self.plan.vanishing and self.chance.random() < 0.5 and oracles.Book(self).jobs:
             await self._operate("early", early=True)
         for number in range(12):
             process = self._process(f"calm{number}", self._calm_life(number, within))
