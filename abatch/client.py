@@ -74,6 +74,10 @@ IDLE: Final = 120.0
 """Seconds without a byte after which a read is given up."""
 _PATIENCE: Final = httpx2.Timeout(IDLE, connect=15.0, pool=60.0)
 PAGE: Final = 1000
+_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}")
+"""Of a batch: it stands in paths, in the journal and on the screen."""
+_OF_A_SERVER: Final = frozenset({"", "api_error", "overloaded_error", "timeout_error"})
+"""`error.type` of an envelope that is none, or that no refusal (4xx) of the API's own carries."""
 LONGEST_WAIT: Final = 3600.0
 """Seconds of a `retry-after` that are believed, at most."""
 USER_TIMEOUT_MS: Final = 60_000
@@ -499,6 +503,8 @@ def _envelope(answer: httpx2.Response) -> tuple[bytes, _Error | None]:
         error = msgspec.json.decode(answer.content, type=_Envelope).error
     except UNREADABLE:
         return b"", None
+    if answer.status_code < 500 and error.type in _OF_A_SERVER:
+        return b"", None
     keys = _sent_keys(answer)
     error.type, error.message = redacted(error.type, *keys), redacted(error.message, *keys)
     try:
@@ -595,6 +601,8 @@ def _decode(what: str, answer: httpx2.Response, kind: type[T]) -> T:
 
 def _seen(what: str, batch: _Batch) -> BatchSeen:
     counts = batch.request_counts
+    if not _ID.fullmatch(batch.id):
+        raise ApiError(what, status=200, message=f"the id of a batch is {redacted(batch.id)[:40]!r}")
     try:
         created_at = _moment(datetime.fromisoformat(batch.created_at))
     except (ValueError, OverflowError) as odd:

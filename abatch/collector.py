@@ -318,9 +318,8 @@ class _Drain:
         trouble = Backoff(first=1.0, most=300.0)
         while True:
             failure = await self._read_once(sink)
-            given_up = self._presence.given_up()
             if failure is not None:
-                gone = given_up or await self._is_gone(failure)
+                gone = await self._is_gone(failure)
                 if gone:
                     return gone
                 wait = max(failure.retry_after or 0.0, trouble.next())
@@ -338,7 +337,7 @@ class _Drain:
                 if self._earlier is None:
                     await self._compare_counts(state.counts)
                 return ""
-            if given_up:
+            if given_up := self._presence.given_up():
                 return given_up
             await self._presence.seen()
             patience = next(self._again, None)
@@ -383,14 +382,14 @@ class _Drain:
                 return ""
             if self._is_past(KEPT_FOR):
                 return "the API does not know the batch any more, and its results are kept for 29 days"
-            return await self._presence.missed()
+            return self._presence.given_up() or await self._presence.missed()
         await self._presence.seen()
         archived = batch.archived or self._is_past(KEPT_FOR)  # recorded answers of 2024 have no `archived_at`
         return "the API archived the results before they were read (29 days)" if archived else ""
 
     def _is_past(self, age: float) -> bool:
-        """Whether the batch is older than this by the server's clock, where that is known."""
-        return self._state.created_at + age < (self._owner.server_now() or time.time())
+        """Whether the batch is older than this by this machine's time, and by the server's where that is known."""
+        return self._state.created_at + age < min(self._owner.server_now() or time.time(), time.time())
 
     async def _read_once(self, sink: Sink) -> ApiError | None:
         """Read the results from their beginning; one block is written while the next is read.

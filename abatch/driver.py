@@ -19,6 +19,7 @@ import shutil
 import time
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
@@ -53,6 +54,7 @@ from abatch.facts import (
     Stopped,
     Unreadable,
     Vanished,
+    WishRefused,
     Withdrawn,
 )
 from abatch.journal import Entry, Overtaken
@@ -316,6 +318,8 @@ class Driver:
     _missed_at: float = inf
     """When that was last noted, by time of the event loop."""
     _committed_here: bool = False
+    _recording: anyio.Lock = field(default_factory=anyio.Lock)
+    """Held while a fact of the shard is appended."""
     _at: int = 0
     """How many facts the shard had when the action began, and of ours since: what is recorded comes after these."""
 
@@ -362,8 +366,12 @@ class Driver:
                 assert_never(action)
 
     async def _record(self, *facts: ShardFact) -> None:
-        await self.site.ledger.record(*self.site.ledger.next(self.shard, *facts, at=self._at))
-        self._at += len(facts)
+        async with self._recording:  # what lists show is noted beside it
+            await self._append(*facts, at=self._at)
+            self._at += len(facts)
+
+    async def _append(self, *facts: ShardFact, at: int) -> None:
+        await self.site.ledger.record(*self.site.ledger.next(self.shard, *facts, at=at))
         for fact in facts:
             log.info(
                 EVENTS[type(fact)],
@@ -484,8 +492,7 @@ class Driver:
     async def _pass_gate(self, attempt: int, gate: _Gate, scope: anyio.CancelScope) -> None:
         """Steps 2 to 4: when this returns, the tail may leave."""
         site = self.site
-        site.scope.pace.called(anyio.current_time())
-        page = await site.client.list(site.scope.workspace_id, limit=1)
+        page = await site.scope.page(limit=1)
         at = moment(page.date)
         if not site.guard_checked() and not await site.scope.vouch():
             await self._stop_job(
@@ -508,6 +515,10 @@ class Driver:
             )
         )
         gate.committed = True
+        committed = doubt_of(self.shard.state)
+        assert committed is not None
+        doubt = doubt_about(self.shard.shard, self.shard.planned.rows, committed, guarded=True)
+        site.scope.awaits_answer(doubt, partial(self._note, attempt))
         site.scope.committed(self.shard.planned.rows, page.date)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, page.date + QUEUED_FOR)
         self._committed_here = True
@@ -519,6 +530,7 @@ class Driver:
     async def _not_sent(self, gate: _Gate, answer: Replied | NoAnswer | None) -> float:
         """The attempt ended before its tail: nothing was created."""
         failure = gate.failure
+        self.site.scope.answered(self.shard.shard)
         if gate.committed and isinstance(self.shard.state, InDoubt):
             await self._record(Withdrawn(why="the tail was never sent"))
         if isinstance(failure, _NotNow):
@@ -564,6 +576,8 @@ class Driver:
         refused = isinstance(verdict, Later) or (isinstance(verdict, Refused) and not verdict.definite)
         doubted = refused and site.config.refusals == "doubt"
         log.info("create_answered", shard=self.shard.shard, rule="A9" if doubted else verdict.rule)
+        if not doubted and not isinstance(verdict, CreatedUnnamed | Unknown):
+            site.scope.answered(self.shard.shard)
         match verdict:
             case Created(batch=batch):
                 self._pause.reset()
@@ -578,7 +592,8 @@ class Driver:
                     )
                 committed = doubt_of(self.shard.state)
                 assert committed is not None
-                await self._record(Accepted(batch_id=batch.batch_id, created_at=batch.created_at, date=date))
+                with site.scope.binding(batch.batch_id):  # at once: another answer may name it, too
+                    await self._record(Accepted(batch_id=batch.batch_id, created_at=batch.created_at, date=date))
                 site.scope.accepted(batch, gate=committed.date, answer=date)
             case CreatedUnnamed(status=status):
                 await self._record(Unreadable(status=status))
@@ -636,10 +651,11 @@ class Driver:
         halves = [site.ledger.number_shard(), site.ledger.number_shard()]
         with guarded(site.ledger.journal.spool):
             written = await threads.run(self._write_halves, halves)
-        entries = site.ledger.next(self.shard, *withdrawn, Split(into=tuple(halves)), at=self._at)
-        for number, half in zip(halves, written, strict=True):
-            entries.append(Entry(site.job.job, msgspec.structs.replace(half, part=site.job.take_part()), number, 0))
-        await site.ledger.record(*entries)
+        async with self._recording:
+            entries = site.ledger.next(self.shard, *withdrawn, Split(into=tuple(halves)), at=self._at)
+            for number, half in zip(halves, written, strict=True):
+                entries.append(Entry(site.job.job, msgspec.structs.replace(half, part=site.job.take_part()), number, 0))
+            await site.ledger.record(*entries)
         log.warning("shard_split", job=site.job.key, shard=self.shard.shard, into=halves)
         for number in halves:
             site.spawn(number)
@@ -690,7 +706,7 @@ class Driver:
         )
         once = held and not self._may_conclude(committed)
         since = None if self._committed_here else self._committed_at(committed)
-        ruling = await site.scope.settled(doubt, since=since, note=self._note, once=once)
+        ruling = await site.scope.settled(doubt, since=since, note=partial(self._note, committed.attempt), once=once)
         match ruling:
             case None:
                 return not held or self._wish() is not None or (once and self._may_conclude(committed))
@@ -711,27 +727,34 @@ class Driver:
                 assert_never(ruling)
         return True
 
-    async def _note(self, change: CandidatesChanged) -> None:
-        """Make durable what a look changed. What it showed is remembered also where another process was first.
+    async def _note(self, attempt: int, change: CandidatesChanged) -> None:
+        """Make durable what a look changed of this attempt, at whatever position: it stays true while it is in doubt.
 
         Raises:
-            Overtaken: another process appended to the shard.
+            Overtaken: the attempt is not in doubt any more.
 
         """
-        attempt = doubt_of(self.shard.state)
-        try:
-            await self._record(change)
-        except Overtaken:
-            now = doubt_of(self.shard.state)
-            if now is None or attempt is None or now.attempt != attempt.attempt:
-                raise
-            if not isinstance(self.shard.state, InDoubt | HeldState):
-                raise
-            known = {each.batch_id for each in now.candidates} | now.foreign
-            if lacks := tuple(each for each in change.seen if each.batch_id not in known):
-                self._at = self.shard.length
-                await self._note(CandidatesChanged(seen=lacks))
-            raise
+        async with self._recording:
+            while True:
+                state = self.shard.state
+                if not isinstance(state, InDoubt | HeldState):
+                    raise Overtaken
+                doubt = state.doubt if isinstance(state, HeldState) else state
+                if doubt.attempt != attempt:
+                    raise Overtaken
+                known = {each.batch_id for each in doubt.candidates} | doubt.foreign
+                seen = tuple(each for each in change.seen if each.batch_id not in known)
+                foreign = tuple(each for each in change.foreign if each not in doubt.foreign)
+                closes = None if doubt.closed_at is not None else change.closed_at
+                if not seen and not foreign and closes is None:
+                    return
+                at = self.shard.length
+                try:
+                    await self._append(CandidatesChanged(seen=seen, foreign=foreign, closed_at=closes), at=at)
+                except Overtaken:  # by another process, and its facts are here now
+                    continue
+                self._at += self._at == at
+                return
 
     def _committed_at(self, committed: InDoubt) -> Moment:
         """The commit point on every clock."""
@@ -771,17 +794,10 @@ class Driver:
                 log.warning("resolve_waits", shard=self.shard.shard, batch_id=wish.batch_id, why=str(failure))
                 await anyio.sleep(self._pause.next())
                 return
-            site.job.wishes.pop(self.shard.shard)
-            log.error("resolve_refused", shard=self.shard.shard, batch_id=wish.batch_id, why=str(failure))
+            await self._refuse(wish.batch_id, str(failure))
             return
         if batch.total != self.shard.planned.rows:
-            site.job.wishes.pop(self.shard.shard)
-            log.error(
-                "resolve_refused",
-                shard=self.shard.shard,
-                batch_id=wish.batch_id,
-                why=f"it has {batch.total} requests, the shard {self.shard.planned.rows}",
-            )
+            await self._refuse(wish.batch_id, f"it has {batch.total} requests, the shard {self.shard.planned.rows}")
             return
         await self._record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="operator"))
 
@@ -799,19 +815,24 @@ class Driver:
         return True
 
     async def _lost_by_word(self, batch_id: str) -> Lost | None:
-        """An operator gave the batch up: it is lost, unless the API shows it or does not answer."""
-        site = self.site
+        """An operator gave the batch up: it is lost if the API does not know it, and the key would see it."""
+        site, doubt = self.site, doubt_of(self.shard.state)
+        assert doubt is not None
         try:
             await site.client.retrieve(site.scope.workspace_id, batch_id)
         except ApiError as failure:
-            if failure.status is not None and 400 <= failure.status < 429:
+            if failure.status == 404 and await site.scope.may_see(doubt.fingerprint):
                 return Lost(why=CALLED_LOST)
             log.warning("resolve_waits", shard=self.shard.shard, batch_id=batch_id, why=str(failure))
             await anyio.sleep(self._pause.next())
             return None
-        site.job.wishes.pop(self.shard.shard, None)
-        log.error("resolve_refused", shard=self.shard.shard, batch_id=batch_id, why="the API shows the batch")
+        await self._refuse(batch_id, "the API shows the batch")
         return None
+
+    async def _refuse(self, batch_id: str, why: str) -> None:
+        """An operator's word cannot be obeyed, now and after a restart."""
+        await self.site.ledger.record(Entry(self.site.job.job, WishRefused(shard=self.shard.shard)))
+        log.error("resolve_refused", shard=self.shard.shard, batch_id=batch_id, why=why)
 
     async def _news_of(
         self, batch_id: str, state: Processing
@@ -949,7 +970,7 @@ class Driver:
             raise Overtaken
         before, self._missed_at = self._missed_at, anyio.current_time()
         try:
-            page = await site.client.list(site.scope.workspace_id, limit=1)  # only a list tells the server's time
+            page = await site.scope.page(limit=1)  # only a list tells the server's time
             news = self._absence.missed(moment(page.date), state.vanished)
             if site.scope.listed_since(state.batch_id, before) or (
                 news is not None and await site.scope.lists(state.batch_id, state.created_at)

@@ -51,6 +51,7 @@ __all__ = [
     "Submitted",
     "Unreadable",
     "Vanished",
+    "WishRefused",
     "Withdrawn",
     "decode",
     "encode",
@@ -365,6 +366,12 @@ class LostWished(Recorded, frozen=True, kw_only=True):
     attempt: int
 
 
+class WishRefused(Recorded, frozen=True, kw_only=True):
+    """An operator's word on a shard cannot be obeyed: the API says otherwise."""
+
+    shard: int
+
+
 class DuplicateSeen(Recorded, frozen=True, kw_only=True):
     """A batch with a tag of ours was paid for besides the one that counts: a bound of the protocol was broken."""
 
@@ -391,7 +398,16 @@ class Finished(Recorded, frozen=True, kw_only=True):
 
 
 JobFact: TypeAlias = (
-    Submitted | Cut | CancelWished | ResolveWished | LostWished | DuplicateSeen | Stopped | Resumed | Finished
+    Submitted
+    | Cut
+    | CancelWished
+    | ResolveWished
+    | LostWished
+    | WishRefused
+    | DuplicateSeen
+    | Stopped
+    | Resumed
+    | Finished
 )
 Fact: TypeAlias = ShardFact | JobFact
 

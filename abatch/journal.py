@@ -45,6 +45,7 @@ from abatch.facts import (
     Reappeared,
     Reopened,
     Vanished,
+    WishRefused,
 )
 from abatch.log import log
 
@@ -63,7 +64,16 @@ VERSION: Final = 3
 """Of the tables, the facts and what their columns mean: another journal is refused, never guessed at."""
 OLDER: Final = 2
 """A format that is read, too, and migrated when a journal of it is driven: it only lacks some kinds of facts."""
-SINCE_OLDER: Final = (CancelledAsParked, CandidatesChanged, LostWished, Vanished, Reappeared, Lost, Reopened)
+SINCE_OLDER: Final = (
+    CancelledAsParked,
+    CandidatesChanged,
+    LostWished,
+    Vanished,
+    Reappeared,
+    Lost,
+    Reopened,
+    WishRefused,
+)
 """Kinds of facts that a journal of the older format cannot hold: an abatch that writes it cannot read them."""
 _OF_SHARD: Final = (int, type(None))
 SCHEMA: Final = """

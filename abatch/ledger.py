@@ -41,6 +41,7 @@ from abatch.facts import (
     Stopped,
     Submitted,
     Unreadable,
+    WishRefused,
     Withdrawn,
 )
 from abatch.facts import Held as HeldFact
@@ -105,9 +106,7 @@ class ShardRecord(msgspec.Struct, kw_only=True, gc=False):
 
 WISHES: Final = (CancelWished, ResolveWished, LostWished)
 """Facts that other processes append, and that the one that drives the job has to heed."""
-CHANGE_ITS_STATE_ALONE: Final = frozenset(
-    {Accepted, CancelledAsParked, CandidatesChanged, Ended, Unreadable, RejectedFact}
-)
+CHANGE_ITS_STATE_ALONE: Final = frozenset({Accepted, CancelledAsParked, CandidatesChanged, Unreadable, RejectedFact})
 """Facts of a shard that say nothing else of its job."""
 
 
@@ -296,6 +295,8 @@ class JobRecord:
                 if self._wished is not None:
                     self._wished.set()
                     self._wished = None
+            case WishRefused():
+                self.wishes.pop(fact.shard, None)
             case DuplicateSeen():
                 self.duplicates |= {fact.batch_id}
             case Stopped():
@@ -325,7 +326,7 @@ class JobRecord:
             case Committing():
                 if shard.committed_at is None:
                     shard.committed_at = fact.date
-            case Found() | Withdrawn() | HeldFact() | LostFact():
+            case Found() | Withdrawn() | HeldFact() | LostFact() | Ended():
                 self.wishes.pop(number, None)  # a word given before this was for what is settled now
             case Drained() | Abandoned():
                 self.wishes.pop(number, None)
@@ -681,7 +682,6 @@ class Ledger:
                 return False
             fresh: list[Recorded] = []
             await self.journal.replay(fresh.append, since=self._others_seq, others_only=True)
-            self._version = version
             for recorded in fresh:
                 self._apply(recorded)
                 await self._apply_late()
@@ -690,6 +690,7 @@ class Ledger:
                 job.wake()
                 if isinstance(recorded.fact, WISHES):
                     self._wished[job.job] = job
+            self._version = version  # only now: a cancellation before this reads the rest again
             return bool(fresh)
 
     def _apply(self, recorded: Recorded) -> None:
@@ -756,8 +757,9 @@ def bound_batches(job: JobRecord) -> list[tuple[ShardRecord, str, float]]:
     bound: list[tuple[ShardRecord, str, float]] = []
     for shard in job.shards.values():
         match shard.state:
-            case Processing(proven=True) | Draining(proven=True) | Done(batch_id=str()) | Lost(batch_id=str()):
-                assert shard.state.batch_id is not None
+            case Processing(proven=True) | Draining(proven=True) | Done(proven=True) | Lost(proven=True):
+                if shard.state.batch_id is None:
+                    continue
                 bound.append((shard, shard.state.batch_id, shard.state.created_at))
             case _:
                 pass

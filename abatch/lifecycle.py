@@ -178,6 +178,8 @@ class Lost(_State, frozen=True, kw_only=True):
     created_at: float
     """Of the batch; where it never was known, the `Date` of the commit point."""
     why: str
+    proven: bool = False
+    """As of Processing."""
 
 
 class Done(_State, frozen=True, kw_only=True):
@@ -188,6 +190,8 @@ class Done(_State, frozen=True, kw_only=True):
     batch_id: str | None
     """None where the batch never was known: a doubt that an operator gave up."""
     created_at: float
+    proven: bool = True
+    """By an answer, a tag, or a line; False for a batch that an operator named and that gave none."""
     parked: bool = False
     """As of Processing: where it is drained once more, what came back canceled is the retry shard's."""
 
@@ -348,7 +352,7 @@ def after(state: State | None, fact: ShardFact) -> State:
                 case Reappeared() if state.vanished is not None:
                     return replace(state, vanished=None)
                 case LostFact(why=why):
-                    return Lost(doubt=doubt, batch_id=batch_id, created_at=created_at, why=why)
+                    return Lost(doubt=doubt, batch_id=batch_id, created_at=created_at, why=why, proven=proven)
                 case _:
                     pass
         case Draining():
@@ -403,6 +407,7 @@ def _done(state: Draining | Lost, fact: Drained) -> Done:
         doubt=state.doubt,
         batch_id=state.batch_id,
         created_at=state.created_at,
+        proven=state.proven or bool(fact.counts.total or fact.retried),
         parked=isinstance(state, Draining) and state.parked,
     )
 
@@ -414,7 +419,7 @@ def _reopened(state: Done) -> Draining | Lost:
         doubt=state.doubt,
         batch_id=state.batch_id,
         created_at=state.created_at,
-        proven=True,
+        proven=state.proven,
         counts=state.drained.counts,
         earlier=state.drained,
         parked=state.parked,

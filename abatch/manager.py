@@ -349,7 +349,7 @@ class BatchManager:
 
         """
         self._check_open("check_api")
-        await self._client.list(workspace_id, limit=1)
+        await self._scope(workspace_id).page(limit=1)
 
     def _check_open(self, call: str) -> None:
         if not self._open:
@@ -429,6 +429,7 @@ class BatchManager:
             ApiError: the API cannot be reached.
 
         """
+        self._check_open("redrain")
         job = self._ledger.job(key)
         if job is None:
             raise ConfigError(f"journal {self._folder} has no job {key!r}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -52,7 +52,7 @@ from abatch.reconcile import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
 
     from abatch.client import Client, Page
     from abatch.clocks import Moment
@@ -185,6 +185,8 @@ class Scope:
         self._troubled = troubled
         self._watched: dict[str, _Watch] = {}
         self._pending: dict[int, _Pending] = {}
+        self._unanswered: dict[int, _Pending] = {}
+        """Attempts past their commit point whose answer is awaited: what lists show now may be theirs."""
         self._vouched = False
         self._commits = commits
         self._reported: set[str] = set()
@@ -251,7 +253,7 @@ class Scope:
         """This batch is lost: it is watched no more, and no list has to show it."""
         if (watch := self._watched.pop(batch_id, None)) is not None:
             self.pace.frees(watch.shard)
-        self.known.live.pop(batch_id, None)
+        self.drained(batch_id)
         self.parking.forget(batch_id)
         self.lost.add(batch_id)
 
@@ -277,6 +279,7 @@ class Scope:
         """
         pending = _Pending(doubt=doubt, last=since, note=note, once=once)
         self._pending[doubt.shard] = pending
+        self._unanswered.pop(doubt.shard, None)
         self._want()
         try:
             await pending.done.wait()
@@ -285,6 +288,15 @@ class Scope:
         if pending.failure is not None:
             raise pending.failure
         return pending.ruling
+
+    def awaits_answer(self, doubt: Doubt, note: Callable[[CandidatesChanged], Awaitable[None]]) -> None:
+        """Remember what lists show from now on for this attempt, until it is `answered` or handed to `settled`."""
+        self._unanswered[doubt.shard] = _Pending(doubt=doubt, last=None, once=False, note=note)
+
+    def answered(self, shard: int) -> None:
+        """The attempt has a definite answer, or was never sent."""
+        if (unanswered := self._unanswered.pop(shard, None)) is not None:
+            unanswered.done.set()
 
     def interrupt(self, shard: int) -> None:
         """Let the one who waits for this shard's ruling, or for its batch, look at something else first."""
@@ -308,8 +320,19 @@ class Scope:
         ]
 
     def candidates(self) -> set[str]:
-        """Batches that were shown and may be an attempt's that is in doubt now."""
-        return {each.batch_id for pending in self._pending.values() for each in pending.doubt.candidates}
+        """Batches that were shown and may be an attempt's that is in doubt, or awaits its answer, now."""
+        every = [*self._unanswered.values(), *self._pending.values()]
+        return {each.batch_id for pending in every for each in pending.doubt.candidates}
+
+    @contextmanager
+    def binding(self, batch_id: str) -> Generator[None, None, None]:
+        """Bind a batch while that is being recorded; if it cannot be, it is not bound."""
+        self.known.bound.add(batch_id)
+        try:
+            yield
+        except BaseException:
+            self.known.bound.discard(batch_id)
+            raise
 
     def owns(self, batch_id: str, created_at: float) -> None:
         """This batch is ours, by an answer or a tag."""
@@ -420,8 +443,7 @@ class Scope:
         while not (self.usable and self.polls.trouble is None) and self.refused is None:
             await self._pause(self.checks.wait(anyio.current_time()))
             try:
-                self.pace.called(anyio.current_time())
-                await self.client.list(self.workspace_id, limit=1)
+                await self.page(limit=1)
                 if not guarded():
                     await self.vouch()
             except ApiError as failure:
@@ -512,14 +534,9 @@ class Scope:
     async def _look(self) -> bool:
         """One list, and everything that follows from it; whether it brought news."""
         began = anyio.current_time()
-        pending = list(self._pending.values())  # of those who come later, the list may not show all candidates
+        pending = list(self._pending.values())  # a doubt that comes later may need a list that goes back farther
         shown: dict[str, BatchSeen] = {}
-        try:
-            at = await self._list([each.doubt for each in pending], shown)
-        except ApiError:  # what the pages before it showed is remembered, too
-            await self._remember(pending, shown.values())
-            raise
-        await self._remember(pending, shown.values())
+        at = await self._list([each.doubt for each in pending], shown)
         self.date = at.date
         self._lag = max(self._lag, *(batch.created_at - at.date for batch in shown.values()), 0.0)
         self.pace.expire(at.date)
@@ -537,6 +554,8 @@ class Scope:
             elif not watch.seen:
                 watch.absent = began - watch.accepted
             if batch is None and (batch := await self._ask_for(batch_id)) is None:
+                continue
+            if self._watched.get(batch_id) is not watch:  # it was given up meanwhile
                 continue
             self._look_at_bound(batch_id, watch)
             _note_seen(watch)
@@ -582,6 +601,19 @@ class Scope:
         assert at is not None
         return at
 
+    async def page(self, *, limit: int | None = None, after_id: str | None = None) -> Page:
+        """One page of the list. What it shows is remembered for every attempt that is in doubt or awaits its answer.
+
+        Raises:
+            ApiError: as of `Client.list`.
+
+        """
+        self.pace.called(anyio.current_time())
+        size = {} if limit is None else {"limit": limit}
+        page = await self.client.list(self.workspace_id, after_id=after_id, **size)
+        await self._remember(page.batches)
+        return page
+
     async def _pages(self, until: float) -> AsyncGenerator[Page, None]:
         """The pages of the list, newest first, back to the one that ends before this time of creation.
 
@@ -591,13 +623,12 @@ class Scope:
         """
         after_id = None
         while True:
-            self.pace.called(anyio.current_time())
-            page = await self.client.list(self.workspace_id, after_id=after_id)
+            page = await self.page(after_id=after_id)
             yield page
             if not page.has_more or (page.batches and page.batches[-1].created_at < until):
                 return
             if page.last_id is None or page.last_id == after_id:
-                raise ApiError("list", message="a page names no next page")
+                raise ApiError("list", status=200, message="a page says that more follow, and names no next page")
             after_id = page.last_id
 
     async def _ask_for(self, batch_id: str) -> BatchSeen | None:
@@ -646,14 +677,15 @@ class Scope:
 
     # ---- doubts -----------------------------------------------------------------------------------------------
 
-    async def _remember(self, pending: Sequence[_Pending], batches: Iterable[BatchSeen]) -> None:
+    async def _remember(self, batches: Sequence[BatchSeen]) -> None:
         """Make durable which batches may be an attempt's, and which are proven not to be, before anything follows."""
-        if not pending:
+        every = [*self._unanswered.values(), *self._pending.values()]
+        if not every:
             return
         of_size: defaultdict[int, list[BatchSeen]] = defaultdict(list)
         for batch in batches:
             of_size[batch.total].append(batch)
-        for each in pending:
+        for each in every:
             doubt = each.doubt = replace(each.doubt, ahead=max(each.doubt.ahead, self.ahead))
             seen = newly_seen(doubt, of_size[doubt.rows], self.known)
             foreign = tuple(
@@ -663,7 +695,9 @@ class Scope:
                 await self._note(each, CandidatesChanged(seen=seen, foreign=foreign))
 
     async def _note(self, pending: _Pending, change: CandidatesChanged) -> None:
-        """Record a change of a doubt's candidates, and apply it here."""
+        """Record a change of a doubt's candidates, and apply it here; not if it was settled meanwhile."""
+        if pending.done.is_set():
+            return
         try:
             await pending.note(change)
         except Overtaken as overtaken:

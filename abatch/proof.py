@@ -7,6 +7,7 @@ minutes an hour at most. A look that proves nothing is repeated, ever more seldo
 
 from __future__ import annotations
 
+import time
 from contextlib import aclosing
 from dataclasses import dataclass
 from math import inf
@@ -110,7 +111,8 @@ class Examiner:
     async def first_looks(self) -> None:
         """Wait until every batch that was asked for has been looked at once."""
         while any(look.tries == 0 for look in self._looks.values()):
-            self._first_looks_over = anyio.Event()
+            if self._first_looks_over.is_set():  # one event for all who wait
+                self._first_looks_over = anyio.Event()
             await self._first_looks_over.wait()
 
     async def run(self) -> None:
@@ -148,7 +150,7 @@ class Examiner:
             settled = False
             log.info("candidate_not_readable", batch_id=batch.batch_id, error=str(failure))
         except ApiError as failure:
-            settled = batch.archived or (failure.status == 404 and self._is_old(batch))
+            settled = batch.archived
             if settled:
                 self._known.gone.add(batch.batch_id)
             log.info("candidate_not_readable", batch_id=batch.batch_id, status=failure.status)
@@ -180,7 +182,8 @@ class Examiner:
         return any(look.urgent and look.due <= now for look in self._looks.values())
 
     def _is_old(self, batch: BatchSeen) -> bool:
-        return self._date - batch.created_at > GONE_AFTER
+        """Whether it is, by the server's `Date` and by this machine's time."""
+        return min(self._date, time.time()) - batch.created_at > GONE_AFTER
 
     async def _read(self, look: _Look) -> bool:
         """Read the first lines; whether they tell whose the batch is."""

@@ -180,10 +180,10 @@ class JobRun:
             BackendError: the destination is not free, or is being read, or only the caller has the backend.
 
         """
-        if self._readers:
-            raise BackendError(self.job.key, "its results are being read; try again once that is over")
         if self.job.finished is not None and self._destination is not None:
             async with self._connecting:
+                if self._readers:
+                    raise BackendError(self.job.key, "its results are being read; try again once that is over")
                 await self._close(self._backend)
                 self._backend = None  # or a failure to connect leaves a closed one
                 self._backend = await backends.connect(self._destination, replace(self.ref(), finished=False))

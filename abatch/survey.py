@@ -34,6 +34,7 @@ class Survey:
         """Take in the shards of a job of this scope."""
         for shard, batch_id, created_at in bound_batches(job):
             self.known.bound.add(batch_id)
+            self.lost.discard(batch_id)  # a job that was reopened is looked at twice
             if _is_lost(shard):
                 self.lost.add(batch_id)
             elif shard.open:

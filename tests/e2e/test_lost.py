@@ -100,6 +100,13 @@ def missed(running: BatchManager, since: float = 0.0) -> bool:
     return scope.date > since and bool(watched) and all(watch.absence._first is not None for watch in watched)
 
 
+async def two_days_later(api: Any, running: BatchManager) -> None:
+    """Nobody looked meanwhile, so the hour in which this process has to miss it begins anew."""
+    api.advance(2 * DAY)
+    await until(lambda: missed(running, since=api.now().timestamp() - HOUR))
+    api.advance(HOUR + 60)
+
+
 def vanished(job: Job) -> bool:
     return any(isinstance(s.state, Processing) and s.state.vanished is not None for s in job._job.shards.values())
 
@@ -113,7 +120,7 @@ async def test_deleted_batch_is_lost_after_two_days_and_its_job_ends_with_its_ro
         await until(lambda: missed(running))
         api.advance(HOUR + 60)
         await until(lambda: vanished(job))
-        api.advance(2 * DAY)
+        await two_days_later(api, running)
         summary = await job.wait()
     assert (summary.succeeded, summary.missing, summary.ok) == (0, 8, False)
     assert lines("results.jsonl") == []
@@ -152,7 +159,7 @@ async def test_other_batches_of_the_job_are_drained_and_their_rows_stand(api: Sa
         await until(lambda: job.progress().batches_in_flight == 1)
         api.advance(HOUR + 60)
         await until(lambda: vanished(job))
-        api.advance(2 * DAY)
+        await two_days_later(api, running)
         summary = await job.wait()
     missing = summary.missing
     assert 0 < missing < 25
@@ -191,8 +198,7 @@ async def test_wrong_key_loses_nothing(monkeypatch: pytest.MonkeyPatch, api: San
             await until(lambda: missed(running))
             server.advance(HOUR + 60)
             await until(lambda: vanished(job))
-            server.advance(5 * DAY)
-            await until(lambda: missed(running, since=server.now().timestamp() - DAY))
+            await two_days_later(server, running)
             await until(lambda: running._scope(None)._vouch_after != 0.0)
             assert not job.done
         monkeypatch.setenv("ANTHROPIC_API_KEY", "old")

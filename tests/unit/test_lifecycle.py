@@ -154,7 +154,7 @@ LEGAL = {
     ("InDoubt, certain", "Lost"): Lost(doubt=CERTAIN, batch_id=None, created_at=NOON, why="w"),
     ("Held", "Lost"): NEVER_KNOWN,
     ("Held, certain", "Lost"): Lost(doubt=CERTAIN, batch_id=None, created_at=NOON, why="w"),
-    ("Processing", "Lost"): LOST,
+    ("Processing", "Lost"): replace(LOST, proven=True),
     ("Processing, named by an operator", "Lost"): LOST,
     ("Processing, vanished", "Lost"): LOST,
     ("Processing", "Vanished"): VANISHED,
