@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-__all__ = ["Writeback", "durable", "make_folders", "remove", "sync_folder"]
+__all__ = ["Writeback", "durable", "make_folders", "passes", "remove", "sync_folder"]
 
 AHEAD: Final = 2**21
 """Bytes of a file that are left to its fsync, at most."""
@@ -28,6 +28,27 @@ SYNC_FILE_RANGE_WRITE: Final = 2
 
 UNABLE: Final = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS}
 """Why a folder is never synced: it cannot be opened to read, or its file system has nothing to sync (automounts)."""
+PASSING: Final = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EINTR,
+    errno.EMFILE,
+    errno.ENETDOWN,
+    errno.ENETRESET,
+    errno.ENETUNREACH,
+    errno.ENFILE,
+    errno.ENOBUFS,
+    errno.ENOLCK,
+    errno.EPIPE,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+"""What may end without anybody's help. A full disk, a refused permission and a failing device (EIO) do not."""
 _turn = threading.Lock()
 _failures: Counter[Path] = Counter()
 """How often the sync of a folder failed."""
@@ -61,6 +82,11 @@ def _sync_file_range() -> Any:  # noqa: ANN401 - what `ctypes` gives, None where
         return None
     function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     return function
+
+
+def passes(failure: OSError) -> bool:
+    """Whether what the operating system refused may be granted later, without anybody's help."""
+    return failure.errno in PASSING
 
 
 def remove(path: Path) -> None:

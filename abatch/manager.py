@@ -241,6 +241,7 @@ class BatchManager:
             waiting={shard: why for scope in scopes for shard, why in scope.waiting().items()},
             not_visible=[batch_id for scope in scopes for batch_id in scope.not_visible()],
             trouble="; ".join(str(scope.trouble) for scope in scopes if scope.trouble is not None),
+            storage_down=[run.outage.down for run in self._runs.values() if run.outage.down is not None],
         )
 
     # ---- scopes -----------------------------------------------------------------------------------------------

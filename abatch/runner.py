@@ -23,6 +23,7 @@ from abatch.facts import FileSource, Finished, Resumed, Stopped
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Held, Ready
 from abatch.log import log
+from abatch.outage import Outage
 from abatch.places import is_local
 from abatch.planner import Planner
 
@@ -97,6 +98,7 @@ class JobRun:
         self._group: anyio.abc.TaskGroup | None = None
         self._site: Site | None = None
         self._driven: set[int] = set()
+        self.outage = Outage(job.key, shop.config)
         self._connecting = anyio.Lock()
         self._readers = 0
         self._assembled = False
@@ -222,6 +224,7 @@ class JobRun:
         except Exception as failure:  # noqa: BLE001 - whatever a backend or the caller's iterable raises is the job's
             self._fail(failure)
         finally:
+            self.outage = Outage(self.job.key, self._shop.config)  # a run that begins again has all of its patience
             self._handed.clear()  # what was not read came to nothing, and its caller hears why
             self.over.set()
             self.job.wake()
@@ -306,6 +309,7 @@ class JobRun:
             drains=shop.drains,
             backend=None,
             collector=None,
+            outage=self.outage,
             fingerprint=shop.fingerprint,
             may_submit=self.may_submit,
             spawn=self._spawn,
@@ -316,7 +320,7 @@ class JobRun:
     async def _equip(self, site: Site) -> None:
         """Give the drivers the backend, if it is at hand."""
         shop, job = self._shop, self.job
-        site.backend = await self.backend()
+        site.backend = await self.outage.survive(self.backend)
         if site.backend is not None:
             site.collector = Collector(
                 shop.client,
@@ -411,10 +415,10 @@ class JobRun:
         return job.finished is None and planned and not any(shard.open for shard in job.shards.values())
 
     async def _finish(self, cuts: int) -> None:
-        job, backend = self.job, await self.backend()
+        job, backend = self.job, await self.outage.survive(self.backend)
         if backend is None:
             return
-        location = await backend.finish(self.ref(), self.sealed())
+        location = await self.outage.survive(lambda: backend.finish(self.ref(), self.sealed()))
         try:  # at the place of the next cut: another process that plans more and this one exclude each other
             await self._shop.ledger.record(Entry(job.job, Finished(location=location), n=cuts))
         except Overtaken:

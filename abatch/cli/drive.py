@@ -125,6 +125,7 @@ def config_of(
     bytes_per_batch: int | None = None,
     poll_interval: float | None = None,
     grace: float | None = None,
+    storage_patience: float | None = None,
     unresolved: Unresolved = "resubmit",
     tier: Tier = "start",
 ) -> Config:
@@ -136,7 +137,11 @@ def config_of(
     """
     poll = SANDBOX_POLL if poll_interval is None and sandbox else poll_interval
     grace = SANDBOX_GRACE if grace is None and sandbox else grace
-    for option, seconds, least in (("--poll-interval", poll, SHORTEST), ("--grace", grace, 0)):
+    for option, seconds, least in (
+        ("--poll-interval", poll, SHORTEST),
+        ("--grace", grace, 0),
+        ("--storage-patience", storage_patience, 0),
+    ):
         if seconds is not None and not least <= seconds <= LONGEST:
             raise ConfigError(f"{option} must be a number of seconds from {least} to {LONGEST}, got {seconds}")
     given: dict[str, Any] = {  # Any: the fields differ in type, and Config checks them
@@ -145,6 +150,7 @@ def config_of(
         "poll_every": None if poll is None else timedelta(seconds=poll),
         "poll_at_most": None if poll is None else timedelta(seconds=poll * SLOWER),
         "grace": None if grace is None else timedelta(seconds=grace),
+        "storage_patience": None if storage_patience is None else timedelta(seconds=storage_patience),
     }
     return Config(
         unresolved=unresolved, tier=tier, **{name: value for name, value in given.items() if value is not None}

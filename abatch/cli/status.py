@@ -120,7 +120,7 @@ def _show(
     if batches:
         for job, record in zip(told, jobs, strict=True):
             job["shards"] = [_shard_json(shard, ledger, attempts) for shard in record.shards.values()]
-    screen.give({"jobs": told, "driver": None if driver is None else msgspec.structs.asdict(driver)})
+    screen.give({"jobs": told, "driver": None if driver is None else msgspec.to_builtins(driver)})
 
 
 def _driver(folder: Path) -> Bulletin | None:
@@ -163,6 +163,10 @@ def _account(driver: Bulletin) -> list[str]:
     lines = [f"shard {shard} waits: {why}" for shard, why in driver.waiting.items()]
     lines += [
         f"batch {batch_id} has not been visible for an hour; it is asked for again" for batch_id in driver.not_visible
+    ]
+    lines += [
+        f"the storage of {down.job} has been failing since {moment(down.since)}: {down.why}; it is tried again"
+        for down in driver.storage_down
     ]
     if driver.trouble:
         lines.append(f"the API cannot be asked: {driver.trouble}; it is tried again")

@@ -29,7 +29,7 @@ import msgspec
 
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
-from abatch.disk import make_folders
+from abatch.disk import make_folders, passes
 from abatch.errors import BackendError, ConfigError
 from abatch.result import LONG, Block
 
@@ -123,7 +123,8 @@ async def open_(url: str, job: JobRef, /) -> Backend:
     try:
         await threads.run(_prepare, path)
     except OSError as refused:
-        raise BackendError(url, f"{refused.strerror or refused} ({refused.filename})") from refused
+        why = f"{refused.strerror or refused} ({refused.filename})"
+        raise BackendError(url, why, passes=passes(refused)) from refused
     backend = _Sqlite(url, path, job)
     # under a shield, here and below: a cancelled await would leave its statement, or the connection, behind
     with anyio.CancelScope(shield=True):
@@ -290,7 +291,7 @@ class _Sqlite:
         return self._connection
 
     def _failed(self, refused: sqlite3.Error) -> BackendError:
-        return BackendError(self.url, f"SQLite says: {refused}")
+        return BackendError(self.url, f"SQLite says: {refused}", passes=_passes(refused))
 
 
 class _Sink:
@@ -348,6 +349,29 @@ class _Sink:
     def _let_go(self) -> None:
         self._held.clear()
         self._rows = self._bytes = 0
+
+
+def _passes(refused: sqlite3.Error) -> bool:
+    """Whether what SQLite refused may be granted later, without anybody's help."""
+    code = getattr(refused, "sqlite_errorcode", None)  # an error of the module itself has none
+    if code is None:
+        return False
+    match code & PRIMARY_CODE:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED | sqlite3.SQLITE_PROTOCOL:
+            return True
+        case sqlite3.SQLITE_CANTOPEN:  # the reason is not told; a process that is out of descriptors is one that passes
+            return not _has_descriptor()
+        case _:
+            return False
+
+
+def _has_descriptor() -> bool:
+    """Whether this process may open one file more."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as refused:
+        return not passes(refused)
+    return True
 
 
 def _weight(lines: Sequence[Line]) -> int:
