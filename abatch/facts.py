@@ -30,6 +30,7 @@ __all__ = [
     "Held",
     "IterableSource",
     "JobFact",
+    "Moved",
     "Planned",
     "Rejected",
     "ResolveWished",
@@ -303,13 +304,24 @@ class Resumed(Recorded, frozen=True, kw_only=True):
     """The job was handed over again after a stop."""
 
 
+class Moved(Recorded, frozen=True, kw_only=True):
+    """The job's destination is another one now; what was sealed before is sealed there, too."""
+
+    to: str
+    """The new destination's URL, normalized."""
+    sealed: dict[int, SealedRecord] = {}
+    """Per shard that was sealed at the old destination: its results at the new one."""
+
+
 class Finished(Recorded, frozen=True, kw_only=True):
     """All shards are sealed and the destination is complete."""
 
     location: str
 
 
-JobFact: TypeAlias = Submitted | Cut | CancelWished | ResolveWished | DuplicateSeen | Stopped | Resumed | Finished
+JobFact: TypeAlias = (
+    Submitted | Cut | CancelWished | ResolveWished | DuplicateSeen | Stopped | Resumed | Moved | Finished
+)
 Fact: TypeAlias = ShardFact | JobFact
 
 encode = msgspec.json.Encoder().encode

@@ -10,6 +10,7 @@ from abatch.collector import sealed_of
 from abatch.errors import JobFailed, JobStopped
 from abatch.facts import CancelWished
 from abatch.journal import Entry
+from abatch.places import absolute_url
 from abatch.result import Result
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ class Job:
     def key(self) -> str:
         """The job's key."""
         return self._job.key
+
+    @property
+    def destination(self) -> str:
+        """The URL of the job's destination, which `BatchManager.move` changes; empty for a backend object."""
+        return absolute_url(self._job.folder, self._job.to) if self._job.to else ""
 
     @property
     def done(self) -> bool:

@@ -23,6 +23,7 @@ from abatch.facts import (
     FileSource,
     Finished,
     Found,
+    Moved,
     Planned,
     ResolveWished,
     Resumed,
@@ -33,7 +34,7 @@ from abatch.facts import (
 )
 from abatch.facts import Held as HeldFact
 from abatch.journal import Entry, Overtaken
-from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Processing, Ready, Rejected, State, after
+from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Processing, Ready, Rejected, State, after, resealed
 from abatch.places import absolute_url, is_local, shown
 from abatch.prices import BATCH_DISCOUNT
 from abatch.result import Summary, Usage
@@ -131,17 +132,29 @@ class JobRecord:
     finished: Finished | None = None
     duplicates: set[str] = field(default_factory=set[str])
     """Batches that were paid for besides those that count."""
+    moves: list[Moved] = field(default_factory=list[Moved])
+    """To other destinations, in their order."""
     cuts: int = 0
-    """How many cuts there were: the position of the next."""
+    """How many cuts and moves there were: the position of the next."""
     parts: int = 0
     """Part numbers given out."""
     _changed: anyio.Event | None = None
     _cancelling: anyio.Event = field(default_factory=anyio.Event)
 
     @property
+    def to(self) -> str:
+        """The destination's URL as the journal keeps it, where the job is now; empty for a backend object."""
+        return self.moves[-1].to if self.moves else self.submitted.to
+
+    @property
+    def places(self) -> list[str]:
+        """Every destination that the job ever had, the first one first."""
+        return [self.submitted.to, *(move.to for move in self.moves)]
+
+    @property
     def location(self) -> str:
         """Where the results are; a local place moves with the journal."""
-        to = self.submitted.to
+        to = self.to
         if self.finished is None or is_local(to):
             return shown(absolute_url(self.folder, to))
         return self.finished.location
@@ -201,6 +214,12 @@ class JobRecord:
                 self.stopped = fact
             case Resumed():
                 self.stopped = None
+            case Moved():
+                self.moves.append(fact)
+                self.cuts += 1
+                for number, sealed in fact.sealed.items():
+                    shard = self.shards[number]
+                    shard.state = resealed(shard.state, sealed)
             case Finished():
                 self.finished = fact
             case _:

@@ -74,6 +74,15 @@ class Workshop:
         self.one_block = anyio.Lock(fast_acquire=True)
 
 
+class _Pause:
+    """A run that is held still."""
+
+    def __init__(self) -> None:
+        self.still = anyio.Event()
+        """Nothing of the run goes on."""
+        self.over = anyio.Event()
+
+
 class JobRun:
     """One job, run.
 
@@ -100,6 +109,8 @@ class JobRun:
         self._driven: set[int] = set()
         self.outage = Outage(job.key, shop.config)
         self._connecting = anyio.Lock()
+        self._pause: _Pause | None = None
+        self._round: anyio.CancelScope | None = None
         self._readers = 0
         self._assembled = False
         self._planning = self._plan_again = False
@@ -169,6 +180,17 @@ class JobRun:
         """Close the backend; what is sealed does not depend on it."""
         await self._close(self._backend)
 
+    @property
+    def connected(self) -> Backend | None:
+        """The backend, if there is one at the moment."""
+        return self._backend
+
+    async def move_to(self, destination: str) -> None:
+        """Use another destination from now on; while the run is paused."""
+        closing, self._backend, self._site, self._assembled = self._backend, None, None, False
+        self._destination = destination
+        await self._close(closing)
+
     async def _close(self, backend: Backend | None) -> None:
         if backend is not None:
             try:
@@ -178,7 +200,7 @@ class JobRun:
 
     async def tidy(self) -> None:
         """Do what a run that died just after the end of the job left undone on this machine."""
-        if not is_local(self.job.submitted.to) or not await threads.run(Path(self.job.location).exists):
+        if not is_local(self.job.to) or not await threads.run(Path(self.job.location).exists):
             return
         try:
             async with self.reading():
@@ -216,8 +238,11 @@ class JobRun:
         """
         try:
             while self._again:
+                await self._hold()
                 self._again, self.error = False, None
-                await self._run()
+                with anyio.CancelScope() as self._round:
+                    await self._run()
+                self._again = self._again or self._pause is not None
         except JournalError as failure:
             self._fail(failure)
             raise
@@ -227,8 +252,34 @@ class JobRun:
             self.outage = Outage(self.job.key, self._shop.config)  # a run that begins again has all of its patience
             self._handed.clear()  # what was not read came to nothing, and its caller hears why
             self.over.set()
+            if self._pause is not None:
+                self._pause.still.set()
             self.job.wake()
             await self._close_if_done()
+
+    async def _hold(self) -> None:
+        """Stay here while the run is paused."""
+        while (pause := self._pause) is not None:
+            pause.still.set()
+            await pause.over.wait()
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncGenerator[None, None]:
+        """Hold the run still for the length of the block; one that was under way goes on after it.
+
+        Attempts past their commit point get their answer first. An iterable that is being read is given up: its
+        caller hands it over again.
+        """
+        pause = self._pause = _Pause()
+        try:
+            if not self.over.is_set():
+                if self._round is not None:
+                    self._round.cancel()
+                await pause.still.wait()
+            yield
+        finally:
+            self._pause = None
+            pause.over.set()
 
     def _fail(self, failure: Exception) -> None:
         if self.error is None:

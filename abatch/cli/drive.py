@@ -29,7 +29,7 @@ from abatch.cli.text import clean
 from abatch.config import Config
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped
 from abatch.manager import BatchManager
-from abatch.places import folder_of, is_local, shown
+from abatch.places import absolute_url, folder_of, is_local, relative_url, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -221,6 +221,8 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
         course.key = manager.default_key(path, order.to)
     screen.say(f"key          {course.key}\njournal      {around.journal}\ndestination  {shown(url)}")
     async with manager:
+        if isinstance(order.requests, Path) and order.key is None:
+            course.key = manager.default_key(order.requests, order.to)  # a job that was moved has kept its key
         await _check_api(manager, course.key, order.workspace_id)
         try:
             job = course.job = await manager.submit(
@@ -232,8 +234,10 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
                 workspace_id=order.workspace_id,
                 tries=order.tries,
             )
-            if job.done and is_local(url):
-                await threads.run(_check_in_place, job, url)
+            if (here := job.destination) != absolute_url(journal, relative_url(journal, url)):
+                screen.say(f"job {job.key} was moved: its results are in {shown(here)}")
+            if job.done and is_local(here):
+                await threads.run(_check_in_place, job, here)
             others = [other.key for other in manager.jobs() if not other.done and other.key != job.key]
             if others:
                 screen.say(f"also unfinished here, polled but not submitted: {', '.join(others)}")

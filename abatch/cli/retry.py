@@ -168,10 +168,10 @@ async def _prepare(ledger: Ledger, key: str, kinds: list[str], to: str | None) -
     while (last := ledger.job(f"{key}.retry-{number}")) is not None and last.finished is not None:
         earlier.append(last)
         number += 1
-    url = absolute_url(folder, job.submitted.to)
+    url = absolute_url(folder, job.to)
     made = _Retry(
         key=f"{key}.retry-{number}",
-        to=to or (_beside(url, number) if last is None else absolute_url(folder, last.submitted.to)),
+        to=to or (_beside(url, number) if last is None else absolute_url(folder, last.to)),
         path=path,
         headers=job.submitted.headers,
         tries=job.submitted.tries,

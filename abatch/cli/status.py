@@ -201,7 +201,7 @@ def _job_json(job: JobRecord, ledger: Ledger) -> dict[str, Any]:
         "state": standing.state,
         "reason": standing.reason,
         "remedy": standing.remedy,
-        "destination": shown(job.submitted.to),
+        "destination": shown(job.to),
         "resume": resume or None,
         **asdict(job.progress()),
         "since": job.changed_at,
