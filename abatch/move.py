@@ -68,14 +68,25 @@ async def _move(ledger: Ledger, job: JobRecord, to: str, old: Backend | None) ->
     new = await backends.connect(absolute_url(job.folder, to), ref)
     try:
         async with aclosing(_Source(job, ref, old)) as source:
-            copies = await _copy_all(job, ref, source, new)
+            copies, unreadable = await _copy_all(job, ref, source, new)
     finally:
         await new.aclose()
+    if unreadable:
+        numbers = ", ".join(map(str, sorted(unreadable)))
+        why = unreadable[min(unreadable)]
+        raise BackendError(
+            shown(absolute_url(job.folder, job.to)) if job.to else job.key,
+            f"the sealed results of shard {numbers} cannot be read ({why}). Nothing was moved, and nothing is sent "
+            "again: make them readable, then run the same command again",
+        )
     await ledger.record(Entry(job.job, Moved(to=to, sealed=copies), n=cuts))
     log.info("job_moved", job=job.key, shards=len(copies))
 
 
-async def _copy_all(job: JobRecord, ref: JobRef, source: _Source, new: Backend) -> dict[int, SealedRecord]:
+async def _copy_all(
+    job: JobRecord, ref: JobRef, source: _Source, new: Backend
+) -> tuple[dict[int, SealedRecord], dict[int, str]]:
+    """Copy every sealed shard; per shard its results at the new destination, or why the old one does not give them."""
     copies: dict[int, SealedRecord] = {}
     unreadable: dict[int, str] = {}
     for shard in list(job.shards.values()):
@@ -90,15 +101,7 @@ async def _copy_all(job: JobRecord, ref: JobRef, source: _Source, new: Backend) 
                 copies[shard.shard] = await _copy(shard, shard.sealed, ref, source, new)
         except _Unreadable as failure:
             unreadable[shard.shard] = str(failure)
-    if unreadable:
-        numbers = ", ".join(map(str, sorted(unreadable)))
-        why = next(iter(unreadable.values()))
-        raise BackendError(
-            shown(absolute_url(job.folder, job.to)) if job.to else job.key,
-            f"the sealed results of shard {numbers} cannot be read ({why}). Nothing was moved, and nothing is sent "
-            "again: make them readable, then run the same command again",
-        )
-    return copies
+    return copies, unreadable
 
 
 async def _copy(shard: ShardRecord, record: SealedRecord, job: JobRef, source: _Source, new: Backend) -> SealedRecord:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -16,11 +18,13 @@ import httpx2
 import pytest
 from anthropic import AsyncAnthropic
 
-from abatch import BackendError, BatchManager, ConfigError, Job, JobConflict, Summary
+from abatch import BackendError, BatchManager, ConfigError, Job, JobConflict, JobStopped, Summary
 from abatch.sandbox import Sandbox, answer_text
 from abatch.sandbox.transport import URL, MachineTransport
 from abatch.testing import memory
 from abatch.testing.crash import CrashPoints, died
+from abatch.wire import delivered
+from abatch_backends import jsonl
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, config, lines, manager, raw_params, requests, write
 from tests.e2e.test_crash_enumeration import Noted, bury
 from tests.kill.here import Server, quick_folder
@@ -47,14 +51,9 @@ def answers_in(to: str) -> Counter[tuple[str, str]]:
     """What the destination of a finished job holds, read without abatch's own reader where that can be."""
     match to:
         case "results.db" | "other.db":
-            import sqlite3
-
-            with sqlite3.connect(to) as database:
-                found = [
-                    {"custom_id": each, "result": json.loads(result)}
-                    for each, result in database.execute("SELECT custom_id, result FROM results")
-                ]
-            database.close()
+            with closing(sqlite3.connect(to)) as database:
+                rows = database.execute("SELECT custom_id, result FROM results").fetchall()
+            found = [{"custom_id": each, "result": json.loads(result)} for each, result in rows]
         case str() if to.startswith("memory:"):
             found = [json.loads(line) for line in memory.lines(to.removeprefix("memory:"))]
         case str() if to.endswith("/"):
@@ -75,7 +74,7 @@ async def test_a_job_whose_destination_failed_is_moved_and_nothing_is_paid_again
 ) -> None:
     rows = requests(40)
     path = write(rows)
-    async with manager() as running:
+    async with manager(drains=1) as running:
         job = await running.submit(path, to=old, key="job")
         await sealed(job, 10)
         moved = await running.move("job", to=new)
@@ -131,7 +130,7 @@ async def test_another_destination_is_still_a_conflict_after_a_move(api: Sandbox
 async def test_a_move_during_an_outage_lets_the_job_go_on_at_once(api: Sandbox) -> None:
     rows = requests(30)
     async with manager() as running:
-        job = await running.submit(rows, to="memory:old", key="job")
+        job = await running.submit(write(rows), to="memory:old", key="job")
         memory.outage("old")
         waited: list[Summary] = []
 
@@ -166,6 +165,28 @@ async def test_what_cannot_be_read_is_said_and_the_job_stays_where_it_was(api: S
     assert_paid_once(api, rows)
 
 
+async def test_an_iterable_that_is_being_read_is_handed_over_again_after_a_move(api: Sandbox) -> None:
+    rows, held = requests(30), anyio.Event()
+
+    async def slowly() -> AsyncIterator[dict[str, Any]]:
+        for number, row in enumerate(rows):
+            if number == 25:
+                await held.wait()
+            yield row
+
+    async with manager() as running:
+        job = await running.submit(slowly(), to="memory:old", key="job")
+        await sealed(job, 10)
+        await running.move("job", to="memory:new")
+        with pytest.raises(JobStopped, match="not all of its requests were handed over"):
+            await job.wait()
+        held.set()
+        again = await running.submit(slowly(), to="memory:old", key="job")
+        assert (await again.wait()).succeeded == 30
+    assert answers_in("memory:new") == wanted(rows)
+    assert_paid_once(api, rows)
+
+
 async def test_another_jobs_destination_is_refused_and_nothing_is_moved(api: Sandbox) -> None:
     mine, theirs = requests(3), [{**row, "params": {**row["params"], "system": "x"}} for row in requests(3)]
     async with manager() as running:
@@ -183,8 +204,6 @@ async def test_a_job_that_was_assembled_and_not_recorded_is_moved(
     api: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The parts of a single file are gone by then; its lines are found in the file."""
-    from abatch_backends import jsonl
-
     rows = requests(25)
 
     async def fails(self: Any, job: Any, sealed_: Any) -> str:
@@ -211,10 +230,8 @@ async def test_a_job_that_was_assembled_and_not_recorded_is_moved(
     assert_paid_once(api, rows)
 
 
-async def test_fallback_lines_and_strange_lines_are_copied_byte_for_byte(api: Sandbox) -> None:
-    """Of shards that were never sent, and of lines that no JSON reader takes."""
-    from abatch.wire import delivered
-
+def test_a_strange_line_is_copied_byte_for_byte_under_its_own_custom_id() -> None:
+    """A line that no JSON reader takes, one in another order, one of deep nesting."""
     odd = (
         b'{"custom_id":"a\\u00e9","result":{"type":"succeeded", "message": not JSON a1-00000001-01-000000000000-0000}}',
         b'{"result":{"type":"canceled"},"custom_id":"other order"}',

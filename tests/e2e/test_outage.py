@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from abatch import BackendError, Job, bulletin
+from abatch.disk import passes
 from abatch.sandbox import Sandbox
 from abatch.testing import memory
 from abatch_backends import jsonl
@@ -207,8 +208,6 @@ async def test_the_bulletin_says_that_the_storage_is_down_and_since_when(api: Sa
 
 
 def test_the_table_of_what_passes() -> None:
-    from abatch.disk import passes
-
     wanted = {errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EBUSY}
     never = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOENT}
     assert {code for code in wanted | never if passes(OSError(code, "x"))} == wanted
