@@ -36,7 +36,7 @@ import msgspec
 from abatch import facts, threads
 from abatch.disk import close_to_others, durable, make_folders
 from abatch.errors import AbatchError, ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
-from abatch.facts import Fact, Lost, LostWished, Reappeared, Reopened, Vanished
+from abatch.facts import Fact, Lost, LostWished, Moved, Reappeared, Reopened, Vanished
 from abatch.log import log
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ VERSION: Final = 3
 """Of the tables, the facts and what their columns mean: another journal is refused, never guessed at."""
 OLDER: Final = 2
 """A format that is read, too, and migrated when a journal of it is driven: it only lacks some kinds of facts."""
-SINCE_OLDER: Final = (LostWished, Vanished, Reappeared, Lost, Reopened)
+SINCE_OLDER: Final = (LostWished, Vanished, Reappeared, Lost, Reopened, Moved)
 """Kinds of facts that a journal of the older format cannot hold: an abatch that writes it cannot read them."""
 _OF_SHARD: Final = (int, type(None))
 SCHEMA: Final = """

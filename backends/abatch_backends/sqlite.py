@@ -35,7 +35,7 @@ from anyio.lowlevel import RunVar
 
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
-from abatch.disk import OUT_OF_FILES, can_open_more, make_folders
+from abatch.disk import OUT_OF_FILES, can_open_more, make_folders, passes
 from abatch.errors import BackendError, ConfigError, TooManyOpenFiles
 from abatch.result import LONG, Block
 
@@ -62,6 +62,8 @@ OPEN: Final = 8
 """Databases that are connected at once, at most; each takes three descriptors."""
 PRIMARY_CODE: Final = 0xFF
 """The part of SQLite's error code that names the kind."""
+PASSING: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+"""What may end without anybody's help."""
 CLOSED: Final = "the backend was closed"
 NOT_A_FILE: Final = "is not a regular file; choose another destination"
 OLDEST: Final = (3, 38, 0)
@@ -165,6 +167,10 @@ def _prepare(path: Path) -> None:
 class _Busy(Exception):
     """Another connection has the database at the moment."""
 
+    def __init__(self, refused: sqlite3.OperationalError) -> None:
+        super().__init__(refused)
+        self.refused = refused
+
 
 class _Connection(sqlite3.Connection):
     """A connection whose calls a test can watch."""
@@ -201,7 +207,7 @@ class _Database:
                 with suppress(sqlite3.Error):  # what stopped us is what counts
                     self.connection.rollback()
             if isinstance(stopped, sqlite3.OperationalError) and _code(stopped) == sqlite3.SQLITE_BUSY:
-                raise _Busy from stopped
+                raise _Busy(stopped) from stopped
             raise
         return done
 
@@ -251,7 +257,7 @@ class _Databases:
                             database.works = False
                 except _Busy as busy:
                     if anyio.current_time() > until:
-                        raise sqlite3.OperationalError("database is locked") from busy
+                        raise busy.refused from None
                     await anyio.sleep(LOOK_AGAIN)
 
     async def _make_room(self, database: _Database) -> None:
@@ -427,9 +433,12 @@ class _Sqlite:
             case OSError() if refused.errno in OUT_OF_FILES:
                 return TooManyOpenFiles(self.url)
             case OSError():
-                return BackendError(self.url, f"{refused.strerror or refused} ({refused.filename})")
+                why = f"{refused.strerror or refused} ({refused.filename})"
+                return BackendError(self.url, why, passes=passes(refused))
             case sqlite3.OperationalError() if _code(refused) == sqlite3.SQLITE_CANTOPEN and not can_open_more():
                 return TooManyOpenFiles(self.url)
+            case sqlite3.Error() if _code(refused) in PASSING:
+                return BackendError(self.url, f"SQLite says: {refused}", passes=True)
             case _:
                 return BackendError(self.url, f"SQLite says: {refused}")
 

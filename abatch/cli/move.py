@@ -1,0 +1,66 @@
+"""`abatch move`: take an unfinished job to another destination, for instance because its own one failed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from abatch import threads
+from abatch.backend import load, normalize
+from abatch.cli.again import resuming
+from abatch.cli.exits import perform
+from abatch.cli.options import JobArgument, JournalOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of
+from abatch.cli.screen import Screen
+from abatch.cli.text import clean
+from abatch.journal import Journal
+from abatch.ledger import Ledger
+from abatch.move import move as move_job
+from abatch.places import absolute_url, folder_of, relative_url, shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["move"]
+
+
+def move(
+    key: JobArgument,
+    *,
+    to: Annotated[str, typer.Option(metavar="DEST", help="results.jsonl, results/, results.db, s3://bucket/prefix")],
+    journal: JournalOption = DEFAULT_JOURNAL,
+) -> None:
+    """Take an unfinished job to another destination, for instance because its own one failed.
+
+    What is sealed is copied, nothing is sent, and the old destination keeps its copy. `abatch run` of the same input
+    finds the job by its old and by its new destination. No other process may drive the journal meanwhile.
+
+    Example: abatch move nightly --to s3://other-bucket/runs
+    """
+    screen = Screen()
+
+    async def work() -> None:
+        url = normalize(to)
+        await threads.run(load, url)
+        async with ledger_of(journal) as ledger:  # to look first: a journal that is driven is made if there is none
+            before = _place(ledger.journal.folder, job_named(ledger, key).to)
+        driven = await Journal.open(folder_of(journal), drive=True)
+        try:
+            ledger = await Ledger.load(driven)
+            job = job_named(ledger, key)
+            await move_job(ledger, job, relative_url(driven.folder, url))
+            after = _place(driven.folder, job.to)
+            kept = "" if before == after else f" {before} keeps a copy of what it had, which you may remove."
+            screen.say(clean(f"Job {key} is in {after} now.{kept}"))
+            if job.finished is None:
+                screen.say(clean("To go on: " + ", ".join(filter(None, resuming(ledger, job)))))
+        finally:
+            await driven.aclose()
+
+    perform(work)
+
+
+def _place(folder: Path, to: str) -> str:
+    """A destination as people write it."""
+    return shown(absolute_url(folder, to)) if to else "The application's own backend"
