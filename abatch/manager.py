@@ -519,9 +519,10 @@ class BatchManager:
     async def move(self, key: str, *, to: str | os.PathLike[str]) -> Job:
         """Take an unfinished job to another destination, where it goes on; for instance because its own one failed.
 
-        What is sealed is copied, and nothing is sent again. The old destination keeps its copy. From then on `submit`
-        finds the job by its old and by its new destination. After a crash the same call goes on. An iterable that is
-        being read is given up; hand it over again.
+        What is sealed is copied; what cannot be read at the old destination is read again from the API, which keeps
+        results for 29 days. Nothing is sent again. The old destination keeps its copy. From then on `submit` finds the
+        job by its old and by its new destination. After a crash the same call goes on. An iterable that is being read
+        is given up; hand it over again.
 
         Args:
             key: the job's key.
@@ -529,8 +530,10 @@ class BatchManager:
 
         Raises:
             ConfigError: there is no such job, it is done, or the destination cannot work.
-            BackendError: the new destination is another job's or failed, or the old one does not give back what is
-                sealed there; the job stays where it was.
+            BackendError: the new destination is another job's or failed, or the old one does not give back what the
+                API does not have (lines of cancelled or refused requests); the job stays where it was.
+            JobStopped: the old destination does not give back what the API does not keep any more; likewise.
+            ApiError: the API has to be asked, and cannot be reached; likewise.
 
         """
         self._check_open("move")
@@ -542,7 +545,7 @@ class BatchManager:
                 return handle
             run = self._run_of(job)
             async with run.paused():
-                await move(self._ledger, job, url, old=run.connected)
+                await move(self._ledger, job, url, api=self._api, input_path=run.input_path, old=run.connected)
                 await run.move_to(absolute_url(self._folder, url))
             if run.over.is_set() and job.finished is None:
                 self._start(run, may_submit=run.may_submit)
@@ -558,6 +561,9 @@ class BatchManager:
         finally:
             if not lock.locked() and not lock.statistics().tasks_waiting:
                 self._submitting.pop(key, None)
+
+    async def _api(self) -> Client:
+        return self._client
 
     def default_key(self, path: Path | None, to: str) -> str:
         """The key of a job that was given none: the input's name and a digest of input and destination.

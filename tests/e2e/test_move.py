@@ -20,12 +20,14 @@ from anthropic import AsyncAnthropic
 
 from abatch import BackendError, BatchManager, ConfigError, Job, JobConflict, JobStopped, Summary
 from abatch.sandbox import Sandbox, answer_text
+from abatch.sandbox.answers import Outcomes
+from abatch.sandbox.faults import Status
 from abatch.sandbox.transport import URL, MachineTransport
 from abatch.testing import memory
 from abatch.testing.crash import CrashPoints, died
 from abatch.wire import delivered
 from abatch_backends import jsonl
-from tests.e2e.jobs import assert_each_answered, assert_paid_once, config, lines, manager, raw_params, requests, write
+from tests.e2e.jobs import assert_paid_once, config, lines, manager, raw_params, requests, write
 from tests.e2e.test_crash_enumeration import Noted, bury
 from tests.kill.here import Server, quick_folder
 from tests.kill.secrets import KEY
@@ -148,21 +150,92 @@ async def test_a_move_during_an_outage_lets_the_job_go_on_at_once(api: Sandbox) 
     assert_paid_once(api, rows)
 
 
-async def test_what_cannot_be_read_is_said_and_the_job_stays_where_it_was(api: Sandbox) -> None:
+def lose(old: str) -> None:
+    """Take the old destination away, with all that is sealed there."""
+    match old:
+        case str() if old.startswith("memory:"):
+            memory.outage(old.removeprefix("memory:"))
+        case "results.db":
+            for path in Path().glob("results.db*"):
+                path.unlink()
+        case "results/":
+            shutil.rmtree("results")
+        case _:
+            shutil.rmtree(".results.jsonl.abatch")
+
+
+@pytest.mark.parametrize("old", PLACES)
+@pytest.mark.parametrize("new", ["moved.jsonl", "other.db", "memory:new"])
+async def test_what_the_old_destination_lost_is_read_again_from_the_api_and_nothing_is_paid_again(
+    api: Sandbox, old: str, new: str
+) -> None:
+    rows = requests(40)
+    path = write(rows)
+    async with manager(drains=1) as running:
+        await sealed(await running.submit(path, to=old, key="job"), 10)
+    lose(old)
+    async with manager(drains=1) as running:
+        moved = await running.move("job", to=new)
+        assert (await moved.wait()).succeeded == 40
+    assert answers_in(new) == wanted(rows)
+    assert_paid_once(api, rows)
+
+
+async def test_rows_that_went_to_a_retry_shard_stand_once_after_their_first_shard_is_read_again(api: Sandbox) -> None:
+    rows = requests(20)
+    api.outcomes = Outcomes(expired=0.5)
+    async with manager(drains=1) as running:
+        job = await running.submit(write(rows), to="results/", key="job", tries=2)
+        while not any(shard.sealed for shard in job._job.shards.values()):
+            await job._job.change()
+    shutil.rmtree("results")
+    async with manager() as running:
+        await running.move("job", to="moved.jsonl")
+        summary = await running.job("job").wait()
+    assert Counter(line["custom_id"] for line in lines("moved.jsonl")) == Counter(row["custom_id"] for row in rows)
+    assert (summary.missing, api.account.violated) == (0, 0)
+
+
+async def test_what_the_api_does_not_keep_any_more_is_said_and_the_job_stays_where_it_was(api: Sandbox) -> None:
     rows = requests(40)
     async with manager(drains=1) as running:
         job = await running.submit(write(rows), to="results/", key="job")
         await sealed(job, 10)
-        part = next(Path("results").glob("part-*.jsonl"))
-        part.rename("kept")
-        with pytest.raises(BackendError, match=r"sealed results of shard \d+ cannot be read .* Nothing was moved"):
+    part = next(Path("results").glob("part-*.jsonl"))
+    part.rename("kept")
+    api.advance(30 * 24 * 3600.0)
+    async with BatchManager(config=config(), resume="given") as running:
+        job = running.job("job")
+        with pytest.raises(JobStopped, match="keeps results for 29 days"):
             await running.move("job", to="moved.jsonl")
         assert job.destination.endswith("/results/")
         Path("kept").rename(part)
         await running.move("job", to="moved.jsonl")
-        assert (await job.wait()).succeeded == 40
-    assert_each_answered("moved.jsonl", rows)
-    assert_paid_once(api, rows)
+        assert job.destination.endswith("/moved.jsonl")
+    assert api.account.violated == 0
+
+
+async def test_lines_that_were_made_here_are_said_and_the_job_stays_where_it_was(api: Sandbox) -> None:
+    """The API has none of them, so nobody could read them again."""
+    api.faults.next("create", Status(413, "request_too_large", "too large"))
+    api.latency = 3600
+    rows = requests(3)
+    async with manager(requests_per_batch=1, uploads=1) as running:
+        job = await running.submit(write(rows), to="results/", key="job")
+        await sealed(job, 1)
+        while job.progress().in_flight < 2:
+            await job._job.change()
+        part = next(Path("results").glob("part-*.jsonl"))
+        part.rename("kept")
+        with pytest.raises(BackendError, match=r"shard \d+ cannot be read .* they were made here .* Nothing was moved"):
+            await running.move("job", to="moved.jsonl")
+        assert job.destination.endswith("/results/")
+        Path("kept").rename(part)
+        await running.move("job", to="moved.jsonl")
+        api.advance(3601)
+        summary = await job.wait()
+    assert (summary.succeeded, summary.errored) == (2, 1)
+    assert api.account.violated == 0
 
 
 async def test_an_iterable_that_is_being_read_is_handed_over_again_after_a_move(api: Sandbox) -> None:
@@ -266,20 +339,27 @@ class Runs:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("old", "new"), [("results/", "moved.jsonl"), ("results.jsonl", "other.db")])
-@pytest.mark.parametrize("again", ["move", "old", "new"])
+@pytest.mark.parametrize("again", ["move", "old", "new", "lost"])
 async def test_death_anywhere_in_a_move_loses_nothing_doubles_nothing_and_pays_once(
     monkeypatch: pytest.MonkeyPatch, old: str, new: str, again: str
 ) -> None:
-    """Afterwards the same move, or the same command with the old or the new destination, finishes the job."""
+    """Afterwards the same move, or the same command with the old or the new destination, finishes the job.
+
+    `lost`: the old destination is gone when the move begins, so its shards are read again from the API.
+    """
     rows = requests(14)
-    every, tried = 3 if again == "move" else 13, 0
+    every, tried = {"move": 3, "lost": 7}.get(again, 13), 0
+    again = "move" if (is_lost := again == "lost") else again
 
     async def begin(running: BatchManager) -> None:
         job = await running.submit(Path("input.jsonl"), to=old, key="job")
         await sealed(job, 4)
 
     async def go_on(running: BatchManager) -> None:
-        await running.move("job", to=new)
+        moved = await running.move("job", to=new)
+        if is_lost:  # on to the end: its shards are drained once more
+            await running.submit(Path("input.jsonl"), to=new, key="job")
+            await moved.wait()
 
     async def finish(running: BatchManager) -> str:
         if again == "move" and not running.job("job").done:
@@ -300,6 +380,8 @@ async def test_death_anywhere_in_a_move_loses_nothing_doubles_nothing_and_pays_o
             write(rows)
             runs = Runs(server)
             await runs.enter(begin)
+            if is_lost:
+                lose(old)
             crash = Noted(point)
             with crash:
                 try:
