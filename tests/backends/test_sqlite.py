@@ -286,7 +286,7 @@ async def test_other_forms_are_refused(url):
 
 
 def test_a_process_that_failed_to_connect_ends(tmp_path):
-    """Nothing that stays open keeps its process alive."""
+    """An aiosqlite connection that stays open keeps its process alive."""
     (tmp_path / "results.db").write_text("not a database, and longer than the header of one" * 10)
     program = (
         "import asyncio\n"
