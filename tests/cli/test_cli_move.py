@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+from contextlib import suppress
 from typing import Any
 
 from abatch.bulletin import Bulletin, StorageDown, post
 from abatch.sandbox import Sandbox
+from abatch.sandbox.answers import Outcomes
 
 FAST = ("--poll-interval", "0.05")
 
@@ -55,36 +58,37 @@ def test_the_command_that_was_run_before_finds_the_job_that_was_moved(
     assert "is done; copy its results from" in done.err
 
 
-def test_a_move_asks_for_a_key_only_if_results_have_to_be_read_again(
-    new_cli: Any, slow_api: Sandbox, wait_for: Any
-) -> None:
-    cli = new_cli(slow_api)
-    cli.write("in.jsonl", 12)
-    slow_api.latency = 10_000, 30_000
-    running = cli.start("run", "in.jsonl", "--to", "out/", "--max-batch-requests", 3, *FAST)
-    wait_for(lambda: slow_api.account.requests == 12, running)
-    slow_api.advance(20_000)  # some of its batches have ended
-    wait_for(lambda: cli.here("status", "--json").json["jobs"][0]["sealed"] >= 3, running)
-    running.send_signal(signal.SIGKILL)
-    running.communicate()
-    key = cli.here("status", "--json").json["jobs"][0]["key"]
-    copied = cli.here("move", key, "--to", "copied/", ANTHROPIC_API_KEY="")
-    assert copied.status == 0, copied
-    assert "could not be read" not in copied.err
+def test_a_move_asks_for_a_key_only_if_results_have_to_be_read_again(new_cli: Any, wait_for: Any) -> None:
+    with Sandbox(seed=1, latency=10_000, outcome=Outcomes(expired=0.5)) as api:
+        cli = new_cli(api)
+        cli.write("in.jsonl", 12)
+        running = cli.start("run", "in.jsonl", "--to", "out/", "--max-batch-requests", 6, "--max-tries", 2, *FAST)
+        wait_for(lambda: api.account.requests == 12, running)
+        api.advance(10_001)  # the batches of the retry do not end
+        wait_for(lambda: api.account.requests > 12, running)
+        wait_for(lambda: cli.here("status", "--json").json["jobs"][0]["sealed"], running)
+        running.send_signal(signal.SIGKILL)
+        running.communicate()
+        key = cli.here("status", "--json").json["jobs"][0]["key"]
+        copied = cli.here("move", key, "--to", "copied/", ANTHROPIC_API_KEY="")
+        assert copied.status == 0, copied
+        assert "could not be read" not in copied.err
 
-    shutil.rmtree(cli.folder / "copied")
-    refused = cli.here("move", key, "--to", "moved.jsonl", ANTHROPIC_API_KEY="")
-    assert refused.status == 2
-    assert "no API key: set ANTHROPIC_API_KEY" in refused.err
-    moved = cli.here("move", key, "--to", "moved.jsonl")
-    assert moved.status == 0, moved
-    assert "could not be read there: the next run reads them from the API" in " ".join(moved.err.split())
-    slow_api.advance(20_000)
-    again = cli.here("run", "in.jsonl", "--to", "moved.jsonl", "--key", key, "--json", *FAST)
-    assert again.status == 0, again
-    assert again.json["succeeded"] == 12
-    assert len((cli.folder / "moved.jsonl").read_text().splitlines()) == 12
-    assert (slow_api.account.violated, slow_api.account.requests) == (0, 12)
+        shutil.rmtree(cli.folder / "copied")
+        refused = cli.here("move", key, "--to", "moved.jsonl", ANTHROPIC_API_KEY="")
+        assert refused.status == 2
+        assert "no API key: set ANTHROPIC_API_KEY" in refused.err
+        moved = cli.here("move", key, "--to", "moved.jsonl")
+        assert moved.status == 0, moved
+        assert "could not be read there: the next run reads them from the API" in " ".join(moved.err.split())
+        again = cli.start("run", "in.jsonl", "--to", "moved.jsonl", "--key", key, *FAST)
+        while again.poll() is None:  # batches of the retry that were not sent before end, too
+            api.advance(10_001)
+            with suppress(subprocess.TimeoutExpired):
+                again.wait(0.2)
+        again.communicate()
+        assert len((cli.folder / "moved.jsonl").read_text().splitlines()) == 12
+        assert api.account.violated == 0
 
 
 def test_status_says_since_when_the_storage_has_been_failing(alone: Any) -> None:

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -42,6 +42,19 @@ def places() -> Iterator[None]:
     memory.clear()
     yield
     memory.clear()
+
+
+@contextmanager
+def slow_api(**settings: Any) -> Iterator[Sandbox]:
+    """Batches end only when its clock is put forward."""
+    with Sandbox(seed=3, latency=3600, **settings) as slow, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANTHROPIC_BASE_URL", slow.url)
+        yield slow
+
+
+async def sent(job: Job, rows: int) -> None:
+    while job.progress().in_flight < rows or job.progress().in_doubt:
+        await job._job.change()
 
 
 async def sealed(job: Job, rows: int) -> None:
@@ -114,19 +127,21 @@ async def test_the_command_that_was_run_before_finds_the_job_by_its_old_and_by_i
     assert answers_in("moved.jsonl") == wanted(rows)
 
 
-async def test_another_destination_is_still_a_conflict_after_a_move(api: Sandbox) -> None:
+async def test_another_destination_is_still_a_conflict_after_a_move() -> None:
     rows = requests(5)
-    async with manager() as running:
-        job = await running.submit(rows, to="memory:old", key="job")
-        await job.wait()
-        with pytest.raises(ConfigError, match="is done; copy its results from memory:old"):
-            await running.move("job", to="memory:new")
-    api.latency = 3600
-    async with manager() as running:
-        await running.submit(rows, to="memory:first", key="second")
-        await running.move("second", to="memory:new")
-        with pytest.raises(JobConflict, match="destination memory:new"):
-            await running.submit(rows, to="memory:else", key="second")
+    with slow_api() as api:
+        async with manager() as running:
+            job = await running.submit(rows, to="memory:old", key="job")
+            await sent(job, 5)
+            api.advance(3601)
+            await job.wait()
+            with pytest.raises(ConfigError, match="is done; copy its results from memory:old"):
+                await running.move("job", to="memory:new")
+        async with manager() as running:
+            await running.submit(rows, to="memory:first", key="second")
+            await running.move("second", to="memory:new")
+            with pytest.raises(JobConflict, match="destination memory:new"):
+                await running.submit(rows, to="memory:else", key="second")
 
 
 async def test_a_move_during_an_outage_lets_the_job_go_on_at_once(api: Sandbox) -> None:
@@ -181,19 +196,23 @@ async def test_what_the_old_destination_lost_is_read_again_from_the_api_and_noth
     assert_paid_once(api, rows)
 
 
-async def test_rows_that_went_to_a_retry_shard_stand_once_after_their_first_shard_is_read_again(api: Sandbox) -> None:
+async def test_rows_that_went_to_a_retry_shard_stand_once_after_their_first_shard_is_read_again() -> None:
     rows = requests(20)
-    api.outcomes = Outcomes(expired=0.5)
-    async with manager(drains=1) as running:
-        job = await running.submit(write(rows), to="results/", key="job", tries=2)
-        while not any(shard.sealed for shard in job._job.shards.values()):
-            await job._job.change()
-    shutil.rmtree("results")
-    async with manager() as running:
-        await running.move("job", to="moved.jsonl")
-        summary = await running.job("job").wait()
+    with slow_api(outcome=Outcomes(expired=0.5)) as api:
+        async with manager(requests_per_batch=100) as running:
+            job = await running.submit(write(rows), to="results/", key="job", tries=2)
+            await sent(job, 20)
+            api.advance(3601)
+            while job.progress().batches < 2:  # one shard, and its retry
+                await job._job.change()
+            await sent(job, 1)
+        shutil.rmtree("results")
+        async with manager(requests_per_batch=100) as running:
+            await running.move("job", to="moved.jsonl")
+            api.advance(3601)
+            summary = await running.job("job").wait()
+        assert (summary.missing, api.account.violated) == (0, 0)
     assert Counter(line["custom_id"] for line in lines("moved.jsonl")) == Counter(row["custom_id"] for row in rows)
-    assert (summary.missing, api.account.violated) == (0, 0)
 
 
 async def test_what_the_api_does_not_keep_any_more_is_said_and_the_job_stays_where_it_was(api: Sandbox) -> None:
@@ -215,27 +234,27 @@ async def test_what_the_api_does_not_keep_any_more_is_said_and_the_job_stays_whe
     assert api.account.violated == 0
 
 
-async def test_lines_that_were_made_here_are_said_and_the_job_stays_where_it_was(api: Sandbox) -> None:
+async def test_lines_that_were_made_here_are_said_and_the_job_stays_where_it_was() -> None:
     """The API has none of them, so nobody could read them again."""
-    api.faults.next("create", Status(413, "request_too_large", "too large"))
-    api.latency = 3600
     rows = requests(3)
-    async with manager(requests_per_batch=1, uploads=1) as running:
-        job = await running.submit(write(rows), to="results/", key="job")
-        await sealed(job, 1)
-        while job.progress().in_flight < 2:
-            await job._job.change()
-        part = next(Path("results").glob("part-*.jsonl"))
-        part.rename("kept")
-        with pytest.raises(BackendError, match=r"shard \d+ cannot be read .* they were made here .* Nothing was moved"):
+    with slow_api() as api:
+        api.faults.next("create", Status(413, "request_too_large", "too large"))
+        async with manager(requests_per_batch=1, uploads=1) as running:
+            job = await running.submit(write(rows), to="results/", key="job")
+            await sealed(job, 1)
+            await sent(job, 2)
+            part = next(Path("results").glob("part-*.jsonl"))
+            part.rename("kept")
+            with pytest.raises(BackendError, match=r"shard \d+ cannot .* they were made here .* Nothing was moved"):
+                await running.move("job", to="moved.jsonl")
+            assert job.destination.endswith("/results/")
+            Path("kept").rename(part)
             await running.move("job", to="moved.jsonl")
-        assert job.destination.endswith("/results/")
-        Path("kept").rename(part)
-        await running.move("job", to="moved.jsonl")
-        api.advance(3601)
-        summary = await job.wait()
-    assert (summary.succeeded, summary.errored) == (2, 1)
-    assert api.account.violated == 0
+            await sent(job, 2)
+            api.advance(3601)
+            summary = await job.wait()
+        assert (summary.succeeded, summary.errored) == (2, 1)
+        assert api.account.violated == 0
 
 
 async def test_an_iterable_that_is_being_read_is_handed_over_again_after_a_move(api: Sandbox) -> None:
@@ -260,17 +279,20 @@ async def test_an_iterable_that_is_being_read_is_handed_over_again_after_a_move(
     assert_paid_once(api, rows)
 
 
-async def test_another_jobs_destination_is_refused_and_nothing_is_moved(api: Sandbox) -> None:
+async def test_another_jobs_destination_is_refused_and_nothing_is_moved() -> None:
     mine, theirs = requests(3), [{**row, "params": {**row["params"], "system": "x"}} for row in requests(3)]
-    async with manager() as running:
-        await (await running.submit(theirs, to="memory:theirs", key="theirs")).wait()
-        api.latency = 3600
-        job = await running.submit(mine, to="memory:old", key="mine")
-        with pytest.raises(BackendError, match="destination of job 'theirs'"):
-            await running.move("mine", to="memory:theirs")
-        assert job.destination == "memory:old"
-        with pytest.raises(ConfigError, match="has no job 'nobody'"):
-            await running.move("nobody", to="memory:new")
+    with slow_api() as api:
+        async with manager() as running:
+            other = await running.submit(theirs, to="memory:theirs", key="theirs")
+            await sent(other, 3)
+            api.advance(3601)
+            await other.wait()
+            job = await running.submit(mine, to="memory:old", key="mine")
+            with pytest.raises(BackendError, match="destination of job 'theirs'"):
+                await running.move("mine", to="memory:theirs")
+            assert job.destination == "memory:old"
+            with pytest.raises(ConfigError, match="has no job 'nobody'"):
+                await running.move("nobody", to="memory:new")
 
 
 async def test_a_job_that_was_assembled_and_not_recorded_is_moved(

@@ -182,14 +182,16 @@ async def test_an_unknown_failure_of_a_third_partys_backend_ends_the_job(api: Sa
     assert opened == [0]
 
 
-async def test_fallback_lines_are_sealed_after_the_outage(api: Sandbox) -> None:
-    api.latency = 3600
-    async with manager(**QUICK, sealed_unsent=4) as running:
-        job = await running.submit(requests(5), to="memory:answers", key="job")
-        await job.cancel()
-        memory.outage("answers", seconds=0.1)
-        api.advance(7200)
-        summary = await job.wait()
+async def test_fallback_lines_are_sealed_after_the_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(seed=3, latency=3600) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        async with manager(**QUICK, sealed_unsent=4) as running:
+            job = await running.submit(requests(5), to="memory:answers", key="job")
+            await job.cancel()
+            memory.outage("answers", seconds=0.1)
+            api.advance(7200)
+            summary = await job.wait()
+        assert api.account.violated == 0
     assert summary.requests == summary.canceled + summary.succeeded == len(memory.lines("answers"))
 
 
