@@ -12,6 +12,9 @@ calls them in this order, and may die between any two calls and begin again with
 
 What a backend promises: lines become visible no later than the seal; a visible line never changes; each line
 stands once, however often the steps above were repeated; memory stays bounded by what one `write` is given.
+A step that fails raises BackendError. With `passes=True` it says that the failure may end without anybody's help: the
+shard is drained again into a new sink of the same backend, `open_` and `finish` are called again, until the job's
+patience is over. Any other failure ends the job.
 `abatch.testing.contract` checks all of it.
 
 A third party's backend registers an entry point in the group `abatch.backends`: the scheme's name, and a function

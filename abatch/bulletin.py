@@ -14,9 +14,19 @@ import msgspec
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Bulletin", "post", "read"]
+__all__ = ["Bulletin", "StorageDown", "post", "read"]
 
 NAME: Final = "bulletin.json"
+
+
+class StorageDown(msgspec.Struct, frozen=True, kw_only=True):
+    """A job's destination fails at the moment, and is tried again."""
+
+    job: str
+    """The job's key."""
+    since: float
+    """Seconds since the epoch."""
+    why: str
 
 
 class Bulletin(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +41,8 @@ class Bulletin(msgspec.Struct, frozen=True, kw_only=True):
     """Per batch that is far older than usual and has not moved: for how long."""
     trouble: str = ""
     """Why the API cannot be asked at the moment."""
+    storage_down: list[StorageDown] = []
+    """Destinations that fail at the moment, and are tried again."""
 
 
 def post(folder: Path, bulletin: Bulletin) -> None:

@@ -55,7 +55,16 @@ if TYPE_CHECKING:
     from abatch.ledger import ShardRecord
     from abatch.prices import PriceList
 
-__all__ = ["RETRYABLE", "Collected", "Collector", "NotOurs", "seal_fallbacks"]
+__all__ = [
+    "RETRYABLE",
+    "Collected",
+    "Collector",
+    "NotOurs",
+    "discard",
+    "record_of",
+    "seal_fallbacks",
+    "sealed_of",
+]
 
 RETRYABLE: Final = frozenset({"rate_limit_error", "timeout_error", "api_error", "overloaded_error"})
 """Errors that pass; `expired` is retried, too, and a download that timed out, which is an `invalid_request_error`.
@@ -305,7 +314,7 @@ class _Drain:
             missing = await self._note_missing(gone)
             sealed = await opened.seal()
         except BaseException:
-            await _discard(opened)
+            await discard(opened)
             if self._withheld is not None:
                 await threads.clean_up(self._withheld.discard)
             raise
@@ -757,7 +766,7 @@ async def seal_fallbacks(
             await pass_on(opened)
             sealed = await opened.seal()
         except BaseException:
-            await _discard(opened)
+            await discard(opened)
             raise
     _check_lines(job, sealed.part, sealed.lines, spool.rows)
     return tally.counts, record_of(sealed)
@@ -772,7 +781,7 @@ def _check_lines(job: JobRef, part: int, lines: int, given: int) -> None:
         )
 
 
-async def _discard(sink: Sink) -> None:
+async def discard(sink: Sink) -> None:
     """Give a sink up after a failure, which is told even if this fails, too."""
     with anyio.CancelScope(shield=True):
         try:

@@ -51,6 +51,10 @@ class Config:
     """How long an unanswered create may still appear: 30 minutes, 45 with a caller's own client or off Linux."""
     free_disk: int = 64 * 2**20
     """Bytes that stay free on the journal's disk; below it nothing new is planned or sent."""
+    storage_patience: timedelta = timedelta(minutes=15)
+    """How long a destination may fail in a way that passes before its job ends; 0 ends the job at the first failure."""
+    storage_retry_every: timedelta = timedelta(seconds=1)
+    """First wait before a destination that failed is tried again; it doubles up to a minute."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.requests_per_batch <= 100_000:
@@ -72,3 +76,7 @@ class Config:
             raise ConfigError(f"poll_every must be from 0.01 s to poll_at_most, got {self.poll_every}")
         if self.grace is not None and self.grace < timedelta(0):
             raise ConfigError(f"grace must not be negative, got {self.grace}")
+        if self.storage_patience < timedelta(0):
+            raise ConfigError(f"storage_patience must not be negative, got {self.storage_patience}")
+        if not timedelta(milliseconds=1) <= self.storage_retry_every <= timedelta(minutes=1):
+            raise ConfigError(f"storage_retry_every must be from 0.001 s to 60 s, got {self.storage_retry_every}")

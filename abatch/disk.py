@@ -28,6 +28,7 @@ __all__ = [
     "close_to_others",
     "durable",
     "make_folders",
+    "passes",
     "remove",
     "sync",
     "sync_folder",
@@ -44,6 +45,27 @@ UNABLE: Final = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.E
 """Why a folder is never synced: it cannot be opened to read, or its file system has nothing to sync (automounts)."""
 NO_FULL_SYNC: Final = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
 """What a file system answers that has no `F_FULLFSYNC`, a network one for example."""
+PASSING: Final = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EINTR,
+    errno.EMFILE,
+    errno.ENETDOWN,
+    errno.ENETRESET,
+    errno.ENETUNREACH,
+    errno.ENFILE,
+    errno.ENOBUFS,
+    errno.ENOLCK,
+    errno.EPIPE,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+"""What may end without anybody's help. A full disk, a refused permission and a failing device (EIO) do not."""
 _turn = threading.Lock()
 _failures: Counter[Path] = Counter()
 """How often the sync of a folder failed."""
@@ -114,6 +136,11 @@ def close_to_others(folder: Path) -> int:
     if others:
         folder.chmod(stat.S_IMODE(found.st_mode) & ~0o077)
     return others
+
+
+def passes(failure: OSError) -> bool:
+    """Whether what the operating system refused may be granted later, without anybody's help."""
+    return failure.errno in PASSING
 
 
 def remove(path: Path) -> None:

@@ -34,7 +34,7 @@ from abatch.clocks import Moment, awake, moment
 from abatch.collector import NotOurs, seal_fallbacks
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET
 from abatch.disk import remove
-from abatch.errors import ApiError, JobStopped, TooManyOpenFiles
+from abatch.errors import ApiError, BackendError, JobStopped, TooManyOpenFiles
 from abatch.facts import (
     Abandoned,
     Accepted,
@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     from abatch.facts import ShardFact
     from abatch.ledger import JobRecord, Ledger, ShardRecord
     from abatch.lifecycle import Action
+    from abatch.outage import Outage
     from abatch.parked import Parked
     from abatch.reconcile import BatchSeen, Verdict
 
@@ -247,6 +248,7 @@ class Site:
     drains: Turns
     backend: Backend | None
     collector: Collector | None
+    outage: Outage
     fingerprint: str | None
     may_submit: bool
     spawn: Callable[[int], None]
@@ -328,7 +330,7 @@ class Driver:
 
         Raises:
             JobStopped: the job cannot go on; recorded before it is raised.
-            BackendError: the job's storage failed.
+            BackendError: the job's storage failed in a way that does not pass, or for longer than its patience.
             JournalError: nothing can go on.
 
         """
@@ -343,11 +345,19 @@ class Driver:
                 await self._stop_job(str(damage), RESTORE if isinstance(self.shard.state, Ready) else RESTORE_PAID)
             except SpoolUnusable as failure:
                 await self._stop_job(str(failure), FREE_DISK)
-            except TooManyOpenFiles as failure:  # it passes, so nothing is stopped
-                pause = self._out_of_files.next()
-                log.warning("too_many_open_files", shard=self.shard.shard, place=failure.url, seconds=pause)
-                await anyio.sleep(pause)
+            except TooManyOpenFiles as failure:
+                if isinstance(action, Upload):  # the spool's: no seal follows that would end an outage
+                    await self._rest(failure)
+                else:
+                    await self.site.outage.wait(failure)
+            except BackendError as failure:  # only draining and abandoning use it: they begin again with a new sink
+                await self.site.outage.wait(failure)
         await threads.run(remove, self.site.ledger.journal.spool / self.shard.planned.spool)
+
+    async def _rest(self, failure: TooManyOpenFiles) -> None:
+        pause = self._out_of_files.next()
+        log.warning("too_many_open_files", shard=self.shard.shard, place=failure.url, seconds=pause)
+        await anyio.sleep(pause)
 
     async def _perform(self, action: Action) -> bool:
         match action:
@@ -682,6 +692,7 @@ class Driver:
             raise JobStopped(site.job.key, "its backend is not at hand", "Hand the job over again with its backend.")
         with closing(await self._open_spool()) as reader:
             counts, sealed = await seal_fallbacks(site.backend, site.ref, self.shard, reader, result)
+        site.outage.over()
         await self._record(Abandoned(why=why, counts=counts, sealed=sealed))
         return True
 
@@ -916,6 +927,7 @@ class Driver:
             reason = f"batch {state.batch_id} of shard {self.shard.shard}: {failure}"
             remedy = "All else of the job is done. Fetch the results of this batch from the API by hand."
             await self._stop_job(reason, remedy)
+        site.outage.over()
         entries = site.ledger.next(self.shard, collected.drained, at=self._at)
         retry = None
         if collected.retry is not None:

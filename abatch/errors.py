@@ -160,11 +160,17 @@ class JobFailed(AbatchError):
 
 
 class BackendError(AbatchError):
-    """The storage behind a destination refused or failed; it stops its own job, not the others."""
+    """The storage behind a destination refused or failed; it stops its own job, not the others.
 
-    def __init__(self, url: str, why: str) -> None:
+    `passes` says that the failure may end without anybody's help (a server that is busy or cannot be reached): a
+    running job then tries again until `Config.storage_patience` is over. Without it the job ends at once.
+    """
+
+    def __init__(self, url: str, why: str, *, passes: bool = False) -> None:
         super().__init__(url, why)
-        self.url, self.why = url, why
+        self.url = url
+        self.why = why
+        self.passes = passes
 
     def __str__(self) -> str:
         return f"{self.url}: {self.why}"
@@ -174,7 +180,8 @@ class TooManyOpenFiles(BackendError):
     """No descriptor was left to open a file or connection of a job's storage, or of its spool: that passes."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url, "too many open files; raise the limit (`ulimit -n`), or run fewer jobs at once")
+        why = "too many open files; raise the limit (`ulimit -n`), or run fewer jobs at once"
+        super().__init__(url, why, passes=True)
         self.args = (url,)
 
 

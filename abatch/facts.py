@@ -36,6 +36,7 @@ __all__ = [
     "JobFact",
     "Lost",
     "LostWished",
+    "Moved",
     "Planned",
     "Reappeared",
     "Rejected",
@@ -391,6 +392,15 @@ class Resumed(Recorded, frozen=True, kw_only=True):
     """The job was handed over again after a stop."""
 
 
+class Moved(Recorded, frozen=True, kw_only=True):
+    """The job's destination is another one now; what was sealed before is sealed there, too."""
+
+    to: str
+    """The new destination's URL, normalized."""
+    sealed: dict[int, SealedRecord] = {}
+    """Per shard that was sealed at the old destination: its results at the new one."""
+
+
 class Finished(Recorded, frozen=True, kw_only=True):
     """All shards are sealed and the destination is complete."""
 
@@ -407,6 +417,7 @@ JobFact: TypeAlias = (
     | DuplicateSeen
     | Stopped
     | Resumed
+    | Moved
     | Finished
 )
 Fact: TypeAlias = ShardFact | JobFact

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from abatch.errors import JobFailed, JobStopped
 from abatch.facts import CancelWished
 from abatch.journal import Entry
+from abatch.places import absolute_url
 from abatch.result import Result
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ class Job:
     def key(self) -> str:
         """The job's key."""
         return self._job.key
+
+    @property
+    def destination(self) -> str:
+        """The URL of the job's destination, which `BatchManager.move` changes; empty for a backend object."""
+        return absolute_url(self._job.folder, self._job.to) if self._job.to else ""
 
     @property
     def done(self) -> bool:

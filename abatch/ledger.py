@@ -32,6 +32,7 @@ from abatch.facts import (
     Finished,
     Found,
     LostWished,
+    Moved,
     Planned,
     Reopened,
     ResolveWished,
@@ -48,7 +49,20 @@ from abatch.facts import Held as HeldFact
 from abatch.facts import Lost as LostFact
 from abatch.facts import Rejected as RejectedFact
 from abatch.journal import Entry, Overtaken
-from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost, Processing, Ready, Rejected, State, after
+from abatch.lifecycle import (
+    Dead,
+    Done,
+    Draining,
+    Held,
+    InDoubt,
+    Lost,
+    Processing,
+    Ready,
+    Rejected,
+    State,
+    after,
+    resealed,
+)
 from abatch.parked import REMEMBERED, note
 from abatch.places import absolute_url, is_local, shown
 from abatch.prices import BATCH_DISCOUNT
@@ -178,8 +192,10 @@ class JobRecord:
     finished: Finished | None = None
     duplicates: frozenset[str] = frozenset()
     """Batches that were paid for besides those that count."""
+    moves: list[Moved] = field(default_factory=list[Moved])
+    """To other destinations, in their order."""
     cuts: int = 0
-    """How many cuts there were: the position of the next."""
+    """How many cuts and moves there were: the position of the next."""
     parts: int = 0
     """Part numbers given out."""
     sealed_count: int = 0
@@ -197,9 +213,19 @@ class JobRecord:
     """Of a finished job whose shards were let go."""
 
     @property
+    def to(self) -> str:
+        """The destination's URL as the journal keeps it, where the job is now; empty for a backend object."""
+        return self.moves[-1].to if self.moves else self.submitted.to
+
+    @property
+    def places(self) -> list[str]:
+        """Every destination that the job ever had, the first one first."""
+        return [self.submitted.to, *(move.to for move in self.moves)]
+
+    @property
     def location(self) -> str:
         """Where the results are; a local place moves with the journal."""
-        to = self.submitted.to
+        to = self.to
         if self.finished is None or is_local(to):
             return shown(absolute_url(self.folder, to))
         return self.finished.location
@@ -303,6 +329,12 @@ class JobRecord:
                 self.stopped = fact
             case Resumed():
                 self.stopped = None
+            case Moved():
+                self.moves.append(fact)
+                self.cuts += 1
+                for number, sealed in fact.sealed.items():
+                    shard = self.shards[number]
+                    shard.state = resealed(shard.state, sealed)
             case Finished():
                 self.finished = fact
                 self.seqs = self.seqs[0], recorded.seq

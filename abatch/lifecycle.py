@@ -66,7 +66,7 @@ from abatch.facts import Lost as LostFact
 from abatch.facts import Rejected as RejectedFact
 
 if TYPE_CHECKING:
-    from abatch.facts import ShardFact
+    from abatch.facts import SealedRecord, ShardFact
 
 __all__ = [
     "Abandon",
@@ -89,6 +89,7 @@ __all__ = [
     "after",
     "doubt_of",
     "next_action",
+    "resealed",
 ]
 
 
@@ -280,6 +281,22 @@ def next_action(state: State) -> Action | None:
             return None
         case _:
             assert_never(state)
+
+
+def resealed(state: State, sealed: SealedRecord) -> State:
+    """The state of a sealed shard whose results are at another destination now.
+
+    Raises:
+        IllegalTransition: nothing of it is sealed.
+
+    """
+    match state:
+        case Done(drained=end):
+            return replace(state, drained=replace(end, sealed=sealed))
+        case Dead(end=Abandoned() as end):
+            return replace(state, end=replace(end, sealed=sealed))
+        case _:
+            raise IllegalTransition(state, sealed)
 
 
 def after(state: State | None, fact: ShardFact) -> State:

@@ -30,6 +30,7 @@ from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
 from abatch.lifecycle import Done, Held, InDoubt, Lost, doubt_of
 from abatch.log import log
+from abatch.move import move
 from abatch.places import absolute, absolute_url, folder_of, is_text, relative, relative_url
 from abatch.planner import spool_needed
 from abatch.poller import Scope
@@ -259,6 +260,7 @@ class BatchManager:
             not_visible=[batch_id for scope in scopes for batch_id in scope.not_visible()],
             parked={batch_id: why for scope in scopes for batch_id, why in scope.parking.in_words().items()},
             trouble="; ".join(str(scope.trouble) for scope in scopes if scope.trouble is not None),
+            storage_down=[run.outage.down for run in self._runs.values() if run.outage.down is not None],
         )
 
     # ---- scopes -----------------------------------------------------------------------------------------------
@@ -364,7 +366,7 @@ class BatchManager:
     def _run_of(self, job: JobRecord) -> JobRun:
         run = self._runs.get(job.job) or self._spare.get(job.job)
         if run is None:
-            to = job.submitted.to
+            to = job.to
             run = JobRun(self._shop, job, destination=absolute_url(self._folder, to) if to else None)
             if isinstance(job.submitted.source, FileSource):
                 run.input_path = absolute(self._folder, job.submitted.source.path)
@@ -488,6 +490,7 @@ class BatchManager:
         backend = to if isinstance(to, Backend) and not isinstance(to, str | os.PathLike) else None
         url = "" if backend is not None else relative_url(self._folder, normalize(os.fspath(to)))  # type: ignore[arg-type]
         key = self._default_key(path, url) if key is None else key
+        key = self._moved_key(key, path, url)
         if not KEY.fullmatch(key):
             raise ConfigError(f"key must match {KEY.pattern}, got {key!r}")
         async with self._one_at_a_time(key):
@@ -498,7 +501,7 @@ class BatchManager:
                 job = await self._begin(fact, backend)
             else:
                 await self._compare(job, path, url, headers)
-                if backend is not None:
+                if backend is not None and not job.to:  # one that was moved has another destination since
                     self._run_of(job).use(backend)
             run = self._run_of(job)
             if job.finished is not None:
@@ -516,6 +519,41 @@ class BatchManager:
                     await run.join()
             return self._handle(job, handed)
 
+    async def move(self, key: str, *, to: str | os.PathLike[str]) -> Job:
+        """Take an unfinished job to another destination, where it goes on; for instance because its own one failed.
+
+        What is sealed is copied; what cannot be read at the old destination is read again from the API, which keeps
+        results for 29 days. Nothing is sent again. The old destination keeps its copy. From then on `submit` finds the
+        job by its old and by its new destination. After a crash the same call goes on. An iterable that is being read
+        is given up; hand it over again.
+
+        Args:
+            key: the job's key.
+            to: the new destination's URL or path.
+
+        Raises:
+            ConfigError: there is no such job, it is done, or the destination cannot work.
+            BackendError: the new destination is another job's or failed, or the old one does not give back what the
+                API does not have (lines of cancelled or refused requests); the job stays where it was.
+            JobStopped: the old destination does not give back what the API does not keep any more; likewise.
+            ApiError: the API has to be asked, and cannot be reached; likewise.
+
+        """
+        self._check_open("move")
+        url = relative_url(self._folder, normalize(os.fspath(to)))
+        async with self._one_at_a_time(key):
+            handle, job = self.job(key), self._ledger.job(key)
+            assert job is not None
+            if job.to == url:
+                return handle
+            run = self._run_of(job)
+            async with run.paused():
+                await move(self._ledger, job, url, api=self._api, input_path=run.input_path, old=run.connected)
+                await run.move_to(absolute_url(self._folder, url))
+            if run.over.is_set() and job.finished is None:
+                self._start(run, may_submit=run.may_submit)
+            return handle
+
     @asynccontextmanager
     async def _one_at_a_time(self, key: str) -> AsyncGenerator[None, None]:
         """Hold the lock of this key, which is there as long as somebody wants it."""
@@ -527,14 +565,28 @@ class BatchManager:
             if not lock.locked() and not lock.statistics().tasks_waiting:
                 self._submitting.pop(key, None)
 
+    async def _api(self) -> Client:
+        return self._client
+
     def default_key(self, path: Path | None, to: str) -> str:
         """The key of a job that was given none: the input's name and a digest of input and destination.
+
+        A job that was moved keeps its key: in a manager that is entered, it is found by its new destination, too.
 
         Raises:
             ConfigError: there is no input path.
 
         """
-        return self._default_key(path, relative_url(self._folder, normalize(to)))
+        url = relative_url(self._folder, normalize(to))
+        key = self._default_key(path, url)
+        return key if self._lifetime is None else self._moved_key(key, path, url)
+
+    def _moved_key(self, key: str, path: Path | None, url: str) -> str:
+        """The key of the job that was begun with this input and moved to this destination; else `key`."""
+        if path is None or key != self._default_key(path, url) or self._ledger.job(key) is not None:
+            return key
+        moved = (job for job in self._ledger.jobs.values() if job.moves and url in job.places)
+        return next((job.key for job in moved if job.key == self._default_key(path, job.submitted.to)), key)
 
     def _default_key(self, path: Path | None, url: str) -> str:
         if path is None:
@@ -580,8 +632,8 @@ class BatchManager:
 
     async def _compare(self, job: JobRecord, path: Path | None, url: str, headers: Headers) -> None:
         known = job.submitted
-        if known.to != url:
-            raise JobConflict(job.key, f"destination {known.to or 'a backend object'}")
+        if url not in job.places:
+            raise JobConflict(job.key, f"destination {job.to or 'a backend object'}")
         if known.headers != headers:
             raise JobConflict(job.key, "other betas, user profile or workspace")
         match known.source, path:

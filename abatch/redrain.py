@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from abatch.ledger import JobRecord, Ledger, ShardRecord
     from abatch.runner import JobRun
 
-__all__ = ["reopen_missing_parts"]
+__all__ = ["Gone", "check_age", "check_ids", "reopen_missing_parts"]
 
-PUT_BACK = "Put the part back where it was"
+PUT_BACK = "Put the part back where it was, or make it readable"
 
 
-class _Gone(NamedTuple):
+class Gone(NamedTuple):
+    """A shard whose part is gone from the destination, or cannot be read there."""
+
     shard: ShardRecord
     state: Done
 
@@ -73,8 +75,8 @@ async def _reopen(run: JobRun, ledger: Ledger, client: Client, input_path: Path 
         if not gone and trouble is not None:
             raise trouble
         reopened = _redrainable(job, gone)
-        await _check_age(client, job, reopened)
-        await _check_ids(ledger, job, reopened, input_path)
+        await check_age(client, job, reopened)
+        await check_ids(ledger, job, reopened, input_path)
         facts = [
             entry
             for shard, _ in reopened
@@ -113,9 +115,9 @@ async def _is_gone(backend: Backend, ref: JobRef, shard: ShardRecord) -> bool:
     return False
 
 
-def _redrainable(job: JobRecord, gone: list[ShardRecord]) -> list[_Gone]:
+def _redrainable(job: JobRecord, gone: list[ShardRecord]) -> list[Gone]:
     """The shards with their states, if all of them had results of the API."""
-    found: list[_Gone] = []
+    found: list[Gone] = []
     for shard in gone:
         if not isinstance(shard.state, Done):
             raise JobStopped(
@@ -124,11 +126,18 @@ def _redrainable(job: JobRecord, gone: list[ShardRecord]) -> list[_Gone]:
                 "the API has none of them",
                 f"{PUT_BACK}.",
             )
-        found.append(_Gone(shard, shard.state))
+        found.append(Gone(shard, shard.state))
     return found
 
 
-async def _check_age(client: Client, job: JobRecord, gone: list[_Gone]) -> None:
+async def check_age(client: Client, job: JobRecord, gone: list[Gone]) -> None:
+    """Make sure that the API still has the results of all of them.
+
+    Raises:
+        JobStopped: it has not.
+        ApiError: the API cannot be asked for the time.
+
+    """
     if not gone:
         return
     now = (await client.list(job.submitted.headers.workspace_id, limit=1)).date
@@ -136,14 +145,19 @@ async def _check_age(client: Client, job: JobRecord, gone: list[_Gone]) -> None:
         if state.batch_id is not None and state.created_at + KEPT_FOR < now:
             raise JobStopped(
                 job.key,
-                f"part {shard.planned.part} is gone, and the API keeps results for 29 days: "
+                f"part {shard.planned.part} is gone or cannot be read, and the API keeps results for 29 days: "
                 f"those of batch {state.batch_id} are older",
                 f"{PUT_BACK}.",
             )
 
 
-async def _check_ids(ledger: Ledger, job: JobRecord, gone: list[_Gone], input_path: Path | None) -> None:
-    """Make sure that the custom_ids of all of them are known; from the input where none were kept."""
+async def check_ids(ledger: Ledger, job: JobRecord, gone: list[Gone], input_path: Path | None) -> None:
+    """Make sure that the custom_ids of all of them are known; from the input where none were kept.
+
+    Raises:
+        JobStopped: they are not.
+
+    """
     without: list[ShardRecord] = []
     for shard, state in gone:
         kept = await threads.run(read_kept, ledger.journal.ids, shard.shard, shard.planned.rows)
@@ -158,7 +172,8 @@ async def _check_ids(ledger: Ledger, job: JobRecord, gone: list[_Gone], input_pa
         if shard.shard not in found:
             raise JobStopped(
                 job.key,
-                f"part {shard.planned.part} is gone, and the custom_ids of its requests are not known any more: "
-                "they are kept for 29 days, and can be read from the unchanged input file, except those of a retry",
+                f"part {shard.planned.part} is gone or cannot be read, and the custom_ids of its requests are not "
+                "known any more: they are kept for 29 days, and can be read from the unchanged input file, except "
+                "those of a retry",
                 f"{PUT_BACK}, or put the input file back, then run the same command again.",
             )

@@ -23,6 +23,7 @@ from abatch.facts import FileSource, Finished, Resumed, Stopped
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Held, Ready
 from abatch.log import log
+from abatch.outage import Outage
 from abatch.places import is_local
 from abatch.planner import Planner
 
@@ -73,6 +74,15 @@ class Workshop:
         self.one_block = anyio.Lock(fast_acquire=True)
 
 
+class _Pause:
+    """A run that is held still."""
+
+    def __init__(self) -> None:
+        self.still = anyio.Event()
+        """Nothing of the run goes on."""
+        self.over = anyio.Event()
+
+
 class JobRun:
     """One job, run.
 
@@ -97,9 +107,12 @@ class JobRun:
         self._group: anyio.abc.TaskGroup | None = None
         self._site: Site | None = None
         self._driven: set[int] = set()
+        self.outage = Outage(job.key, shop.config)
         self._connecting = anyio.Lock()
         self.finishing = anyio.Lock()
         """Held while the destination is finished: parts come and go in it meanwhile."""
+        self._pause: _Pause | None = None
+        self._round: anyio.CancelScope | None = None
         self._readers = 0
         self._assembled = False
         self._planning = self._plan_again = False
@@ -226,6 +239,17 @@ class JobRun:
         """Close the backend; what is sealed does not depend on it."""
         await self._close(self._backend)
 
+    @property
+    def connected(self) -> Backend | None:
+        """The backend, if there is one at the moment."""
+        return self._backend
+
+    async def move_to(self, destination: str) -> None:
+        """Use another destination from now on; while the run is paused."""
+        closing, self._backend, self._site, self._assembled = self._backend, None, None, False
+        self._destination = destination
+        await self._close(closing)
+
     async def _close(self, backend: Backend | None) -> None:
         if backend is not None:
             try:
@@ -235,7 +259,7 @@ class JobRun:
 
     async def tidy(self) -> None:
         """Do what a run that died just after the end of the job left undone on this machine."""
-        if not is_local(self.job.submitted.to) or not await threads.run(Path(self.job.location).exists):
+        if not is_local(self.job.to) or not await threads.run(Path(self.job.location).exists):
             return
         try:
             async with self.reading():
@@ -273,18 +297,48 @@ class JobRun:
         """
         try:
             while self._again:
+                await self._hold()
                 self._again, self.error = False, None
-                await self._run()
+                with anyio.CancelScope() as self._round:
+                    await self._run()
+                self._again = self._again or self._pause is not None
         except JournalError as failure:
             self._fail(failure)
             raise
         except Exception as failure:  # noqa: BLE001 - whatever a backend or the caller's iterable raises is the job's
             self._fail(failure)
         finally:
+            self.outage = Outage(self.job.key, self._shop.config)  # a run that begins again has all of its patience
             self._handed.clear()  # what was not read came to nothing, and its caller hears why
             self.over.set()
+            if self._pause is not None:
+                self._pause.still.set()
             self.job.wake()
             await self._close_if_done()
+
+    async def _hold(self) -> None:
+        """Stay here while the run is paused."""
+        while (pause := self._pause) is not None:
+            pause.still.set()
+            await pause.over.wait()
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncGenerator[None, None]:
+        """Hold the run still for the length of the block; one that was under way goes on after it.
+
+        Attempts past their commit point get their answer first. An iterable that is being read is given up: its
+        caller hands it over again.
+        """
+        pause = self._pause = _Pause()
+        try:
+            if not self.over.is_set():
+                if self._round is not None:
+                    self._round.cancel()
+                await pause.still.wait()
+            yield
+        finally:
+            self._pause = None
+            pause.over.set()
 
     def _fail(self, failure: Exception) -> None:
         if self.error is None:
@@ -367,6 +421,7 @@ class JobRun:
             drains=shop.drains,
             backend=None,
             collector=None,
+            outage=self.outage,
             fingerprint=shop.fingerprint,
             may_submit=self.may_submit,
             spawn=self._spawn,
@@ -377,7 +432,7 @@ class JobRun:
     async def _equip(self, site: Site) -> None:
         """Give the drivers the backend, if it is at hand."""
         shop, job = self._shop, self.job
-        site.backend = await self.backend()
+        site.backend = await self.outage.survive(self.backend)
         if site.backend is not None:
             site.collector = Collector(
                 shop.client,
@@ -479,11 +534,11 @@ class JobRun:
                 self._again = self.job.finished is None
 
     async def _finish_now(self, cuts: int) -> None:
-        job, backend = self.job, await self.backend()
+        job, backend = self.job, await self.outage.survive(self.backend)
         if backend is None:
             return
         sealed = await self._sealed()
-        location = await backend.finish(self.ref(), sealed)
+        location = await self.outage.survive(lambda: backend.finish(self.ref(), sealed))
         try:  # at the place of the next cut: another process that plans more and this one exclude each other
             await self._shop.ledger.record(Entry(job.job, Finished(location=location), n=cuts))
         except Overtaken:

@@ -35,6 +35,7 @@ __all__ = [
     "Seen",
     "WireId",
     "body_size",
+    "delivered",
     "fallback",
     "lines_of",
     "parse_id",
@@ -328,6 +329,7 @@ _decode, _decode_lines = _decoder.decode, _decoder.decode_lines
 _UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 _NAMED: Final = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.){32,192}")')
 _DOWNLOAD_TIMEOUT: Final = re.compile(rb"timed out while trying to download", re.IGNORECASE)
+_DELIVERED: Final = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
@@ -499,3 +501,25 @@ def outcome_of(line: bytes, custom_id: str) -> Line:
     if seen is None:  # no JSON reader takes it, as it was when it had an id of ours
         return Line(line, custom_id, outcome_in(line))
     return Line(line, custom_id, seen.outcome, seen.error_type, seen.model, seen.usage)
+
+
+def delivered(line: bytes) -> Line:
+    """A line as it stands in a destination, with its caller's custom_id, decoded once more for a sink."""
+    try:
+        envelope = _decode(line)
+    except _UNREADABLE:
+        seen = _read_leniently(line)
+    else:
+        seen = Seen(envelope.custom_id, *envelope.told())
+    if seen is not None:
+        return Line(line, seen.wire_id, seen.outcome, seen.error_type, seen.model, seen.usage)
+    named = _DELIVERED.search(line)  # no JSON reader takes it; a scan for our ids would find what the model wrote
+    return Line(line, "" if named is None else _as_text(named[1]), outcome_in(line))
+
+
+def _as_text(quoted: bytes) -> str:
+    try:
+        text: str = json.loads(quoted)
+    except ValueError:
+        return quoted.decode(errors="replace")
+    return text

@@ -28,11 +28,11 @@ def resuming(ledger: Ledger, job: JobRecord) -> tuple[str, str]:
     first, is_retry, _ = job.key.rpartition(".retry-")
     if is_retry and ledger.job(first) is not None:
         return _command(folder, "retry", first), "with the options it was begun with"
-    if not submitted.to or headers.user_profile_id is not None:
+    if not job.to or headers.user_profile_id is not None:
         return "", "by the application that began it"
     is_file = isinstance(submitted.source, FileSource)
     source = _near(str(absolute(folder, submitted.source.path))) if isinstance(submitted.source, FileSource) else "-"
-    words = ["run", source, "--to", _destination(absolute_url(folder, submitted.to)), "--key", job.key]
+    words = ["run", source, "--to", _destination(absolute_url(folder, job.to)), "--key", job.key]
     words += [word for beta in headers.betas for word in ("--beta", beta)]
     words += [] if headers.workspace_id is None else ["--workspace", headers.workspace_id]
     return _command(folder, *words), "" if is_file else "with the same lines on stdin"

@@ -9,6 +9,7 @@ import typer
 
 from abatch.cli.estimate import estimate
 from abatch.cli.identify import identify
+from abatch.cli.move import move
 from abatch.cli.redrain import redrain
 from abatch.cli.results import results
 from abatch.cli.retry import retry
@@ -48,7 +49,7 @@ def abatch(
     """
 
 
-for command in (run, status, results, cancel, retry, redrain, resolve, identify, estimate, sandbox):
+for command in (run, status, results, cancel, retry, redrain, move, resolve, identify, estimate, sandbox):
     name = "id" if command is identify else command.__name__
     app.command(name, short_help=(command.__doc__ or "").partition("\n")[0])(command)  # a short help is not cut
 

@@ -29,7 +29,7 @@ from abatch.cli.text import clean
 from abatch.config import Config
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped
 from abatch.manager import BatchManager
-from abatch.places import folder_of, is_local, shown
+from abatch.places import absolute_url, folder_of, is_local, relative_url, shown
 from abatch.reads import Reads, refusal_of
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def config_of(
     bytes_per_batch: int | None = None,
     poll_interval: float | None = None,
     grace: float | None = None,
+    storage_patience: float | None = None,
     unresolved: Unresolved = "resubmit",
     refusals: Refusals = "believe",
     parked: Parked = "wait",
@@ -147,7 +148,11 @@ def config_of(
     """
     poll = SANDBOX_POLL if poll_interval is None and sandbox else poll_interval
     grace = SANDBOX_GRACE if grace is None and sandbox else grace
-    for option, seconds, least in (("--poll-interval", poll, SHORTEST), ("--grace", grace, 0)):
+    for option, seconds, least in (
+        ("--poll-interval", poll, SHORTEST),
+        ("--grace", grace, 0),
+        ("--storage-patience", storage_patience, 0),
+    ):
         if seconds is not None and not least <= seconds <= LONGEST:
             raise ConfigError(f"{option} must be a number of seconds from {least} to {LONGEST}, got {seconds}")
     given: dict[str, Any] = {  # Any: the fields differ in type, and Config checks them
@@ -156,6 +161,7 @@ def config_of(
         "poll_every": None if poll is None else timedelta(seconds=poll),
         "poll_at_most": None if poll is None else timedelta(seconds=poll * SLOWER),
         "grace": None if grace is None else timedelta(seconds=grace),
+        "storage_patience": None if storage_patience is None else timedelta(seconds=storage_patience),
     }
     return Config(
         unresolved=unresolved,
@@ -238,6 +244,8 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
         course.key = manager.default_key(path, order.to)
     screen.say(f"key          {course.key}\njournal      {around.journal}\ndestination  {shown(url)}")
     async with manager:
+        if isinstance(order.requests, Path) and order.key is None:
+            course.key = manager.default_key(order.requests, order.to)  # a job that was moved has kept its key
         await _check_api(manager, course.key, order.workspace_id)
         try:
             job = course.job = await manager.submit(
@@ -249,8 +257,10 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
                 workspace_id=order.workspace_id,
                 tries=order.tries,
             )
-            if job.done and is_local(url):
-                await threads.run(_check_in_place, job, url)
+            if (here := job.destination) != absolute_url(journal, relative_url(journal, url)):
+                screen.say(f"job {job.key} was moved: its results are in {shown(here)}")
+            if job.done and is_local(here):
+                await threads.run(_check_in_place, job, here)
             others = [other.key for other in manager.jobs() if not other.done and other.key != job.key]
             if others:
                 screen.say(f"also unfinished here, polled but not submitted: {', '.join(others)}")

@@ -7,9 +7,12 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["JobArgument", "JournalOption", "JsonOption", "QuietOption"]
+__all__ = ["JobArgument", "JournalOption", "JsonOption", "QuietOption", "StoragePatienceOption"]
 
 JobArgument: TypeAlias = Annotated[str, typer.Argument(metavar="JOB", help="The job's key.", show_default=False)]
 JournalOption: TypeAlias = Annotated[Path, typer.Option("--journal", file_okay=False, help="The journal's folder.")]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else there.")]
+StoragePatienceOption: TypeAlias = Annotated[
+    float | None, typer.Option(help="Seconds a destination may fail in a way that passes before the job ends. [900]")
+]
 QuietOption: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors alone.")]

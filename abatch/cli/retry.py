@@ -23,7 +23,12 @@ from abatch import threads, wire
 from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
 from abatch.cli.estimate import rows_of
 from abatch.cli.exits import perform, reported
-from abatch.cli.options import JobArgument, JsonOption, QuietOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
+    JobArgument,
+    JsonOption,
+    QuietOption,
+    StoragePatienceOption,
+)
 from abatch.cli.places import job_named, ledger_of
 from abatch.cli.results import read_results
 from abatch.cli.screen import Screen
@@ -87,6 +92,7 @@ def retry(
     journal: Annotated[Path | None, typer.Option(file_okay=False, help="The journal's folder.")] = None,
     tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
     poll_interval: Annotated[float | None, typer.Option(help="Seconds between two looks; grows fourfold. [15]")] = None,
+    storage_patience: StoragePatienceOption = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="The job was run with --sandbox.")] = False,
     sandbox_latency: Annotated[str, typer.Option(hidden=True, envvar="ABATCH_SANDBOX_LATENCY")] = "1,3",
     quiet: QuietOption = False,
@@ -109,7 +115,7 @@ def retry(
 
     made = perform(work)
     with reported(screen):
-        config = config_of(sandbox=sandbox, poll_interval=poll_interval, tier=tier)
+        config = config_of(sandbox=sandbox, poll_interval=poll_interval, storage_patience=storage_patience, tier=tier)
         counts = ", ".join(f"{len(marks):,} {kind}" for kind, marks in made.wanted.items() if marks)
         if not made.count:
             screen.say(f"Job {key} has nothing to send again.")
@@ -161,10 +167,10 @@ async def _prepare(ledger: Ledger, key: str, kinds: list[str], to: str | None) -
     while (last := ledger.job(f"{key}.retry-{number}")) is not None and last.finished is not None:
         earlier.append(last)
         number += 1
-    url = absolute_url(folder, job.submitted.to)
+    url = absolute_url(folder, job.to)
     made = _Retry(
         key=f"{key}.retry-{number}",
-        to=to or (_beside(url, number) if last is None else absolute_url(folder, last.submitted.to)),
+        to=to or (_beside(url, number) if last is None else absolute_url(folder, last.to)),
         path=path,
         headers=job.submitted.headers,
         tries=job.submitted.tries,

@@ -13,7 +13,11 @@ from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
 from abatch.cli.estimate import as_json, estimate_file, rows_to_show
 from abatch.cli.exits import perform, reported
 from abatch.cli.lines import stdin_lines
-from abatch.cli.options import JsonOption, QuietOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
+    JsonOption,
+    QuietOption,
+    StoragePatienceOption,
+)
 from abatch.cli.places import DEFAULT_JOURNAL
 from abatch.cli.sandbox import SANDBOX_JOURNAL
 from abatch.cli.screen import Screen, table
@@ -55,6 +59,7 @@ def run(
     grace: Annotated[
         float | None, typer.Option(help="Seconds an unanswered create may still appear. [1800; less is not safe]")
     ] = None,
+    storage_patience: StoragePatienceOption = None,
     unresolved: Annotated[
         Unresolved, typer.Option(help="What to do with a create that was not answered and never appeared.")
     ] = "resubmit",
@@ -90,6 +95,7 @@ def run(
             bytes_per_batch=max_batch_bytes,
             poll_interval=poll_interval,
             grace=grace,
+            storage_patience=storage_patience,
             unresolved=unresolved,
             refusals=refusals,
             parked=parked,

@@ -122,7 +122,7 @@ def _show(
     if batches:
         for job, record in zip(told, jobs, strict=True):
             job["shards"] = [_shard_json(shard, ledger, attempts) for shard in record.shards.values()]
-    screen.give({"jobs": told, "driver": None if driver is None else msgspec.structs.asdict(driver)})
+    screen.give({"jobs": told, "driver": None if driver is None else msgspec.to_builtins(driver)})
 
 
 def _driver(folder: Path) -> Bulletin | None:
@@ -172,6 +172,10 @@ def _account(driver: Bulletin, jobs: list[JobRecord]) -> list[str]:
         for batch_id, why in driver.parked.items()
         if batch_id in job_of
     ]
+    lines += [
+        f"the storage of {down.job} has been failing since {moment(down.since)}: {down.why}; it is tried again"
+        for down in driver.storage_down
+    ]
     if driver.trouble:
         lines.append(f"the API cannot be asked: {driver.trouble}; it is tried again")
     return lines
@@ -205,7 +209,7 @@ def _job_json(job: JobRecord, ledger: Ledger) -> dict[str, Any]:
         "state": standing.state,
         "reason": standing.reason,
         "remedy": standing.remedy,
-        "destination": shown(job.submitted.to),
+        "destination": shown(job.to),
         "resume": resume or None,
         **asdict(job.progress()),
         "since": job.changed_at,

@@ -1,10 +1,10 @@
 """For the tests of programs that use abatch, and of backends made for it.
 
-`memory` holds the backend behind `memory:NAME`; `BackendContract` is what every backend must pass. Nothing
-here imports pytest.
+`memory` holds the backend behind `memory:NAME`; `BackendContract` is what every backend must pass,
+`OutageContract` the same for one that says which of its failures pass. Nothing here imports pytest.
 """
 
 from abatch.testing import memory
-from abatch.testing.contract import BackendContract
+from abatch.testing.contract import BackendContract, OutageContract
 
-__all__ = ["BackendContract", "memory"]
+__all__ = ["BackendContract", "OutageContract", "memory"]

@@ -44,14 +44,15 @@ from abatch.errors import BackendError
 from abatch.result import Line, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
     from types import FrameType
 
     from _typeshed import TraceFunction
 
     from abatch.backend import Backend
 
-__all__ = ["BackendContract", "make_line"]
+__all__ = ["BackendContract", "OutageContract", "make_line"]
 
 STRANGE_IDS = (
     "plain",
@@ -438,6 +439,64 @@ class BackendContract:
     def elsewhere(self, sealed: Sealed) -> dict[str, str | int]:
         """The `detail` of a shard like this one, but of part 1, which was never written."""
         return dict(sealed.detail)
+
+
+class OutageContract(BackendContract):
+    """The same, for a backend that says which of its failures pass (`BackendError.passes`).
+
+    A subclass gives `outage`, too. A running job outlives such a failure: its shard is drained again.
+    """
+
+    def outage(self, backend: Backend, /) -> AbstractAsyncContextManager[None]:
+        """Make what this backend does fail in a way that passes, for the length of the block.
+
+        At least no shard can be sealed in it, and the job cannot be finished.
+        """
+        raise NotImplementedError
+
+    async def test_a_failure_that_passes_says_so(self) -> None:
+        async with self.opened() as backend:
+            sealed = await self.sealed(backend, 0, make_lines(3))
+            async with self.outage(backend):
+                assert await passes(self.sealed(backend, 1, make_lines(3)))
+                assert await passes(backend.finish(self.job, [sealed]))
+            assert await read(backend, sealed) == raw(make_lines(3))
+
+    async def test_after_an_outage_a_shard_is_drained_again_and_each_line_stands_once(self) -> None:
+        lines = make_lines(1500)
+        async with self.opened() as backend:
+            sink = await self.sink(backend)
+            await sink.write(lines[:1200])
+            async with self.outage(backend):
+                assert await passes(self._end(sink, lines[1200:]))
+            opened = await backend.open(self.shard())  # the same backend: nobody connects again
+            if isinstance(opened, Sealed):  # the seal was carried out, and only its answer was lost
+                sealed = opened
+            else:
+                for start in range(0, len(lines), 100):
+                    await opened.write(lines[start : start + 100])
+                sealed = journalled(await opened.seal())
+            assert sealed.lines == len(lines)
+            await backend.finish(self.job, [sealed])
+        assert sorted(await self.stored()) == raw(lines)
+
+    async def _end(self, sink: Sink, lines: Sequence[Line]) -> None:
+        try:
+            await sink.write(lines)
+            await sink.seal()
+        except BackendError:
+            with suppress(BackendError):  # the storage may be away for this, too
+                await sink.discard()
+            raise
+
+
+async def passes(step: Awaitable[object]) -> bool:
+    """Whether a step fails, and says that the failure passes."""
+    try:
+        await step
+    except BackendError as failure:
+        return failure.passes
+    return False
 
 
 class _Lines:

@@ -2,12 +2,17 @@
 
 `memory:NAME` is a place like any other: one job claims it, and it outlives the backend, so that a test can
 hand the job over again. `memory:` alone is a place of the job's own.
+
+`outage` makes a place fail for a while, as a busy server or a broken connection does; `restore` ends that.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING
+
+import anyio
 
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
 
     from abatch.result import Line
 
-__all__ = ["clear", "lines", "missing", "open_"]
+__all__ = ["clear", "lines", "missing", "open_", "outage", "restore"]
 
 
 @dataclass(slots=True)
@@ -31,8 +36,31 @@ class _Place:
     missing: bytes = b""
 
 
-# the one thing here that outlives a backend: it stands for the disk
+@dataclass(slots=True)
+class _Outage:
+    """Why a place refuses, and how long."""
+
+    seconds: float
+    steps: float
+    passes: bool
+    carried_out: bool
+    until: float | None = None
+    """When it ends, by the clock of the event loop; known once a step was refused."""
+
+    def refuses(self) -> bool:
+        """Whether it refuses one step more; counts it."""
+        now = anyio.current_time()
+        if self.until is None:
+            self.until = now + self.seconds
+        if not self.steps or now >= self.until:
+            return False
+        self.steps -= 1
+        return True
+
+
+# the two things here that outlive a backend: they stand for the disk
 _places: dict[str, _Place] = {}
+_outages: dict[str, _Outage] = {}
 
 
 async def open_(url: str, job: JobRef, /) -> Backend:
@@ -41,10 +69,11 @@ async def open_(url: str, job: JobRef, /) -> Backend:
     if scheme != "memory" or "/" in name or "?" in name:
         raise ConfigError(f"{url!r} is no place in memory; write memory: or memory:NAME")
     name = name or f"{job.lineage}/{job.key}"
+    _refuse(url, name)
     place = _places.setdefault(name, _Place(replace(job, finished=False, missing=())))
     if (place.job.lineage, place.job.key) != (job.lineage, job.key):
         raise BackendError(url, f"is the destination of job {place.job.key!r}; choose another name")
-    return _Memory(url, place)
+    return _Memory(url, name, place)
 
 
 def lines(name: str, /) -> list[bytes]:
@@ -59,31 +88,77 @@ def missing(name: str, /) -> bytes:
     return _places[name].missing
 
 
+def outage(
+    name: str, /, *, seconds: float = inf, steps: float = inf, passes: bool = True, carried_out: bool = False
+) -> None:
+    """Make every step at `memory:NAME` fail with BackendError, until it is restored.
+
+    Args:
+        name: the place; it need not be claimed yet.
+        seconds: how long, by the clock of the event loop, from the first step that fails.
+        steps: how many steps fail.
+        passes: what the error says of itself: whether the failure may end without anybody's help.
+        carried_out: a write, a seal and the assembly at the end are done all the same, and only their answer is lost.
+
+    """
+    _outages[name] = _Outage(seconds=seconds, steps=steps, passes=passes, carried_out=carried_out)
+
+
+def restore(name: str, /) -> None:
+    """End the outage of `memory:NAME`, if there is one."""
+    _outages.pop(name, None)
+
+
 def clear() -> None:
-    """Forget every place."""
+    """Forget every place and every outage."""
     _places.clear()
+    _outages.clear()
+
+
+def _refuse(url: str, name: str) -> None:
+    """Raise if the place is out."""
+    out = _outages.get(name)
+    if out is None:
+        return
+    if out.refuses():
+        why = "is out for a while, by memory.outage" if out.passes else "is out, by memory.outage; restore it"
+        raise BackendError(url, why, passes=out.passes)
+    del _outages[name]
+
+
+def _carries_out(name: str) -> bool:
+    """Whether a step that is about to be refused is done all the same."""
+    out = _outages.get(name)
+    return out is None or out.carried_out
 
 
 class _Memory:
-    def __init__(self, url: str, place: _Place) -> None:
-        self.url, self._place = url, place
+    def __init__(self, url: str, name: str, place: _Place) -> None:
+        self.url = url
+        self.name = name
+        self._place = place
 
     async def open(self, shard: ShardRef, /) -> Sink | Sealed:
+        _refuse(self.url, self.name)
         written = self._place.parts.get(shard.part)
         if written is not None:
             return Sealed(part=shard.part, lines=len(written))
-        return _Sink(self._place, shard.part)
+        return _Sink(self, self._place, shard.part)
 
     async def read(self, sealed: Sealed, /) -> AsyncIterator[bytes]:
+        _refuse(self.url, self.name)
         for line in self._sealed_lines(sealed):
             yield line
 
     async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
+        if not _carries_out(self.name):
+            _refuse(self.url, self.name)
         for each in sealed:
             self._sealed_lines(each)
         if not job.finished:
             self._place.missing = await threads.run(_together, job.missing)
         self._place.order = tuple(each.part for each in sealed)
+        _refuse(self.url, self.name)
         return self.url
 
     async def aclose(self) -> None:
@@ -97,15 +172,20 @@ class _Memory:
 
 
 class _Sink:
-    def __init__(self, place: _Place, part: int) -> None:
+    def __init__(self, backend: _Memory, place: _Place, part: int) -> None:
+        self._backend = backend
         self._place, self._part = place, part
         self._lines: list[bytes] = []
 
     async def write(self, lines: Sequence[Line], /) -> None:
         self._lines += [line.raw for line in lines]
+        _refuse(self._backend.url, self._backend.name)
 
     async def seal(self) -> Sealed:
+        if not _carries_out(self._backend.name):
+            _refuse(self._backend.url, self._backend.name)
         self._place.parts[self._part] = tuple(self._lines)
+        _refuse(self._backend.url, self._backend.name)
         return Sealed(part=self._part, lines=len(self._lines))
 
     async def discard(self) -> None:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
-from abatch.disk import OUT_OF_FILES, Writeback, durable, make_folders, sync, sync_folder
+from abatch.disk import OUT_OF_FILES, Writeback, durable, make_folders, passes, sync, sync_folder
 from abatch.errors import BackendError, ConfigError, TooManyOpenFiles
 from abatch.result import in_pieces
 
@@ -95,7 +95,8 @@ class _Jsonl:
             if refused.errno in OUT_OF_FILES:
                 raise TooManyOpenFiles(self.url) from refused
             names = " → ".join(os.fsdecode(name) for name in (refused.filename, refused.filename2) if name)
-            raise BackendError(self.url, f"{refused.strerror or refused}{names and f' ({names})'}") from refused
+            why = f"{refused.strerror or refused}{names and f' ({names})'}"
+            raise BackendError(self.url, why, passes=passes(refused)) from refused
 
     async def open(self, shard: ShardRef, /) -> Sink | Sealed:
         part = self._part(shard.part)

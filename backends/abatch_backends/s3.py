@@ -17,8 +17,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+import socket
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
@@ -29,9 +30,10 @@ import aiohttp
 import anyio
 from aiobotocore.config import AioConfig
 from anyio.lowlevel import RunVar
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
+from botocore.exceptions import ConnectionError as NoConnection
 
-from abatch import threads
+from abatch import disk, threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
 from abatch.disk import OUT_OF_FILES
 from abatch.errors import BackendError, BackendUnavailable, ConfigError, TooManyOpenFiles
@@ -56,8 +58,11 @@ if TYPE_CHECKING:
 
 __all__ = ["open_"]
 
-FORM: Final = "s3://bucket/prefix?endpoint_url=https://…&region=…&compression=zstd"
-PARAMETERS: Final = frozenset({"endpoint_url", "region", "compression"})
+FORM: Final = "s3://bucket/prefix?endpoint_url=https://…&region=…&compression=zstd&checksums=when_required"
+PARAMETERS: Final = frozenset({"endpoint_url", "region", "compression", "checksums"})
+WHEN_REQUIRED: Final = "when_required"
+WHEN: Final = (WHEN_REQUIRED, "when_supported")
+"""When a request carries a checksum of its body, in the words of the AWS libraries; the latter is their default."""
 BLOCK: Final = 2**20
 """Bytes of lines that are compressed at once."""
 PART: Final = 5 * 2**20
@@ -76,6 +81,15 @@ BODY_TRIES: Final = 3
 _Landed = dict[str, str | int]
 """What S3 wants to hear again of a part that it took."""
 FAILURES: Final = (ClientError, BotoCoreError, aiohttp.ClientError, OSError)
+PASSING: Final = frozenset(
+    {
+        *("408", "409", "429", "500", "502", "503", "504", "509"),
+        *("BandwidthLimitExceeded", "InternalError", "OperationAborted", "RequestLimitExceeded", "RequestTimeout"),
+        *("ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests"),
+        "NoSuchUpload",  # somebody aborted it: the shard is drained again, into another
+    }
+)
+"""Statuses and codes of S3 that may change without anybody's help."""
 REMEDY: Final = "move it away, or choose another destination"
 CHECKSUMS: Final = ("ChecksumCRC32", "ChecksumCRC32C", "ChecksumCRC64NVME", "ChecksumSHA1", "ChecksumSHA256")
 HINTS: Final = {
@@ -84,8 +98,16 @@ HINTS: Final = {
     "NoCredentialsError": "give credentials in the environment or in ~/.aws",
     "NoSuchBucket": "make the bucket first",
     "NoSuchUpload": "the upload is gone; drain the batch again",
-    "NotImplemented": "this server lacks what is needed: conditional writes (If-None-Match)",
+    "NotImplemented": "this store lacks what is needed: conditional writes (If-None-Match); choose another "
+    "destination, or take a job that has begun there with `abatch move JOB --to DEST`",
 }
+UNFIT: Final = "choose a store with conditional writes, or a destination of another kind"
+REFUSES_CHECKSUMS: Final = (
+    "this store refuses the checksum headers of the AWS libraries (x-amz-checksum-…, x-amz-sdk-checksum-algorithm); "
+    f"add checksums={WHEN_REQUIRED} to the parameters of the destination's URL"
+)
+REFUSALS: Final = frozenset({400, 411, 501})
+"""Statuses with which a store refuses a header that it does not know."""
 
 
 async def open_(url: str, job: JobRef, /) -> Backend:
@@ -104,6 +126,7 @@ class _Place:
     endpoint_url: str | None = None
     region: str | None = None
     compression: str | None = None
+    checksums: str | None = None
 
 
 def _parse(url: str) -> _Place:
@@ -129,6 +152,8 @@ def _parse(url: str) -> _Place:
         problem = "has an endpoint_url that is no http address"
     elif parameters.get("compression") not in {None, "zstd"}:
         problem = f"has the unknown compression {parameters['compression']!r}"
+    elif parameters.get("checksums") not in {None, *WHEN}:
+        problem = f"has unknown checksums {parameters['checksums']!r}, which are {' or '.join(WHEN)}"
     if problem:
         raise ConfigError(f"{url!r} {problem}; write {FORM}")
     return _Place(bucket=bucket, prefix=prefix, **parameters)
@@ -137,6 +162,8 @@ def _parse(url: str) -> _Place:
 def _new_client(place: _Place) -> AbstractAsyncContextManager[Any]:
     """The one place that knows whose client it is; the rest calls S3's operations by name."""
     config = AioConfig(
+        request_checksum_calculation=place.checksums,  # None is the setting of the environment
+        response_checksum_validation=place.checksums,
         signature_version="s3v4",
         retries={"mode": "standard"},
         max_pool_connections=CONNECTIONS,
@@ -171,7 +198,7 @@ class _Shared:
             await self._open.aclose()
 
 
-_Who = tuple[str | None, str | None, bytes]
+_Who = tuple[str | None, str | None, str | None, bytes]
 _clients: RunVar[dict[_Who, _Shared]] = RunVar("abatch_backends.s3")
 
 
@@ -190,15 +217,16 @@ def _who(place: _Place) -> _Who:
     for name, value in sorted(os.environ.items()):
         if name.startswith("AWS_") or name == "HOME":
             names.update(os.fsencode(f"{name}={value}\0"))
-    return place.endpoint_url, place.region, names.digest()
+    return place.endpoint_url, place.region, place.checksums, names.digest()
 
 
 class _S3Error(BackendError):
     """S3 said no, or nothing: `status` is None when there was no answer."""
 
-    def __init__(self, url: str, why: str, status: int | None) -> None:
-        super().__init__(url, why)
+    def __init__(self, url: str, why: str, status: int | None, *, code: str, passes: bool) -> None:
+        super().__init__(url, why, passes=passes)
         self.status = status
+        self.code = code
 
 
 class _S3:
@@ -231,20 +259,92 @@ class _S3:
         name = f"{self._folder}_abatch.json"
         ours = json.dumps({"lineage": self._job.lineage, "key": self._job.key}).encode()
         claimed = await self._fetch(name)
+        found = await self.call("list_objects_v2", Prefix=self._folder, MaxKeys=2)
+        made = False
         if claimed is None:
-            found = await self.call("list_objects_v2", Prefix=self._folder, MaxKeys=1)
             if found.get("KeyCount"):
                 raise self._taken(self._folder, "exists and is not this job's")
             try:
-                await self.call("put_object", Key=name, Body=ours, IfNoneMatch="*")
-            except _S3Error:
+                await self.call("put_object", Key=name, Body=BytesIO(ours), IfNoneMatch="*")
+            except _S3Error as refused:
                 claimed = await self._fetch(name)  # somebody was first, or only the answer was lost
                 if claimed is None:
-                    raise
+                    raise await self._explained(refused, name, ours) from None
             else:
-                claimed = ours
+                claimed, made = ours, True
         if claimed != ours:
             raise self._taken(self._folder, "is the destination of another job")
+        if made or found.get("KeyCount", 0) < 2:  # nothing but the claim: the run that made it may have died here
+            await self._probe(name, ours, made=made)
+
+    async def _probe(self, name: str, ours: bytes, *, made: bool) -> None:
+        """Make sure that the store honours conditions, before anything is sent and paid for.
+
+        The claim is what must not be replaced; a store that replaces it all the same writes the same bytes.
+        """
+        try:
+            if not made:
+                await self._abort_stale(name)  # of a run that died in here
+            await self._probe_put(name, ours)
+            await self._probe_complete(name, ours)
+        except _S3Error as refused:
+            if made or refused.status != 403:  # who may only read an earlier claim does not write
+                raise
+        except TooManyOpenFiles:
+            raise
+        except BackendError:
+            if made:
+                with suppress(BackendError):  # who may not delete leaves a claim to a place that nobody can use
+                    await self.call("delete_object", Key=name)
+            raise
+
+    async def _probe_put(self, name: str, ours: bytes) -> None:
+        try:
+            await self.call("put_object", Key=name, Body=BytesIO(ours), IfNoneMatch="*")
+        except _S3Error as refused:
+            if not _is_condition(refused):
+                raise
+        else:
+            raise self._unfit("ignores If-None-Match in put_object: a second job would replace the results of this one")
+
+    async def _probe_complete(self, name: str, ours: bytes) -> None:
+        upload = str((await self.call("create_multipart_upload", Key=name))["UploadId"])
+        try:
+            part = await self._send_part(name, upload, 1, BytesIO(ours))
+            parts = {"Parts": [part]}
+            await self.call(
+                "complete_multipart_upload", Key=name, UploadId=upload, MultipartUpload=parts, IfNoneMatch="*"
+            )
+        except _S3Error as refused:
+            await self.abort(name, upload)
+            if refused.status in REFUSALS:
+                why = f"lacks conditional complete_multipart_upload (If-None-Match, refused with {refused.code})"
+                raise self._unfit(f"{why}: batches above 5 MiB could not be stored") from None
+            if not _is_condition(refused):
+                raise
+        except BaseException:
+            with anyio.CancelScope(shield=True), suppress(BackendError):
+                await self.abort(name, upload)
+            raise
+        else:
+            why = "ignores If-None-Match in complete_multipart_upload"
+            raise self._unfit(f"{why}: a second job would replace the results of this one")
+
+    async def _explained(self, refused: _S3Error, name: str, ours: bytes) -> BackendError:
+        """Why a store refuses to write at all: the headers of a checksum, if it takes the same without them."""
+        if refused.status not in REFUSALS or self._place.checksums == WHEN_REQUIRED:
+            return refused
+        async with _new_client(replace(self._place, checksums=WHEN_REQUIRED)) as plain:
+            try:
+                await plain.put_object(Bucket=self._place.bucket, Key=name, Body=BytesIO(ours), IfNoneMatch="*")
+            except FAILURES:
+                return refused
+            with suppress(*FAILURES):
+                await plain.delete_object(Bucket=self._place.bucket, Key=name)
+        return BackendError(self.url, f"{refused.why.partition(';')[0]}: {REFUSES_CHECKSUMS}")
+
+    def _unfit(self, why: str) -> BackendError:
+        return BackendError(self.url, f"this store {why}; {UNFIT}")
 
     async def open(self, shard: ShardRef, /) -> Sink | Sealed:
         key, marks = self._part(shard.part), self._marks(str(shard.shard))
@@ -421,7 +521,11 @@ class _S3:
         status: int | None = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
         code = f"{status} {answer['Error']['Code']}" if status else type(failed).__name__
         hints = {hint for name, hint in HINTS.items() if name in code.split()}
-        return _S3Error(self.url, "; ".join([f"{operation} came to {code}", *sorted(hints)]), status)
+        if status in REFUSALS and "checksum" in str(answer["Error"].get("Message", "")).lower():
+            hints = {REFUSES_CHECKSUMS}
+        passes = not PASSING.isdisjoint(code.split()) if status else _passes(failed)
+        why = "; ".join([f"{operation} came to {code}", *sorted(hints)])
+        return _S3Error(self.url, why, status, code=code, passes=passes)
 
     def _taken(self, key: str, why: str) -> BackendError:
         return BackendError(self.url, f"{key} {why}; {REMEDY}")
@@ -520,7 +624,13 @@ class _Upload:
             return await self._settle(refused)
         if "ETag" not in answer:  # a 200 may carry an error
             return await self._settle(
-                _S3Error(self._backend.url, "the seal was not confirmed; drain the batch again", 200)
+                _S3Error(
+                    self._backend.url,
+                    "the seal was not confirmed; drain the batch again",
+                    200,
+                    code="200",
+                    passes=True,
+                )
             )
         return str(answer["ETag"])
 
@@ -530,7 +640,8 @@ class _Upload:
         if found is None:
             raise refused
         if found["Metadata"] != self._marks or found["ContentLength"] != self.size:
-            raise BackendError(self._backend.url, f"{self._key} was made by another run; drain the batch again")
+            why = f"{self._key} was made by another run; drain the batch again"
+            raise BackendError(self._backend.url, why, passes=found["Metadata"] == self._marks)
         if self._failure is not None or refused.status == 412:
             await self.abandon()  # it was not completed: the object is of an earlier run, and nobody aborts ours
         return str(found["ETag"])
@@ -569,6 +680,24 @@ class _Upload:
     async def _call(self, operation: str, /, **request: object) -> Mapping[str, Any]:
         async with self._backend.in_flight:
             return await self._backend.call(operation, Key=self._key, **request)
+
+
+def _is_condition(refused: _S3Error) -> bool:
+    """Whether a store refused a write because of its condition: 412, or 409 while another writer is at it."""
+    return refused.status in {409, 412}
+
+
+def _passes(failed: Exception) -> bool:
+    """Whether a call that S3 did not answer may be answered later, without anybody's help."""
+    match failed:
+        case SSLError():
+            return False
+        case NoConnection() | HTTPClientError() | aiohttp.ClientError() | TimeoutError() | socket.gaierror():
+            return True
+        case OSError():
+            return disk.passes(failed)
+        case _:
+            return False
 
 
 async def _stop(parts: Collection[asyncio.Task[Any]]) -> None:

@@ -1,12 +1,11 @@
 """Results in a SQLite database: a row per request in `results`, there as soon as it came.
 
 One connection per database and event loop serves all its jobs, in short transactions, so that many drains, jobs and
-processes take turns. A unit of work is one closure in one hop to a worker thread: all or nothing, and whoever is
-cancelled or closed leaves nothing of it behind for the others. Connections are made when there is work, and few stay
-open (`OPEN`), however many databases there are. The primary
-key `(job, custom_id)` with `ON CONFLICT DO NOTHING` makes every repetition harmless; the seal of a shard is a
-row of `abatch_shards` in the transaction of its last lines. Several jobs may share a database, each under its
-key.
+processes take turns. A unit of work has the connection for itself and runs to its end in a task of its own: all or
+nothing, and whoever is cancelled or closed leaves nothing of it behind for the others. Connections are made when there
+is work, and few stay open (`OPEN`), however many databases there are, because each has a thread. The primary key
+`(job, custom_id)` with `ON CONFLICT DO NOTHING` makes every repetition harmless; the seal of a shard is a row of
+`abatch_shards` in the transaction of its last lines. Several jobs may share a database, each under its key.
 
 `result` is the JSON text of the API's `result` object, cut from the line, never written anew: numbers, spaces
 and escapes stand as they came.
@@ -29,18 +28,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from urllib.parse import quote
 
+import aiosqlite
 import anyio
 import msgspec
 from anyio.lowlevel import RunVar
 
 from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
-from abatch.disk import OUT_OF_FILES, can_open_more, make_folders
+from abatch.disk import OUT_OF_FILES, can_open_more, make_folders, passes
 from abatch.errors import BackendError, ConfigError, TooManyOpenFiles
 from abatch.result import LONG, Block
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 
     from abatch.result import Line, Usage
 
@@ -56,12 +56,14 @@ PAGE: Final = 16
 PATIENCE: Final = 60.0
 """Seconds to wait for another writer's transaction."""
 HOLD_ON: Final = 0.05
-"""Seconds of it that a worker thread may wait; then it is free for others, and the unit begins anew a little later."""
+"""Seconds of it that SQLite itself may wait; then the place is free for others, and the unit begins again later."""
 LOOK_AGAIN: Final = 0.02
 OPEN: Final = 8
-"""Databases that are connected at once, at most; each takes three descriptors."""
+"""Databases that are connected at once, at most; each takes three descriptors and a thread."""
 PRIMARY_CODE: Final = 0xFF
 """The part of SQLite's error code that names the kind."""
+PASSING: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+"""What may end without anybody's help."""
 CLOSED: Final = "the backend was closed"
 NOT_A_FILE: Final = "is not a regular file; choose another destination"
 OLDEST: Final = (3, 38, 0)
@@ -162,12 +164,15 @@ def _prepare(path: Path) -> None:
 # ---- one connection for all jobs of a database ----------------------------------------------------------------
 
 
+_Work: TypeAlias = "Callable[[aiosqlite.Connection], Awaitable[T]]"
+
+
 class _Busy(Exception):
     """Another connection has the database at the moment."""
 
-
-class _Connection(sqlite3.Connection):
-    """A connection whose calls a test can watch."""
+    def __init__(self, refused: sqlite3.OperationalError) -> None:
+        super().__init__(refused)
+        self.refused = refused
 
 
 class _Database:
@@ -178,34 +183,36 @@ class _Database:
         self.users = 0
         """Backends that may ask for it."""
         self.turn = anyio.Lock()
-        self.connection: _Connection | None = None
+        self.connection: aiosqlite.Connection | None = None
         self.works = False
         """A unit of work runs on the connection."""
 
-    def do(self, work: Callable[[_Connection], T], *, writes: bool) -> T:
-        """One unit of work, in a worker thread.
+    async def do(self, work: _Work[T], *, writes: bool) -> T:
+        """One unit of work; nothing may cancel it.
 
         Raises:
             _Busy: nothing was done; try again.
 
         """
         try:
-            database = self.connection = self.connection or _connected(self.path)
+            database = self.connection
+            if database is None:
+                database = self.connection = await _connected(self.path)
             if not writes:
-                return work(database)
-            database.execute("BEGIN IMMEDIATE")
-            done = work(database)
-            database.execute("COMMIT")
+                return await work(database)
+            await database.execute("BEGIN IMMEDIATE")
+            done = await work(database)
+            await database.execute("COMMIT")
         except BaseException as stopped:
             if self.connection is not None:
                 with suppress(sqlite3.Error):  # what stopped us is what counts
-                    self.connection.rollback()
+                    await self.connection.rollback()
             if isinstance(stopped, sqlite3.OperationalError) and _code(stopped) == sqlite3.SQLITE_BUSY:
-                raise _Busy from stopped
+                raise _Busy(stopped) from stopped
             raise
         return done
 
-    def let_go(self) -> _Connection | None:
+    def let_go(self) -> aiosqlite.Connection | None:
         """The connection, to close; who needs one after this makes another."""
         connection, self.connection = self.connection, None
         return connection
@@ -234,7 +241,7 @@ class _Databases:
             async with database.turn:
                 await _close(database)
 
-    async def unit(self, database: _Database, work: Callable[[_Connection], T], *, writes: bool) -> T:
+    async def unit(self, database: _Database, work: _Work[T], *, writes: bool) -> T:
         """Do a unit of work, all or nothing. A cancellation comes before it, or is heard after it."""
         until = anyio.current_time() + PATIENCE
         async with database.turn:
@@ -246,12 +253,13 @@ class _Databases:
                         database.works = True
                         try:
                             await self._make_room(database)
-                            return await threads.run(database.do, work, writes=writes)
+                            await anyio.lowlevel.checkpoint_if_cancelled()
+                            return await threads.whole(database.do(work, writes=writes))
                         finally:
                             database.works = False
                 except _Busy as busy:
                     if anyio.current_time() > until:
-                        raise sqlite3.OperationalError("database is locked") from busy
+                        raise busy.refused from None
                     await anyio.sleep(LOOK_AGAIN)
 
     async def _make_room(self, database: _Database) -> None:
@@ -278,37 +286,36 @@ def _of_this_loop() -> _Databases:
 async def _close(database: _Database) -> None:
     connection = database.let_go()
     if connection is not None:
-        await threads.clean_up(connection.close)
+        with anyio.CancelScope(shield=True):
+            await threads.whole(connection.close())
 
 
-def _connected(path: Path) -> _Connection:
+async def _connected(path: Path) -> aiosqlite.Connection:
     """A connection to a file that is there: one that is gone is not made anew."""
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise OSError(0, NOT_A_FILE, str(path))
-    database = sqlite3.connect(
-        f"file://{quote(str(path))}?mode=rw",
-        uri=True,
-        timeout=HOLD_ON,
-        isolation_level=None,
-        check_same_thread=False,  # a unit at a time, each in whatever thread is free
-        factory=_Connection,
-    )
+    await threads.run(_check_regular, path)
+    uri = f"file://{quote(str(path))}?mode=rw"
+    database = await aiosqlite.connect(uri, uri=True, timeout=HOLD_ON, isolation_level=None)
     try:
-        _configure(database)
+        await _configure(database)
     except BaseException:
-        database.close()
+        await database.close()
         raise
     return database
 
 
-def _configure(database: _Connection) -> None:
-    if _one(database, "PRAGMA encoding") != "UTF-8":
+def _check_regular(path: Path) -> None:
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise OSError(0, NOT_A_FILE, str(path))
+
+
+async def _configure(database: aiosqlite.Connection) -> None:
+    if await _one(database, "PRAGMA encoding") != "UTF-8":
         raise _Unfit("the database is not in UTF-8; choose another destination")
     # a file system without shared memory keeps its mode
-    _one(database, "PRAGMA journal_mode = WAL")  # to its end: an open statement keeps its lock
-    database.execute("PRAGMA synchronous = FULL")
-    database.execute("PRAGMA fullfsync = ON")  # of macOS; nothing elsewhere
-    database.execute("PRAGMA checkpoint_fullfsync = ON")
+    await _one(database, "PRAGMA journal_mode = WAL")  # to its end: an open statement keeps its lock
+    await database.execute("PRAGMA synchronous = FULL")
+    await database.execute("PRAGMA fullfsync = ON")  # of macOS; nothing elsewhere
+    await database.execute("PRAGMA checkpoint_fullfsync = ON")
 
 
 def _code(refused: sqlite3.Error) -> int:
@@ -337,26 +344,27 @@ class _Sqlite:
             raise self._failed(refused) from refused
         await self.unit(self._claim)
 
-    def _claim(self, database: _Connection) -> None:
+    async def _claim(self, database: aiosqlite.Connection) -> None:
         """Make what is lacking, and put the job's name down, or find another's."""
-        found = _by_name(database.execute(_SHAPES))
+        expected = await threads.run(_expected_shapes)
+        found = _by_name(await database.execute_fetchall(_SHAPES))
         for name, statement in SCHEMA.items():
             if name not in found:
-                database.execute(statement)
-            elif found[name] != _expected_shapes()[name]:
+                await database.execute(statement)
+            elif found[name] != expected[name]:
                 raise _Unfit(f"{name!r} in it is not of our making; choose another destination")
-        database.execute(
+        await database.execute(
             "INSERT INTO abatch_jobs VALUES (?, ?, ?, NULL) ON CONFLICT DO NOTHING",
             (self._job.key, self._job.lineage, _now()),
         )
-        lineage = _one(database, "SELECT lineage FROM abatch_jobs WHERE job = ?", self._job.key)
+        lineage = await _one(database, "SELECT lineage FROM abatch_jobs WHERE job = ?", self._job.key)
         if lineage != self._job.lineage:
             raise _Unfit(
                 f"it holds the results of another job {self._job.key!r}; give this one another key, "
                 "or choose another destination"
             )
 
-    async def unit(self, work: Callable[[_Connection], T], *, writes: bool = True) -> T:
+    async def unit(self, work: _Work[T], *, writes: bool = True) -> T:
         """Do one unit of work, in a transaction if it writes; what is refused becomes a BackendError."""
         if self._database is None:
             raise BackendError(self.url, CLOSED)
@@ -393,20 +401,24 @@ class _Sqlite:
             raise BackendError(self.url, f"the rows of shard {shard} were changed or removed; restore them")
 
     async def _ask(self, query: str, *values: str | int) -> Sequence[tuple[Any, ...]]:
-        return await self.unit(lambda database: database.execute(query, values).fetchall(), writes=False)
+        async def ask(database: aiosqlite.Connection) -> Sequence[tuple[Any, ...]]:
+            return [tuple(row) for row in await database.execute_fetchall(query, values)]
+
+        return await self.unit(ask, writes=False)
 
     async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
-        def mark(database: _Connection) -> None:
-            known = {shard: (part, lines) for shard, part, lines in database.execute(STORED, (self._job.key,))}
+        async def mark(database: aiosqlite.Connection) -> None:
+            stored = await database.execute_fetchall(STORED, (self._job.key,))
+            known = {shard: (part, lines) for shard, part, lines in stored}
             for each in sealed:
                 shard = int(each.detail["shard"])
                 if known.get(shard) != (each.part, each.lines):
                     raise _Unfit(f"the rows of shard {shard} were changed or removed; restore them")
             if not job.finished:
-                database.executemany(
+                await database.executemany(
                     "INSERT INTO abatch_missing VALUES (?, ?, ?) ON CONFLICT DO NOTHING", _missing(job)
                 )
-                database.execute(
+                await database.execute(
                     "UPDATE abatch_jobs SET finished_at = ? WHERE job = ? AND finished_at IS NULL",
                     (_now(), job.key),
                 )
@@ -427,9 +439,12 @@ class _Sqlite:
             case OSError() if refused.errno in OUT_OF_FILES:
                 return TooManyOpenFiles(self.url)
             case OSError():
-                return BackendError(self.url, f"{refused.strerror or refused} ({refused.filename})")
+                why = f"{refused.strerror or refused} ({refused.filename})"
+                return BackendError(self.url, why, passes=passes(refused))
             case sqlite3.OperationalError() if _code(refused) == sqlite3.SQLITE_CANTOPEN and not can_open_more():
                 return TooManyOpenFiles(self.url)
+            case sqlite3.Error() if _code(refused) in PASSING:
+                return BackendError(self.url, f"SQLite says: {refused}", passes=True)
             case _:
                 return BackendError(self.url, f"SQLite says: {refused}")
 
@@ -453,10 +468,12 @@ class _Sink:
     async def seal(self) -> Sealed:
         shard, key = self._shard, self._shard.job.key
 
-        def insert_the_last(database: _Connection) -> int:
-            self._insert(database)
-            lines: int = _one(database, "SELECT count(*) FROM results WHERE job = ? AND shard = ?", key, shard.shard)
-            database.execute(
+        async def insert_the_last(database: aiosqlite.Connection) -> int:
+            await self._insert(database)
+            lines: int = await _one(
+                database, "SELECT count(*) FROM results WHERE job = ? AND shard = ?", key, shard.shard
+            )
+            await database.execute(
                 "INSERT INTO abatch_shards VALUES (?, ?, ?, ?, ?, ?)",
                 (key, shard.shard, shard.part, shard.batch_id, lines, _now()),
             )
@@ -469,8 +486,8 @@ class _Sink:
     async def discard(self) -> None:
         self._let_go()
 
-    def _insert(self, database: _Connection) -> None:
-        database.executemany(INSERT, self._values())
+    async def _insert(self, database: aiosqlite.Connection) -> None:
+        await database.executemany(INSERT, self._values())
 
     def _values(self) -> Iterator[tuple[str | _Text | int | None, ...]]:
         """Made one by one as SQLite takes them, in its thread, where a block's lines are made, too."""
@@ -571,8 +588,8 @@ def _tokens(usage: Usage) -> tuple[int, int, int, int]:
 # ---- asking ------------------------------------------------------------------------------------------------
 
 
-def _one(database: sqlite3.Connection, query: str, *values: str | int) -> Any:  # noqa: ANN401 - as stored
-    return next((value for (value,) in database.execute(query, values).fetchall()), None)
+async def _one(database: aiosqlite.Connection, query: str, *values: str | int) -> Any:  # noqa: ANN401 - as stored
+    return next((value for (value,) in await database.execute_fetchall(query, values)), None)
 
 
 _Shapes = dict[str, list[tuple[str, str | None, int | None]]]

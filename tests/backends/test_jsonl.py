@@ -6,8 +6,9 @@ import errno
 import itertools
 import json
 import os
+import resource
 import stat
-from contextlib import nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from abatch import disk, result
 from abatch.backend import Backend, JobRef, Sealed, connect, normalize
 from abatch.errors import BackendError, ConfigError
 from abatch.result import Block, joined
-from abatch.testing import BackendContract
+from abatch.testing import OutageContract
 from abatch.testing.contract import make_line, make_lines, raw, read
 from abatch_backends import jsonl
 
@@ -42,12 +43,22 @@ def modes(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): oct(path.lstat().st_mode & 0o777) for path in folder.rglob("*")}
 
 
-class _Jsonl(BackendContract):
+class _Jsonl(OutageContract):
     target: Path
     url: str
 
     async def connect(self, job: JobRef, /) -> Backend:
         return await connect(self.url, job)
+
+    @asynccontextmanager
+    async def outage(self, backend):
+        """This process has no descriptor left."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     async def finished(self) -> None:
         """A whole job, from claim to the acknowledgement that its end is recorded."""
@@ -423,12 +434,12 @@ class TestFolder(_Jsonl):
 )
 async def test_other_forms_are_refused(url):
     with pytest.raises(ConfigError, match="write one of: jsonl:///results"):
-        await connect(url, BackendContract.job)
+        await connect(url, OutageContract.job)
 
 
 async def test_a_relative_destination_stays_where_it_was_opened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    backend = await connect("jsonl:///results.jsonl", BackendContract.job)
+    backend = await connect("jsonl:///results.jsonl", OutageContract.job)
     monkeypatch.chdir("/")
-    assert await backend.finish(BackendContract.job, []) == str(tmp_path / "results.jsonl")
+    assert await backend.finish(OutageContract.job, []) == str(tmp_path / "results.jsonl")
     await backend.aclose()

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import math
 import secrets
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import ClassVar
 from urllib.parse import urlsplit
 
+import aiohttp
 import boto3
 import pytest
 import zstandard
 from botocore.config import Config
-from botocore.exceptions import ClientError, ReadTimeoutError
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ReadTimeoutError,
+    SSLError,
+)
 
 from abatch.backend import Backend, JobRef, Sealed, connect
 from abatch.errors import BackendError, BackendUnavailable, ConfigError
-from abatch.testing import BackendContract
+from abatch.testing import BackendContract, OutageContract
 from abatch.testing.contract import make_line, make_lines, raw, read
 from abatch_backends import s3
 
@@ -43,7 +53,87 @@ def client(s3_server):
     client.close()
 
 
-class _S3(BackendContract):
+def refusal(operation: str, status: int, code: str) -> ClientError:
+    """What the library raises when S3 says no."""
+    answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, operation)
+
+
+@asynccontextmanager
+async def _client_of(store, place, real):
+    async with real(place) as client:
+        yield store(client, place)
+
+
+def replace_store(monkeypatch, store) -> None:
+    """Let the backend speak with the real server through `store`, which lacks something."""
+    real = s3._new_client
+    monkeypatch.setattr(s3, "_new_client", lambda place: _client_of(store, place, real))
+
+
+class _Store:
+    """The real server, but for what a subclass does in its place."""
+
+    calls: ClassVar[list[str]]
+
+    def __init__(self, client, place) -> None:
+        self._client, self._place = client, place
+
+    def __getattr__(self, operation: str):
+        async def call(**request):
+            self.calls.append(operation)
+            instead = getattr(type(self), f"_{operation}", None)
+            return await (instead(self, **request) if instead else getattr(self._client, operation)(**request))
+
+        return call
+
+
+def without_condition(request):
+    return {name: value for name, value in request.items() if name != "IfNoneMatch"}
+
+
+class Real(_Store):
+    calls: ClassVar[list[str]] = []
+
+
+class WithoutConditionalPut(_Store):
+    calls: ClassVar[list[str]] = []
+
+    async def _put_object(self, **request):
+        raise refusal("put_object", 501, "NotImplemented")
+
+
+class IgnoresConditionalPut(_Store):
+    calls: ClassVar[list[str]] = []
+
+    async def _put_object(self, **request):
+        return await self._client.put_object(**without_condition(request))
+
+
+class WithoutConditionalComplete(_Store):
+    calls: ClassVar[list[str]] = []
+
+    async def _complete_multipart_upload(self, **request):
+        raise refusal("complete_multipart_upload", 501, "NotImplemented")
+
+
+class IgnoresConditionalComplete(_Store):
+    calls: ClassVar[list[str]] = []
+
+    async def _complete_multipart_upload(self, **request):
+        return await self._client.complete_multipart_upload(**without_condition(request))
+
+
+class WithoutChecksums(_Store):
+    calls: ClassVar[list[str]] = []
+
+    async def _put_object(self, **request):
+        if self._place.checksums != "when_required":
+            raise refusal("put_object", 400, "InvalidArgument")
+        return await self._client.put_object(**request)
+
+
+class _S3(OutageContract):
     parameters = ""
     window = 96
     suffix = ""
@@ -60,6 +150,12 @@ class _S3(BackendContract):
 
     async def connect(self, job: JobRef, /) -> Backend:
         return await connect(self.url, job)
+
+    @asynccontextmanager
+    async def outage(self, backend):
+        client, backend._client = backend._client, Busy()
+        yield
+        backend._client = client
 
     async def stored(self) -> list[bytes]:
         assert self.body("_SUCCESS") == b""
@@ -327,6 +423,85 @@ class TestS3(_S3):
         with pytest.raises(BackendError, match="EndpointConnectionError"):
             await connect("s3://results/a?endpoint_url=http://127.0.0.1:9&region=us-east-1", self.job)
 
+    @pytest.mark.parametrize(
+        ("store", "why"),
+        [
+            (WithoutConditionalPut, r"lacks what is needed: conditional writes \(If-None-Match\)"),
+            (IgnoresConditionalPut, "ignores If-None-Match in put_object"),
+            (WithoutConditionalComplete, "lacks conditional complete_multipart_upload"),
+            (IgnoresConditionalComplete, "ignores If-None-Match in complete_multipart_upload"),
+        ],
+    )
+    async def test_a_store_without_conditional_writes_is_found_out_at_the_claim(self, monkeypatch, store, why):
+        replace_store(monkeypatch, store)
+        with pytest.raises(BackendError, match=why) as told:
+            await self.connect(self.job)
+        assert "choose a" in told.value.why
+        assert not told.value.passes
+        assert self.names() == self.uploads() == []
+
+    async def test_refused_checksum_headers_are_named_with_the_setting_that_helps(self, monkeypatch):
+        replace_store(monkeypatch, WithoutChecksums)
+        with pytest.raises(BackendError, match=r"refuses the checksum headers .* add checksums=when_required"):
+            await self.connect(self.job)
+        assert self.names() == []
+        self.url += "&checksums=when_required"
+        async with self.opened() as backend:
+            sealed = [await self.sealed(backend, 0, make_lines(5)), await self.sealed(backend, 1, BIG)]
+            await backend.finish(self.job, sealed)
+        assert await self.stored() == raw([*make_lines(5), *BIG])
+
+    async def test_a_message_about_a_checksum_is_named_without_repeating_it(self):
+        async with self.opened() as backend:
+            failed = refusal("put_object", 400, "InvalidRequest")
+            failed.response["Error"]["Message"] = "The header x-amz-checksum-crc32 of AKIASECRET is not supported"
+            told = backend._failed("put_object", failed)
+        assert "checksums=when_required" in told.why
+        assert "AKIA" not in str(told)
+
+    async def test_probes_are_made_once_per_claim_and_leave_nothing(self, monkeypatch):
+        replace_store(monkeypatch, Real)
+        Real.calls.clear()
+        async with self.opened() as backend:
+            assert Real.calls == [
+                *("get_object", "list_objects_v2", "put_object"),
+                *("put_object", "create_multipart_upload", "upload_part", "complete_multipart_upload"),
+                "abort_multipart_upload",
+            ]
+            assert (self.names(), self.uploads()) == (["_abatch.json"], [])
+            await self.sealed(backend, 0, make_lines(5))
+        Real.calls.clear()
+        async with self.opened():
+            assert Real.calls == ["get_object", "list_objects_v2"]
+
+    @pytest.mark.parametrize("died_at", ["put_object", "create_multipart_upload", "upload_part"])
+    async def test_a_run_that_died_between_claim_and_probe_is_made_good(self, monkeypatch, died_at):
+        class Killed(BaseException):
+            pass
+
+        class Dying(_Store):
+            calls: ClassVar[list[str]] = []
+
+            async def _abort_multipart_upload(self, **_):
+                raise Killed
+
+        async def die(self, **request):
+            await getattr(self._client, died_at)(**request)
+            raise Killed
+
+        setattr(Dying, f"_{died_at}", die)
+        with monkeypatch.context() as dying:
+            replace_store(dying, Dying)
+            with pytest.raises(Killed):
+                await self.connect(self.job)
+        with monkeypatch.context() as unfit:
+            replace_store(unfit, IgnoresConditionalComplete)
+            with pytest.raises(BackendError, match="ignores If-None-Match"):
+                await self.connect(self.job)
+        async with self.opened() as backend:
+            assert self.uploads() == []
+            await self.sealed(backend, 0, BIG)
+
 
 class TestZstd(_S3):
     parameters = "&compression=zstd"
@@ -345,6 +520,43 @@ class TestZstd(_S3):
         monkeypatch.setitem(sys.modules, "zstandard", None)
         with pytest.raises(BackendUnavailable, match=r"pip install 'abatch\[zstd\]'"):
             await self.connect(self.job)
+
+
+class Busy:
+    """A server that answers 503 to everything."""
+
+    def __getattr__(self, operation: str):
+        async def instead(**_):
+            raise refusal(operation, 503, "SlowDown")
+
+        return instead
+
+
+@pytest.mark.parametrize(
+    ("failed", "passes"),
+    [
+        *((refusal("put_object", status, "X"), True) for status in (409, 429, 500, 502, 503, 504)),
+        (refusal("put_object", 400, "RequestTimeout"), True),
+        (refusal("upload_part", 404, "NoSuchUpload"), True),
+        (refusal("put_object", 403, "AccessDenied"), False),
+        (refusal("put_object", 403, "InvalidAccessKeyId"), False),
+        (refusal("put_object", 404, "NoSuchBucket"), False),
+        (refusal("put_object", 501, "NotImplemented"), False),
+        (NoCredentialsError(), False),
+        (SSLError(endpoint_url="https://x", error="certificate verify failed"), False),
+        (EndpointConnectionError(endpoint_url="http://x"), True),
+        (ReadTimeoutError(endpoint_url="http://x"), True),
+        (ConnectionClosedError(endpoint_url="http://x"), True),
+        (aiohttp.ClientPayloadError(), True),
+        (TimeoutError(), True),
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (OSError(errno.EIO, "Input/output error"), False),
+    ],
+)
+async def test_what_may_pass_is_told_from_what_does_not(failed, passes):
+    place = s3._parse("s3://bucket/prefix")
+    backend = s3._S3("s3://bucket/prefix", place, BackendContract.job, s3._Codec())
+    assert backend._failed("put_object", failed).passes is passes
 
 
 def lose_answers(backend: Backend, *operations: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import sqlite3
@@ -126,6 +127,24 @@ async def test_a_job_that_is_cancelled_or_closed_does_not_break_anothers_transac
         assert {count for (count,) in others} <= {3_000}  # whole or not at all
 
 
+async def test_a_cancellation_of_asyncio_does_not_split_a_transaction_nor_leave_one_open(tmp_path: Path) -> None:
+    """A shield of anyio alone does not hold `task.cancel()` back."""
+    backend = await connect(f"sqlite:///{tmp_path}/results.db", job(1))
+    sink = await sink_of(backend, shard(1))
+    for round_ in range(20):
+        writing = asyncio.create_task(sink.write(make_lines(1_000, start=1_000 * round_)))  # type: ignore[arg-type]
+        await asyncio.sleep(round_ / 2_000)
+        writing.cancel()
+        await asyncio.wait([writing])
+        with closing(sqlite3.connect(tmp_path / "results.db", timeout=0, isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            (count,) = database.execute("SELECT count(*) FROM results").fetchone()
+            assert count % 1_000 == 0
+    assert (await sink.seal()).lines == 20_000
+    await backend.aclose()
+    assert threading.active_count() < 20
+
+
 async def test_a_job_whose_row_is_refused_does_not_undo_anothers(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/results.db"
     one, two = await connect(url, job(1)), await connect(url, job(2))
@@ -202,6 +221,12 @@ async def test_s3_jobs_of_one_endpoint_share_one_client_which_goes_with_the_last
     assert s3._of_this_loop() == {}
 
 
+def test_s3_jobs_share_no_client_that_treats_checksums_in_another_way() -> None:
+    place = "s3://bucket/runs?endpoint_url=http://localhost:9000&region=us-east-1"
+    assert s3._who(s3._parse(place)) == s3._who(s3._parse(place))
+    assert s3._who(s3._parse(place)) != s3._who(s3._parse(f"{place}&checksums=when_required"))
+
+
 @pytest.mark.parametrize("form", ["sqlite:///{}/a.db", "jsonl:///{}/a.jsonl", "jsonl:///{}/a/"])
 async def test_a_want_of_descriptors_is_told_as_that_with_its_remedy(tmp_path: Path, form: str) -> None:
     await anyio.to_thread.run_sync(int)  # the threads are there
@@ -215,6 +240,7 @@ async def test_a_want_of_descriptors_is_told_as_that_with_its_remedy(tmp_path: P
     with no_descriptor_left(), pytest.raises(TooManyOpenFiles, match=r"raise the limit .`ulimit -n`") as told:
         await backend.open(shard(0))
     assert told.value.url == url
+    assert told.value.passes  # so a job goes through it as through any outage
     sink = await sink_of(backend, shard(0))  # it passed
     await sink.write(make_lines(3))
     assert (await sink.seal()).lines == 3

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +17,14 @@ import pytest
 from abatch.backend import Backend, JobRef, Sealed, connect, normalize
 from abatch.errors import BackendError, ConfigError
 from abatch.result import LONG, Line, Usage
-from abatch.testing import BackendContract
+from abatch.testing import OutageContract
 from abatch.testing.contract import make_line, make_lines, raw, read
+from abatch_backends import sqlite
 
 pytestmark = pytest.mark.anyio
 
 
-class TestSqlite(BackendContract):
+class TestSqlite(OutageContract):
     @pytest.fixture(autouse=True)
     def place(self, tmp_path):
         self.path = tmp_path / "a" / "results.db"
@@ -31,6 +32,14 @@ class TestSqlite(BackendContract):
 
     async def connect(self, job: JobRef, /) -> Backend:
         return await connect(self.url, job)
+
+    @asynccontextmanager
+    async def outage(self, backend):
+        """Another program writes for longer than anybody waits."""
+        with pytest.MonkeyPatch.context() as patch, closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            patch.setattr(sqlite, "PATIENCE", 0.1)
+            other.execute("BEGIN IMMEDIATE")
+            yield
 
     async def stored(self) -> list[bytes]:
         rows = self.query("SELECT custom_id, result FROM results ORDER BY shard, rowid")
@@ -273,17 +282,17 @@ class TestSqlite(BackendContract):
 )
 async def test_other_forms_are_refused(url):
     with pytest.raises(ConfigError, match="write one of: sqlite:///results"):
-        await connect(url, BackendContract.job)
+        await connect(url, OutageContract.job)
 
 
 def test_a_process_that_failed_to_connect_ends(tmp_path):
-    """Nothing that stays open keeps its process alive."""
+    """An aiosqlite connection that stays open keeps its process alive."""
     (tmp_path / "results.db").write_text("not a database, and longer than the header of one" * 10)
     program = (
         "import asyncio\n"
         "from abatch.backend import connect\n"
-        "from abatch.testing import BackendContract\n"
-        f"asyncio.run(connect('sqlite:///{tmp_path}/results.db', BackendContract.job))"
+        "from abatch.testing import OutageContract\n"
+        f"asyncio.run(connect('sqlite:///{tmp_path}/results.db', OutageContract.job))"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=False)
     assert ended.returncode == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from abatch.cli.app import app
@@ -50,7 +51,10 @@ class Cli:
     def here(self, *args: object, **env: str) -> Ended:
         """Run it in this process, which is quicker, where the process is not what the test is about."""
         with contextlib.chdir(self.folder):
-            done = CliRunner().invoke(app, [str(arg) for arg in args], env={**self.env, **env})
+            try:
+                done = CliRunner().invoke(app, [str(arg) for arg in args], env={**self.env, **env})
+            finally:
+                structlog.reset_defaults()  # a run sets the log of its process up
         return Ended(done.exit_code, done.stdout_bytes, done.stderr)
 
     def start(self, *args: object, **popen: Any) -> subprocess.Popen[str]:

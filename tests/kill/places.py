@@ -22,6 +22,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
+
 from abatch import client, collector, journal, wire
 from abatch.testing.crash import CrashPoints
 from abatch_backends import s3, sqlite
@@ -111,8 +113,8 @@ def make_in_backends(reach: Reach, patch: Patch) -> None:
     def statement(_: object, sql: str, *__: object) -> str:
         return f"sqlite {sql.split(maxsplit=1)[0]}"
 
-    _around(patch, sqlite._Connection, "execute", reach, statement)
-    _around(patch, sqlite._Connection, "executemany", reach, statement)
+    _around_async(patch, aiosqlite.Connection, "execute", reach, statement)
+    _around_async(patch, aiosqlite.Connection, "executemany", reach, statement)
     _around_async(patch, s3._S3, "call", reach, lambda _, operation: f"s3 {operation}")
 
 

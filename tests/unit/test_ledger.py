@@ -404,6 +404,21 @@ async def test_a_finished_job_tells_where_its_results_are(ledger):
     assert second.summary(load()).location == "here"
 
 
+async def test_a_job_that_was_moved_has_its_results_and_its_next_cut_elsewhere(ledger, other):
+    job = await ledger.start_job(submitted(to="jsonl:///results/"))
+    shard = await plan(ledger, job)
+    await go(ledger, shard, committing(), ACCEPTED, ENDED, drained())
+    copy = SealedRecord(part=shard.sealed.part, lines=10, detail={"elsewhere": 1})
+    await ledger.record(Entry(job.job, facts.Moved(to="memory:new", sealed={shard.shard: copy}), n=job.cuts))
+    assert (job.to, job.places) == ("memory:new", ["jsonl:///results/", "memory:new"])
+    assert shard.sealed == copy
+    assert shard.state.drained.counts == Counts(succeeded=10)
+    await plan(ledger, job, part=1)  # at a position of its own
+    assert view(await reloaded(ledger)) == view(ledger)
+    with pytest.raises(Overtaken):  # planned meanwhile: what was copied may not be all
+        await ledger.record(Entry(job.job, facts.Moved(to="memory:else"), n=job.cuts - 1))
+
+
 async def test_rows_that_are_missing_count_as_sealed_and_failed(ledger):
     job = await ledger.start_job(submitted())
     shard = await plan(ledger, job)

@@ -156,7 +156,7 @@ LEGAL = {
     ("Held, certain", "Lost"): Lost(doubt=CERTAIN, batch_id=None, created_at=NOON, why="w"),
     ("Processing", "Lost"): replace(LOST, proven=True),
     ("Processing, named by an operator", "Lost"): LOST,
-    ("Processing, vanished", "Lost"): LOST,
+    ("Processing, vanished", "Lost"): replace(LOST, proven=True),
     ("Processing", "Vanished"): VANISHED,
     ("Processing, named by an operator", "Vanished"): Processing(
         doubt=DOUBT, batch_id="msgbatch_p", created_at=NOON, proven=False, vanished=THEN
@@ -173,7 +173,7 @@ LEGAL = {
     ("Lost, never known", "Drained"): Done(drained=drained(), doubt=DOUBT, batch_id=None, created_at=NOON),
     ("Done, never known", "Reopened"): NEVER_KNOWN,
     ("Processing, cancelled as parked", "Vanished"): replace(PARKED, vanished=THEN),
-    ("Processing, cancelled as parked", "Lost"): LOST,
+    ("Processing, cancelled as parked", "Lost"): replace(LOST, proven=True),
     ("Draining, cancelled as parked", "Vanished"): replace(DRAINING_PARKED, vanished=THEN),
     ("Processing, vanished", "CancelledAsParked"): replace(VANISHED, parked=True),
     ("Done, cancelled as parked", "Reopened"): replace(DRAINING_PARKED, earlier=drained()),

@@ -1,0 +1,97 @@
+"""`abatch move`: take an unfinished job to another destination, for instance because its own one failed."""
+
+from __future__ import annotations
+
+import resource
+from contextlib import AsyncExitStack
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from abatch import threads
+from abatch.backend import load, normalize
+from abatch.cli.again import resuming
+from abatch.cli.exits import perform
+from abatch.cli.options import JobArgument, JournalOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of
+from abatch.cli.screen import Screen
+from abatch.cli.text import clean
+from abatch.facts import FileSource
+from abatch.journal import Journal
+from abatch.ledger import Ledger
+from abatch.move import move as move_job
+from abatch.places import absolute, absolute_url, folder_of, relative_url, shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from abatch.client import Client
+
+__all__ = ["move"]
+
+
+def move(
+    key: JobArgument,
+    *,
+    to: Annotated[str, typer.Option(metavar="DEST", help="results.jsonl, results/, results.db, s3://bucket/prefix")],
+    journal: JournalOption = DEFAULT_JOURNAL,
+) -> None:
+    """Take an unfinished job to another destination, for instance because its own one failed.
+
+    What is sealed is copied, nothing is sent, and the old destination keeps its copy. What cannot be read there is read
+    again from the API by the next run. `abatch run` of the same input finds the job by its old and by its new
+    destination. No other process may drive the journal meanwhile.
+
+    Example: abatch move nightly --to s3://other-bucket/runs
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core could hold the API key
+    screen = Screen()
+
+    async def work() -> None:
+        url = normalize(to)
+        await threads.run(load, url)
+        async with ledger_of(journal) as ledger:  # to look first: a journal that is driven is made if there is none
+            before = _place(ledger.journal.folder, job_named(ledger, key).to)
+        driven = await Journal.open(folder_of(journal), drive=True)
+        try:
+            ledger = await Ledger.load(driven)
+            job = job_named(ledger, key)
+            async with AsyncExitStack() as opened:
+                source = job.submitted.source
+                again = await move_job(
+                    ledger,
+                    job,
+                    relative_url(driven.folder, url),
+                    api=partial(_client, driven, opened),
+                    input_path=absolute(driven.folder, source.path) if isinstance(source, FileSource) else None,
+                )
+            after = _place(driven.folder, job.to)
+            kept = "" if before == after else f" {before} keeps a copy of what it had, which you may remove."
+            screen.say(clean(f"Job {key} is in {after} now.{kept}"))
+            if again:
+                screen.say(
+                    f"The results of {len(again):,} shard(s) could not be read there: the next run reads them from the "
+                    "API, for nothing."
+                )
+            if job.finished is None:
+                screen.say(clean("To go on: " + ", ".join(filter(None, resuming(ledger, job)))))
+        finally:
+            await driven.aclose()
+
+    perform(work)
+
+
+async def _client(journal: Journal, opened: AsyncExitStack) -> Client:
+    """A client of the API that the journal belongs to; only a move that needs the API asks for a key."""
+    module: Any = await threads.run(import_module, "abatch.client")  # Any: importing the SDK takes a second
+    client: Client = module.Client.from_environment()
+    opened.push_async_callback(client.aclose)
+    await journal.bind(client.base_url)
+    return client
+
+
+def _place(folder: Path, to: str) -> str:
+    """A destination as people write it."""
+    return shown(absolute_url(folder, to)) if to else "The application's own backend"
