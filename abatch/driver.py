@@ -383,7 +383,8 @@ class Driver:
     async def _append(self, *facts: ShardFact, at: int) -> None:
         await self.site.ledger.record(*self.site.ledger.next(self.shard, *facts, at=at))
         for fact in facts:
-            log.info(
+            say = log.warning if isinstance(fact, Vanished | Lost | CancelledAsParked) else log.info
+            say(
                 EVENTS[type(fact)],
                 job=self.site.job.key,
                 shard=self.shard.shard,

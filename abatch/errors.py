@@ -129,7 +129,7 @@ class JobStopped(AbatchError):
         self.key, self.reason, self.remedy = key, reason, remedy
 
     def __str__(self) -> str:
-        return f"job {self.key!r} stopped: {self.reason}. {self.remedy}"
+        return f"job {self.key!r} stopped: {self.reason.removesuffix('.')}. {self.remedy}"
 
 
 class StillInDoubt(AbatchError):

@@ -212,7 +212,7 @@ class Journal:
         return hmac.digest(self.lineage_key, api_key.encode(), hashlib.sha256)[:8].hex()
 
     async def bind(self, base_url: str) -> None:
-        """Tie the journal to one API, the first time; later, refuse another.
+        """Tie the journal to one API once something may have been sent; until then the last one counts.
 
         Raises:
             ConfigError: it belongs to another base URL.
@@ -228,6 +228,8 @@ class Journal:
     def _bind(self, base_url: str) -> str:
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO about VALUES ('base_url', ?)", (base_url,))
+            nothing_sent = "NOT EXISTS (SELECT 1 FROM facts WHERE shard IS NOT NULL AND n > 0)"
+            self._db.execute(f"UPDATE about SET value = ? WHERE name = 'base_url' AND {nothing_sent}", (base_url,))  # noqa: S608
             (known,) = self._db.execute("SELECT value FROM about WHERE name = 'base_url'").fetchone()
         return str(known)
 

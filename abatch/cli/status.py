@@ -148,13 +148,17 @@ def _picture(
     for job in jobs:
         standing = standing_of(job)
         if standing.reason or standing.remedy:
-            parts.append(Text(clean(f"{job.key} is {standing.state}: {standing.reason}. {standing.remedy}".rstrip())))
+            reason = standing.reason.removesuffix(".")
+            parts.append(Text(clean(f"{job.key} is {standing.state}: {reason}. {standing.remedy}".rstrip())))
     driver, unfinished = _driver(ledger.journal.folder), [job for job in jobs if job.finished is None]
     if driver is not None:
         parts += [Text(clean(line)) for line in _account(driver, jobs)]
     elif unfinished:
         parts.append(Text("No process drives this journal. To go on:"))
         parts += [Text(clean("  " + ", ".join(filter(None, resuming(ledger, job))))) for job in unfinished]
+        parts.append(
+            Text("Policies of an earlier command (--unresolved, --refusals, --parked, --grace) are not kept: add them.")
+        )
     for job in jobs if batches else ():
         parts += [Text(f"\nshards of {job.key}"), _shard_table(job, ledger, attempts, width)]
     return Group(*parts)

@@ -71,7 +71,10 @@ def resolve(
                 wish = LostWished(shard=shard, attempt=doubt.attempt)
                 verdict = "is lost"
             await ledger.record(Entry(record.job, wish))
-            screen.say(f"Noted: shard {shard} of job {ledger.jobs[record.job].key} {verdict}. {WHEN}")
+            screen.say(
+                f"Noted, and not done yet: shard {shard} of job {ledger.jobs[record.job].key} {verdict}. {WHEN} It is "
+                "refused where the API says otherwise; then the log of that process says why (resolve_refused)."
+            )
 
     perform(work)
 

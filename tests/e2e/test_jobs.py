@@ -442,6 +442,20 @@ async def test_neither_key_nor_prompt_stays_in_the_journal(api: Sandbox) -> None
     assert list(Path(".abatch/spool").iterdir()) == []
 
 
+async def test_journal_from_which_nothing_was_sent_takes_another_base_url(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the remedy for a wrong base URL would need another journal."""
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
+    async with manager() as running:
+        await running.submit(requests(3), to="results.jsonl", key="job")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+    rows = requests(3)
+    _, summary = await run(rows)
+    assert summary.succeeded == 3
+    assert_paid_once(api, rows)
+
+
 async def test_journal_belongs_to_one_api(api: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     await run(write(requests(3)))
     with Sandbox() as other:

@@ -370,10 +370,13 @@ async def test_a_name_that_cannot_be_a_folder_is_told(tmp_path):
 # ---- whose journal --------------------------------------------------------------------------------------------
 
 
-async def test_a_journal_serves_one_api(journal):
+async def test_a_journal_serves_one_api_once_something_may_have_been_sent(journal):
     assert await journal.base_url() is None
-    for _ in range(2):
-        await journal.bind("https://api.example.com")
+    for url in ("https://wrong.example.com", "https://api.example.com"):
+        await journal.bind(url)
+    job = (await journal.add_job(submitted())).job
+    await journal.append(Entry(job, planned(), 1, 0), Entry(job, committing(), 1, 1))
+    await journal.bind("https://api.example.com")
     with pytest.raises(ConfigError, match="belongs to https://api"):
         await journal.bind("https://other.example.com")
     assert await journal.base_url() == "https://api.example.com"
