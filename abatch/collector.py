@@ -287,6 +287,12 @@ class _Drain:
         """Rows of one block on their way there: row number, custom_id, line."""
         self._withheld_tally = Tally(step=0)
         self._duplicates = self._conflicts = self._foreign = 0
+        self._torn = 0
+        """Torn lines that were not taken."""
+        self._rows_torn = False
+        """Whether one of them was of a row that had no line yet."""
+        self._takes_torn = False
+        """Whether this is the last read."""
         self._billing = False
         self._retry_name = f"retry-{shard.shard:08d}.spool"
         self._missing_name = f"{shard.shard:08d}.jsonl"
@@ -347,15 +353,30 @@ class _Drain:
                     await self._compare_counts(state.counts)
                 return ""
             if given_up := self._presence.given_up():
+                if self._begins_last_read():
+                    continue
                 return given_up
             await self._presence.seen()
             patience = next(self._again, None)
             if patience is None and not self._proven:
                 raise NotOurs(f"batch {self._state.batch_id} sent no line that proves it ours, in {READS} reads")
             if patience is None:
+                if self._begins_last_read():
+                    continue
                 return f"{self._left()} results are not in what the API sends, after {READS} reads"
             log.warning("results_incomplete", shard=self._shard.shard, rows_left=self._left(), again_in=patience)
             await self._presence.rest(patience)
+
+    def _begins_last_read(self) -> bool:
+        """Whether to read once more, and to take torn lines: nothing better came, and they may be all that the API has.
+
+        A torn line is not kept from one read to the next, as many may be torn, and long.
+        """
+        if self._takes_torn or not self._rows_torn:
+            return False
+        self._takes_torn = True
+        log.warning("torn_lines_taken", shard=self._shard.shard, rows_left=self._left())
+        return True
 
     @property
     def _counts(self) -> Counts:
@@ -498,6 +519,13 @@ class _Drain:
             return None
         if self._earlier is not None and self._withheld_rows[row]:
             return None  # its line is the retry shard's
+        torn = isinstance(seen, wire.Torn)
+        if torn and (self._seen[row] or not self._takes_torn):  # it contradicts nothing; a later read has it whole
+            if not self._torn:
+                log.warning("torn_line_seen", shard=self._shard.shard, batch_id=self._batch_id, row=row)
+            self._torn += 1
+            self._rows_torn |= not self._seen[row]
+            return None
         mark = _mark(memoryview(raw)[len(self._head) :])
         if self._seen[row]:
             self._repeat(row, mark)
@@ -505,14 +533,11 @@ class _Drain:
         self._seen[row] = 1
         self._marks[row] = mark
         custom_id = self._reader.custom_id(row)
-        line = Line(
-            wire.with_custom_id(raw, seen.wire_id.encode(), custom_id),
-            _decode_id(custom_id),
-            seen.outcome,
-            seen.error_type,
-            seen.model,
-            seen.usage,
-        )
+        delivered = wire.with_custom_id(raw, seen.wire_id.encode(), custom_id)
+        if torn:  # it may be delivered in an envelope made here; it is counted as `_recount` would count it
+            line = wire.outcome_of(delivered, _decode_id(custom_id))
+        else:
+            line = Line(delivered, _decode_id(custom_id), seen.outcome, seen.error_type, seen.model, seen.usage)
         if self._is_retryable(line):
             self._withheld_rows[row] = 1
             self._withheld_tally.note(seen.outcome)
@@ -638,13 +663,14 @@ class _Drain:
     def _collected(self, sealed: Sealed, written: Written | None, missing: int, gone: str) -> Collected:
         planned = self._shard.planned
         counts = self._tally.counts
-        if self._duplicates or self._foreign or self._conflicts:
+        if self._duplicates or self._foreign or self._conflicts or self._torn:
             log.warning(
                 "lines_dropped",
                 shard=self._shard.shard,
                 identical=self._duplicates,
                 conflicting=self._conflicts,
                 foreign=self._foreign,
+                torn=self._torn,
             )
         retry = None
         if written is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast, overload
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from anthropic.types import Message
 
-__all__ = ["OUTCOMES", "Block", "Line", "Result", "ResultError", "Summary", "Usage", "in_pieces", "joined"]
+__all__ = ["OUTCOMES", "Block", "Line", "Result", "ResultError", "Summary", "Usage", "in_pieces", "joined", "json_of"]
 
 OUTCOMES = ("succeeded", "errored", "canceled", "expired")
 """The outcomes of a request, as the API spells them. Others may come to be: they are kept and count as failed."""
@@ -229,12 +230,8 @@ def _member(of: object, name: str) -> Any:  # noqa: ANN401 - whatever JSON stand
 
 def _decoded(raw: bytes) -> dict[str, Any]:
     """What can be made out of a line: an object with a custom_id and an object `result`, whatever the bytes are."""
-    for text in (raw, raw.decode("utf-8", "replace")):
-        try:
-            # json, not msgspec: it takes what the API may send and msgspec refuses (a lone surrogate)
-            line: Any = json.loads(text, parse_int=_number)
-        except (ValueError, RecursionError):
-            continue
+    with suppress(ValueError, RecursionError):
+        line = json_of(raw)
         if isinstance(_member(line, "custom_id"), str) and isinstance(_member(line, "result"), dict):
             return cast("dict[str, Any]", line)
     named = _CUSTOM_ID.search(raw)
@@ -243,6 +240,22 @@ def _decoded(raw: bytes) -> dict[str, Any]:
     except ValueError:
         custom_id = ""
     return {"custom_id": custom_id, "result": {"type": outcome_in(raw)}}
+
+
+def json_of(raw: bytes) -> Any:  # noqa: ANN401 - whatever JSON stands there
+    """The value of a line of JSON, also if strict decoders refuse what is in it: it is whole all the same.
+
+    That may be a lone surrogate, bytes that are not UTF-8, a control character in a string, a number of any length.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply for Python's decoder.
+
+    """
+    try:
+        return json.loads(raw, strict=False, parse_int=_number)
+    except UnicodeDecodeError:
+        return json.loads(raw.decode("utf-8", "replace"), strict=False, parse_int=_number)
 
 
 def outcome_in(raw: bytes) -> str:

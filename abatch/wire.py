@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 import msgspec
 
 from abatch.errors import AbatchError
-from abatch.result import LONG, MAX_TOKENS, Line, Usage, outcome_in, usage_of
+from abatch.result import LONG, MAX_TOKENS, Line, Usage, json_of, outcome_in, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ __all__ = [
     "Message",
     "Plain",
     "Seen",
+    "Torn",
     "WireId",
     "body_size",
     "delivered",
@@ -324,9 +325,16 @@ class Seen(NamedTuple):
     usage: Usage | None
 
 
+class Torn(Seen):
+    """What can be made out of a line that is not JSON but holds an id of ours: part of a line, as a rule."""
+
+    __slots__ = ()
+
+
 _decoder = msgspec.json.Decoder(Envelope)
 _decode, _decode_lines = _decoder.decode, _decoder.decode_lines
 _UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+_NAMES_ID: Final = re.compile(rb'(?<!\\)"custom_id"\s*:\s*"(%b)"' % _ID.pattern)
 _NAMED: Final = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.){32,192}")')
 _DOWNLOAD_TIMEOUT: Final = re.compile(rb"timed out while trying to download", re.IGNORECASE)
 _DELIVERED: Final = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -336,13 +344,14 @@ _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 def read_line(line: bytes) -> Seen | None:
     """Read a line's envelope; None if no custom_id can be made out in it.
 
-    A line that the strict decoder refuses (a lone surrogate, deep nesting, an unexpected type) is read by `json`,
-    and one that this refuses, too, by a scan for our fixed-width id, so that an answer is never dropped.
+    A line that the strict decoder refuses (a lone surrogate, deep nesting, an unexpected type) is read by `json`. A
+    line of JSON is of the id at its top: an array of results, or an error that quotes an id, is nobody's line. A
+    line that is not JSON is scanned for our fixed-width id, so that an answer is never dropped, and is `Torn`.
     """
     try:
         envelope = _decode(line)
     except _UNREADABLE:
-        return _read_leniently(line) or _scan(line)
+        return _read_leniently(line)
     return Seen(envelope.custom_id, *envelope.told())
 
 
@@ -420,11 +429,19 @@ def is_download_timeout(line: bytes) -> bool:
 
 def _read_leniently(line: bytes) -> Seen | None:
     try:
-        envelope: Any = json.loads(line)  # Any: whatever stands in the line
-        result: Any = envelope["result"]
+        envelope = json_of(line)
+    except ValueError:
+        return _scan(line)
+    except RecursionError:
+        return _read_deep(line) if is_whole(line) else _scan(line)
+    try:
         wire_id = _text(envelope["custom_id"])
-        if wire_id is None:
-            return None
+    except (LookupError, TypeError):
+        return None
+    if wire_id is None:
+        return None
+    try:
+        result: Any = envelope["result"]  # Any: whatever stands in the line
         message: Any = result.get("message") or {}
         envelope_of_error: Any = result.get("error") or {}
         error: Any = envelope_of_error.get("error") or {}
@@ -436,8 +453,24 @@ def _read_leniently(line: bytes) -> Seen | None:
             _text(message.get("model")),
             None if usage is None else usage_of(usage),
         )
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        return None
+    except (LookupError, TypeError, AttributeError):  # a result of another form; with our id it is ours all the same
+        return _undecoded(line, wire_id) if _ID.fullmatch(wire_id.encode()) else None
+
+
+def _read_deep(line: bytes) -> Seen | None:
+    """Find the id at the top of a whole line whose nesting no decoder takes."""
+    depth = begin = 0
+    for named in _NAMES_ID.finditer(line):
+        bare = _STRING.sub(b"", line[begin : named.start()])
+        depth += bare.count(b"{") + bare.count(b"[") - bare.count(b"}") - bare.count(b"]")
+        if depth == 1:
+            return _undecoded(line, named[1].decode())
+        begin = named.end()
+    return None
+
+
+def _undecoded(line: bytes, wire_id: str) -> Seen:
+    return Seen(wire_id, outcome_in(line), None, None, None)
 
 
 def _text(value: object) -> str | None:
@@ -458,11 +491,11 @@ def is_whole(line: bytes) -> bool:
     return closed and b'"' not in bare and all(bare.count(a) == bare.count(b) for a, b in ((b"{", b"}"), (b"[", b"]")))
 
 
-def _scan(line: bytes) -> Seen | None:
+def _scan(line: bytes) -> Torn | None:
     named = _ID.search(line)
     if named is None:
         return None
-    return Seen(named[0].decode(), outcome_in(line), None, None, None)
+    return Torn(named[0].decode(), outcome_in(line), None, None, None)
 
 
 def with_custom_id(line: bytes, wire_id: bytes, custom_id: bytes) -> bytes:

@@ -656,8 +656,9 @@ class Machine:
                 lines = disturbed(lines, n, fault, Random(self._rng.getrandbits(32)))  # noqa: S311 - chance
             if isinstance(fault, f.CutAtLine | f.CutInLine) and not fault.clean:
                 transport = Cut()
-        cut_inside = any(isinstance(fault, f.CutInLine) for fault in visit.faults)
-        chunks = in_chunks(lines, last_newline=shape.last_newline and not cut_inside)
+        cuts = [fault for fault in visit.faults if isinstance(fault, f.CutInLine)]
+        last_newline = all(fault.newline for fault in cuts) if cuts else shape.last_newline
+        chunks = in_chunks(lines, last_newline=last_newline)
         return replace(self._reply(200, chunks, headers, kind=None), transport=transport)
 
     def _cancel(self, visit: Visit, workspace: str, now: datetime) -> Reply:

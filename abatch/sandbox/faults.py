@@ -382,6 +382,8 @@ class CutInLine(Fault, frozen=True):
 
     lines: int | None = None
     clean: bool = False
+    newline: bool = False
+    """Whether a newline ends what there is of the line, as a proxy puts it there."""
 
 
 class ResetAt(Fault, frozen=True):

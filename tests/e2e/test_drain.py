@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from abatch.errors import ApiError
 from abatch.facts import ResolveWished
 from abatch.journal import Entry, Journal
 from abatch.sandbox import Sandbox
-from abatch.sandbox.faults import CutAtLine, ResetBeforeAccept
+from abatch.sandbox.faults import CutAtLine, CutInLine, ResetBeforeAccept
 from abatch_backends import jsonl
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, manager, requests, run
 
@@ -136,6 +137,115 @@ async def test_two_short_reads_in_a_row_cost_less_than_half_a_minute(api: Sandbo
     _, summary = await run(rows, requests_per_batch=100)
     assert rests == [5.0, 20.0]
     assert (summary.succeeded, summary.missing) == (8, 0)
+    assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize("clean", [True, False])
+async def test_line_that_was_cut_and_ended_by_a_newline_gives_way_to_the_whole_one(
+    api: Sandbox, rests: list[float], caplog: pytest.LogCaptureFixture, clean: bool
+) -> None:
+    api.faults.next("results", CutInLine(lines=3, clean=clean, newline=True))
+    rows = requests(8)
+    _, summary = await run(rows, requests_per_batch=100)
+    assert len(rests) == 1
+    assert (summary.succeeded, summary.missing) == (8, 0)
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+    assert "conflicting_line_seen" not in caplog.text
+
+
+def _first_answers(
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[bytes], bytes],
+    then: Callable[[bytes], bytes] = lambda whole: whole,
+) -> None:
+    """Let the first results that come be changed so, and all others as `then` says."""
+    real, changed = client._chunks, list[bytes]()
+
+    async def chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
+        whole = b"".join([chunk async for chunk in real(answer)])
+        yield then(whole) if changed else change(whole)
+        changed.append(whole)
+
+    monkeypatch.setattr(client, "_chunks", chunks)
+
+
+def _half(whole: bytes) -> bytes:
+    """Three lines, and most of one."""
+    *most, part = whole.splitlines(keepends=True)[:4]
+    return b"".join(most) + part[: len(part) * 3 // 4]
+
+
+def _quoted(whole: bytes) -> bytes:
+    """An error that repeats what it was asked."""
+    request = {"custom_id": json.loads(whole.splitlines()[3])["custom_id"]}
+    return json.dumps({"type": "error", "error": {"type": "api_error", "message": "x", "request": request}}).encode()
+
+
+CHANGES: dict[str, Callable[[bytes], bytes]] = {
+    "a newline": lambda whole: _half(whole) + b"\n",
+    "two newlines": lambda whole: _half(whole) + b"\r\n\r\n",
+    "a page": lambda whole: _half(whole) + b"\nupstream error",
+    "text": lambda whole: _half(whole) + b"upstream error\n",
+    "an error object": lambda whole: _half(whole) + b'\n{"type":"error","error":{"type":"api_error"}}\n',
+    "the beginning again": lambda whole: _half(whole) + b"\n" + _half(whole)[:-20],
+    "an array": lambda whole: b"[" + b",".join(whole.splitlines()) + b"]",
+    "an array on several lines": lambda whole: b"[\n" + b",\n".join(whole.splitlines()) + b"\n]\n",
+    "an array that is cut": lambda whole: b"[" + b",".join(whole.splitlines())[:-30] + b"\n",
+    "an error that quotes an id": lambda whole: _quoted(whole) + b"\n",
+    "an error that quotes an id, cut": lambda whole: _quoted(whole)[:-2] + b"\n",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_what_a_proxy_makes_of_results_takes_no_row_from_its_line(
+    api: Sandbox,
+    rests: list[float],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[bytes], bytes],
+) -> None:
+    _first_answers(monkeypatch, change)
+    rows = requests(8)
+    _, summary = await run(rows, requests_per_batch=100)
+    assert rests == [5.0]
+    assert (summary.succeeded, summary.missing) == (8, 0)
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+    assert "conflicting_line_seen" not in caplog.text
+
+
+async def test_row_whose_line_is_torn_in_every_read_gets_it_in_the_last(api: Sandbox, rests: list[float]) -> None:
+    """It is read as often as a row that does not come, and then once more."""
+    api.faults.always("results", CutInLine(lines=7, clean=True, newline=True))
+    rows = requests(8)
+    _, summary = await run(rows, requests_per_batch=100)
+    assert rests == list(pacing.READ_AGAIN)
+    assert api.account.violated == 0
+    assert (summary.requests, summary.missing) == (8, 0)
+    *whole, torn = Path("results.jsonl").read_bytes().splitlines()
+    assert len([json.loads(line) for line in whole]) == 7
+    (left,) = {row["custom_id"] for row in rows} - {json.loads(line)["custom_id"] for line in whole}
+    assert torn.startswith(b'{"custom_id":' + json.dumps(left, ensure_ascii=False).encode() + b',"result":')
+    assert_paid_once(api, rows)
+
+
+async def test_rows_that_are_torn_once_and_never_come_again_are_missing(
+    api: Sandbox, rests: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last read brings no line of them, torn or whole: none is made up, and the job ends."""
+
+    def three(whole: bytes) -> bytes:
+        return b"".join(whole.splitlines(keepends=True)[:3])
+
+    def three_and_a_part(whole: bytes) -> bytes:
+        return whole[: len(three(whole)) + 90] + b"\n"
+
+    _first_answers(monkeypatch, three_and_a_part, then=three)
+    rows = requests(8)
+    _, summary = await run(rows, requests_per_batch=100)
+    assert rests == list(pacing.READ_AGAIN)
+    assert (summary.succeeded, summary.missing) == (3, 5)
     assert_paid_once(api, rows)
 
 

@@ -102,6 +102,14 @@ CASES = {
     "invalid UTF-8": (read_result, repeated(b"\xff", head=HEAD + b'"', tail=b'"}}}')),
     "deep nesting": (read_result, repeated(b"[", head=HEAD)),
     "deep objects": (read_result, repeated(b'{"a":', head=HEAD)),
+    "ids below deep nesting": (
+        read_result,
+        repeated(
+            b'{"custom_id":"' + OUR_ID + b'"},',
+            head=b'{"a":' + b"[" * 2_000 + b"]" * 2_000 + b',"b":[',
+            tail=b"0]}",
+        ),
+    ),
     "long numbers": (read_result, repeated(b"1", head=HEAD, tail=b"}}}")),
     "long fractions": (read_result, repeated(b"1", head=HEAD + b"0.", tail=b"}}}")),
     "ids that are nearly ours": (read_result, repeated(b"a1-00000001-01-", head=b"x")),

@@ -183,6 +183,10 @@ async def test_broken_result_streams(api, client, new_body, new_params):
         (f.CutInLine(300), 300, httpx2.RemoteProtocolError),
         (f.CutInLine(300, clean=True), 300, None),
     ]
+    api.faults.next("results", f.CutInLine(300, clean=True, newline=True))
+    got, error = await collect(client, batch_id)
+    assert whole.startswith(got[:-1])
+    assert (got.count(b"\n"), got[-1:], error) == (301, b"\n", None)
     for fault, newlines, broken in ends:
         api.faults.next("results", fault)
         got, error = await collect(client, batch_id)

@@ -40,6 +40,7 @@ from abatch.poller import Scope
 from abatch.reconcile import Replied
 from abatch.runner import JobRun
 from abatch.sandbox.faults import (
+    CutInLine,
     Deleted,
     EmptyResults,
     Garbage,
@@ -314,6 +315,17 @@ def answers_mended() -> ExitStack:
         return None
 
     return _patched((wire, "with_custom_id", with_custom_id), (wire, "read_plain", never))
+
+
+def torn_line_is_taken() -> ExitStack:
+    """A part of a line takes its row from the whole one."""
+    real = wire._scan
+
+    def scan(line: bytes) -> wire.Seen | None:
+        torn = real(line)
+        return None if torn is None else wire.Seen(*torn)
+
+    return _patched((wire, "_scan", scan))
 
 
 def refusal_is_a_break() -> ExitStack:
@@ -643,6 +655,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         seal_without_count,
         read_but_once,
         answers_mended,
+        torn_line_is_taken,
         refusal_is_a_break,
         short_seal_is_taken,
         separators_dropped,
@@ -699,6 +712,7 @@ FOUND_AS: Final[dict[str, str]] = {
     "seal_without_count": "I2: the summary of|I2: lines",
     "read_but_once": "I2: .* is missing",
     "answers_mended": "I3: .* in other bytes",
+    "torn_line_is_taken": "I3: .* is torn",
     "refusal_is_a_break": ".* ended with BackendError: .* was sealed with",
     "short_seal_is_taken": "I2: lines",
     "separators_dropped": "I3: .* in other bytes",
@@ -738,6 +752,9 @@ SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
     "refusal_is_a_break": lambda plan: any(plan.refuses),
     "short_seal_is_taken": lambda plan: any(plan.refuses),
     "read_but_once": lambda plan: any(isinstance(fault, MissingLine) for _, fault, _ in plan.faults),
+    "torn_line_is_taken": lambda plan: any(
+        isinstance(fault, CutInLine) and fault.newline for _, fault, _ in plan.faults
+    ),
     "doubted_refusal_is_believed": lambda plan: plan.config.refusals == "doubt",
     "hold_ignored": lambda plan: plan.config.unresolved == "hold",
     "unreadable_sent_again": lambda plan: any(isinstance(fault, Garbage) for _, fault, _ in plan.faults),

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from abatch.lifecycle import InDoubt
     from abatch.sandbox.batches import Batch
     from abatch.sandbox.store import Fact
+    from tests.simulation.network import Read
     from tests.simulation.plan import Work
     from tests.simulation.world import World
 
@@ -81,6 +82,8 @@ EVENTS = {
     "counts_disagree": "counts disagree",
     "conflicting_line_seen": "conflicting line",
     "foreign_line_seen": "foreign line",
+    "torn_line_seen": "torn line",
+    "torn_lines_taken": "torn line taken",
     "rows_missing": "rows missing",
     "results_incomplete": "results incomplete",
     "results_interrupted": "results interrupted",
@@ -516,7 +519,11 @@ def _judge_answers(world: World, book: Book, work: Work, said: dict[bytes, list[
         world.violation(f"I6: a secret is in the results of {work.key}")
     for line in lines:
         digest = _digest(work, rows[_custom_id(line)])
-        _judge_line(world, book, work, line, said.get(digest, []))
+        answers = said.get(digest, [])
+        if _is_torn(line, answers):
+            _judge_torn(world, digest, line)
+        else:
+            _judge_line(world, book, work, line, answers)
 
 
 def _judge_summary(world: World, work: Work, lines: list[bytes], missing: list[bytes]) -> None:
@@ -570,6 +577,29 @@ def _judge_missing(world: World, work: Work, row: dict[str, Any], reason: str) -
         world.violation(f"I2: {where}; {len(whole)} of them whole")
     elif not world.plan.fenced and not any(isinstance(fault, LEAVES_OUT) for fault in whole[-1].faults):
         world.violation(f"I2: {where}; the last brought every line")
+
+
+def _is_torn(line: bytes, said: list[tuple[str, bytes]]) -> bool:
+    """Whether it is the beginning of what the API said."""
+    _, member, rest = line.partition(b'"result":')
+    part = member + rest
+    return bool(part) and any(tail.startswith(part) and tail != part for _, tail in said)
+
+
+def _judge_torn(world: World, digest: bytes, line: bytes) -> None:
+    """A torn line stands only where it came in the last of all reads, and no read before had it whole."""
+    last = [batch for batch in _own_ended(world) if digest in batch.requests.digests][-1]
+    reads = world.reads.get(last.batch_id, [])
+    whole = [read for read in reads if read.complete and read.to_its_end][: len(PATIENCE) + 1]
+    where = f"{line[:100]!r} is torn, and its batch {last.batch_id} was read {len(reads)} times"
+    if len(whole) <= len(PATIENCE) or whole[-1].at - whole[0].at < sum(PATIENCE):
+        world.violation(f"I3: {where}, {len(whole)} of them whole")
+    elif not any(_tears(read) for read in reads[reads.index(whole[-1]) + 1 :]):
+        world.violation(f"I3: {where}; in the last it was whole")
+
+
+def _tears(read: Read) -> bool:
+    return any(isinstance(fault, f.CutInLine) and fault.newline for fault in read.faults)
 
 
 def _own_ended(world: World) -> Iterator[Batch]:

@@ -247,7 +247,7 @@ FAULTS: Final[list[tuple[f.Site, Make]]] = [
     ("results", lambda chance: f.HugeLine(chance.randrange(400_000, 900_000), 3)),
     ("results", _any(f.Crlf())),
     ("results", _any(f.CutAtLine(clean=True), f.CutAtLine(clean=False))),
-    ("results", _any(f.CutInLine(clean=True), f.CutInLine(clean=False))),
+    ("results", _any(*(f.CutInLine(clean=clean, newline=ended) for clean in (True, False) for ended in (True, False)))),
     ("results", _any(f.Slow(3000.0))),
     ("results", _any(f.GzipBomb(20_000))),
 ]

@@ -72,6 +72,7 @@ MISFORTUNES: Final = [
     "retrieve of another workspace",
     "results of another workspace",
     "stream goes on",
+    "torn line",
     "end seen beside slow strangers",
 ]
 

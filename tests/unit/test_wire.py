@@ -272,8 +272,66 @@ def test_a_line_that_holds_our_id_is_never_lost(line):
     assert (seen.wire_id, seen.outcome) == (ID, "succeeded")
 
 
+NOT_JSON = {"100,000 levels, unclosed", "no content", "text after the line"}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_a_line_is_torn_unless_it_is_json_or_something_that_only_decoders_refuse(name):
+    assert isinstance(read_line(HARD[name]), wire.Torn) == (name in NOT_JSON)
+
+
+@given(st.integers(len(wire.ROW_HEAD) + wire.ID_WIDTH, len(succeeded()) - 1), st.sampled_from([b"", b"\r", b" 502"]))
+def test_every_part_of_a_line_that_holds_its_id_is_torn(length, end):
+    seen = read_line(succeeded()[:length] + end)
+    assert isinstance(seen, wire.Torn)
+    assert seen.wire_id == ID
+
+
+@pytest.mark.parametrize("content", [b'"x"', b'"\\ud800"', DEEP], ids=["plain", "a lone surrogate", "100,000 levels"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        b"[%b]",
+        b"[[%b]]",
+        b'{"results":[%b]}',
+        b'{"type":"error","error":{"type":"api_error","message":"x","request":%b}}',
+        b'{"custom_id":null,"request":%b}',
+    ],
+)
+def test_json_that_holds_our_id_below_its_top_is_not_the_line_of_that_id(around, content):
+    assert read_line(around % succeeded(content)) is None
+    assert read_line(around % b",".join([succeeded(content), succeeded(content)])) is None if b"[" in around else True
+
+
+@pytest.mark.parametrize(
+    "line", [b'"' + WIRE_ID + b'"', b'["' + WIRE_ID + b'"]', b'{"custom_id":["' + WIRE_ID + b'"]}']
+)
+def test_an_id_that_no_custom_id_names_makes_no_line_of_json_ours(line):
+    assert read_line(line) is None
+
+
+@pytest.mark.parametrize(
+    "result", [b"7", b"null", b"[]", b'"succeeded"', b'{"type":null}', b'{"type":"new","message":[1]}']
+)
+def test_a_whole_line_with_a_result_of_another_form_is_its_rows(result):
+    seen = read_line(b'{"result":%b,"custom_id":"%b"}' % (result, WIRE_ID))
+    assert type(seen) is wire.Seen
+    assert seen.wire_id == ID
+
+
+def test_the_id_at_the_top_of_a_line_that_no_decoder_takes_is_found_behind_ids_below():
+    quoted = b'{"a":[%b,{"custom_id":"%b"}],"custom_id":"%b"}' % (DEEP, WIRE_ID[:-1] + b"9", WIRE_ID)
+    assert type(read_line(quoted)) is wire.Seen
+    assert read_line(quoted).wire_id == ID
+
+
 def test_a_lone_surrogate_costs_neither_model_nor_tokens():
     assert read_line(succeeded(b'"\\ud800"')) == read_line(succeeded())
+
+
+@pytest.mark.parametrize("content", [b'"\xff\xfe"', b'"\x01"', b"1" * 5_000])
+def test_bytes_that_decoders_refuse_cost_neither_model_nor_tokens(content):
+    assert read_line(succeeded(content)) == read_line(succeeded())
 
 
 ODD_USAGE = [b"1.5", b'"12"', b"NaN", b"true", b"[]", b"1" * 30, b"-1e400", b"{}"]
