@@ -384,6 +384,8 @@ async def test_a_journal_serves_one_api_once_something_may_have_been_sent(journa
 
 async def test_another_api_is_refused_after_reopening_too(journal):
     await journal.bind("https://api.example.com")
+    job = (await journal.add_job(submitted())).job
+    await journal.append(Entry(job, planned(), 1, 0), Entry(job, committing(), 1, 1))
     await journal.aclose()
     again = await Journal.open(journal.folder, drive=True)
     with pytest.raises(ConfigError):
