@@ -1,4 +1,4 @@
-"""Decide how long a batch of ours may be looked for in vain: after an hour it has vanished, after two days it is lost.
+"""Decide when a batch of ours that the API no longer shows has vanished (one hour), and when it is lost (48 hours).
 
 The API hides a batch that exists for moments, and for ever one that somebody deleted. So a batch is only missed where
 it is in no complete list and a 404 by its id, one look in which it is seen ends that, and the hours are those of the

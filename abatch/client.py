@@ -483,7 +483,6 @@ def _replied(answer: httpx2.Response) -> Replied:
             status=answer.status_code,
             batch=batch,
             date=_date_if_told(answer),
-            request_id=answer.headers.get("request-id"),
         )
     envelope, error = _envelope(answer)
     return Replied(
@@ -493,7 +492,6 @@ def _replied(answer: httpx2.Response) -> Replied:
         message="" if error is None else error.message,
         envelope=envelope,
         retry_after=_retry_after(answer),
-        request_id=_request_id(answer),
     )
 
 

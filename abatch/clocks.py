@@ -22,7 +22,7 @@ _CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One moment on every clock at hand, in seconds."""
+    """A moment on the server's clock and on this machine's two clocks, in seconds."""
 
     date: float
     """The server's `Date`, since the epoch."""

@@ -5,7 +5,7 @@ other line goes on as bytes, with the caller's custom_id put in place. Complete 
 has its line: the rows decide, not the counts, and a stream that ends early is read again, never taken as the end.
 
 The order that makes a crash harmless: withheld lines durable in the spool; `seal()`; then one transaction with
-`Drained` and the retry shard's `Planned`. A shard is never read again after `Drained`.
+`Drained` and the retry shard's `Planned`. After `Drained` a shard is read again only if its part is gone (`Reopened`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     ids/NNNNNNNN      magic, digest of the rest, then compressed: which rows went to a retry shard (a byte each),
                       where each custom_id ends, the custom_ids as JSON strings
 
-A damaged file is as good as none. These calls block: see `threads.run`.
+A damaged file is ignored. These calls block: see `threads.run`.
 """
 
 from __future__ import annotations

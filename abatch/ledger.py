@@ -516,7 +516,7 @@ class Ledger:
         """Seconds that the last batches took, from their creation until they were seen to have ended."""
         self._wished: dict[int, JobRecord] = {}
         self._late: list[Recorded] = []
-        """Facts of shards that were let go, and what their jobs have after them: their shards have to come back."""
+        """Facts of jobs whose shards were released; applied once those are loaded again."""
         self._on_finished: Callable[[JobRecord], object] | None = None
         self._others_seq = 0  # up to here, everything that others appended is applied
         self._version = 0

@@ -1,4 +1,4 @@
-"""Tell which batches are parked: far older than this journal's batches usually get, and not one request processed.
+"""Detect parked batches: much older than this journal's usual batch, and without one processed request.
 
 The API may leave a batch alone for hours: its counters stand where they stood when it was created. Nothing is wrong
 with such a batch, and it may end at any time; but most of its requests would be answered sooner in another one. What

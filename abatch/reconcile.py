@@ -115,7 +115,6 @@ class Replied:
     """Of a 2xx that could be read."""
     date: float | None = None
     """The answer's `Date`, in seconds since the epoch."""
-    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

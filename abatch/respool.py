@@ -116,8 +116,6 @@ async def _stretches(ledger: Ledger, job: JobRecord) -> dict[int, _Stretch]:
 
     def visit(recorded: Recorded) -> None:
         nonlocal before
-        if recorded.job != job.job:
-            return
         match recorded.fact:
             case Planned(parent=None) if recorded.shard is not None:
                 fresh.append(recorded.shard)
@@ -129,7 +127,7 @@ async def _stretches(ledger: Ledger, job: JobRecord) -> dict[int, _Stretch]:
             case _:
                 pass
 
-    await ledger.journal.replay(visit)
+    await ledger.journal.replay(visit, job=job.job)
     return found
 
 

@@ -212,7 +212,7 @@ def _of_this_loop() -> dict[_Who, _Shared]:
 
 
 def _who(place: _Place) -> _Who:
-    """Where a client speaks, and as whom: what names the credentials stands in the environment, and is not kept."""
+    """The key of a shared client: its place, and a digest of the environment variables that select credentials."""
     names = blake2b(digest_size=16)
     for name, value in sorted(os.environ.items()):
         if name.startswith("AWS_") or name == "HOME":
