@@ -2,8 +2,8 @@
 
 A read has no effect on the server, so it is repeated as long as its failure may pass: a lost connection, a time-out,
 408, 409, 425, 429, 499, any 5xx. Every other failure may be permanent: a refused key, a limit, a wrong base URL, a
-gateway that does not pass the list on. One such answer proves nothing, because gateways answer so now and then. Several in a row,
-each after a pause, do.
+gateway that does not pass the list on. One such answer proves nothing, because gateways answer so now and then.
+Several in a row, each after a pause, do.
 
 The pauses grow while failure follows failure. A failure within a pause, of another read under way, is not counted.
 """
