@@ -526,10 +526,9 @@ class Driver:
             )
         )
         gate.committed = True
-        committed = doubt_of(self.shard.state)
-        assert committed is not None
-        doubt = doubt_about(self.shard.shard, self.shard.planned.rows, committed, guarded=True)
-        site.scope.awaits_answer(doubt, partial(self._note, attempt))
+        if (committed := doubt_of(self.shard.state)) is not None:
+            doubt = doubt_about(self.shard.shard, self.shard.planned.rows, committed, guarded=True)
+            site.scope.awaits_answer(doubt, partial(self._note, attempt))
         site.scope.committed(self.shard.planned.rows, page.date)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, page.date + QUEUED_FOR)
         self._committed_here = True
