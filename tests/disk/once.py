@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,31 @@ class FsyncFailsOnce:
     def __init__(self, number: int) -> None:
         self._left = number
         self._failed: int | None = None
+        self._kept: int | None = None
+        """A descriptor of that file: while it is open, no other file gets its inode."""
         self.happened = False
         self.wrongs: list[str] = []
         """What must not follow, and did."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._kept is not None:
+            os.close(self._kept)
+            self._kept = None
 
     def patch(self, setattr_: Callable[[Any, str, Any], None]) -> None:
         """Stand before the calls."""
         fsync, rename, link = os.fsync, os.rename, os.link
 
         def failing_fsync(descriptor: int) -> None:
-            inode = os.fstat(descriptor).st_ino
-            if inode == self._failed:
+            now = os.fstat(descriptor)
+            inode = now.st_ino
+            # a folder may be, for other names: whoever gave one before the failure hears of it (`disk.durable`)
+            if inode == self._failed and not stat.S_ISDIR(now.st_mode):
                 self.wrongs.append("it was synced again")
             self._left -= 1
             if self._left == 0:
-                self._failed, self.happened = inode, True
+                self._failed, self._kept, self.happened = inode, os.dup(descriptor), True
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             fsync(descriptor)
 
@@ -65,8 +76,8 @@ class CommitFailsOnce:
         """Stand between the journal and SQLite."""
         connect = journal._connect
 
-        def connected(path: Path) -> tuple[Any, bytes]:
-            database, lineage_key = connect(path)
+        def connected(path: Path, **more: Any) -> tuple[Any, bytes]:
+            database, lineage_key = connect(path, **more)
             return _Failing(self, database), lineage_key
 
         setattr_(journal, "_connect", connected)

@@ -83,6 +83,7 @@ async def test_a_failed_fsync_is_never_tried_again(
                 seen[type(failure)] += 1
             else:
                 assert not fault.happened, f"nobody heard that fsync {number} failed"
+        fault.close()
         assert fault.wrongs == [], number
         await server.run(path, medium.destination(home))
         assert_all_is_well(server, medium, home, f"after fsync {number} failed")

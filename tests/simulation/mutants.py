@@ -443,7 +443,7 @@ def cancel_of_all() -> ExitStack:
     async def cancel(self: Driver, batch_id: str) -> None:
         while not any(job.cancel_wished for job in self.site.ledger.jobs.values()):
             await anyio.sleep(1)
-        self.site.job._cancelling.set()
+        self.site.job.cancel_wished = True
         await real(self, batch_id)
 
     return _patched((Driver, "_cancel_when_wished", cancel))
@@ -504,7 +504,7 @@ def date_alone() -> ExitStack:
     def elapsed(earlier: Any, later: Any) -> float:
         return max(0.0, later.date - earlier.date)
 
-    return _patched((abatch.clocks, "elapsed", elapsed), (abatch.absence, "elapsed", elapsed))
+    return _patched((abatch.poller, "elapsed", elapsed), (abatch.absence, "elapsed", elapsed))
 
 
 def own_clock_alone() -> ExitStack:
@@ -514,7 +514,7 @@ def own_clock_alone() -> ExitStack:
     def elapsed(earlier: Any, later: Any) -> float:
         return real(earlier, msgspec.structs.replace(later, date=earlier.date + 10.0**9))
 
-    return _patched((abatch.clocks, "elapsed", elapsed), (abatch.absence, "elapsed", elapsed))
+    return _patched((abatch.poller, "elapsed", elapsed), (abatch.absence, "elapsed", elapsed))
 
 
 def too_old_by_date() -> ExitStack:
