@@ -6,11 +6,9 @@ A mutant is a context manager that breaks the core by monkeypatching, for the se
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -284,14 +282,13 @@ def absence_is_held() -> ExitStack:
 
 def rename_before_fsync() -> ExitStack:
     """A spool file gets its name before its bytes are durable."""
-    names = {name: getattr(os, name) for name in ("fstat", "fdopen")}
-    return _patched((abatch.spool, "os", SimpleNamespace(**names, fsync=lambda _descriptor: None)))
+    return _patched((abatch.spool, "sync", lambda _descriptor: None))
 
 
 def seal_without_count() -> ExitStack:
     """A stream that ends is complete."""
 
-    async def read_all(self: Any, sink: Any) -> str:
+    async def read_all(self: Any, sink: Any, _state: Any) -> str:
         while await self._read_once(sink) is not None:
             await abatch.collector.anyio.sleep(60)
         return ""
@@ -367,13 +364,18 @@ def separators_dropped() -> ExitStack:
 
 
 def splitlines() -> ExitStack:
-    """Lines end where `str.splitlines` says."""
+    """Lines end where `str.splitlines` says, and a part of a line is taken for a line."""
+    real = wire.read_line
 
     def lines_of(text: bytes) -> list[bytes]:
         lines = text.decode("utf-8", "surrogateescape").splitlines()
         return [line.encode("utf-8", "surrogateescape") for line in lines if line]
 
-    return _patched((wire, "lines_of", lines_of))
+    def read_line(raw: bytes) -> Any:
+        seen = real(raw)
+        return wire.Seen(*seen) if isinstance(seen, wire.Torn) else seen
+
+    return _patched((wire, "lines_of", lines_of), (wire, "read_line", read_line))
 
 
 def tries_forgotten() -> ExitStack:
