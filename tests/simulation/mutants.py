@@ -778,7 +778,7 @@ SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
     "short_look_is_foreign": lambda plan: plan.draws(EmptyResults, site="results"),
     "lost_too_early": lambda plan: plan.slow_polls,
     "lost_without_guard": lambda plan: plan.slow_polls,
-    "lost_never": lambda plan: plan.draws(Deleted),
+    "lost_never": lambda plan: plan.vanishing,
     "list_not_asked_while_draining": lambda plan: plan.slow_polls,
     "lost_is_not_created": lambda plan: plan.draws(Deleted),
     "lost_by_word_unasked": lambda plan: plan.draws(Deleted),
