@@ -544,7 +544,7 @@ def delivered(line: bytes) -> Line:
         seen = _read_leniently(line)
     else:
         seen = Seen(envelope.custom_id, *envelope.told())
-    if seen is not None:
+    if seen is not None and not isinstance(seen, Torn):
         return Line(line, seen.wire_id, seen.outcome, seen.error_type, seen.model, seen.usage)
     named = _DELIVERED.search(line)  # no JSON reader takes it; a scan for our ids would find what the model wrote
     return Line(line, "" if named is None else _as_text(named[1]), outcome_in(line))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from abatch.sandbox import faults as f
-from tests.simulation.plan import HOUR, KEY, Life, Plan, draw, requests
+from tests.simulation.plan import HOUR, KEY, Life, Plan, kind, requests
 from tests.simulation.seeds import ready, run_seed
 
 MINUTE = 60.0
@@ -24,7 +24,7 @@ LOST = ("create", f.ResetAfterAccept(), 1.0)
 
 def world(*faults: Any, rows: int = 6, latency: tuple[float, float] = (600.0, HOUR), **changes: Any) -> Plan:
     """One job in batches of one request, one process that runs for days, and these faults."""
-    plan = draw(0)
+    plan = kind(0)
     defaults: dict[str, Any] = {
         "jobs": [replace(plan.jobs[0], rows=requests(Random(0), 0, rows), workspace_id=None, source="list", tries=3)],
         "config": replace(
