@@ -748,10 +748,8 @@ class Driver:
         async with self._recording:
             while True:
                 state = self.shard.state
-                if not isinstance(state, InDoubt | HeldState):
-                    raise Overtaken
-                doubt = state.doubt if isinstance(state, HeldState) else state
-                if doubt.attempt != attempt:
+                doubt = doubt_of(state) if isinstance(state, InDoubt | HeldState) else None
+                if doubt is None or doubt.attempt != attempt:
                     raise Overtaken
                 known = {each.batch_id for each in doubt.candidates} | doubt.foreign
                 seen = tuple(each for each in change.seen if each.batch_id not in known)

@@ -455,14 +455,7 @@ class Scope:
 
     def check_failed(self, failure: ApiError) -> None:
         """The list failed before or within a create: no body is uploaded before it works."""
-        wait = self._failed(self.checks, failure)
-        log.warning(
-            "list_failed",
-            workspace=self.workspace_id,
-            status=failure.status,
-            error=str(failure),
-            next_in_seconds=round(wait, 1),
-        )
+        self._failed(self.checks, failure)
 
     def try_anew(self) -> None:
         """A job was handed over, so somebody may have acted on what was refused."""
@@ -485,6 +478,13 @@ class Scope:
             refusal = reads.refusal
             log.error("list_refused", workspace=self.workspace_id, reason=refusal.reason, remedy=refusal.remedy)
             self._troubled()
+        log.warning(
+            "list_failed",
+            workspace=self.workspace_id,
+            status=failure.status,
+            error=str(failure),
+            next_in_seconds=round(wait, 1),
+        )
         return wait
 
     # ---- the loop ---------------------------------------------------------------------------------------------
@@ -508,15 +508,7 @@ class Scope:
             try:
                 news = await self._look()
             except ApiError as failure:
-                wait = self._failed(self.polls, failure)
-                log.warning(
-                    "list_failed",
-                    workspace=self.workspace_id,
-                    status=failure.status,
-                    error=str(failure),
-                    next_in_seconds=round(wait, 1),
-                )
-                await self._pause(wait)
+                await self._pause(self._failed(self.polls, failure))
                 continue
             self.polls.worked()
             if news:
