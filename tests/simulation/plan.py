@@ -253,6 +253,8 @@ FAULTS: Final[list[tuple[f.Site, Make]]] = [
 ]
 """In an order that lets the first line of a row stay the true one: lines go missing before others contradict."""
 
+CANCELS: Final = [(site, make) for site, make in FAULTS if site == "cancel"]
+
 BREAKING: Final[list[tuple[f.Site, Make]]] = [
     ("create", _any(f.Replay())),
     ("create", lambda chance: f.LateAccept(chance.uniform(1, 4) * HOUR)),
@@ -433,6 +435,10 @@ def _rare(chance: Random, plan: Plan) -> Plan:
         faults.append(("list", f.Lag(chance.uniform(1, 4) * HOUR), 1.0))
     elif not plan.promised and chance.random() < 0.6:
         faults.append(("create", f.LateAccept(chance.uniform(1000, 1700)), 0.5))
+    if chance.random() < 0.04:
+        faults.append(("create", doubtful(chance), 0.4))
+    if any(life.cancels_at for life in plan.lives) and chance.random() < 0.5:
+        faults += _faults(chance, CANCELS, 0.4)
     return replace(plan, faults=faults)
 
 
@@ -468,7 +474,7 @@ def kind(seed: int) -> Plan:
         faults = [each for each in faults if each[0] != "create"]
         faults.append(("create", f.ResetAfterAccept(), chance.choice([0.7, 1.0])))
     if any(life.cancels_at for life in lives):
-        faults += _faults(chance, [(site, make) for site, make in FAULTS if site == "cancel"] * 3, 0.5)
+        faults += _faults(chance, CANCELS * 3, 0.5)
     disk = chance.random() < 0.15
     plan = Plan(
         jobs=_jobs(chance, tries),
