@@ -18,7 +18,7 @@ import random
 import shutil
 import time
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -76,12 +76,12 @@ from abatch.lifecycle import Held as HeldState
 from abatch.lifecycle import Lost as LostState
 from abatch.log import log
 from abatch.pacing import ANSWER_WITHIN, QUEUED_FOR, READ_AGAIN, Backoff
-from abatch.poller import Scope, doubt_about
 from abatch.reconcile import (
     KEPT_FOR,
     Absent,
     Created,
     CreatedUnnamed,
+    Doubt,
     FoundBatch,
     Hold,
     Later,
@@ -108,6 +108,7 @@ if TYPE_CHECKING:
     from abatch.lifecycle import Action
     from abatch.outage import Outage
     from abatch.parked import Parked
+    from abatch.poller import Scope
     from abatch.reconcile import BatchSeen, Verdict
 
 __all__ = ["Driver", "Site", "Stop"]
@@ -487,7 +488,7 @@ class Driver:
             with closing(reader.body(prefix)) as pieces:
                 while (piece := await threads.run(next, pieces, None)) is not None:
                     yield piece
-            await self._reach_gate(attempt, gate, scope)
+            await self._pass_gate(attempt, gate, scope)
         except Exception as failure:
             # the SDK hides what a body raises behind a connection error
             gate.failure = failure
@@ -495,14 +496,16 @@ class Driver:
         gate.released = True
         yield wire.BODY_TAIL
 
-    async def _reach_gate(self, attempt: int, gate: _Gate, scope: anyio.CancelScope) -> None:
-        if self.site.scope.refused is not None:  # another create of the scope was answered meanwhile
-            raise _NotNow
-        await self._pass_gate(attempt, gate, scope)
-
     async def _pass_gate(self, attempt: int, gate: _Gate, scope: anyio.CancelScope) -> None:
-        """Steps 2 to 4: when this returns, the tail may leave."""
+        """Make `Committing` durable: when this returns, the tail may be sent.
+
+        Raises:
+            _NotNow: the tail must not be sent.
+
+        """
         site = self.site
+        if site.scope.refused is not None:  # another create of the scope was answered meanwhile
+            raise _NotNow
         page = await site.scope.page(limit=1)
         at = moment(page.date)
         if not site.guard_checked() and not await site.scope.vouch():
@@ -522,13 +525,12 @@ class Driver:
                 fingerprint=site.fingerprint,
                 at=at,
                 newest=page.batches[0].created_at if page.batches else 0.0,
-                ahead=site.scope.ahead,
+                ahead=site.scope.known.ahead,
             )
         )
         gate.committed = True
         if (committed := doubt_of(self.shard.state)) is not None:
-            doubt = doubt_about(self.shard.shard, self.shard.planned.rows, committed, guarded=True)
-            site.scope.awaits_answer(doubt, partial(self._note, attempt))
+            site.scope.awaits_answer(self._doubt_about(committed), partial(self._note, attempt))
         site.scope.committed(self.shard.planned.rows, page.date)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, page.date + QUEUED_FOR)
         self._committed_here = True
@@ -563,12 +565,16 @@ class Driver:
         return self._pause.next() * (1 + random.random() / 10)  # noqa: S311
 
     def _is_of_another(self, batch: BatchSeen, before: Collection[str]) -> bool:
-        """Whether the batch that this attempt was answered with is certainly another's."""
-        scope, committed = self.site.scope, doubt_of(self.shard.state)
-        assert committed is not None
-        doubt = doubt_about(self.shard.shard, self.shard.planned.rows, committed, guarded=True)
-        doubt = replace(doubt, ahead=max(doubt.ahead, scope.ahead))
-        return of_another(batch, doubt, scope.known, before=before)
+        """Whether the batch that this attempt was answered with is certainly another's.
+
+        Raises:
+            Overtaken: another process has settled the attempt.
+
+        """
+        committed = doubt_of(self.shard.state)
+        if committed is None:
+            raise Overtaken
+        return of_another(batch, self._doubt_about(committed), self.site.scope.known, before=before)
 
     async def _conclude(self, verdict: Verdict, date: float | None, before: Collection[str]) -> None:
         """Record what a complete create came to.
@@ -709,14 +715,9 @@ class Driver:
         if (wish := self._wish()) is not None:
             await self._obey(wish)
             return True
-        doubt = doubt_about(
-            self.shard.shard,
-            self.shard.planned.rows,
-            committed,
-            guarded=site.scope.is_guarded(committed.fingerprint),
-        )
         once = held and not self._may_conclude(committed)
         since = None if self._committed_here else self._committed_at(committed)
+        doubt = self._doubt_about(committed)
         ruling = await site.scope.settled(doubt, since=since, note=partial(self._note, committed.attempt), once=once)
         match ruling:
             case None:
@@ -737,6 +738,11 @@ class Driver:
             case _:
                 assert_never(ruling)
         return True
+
+    def _doubt_about(self, committed: InDoubt) -> Doubt:
+        """The attempt, as table B takes it."""
+        guarded = self.site.scope.is_guarded(committed.fingerprint)
+        return Doubt(shard=self.shard.shard, rows=self.shard.planned.rows, committed=committed, guarded=guarded)
 
     async def _note(self, attempt: int, change: CandidatesChanged) -> None:
         """Make durable what a look changed of this attempt, at whatever position: it stays true while it is in doubt.
@@ -762,7 +768,8 @@ class Driver:
                     await self._append(CandidatesChanged(seen=seen, foreign=foreign, closed_at=closes), at=at)
                 except Overtaken:  # by another process, and its facts are here now
                     continue
-                self._at += self._at == at
+                if self._at == at:
+                    self._at += 1
                 return
 
     def _committed_at(self, committed: InDoubt) -> Moment:

@@ -59,10 +59,9 @@ if TYPE_CHECKING:
     from abatch.commits import CommitTimes
     from abatch.config import Config
     from abatch.facts import Reappeared, Vanished
-    from abatch.lifecycle import InDoubt
     from abatch.reconcile import Proof, Refused
 
-__all__ = ["Scope", "doubt_about"]
+__all__ = ["Scope"]
 
 NOT_VISIBLE_AFTER: Final = 3600.0
 VOUCH_EVERY: Final = 3600.0
@@ -198,8 +197,6 @@ class Scope:
         self._skew_told = False
         self._lag = 0.0
         """Seconds by which `Date` lags behind `created_at`, at least: lists showed batches of the future."""
-        self.ahead = 0.0
-        """Seconds by which `Date` ran ahead of `created_at`, at most, in the creates since this scope was opened."""
         self._examiner = Examiner(client, workspace_id, known, prove=prove, proved=self._report, done=self._want)
         self._wanted = anyio.Event()
         self._again = anyio.Event()
@@ -322,7 +319,7 @@ class Scope:
     def candidates(self) -> set[str]:
         """Batches that were shown and may be an attempt's that is in doubt, or awaits its answer, now."""
         every = [*self._unanswered.values(), *self._pending.values()]
-        return {each.batch_id for pending in every for each in pending.doubt.candidates}
+        return {each.batch_id for pending in every for each in pending.doubt.committed.candidates}
 
     @contextmanager
     def binding(self, batch_id: str) -> Generator[None, None, None]:
@@ -374,7 +371,7 @@ class Scope:
         self.owns(batch.batch_id, batch.created_at)
         skew, before = _Skew.of(batch.created_at, gate=gate, answer=answer), self._skew
         self._skew = skew
-        self.ahead = max(self.ahead, skew.most)
+        self.known.ahead = max(self.known.ahead, skew.most)
         if not self._skew_told and (skew.least > SKEW_TOLD or skew.most < -SKEW_TOLD):
             self._skew_told = True
             log.warning("clocks_differ", date_ahead_of_created_at_by=round(skew.most, 1))
@@ -580,7 +577,7 @@ class Scope:
         awaited = set(self._watched)
         reach = [watch.created_at for watch in self._watched.values()]
         if doubts:  # then the list must show whether it is complete
-            reach += [*map(oldest, doubts), *self.known.live.values()]
+            reach += [*(oldest(doubt, self.known) for doubt in doubts), *self.known.live.values()]
         at: Moment | None = None
         async with aclosing(self._pages(min(reach, default=0.0))) as pages:
             async for page in pages:
@@ -678,11 +675,9 @@ class Scope:
         for batch in batches:
             of_size[batch.total].append(batch)
         for each in every:
-            doubt = each.doubt = replace(each.doubt, ahead=max(each.doubt.ahead, self.ahead))
-            seen = newly_seen(doubt, of_size[doubt.rows], self.known)
-            foreign = tuple(
-                candidate.batch_id for candidate in doubt.candidates if candidate.batch_id in self.known.foreign
-            )
+            seen = newly_seen(each.doubt, of_size[each.doubt.rows], self.known)
+            candidates = each.doubt.committed.candidates
+            foreign = tuple(each.batch_id for each in candidates if each.batch_id in self.known.foreign)
             if seen or foreign:
                 await self._note(each, CandidatesChanged(seen=seen, foreign=foreign))
 
@@ -699,12 +694,7 @@ class Scope:
         doubt = pending.doubt
         for each in change.seen:
             log.info("candidate_seen", shard=doubt.shard, attempt=doubt.attempt, batch_id=each.batch_id)
-        pending.doubt = replace(
-            doubt,
-            candidates=tuple(each for each in (*doubt.candidates, *change.seen) if each.batch_id not in change.foreign),
-            foreign=doubt.foreign.union(change.foreign),
-            closed_at=doubt.closed_at if change.closed_at is None else change.closed_at,
-        )
+        pending.doubt = doubt.after(change)
 
     async def _hidden_candidates(
         self, pending: Sequence[_Pending], shown: Mapping[str, BatchSeen]
@@ -736,7 +726,7 @@ class Scope:
                 if each.doubt.guarded or self._vouched:
                     await self._note(each, change)
                 else:  # for this process only: a key of another workspace says nothing of what the right one will see
-                    each.doubt = replace(each.doubt, closed_at=change.closed_at)
+                    each.doubt = each.doubt.after(change)
         for batch in to_inspect([each.doubt for each in pending], listing, self.known):
             self._examiner.ask(batch, date=listing.date, urgent=True)
         if not self._vouched and not all(each.doubt.guarded for each in pending):
@@ -788,7 +778,7 @@ class Scope:
             log.error("duplicate_seen", shard=proof.shard, attempt=proof.attempt, batch_id=batch_id)
 
     def _resembles_ours(self, batch: BatchSeen) -> bool:
-        since, until = batch.created_at - AUDITED_FOR, batch.created_at + self.ahead + CLOCK_SLACK
+        since, until = batch.created_at - AUDITED_FOR, batch.created_at + self.known.ahead + CLOCK_SLACK
         return self._commits.any_between(batch.total, since, until)
 
 
@@ -797,20 +787,3 @@ def _note_seen(watch: _Watch) -> None:
     watch.news = watch.absence.seen(watch.vanished)
     if watch.news is not None:
         watch.done.set()
-
-
-def doubt_about(shard: int, rows: int, committed: InDoubt, *, guarded: bool) -> Doubt:
-    """An attempt in doubt, as table B takes it."""
-    return Doubt(
-        shard=shard,
-        attempt=committed.attempt,
-        rows=rows,
-        date=committed.date,
-        newest=committed.newest,
-        ahead=committed.ahead,
-        candidates=committed.candidates,
-        foreign=committed.foreign,
-        closed_at=committed.closed_at,
-        certain=committed.certain,
-        guarded=guarded,
-    )
