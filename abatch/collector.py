@@ -24,13 +24,14 @@ import msgspec
 
 from abatch import threads, wire
 from abatch.backend import Sealed, ShardRef
+from abatch.durations import KEPT_FOR
 from abatch.errors import ApiError, BackendError
 from abatch.facts import Counts, Drained, Planned, SealedRecord, Spend
 from abatch.kept import KeptIds, read_kept, write_kept
 from abatch.lifecycle import Draining, Lost
 from abatch.log import log
 from abatch.pacing import READ_AGAIN, Backoff
-from abatch.reconcile import KEPT_FOR, counts_of
+from abatch.reconcile import counts_of
 from abatch.result import OUTCOMES, Block, Line, Usage
 from abatch.spool import (
     SpoolDamaged,

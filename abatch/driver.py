@@ -34,6 +34,7 @@ from abatch.clocks import Moment, awake, moment
 from abatch.collector import NotOurs, seal_fallbacks
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET
 from abatch.disk import remove
+from abatch.durations import ANSWER_WITHIN, CREATED_WITHIN, DAY, GATE_WITHIN, HOUR, KEPT_FOR, QUEUED_FOR
 from abatch.errors import ApiError, BackendError, JobStopped, TooManyOpenFiles
 from abatch.facts import (
     Abandoned,
@@ -75,9 +76,8 @@ from abatch.lifecycle import (
 from abatch.lifecycle import Held as HeldState
 from abatch.lifecycle import Lost as LostState
 from abatch.log import log
-from abatch.pacing import ANSWER_WITHIN, QUEUED_FOR, READ_AGAIN, Backoff
+from abatch.pacing import READ_AGAIN, Backoff
 from abatch.reconcile import (
-    KEPT_FOR,
     Absent,
     Created,
     CreatedUnnamed,
@@ -115,11 +115,8 @@ __all__ = ["Driver", "Site", "Stop"]
 
 T = TypeVar("T")
 
-GATE_WITHIN: Final = 60.0
-"""Seconds from the server's `Date` to the tail."""
-CREATED_WITHIN: Final = GATE_WITHIN + 120.0 + ANSWER_WITHIN
-"""Seconds from that `Date` to a batch, by bounds A4 and A1; more where the socket is not ours."""
 FOREIGN_SOCKET: Final = (GRACE_FOREIGN_SOCKET - GRACE_OWN_SOCKET).total_seconds()
+"""Seconds by which bound A4 is wider where the socket is not abatch's own."""
 LOOKS_EVERY: Final = 1.0
 """Seconds between two looks at what no fact tells: the pace. Only who is next in a scope looks."""
 SHORT_REST: Final = 10.0
@@ -1073,7 +1070,7 @@ def _on_one_line(envelope: bytes) -> str:
 
 def _warn_of_deadline(shard: int, state: Draining, server_now: float) -> None:
     left = state.created_at + KEPT_FOR - (server_now or time.time())
-    if left < 2 * 86_400:
-        log.error("results_vanish_soon", shard=shard, batch_id=state.batch_id, hours_left=round(left / 3600))
-    elif left < 7 * 86_400:
-        log.warning("results_vanish", shard=shard, batch_id=state.batch_id, hours_left=round(left / 3600))
+    if left < 2 * DAY:
+        log.error("results_vanish_soon", shard=shard, batch_id=state.batch_id, hours_left=round(left / HOUR))
+    elif left < 7 * DAY:
+        log.warning("results_vanish", shard=shard, batch_id=state.batch_id, hours_left=round(left / HOUR))

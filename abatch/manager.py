@@ -22,6 +22,7 @@ from abatch.bulletin import Bulletin, post
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
 from abatch.disk import remove
 from abatch.driver import Stop
+from abatch.durations import KEPT_FOR
 from abatch.errors import ConfigError, JobConflict, JournalError
 from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, Submitted
 from abatch.intake import check_file, file_sha256
@@ -35,7 +36,6 @@ from abatch.places import absolute, absolute_url, folder_of, is_text, relative, 
 from abatch.planner import spool_needed
 from abatch.poller import Scope
 from abatch.prices import load as load_prices
-from abatch.reconcile import KEPT_FOR
 from abatch.redrain import reopen_missing_parts
 from abatch.request import HEADER_VALUE
 from abatch.runner import HandedOver, JobRun, Workshop

@@ -21,7 +21,7 @@ import anyio
 
 from abatch.absence import Absence
 from abatch.clocks import elapsed, moment
-from abatch.commits import AUDITED_FOR
+from abatch.durations import AUDITED_FOR, CLOCK_SLACK, HOUR, VANISHED_AFTER, VISIBLE_WITHIN
 from abatch.errors import ApiError
 from abatch.facts import CandidatesChanged, Ended, Lost
 from abatch.journal import Overtaken
@@ -31,8 +31,6 @@ from abatch.parked import Parking
 from abatch.proof import LOOK_WITHIN, Examiner
 from abatch.reads import Reads
 from abatch.reconcile import (
-    CLOCK_SLACK,
-    VISIBLE_WITHIN,
     Absent,
     AbsentOnce,
     BatchSeen,
@@ -63,10 +61,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Scope"]
 
-NOT_VISIBLE_AFTER: Final = 3600.0
-VOUCH_EVERY: Final = 3600.0
-DOUBT_FIRST, DOUBT_MOST = 15.0, 300.0
+VOUCH_EVERY: Final = HOUR
+"""Seconds between two searches for a witness for the sake of a batch that vanished."""
+DOUBT_FIRST: Final = 15.0
+DOUBT_MOST: Final = 300.0
+"""Seconds between two looks while something is in doubt: from the first to the longest wait."""
 WITNESSES: Final = 3
+"""Batches of this journal that are asked for, at most, to show that the key sees them."""
 AUDITS: Final = 4
 """Batches that resemble ours whose first lines are asked for after one list, at most."""
 ASKED_FOR: Final = 20
@@ -313,7 +314,7 @@ class Scope:
         return [
             batch_id
             for batch_id, watch in self._watched.items()
-            if (not watch.seen and now - watch.accepted > NOT_VISIBLE_AFTER) or watch.absence.lasts(here)
+            if (not watch.seen and now - watch.accepted > VANISHED_AFTER) or watch.absence.lasts(here)
         ]
 
     def candidates(self) -> set[str]:

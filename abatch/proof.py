@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from abatch import wire
+from abatch.durations import GONE_AFTER, HOUR
 from abatch.errors import ApiError
 from abatch.log import log
 from abatch.pacing import READ_AGAIN
@@ -39,8 +40,6 @@ SECONDS_AN_HOUR: Final = 600.0
 """Seconds that all looks together may take in an hour."""
 SHORTEST_WAIT: Final = 0.001
 """Seconds. A rest of the budget that is lost in rounding would be waited for again and again, without end."""
-GONE_AFTER: Final = 2 * 24 * 3600.0
-"""Seconds after a batch's creation from which its results are given up: a day of processing and one more."""
 
 
 @dataclass(slots=True)
@@ -132,10 +131,10 @@ class Examiner:
         """Seconds until one more look may begin."""
         now = anyio.current_time()
         if self._allowed_at > -inf:
-            fresh = (now - self._allowed_at) * SECONDS_AN_HOUR / 3600
+            fresh = (now - self._allowed_at) * SECONDS_AN_HOUR / HOUR
             self._allowance = min(self._allowance + fresh, SECONDS_AN_HOUR)
         self._allowed_at = now
-        return max(0.0, LOOK_WITHIN - self._allowance) * 3600 / SECONDS_AN_HOUR
+        return max(0.0, LOOK_WITHIN - self._allowance) * HOUR / SECONDS_AN_HOUR
 
     async def _look(self, look: _Look) -> None:
         began = anyio.current_time()

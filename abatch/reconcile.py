@@ -45,6 +45,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from abatch.durations import BETWEEN_LISTS, CLOCK_SLACK, HIDDEN_FOR, KEPT_FOR, VISIBLE_WITHIN
 from abatch.facts import Candidate, CandidatesChanged, Counts
 from abatch.refusals import remedy_of
 
@@ -85,17 +86,6 @@ __all__ = [
     "still_open",
     "to_inspect",
 ]
-
-CLOCK_SLACK: Final = 300.0
-"""Seconds by which a batch may seem older than the commit point."""
-VISIBLE_WITHIN: Final = 300.0
-"""Bound A2: a created batch shows in the list within this many seconds."""
-KEPT_FOR: Final = 29 * 24 * 3600.0
-"""Seconds after its creation for which a batch's results can be read."""
-HIDDEN_FOR: Final = 48 * 3600.0
-"""Seconds after the commit point for which a candidate is awaited that was shown and is not visible."""
-BETWEEN_LISTS: Final = 60.0
-"""Seconds between the two lists that establish an absence."""
 
 # ---- table A --------------------------------------------------------------------------------------------------
 

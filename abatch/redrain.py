@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from abatch import threads
 from abatch.backend import Sealed, ShardRef
 from abatch.collector import record_of
+from abatch.durations import KEPT_FOR
 from abatch.errors import BackendError, JobStopped
 from abatch.facts import FileSource, Reopened
 from abatch.kept import read_kept
 from abatch.lifecycle import Done
 from abatch.log import log
-from abatch.reconcile import KEPT_FOR
 from abatch.respool import respool
 
 if TYPE_CHECKING:

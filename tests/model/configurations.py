@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from msgspec.structs import replace as replace_moment
 
 from abatch.absence import Absence
+from abatch.durations import HIDDEN_FOR
 from abatch.facts import Lost, Withdrawn
 from abatch.lifecycle import after
-from abatch.reconcile import HIDDEN_FOR, NoAnswer, Refused, Replied, Verdict, closing, judge, newly_seen, settle
+from abatch.reconcile import NoAnswer, Refused, Replied, Verdict, closing, judge, newly_seen, settle
 from tests.doubts import committed_with
 from tests.model.world import DAY, GIVEN_UP, NOT_OURS, PAID_TWICE, STILL_OPEN, Configuration
 

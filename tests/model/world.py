@@ -46,7 +46,7 @@ from msgspec import structs
 from abatch import clocks
 from abatch.absence import Absence
 from abatch.clocks import Moment
-from abatch.driver import GATE_WITHIN
+from abatch.durations import GATE_WITHIN
 from abatch.errors import IllegalTransition
 from abatch.facts import (
     Accepted,
