@@ -206,10 +206,15 @@ class Collector:
         server_now: Callable[[], float],
         one_block: anyio.Lock | None = None,
     ) -> None:
-        self.client, self.journal, self.job, self.backend = client, journal, job, backend
+        self.client = client
+        self.journal = journal
+        self.job = job
+        self.backend = backend
         self.one_block = one_block or anyio.Lock(fast_acquire=True)
         """Held for one text by each drain in turn: between any two the event loop goes round."""
-        self.tries, self.step, self.may_retry = tries, prices.long_prompt_tokens, may_retry
+        self.tries = tries
+        self.step = prices.long_prompt_tokens
+        self.may_retry = may_retry
         self.server_now = server_now
 
     async def drain(
@@ -266,13 +271,18 @@ class _Drain:
         presence: Presence,
         again: Iterator[float],
     ) -> None:
-        self._owner, self._presence, self._again = owner, presence, again
-        self._shard, self._state, self._reader = shard, state, reader
+        self._owner = owner
+        self._presence = presence
+        self._again = again
+        self._shard = shard
+        self._state = state
+        self._reader = reader
         self._batch_id = state.batch_id or ""
         self._proven = isinstance(state, Draining) and state.proven
         self._lineage_key = owner.journal.lineage_key
         prefix = wire.prefix(self._lineage_key, shard.shard, state.doubt.attempt)
-        self._prefix, self._head = prefix.decode(), wire.ROW_HEAD + prefix
+        self._prefix = prefix.decode()
+        self._head = wire.ROW_HEAD + prefix
         self._earlier = state.earlier if isinstance(state, Draining) else None
         """How the shard was drained the first time, if it is drained once more."""
         self._withheld_rows = bytearray(shard.planned.rows)

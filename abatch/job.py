@@ -35,8 +35,12 @@ class Job:
         look: Callable[[JobRecord], None],
         handed: HandedOver | None = None,
     ) -> None:
-        self._ledger, self._run, self._scope, self._prices = ledger, run, scope, prices
-        self._look, self._handed = look, handed
+        self._ledger = ledger
+        self._run = run
+        self._scope = scope
+        self._prices = prices
+        self._look = look
+        self._handed = handed
 
     def __repr__(self) -> str:
         return f"Job(key={self.key!r})"

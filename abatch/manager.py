@@ -95,7 +95,9 @@ class BatchManager:
         if resume not in ("all", "given"):
             raise ConfigError(f"resume must be all or given, got {resume!r}")
         self._folder = folder_of(journal)
-        self._sdk, self._config, self._resume = client, config or Config(), resume
+        self._sdk = client
+        self._config = config or Config()
+        self._resume = resume
         self._prices = load_prices(prices)
         self._lifetime: AsyncExitStack | None = None
         self._runs: dict[int, JobRun] = {}

@@ -92,7 +92,8 @@ class Backoff:
     """Waits that double from `first` to `most` seconds."""
 
     def __init__(self, *, first: float, most: float) -> None:
-        self._first, self._most = first, most
+        self._first = first
+        self._most = most
         self._wait = first
 
     def next(self) -> float:

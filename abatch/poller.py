@@ -168,7 +168,9 @@ class Scope:
         durations: Collection[float] = (),
         troubled: Callable[[], None] = lambda: None,
     ) -> None:
-        self.client, self.workspace_id, self.known = client, workspace_id, known
+        self.client = client
+        self.workspace_id = workspace_id
+        self.known = known
         self.pace = Pace(config.tier)
         self.parking = Parking(durations)
         self.turn = anyio.Lock()
@@ -180,7 +182,9 @@ class Scope:
         """The list before and within creates."""
         self.refusal: Refused | None = None
         """Why every create would be refused; None again when a job is handed over."""
-        self._config, self._grace, self._fingerprint = config, grace, fingerprint
+        self._config = config
+        self._grace = grace
+        self._fingerprint = fingerprint
         self._duplicate = duplicate
         self._troubled = troubled
         self._watched: dict[str, _Watch] = {}

@@ -67,8 +67,14 @@ class Workshop:
         guard_checked: Callable[[str | None], bool],
         stop: Stop,
     ) -> None:
-        self.client, self.ledger, self.config, self.prices = client, ledger, config, prices
-        self.fingerprint, self.scope, self.guard_checked, self.stop = fingerprint, scope, guard_checked, stop
+        self.client = client
+        self.ledger = ledger
+        self.config = config
+        self.prices = prices
+        self.fingerprint = fingerprint
+        self.scope = scope
+        self.guard_checked = guard_checked
+        self.stop = stop
         self.uploads = anyio.Semaphore(config.uploads)
         self.drains = Turns(config.drains)
         self.one_block = anyio.Lock(fast_acquire=True)
@@ -102,7 +108,8 @@ class JobRun:
         self.may_submit = False
         self.over = anyio.Event()
         self.over.set()
-        self._shop, self._destination = shop, destination
+        self._shop = shop
+        self._destination = destination
         self._backend: Backend | None = None
         self._group: anyio.abc.TaskGroup | None = None
         self._site: Site | None = None
@@ -285,7 +292,9 @@ class JobRun:
     def begin(self, *, may_submit: bool, handed_over: bool = False) -> None:
         """Say that `run` comes next; a job that stopped goes on only once it is handed over again."""
         self._handed_over = handed_over
-        self.may_submit, self._again, self.error = may_submit, True, None
+        self.may_submit = may_submit
+        self._again = True
+        self.error = None
         self.over = anyio.Event()
 
     async def run(self) -> None:
@@ -298,7 +307,8 @@ class JobRun:
         try:
             while self._again:
                 await self._hold()
-                self._again, self.error = False, None
+                self._again = False
+                self.error = None
                 with anyio.CancelScope() as self._round:
                     await self._run()
                 self._again = self._again or self._pause is not None
@@ -358,7 +368,8 @@ class JobRun:
         if (group := self._live_group()) is not None:
             self._drive_open_shards()
             self._start_planning(group)
-            self._again, self.error = False, None
+            self._again = False
+            self.error = None
 
     def _live_group(self) -> anyio.abc.TaskGroup | None:
         """Where tasks can be started: one that is started in a cancelled group may never hear of it."""
