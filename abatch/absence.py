@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["Absence"]
 
 GAP: Final = 4 * HOUR
-"""Seconds between two looks after which the hour begins anew: nobody knows what was there meanwhile."""
+"""Seconds between two looks after which the hour starts over: what the API showed in between is not known."""
 WHY: Final = "the API has not known the batch for 48 hours: somebody deleted it"
 
 
 class Absence:
-    """The looks in vain of this process for one batch."""
+    """How long this process has looked for one batch in vain."""
 
     def __init__(self, *, gap: float = GAP) -> None:
         self._gap = gap

@@ -66,7 +66,7 @@ _NOTHING: Final = (
     LookupError,
     AssertionError,
 )
-"""What the SDK raises where a call comes to nothing: also for a charset that is none. A TypeError is its caller's."""
+"""All that the SDK may raise when a call fails, with LookupError for an unknown charset; not TypeError, a misuse."""
 
 PATH: Final = "/v1/messages/batches"
 _API_PATH: Final = re.compile(r"/v1(/messages(/batches)?)?/*$")

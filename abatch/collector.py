@@ -653,7 +653,7 @@ class _Drain:
                     await threads.run(self._note_withheld, written)
         lines = self._tally.counts.total
         missing = self._shard.planned.rows - lines - self._retried(written)
-        if missing:  # else a list that stands there is of a read before the last
+        if missing:  # if nothing is missing, an existing list is a leftover of an earlier read
             with guarded(self._owner.journal.missing):
                 listed = await threads.run(count_missing, self._owner.journal.missing / self._missing_name)
             _check_lines(self._owner.job, sealed.part, lines, lines + missing - listed)
@@ -705,7 +705,7 @@ async def _write_all(sink: Sink, blocks: MemoryObjectReceiveStream[Block], unwri
         try:
             async for block in blocks:
                 await sink.write(block)
-                del block  # or it stays until the next is there
+                del block  # free it before waiting for the next block
         except Exception as failure:  # noqa: BLE001 - the reader raises it
             unwritten.append(failure)
 

@@ -111,7 +111,7 @@ if TYPE_CHECKING:
     from abatch.poller import Scope
     from abatch.reconcile import BatchSeen, Verdict
 
-__all__ = ["Driver", "Site", "Stop"]
+__all__ = ["Driver", "Site", "Stop", "backend_unknown"]
 
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ class Stop:
         self._none = anyio.Event()
 
     def wish(self) -> None:
-        """Leave. Called once or often."""
+        """Ask to leave; calling it again is harmless."""
         self.wished = True
         deadline = anyio.current_time() + self._patience
         for scope in self._committed:
@@ -160,7 +160,7 @@ class Stop:
 
 
 class Postponed(Exception):
-    """Too many rest already: give up what is held, and begin anew after these seconds."""
+    """Too many drains are sleeping: release the place, and start again after these seconds."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
@@ -168,16 +168,17 @@ class Postponed(Exception):
 
 
 class Turns:
-    """So many at once; of those who wait, the one with the smallest rank is next. As many more may rest."""
+    """Priority semaphore: `places` holders, lowest rank first; up to `places` more may sleep without a place."""
 
     def __init__(self, places: int) -> None:
-        self._free = self._beds = places
+        self._free = places
+        self._may_sleep = places
         self._queue: list[tuple[float, int, anyio.Event]] = []
         self._arrivals = count()
 
     @asynccontextmanager
     async def turn(self, rank: float) -> AsyncGenerator[Callable[[float], Awaitable[None]], None]:
-        """Hold a place for the length of the block; gives a sleep that lets another have it meanwhile."""
+        """Hold a place during the block; yields a sleep that gives the place to another meanwhile."""
         holds = False
 
         async def take() -> None:
@@ -187,19 +188,19 @@ class Turns:
 
         async def rest(seconds: float) -> None:
             nonlocal holds
-            if not self._beds:
+            if not self._may_sleep:
                 if seconds > SHORT_REST:
                     raise Postponed(seconds)
                 await anyio.sleep(seconds)
                 return
-            self._beds -= 1
+            self._may_sleep -= 1
             self._leave()
             holds = False
             try:
                 await anyio.sleep(seconds)
                 await take()
             finally:
-                self._beds += 1
+                self._may_sleep += 1
 
         await take()
         try:
@@ -305,7 +306,7 @@ class _NotNow(Exception):
 
 @dataclass(slots=True)
 class Driver:
-    """One shard's driver; `run` returns at its end, or where it can only wait for somebody."""
+    """Drive one shard: `run` returns once it is done, or when only an operator or the caller can move it on."""
 
     site: Site
     shard: ShardRecord
@@ -316,12 +317,12 @@ class Driver:
     """How long the batch was missed while it was drained."""
     _out_of_files: Backoff = field(default_factory=lambda: Backoff(first=1.0, most=120.0))
     _missed_at: float = inf
-    """When that was last noted, by time of the event loop."""
+    """When a miss was last noted, by time of the event loop."""
     _committed_here: bool = False
     _recording: anyio.Lock = field(default_factory=anyio.Lock)
-    """Held while a fact of the shard is appended."""
+    """Held while a fact of the shard is appended: the poller notes candidates beside the driver."""
     _at: int = 0
-    """How many facts the shard had when the action began, and of ours since: what is recorded comes after these."""
+    """The position of the next fact: those the shard had when this action began, and those recorded here since."""
 
     async def run(self) -> None:
         """Go on until nothing is left to do for this shard here and now.
@@ -374,7 +375,7 @@ class Driver:
                 assert_never(action)
 
     async def _record(self, *facts: ShardFact) -> None:
-        async with self._recording:  # what lists show is noted beside it
+        async with self._recording:
             await self._append(*facts, at=self._at)
             self._at += len(facts)
 
@@ -692,7 +693,7 @@ class Driver:
         """The shard is never sent: every row gets `result`, or its fallback line."""
         site = self.site
         if site.backend is None:
-            raise JobStopped(site.job.key, "its backend is not at hand", "Hand the job over again with its backend.")
+            raise backend_unknown(site.job.key)
         with closing(await self._open_spool()) as reader:
             counts, sealed = await seal_fallbacks(site.backend, site.ref, self.shard, reader, result)
         site.outage.over()
@@ -1058,6 +1059,11 @@ EVENTS: Final[dict[type[ShardFact], str]] = {
     Held: "shard_held",
     Abandoned: "shard_abandoned",
 }
+
+
+def backend_unknown(key: str) -> JobStopped:
+    """The job's backend is an object of the application, which this process was not given."""
+    return JobStopped(key, "its backend object is not known to this process", "Hand the job over again with it.")
 
 
 def _on_one_line(envelope: bytes) -> str:

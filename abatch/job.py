@@ -117,7 +117,8 @@ class Job:
         given = 0
         while True:
             if given < self._job.sealed_count and (sealed := await self._run.sealed_since(given)):
-                async with self._run.reading() as backend:  # of a finished job it is connected anew, and looks at all
+                # the backend of a finished job was closed: this connects it again, and verifies every part
+                async with self._run.reading() as backend:
                     while sealed:
                         for each in sealed:
                             given += 1

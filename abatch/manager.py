@@ -318,9 +318,8 @@ class BatchManager:
             case _ if record.batch_id == batch_id:
                 return False
             case Lost(batch_id=None) | Done(batch_id=None) if record.state.doubt.attempt == attempt:
-                if (
-                    batch_id not in self._lost_seen
-                ):  # an operator gave it up; its rows are missing, so it is none too many
+                # an operator gave it up, so its rows are missing: it is no duplicate
+                if batch_id not in self._lost_seen:
                     self._lost_seen.add(batch_id)
                     log.warning("lost_batch_seen", shard=shard, batch_id=batch_id)
                 return False
@@ -514,7 +513,7 @@ class BatchManager:
             else:
                 handed = run.hand_over(requests)
             if job.finished is None or path is None:
-                self._scope(job.submitted.headers.workspace_id).try_anew()
+                self._scope(job.submitted.headers.workspace_id).start_over()
                 if run.over.is_set():
                     self._start(run, may_submit=True, handed_over=True)
                 else:

@@ -1,4 +1,4 @@
-"""One scope, watched: a single list call per interval answers for every batch in flight and every doubt.
+"""Watch one scope: a single list call per interval answers for every batch in flight and every doubt.
 
 A *scope* is where batches live: the journal's base URL and one workspace header. Everything that is true of a
 whole scope stands here: what its list last showed, whose batches are whose, the guard, and the pace.
@@ -72,11 +72,11 @@ AUDITS: Final = 4
 """Batches that resemble ours whose first lines are asked for after one list, at most."""
 ASKED_FOR: Final = 20
 """Candidates that a list lacks and that are asked for by id after it, at most."""
-ONCE: Final = 3
-"""Looks that a held shard waits for while the results of a candidate are being looked at."""
+LOOKS_WHEN_HELD: Final = 3
+"""Looks that a held shard waits for, at most, while the results of a candidate are being read."""
 AUDITED_WITHIN: Final = 30.0
 """Seconds for which the end of a job waits for looks at batches that may be duplicates."""
-SKEW_TOLD: Final = 60.0
+SKEW_REPORTED: Final = 60.0
 """Seconds by which `Date` and `created_at` may differ without a warning."""
 
 
@@ -102,6 +102,12 @@ class _Watch:
     absence: Absence = field(default_factory=Absence)
     news: Vanished | Reappeared | Lost | None = None
     """What the last look says should be put on record."""
+
+    def note_seen(self) -> None:
+        """Note that the API shows the batch."""
+        self.news = self.absence.seen(self.vanished)
+        if self.news is not None:
+            self.done.set()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -199,7 +205,7 @@ class Scope:
         self._listed_at: dict[str, float] = {}
         """When a list last showed each live batch, by time of the event loop."""
         self._skew: _Skew | None = None
-        self._skew_told = False
+        self._skew_reported = False
         self._lag = 0.0
         """Seconds by which `Date` lags behind `created_at`, at least: lists showed batches of the future."""
         self._examiner = Examiner(client, workspace_id, known, prove=prove, proved=self._report, done=self._want)
@@ -244,7 +250,7 @@ class Scope:
         watch = self._watched.setdefault(batch_id, watch)
         watch.fingerprint = fingerprint
         watch.vanished = vanished
-        watch.news = None  # of a look before that was recorded; the next look says it again if it is still so
+        watch.news = None  # the last look is recorded; the next one repeats it if it still holds
         await watch.done.wait()
         if watch.ended is not None:
             return Ended(counts=counts_of(watch.ended))
@@ -292,7 +298,7 @@ class Scope:
         return pending.ruling
 
     def awaits_answer(self, doubt: Doubt, note: Callable[[CandidatesChanged], Awaitable[None]]) -> None:
-        """Remember what lists show from now on for this attempt, until it is `answered` or handed to `settled`."""
+        """Remember candidates of this attempt from now on, until it is `answered` or `settled` is called for it."""
         self._unanswered[doubt.shard] = _Pending(doubt=doubt, last=None, once=False, note=note)
 
     def answered(self, shard: int) -> None:
@@ -309,7 +315,7 @@ class Scope:
                 watch.done.set()
 
     def waiting(self) -> dict[int, str]:
-        """Why each shard in doubt still is, for people."""
+        """Why each shard in doubt still waits, for display."""
         return {shard: pending.waiting for shard, pending in self._pending.items() if pending.waiting}
 
     def not_visible(self) -> list[str]:
@@ -377,8 +383,8 @@ class Scope:
         skew, before = _Skew.of(batch.created_at, gate=gate, answer=answer), self._skew
         self._skew = skew
         self.known.ahead = max(self.known.ahead, skew.most)
-        if not self._skew_told and (skew.least > SKEW_TOLD or skew.most < -SKEW_TOLD):
-            self._skew_told = True
+        if not self._skew_reported and (skew.least > SKEW_REPORTED or skew.most < -SKEW_REPORTED):
+            self._skew_reported = True
             log.warning("clocks_differ", date_ahead_of_created_at_by=round(skew.most, 1))
         if before is not None and (skew.least > before.most + CLOCK_SLACK or skew.most < before.least - CLOCK_SLACK):
             log.warning("bound_A6_broken", was=round(before.most, 1), now=round(skew.most, 1))
@@ -459,11 +465,11 @@ class Scope:
         """The list failed before or within a create: no body is uploaded before it works."""
         self._failed(self.checks, failure)
 
-    def try_anew(self) -> None:
+    def start_over(self) -> None:
         """A job was handed over, so somebody may have acted on what was refused."""
         self.refusal = None
-        self.polls.try_anew()
-        self.checks.try_anew()
+        self.polls.start_over()
+        self.checks.start_over()
         self._again.set()
 
     async def _pause(self, seconds: float) -> None:
@@ -492,12 +498,12 @@ class Scope:
     # ---- the loop ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Watch for ever; cancelled from outside."""
+        """Poll until it is cancelled."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._examiner.run)
-            await self._watch()
+            await self._poll()
 
-    async def _watch(self) -> None:
+    async def _poll(self) -> None:
         first, most = self._config.poll_every.total_seconds(), self._config.poll_at_most.total_seconds()
         calm = Backoff(first=first, most=most)
         doubtful = Backoff(first=min(first, DOUBT_FIRST), most=DOUBT_MOST)
@@ -528,7 +534,7 @@ class Scope:
     async def _look(self) -> bool:
         """One list, and everything that follows from it; whether it brought news."""
         began = anyio.current_time()
-        pending = list(self._pending.values())  # a doubt that comes later may need a list that goes back farther
+        pending = list(self._pending.values())  # snapshot: a doubt that arrives later may need a longer list
         shown: dict[str, BatchSeen] = {}
         at = await self._list([each.doubt for each in pending], shown)
         self.date = at.date
@@ -551,8 +557,8 @@ class Scope:
                 continue
             if self._watched.get(batch_id) is not watch:  # it was given up meanwhile
                 continue
-            self._look_at_bound(batch_id, watch)
-            _note_seen(watch)
+            self._check_bound_a2(batch_id, watch)
+            watch.note_seen()
             self.parking.look(batch, at.date)
             if batch.ended:
                 watch.ended = batch
@@ -566,14 +572,14 @@ class Scope:
             news |= await self._settle(pending, Listing(at=at, shown=shown, by_id=by_id))
         return news
 
-    def _look_at_bound(self, batch_id: str, watch: _Watch) -> None:
-        """Bound A2: a list that began so late shows every batch that there is, and this one there was."""
+    def _check_bound_a2(self, batch_id: str, watch: _Watch) -> None:
+        """Report bound A2 as broken: lists that began later than it allows did not show this batch, which existed."""
         if watch.absent > VISIBLE_WITHIN and not watch.late:
             watch.late = True
             log.warning("bound_A2_broken", batch_id=batch_id, seconds_not_visible=round(watch.absent))
 
     async def _list(self, doubts: Sequence[Doubt], shown: dict[str, BatchSeen]) -> Moment:
-        """Fill `shown` with a list that goes back to before everything that is watched or in doubt; when it was made.
+        """Fill `shown` with a list that reaches back to all that is watched or in doubt; return when it was made.
 
         Raises:
             ApiError: a page failed, or does not join the one before; `shown` has what came until then.
@@ -648,7 +654,7 @@ class Scope:
         watch.done.set()
 
     async def may_see(self, fingerprint: str | None) -> bool:
-        """Whether the key in use sees what was sent under this one; witnesses are asked once an hour at most.
+        """Whether the key in use sees what was sent under this fingerprint; asks for witnesses once an hour at most.
 
         Raises:
             ApiError: the API could not be asked.
@@ -663,16 +669,16 @@ class Scope:
         return await self.vouch()
 
     def _look_for_lost(self, batches: Iterable[BatchSeen]) -> None:
-        """A batch that was given up is there: its rows are missing, and can be had."""
+        """Report batches that were given up and are listed after all: their results can be read."""
         for batch in batches:
             if batch.batch_id in self.lost and batch.ended and not batch.archived:
-                self.lost.discard(batch.batch_id)  # it is told once
+                self.lost.discard(batch.batch_id)  # it is reported once
                 log.warning("lost_batch_seen", batch_id=batch.batch_id)
 
     # ---- doubts -----------------------------------------------------------------------------------------------
 
     async def _remember(self, batches: Sequence[BatchSeen]) -> None:
-        """Make durable which batches may be an attempt's, and which are proven not to be, before anything follows."""
+        """Record which batches may be an attempt's, and which are proven not to be, before anything is concluded."""
         every = [*self._unanswered.values(), *self._pending.values()]
         if not every:
             return
@@ -730,7 +736,7 @@ class Scope:
             if (change := closing(each.doubt, listing, self.known, grace=self._grace)) is not None:
                 if each.doubt.guarded or self._vouched:
                     await self._note(each, change)
-                else:  # for this process only: a key of another workspace says nothing of what the right one will see
+                else:  # not recorded: a list of another workspace must not close the candidates for the right key
                     each.doubt = each.doubt.after(change)
         for batch in to_inspect([each.doubt for each in pending], listing, self.known):
             self._examiner.ask(batch, date=listing.date, urgent=True)
@@ -746,7 +752,7 @@ class Scope:
         doubt = pending.doubt = replace(pending.doubt, guarded=pending.doubt.guarded or self._vouched)
         ruling = settle(doubt, listing, self.known, grace=self._grace, hold=self._config.unresolved == "hold")
         if pending.once and not isinstance(ruling, FoundBatch):
-            if not (isinstance(ruling, Wait) and ruling.soon and pending.looks < ONCE):
+            if not (isinstance(ruling, Wait) and ruling.soon and pending.looks < LOOKS_WHEN_HELD):
                 pending.done.set()
             return False
         if isinstance(ruling, Wait):
@@ -763,10 +769,10 @@ class Scope:
         return True
 
     async def _audit(self, batches: Iterable[BatchSeen]) -> None:
-        """B10: a batch with a tag of ours besides the one that counts was paid for, too."""
+        """Look for duplicates (B10): a batch with a tag of ours besides the one that counts was paid for, too."""
         known, asked = self.known, 0
         every = list(batches)
-        for batch in self._random.sample(every, len(every)):  # so that none is never looked at
+        for batch in self._random.sample(every, len(every)):  # in random order: each is looked at in its turn
             if not batch.ended or batch.batch_id in known.bound:
                 continue
             if (proof := known.proven.get(batch.batch_id)) is not None:
@@ -775,7 +781,7 @@ class Scope:
                 asked += self._examiner.ask(batch, date=self.date, urgent=False)
 
     async def _report(self, batch_id: str, proof: Proof) -> None:
-        """Say of a batch with a tag of ours that it is one too many, if it is."""
+        """Report a batch with a tag of ours if it is one too many."""
         if batch_id in self._reported:
             return
         if await self._duplicate(proof.shard, proof.attempt, batch_id):
@@ -785,10 +791,3 @@ class Scope:
     def _resembles_ours(self, batch: BatchSeen) -> bool:
         since, until = batch.created_at - AUDITED_FOR, batch.created_at + self.known.ahead + CLOCK_SLACK
         return self._commits.any_between(batch.total, since, until)
-
-
-def _note_seen(watch: _Watch) -> None:
-    """The API shows the batch."""
-    watch.news = watch.absence.seen(watch.vanished)
-    if watch.news is not None:
-        watch.done.set()

@@ -17,7 +17,7 @@ import anyio
 from abatch import backend as backends
 from abatch import threads
 from abatch.collector import Collector, sealed_of
-from abatch.driver import Driver, Site, Turns
+from abatch.driver import Driver, Site, Turns, backend_unknown
 from abatch.errors import AbatchError, BackendError, JobConflict, JobStopped, JournalError, StillInDoubt
 from abatch.facts import FileSource, Finished, Resumed, Stopped
 from abatch.journal import Entry, Overtaken
@@ -153,21 +153,24 @@ class JobRun:
                 self._backend = await backends.connect(self._destination, self.ref())
             return self._backend
 
+    async def _known_backend(self) -> Backend:
+        backend = await self.backend()
+        if backend is None:
+            why = "its backend is an object of the application: hand the job over again with it"
+            raise BackendError(self.job.key, why)
+        return backend
+
     @asynccontextmanager
     async def reading(self) -> AsyncGenerator[Backend, None]:
         """The backend, ready to read sealed shards.
 
         Raises:
-            BackendError: the destination is not what it was, or is not at hand.
+            BackendError: the destination is not what it was, or only the caller has its backend.
 
         """
         self._readers += 1
         try:
-            backend = await self.backend()
-            if backend is None:
-                raise BackendError(
-                    self.job.key, "its backend is an object of the caller's: hand the job over again with it"
-                )
+            backend = await self._known_backend()
             if self.job.finished is not None and not self._assembled:
                 await backend.finish(self.ref(), await self._sealed())
                 self._assembled = True
@@ -209,11 +212,7 @@ class JobRun:
                 self._backend = await backends.connect(self._destination, replace(self.ref(), finished=False))
         self._readers += 1
         try:
-            backend = await self.backend()
-            if backend is None:
-                raise BackendError(
-                    self.job.key, "its backend is an object of the caller's: hand the job over again with it"
-                )
+            backend = await self._known_backend()
             yield backend
         finally:
             self._readers -= 1
@@ -271,14 +270,14 @@ class JobRun:
         try:
             async with self.reading():
                 pass
-        except BackendError as failure:  # moved away, or not at hand: nothing of the job depends on it
+        except BackendError as failure:  # moved away, or not available: nothing of the job depends on it
             log.info("backend_not_tidied", job=self.job.key, why=failure.why)
 
     async def _close_if_done(self) -> None:
         """A finished job keeps nothing open; whoever reads its results connects again."""
         if self.job.finished is not None and self.over.is_set() and not self._readers and self._destination is not None:
             closing, self._backend, self._site, self._assembled = self._backend, None, None, False
-            with anyio.CancelScope(shield=True):  # let go of before: whoever asks meanwhile gets one of his own
+            with anyio.CancelScope(shield=True):  # detached first: a concurrent reader opens its own connection
                 await self._close(closing)
 
     # ---- the run ----------------------------------------------------------------------------------------------
@@ -383,7 +382,7 @@ class JobRun:
             self._again = True
 
     def _start_planning(self, group: anyio.abc.TaskGroup) -> None:
-        """One planner at a time: a second would plan the same rows again. One that is about to end begins anew."""
+        """Start the planner, or have the one that runs go round again: two at once would plan the same rows twice."""
         self._plan_again = True
         if not self._planning:
             self._planning = True
@@ -391,7 +390,7 @@ class JobRun:
 
     async def _resume(self) -> None:
         if self._handed_over and self._site is not None:
-            self._site.scope.try_anew()
+            self._site.scope.start_over()
         if self._handed_over and self.job.stopped is not None:
             await self._shop.ledger.record(Entry(self.job.job, Resumed()))
 
@@ -441,7 +440,7 @@ class JobRun:
         await self._equip(self._site)
 
     async def _equip(self, site: Site) -> None:
-        """Give the drivers the backend, if it is at hand."""
+        """Give the drivers the backend, if this process has it."""
         shop, job = self._shop, self.job
         site.backend = await self.outage.survive(self.backend)
         if site.backend is not None:
@@ -469,7 +468,7 @@ class JobRun:
             if (shard := self.job.shards.get(number)) is not None:  # else another process has just finished the job
                 await Driver(self._site, shard).run()
         except JobStopped as stop:
-            if self.job.stopped is None:  # not a stop of the journal's: something is not at hand
+            if self.job.stopped is None:  # no Stopped fact: the backend object is missing in this process
                 self._fail(stop)
         except JournalError:
             raise
@@ -550,7 +549,7 @@ class JobRun:
             return
         sealed = await self._sealed()
         location = await self.outage.survive(lambda: backend.finish(self.ref(), sealed))
-        try:  # at the place of the next cut: another process that plans more and this one exclude each other
+        try:  # at the next cut's position: finishing and planning more fence each other
             await self._shop.ledger.record(Entry(job.job, Finished(location=location), n=cuts))
         except Overtaken:
             self._again = True
@@ -574,7 +573,7 @@ class JobRun:
         if job.stopped is not None:
             return JobStopped(job.key, job.stopped.reason, job.stopped.remedy)
         if job.cut.last and self._backend is None and self._destination is None:
-            return JobStopped(job.key, "its backend is not at hand", "Hand the job over again with its backend.")
+            return backend_unknown(job.key)
         held = [(s.shard, s.state.reason) for s in job.open_shards.values() if isinstance(s.state, Held)]
         if held:
             return StillInDoubt(job.key, held)
