@@ -92,6 +92,7 @@ from abatch.reconcile import (
     Unknown,
     judge,
     of_another,
+    still_open,
 )
 from abatch.refusals import remedy_of
 from abatch.spool import FREE_DISK, SpoolDamaged, SpoolReader, SpoolUnusable, SpoolWriter, guarded, open_spool
@@ -729,13 +730,28 @@ class Driver:
                 await self._record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="tag"))
                 site.scope.owns(batch.batch_id, batch.created_at)
             case Absent():
-                site.scope.pace.frees(self.shard.shard)
-                await self._record(Withdrawn(why="no batch appeared (B8)"))
+                await self._record_absence()
             case Hold(reason=reason):
                 await self._record(Held(reason=reason))
             case _:
                 assert_never(ruling)
         return True
+
+    async def _record_absence(self) -> None:
+        """Record that the attempt made no batch (B8), unless a candidate is on record that the ruling did not know.
+
+        The list of another shard's gate may have shown one while the ruling was made, and `_note` may have been
+        cancelled, or its doubt replaced, once the fact was durable. Then the doubt is settled again, from the facts.
+        """
+        async with self._recording:  # `_note` holds it while it records
+            committed = doubt_of(self.shard.state)
+            if committed is None:
+                raise Overtaken
+            if still_open(self._doubt_about(committed), self.site.scope.known):
+                return
+            self.site.scope.pace.frees(self.shard.shard)
+            await self._append(Withdrawn(why="no batch appeared (B8)"), at=self._at)
+            self._at += 1
 
     def _doubt_about(self, committed: InDoubt) -> Doubt:
         """The attempt, as table B takes it."""

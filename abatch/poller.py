@@ -694,7 +694,7 @@ class Scope:
 
     async def _note(self, pending: _Pending, change: CandidatesChanged) -> None:
         """Record a change of a doubt's candidates, and apply it here; not if it was settled meanwhile."""
-        if pending.done.is_set():
+        if pending.ruling is not None or pending.failure is not None:  # one that was interrupted is still in doubt
             return
         try:
             await pending.note(change)

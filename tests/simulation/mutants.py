@@ -239,7 +239,7 @@ def candidates_that_run_are_ignored() -> ExitStack:
         ended = tuple(each for each, batch in shown if batch is None or batch.ended)
         return real(committed_with(doubt, candidates=ended), listing, known, **policy)
 
-    return _patched((reconcile, "settle", settle))
+    return _patched((reconcile, "settle", settle), (abatch.driver, "still_open", lambda *_: []))
 
 
 def tag_not_compared() -> ExitStack:
@@ -480,7 +480,7 @@ def presence_forgotten() -> ExitStack:
         shown = tuple(each for each in doubt.committed.candidates if listing.visible(each.batch_id) is not None)
         return real(committed_with(doubt, candidates=shown), listing, known, **policy)
 
-    return _patched((reconcile, "settle", settle))
+    return _patched((reconcile, "settle", settle), (abatch.driver, "still_open", lambda *_: []))
 
 
 def hidden_is_foreign() -> ExitStack:
