@@ -821,8 +821,7 @@ class Driver:
             batch = await site.client.retrieve(site.scope.workspace_id, wish.batch_id)
         except ApiError as failure:
             if failure.status != 404:
-                log.warning("resolve_waits", shard=self.shard.shard, batch_id=wish.batch_id, why=str(failure))
-                await anyio.sleep(self._pause.next())
+                await self._try_word_again(wish.batch_id, str(failure))
                 return
             await self._refuse(wish.batch_id, str(failure))
             return
@@ -849,15 +848,36 @@ class Driver:
         site, doubt = self.site, doubt_of(self.shard.state)
         assert doubt is not None
         try:
-            await site.client.retrieve(site.scope.workspace_id, batch_id)
-        except ApiError as failure:
-            if failure.status == 404 and await site.scope.may_see(doubt.fingerprint):
+            if await self._shows(batch_id):
+                await self._refuse(batch_id, "the API shows the batch")
+                return None
+            if await site.scope.may_see(doubt.fingerprint):
                 return Lost(why=CALLED_LOST)
-            log.warning("resolve_waits", shard=self.shard.shard, batch_id=batch_id, why=str(failure))
-            await anyio.sleep(self._pause.next())
-            return None
-        await self._refuse(batch_id, "the API shows the batch")
+            why = OTHER_KEY
+        except ApiError as failure:
+            why = str(failure)
+        await self._try_word_again(batch_id, why)
         return None
+
+    async def _shows(self, batch_id: str) -> bool:
+        """Whether the API knows the batch.
+
+        Raises:
+            ApiError: it could not be asked.
+
+        """
+        try:
+            await self.site.client.retrieve(self.site.scope.workspace_id, batch_id)
+        except ApiError as failure:
+            if failure.status != 404:
+                raise
+            return False
+        return True
+
+    async def _try_word_again(self, batch_id: str, why: str) -> None:
+        """An operator's word cannot be obeyed yet: wait before the next try."""
+        log.warning("resolve_waits", shard=self.shard.shard, batch_id=batch_id, why=why)
+        await anyio.sleep(self._pause.next())
 
     async def _refuse(self, batch_id: str, why: str) -> None:
         """An operator's word cannot be obeyed, now and after a restart."""
@@ -1048,6 +1068,10 @@ class _Presence:
 
 
 CALLED_LOST: Final = "an operator says that it is lost"
+OTHER_KEY: Final = (
+    "the API key is not known to be the one that the batch was sent with, and sees no other batch of this journal; "
+    "use that key"
+)
 RESTORE: Final = "Put the file back; or submit its requests, which were not sent, under another key."
 RESTORE_PAID: Final = (
     "Put the file back: the batch is paid for, and its results are there for 29 days (abatch status --batches). "

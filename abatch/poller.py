@@ -329,8 +329,11 @@ class Scope:
 
     def candidates(self) -> set[str]:
         """Batches that were shown and may be an attempt's that is in doubt, or awaits its answer, now."""
-        every = [*self._unanswered.values(), *self._pending.values()]
-        return {each.batch_id for pending in every for each in pending.doubt.committed.candidates}
+        return {each.batch_id for pending in self._doubts() for each in pending.doubt.committed.candidates}
+
+    def _doubts(self) -> list[_Pending]:
+        """Every attempt that is in doubt, or awaits its answer."""
+        return [*self._unanswered.values(), *self._pending.values()]
 
     @contextmanager
     def binding(self, batch_id: str) -> Generator[None, None, None]:
@@ -665,8 +668,9 @@ class Scope:
         now = anyio.current_time()
         if now < self._vouch_after:
             return False
+        sees = await self.vouch()
         self._vouch_after = now + VOUCH_EVERY
-        return await self.vouch()
+        return sees
 
     def _look_for_lost(self, batches: Iterable[BatchSeen]) -> None:
         """Report batches that were given up and are listed after all: their results can be read."""
@@ -679,7 +683,7 @@ class Scope:
 
     async def _remember(self, batches: Sequence[BatchSeen]) -> None:
         """Record which batches may be an attempt's, and which are proven not to be, before anything is concluded."""
-        every = [*self._unanswered.values(), *self._pending.values()]
+        every = self._doubts()
         if not every:
             return
         of_size: defaultdict[int, list[BatchSeen]] = defaultdict(list)

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+import structlog
 
 from abatch import BatchManager, Job, StillInDoubt, driver, poller
 from abatch.cli.standing import shard_in_words
@@ -217,6 +218,31 @@ async def test_operator_s_word_ends_a_deleted_batch_at_once(api: Sandbox) -> Non
         summary = await job.wait()
     assert summary.missing == 8
     assert_paid_once(api, rows)
+
+
+async def test_operator_s_word_is_tried_again_while_the_api_cannot_be_asked_who_sees_the_batch(
+    monkeypatch: pytest.MonkeyPatch, api: Sandbox
+) -> None:
+    with Sandbox(seed=3, keys={"old": "one", "new": "one"}, latency=3600) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        rows = requests(8)
+        path = await in_flight(server, rows)
+        await delete(server, *server.account.created)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
+        await call_lost(1)
+        server.faults.next("retrieve", Status(404))
+        server.faults.always("retrieve", Status(500))
+        with structlog.testing.capture_logs() as events:
+            async with resumed(path) as (_, job):
+                await until(lambda: any(event["event"] == "resolve_waits" for event in events))
+                server.faults.clear()
+                await until(lambda: any("use that key" in event.get("why", "") for event in events))
+                assert not job.done
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        _, summary = await run(path)
+        assert summary.missing == 8
+        assert_paid_once(server, rows)
 
 
 async def test_operator_s_word_on_a_batch_that_the_api_shows_loses_nothing(api: Sandbox) -> None:
