@@ -344,10 +344,17 @@ class _Drain:
         trouble = Backoff(first=1.0, most=300.0)
         while True:
             failure = await self._read_once(sink)
+            if not self._left():  # a stream that breaks behind the last of them costs nothing
+                if self._earlier is None:
+                    await self._compare_counts(state.counts)
+                return ""
+            if failure is not None and (gone := await self._is_gone(failure)):
+                return gone
+            if given_up := self._presence.given_up():
+                if self._begins_last_read():
+                    continue
+                return given_up
             if failure is not None:
-                gone = await self._is_gone(failure)
-                if gone:
-                    return gone
                 wait = max(failure.retry_after or 0.0, trouble.next())
                 log.warning(
                     "results_interrupted",
@@ -359,14 +366,6 @@ class _Drain:
                 )
                 await self._presence.rest(wait)
                 continue
-            if not self._left():
-                if self._earlier is None:
-                    await self._compare_counts(state.counts)
-                return ""
-            if given_up := self._presence.given_up():
-                if self._begins_last_read():
-                    continue
-                return given_up
             await self._presence.seen()
             patience = next(self._again, None)
             if patience is None and not self._proven:
@@ -750,6 +749,9 @@ async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     except ApiError:  # what came before the break is good, and keeps the next read from starting at nothing
         if text := reader.take():
             yield text
+        last = reader.end()
+        if last.strip() and wire.is_whole(last):  # a line that wants only its newline
+            yield last
         raise
     if text := reader.take():
         yield text

@@ -711,14 +711,20 @@ class Driver:
         assert committed is not None
         held = isinstance(self.shard.state, HeldState)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, committed.date + QUEUED_FOR)
-        if (wish := self._wish()) is not None:
-            await self._obey(wish)
-            return True
-        once = held and not self._may_conclude(committed)
+        match wish := self._wish():
+            case ResolveWished():
+                await self._obey(wish)
+                return True
+            case LostWished():  # a look at the list comes first: it may show the batch
+                once = True
+            case None:
+                once = held and not self._may_conclude(committed)
         since = None if self._committed_here else self._committed_at(committed)
         doubt = self._doubt_about(committed)
         ruling = await site.scope.settled(doubt, since=since, note=partial(self._note, committed.attempt), once=once)
         match ruling:
+            case None if wish is not None:
+                await self._lose()
             case None:
                 return not held or self._wish() is not None or (once and self._may_conclude(committed))
             case Hold() if held:
@@ -806,13 +812,30 @@ class Driver:
         """Whether an operator gave up what this attempt made."""
         return isinstance(self._wish(), LostWished)
 
-    async def _obey(self, wish: ResolveWished | LostWished) -> None:
-        """Table B9: an operator's word."""
-        site = self.site
-        if isinstance(wish, LostWished):
-            site.scope.pace.frees(self.shard.shard)
-            await self._record(Lost(why=CALLED_LOST))
+    async def _lose(self) -> None:
+        """Table B9: an operator gave the attempt up; it is lost unless the API shows a batch that may be its."""
+        scope, committed = self.site.scope, doubt_of(self.shard.state)
+        if committed is None or not self.is_called_lost():
             return
+        candidates = still_open(self._doubt_about(committed), scope.known)
+        asked = [each.batch_id for each in candidates if each.batch_id not in scope.known.gone]
+        try:
+            for batch_id in asked:
+                if await self._shows(batch_id):
+                    await self._refuse(batch_id, "the API shows this batch, which may be the shard's")
+                    return
+            if asked and not await scope.may_see(committed.fingerprint):
+                await self._try_word_again(asked[0], OTHER_KEY)
+                return
+        except ApiError as failure:
+            await self._try_word_again(asked[0], str(failure))
+            return
+        scope.pace.frees(self.shard.shard)
+        await self._record(Lost(why=CALLED_LOST))
+
+    async def _obey(self, wish: ResolveWished) -> None:
+        """Table B9: an operator says what became of the attempt."""
+        site = self.site
         if wish.batch_id is None:
             site.scope.pace.frees(self.shard.shard)
             await self._record(Withdrawn(why="an operator says that it was not created"))

@@ -201,7 +201,9 @@ class Examiner:
                     )
                     return True
         look.short += bool(untagged)
-        if untagged < min(FIRST_LINES, max(batch.total, 2)) and look.short < SHORT_LOOKS:
+        # one line alone is read twice: it may be a stray one, in the place of ours
+        whole = untagged >= min(FIRST_LINES, batch.total) and (untagged > 1 or look.short > 1)
+        if not whole and look.short < SHORT_LOOKS:
             log.info("candidate_not_readable", batch_id=batch.batch_id, lines=untagged)
             return False
         self._known.foreign.add(batch.batch_id)

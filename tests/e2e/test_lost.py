@@ -314,6 +314,55 @@ async def test_held_shard_that_is_called_lost_is_never_sent_again(api: Sandbox, 
     assert api.account.violated == 0
 
 
+@pytest.mark.parametrize("looked", [True, False])
+async def test_operator_s_word_on_a_doubt_whose_batch_the_list_shows_loses_nothing(api: Sandbox, looked: bool) -> None:
+    """Also where no list was asked before the word: its rows would be called missing, and be paid for again."""
+    api.faults.next("create", ResetAfterAccept())
+    rows = requests(8)
+    path = write(rows)
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        await until(lambda: job.progress().in_doubt == 1)
+        if looked:
+            await until(lambda: bool(running._scope(None).candidates()))
+    await call_lost(1)
+    with structlog.testing.capture_logs() as events:
+        async with resumed(path) as (_, job):
+            await until(lambda: not job._job.wishes)
+            api.advance(2 * HOUR)
+            summary = await job.wait()
+    (refused,) = (event for event in events if event["event"] == "resolve_refused")
+    assert refused["batch_id"] == api.account.created[0]
+    assert (summary.succeeded, summary.missing) == (8, 0)
+    assert await recorded(Lost) == []
+    assert_paid_once(api, rows)
+
+
+async def test_operator_s_word_on_a_doubt_whose_batch_was_deleted_is_obeyed_for_the_right_key_only(
+    monkeypatch: pytest.MonkeyPatch, api: Sandbox
+) -> None:
+    with Sandbox(seed=3, keys={"old": "one", "new": "two"}, latency=3600) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        server.faults.next("create", ResetAfterAccept())
+        rows = requests(8)
+        path = write(rows)
+        async with manager() as running:
+            job = await running.submit(path, to="results.jsonl", key="job")
+            await until(lambda: bool(running._scope(None).candidates()))
+        await call_lost(1)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
+        with structlog.testing.capture_logs() as events:
+            async with resumed(path) as (_, job):
+                await until(lambda: any(event["event"] == "resolve_waits" for event in events))
+                assert not job.done
+        await delete(server, *server.account.created)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        _, summary = await run(path)
+        assert (summary.succeeded, summary.missing) == (0, 8)
+        assert_paid_once(server, rows)
+
+
 async def test_answer_that_comes_once_another_process_gave_the_attempt_up_is_left_alone(api: Sandbox) -> None:
     """Without the lock of one machine, two processes may drive a journal."""
     api.faults.next("create", Stall(seconds=1.0))

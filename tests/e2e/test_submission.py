@@ -12,7 +12,7 @@ import httpx2
 import pytest
 import structlog
 
-from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt, client, driver, poller
+from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt, client, driver, poller, proof
 from abatch.poller import Scope
 from abatch.reconcile import Refused, Replied
 from abatch.sandbox import Sandbox
@@ -243,6 +243,24 @@ async def test_foreign_line_that_stands_first_does_not_make_our_batch_foreign(ap
     rows = requests(8)
     _, summary = await run(write(rows))
     assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
+async def test_foreign_batch_of_one_request_is_read_twice_and_keeps_no_doubt_open(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line alone may be a stray one; a second reading settles it, so that a short-lived process gets on, too."""
+    monkeypatch.setattr(proof, "READ_AGAIN", (0.05,))
+    api.faults.next("create", Foreign(count=1))
+    api.faults.next("create", ResetBeforeAccept())
+    rows = requests(1)
+    with structlog.testing.capture_logs() as events:
+        _, summary = await run(write(rows))
+    looks = [
+        event["event"] for event in events if event["event"].startswith("candidate_") and "seen" not in event["event"]
+    ]
+    assert looks == ["candidate_not_readable", "candidate_foreign"]
+    assert summary.succeeded == 1
     assert_paid_once(api, rows)
 
 
