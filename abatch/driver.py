@@ -824,7 +824,7 @@ class Driver:
                 if await self._shows(batch_id):
                     await self._refuse(batch_id, "the API shows this batch, which may be the shard's")
                     return
-            if asked and not await scope.may_see(committed.fingerprint):
+            if asked and not await self._may_see():
                 await self._try_word_again(asked[0], OTHER_KEY)
                 return
         except ApiError as failure:
@@ -868,19 +868,29 @@ class Driver:
 
     async def _lost_by_word(self, batch_id: str) -> Lost | None:
         """An operator gave the batch up: it is lost if the API does not know it, and the key would see it."""
-        site, doubt = self.site, doubt_of(self.shard.state)
-        assert doubt is not None
         try:
             if await self._shows(batch_id):
                 await self._refuse(batch_id, "the API shows the batch")
                 return None
-            if await site.scope.may_see(doubt.fingerprint):
+            if await self._may_see():
                 return Lost(why=CALLED_LOST)
             why = OTHER_KEY
         except ApiError as failure:
             why = str(failure)
         await self._try_word_again(batch_id, why)
         return None
+
+    async def _may_see(self) -> bool:
+        """Whether a 404 counts: the key in use would see the batch, or the operator says that it need not.
+
+        Raises:
+            ApiError: the API could not be asked.
+
+        """
+        wish, doubt = self._wish(), doubt_of(self.shard.state)
+        assert doubt is not None
+        anyhow = isinstance(wish, LostWished) and wish.any_key
+        return anyhow or await self.site.scope.may_see(doubt.fingerprint)
 
     async def _shows(self, batch_id: str) -> bool:
         """Whether the API knows the batch.
@@ -1093,7 +1103,7 @@ class _Presence:
 CALLED_LOST: Final = "an operator says that it is lost"
 OTHER_KEY: Final = (
     "the API key is not known to be the one that the batch was sent with, and sees no other batch of this journal; "
-    "use that key"
+    "use that key, or say --lost --any-key if it is gone"
 )
 RESTORE: Final = "Put the file back; or submit its requests, which were not sent, under another key."
 RESTORE_PAID: Final = (

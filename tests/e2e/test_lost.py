@@ -101,9 +101,9 @@ async def resumed(path: Path) -> AsyncIterator[tuple[BatchManager, Job]]:
         yield running, await running.submit(path, to="results.jsonl", key="job")
 
 
-async def call_lost(shard: int) -> None:
+async def call_lost(shard: int, *, any_key: bool = False) -> None:
     """Say it from outside, as `abatch resolve SHARD --lost` does."""
-    await record_wish(shard, lambda attempt: LostWished(shard=shard, attempt=attempt))
+    await record_wish(shard, lambda attempt: LostWished(shard=shard, attempt=attempt, any_key=any_key))
 
 
 def missed(running: BatchManager, since: float = 0.0) -> bool:
@@ -312,6 +312,22 @@ async def test_held_shard_that_is_called_lost_is_never_sent_again(api: Sandbox, 
     assert (summary.missing, summary.batches) == (5, 0)
     assert [api.account.times(raw_params(row)) for row in rows] == [int(isinstance(fault, ResetAfterAccept))] * 5
     assert api.account.violated == 0
+
+
+async def test_operator_s_word_for_any_key_ends_a_deleted_batch_whose_key_is_gone(
+    monkeypatch: pytest.MonkeyPatch, api: Sandbox
+) -> None:
+    with Sandbox(seed=3, keys={"old": "one", "new": "one"}, latency=3600) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        rows = requests(8)
+        path = await in_flight(server, rows)
+        await delete(server, *server.account.created)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
+        await call_lost(1, any_key=True)
+        _, summary = await run(path)
+        assert summary.missing == 8
+        assert_paid_once(server, rows)
 
 
 @pytest.mark.parametrize("looked", [True, False])
