@@ -12,22 +12,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from abatch.clocks import elapsed
+from abatch.durations import HOUR, LOST_AFTER, VANISHED_AFTER
 from abatch.facts import Lost, Reappeared, Vanished
 
 if TYPE_CHECKING:
     from abatch.clocks import Moment
 
-__all__ = ["LOST_AFTER", "VANISHED_AFTER", "Absence"]
+__all__ = ["Absence"]
 
-VANISHED_AFTER: Final = 3600.0
-GAP: Final = 4 * 3600.0
-"""Seconds between two looks after which the hour begins anew: nobody knows what was there meanwhile."""
-LOST_AFTER: Final = 48 * 3600.0
+GAP: Final = 4 * HOUR
+"""Seconds between two looks after which the hour starts over: what the API showed in between is not known."""
 WHY: Final = "the API has not known the batch for 48 hours: somebody deleted it"
 
 
 class Absence:
-    """The looks in vain of this process for one batch."""
+    """How long this process has looked for one batch in vain."""
 
     def __init__(self, *, gap: float = GAP) -> None:
         self._gap = gap

@@ -240,7 +240,7 @@ def load(url: str, /) -> BackendFactory:
 
 
 def failed_elsewhere(url: str, failure: Exception, /) -> BackendError | None:
-    """A failure that is not in our words, told as one of the other package that brought this backend; None of ours."""
+    """An exception of a third-party backend, wrapped as BackendError; None if the backend is one of ours."""
     entry = _registered().get(url.partition(":")[0])
     package = None if entry is None else _other_package(entry)
     if package is None or isinstance(failure, AbatchError):

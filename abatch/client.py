@@ -39,9 +39,9 @@ import httpx2
 import msgspec
 from anthropic import AsyncStream
 
+from abatch.durations import ANSWER_WITHIN, HOUR
 from abatch.errors import ApiError, ConfigError
 from abatch.log import redacted
-from abatch.pacing import ANSWER_WITHIN
 from abatch.reconcile import BatchSeen, NoAnswer, Replied
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ _NOTHING: Final = (
     LookupError,
     AssertionError,
 )
-"""What the SDK raises where a call comes to nothing: also for a charset that is none. A TypeError is its caller's."""
+"""All that the SDK may raise when a call fails, with LookupError for an unknown charset; not TypeError, a misuse."""
 
 PATH: Final = "/v1/messages/batches"
 _API_PATH: Final = re.compile(r"/v1(/messages(/batches)?)?/*$")
@@ -78,7 +78,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}")
 """Of a batch: it stands in paths, in the journal and on the screen."""
 _OF_A_SERVER: Final = frozenset({"", "api_error", "overloaded_error", "timeout_error"})
 """`error.type` of an envelope that is none, or that no refusal (4xx) of the API's own carries."""
-LONGEST_WAIT: Final = 3600.0
+LONGEST_WAIT: Final = HOUR
 """Seconds of a `retry-after` that are believed, at most."""
 USER_TIMEOUT_MS: Final = 60_000
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})

@@ -24,13 +24,14 @@ import msgspec
 
 from abatch import threads, wire
 from abatch.backend import Sealed, ShardRef
+from abatch.durations import KEPT_FOR
 from abatch.errors import ApiError, BackendError
 from abatch.facts import Counts, Drained, Planned, SealedRecord, Spend
 from abatch.kept import KeptIds, read_kept, write_kept
 from abatch.lifecycle import Draining, Lost
 from abatch.log import log
 from abatch.pacing import READ_AGAIN, Backoff
-from abatch.reconcile import KEPT_FOR, counts_of
+from abatch.reconcile import counts_of
 from abatch.result import OUTCOMES, Block, Line, Usage
 from abatch.spool import (
     SpoolDamaged,
@@ -205,10 +206,15 @@ class Collector:
         server_now: Callable[[], float],
         one_block: anyio.Lock | None = None,
     ) -> None:
-        self.client, self.journal, self.job, self.backend = client, journal, job, backend
+        self.client = client
+        self.journal = journal
+        self.job = job
+        self.backend = backend
         self.one_block = one_block or anyio.Lock(fast_acquire=True)
         """Held for one text by each drain in turn: between any two the event loop goes round."""
-        self.tries, self.step, self.may_retry = tries, prices.long_prompt_tokens, may_retry
+        self.tries = tries
+        self.step = prices.long_prompt_tokens
+        self.may_retry = may_retry
         self.server_now = server_now
 
     async def drain(
@@ -265,13 +271,18 @@ class _Drain:
         presence: Presence,
         again: Iterator[float],
     ) -> None:
-        self._owner, self._presence, self._again = owner, presence, again
-        self._shard, self._state, self._reader = shard, state, reader
+        self._owner = owner
+        self._presence = presence
+        self._again = again
+        self._shard = shard
+        self._state = state
+        self._reader = reader
         self._batch_id = state.batch_id or ""
         self._proven = isinstance(state, Draining) and state.proven
         self._lineage_key = owner.journal.lineage_key
         prefix = wire.prefix(self._lineage_key, shard.shard, state.doubt.attempt)
-        self._prefix, self._head = prefix.decode(), wire.ROW_HEAD + prefix
+        self._prefix = prefix.decode()
+        self._head = wire.ROW_HEAD + prefix
         self._earlier = state.earlier if isinstance(state, Draining) else None
         """How the shard was drained the first time, if it is drained once more."""
         self._withheld_rows = bytearray(shard.planned.rows)
@@ -333,10 +344,17 @@ class _Drain:
         trouble = Backoff(first=1.0, most=300.0)
         while True:
             failure = await self._read_once(sink)
+            if not self._left():  # a stream that breaks behind the last of them costs nothing
+                if self._earlier is None:
+                    await self._compare_counts(state.counts)
+                return ""
+            if failure is not None and (gone := await self._is_gone(failure)):
+                return gone
+            if given_up := self._presence.given_up():
+                if self._begins_last_read():
+                    continue
+                return given_up
             if failure is not None:
-                gone = await self._is_gone(failure)
-                if gone:
-                    return gone
                 wait = max(failure.retry_after or 0.0, trouble.next())
                 log.warning(
                     "results_interrupted",
@@ -348,14 +366,6 @@ class _Drain:
                 )
                 await self._presence.rest(wait)
                 continue
-            if not self._left():
-                if self._earlier is None:
-                    await self._compare_counts(state.counts)
-                return ""
-            if given_up := self._presence.given_up():
-                if self._begins_last_read():
-                    continue
-                return given_up
             await self._presence.seen()
             patience = next(self._again, None)
             if patience is None and not self._proven:
@@ -642,7 +652,7 @@ class _Drain:
                     await threads.run(self._note_withheld, written)
         lines = self._tally.counts.total
         missing = self._shard.planned.rows - lines - self._retried(written)
-        if missing:  # else a list that stands there is of a read before the last
+        if missing:  # if nothing is missing, an existing list is a leftover of an earlier read
             with guarded(self._owner.journal.missing):
                 listed = await threads.run(count_missing, self._owner.journal.missing / self._missing_name)
             _check_lines(self._owner.job, sealed.part, lines, lines + missing - listed)
@@ -694,7 +704,7 @@ async def _write_all(sink: Sink, blocks: MemoryObjectReceiveStream[Block], unwri
         try:
             async for block in blocks:
                 await sink.write(block)
-                del block  # or it stays until the next is there
+                del block  # free it before waiting for the next block
         except Exception as failure:  # noqa: BLE001 - the reader raises it
             unwritten.append(failure)
 
@@ -739,6 +749,9 @@ async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     except ApiError:  # what came before the break is good, and keeps the next read from starting at nothing
         if text := reader.take():
             yield text
+        last = reader.end()
+        if last.strip() and wire.is_whole(last):  # a line that wants only its newline
+            yield last
         raise
     if text := reader.take():
         yield text

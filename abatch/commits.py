@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from typing import Final
 
-__all__ = ["AUDITED_FOR", "CommitTimes"]
+from abatch.durations import AUDITED_FOR
 
-AUDITED_FOR: Final = 2 * 24 * 3600.0
-"""Seconds after a commit point within which a batch of that size is looked at: it may be a duplicate of ours."""
+__all__ = ["CommitTimes"]
 
 
 class CommitTimes:

@@ -18,7 +18,7 @@ import random
 import shutil
 import time
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -34,6 +34,7 @@ from abatch.clocks import Moment, awake, moment
 from abatch.collector import NotOurs, seal_fallbacks
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET
 from abatch.disk import remove
+from abatch.durations import ANSWER_WITHIN, CREATED_WITHIN, DAY, GATE_WITHIN, HOUR, KEPT_FOR, QUEUED_FOR
 from abatch.errors import ApiError, BackendError, JobStopped, TooManyOpenFiles
 from abatch.facts import (
     Abandoned,
@@ -75,13 +76,12 @@ from abatch.lifecycle import (
 from abatch.lifecycle import Held as HeldState
 from abatch.lifecycle import Lost as LostState
 from abatch.log import log
-from abatch.pacing import ANSWER_WITHIN, QUEUED_FOR, READ_AGAIN, Backoff
-from abatch.poller import Scope, doubt_about
+from abatch.pacing import READ_AGAIN, Backoff
 from abatch.reconcile import (
-    KEPT_FOR,
     Absent,
     Created,
     CreatedUnnamed,
+    Doubt,
     FoundBatch,
     Hold,
     Later,
@@ -92,6 +92,7 @@ from abatch.reconcile import (
     Unknown,
     judge,
     of_another,
+    still_open,
 )
 from abatch.refusals import remedy_of
 from abatch.spool import FREE_DISK, SpoolDamaged, SpoolReader, SpoolUnusable, SpoolWriter, guarded, open_spool
@@ -108,17 +109,15 @@ if TYPE_CHECKING:
     from abatch.lifecycle import Action
     from abatch.outage import Outage
     from abatch.parked import Parked
+    from abatch.poller import Scope
     from abatch.reconcile import BatchSeen, Verdict
 
-__all__ = ["Driver", "Site", "Stop"]
+__all__ = ["Driver", "Site", "Stop", "backend_unknown"]
 
 T = TypeVar("T")
 
-GATE_WITHIN: Final = 60.0
-"""Seconds from the server's `Date` to the tail."""
-CREATED_WITHIN: Final = GATE_WITHIN + 120.0 + ANSWER_WITHIN
-"""Seconds from that `Date` to a batch, by bounds A4 and A1; more where the socket is not ours."""
 FOREIGN_SOCKET: Final = (GRACE_FOREIGN_SOCKET - GRACE_OWN_SOCKET).total_seconds()
+"""Seconds by which bound A4 is wider where the socket is not abatch's own."""
 LOOKS_EVERY: Final = 1.0
 """Seconds between two looks at what no fact tells: the pace. Only who is next in a scope looks."""
 SHORT_REST: Final = 10.0
@@ -135,7 +134,7 @@ class Stop:
         self._none = anyio.Event()
 
     def wish(self) -> None:
-        """Leave. Called once or often."""
+        """Ask to leave; calling it again is harmless."""
         self.wished = True
         deadline = anyio.current_time() + self._patience
         for scope in self._committed:
@@ -162,7 +161,7 @@ class Stop:
 
 
 class Postponed(Exception):
-    """Too many rest already: give up what is held, and begin anew after these seconds."""
+    """Too many drains are sleeping: release the place, and start again after these seconds."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
@@ -170,16 +169,17 @@ class Postponed(Exception):
 
 
 class Turns:
-    """So many at once; of those who wait, the one with the smallest rank is next. As many more may rest."""
+    """Priority semaphore: `places` holders, lowest rank first; up to `places` more may sleep without a place."""
 
     def __init__(self, places: int) -> None:
-        self._free = self._beds = places
+        self._free = places
+        self._may_sleep = places
         self._queue: list[tuple[float, int, anyio.Event]] = []
         self._arrivals = count()
 
     @asynccontextmanager
     async def turn(self, rank: float) -> AsyncGenerator[Callable[[float], Awaitable[None]], None]:
-        """Hold a place for the length of the block; gives a sleep that lets another have it meanwhile."""
+        """Hold a place during the block; yields a sleep that gives the place to another meanwhile."""
         holds = False
 
         async def take() -> None:
@@ -189,19 +189,19 @@ class Turns:
 
         async def rest(seconds: float) -> None:
             nonlocal holds
-            if not self._beds:
+            if not self._may_sleep:
                 if seconds > SHORT_REST:
                     raise Postponed(seconds)
                 await anyio.sleep(seconds)
                 return
-            self._beds -= 1
+            self._may_sleep -= 1
             self._leave()
             holds = False
             try:
                 await anyio.sleep(seconds)
                 await take()
             finally:
-                self._beds += 1
+                self._may_sleep += 1
 
         await take()
         try:
@@ -307,7 +307,7 @@ class _NotNow(Exception):
 
 @dataclass(slots=True)
 class Driver:
-    """One shard's driver; `run` returns at its end, or where it can only wait for somebody."""
+    """Drive one shard: `run` returns once it is done, or when only an operator or the caller can move it on."""
 
     site: Site
     shard: ShardRecord
@@ -318,12 +318,12 @@ class Driver:
     """How long the batch was missed while it was drained."""
     _out_of_files: Backoff = field(default_factory=lambda: Backoff(first=1.0, most=120.0))
     _missed_at: float = inf
-    """When that was last noted, by time of the event loop."""
+    """When a miss was last noted, by time of the event loop."""
     _committed_here: bool = False
     _recording: anyio.Lock = field(default_factory=anyio.Lock)
-    """Held while a fact of the shard is appended."""
+    """Held while a fact of the shard is appended: the poller notes candidates beside the driver."""
     _at: int = 0
-    """How many facts the shard had when the action began, and of ours since: what is recorded comes after these."""
+    """The position of the next fact: those the shard had when this action began, and those recorded here since."""
 
     async def run(self) -> None:
         """Go on until nothing is left to do for this shard here and now.
@@ -376,7 +376,7 @@ class Driver:
                 assert_never(action)
 
     async def _record(self, *facts: ShardFact) -> None:
-        async with self._recording:  # what lists show is noted beside it
+        async with self._recording:
             await self._append(*facts, at=self._at)
             self._at += len(facts)
 
@@ -487,7 +487,7 @@ class Driver:
             with closing(reader.body(prefix)) as pieces:
                 while (piece := await threads.run(next, pieces, None)) is not None:
                     yield piece
-            await self._reach_gate(attempt, gate, scope)
+            await self._pass_gate(attempt, gate, scope)
         except Exception as failure:
             # the SDK hides what a body raises behind a connection error
             gate.failure = failure
@@ -495,14 +495,16 @@ class Driver:
         gate.released = True
         yield wire.BODY_TAIL
 
-    async def _reach_gate(self, attempt: int, gate: _Gate, scope: anyio.CancelScope) -> None:
-        if self.site.scope.refused is not None:  # another create of the scope was answered meanwhile
-            raise _NotNow
-        await self._pass_gate(attempt, gate, scope)
-
     async def _pass_gate(self, attempt: int, gate: _Gate, scope: anyio.CancelScope) -> None:
-        """Steps 2 to 4: when this returns, the tail may leave."""
+        """Make `Committing` durable: when this returns, the tail may be sent.
+
+        Raises:
+            _NotNow: the tail must not be sent.
+
+        """
         site = self.site
+        if site.scope.refused is not None:  # another create of the scope was answered meanwhile
+            raise _NotNow
         page = await site.scope.page(limit=1)
         at = moment(page.date)
         if not site.guard_checked() and not await site.scope.vouch():
@@ -522,13 +524,12 @@ class Driver:
                 fingerprint=site.fingerprint,
                 at=at,
                 newest=page.batches[0].created_at if page.batches else 0.0,
-                ahead=site.scope.ahead,
+                ahead=site.scope.known.ahead,
             )
         )
         gate.committed = True
         if (committed := doubt_of(self.shard.state)) is not None:
-            doubt = doubt_about(self.shard.shard, self.shard.planned.rows, committed, guarded=True)
-            site.scope.awaits_answer(doubt, partial(self._note, attempt))
+            site.scope.awaits_answer(self._doubt_about(committed), partial(self._note, attempt))
         site.scope.committed(self.shard.planned.rows, page.date)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, page.date + QUEUED_FOR)
         self._committed_here = True
@@ -563,12 +564,16 @@ class Driver:
         return self._pause.next() * (1 + random.random() / 10)  # noqa: S311
 
     def _is_of_another(self, batch: BatchSeen, before: Collection[str]) -> bool:
-        """Whether the batch that this attempt was answered with is certainly another's."""
-        scope, committed = self.site.scope, doubt_of(self.shard.state)
-        assert committed is not None
-        doubt = doubt_about(self.shard.shard, self.shard.planned.rows, committed, guarded=True)
-        doubt = replace(doubt, ahead=max(doubt.ahead, scope.ahead))
-        return of_another(batch, doubt, scope.known, before=before)
+        """Whether the batch that this attempt was answered with is certainly another's.
+
+        Raises:
+            Overtaken: another process has settled the attempt.
+
+        """
+        committed = doubt_of(self.shard.state)
+        if committed is None:
+            raise Overtaken
+        return of_another(batch, self._doubt_about(committed), self.site.scope.known, before=before)
 
     async def _conclude(self, verdict: Verdict, date: float | None, before: Collection[str]) -> None:
         """Record what a complete create came to.
@@ -689,7 +694,7 @@ class Driver:
         """The shard is never sent: every row gets `result`, or its fallback line."""
         site = self.site
         if site.backend is None:
-            raise JobStopped(site.job.key, "its backend is not at hand", "Hand the job over again with its backend.")
+            raise backend_unknown(site.job.key)
         with closing(await self._open_spool()) as reader:
             counts, sealed = await seal_fallbacks(site.backend, site.ref, self.shard, reader, result)
         site.outage.over()
@@ -706,19 +711,20 @@ class Driver:
         assert committed is not None
         held = isinstance(self.shard.state, HeldState)
         site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, committed.date + QUEUED_FOR)
-        if (wish := self._wish()) is not None:
-            await self._obey(wish)
-            return True
-        doubt = doubt_about(
-            self.shard.shard,
-            self.shard.planned.rows,
-            committed,
-            guarded=site.scope.is_guarded(committed.fingerprint),
-        )
-        once = held and not self._may_conclude(committed)
+        match wish := self._wish():
+            case ResolveWished():
+                await self._obey(wish)
+                return True
+            case LostWished():  # a look at the list comes first: it may show the batch
+                once = True
+            case None:
+                once = held and not self._may_conclude(committed)
         since = None if self._committed_here else self._committed_at(committed)
+        doubt = self._doubt_about(committed)
         ruling = await site.scope.settled(doubt, since=since, note=partial(self._note, committed.attempt), once=once)
         match ruling:
+            case None if wish is not None:
+                await self._lose()
             case None:
                 return not held or self._wish() is not None or (once and self._may_conclude(committed))
             case Hold() if held:
@@ -730,13 +736,33 @@ class Driver:
                 await self._record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="tag"))
                 site.scope.owns(batch.batch_id, batch.created_at)
             case Absent():
-                site.scope.pace.frees(self.shard.shard)
-                await self._record(Withdrawn(why="no batch appeared (B8)"))
+                await self._record_absence()
             case Hold(reason=reason):
                 await self._record(Held(reason=reason))
             case _:
                 assert_never(ruling)
         return True
+
+    async def _record_absence(self) -> None:
+        """Record that the attempt made no batch (B8), unless a candidate is on record that the ruling did not know.
+
+        The list of another shard's gate may have shown one while the ruling was made, and `_note` may have been
+        cancelled, or its doubt replaced, once the fact was durable. Then the doubt is settled again, from the facts.
+        """
+        async with self._recording:  # `_note` holds it while it records
+            committed = doubt_of(self.shard.state)
+            if committed is None:
+                raise Overtaken
+            if still_open(self._doubt_about(committed), self.site.scope.known):
+                return
+            self.site.scope.pace.frees(self.shard.shard)
+            await self._append(Withdrawn(why="no batch appeared (B8)"), at=self._at)
+            self._at += 1
+
+    def _doubt_about(self, committed: InDoubt) -> Doubt:
+        """The attempt, as table B takes it."""
+        guarded = self.site.scope.is_guarded(committed.fingerprint)
+        return Doubt(shard=self.shard.shard, rows=self.shard.planned.rows, committed=committed, guarded=guarded)
 
     async def _note(self, attempt: int, change: CandidatesChanged) -> None:
         """Make durable what a look changed of this attempt, at whatever position: it stays true while it is in doubt.
@@ -762,7 +788,8 @@ class Driver:
                     await self._append(CandidatesChanged(seen=seen, foreign=foreign, closed_at=closes), at=at)
                 except Overtaken:  # by another process, and its facts are here now
                     continue
-                self._at += self._at == at
+                if self._at == at:
+                    self._at += 1
                 return
 
     def _committed_at(self, committed: InDoubt) -> Moment:
@@ -785,13 +812,30 @@ class Driver:
         """Whether an operator gave up what this attempt made."""
         return isinstance(self._wish(), LostWished)
 
-    async def _obey(self, wish: ResolveWished | LostWished) -> None:
-        """Table B9: an operator's word."""
-        site = self.site
-        if isinstance(wish, LostWished):
-            site.scope.pace.frees(self.shard.shard)
-            await self._record(Lost(why=CALLED_LOST))
+    async def _lose(self) -> None:
+        """Table B9: an operator gave the attempt up; it is lost unless the API shows a batch that may be its."""
+        scope, committed = self.site.scope, doubt_of(self.shard.state)
+        if committed is None or not self.is_called_lost():
             return
+        candidates = still_open(self._doubt_about(committed), scope.known)
+        asked = [each.batch_id for each in candidates if each.batch_id not in scope.known.gone]
+        try:
+            for batch_id in asked:
+                if await self._shows(batch_id):
+                    await self._refuse(batch_id, "the API shows this batch, which may be the shard's")
+                    return
+            if asked and not await self._may_see():
+                await self._try_word_again(asked[0], OTHER_KEY)
+                return
+        except ApiError as failure:
+            await self._try_word_again(asked[0], str(failure))
+            return
+        scope.pace.frees(self.shard.shard)
+        await self._record(Lost(why=CALLED_LOST))
+
+    async def _obey(self, wish: ResolveWished) -> None:
+        """Table B9: an operator says what became of the attempt."""
+        site = self.site
         if wish.batch_id is None:
             site.scope.pace.frees(self.shard.shard)
             await self._record(Withdrawn(why="an operator says that it was not created"))
@@ -800,8 +844,7 @@ class Driver:
             batch = await site.client.retrieve(site.scope.workspace_id, wish.batch_id)
         except ApiError as failure:
             if failure.status != 404:
-                log.warning("resolve_waits", shard=self.shard.shard, batch_id=wish.batch_id, why=str(failure))
-                await anyio.sleep(self._pause.next())
+                await self._try_word_again(wish.batch_id, str(failure))
                 return
             await self._refuse(wish.batch_id, str(failure))
             return
@@ -825,18 +868,49 @@ class Driver:
 
     async def _lost_by_word(self, batch_id: str) -> Lost | None:
         """An operator gave the batch up: it is lost if the API does not know it, and the key would see it."""
-        site, doubt = self.site, doubt_of(self.shard.state)
-        assert doubt is not None
         try:
-            await site.client.retrieve(site.scope.workspace_id, batch_id)
-        except ApiError as failure:
-            if failure.status == 404 and await site.scope.may_see(doubt.fingerprint):
+            if await self._shows(batch_id):
+                await self._refuse(batch_id, "the API shows the batch")
+                return None
+            if await self._may_see():
                 return Lost(why=CALLED_LOST)
-            log.warning("resolve_waits", shard=self.shard.shard, batch_id=batch_id, why=str(failure))
-            await anyio.sleep(self._pause.next())
-            return None
-        await self._refuse(batch_id, "the API shows the batch")
+            why = OTHER_KEY
+        except ApiError as failure:
+            why = str(failure)
+        await self._try_word_again(batch_id, why)
         return None
+
+    async def _may_see(self) -> bool:
+        """Whether a 404 counts: the key in use would see the batch, or the operator says that it need not.
+
+        Raises:
+            ApiError: the API could not be asked.
+
+        """
+        wish, doubt = self._wish(), doubt_of(self.shard.state)
+        assert doubt is not None
+        anyhow = isinstance(wish, LostWished) and wish.any_key
+        return anyhow or await self.site.scope.may_see(doubt.fingerprint)
+
+    async def _shows(self, batch_id: str) -> bool:
+        """Whether the API knows the batch.
+
+        Raises:
+            ApiError: it could not be asked.
+
+        """
+        try:
+            await self.site.client.retrieve(self.site.scope.workspace_id, batch_id)
+        except ApiError as failure:
+            if failure.status != 404:
+                raise
+            return False
+        return True
+
+    async def _try_word_again(self, batch_id: str, why: str) -> None:
+        """An operator's word cannot be obeyed yet: wait before the next try."""
+        log.warning("resolve_waits", shard=self.shard.shard, batch_id=batch_id, why=why)
+        await anyio.sleep(self._pause.next())
 
     async def _refuse(self, batch_id: str, why: str) -> None:
         """An operator's word cannot be obeyed, now and after a restart."""
@@ -1027,6 +1101,10 @@ class _Presence:
 
 
 CALLED_LOST: Final = "an operator says that it is lost"
+OTHER_KEY: Final = (
+    "the API key is not known to be the one that the batch was sent with, and sees no other batch of this journal; "
+    "use that key, or say --lost --any-key if it is gone"
+)
 RESTORE: Final = "Put the file back; or submit its requests, which were not sent, under another key."
 RESTORE_PAID: Final = (
     "Put the file back: the batch is paid for, and its results are there for 29 days (abatch status --batches). "
@@ -1056,6 +1134,11 @@ EVENTS: Final[dict[type[ShardFact], str]] = {
 }
 
 
+def backend_unknown(key: str) -> JobStopped:
+    """The job's backend is an object of the application, which this process was not given."""
+    return JobStopped(key, "its backend object is not known to this process", "Hand the job over again with it.")
+
+
 def _on_one_line(envelope: bytes) -> str:
     """The API's error envelope as it can stand in a line of results; one of our own if it did not send one."""
     try:
@@ -1066,7 +1149,7 @@ def _on_one_line(envelope: bytes) -> str:
 
 def _warn_of_deadline(shard: int, state: Draining, server_now: float) -> None:
     left = state.created_at + KEPT_FOR - (server_now or time.time())
-    if left < 2 * 86_400:
-        log.error("results_vanish_soon", shard=shard, batch_id=state.batch_id, hours_left=round(left / 3600))
-    elif left < 7 * 86_400:
-        log.warning("results_vanish", shard=shard, batch_id=state.batch_id, hours_left=round(left / 3600))
+    if left < 2 * DAY:
+        log.error("results_vanish_soon", shard=shard, batch_id=state.batch_id, hours_left=round(left / HOUR))
+    elif left < 7 * DAY:
+        log.warning("results_vanish", shard=shard, batch_id=state.batch_id, hours_left=round(left / HOUR))

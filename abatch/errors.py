@@ -63,7 +63,8 @@ class BackendNotFound(ConfigError):
 
     def __init__(self, url: str, forms: Sequence[str]) -> None:
         super().__init__(url, forms)
-        self.url, self.forms = url, tuple(forms)
+        self.url = url
+        self.forms = tuple(forms)
 
     def __str__(self) -> str:
         return f"no backend takes {self.url!r}; a destination is one of: {', '.join(self.forms)}"
@@ -74,7 +75,8 @@ class BackendUnavailable(ConfigError):
 
     def __init__(self, url: str, extra: str) -> None:
         super().__init__(url, extra)
-        self.url, self.extra = url, extra
+        self.url = url
+        self.extra = extra
 
     def __str__(self) -> str:
         return f"{self.url} needs packages that are not installed: pip install 'abatch[{self.extra}]'"
@@ -87,7 +89,9 @@ class BadRequest(AbatchError):
         self, line: int, custom_id: str | None, why: str, *, more: Sequence[BadRequest] = (), total: int = 1
     ) -> None:
         super().__init__(line, custom_id, why)
-        self.line, self.custom_id, self.why = line, custom_id, why
+        self.line = line
+        self.custom_id = custom_id
+        self.why = why
         self.total = total
         self._more = tuple(more)
 
@@ -112,7 +116,8 @@ class JobConflict(AbatchError):
 
     def __init__(self, key: str, difference: str) -> None:
         super().__init__(key, difference)
-        self.key, self.difference = key, difference
+        self.key = key
+        self.difference = difference
 
     def __str__(self) -> str:
         return (
@@ -126,7 +131,9 @@ class JobStopped(AbatchError):
 
     def __init__(self, key: str, reason: str, remedy: str) -> None:
         super().__init__(key, reason, remedy)
-        self.key, self.reason, self.remedy = key, reason, remedy
+        self.key = key
+        self.reason = reason
+        self.remedy = remedy
 
     def __str__(self) -> str:
         return f"job {self.key!r} stopped: {self.reason.removesuffix('.')}. {self.remedy}"
@@ -137,7 +144,8 @@ class StillInDoubt(AbatchError):
 
     def __init__(self, key: str, held: Sequence[tuple[int, str]]) -> None:
         super().__init__(key, held)
-        self.key, self.held = key, tuple(held)
+        self.key = key
+        self.held = tuple(held)
 
     def __str__(self) -> str:
         shards = "\n".join(f"  shard {shard}: {reason}" for shard, reason in self.held)
@@ -204,9 +212,13 @@ class ApiError(AbatchError):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(what)
-        self.what, self.status, self.kind = what, status, kind
+        self.what = what
+        self.status = status
+        self.kind = kind
         self.error_code = error_code
-        self.message, self.request_id, self.retry_after = message, request_id, retry_after
+        self.message = message
+        self.request_id = request_id
+        self.retry_after = retry_after
 
     def __str__(self) -> str:
         answer = "no answer" if self.status is None else f"answered {self.status}"
@@ -225,7 +237,8 @@ class JournalLocked(JournalError):
 
     def __init__(self, path: Path, pid: int) -> None:
         super().__init__(path, pid)
-        self.path, self.pid = path, pid
+        self.path = path
+        self.pid = pid
 
     def __str__(self) -> str:
         holder = f"process {self.pid}" if self.pid else "another process"
@@ -237,7 +250,8 @@ class JournalCorrupt(JournalError):
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(path, why)
-        self.path, self.why = path, why
+        self.path = path
+        self.why = why
 
     def __str__(self) -> str:
         return f"{self.path}: {self.why}; restore nothing over it, keep a copy, and see docs/recover.md"
@@ -248,7 +262,8 @@ class IllegalTransition(JournalError):
 
     def __init__(self, state: object, fact: object) -> None:
         super().__init__(state, fact)
-        self.state, self.fact = state, fact
+        self.state = state
+        self.fact = fact
 
     def __str__(self) -> str:
         return f"{type(self.fact).__name__} cannot follow {type(self.state).__name__}"

@@ -365,6 +365,8 @@ class LostWished(Recorded, frozen=True, kw_only=True):
 
     shard: int
     attempt: int
+    any_key: bool = False
+    """Whether the word holds for a key that may not see the batch: the one it was sent with is gone."""
 
 
 class WishRefused(Recorded, frozen=True, kw_only=True):

@@ -328,7 +328,8 @@ class _Zstd(io.RawIOBase):
     """A zstd file, frame after frame; unlike the package's own reader it tells when the last one is cut short."""
 
     def __init__(self, file: io.BufferedReader, frames: Callable[[], _Frame]) -> None:
-        self._file, self._frames = file, frames
+        self._file = file
+        self._frames = frames
         self._frame: _Frame | None = None
         self._rest = b""
         self._out = memoryview(b"")
@@ -362,7 +363,8 @@ class FileInput:
     """
 
     def __init__(self, path: Path, *, longest: int) -> None:
-        self._path, self._longest = path, longest
+        self._path = path
+        self._longest = longest
         try:
             kind = path.stat().st_mode
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # before it is opened: that waits for a pipe's writer
@@ -543,7 +545,8 @@ class _Check:
     """What was found in a file so far."""
 
     def __init__(self, seen: Heaps | SeenIds, bytes_per_batch: int) -> None:
-        self._seen, self._bytes_per_batch = seen, bytes_per_batch
+        self._seen = seen
+        self._bytes_per_batch = bytes_per_batch
         self._header_sets: set[frozenset[str]] = set()
         self.rows = 0
         """Requests that can be read."""

@@ -35,8 +35,12 @@ class Job:
         look: Callable[[JobRecord], None],
         handed: HandedOver | None = None,
     ) -> None:
-        self._ledger, self._run, self._scope, self._prices = ledger, run, scope, prices
-        self._look, self._handed = look, handed
+        self._ledger = ledger
+        self._run = run
+        self._scope = scope
+        self._prices = prices
+        self._look = look
+        self._handed = handed
 
     def __repr__(self) -> str:
         return f"Job(key={self.key!r})"
@@ -113,7 +117,8 @@ class Job:
         given = 0
         while True:
             if given < self._job.sealed_count and (sealed := await self._run.sealed_since(given)):
-                async with self._run.reading() as backend:  # of a finished job it is connected anew, and looks at all
+                # the backend of a finished job was closed: this connects it again, and verifies every part
+                async with self._run.reading() as backend:
                     while sealed:
                         for each in sealed:
                             given += 1

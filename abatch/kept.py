@@ -54,7 +54,7 @@ class KeptIds:
 
 
 def write_kept(folder: Path, shard: int, custom_id: Callable[[int], bytes], withheld: bytes | bytearray) -> None:
-    """Make the file of a shard durable, over one that is there."""
+    """Write the file of a shard durably; one that exists is replaced."""
     ids = [custom_id(row) for row in range(len(withheld))]
     ends = array("Q", accumulate(map(len, ids)))
     packed = zlib.compress(b"".join((withheld, ends.tobytes(), *ids)), QUICK)
@@ -73,7 +73,7 @@ def write_kept(folder: Path, shard: int, custom_id: Callable[[int], bytes], with
 
 
 def read_kept(folder: Path, shard: int, rows: int) -> KeptIds | None:
-    """What was kept of a shard of so many rows; None if there is nothing, or nothing that can be relied on."""
+    """What was kept of a shard of so many rows; None if there is no file, or it is damaged."""
     try:
         content = (folder / kept_name(shard)).read_bytes()
     except FileNotFoundError:

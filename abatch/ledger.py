@@ -294,7 +294,7 @@ class JobRecord:
         self.changed_at = recorded.at
         number = recorded.shard
         if number is not None:
-            fact_of_shard: ShardFact = recorded.fact  # type: ignore[assignment]  # another does not follow from them
+            fact_of_shard: ShardFact = recorded.fact  # type: ignore[assignment]  # any other raises IllegalTransition in `after`
             shard = self.shards.get(number)
             if shard is None:
                 self._begin_shard(number, fact_of_shard, recorded.at)
@@ -359,7 +359,7 @@ class JobRecord:
                 if shard.committed_at is None:
                     shard.committed_at = fact.date
             case Found() | Withdrawn() | HeldFact() | LostFact() | Ended():
-                self.wishes.pop(number, None)  # a word given before this was for what is settled now
+                self.wishes.pop(number, None)  # an earlier answer was about the attempt just settled
             case Drained() | Abandoned():
                 self.wishes.pop(number, None)
                 if number not in self._reopened:

@@ -125,6 +125,18 @@ class InDoubt(_State, frozen=True, kw_only=True):
     closed_at: float | None = None
     """Batches created later are no candidates; None while the grace lasts."""
 
+    def after(self, change: CandidatesChanged) -> InDoubt:
+        """The doubt once a look at the list changed its candidates."""
+        foreign = self.foreign.union(change.foreign)
+        remembered = {each.batch_id for each in self.candidates}
+        every = self.candidates + tuple(each for each in change.seen if each.batch_id not in remembered)
+        return replace(
+            self,
+            candidates=tuple(each for each in every if each.batch_id not in foreign),
+            foreign=foreign,
+            closed_at=self.closed_at if change.closed_at is None else change.closed_at,
+        )
+
 
 class Held(_State, frozen=True, kw_only=True):
     """In doubt, and only an operator can say."""
@@ -336,7 +348,7 @@ def after(state: State | None, fact: ShardFact) -> State:
                 case Unreadable():
                     return replace(state, certain=True)
                 case CandidatesChanged():
-                    return _with_candidates(state, fact)
+                    return state.after(fact)
                 case Found():
                     return _found(state, fact)
                 case Withdrawn():
@@ -387,7 +399,7 @@ def after(state: State | None, fact: ShardFact) -> State:
         case Held(doubt=doubt):
             match fact:
                 case CandidatesChanged():
-                    return replace(state, doubt=_with_candidates(doubt, fact))
+                    return replace(state, doubt=doubt.after(fact))
                 case Found():
                     return _found(doubt, fact)
                 case Withdrawn():
@@ -446,15 +458,3 @@ def _reopened(state: Done) -> Draining | Lost:
 def _settled(doubt: InDoubt) -> InDoubt:
     """The doubt without what was only of use while it was one."""
     return replace(doubt, candidates=(), foreign=frozenset(), closed_at=None)
-
-
-def _with_candidates(doubt: InDoubt, change: CandidatesChanged) -> InDoubt:
-    foreign = doubt.foreign.union(change.foreign)
-    known = {each.batch_id for each in doubt.candidates}
-    all_of_them = doubt.candidates + tuple(each for each in change.seen if each.batch_id not in known)
-    return replace(
-        doubt,
-        candidates=tuple(each for each in all_of_them if each.batch_id not in foreign),
-        foreign=foreign,
-        closed_at=doubt.closed_at if change.closed_at is None else change.closed_at,
-    )

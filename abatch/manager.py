@@ -22,6 +22,7 @@ from abatch.bulletin import Bulletin, post
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
 from abatch.disk import remove
 from abatch.driver import Stop
+from abatch.durations import KEPT_FOR
 from abatch.errors import ConfigError, JobConflict, JournalError
 from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, Submitted
 from abatch.intake import check_file, file_sha256
@@ -35,7 +36,6 @@ from abatch.places import absolute, absolute_url, folder_of, is_text, relative, 
 from abatch.planner import spool_needed
 from abatch.poller import Scope
 from abatch.prices import load as load_prices
-from abatch.reconcile import KEPT_FOR
 from abatch.redrain import reopen_missing_parts
 from abatch.request import HEADER_VALUE
 from abatch.runner import HandedOver, JobRun, Workshop
@@ -95,7 +95,9 @@ class BatchManager:
         if resume not in ("all", "given"):
             raise ConfigError(f"resume must be all or given, got {resume!r}")
         self._folder = folder_of(journal)
-        self._sdk, self._config, self._resume = client, config or Config(), resume
+        self._sdk = client
+        self._config = config or Config()
+        self._resume = resume
         self._prices = load_prices(prices)
         self._lifetime: AsyncExitStack | None = None
         self._runs: dict[int, JobRun] = {}
@@ -316,9 +318,8 @@ class BatchManager:
             case _ if record.batch_id == batch_id:
                 return False
             case Lost(batch_id=None) | Done(batch_id=None) if record.state.doubt.attempt == attempt:
-                if (
-                    batch_id not in self._lost_seen
-                ):  # an operator gave it up; its rows are missing, so it is none too many
+                # an operator gave it up, so its rows are missing: it is no duplicate
+                if batch_id not in self._lost_seen:
                     self._lost_seen.add(batch_id)
                     log.warning("lost_batch_seen", shard=shard, batch_id=batch_id)
                 return False
@@ -512,7 +513,7 @@ class BatchManager:
             else:
                 handed = run.hand_over(requests)
             if job.finished is None or path is None:
-                self._scope(job.submitted.headers.workspace_id).try_anew()
+                self._scope(job.submitted.headers.workspace_id).start_over()
                 if run.over.is_set():
                     self._start(run, may_submit=True, handed_over=True)
                 else:

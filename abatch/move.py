@@ -7,8 +7,8 @@
 
 Shards that the old destination does not give back are reopened in the transaction of `Moved`: their batches are drained
 again, into the new destination. A crash before the fact leaves the job at the old destination, and the same move goes
-on. Nothing is removed from the old destination, which keeps a copy of what it had. The caller sees to it that no driver
-of the job runs meanwhile.
+on. Nothing is removed from the old destination, which keeps a copy of what it had. The caller must make sure that no
+driver of the job runs meanwhile.
 """
 
 from __future__ import annotations
@@ -259,7 +259,11 @@ class _Source:
     async def _connected(self) -> Backend:
         if self._backend is None:
             if not self._job.to:
-                raise BackendError(self._job.key, "its backend is an object of the caller's: hand the job over with it")
+                raise BackendError(
+                    self._job.key,
+                    "its backend is an object of the application: hand the job over with it, then call "
+                    "BatchManager.move",
+                )
             url = absolute_url(self._job.folder, self._job.to)
             try:
                 self._backend = await backends.connect(url, self._ref)

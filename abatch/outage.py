@@ -72,7 +72,7 @@ class Outage:
         await anyio.sleep(self._next_try - now)
 
     def over(self) -> None:
-        """The storage took what it was given: the patience begins anew with the next failure."""
+        """Note that the storage works: the next failure begins another outage."""
         if self._began is not None:
             log.info("storage_available", job=self._job, seconds=round(anyio.current_time() - self._began, 1))
             self._began = None

@@ -13,12 +13,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from abatch.config import Tier
 
-__all__ = ["ANSWER_WITHIN", "LIMITS", "QUEUED_FOR", "READ_AGAIN", "Backoff", "Pace"]
+__all__ = ["LIMITS", "READ_AGAIN", "Backoff", "Pace"]
 
-ANSWER_WITHIN: Final = 600.0
-"""Seconds that the answer of a create may take after its last byte (bound A1)."""
-QUEUED_FOR: Final = 26 * 3600.0
-"""Seconds after its creation for which a batch can be in the queue: it ends within 24 hours; two more for clocks."""
 READ_AGAIN: Final = (5.0, 20.0, 60.0, 300.0, 900.0, 3_600.0, 7_200.0, 14_400.0, 21_600.0, 36_000.0)
 """Seconds between two reads when rows are missing: short for a stream that ended early, most of a day in all."""
 LIMITS: Final[dict[Tier, tuple[int, int]]] = {
@@ -96,7 +92,8 @@ class Backoff:
     """Waits that double from `first` to `most` seconds."""
 
     def __init__(self, *, first: float, most: float) -> None:
-        self._first, self._most = first, most
+        self._first = first
+        self._most = most
         self._wait = first
 
     def next(self) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from abatch.durations import HOUR
 from abatch.log import log
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ ENOUGH: Final = 5
 """Durations that must be known before they say what is usual."""
 TIMES: Final = 10.0
 """A batch is parked when it is so many times as old as usual."""
-LEAST: Final = 3 * 3600.0
+LEAST: Final = 3 * HOUR
 """A younger batch is never parked, in seconds."""
-UNKNOWN: Final = 12 * 3600.0
+UNKNOWN: Final = 12 * HOUR
 """The age from which a batch is parked while too few durations are known, in seconds."""
-LONGEST: Final = 25 * 3600.0
+LONGEST: Final = 25 * HOUR
 """A batch ends within a day: a longer duration says when a process looked again, not when the batch ended."""
 
 
@@ -108,7 +109,7 @@ class Parking:
             log.warning(
                 "batch_parked",
                 batch_id=batch.batch_id,
-                hours=round(found.age / 3600, 1),
+                hours=round(found.age / HOUR, 1),
                 usual_seconds=None if found.usual is None else round(found.usual),
             )
         if (waiting := self._waiting.get(batch.batch_id)) is not None:

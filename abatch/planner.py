@@ -91,8 +91,11 @@ class Planner:
         room: Callable[[], Awaitable[bool]],
         cut_made: Callable[[], None],
     ) -> None:
-        self._ledger, self._job, self._config = ledger, job, config
-        self._room, self._cut_made = room, cut_made
+        self._ledger = ledger
+        self._job = job
+        self._config = config
+        self._room = room
+        self._cut_made = cut_made
         self._spool = ledger.journal.spool
         self._open: dict[Headers, _Open] = {}
         self._header_sets = set(job.header_sets)

@@ -1,4 +1,4 @@
-"""One scope, watched: a single list call per interval answers for every batch in flight and every doubt.
+"""Watch one scope: a single list call per interval answers for every batch in flight and every doubt.
 
 A *scope* is where batches live: the journal's base URL and one workspace header. Everything that is true of a
 whole scope stands here: what its list last showed, whose batches are whose, the guard, and the pace.
@@ -21,7 +21,7 @@ import anyio
 
 from abatch.absence import Absence
 from abatch.clocks import elapsed, moment
-from abatch.commits import AUDITED_FOR
+from abatch.durations import AUDITED_FOR, CLOCK_SLACK, HOUR, VANISHED_AFTER, VISIBLE_WITHIN
 from abatch.errors import ApiError
 from abatch.facts import CandidatesChanged, Ended, Lost
 from abatch.journal import Overtaken
@@ -31,8 +31,6 @@ from abatch.parked import Parking
 from abatch.proof import LOOK_WITHIN, Examiner
 from abatch.reads import Reads
 from abatch.reconcile import (
-    CLOCK_SLACK,
-    VISIBLE_WITHIN,
     Absent,
     AbsentOnce,
     BatchSeen,
@@ -59,24 +57,26 @@ if TYPE_CHECKING:
     from abatch.commits import CommitTimes
     from abatch.config import Config
     from abatch.facts import Reappeared, Vanished
-    from abatch.lifecycle import InDoubt
     from abatch.reconcile import Proof, Refused
 
-__all__ = ["Scope", "doubt_about"]
+__all__ = ["Scope"]
 
-NOT_VISIBLE_AFTER: Final = 3600.0
-VOUCH_EVERY: Final = 3600.0
-DOUBT_FIRST, DOUBT_MOST = 15.0, 300.0
+VOUCH_EVERY: Final = HOUR
+"""Seconds between two searches for a witness for the sake of a batch that vanished."""
+DOUBT_FIRST: Final = 15.0
+DOUBT_MOST: Final = 300.0
+"""Seconds between two looks while something is in doubt: from the first to the longest wait."""
 WITNESSES: Final = 3
+"""Batches of this journal that are asked for, at most, to show that the key sees them."""
 AUDITS: Final = 4
 """Batches that resemble ours whose first lines are asked for after one list, at most."""
 ASKED_FOR: Final = 20
 """Candidates that a list lacks and that are asked for by id after it, at most."""
-ONCE: Final = 3
-"""Looks that a held shard waits for while the results of a candidate are being looked at."""
+LOOKS_WHEN_HELD: Final = 3
+"""Looks that a held shard waits for, at most, while the results of a candidate are being read."""
 AUDITED_WITHIN: Final = 30.0
 """Seconds for which the end of a job waits for looks at batches that may be duplicates."""
-SKEW_TOLD: Final = 60.0
+SKEW_REPORTED: Final = 60.0
 """Seconds by which `Date` and `created_at` may differ without a warning."""
 
 
@@ -102,6 +102,12 @@ class _Watch:
     absence: Absence = field(default_factory=Absence)
     news: Vanished | Reappeared | Lost | None = None
     """What the last look says should be put on record."""
+
+    def note_seen(self) -> None:
+        """Note that the API shows the batch."""
+        self.news = self.absence.seen(self.vanished)
+        if self.news is not None:
+            self.done.set()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -168,7 +174,9 @@ class Scope:
         durations: Collection[float] = (),
         troubled: Callable[[], None] = lambda: None,
     ) -> None:
-        self.client, self.workspace_id, self.known = client, workspace_id, known
+        self.client = client
+        self.workspace_id = workspace_id
+        self.known = known
         self.pace = Pace(config.tier)
         self.parking = Parking(durations)
         self.turn = anyio.Lock()
@@ -180,7 +188,9 @@ class Scope:
         """The list before and within creates."""
         self.refusal: Refused | None = None
         """Why every create would be refused; None again when a job is handed over."""
-        self._config, self._grace, self._fingerprint = config, grace, fingerprint
+        self._config = config
+        self._grace = grace
+        self._fingerprint = fingerprint
         self._duplicate = duplicate
         self._troubled = troubled
         self._watched: dict[str, _Watch] = {}
@@ -195,11 +205,9 @@ class Scope:
         self._listed_at: dict[str, float] = {}
         """When a list last showed each live batch, by time of the event loop."""
         self._skew: _Skew | None = None
-        self._skew_told = False
+        self._skew_reported = False
         self._lag = 0.0
         """Seconds by which `Date` lags behind `created_at`, at least: lists showed batches of the future."""
-        self.ahead = 0.0
-        """Seconds by which `Date` ran ahead of `created_at`, at most, in the creates since this scope was opened."""
         self._examiner = Examiner(client, workspace_id, known, prove=prove, proved=self._report, done=self._want)
         self._wanted = anyio.Event()
         self._again = anyio.Event()
@@ -242,7 +250,7 @@ class Scope:
         watch = self._watched.setdefault(batch_id, watch)
         watch.fingerprint = fingerprint
         watch.vanished = vanished
-        watch.news = None  # of a look before that was recorded; the next look says it again if it is still so
+        watch.news = None  # the last look is recorded; the next one repeats it if it still holds
         await watch.done.wait()
         if watch.ended is not None:
             return Ended(counts=counts_of(watch.ended))
@@ -290,7 +298,7 @@ class Scope:
         return pending.ruling
 
     def awaits_answer(self, doubt: Doubt, note: Callable[[CandidatesChanged], Awaitable[None]]) -> None:
-        """Remember what lists show from now on for this attempt, until it is `answered` or handed to `settled`."""
+        """Remember candidates of this attempt from now on, until it is `answered` or `settled` is called for it."""
         self._unanswered[doubt.shard] = _Pending(doubt=doubt, last=None, once=False, note=note)
 
     def answered(self, shard: int) -> None:
@@ -307,7 +315,7 @@ class Scope:
                 watch.done.set()
 
     def waiting(self) -> dict[int, str]:
-        """Why each shard in doubt still is, for people."""
+        """Why each shard in doubt still waits, for display."""
         return {shard: pending.waiting for shard, pending in self._pending.items() if pending.waiting}
 
     def not_visible(self) -> list[str]:
@@ -316,13 +324,16 @@ class Scope:
         return [
             batch_id
             for batch_id, watch in self._watched.items()
-            if (not watch.seen and now - watch.accepted > NOT_VISIBLE_AFTER) or watch.absence.lasts(here)
+            if (not watch.seen and now - watch.accepted > VANISHED_AFTER) or watch.absence.lasts(here)
         ]
 
     def candidates(self) -> set[str]:
         """Batches that were shown and may be an attempt's that is in doubt, or awaits its answer, now."""
-        every = [*self._unanswered.values(), *self._pending.values()]
-        return {each.batch_id for pending in every for each in pending.doubt.candidates}
+        return {each.batch_id for pending in self._doubts() for each in pending.doubt.committed.candidates}
+
+    def _doubts(self) -> list[_Pending]:
+        """Every attempt that is in doubt, or awaits its answer."""
+        return [*self._unanswered.values(), *self._pending.values()]
 
     @contextmanager
     def binding(self, batch_id: str) -> Generator[None, None, None]:
@@ -374,9 +385,9 @@ class Scope:
         self.owns(batch.batch_id, batch.created_at)
         skew, before = _Skew.of(batch.created_at, gate=gate, answer=answer), self._skew
         self._skew = skew
-        self.ahead = max(self.ahead, skew.most)
-        if not self._skew_told and (skew.least > SKEW_TOLD or skew.most < -SKEW_TOLD):
-            self._skew_told = True
+        self.known.ahead = max(self.known.ahead, skew.most)
+        if not self._skew_reported and (skew.least > SKEW_REPORTED or skew.most < -SKEW_REPORTED):
+            self._skew_reported = True
             log.warning("clocks_differ", date_ahead_of_created_at_by=round(skew.most, 1))
         if before is not None and (skew.least > before.most + CLOCK_SLACK or skew.most < before.least - CLOCK_SLACK):
             log.warning("bound_A6_broken", was=round(before.most, 1), now=round(skew.most, 1))
@@ -457,11 +468,11 @@ class Scope:
         """The list failed before or within a create: no body is uploaded before it works."""
         self._failed(self.checks, failure)
 
-    def try_anew(self) -> None:
+    def start_over(self) -> None:
         """A job was handed over, so somebody may have acted on what was refused."""
         self.refusal = None
-        self.polls.try_anew()
-        self.checks.try_anew()
+        self.polls.start_over()
+        self.checks.start_over()
         self._again.set()
 
     async def _pause(self, seconds: float) -> None:
@@ -490,12 +501,12 @@ class Scope:
     # ---- the loop ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Watch for ever; cancelled from outside."""
+        """Poll until it is cancelled."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._examiner.run)
-            await self._watch()
+            await self._poll()
 
-    async def _watch(self) -> None:
+    async def _poll(self) -> None:
         first, most = self._config.poll_every.total_seconds(), self._config.poll_at_most.total_seconds()
         calm = Backoff(first=first, most=most)
         doubtful = Backoff(first=min(first, DOUBT_FIRST), most=DOUBT_MOST)
@@ -526,7 +537,7 @@ class Scope:
     async def _look(self) -> bool:
         """One list, and everything that follows from it; whether it brought news."""
         began = anyio.current_time()
-        pending = list(self._pending.values())  # a doubt that comes later may need a list that goes back farther
+        pending = list(self._pending.values())  # snapshot: a doubt that arrives later may need a longer list
         shown: dict[str, BatchSeen] = {}
         at = await self._list([each.doubt for each in pending], shown)
         self.date = at.date
@@ -549,8 +560,8 @@ class Scope:
                 continue
             if self._watched.get(batch_id) is not watch:  # it was given up meanwhile
                 continue
-            self._look_at_bound(batch_id, watch)
-            _note_seen(watch)
+            self._check_bound_a2(batch_id, watch)
+            watch.note_seen()
             self.parking.look(batch, at.date)
             if batch.ended:
                 watch.ended = batch
@@ -564,14 +575,14 @@ class Scope:
             news |= await self._settle(pending, Listing(at=at, shown=shown, by_id=by_id))
         return news
 
-    def _look_at_bound(self, batch_id: str, watch: _Watch) -> None:
-        """Bound A2: a list that began so late shows every batch that there is, and this one there was."""
+    def _check_bound_a2(self, batch_id: str, watch: _Watch) -> None:
+        """Report bound A2 as broken: lists that began later than it allows did not show this batch, which existed."""
         if watch.absent > VISIBLE_WITHIN and not watch.late:
             watch.late = True
             log.warning("bound_A2_broken", batch_id=batch_id, seconds_not_visible=round(watch.absent))
 
     async def _list(self, doubts: Sequence[Doubt], shown: dict[str, BatchSeen]) -> Moment:
-        """Fill `shown` with a list that goes back to before everything that is watched or in doubt; when it was made.
+        """Fill `shown` with a list that reaches back to all that is watched or in doubt; return when it was made.
 
         Raises:
             ApiError: a page failed, or does not join the one before; `shown` has what came until then.
@@ -580,7 +591,7 @@ class Scope:
         awaited = set(self._watched)
         reach = [watch.created_at for watch in self._watched.values()]
         if doubts:  # then the list must show whether it is complete
-            reach += [*map(oldest, doubts), *self.known.live.values()]
+            reach += [*(oldest(doubt, self.known) for doubt in doubts), *self.known.live.values()]
         at: Moment | None = None
         async with aclosing(self._pages(min(reach, default=0.0))) as pages:
             async for page in pages:
@@ -646,7 +657,7 @@ class Scope:
         watch.done.set()
 
     async def may_see(self, fingerprint: str | None) -> bool:
-        """Whether the key in use sees what was sent under this one; witnesses are asked once an hour at most.
+        """Whether the key in use sees what was sent under this fingerprint; asks for witnesses once an hour at most.
 
         Raises:
             ApiError: the API could not be asked.
@@ -657,38 +668,37 @@ class Scope:
         now = anyio.current_time()
         if now < self._vouch_after:
             return False
+        sees = await self.vouch()
         self._vouch_after = now + VOUCH_EVERY
-        return await self.vouch()
+        return sees
 
     def _look_for_lost(self, batches: Iterable[BatchSeen]) -> None:
-        """A batch that was given up is there: its rows are missing, and can be had."""
+        """Report batches that were given up and are listed after all: their results can be read."""
         for batch in batches:
             if batch.batch_id in self.lost and batch.ended and not batch.archived:
-                self.lost.discard(batch.batch_id)  # it is told once
+                self.lost.discard(batch.batch_id)  # it is reported once
                 log.warning("lost_batch_seen", batch_id=batch.batch_id)
 
     # ---- doubts -----------------------------------------------------------------------------------------------
 
     async def _remember(self, batches: Sequence[BatchSeen]) -> None:
-        """Make durable which batches may be an attempt's, and which are proven not to be, before anything follows."""
-        every = [*self._unanswered.values(), *self._pending.values()]
+        """Record which batches may be an attempt's, and which are proven not to be, before anything is concluded."""
+        every = self._doubts()
         if not every:
             return
         of_size: defaultdict[int, list[BatchSeen]] = defaultdict(list)
         for batch in batches:
             of_size[batch.total].append(batch)
         for each in every:
-            doubt = each.doubt = replace(each.doubt, ahead=max(each.doubt.ahead, self.ahead))
-            seen = newly_seen(doubt, of_size[doubt.rows], self.known)
-            foreign = tuple(
-                candidate.batch_id for candidate in doubt.candidates if candidate.batch_id in self.known.foreign
-            )
+            seen = newly_seen(each.doubt, of_size[each.doubt.rows], self.known)
+            candidates = each.doubt.committed.candidates
+            foreign = tuple(each.batch_id for each in candidates if each.batch_id in self.known.foreign)
             if seen or foreign:
                 await self._note(each, CandidatesChanged(seen=seen, foreign=foreign))
 
     async def _note(self, pending: _Pending, change: CandidatesChanged) -> None:
         """Record a change of a doubt's candidates, and apply it here; not if it was settled meanwhile."""
-        if pending.done.is_set():
+        if pending.ruling is not None or pending.failure is not None:  # one that was interrupted is still in doubt
             return
         try:
             await pending.note(change)
@@ -699,12 +709,7 @@ class Scope:
         doubt = pending.doubt
         for each in change.seen:
             log.info("candidate_seen", shard=doubt.shard, attempt=doubt.attempt, batch_id=each.batch_id)
-        pending.doubt = replace(
-            doubt,
-            candidates=tuple(each for each in (*doubt.candidates, *change.seen) if each.batch_id not in change.foreign),
-            foreign=doubt.foreign.union(change.foreign),
-            closed_at=doubt.closed_at if change.closed_at is None else change.closed_at,
-        )
+        pending.doubt = doubt.after(change)
 
     async def _hidden_candidates(
         self, pending: Sequence[_Pending], shown: Mapping[str, BatchSeen]
@@ -735,8 +740,8 @@ class Scope:
             if (change := closing(each.doubt, listing, self.known, grace=self._grace)) is not None:
                 if each.doubt.guarded or self._vouched:
                     await self._note(each, change)
-                else:  # for this process only: a key of another workspace says nothing of what the right one will see
-                    each.doubt = replace(each.doubt, closed_at=change.closed_at)
+                else:  # not recorded: a list of another workspace must not close the candidates for the right key
+                    each.doubt = each.doubt.after(change)
         for batch in to_inspect([each.doubt for each in pending], listing, self.known):
             self._examiner.ask(batch, date=listing.date, urgent=True)
         if not self._vouched and not all(each.doubt.guarded for each in pending):
@@ -751,7 +756,7 @@ class Scope:
         doubt = pending.doubt = replace(pending.doubt, guarded=pending.doubt.guarded or self._vouched)
         ruling = settle(doubt, listing, self.known, grace=self._grace, hold=self._config.unresolved == "hold")
         if pending.once and not isinstance(ruling, FoundBatch):
-            if not (isinstance(ruling, Wait) and ruling.soon and pending.looks < ONCE):
+            if not (isinstance(ruling, Wait) and ruling.soon and pending.looks < LOOKS_WHEN_HELD):
                 pending.done.set()
             return False
         if isinstance(ruling, Wait):
@@ -768,10 +773,10 @@ class Scope:
         return True
 
     async def _audit(self, batches: Iterable[BatchSeen]) -> None:
-        """B10: a batch with a tag of ours besides the one that counts was paid for, too."""
+        """Look for duplicates (B10): a batch with a tag of ours besides the one that counts was paid for, too."""
         known, asked = self.known, 0
         every = list(batches)
-        for batch in self._random.sample(every, len(every)):  # so that none is never looked at
+        for batch in self._random.sample(every, len(every)):  # in random order: each is looked at in its turn
             if not batch.ended or batch.batch_id in known.bound:
                 continue
             if (proof := known.proven.get(batch.batch_id)) is not None:
@@ -780,7 +785,7 @@ class Scope:
                 asked += self._examiner.ask(batch, date=self.date, urgent=False)
 
     async def _report(self, batch_id: str, proof: Proof) -> None:
-        """Say of a batch with a tag of ours that it is one too many, if it is."""
+        """Report a batch with a tag of ours if it is one too many."""
         if batch_id in self._reported:
             return
         if await self._duplicate(proof.shard, proof.attempt, batch_id):
@@ -788,29 +793,5 @@ class Scope:
             log.error("duplicate_seen", shard=proof.shard, attempt=proof.attempt, batch_id=batch_id)
 
     def _resembles_ours(self, batch: BatchSeen) -> bool:
-        since, until = batch.created_at - AUDITED_FOR, batch.created_at + self.ahead + CLOCK_SLACK
+        since, until = batch.created_at - AUDITED_FOR, batch.created_at + self.known.ahead + CLOCK_SLACK
         return self._commits.any_between(batch.total, since, until)
-
-
-def _note_seen(watch: _Watch) -> None:
-    """The API shows the batch."""
-    watch.news = watch.absence.seen(watch.vanished)
-    if watch.news is not None:
-        watch.done.set()
-
-
-def doubt_about(shard: int, rows: int, committed: InDoubt, *, guarded: bool) -> Doubt:
-    """An attempt in doubt, as table B takes it."""
-    return Doubt(
-        shard=shard,
-        attempt=committed.attempt,
-        rows=rows,
-        date=committed.date,
-        newest=committed.newest,
-        ahead=committed.ahead,
-        candidates=committed.candidates,
-        foreign=committed.foreign,
-        closed_at=committed.closed_at,
-        certain=committed.certain,
-        guarded=guarded,
-    )

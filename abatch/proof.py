@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from abatch import wire
+from abatch.durations import GONE_AFTER, HOUR
 from abatch.errors import ApiError
 from abatch.log import log
 from abatch.pacing import READ_AGAIN
@@ -30,17 +31,15 @@ if TYPE_CHECKING:
 __all__ = ["FIRST_LINES", "LOOK_WITHIN", "Examiner"]
 
 FIRST_LINES: Final = 100
-"""One line with a tag of ours proves whose a batch is; so many without it that it is foreign."""
+"""One line with a tag of ours proves whose a batch is; so many lines without one prove that it is foreign."""
 SHORT_LOOKS: Final = 6
-"""Looks at fewer lines than that, or than the batch has, before it is foreign: a stream may have been cut."""
+"""Looks that found fewer lines than that, and than the batch has, before it counts as foreign: streams get cut."""
 LOOK_WITHIN: Final = 30.0
 """Seconds for one look."""
 SECONDS_AN_HOUR: Final = 600.0
 """Seconds that all looks together may take in an hour."""
 SHORTEST_WAIT: Final = 0.001
-"""Seconds. A rest of the budget that is lost in rounding would be waited for again and again, without end."""
-GONE_AFTER: Final = 2 * 24 * 3600.0
-"""Seconds after a batch's creation from which its results are given up: a day of processing and one more."""
+"""Seconds; rounding may leave a wait that is too short to refill the budget, and would repeat without end."""
 
 
 @dataclass(slots=True)
@@ -49,7 +48,7 @@ class _Look:
 
     batch: BatchSeen
     urgent: bool
-    """A doubt waits for it; else it only may be a duplicate."""
+    """A doubt waits for it; otherwise it may only be a duplicate."""
     due: float
     """Time of the event loop."""
     tries: int = 0
@@ -116,7 +115,7 @@ class Examiner:
             await self._first_looks_over.wait()
 
     async def run(self) -> None:
-        """Look at what is asked for, for ever; cancelled from outside."""
+        """Look at what is asked for, until it is cancelled."""
         while True:
             self._asked = anyio.Event()
             look = min(self._looks.values(), key=lambda each: (each.due, not each.urgent), default=None)
@@ -132,10 +131,10 @@ class Examiner:
         """Seconds until one more look may begin."""
         now = anyio.current_time()
         if self._allowed_at > -inf:
-            fresh = (now - self._allowed_at) * SECONDS_AN_HOUR / 3600
+            fresh = (now - self._allowed_at) * SECONDS_AN_HOUR / HOUR
             self._allowance = min(self._allowance + fresh, SECONDS_AN_HOUR)
         self._allowed_at = now
-        return max(0.0, LOOK_WITHIN - self._allowance) * 3600 / SECONDS_AN_HOUR
+        return max(0.0, LOOK_WITHIN - self._allowance) * HOUR / SECONDS_AN_HOUR
 
     async def _look(self, look: _Look) -> None:
         began = anyio.current_time()
@@ -177,7 +176,7 @@ class Examiner:
         look.tries += 1
 
     def _is_due(self) -> bool:
-        """Whether a doubt waits for one more look that could begin now."""
+        """Whether a doubt waits for another look that is due now."""
         now = anyio.current_time()
         return any(look.urgent and look.due <= now for look in self._looks.values())
 
@@ -186,23 +185,26 @@ class Examiner:
         return min(self._date, time.time()) - batch.created_at > GONE_AFTER
 
     async def _read(self, look: _Look) -> bool:
-        """Read the first lines; whether they tell whose the batch is."""
-        batch, strange = look.batch, 0
+        """Read the first lines; return whether they settle whose the batch is."""
+        batch = look.batch
+        untagged = 0
         async with aclosing(self._first_lines(batch.batch_id)) as lines:
             async for line in lines:
                 # a proxy's page, a torn line: it proves nothing, least of all that the batch is foreign
                 if (seen := wire.read_line(line)) is None:
                     continue
-                strange += 1
+                untagged += 1
                 if (owner := self._prove(seen.wire_id.encode("utf-8", "replace"))) is not None:
                     shard, attempt = owner
                     self._known.proven[batch.batch_id] = Proof(
                         shard=shard, attempt=attempt, created_at=batch.created_at
                     )
                     return True
-        look.short += bool(strange)
-        if strange < min(FIRST_LINES, max(batch.total, 2)) and look.short < SHORT_LOOKS:
-            log.info("candidate_not_readable", batch_id=batch.batch_id, lines=strange)
+        look.short += bool(untagged)
+        # one line alone is read twice: it may be a stray one, in the place of ours
+        whole = untagged >= min(FIRST_LINES, batch.total) and (untagged > 1 or look.short > 1)
+        if not whole and look.short < SHORT_LOOKS:
+            log.info("candidate_not_readable", batch_id=batch.batch_id, lines=untagged)
             return False
         self._known.foreign.add(batch.batch_id)
         log.info("candidate_foreign", batch_id=batch.batch_id)

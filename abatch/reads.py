@@ -75,14 +75,14 @@ class Reads:
         self._pause = Backoff(first=min(first, 5.0), most=300.0)
 
     def worked(self) -> None:
-        """A read came to its end."""
-        self._reset()
+        """Note that a read succeeded."""
+        self.start_over()
         self.trouble = None
         self.usable = True
         self._has_worked = True
 
     def failed(self, failure: ApiError, now: float) -> float:
-        """A read failed; gives the seconds to wait before the next one."""
+        """Note that a read failed; returns the seconds to wait before the next one."""
         self.trouble = failure
         self.usable = False
         if now < self._next_at:
@@ -104,11 +104,8 @@ class Reads:
         """Seconds until the next read may be made; 0 if none has failed."""
         return max(0.0, self._next_at - now)
 
-    def try_anew(self) -> None:
-        """Somebody has acted: what was refused before is asked again at once, and counted from the beginning."""
-        self._reset()
-
-    def _reset(self) -> None:
+    def start_over(self) -> None:
+        """Forget refusals: somebody may have acted, so the next read is made at once, and failures count anew."""
         self.refusal = None
         self._looks = 0
         self._next_at = 0.0

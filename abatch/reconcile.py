@@ -42,9 +42,10 @@ A2 allows. The grace counts by two clocks (`clocks.py`): `Doubt.waited` is what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from abatch.durations import BETWEEN_LISTS, CLOCK_SLACK, HIDDEN_FOR, KEPT_FOR, VISIBLE_WITHIN
 from abatch.facts import Candidate, CandidatesChanged, Counts
 from abatch.refusals import remedy_of
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from abatch.clocks import Moment
+    from abatch.lifecycle import InDoubt
 
 __all__ = [
     "Absent",
@@ -84,17 +86,6 @@ __all__ = [
     "still_open",
     "to_inspect",
 ]
-
-CLOCK_SLACK: Final = 300.0
-"""Seconds by which a batch may seem older than the commit point."""
-VISIBLE_WITHIN: Final = 300.0
-"""Bound A2: a created batch shows in the list within this many seconds."""
-KEPT_FOR: Final = 29 * 24 * 3600.0
-"""Seconds after its creation for which a batch's results can be read."""
-HIDDEN_FOR: Final = 48 * 3600.0
-"""Seconds after the commit point for which a candidate is awaited that was shown and is not visible."""
-BETWEEN_LISTS: Final = 60.0
-"""Seconds between the two lists that establish an absence."""
 
 # ---- table A --------------------------------------------------------------------------------------------------
 
@@ -271,31 +262,26 @@ class Listing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doubt:
-    """One attempt in doubt."""
+    """One attempt in doubt: its state in the journal, and what this process knows besides."""
 
     shard: int
-    attempt: int
     rows: int
-    date: float
-    """The server's `Date` just before the commit point."""
-    newest: float | None = None
-    """`created_at` of the newest batch listed at that moment; 0.0 if the list was empty, None if that is not known."""
-    ahead: float = 0.0
-    """Seconds by which `Date` is known to run ahead of `created_at`."""
-    candidates: tuple[Candidate, ...] = ()
-    """What was ever shown and may be it."""
-    foreign: frozenset[str] = frozenset()
-    """What was a candidate, and is proven foreign."""
-    closed_at: float | None = None
-    """A batch created later is no candidate; None while the grace lasts."""
+    committed: InDoubt
     waited: float = 0.0
     """Seconds since the grace began, by the slower of both clocks."""
-    certain: bool = False
-    """A 2xx was seen: it exists."""
     guarded: bool = True
     """The key and workspace are those of the commit point, or proven to see the same batches."""
     empty_at: float | None = None
     """`waited` at the first complete list after the grace that left no candidate, unbroken since."""
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt."""
+        return self.committed.attempt
+
+    def after(self, change: CandidatesChanged) -> Doubt:
+        """The doubt once a look at the list changed its candidates."""
+        return replace(self, committed=self.committed.after(change))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,6 +310,8 @@ class Known:
     """Whose first lines did not."""
     gone: set[str] = field(default_factory=set[str])
     """Candidates that ended and whose results cannot be read any more."""
+    ahead: float = 0.0
+    """Seconds by which `Date` ran ahead of `created_at`, at most, in the creates of this process."""
 
     def has_looked_at(self, batch_id: str) -> bool:
         """Whether the results of a batch have told what they can tell."""
@@ -374,10 +362,11 @@ class Hold:
 Ruling: TypeAlias = FoundBatch | Wait | AbsentOnce | Absent | Hold
 
 
-def oldest(doubt: Doubt) -> float:
+def oldest(doubt: Doubt, known: Known) -> float:
     """The `created_at` before which a batch is too old to be this attempt's: both witnesses say so."""
-    by_date = doubt.date - doubt.ahead - CLOCK_SLACK
-    match doubt.newest:
+    committed = doubt.committed
+    by_date = committed.date - max(committed.ahead, known.ahead) - CLOCK_SLACK
+    match committed.newest:
         case None:
             return by_date
         case 0.0:
@@ -388,8 +377,9 @@ def oldest(doubt: Doubt) -> float:
 
 def newly_seen(doubt: Doubt, batches: Iterable[BatchSeen], known: Known) -> tuple[Candidate, ...]:
     """The batches of these that are candidates, and were not before. A page of a list that then failed counts, too."""
-    first, last = oldest(doubt), doubt.closed_at
-    remembered = {each.batch_id for each in doubt.candidates}
+    first = oldest(doubt, known)
+    last = doubt.committed.closed_at
+    remembered = {each.batch_id for each in doubt.committed.candidates}
     return tuple(
         Candidate(batch_id=batch.batch_id, created_at=batch.created_at)
         for batch in batches
@@ -414,18 +404,20 @@ def of_another(batch: BatchSeen, doubt: Doubt, known: Known, *, before: Collecti
         before: batches that were shown before the commit point.
 
     """
-    return batch.batch_id in before or batch.created_at < oldest(doubt) or not _may_be(doubt, batch.batch_id, known)
+    too_old = batch.created_at < oldest(doubt, known)
+    return batch.batch_id in before or too_old or not _may_be(doubt, batch.batch_id, known)
 
 
 def still_open(doubt: Doubt, known: Known) -> list[Candidate]:
     """The candidates that no proof has removed."""
-    return [each for each in doubt.candidates if _may_be(doubt, each.batch_id, known)]
+    return [each for each in doubt.committed.candidates if _may_be(doubt, each.batch_id, known)]
 
 
 def _may_be(doubt: Doubt, batch_id: str, known: Known) -> bool:
     proof = known.proven.get(batch_id)
     elsewhere = proof is not None and (proof.shard, proof.attempt) != (doubt.shard, doubt.attempt)
-    return not (elsewhere or batch_id in known.bound or batch_id in known.foreign or batch_id in doubt.foreign)
+    foreign = batch_id in known.foreign or batch_id in doubt.committed.foreign
+    return not (elsewhere or foreign or batch_id in known.bound)
 
 
 def to_inspect(doubts: Sequence[Doubt], listing: Listing, known: Known) -> list[BatchSeen]:
@@ -446,7 +438,7 @@ def closing(doubt: Doubt, listing: Listing, known: Known, *, grace: float) -> Ca
     all that the list shows and says. `Date` alone would not do: where it is behind `created_at`, a batch that was made
     long before this list would seem to be created after it. So this machine's time is a second witness.
     """
-    if doubt.closed_at is not None or doubt.waited <= grace or missing_in(listing, known) is not None:
+    if doubt.committed.closed_at is not None or doubt.waited <= grace or missing_in(listing, known) is not None:
         return None
     newest = max((batch.created_at for batch in listing.shown.values()), default=0.0)
     return CandidatesChanged(closed_at=max(newest, listing.date, listing.at.wall) + CLOCK_SLACK)
@@ -494,7 +486,7 @@ def settle(doubt: Doubt, listing: Listing, known: Known, *, grace: float, hold: 
             reason="the API key or workspace is not the one it was sent with, so an empty list proves nothing; "
             "use the old key, or say what you know",
         )
-    if doubt.certain:
+    if doubt.committed.certain:
         return Hold(rule="B8", reason="the API said that it made a batch, but none can be found")
     if hold:
         return Hold(rule="B8", reason="no batch can be found, and unresolved creates are to be held")

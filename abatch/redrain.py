@@ -5,7 +5,7 @@ another part of the same number. Nothing is sent: a shard goes from done back to
 and everything after that is what any drain is. It comes to exactly one line per request, because a row that went to
 a retry shard the first time is left to it.
 
-Before anything is recorded, it is certain of every part that is gone that the shard's custom_ids are known.
+Nothing is recorded before the custom_ids of every shard whose part is gone are known.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from abatch import threads
 from abatch.backend import Sealed, ShardRef
 from abatch.collector import record_of
+from abatch.durations import KEPT_FOR
 from abatch.errors import BackendError, JobStopped
 from abatch.facts import FileSource, Reopened
 from abatch.kept import read_kept
 from abatch.lifecycle import Done
 from abatch.log import log
-from abatch.reconcile import KEPT_FOR
 from abatch.respool import respool
 
 if TYPE_CHECKING:
@@ -116,7 +116,12 @@ async def _is_gone(backend: Backend, ref: JobRef, shard: ShardRecord) -> bool:
 
 
 def _redrainable(job: JobRecord, gone: list[ShardRecord]) -> list[Gone]:
-    """The shards with their states, if all of them had results of the API."""
+    """The shards with their states.
+
+    Raises:
+        JobStopped: the lines of one were made here, and the API has none of them.
+
+    """
     found: list[Gone] = []
     for shard in gone:
         if not isinstance(shard.state, Done):

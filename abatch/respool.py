@@ -86,7 +86,7 @@ async def respool(ledger: Ledger, job: JobRecord, path: Path, shards: Sequence[S
                 pass
             while await threads.run(reading.step):
                 pass
-        except BadRequest:  # it is another file now
+        except BadRequest:  # the file has changed
             pass
         finally:
             await threads.clean_up(reading.discard)
@@ -109,7 +109,7 @@ def _root_of(job: JobRecord, shard: ShardRecord) -> tuple[int, range]:
 
 
 async def _stretches(ledger: Ledger, job: JobRecord) -> dict[int, _Stretch]:
-    """Where in the input the rows of each shard are that was cut from it."""
+    """Per shard that was cut from the input: where its rows are in it."""
     found: dict[int, _Stretch] = {}
     fresh: list[int] = []
     before = Cut(rows=0)
@@ -132,7 +132,7 @@ async def _stretches(ledger: Ledger, job: JobRecord) -> dict[int, _Stretch]:
 
 
 class _Pass:
-    """One way through the input, from the first stretch that is wanted to the end of the last."""
+    """One read of the input, from the first stretch that is wanted to the end of the last."""
 
     def __init__(self, folder: Path, common: Headers, file: FileInput, wanted: Sequence[_Wanted]) -> None:
         self.written: set[int] = set()
@@ -145,7 +145,7 @@ class _Pass:
         self.offset = self._coming[-1].stretch.offset
 
     def step(self) -> bool:
-        """Read some lines; whether there is more to do."""
+        """Read one block of lines; return whether there is more to do."""
         block = self._file.block()
         if block is not None:
             rows = from_checked_lines(block.text)
@@ -157,13 +157,13 @@ class _Pass:
         return block is not None and bool(self._coming or self._open)
 
     def discard(self) -> None:
-        """Leave nothing unfinished behind."""
+        """Remove the files that are not sealed."""
         for each in self._open:
             assert each.writer is not None
             each.writer.discard()
 
     def _turn(self) -> None:
-        """Begin and end what begins and ends at this row."""
+        """Seal the files of stretches that end at this row, and open those of stretches that begin."""
         for each in [each for each in self._open if each.stretch.end == self.row]:
             self._open.remove(each)
             self._seal(each)

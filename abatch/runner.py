@@ -17,7 +17,7 @@ import anyio
 from abatch import backend as backends
 from abatch import threads
 from abatch.collector import Collector, sealed_of
-from abatch.driver import Driver, Site, Turns
+from abatch.driver import Driver, Site, Turns, backend_unknown
 from abatch.errors import AbatchError, BackendError, JobConflict, JobStopped, JournalError, StillInDoubt
 from abatch.facts import FileSource, Finished, Resumed, Stopped
 from abatch.journal import Entry, Overtaken
@@ -67,8 +67,14 @@ class Workshop:
         guard_checked: Callable[[str | None], bool],
         stop: Stop,
     ) -> None:
-        self.client, self.ledger, self.config, self.prices = client, ledger, config, prices
-        self.fingerprint, self.scope, self.guard_checked, self.stop = fingerprint, scope, guard_checked, stop
+        self.client = client
+        self.ledger = ledger
+        self.config = config
+        self.prices = prices
+        self.fingerprint = fingerprint
+        self.scope = scope
+        self.guard_checked = guard_checked
+        self.stop = stop
         self.uploads = anyio.Semaphore(config.uploads)
         self.drains = Turns(config.drains)
         self.one_block = anyio.Lock(fast_acquire=True)
@@ -102,7 +108,8 @@ class JobRun:
         self.may_submit = False
         self.over = anyio.Event()
         self.over.set()
-        self._shop, self._destination = shop, destination
+        self._shop = shop
+        self._destination = destination
         self._backend: Backend | None = None
         self._group: anyio.abc.TaskGroup | None = None
         self._site: Site | None = None
@@ -146,21 +153,24 @@ class JobRun:
                 self._backend = await backends.connect(self._destination, self.ref())
             return self._backend
 
+    async def _known_backend(self) -> Backend:
+        backend = await self.backend()
+        if backend is None:
+            why = "its backend is an object of the application: hand the job over again with it"
+            raise BackendError(self.job.key, why)
+        return backend
+
     @asynccontextmanager
     async def reading(self) -> AsyncGenerator[Backend, None]:
         """The backend, ready to read sealed shards.
 
         Raises:
-            BackendError: the destination is not what it was, or is not at hand.
+            BackendError: the destination is not what it was, or only the caller has its backend.
 
         """
         self._readers += 1
         try:
-            backend = await self.backend()
-            if backend is None:
-                raise BackendError(
-                    self.job.key, "its backend is an object of the caller's: hand the job over again with it"
-                )
+            backend = await self._known_backend()
             if self.job.finished is not None and not self._assembled:
                 await backend.finish(self.ref(), await self._sealed())
                 self._assembled = True
@@ -202,11 +212,7 @@ class JobRun:
                 self._backend = await backends.connect(self._destination, replace(self.ref(), finished=False))
         self._readers += 1
         try:
-            backend = await self.backend()
-            if backend is None:
-                raise BackendError(
-                    self.job.key, "its backend is an object of the caller's: hand the job over again with it"
-                )
+            backend = await self._known_backend()
             yield backend
         finally:
             self._readers -= 1
@@ -264,14 +270,14 @@ class JobRun:
         try:
             async with self.reading():
                 pass
-        except BackendError as failure:  # moved away, or not at hand: nothing of the job depends on it
+        except BackendError as failure:  # moved away, or not available: nothing of the job depends on it
             log.info("backend_not_tidied", job=self.job.key, why=failure.why)
 
     async def _close_if_done(self) -> None:
         """A finished job keeps nothing open; whoever reads its results connects again."""
         if self.job.finished is not None and self.over.is_set() and not self._readers and self._destination is not None:
             closing, self._backend, self._site, self._assembled = self._backend, None, None, False
-            with anyio.CancelScope(shield=True):  # let go of before: whoever asks meanwhile gets one of his own
+            with anyio.CancelScope(shield=True):  # detached first: a concurrent reader opens its own connection
                 await self._close(closing)
 
     # ---- the run ----------------------------------------------------------------------------------------------
@@ -285,7 +291,9 @@ class JobRun:
     def begin(self, *, may_submit: bool, handed_over: bool = False) -> None:
         """Say that `run` comes next; a job that stopped goes on only once it is handed over again."""
         self._handed_over = handed_over
-        self.may_submit, self._again, self.error = may_submit, True, None
+        self.may_submit = may_submit
+        self._again = True
+        self.error = None
         self.over = anyio.Event()
 
     async def run(self) -> None:
@@ -298,7 +306,8 @@ class JobRun:
         try:
             while self._again:
                 await self._hold()
-                self._again, self.error = False, None
+                self._again = False
+                self.error = None
                 with anyio.CancelScope() as self._round:
                     await self._run()
                 self._again = self._again or self._pause is not None
@@ -358,7 +367,8 @@ class JobRun:
         if (group := self._live_group()) is not None:
             self._drive_open_shards()
             self._start_planning(group)
-            self._again, self.error = False, None
+            self._again = False
+            self.error = None
 
     def _live_group(self) -> anyio.abc.TaskGroup | None:
         """Where tasks can be started: one that is started in a cancelled group may never hear of it."""
@@ -372,7 +382,7 @@ class JobRun:
             self._again = True
 
     def _start_planning(self, group: anyio.abc.TaskGroup) -> None:
-        """One planner at a time: a second would plan the same rows again. One that is about to end begins anew."""
+        """Start the planner, or have the one that runs go round again: two at once would plan the same rows twice."""
         self._plan_again = True
         if not self._planning:
             self._planning = True
@@ -380,7 +390,7 @@ class JobRun:
 
     async def _resume(self) -> None:
         if self._handed_over and self._site is not None:
-            self._site.scope.try_anew()
+            self._site.scope.start_over()
         if self._handed_over and self.job.stopped is not None:
             await self._shop.ledger.record(Entry(self.job.job, Resumed()))
 
@@ -430,7 +440,7 @@ class JobRun:
         await self._equip(self._site)
 
     async def _equip(self, site: Site) -> None:
-        """Give the drivers the backend, if it is at hand."""
+        """Give the drivers the backend, if this process has it."""
         shop, job = self._shop, self.job
         site.backend = await self.outage.survive(self.backend)
         if site.backend is not None:
@@ -458,7 +468,7 @@ class JobRun:
             if (shard := self.job.shards.get(number)) is not None:  # else another process has just finished the job
                 await Driver(self._site, shard).run()
         except JobStopped as stop:
-            if self.job.stopped is None:  # not a stop of the journal's: something is not at hand
+            if self.job.stopped is None:  # no Stopped fact: the backend object is missing in this process
                 self._fail(stop)
         except JournalError:
             raise
@@ -539,7 +549,7 @@ class JobRun:
             return
         sealed = await self._sealed()
         location = await self.outage.survive(lambda: backend.finish(self.ref(), sealed))
-        try:  # at the place of the next cut: another process that plans more and this one exclude each other
+        try:  # at the next cut's position: finishing and planning more fence each other
             await self._shop.ledger.record(Entry(job.job, Finished(location=location), n=cuts))
         except Overtaken:
             self._again = True
@@ -563,7 +573,7 @@ class JobRun:
         if job.stopped is not None:
             return JobStopped(job.key, job.stopped.reason, job.stopped.remedy)
         if job.cut.last and self._backend is None and self._destination is None:
-            return JobStopped(job.key, "its backend is not at hand", "Hand the job over again with its backend.")
+            return backend_unknown(job.key)
         held = [(s.shard, s.state.reason) for s in job.open_shards.values() if isinstance(s.state, Held)]
         if held:
             return StillInDoubt(job.key, held)

@@ -74,7 +74,8 @@ class SpoolDamaged(AbatchError):
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(path, why)
-        self.path, self.why = path, why
+        self.path = path
+        self.why = why
 
     def __str__(self) -> str:
         return f"spool file {self.path} {self.why}"
@@ -85,7 +86,8 @@ class SpoolUnusable(AbatchError):
 
     def __init__(self, folder: Path, why: str) -> None:
         super().__init__(folder, why)
-        self.folder, self.why = folder, why
+        self.folder = folder
+        self.why = why
 
     def __str__(self) -> str:
         return f"the spool in {self.folder} cannot be written or read ({self.why})"
@@ -139,7 +141,9 @@ class SpoolWriter:
         self._file = os.fdopen(descriptor, "wb", buffering=PIECE)
         self._ids: IO[bytes] = self._spill()
         self._fallbacks: IO[bytes] | None = None
-        self._params_ends, self._ids_ends, self._fallback_ends = array("Q"), array("Q"), array("Q")
+        self._params_ends = array("Q")
+        self._ids_ends = array("Q")
+        self._fallback_ends = array("Q")
         self._digest = blake2b(digest_size=16)
         self._params_bytes = self._fallback_bytes = 0
 
@@ -247,7 +251,8 @@ class SpoolReader:
     """
 
     def __init__(self, folder: Path, planned: Planned) -> None:
-        self._path, self._planned = folder / planned.spool, planned
+        self._path = folder / planned.spool
+        self._planned = planned
         try:
             self._file = self._path.open("rb")
         except FileNotFoundError as missing:
@@ -278,9 +283,11 @@ class SpoolReader:
         if rest.hexdigest() != self._planned.ids_digest:
             raise SpoolDamaged(self._path, "has changed since it was sealed")
         self._file.seek(body + ids + fallbacks)
-        self._params_ends, self._ids_ends = self._ends(rows), self._ends(rows)
+        self._params_ends = self._ends(rows)
+        self._ids_ends = self._ends(rows)
         self._fallback_ends = self._ends(rows) if fallbacks else None
-        self._body_bytes, self._ids_bytes = body, ids
+        self._body_bytes = body
+        self._ids_bytes = ids
         self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _ends(self, rows: int) -> array[int]:

@@ -82,5 +82,5 @@ async def whole(work: Coroutine[Any, Any, T]) -> T:
         try:
             raise cancelled
         finally:
-            del cancelled, task  # or the traceback holds this frame, and that the result
+            del cancelled, task  # break the cycle traceback → frame → result
     return task.result()

@@ -62,7 +62,8 @@ class _View:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._began, self._before = time.monotonic(), job.progress().sealed
+        self._began = time.monotonic()
+        self._before = job.progress().sealed
         self._written = ("", -AT_LEAST)
 
     def render(self) -> RenderableType:

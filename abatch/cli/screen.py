@@ -118,7 +118,8 @@ class _Lines:
     """Lines that fit the screen under a bold one: a table of rich looks at every cell several times."""
 
     def __init__(self, head: str, lines: list[str]) -> None:
-        self._head, self._lines = head, lines
+        self._head = head
+        self._lines = lines
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Segment(self._head, Style(bold=True))

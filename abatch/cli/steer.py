@@ -45,9 +45,13 @@ def cancel(key: JobArgument, journal: JournalOption = DEFAULT_JOURNAL) -> None:
 
 def resolve(
     shard: Annotated[int, typer.Argument(metavar="SHARD", help="The shard's number, as `abatch status` shows it.")],
+    *,
     adopt: Annotated[str | None, typer.Option(metavar="BATCH_ID", help="This batch is it.")] = None,
     not_created: Annotated[bool, typer.Option("--not-created", help="No batch was created; send it again.")] = False,
     lost: Annotated[bool, typer.Option("--lost", help="Give its results up; its requests are missing.")] = False,
+    any_key: Annotated[
+        bool, typer.Option("--any-key", help="With --lost: also if the API key is not known to see the batch.")
+    ] = False,
     journal: JournalOption = DEFAULT_JOURNAL,
 ) -> None:
     """Say what became of a shard that is in doubt or held, or whose batch is gone, after a look in the Console.
@@ -63,12 +67,14 @@ def resolve(
     async def work() -> None:
         if [adopt is not None, not_created, lost].count(True) != 1:
             raise ConfigError("say one of --adopt BATCH_ID, --not-created, --lost")
+        if any_key and not lost:
+            raise ConfigError("--any-key goes with --lost only")
         async with ledger_of(journal) as ledger:
             record, doubt = await (_waiting if lost else _doubtful)(ledger, shard)
             wish: ResolveWished | LostWished = ResolveWished(shard=shard, attempt=doubt.attempt, batch_id=adopt)
             verdict = "was not created" if adopt is None else f"is batch {adopt}"
             if lost:
-                wish = LostWished(shard=shard, attempt=doubt.attempt)
+                wish = LostWished(shard=shard, attempt=doubt.attempt, any_key=any_key)
                 verdict = "is lost"
             await ledger.record(Entry(record.job, wish))
             screen.say(

@@ -134,7 +134,9 @@ class _Refused(Exception):
 
     def __init__(self, status: int, text: str, *, retry_after: float | None = None) -> None:
         super().__init__(text)
-        self.status, self.text, self.retry_after = status, text, retry_after
+        self.status = status
+        self.text = text
+        self.retry_after = retry_after
 
 
 class _Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -238,7 +240,8 @@ class Machine:
     ) -> None:
         self.settings = Settings() if settings is None else settings
         self.faults = f.Faults()
-        self._clock, self._rng = clock, rng
+        self._clock = clock
+        self._rng = rng
         self._batches = Batches(clock=clock, rng=rng, latency=self.settings.latency_range, record=record)
         self._began = clock()
         self._allowances: dict[str, _Allowance] = {}

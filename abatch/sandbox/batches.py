@@ -174,7 +174,10 @@ class Batches:
         record: Callable[[Fact], None],
     ) -> None:
         self.account = Account()
-        self._clock, self._rng, self._latency, self._record = clock, rng, latency, record
+        self._clock = clock
+        self._rng = rng
+        self._latency = latency
+        self._record = record
         self._by_id: dict[str, Batch] = {}
         self.deleted: list[Batch] = []
         """Those that somebody deleted."""
@@ -182,7 +185,8 @@ class Batches:
         self._waiting: defaultdict[str, int] = defaultdict(int)
         self._due: list[tuple[datetime, int, Batch | _Late | _Vanishing]] = []
         self._foreign: dict[tuple[int, bytes | None], Requests] = {}
-        self._numbers, self._ties = count(), count()
+        self._numbers = count()
+        self._ties = count()
 
     def __iter__(self) -> Iterator[Batch]:
         """Every batch there is, in the order of creation."""

@@ -106,7 +106,9 @@ class Sandbox:
         gzip: bool = True,
         results_host: str | None = None,
     ) -> None:
-        self._port, self._state, self._seed = port, state, seed
+        self._port = port
+        self._state = state
+        self._seed = seed
         self._settings = Settings(
             latency=latency,
             cancel_latency=cancel_latency,

@@ -503,7 +503,9 @@ class _Lines:
     """Die at the first new line of the backend's package, which is that of the first `async def` not `besides`."""
 
     def __init__(self, died_at: set[str], told: int, *, besides: set[str]) -> None:
-        self._died_at, self._told, self._package = died_at, told, ""
+        self._died_at = died_at
+        self._told = told
+        self._package = ""
         self._besides = {"abatch", *sys.stdlib_module_names, *map(_package, besides)}
 
     def enter(self, frame: FrameType, _event: str, _: object) -> TraceFunction | None:

@@ -58,7 +58,8 @@ class CrashPoints:
         """Before or after which effect."""
 
     def __enter__(self) -> Self:
-        self._run, self._load = threads.run, backends.load
+        self._run = threads.run
+        self._load = backends.load
 
         async def run(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
             name = getattr(work, "__qualname__", type(work).__name__)
@@ -84,7 +85,8 @@ class CrashPoints:
             raise Crash
         self._left -= 1
         if self._left == 0:
-            self.happened, self.where = True, where
+            self.happened = True
+            self.where = where
             raise Crash
         self.passed += 1
 
@@ -96,7 +98,8 @@ class CrashPoints:
 
         class Pieces(httpx2.AsyncByteStream):
             def __init__(self, stream: httpx2.AsyncByteStream, what: str) -> None:
-                self._stream, self._what = stream, what
+                self._stream = stream
+                self._what = what
 
             async def __aiter__(self) -> AsyncIterator[bytes]:
                 async for piece in self._stream:
@@ -140,7 +143,8 @@ class CrashPoints:
 
 class _WatchedBackend:
     def __init__(self, points: CrashPoints, backend: Backend) -> None:
-        self._points, self._backend = points, backend
+        self._points = points
+        self._backend = backend
 
     async def open(self, shard: ShardRef, /) -> Sink | Sealed:
         self._points.reach("before open")
@@ -166,7 +170,8 @@ class _WatchedBackend:
 
 class _WatchedSink:
     def __init__(self, points: CrashPoints, sink: Sink) -> None:
-        self._points, self._sink = points, sink
+        self._points = points
+        self._sink = sink
 
     async def write(self, lines: Sequence[Line], /) -> None:
         self._points.reach("before write")

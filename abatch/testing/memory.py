@@ -174,7 +174,8 @@ class _Memory:
 class _Sink:
     def __init__(self, backend: _Memory, place: _Place, part: int) -> None:
         self._backend = backend
-        self._place, self._part = place, part
+        self._place = place
+        self._part = part
         self._lines: list[bytes] = []
 
     async def write(self, lines: Sequence[Line], /) -> None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anthropic
 
 from abatch import BatchManager, Config, Job, Summary
+from abatch.facts import Fact, JobFact
+from abatch.journal import Entry, Journal
+from abatch.ledger import Ledger
+from abatch.lifecycle import doubt_of
 from abatch.sandbox import Sandbox, answer_text
+
+T = TypeVar("T", bound=Fact)
 
 
 def params(number: int, **more: Any) -> dict[str, Any]:
@@ -73,6 +80,27 @@ async def run(rows: Any, to: str = "results.jsonl", key: str = "job", **more: An
     async with manager(**more) as running:
         job = await running.submit(rows, to=to, key=key)
         return job, await job.wait()
+
+
+async def recorded(kind: type[T]) -> list[T]:
+    """The facts of this kind, in the order of the journal."""
+    found: list[T] = []
+    journal = await Journal.open(Path(".abatch").absolute(), drive=False)
+    await journal.replay(lambda each: found.append(each.fact) if isinstance(each.fact, kind) else None)
+    await journal.aclose()
+    return found
+
+
+async def record_wish(shard: int, word: Callable[[int], JobFact]) -> None:
+    """Record an operator's word on the attempt of a shard, which it is given, from outside as `abatch resolve` does."""
+    journal = await Journal.open(Path(".abatch").absolute(), drive=False)
+    ledger = await Ledger.load(journal)
+    record = ledger.shard(shard)
+    assert record is not None
+    doubt = doubt_of(record.state)
+    assert doubt is not None
+    await ledger.record(Entry(record.job, word(doubt.attempt)))
+    await journal.aclose()
 
 
 def sdk(api: Sandbox) -> anthropic.AsyncAnthropic:

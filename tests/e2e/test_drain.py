@@ -304,3 +304,33 @@ async def test_reads_that_were_given_up_in_a_rest_are_counted(api: Sandbox, monk
     _, summary = await run(requests(5), requests_per_batch=100)
     assert rests == list(pacing.READ_AGAIN)
     assert (summary.succeeded, summary.missing) == (4, 1)
+
+
+@pytest.mark.parametrize("newline", [True, False])
+async def test_stream_that_always_breaks_behind_its_last_line_is_drained_in_one_read(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch, rests: list[float], newline: bool
+) -> None:
+    """As behind a proxy whose `Content-Length` is wrong: every row has its line, and the rows decide."""
+    real = client._chunks
+
+    async def chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
+        whole = b"".join([chunk async for chunk in real(answer)])
+        yield whole.rstrip(b"\n") + b"\n" * newline
+        raise ApiError("results: the stream broke")
+
+    monkeypatch.setattr(client, "_chunks", chunks)
+    rows = requests(8)
+    _, summary = await run(rows, requests_per_batch=100)
+    assert rests == []
+    assert (summary.succeeded, summary.missing) == (8, 0)
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+
+
+async def test_last_line_that_a_break_cut_is_not_taken_for_whole(api: Sandbox, rests: list[float]) -> None:
+    api.faults.next("results", CutInLine(lines=7))
+    rows = requests(8)
+    _, summary = await run(rows, requests_per_batch=100)
+    assert len(rests) == 1
+    assert_each_answered("results.jsonl", rows)
+    assert summary.succeeded == 8

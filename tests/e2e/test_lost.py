@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+import structlog
 
 from abatch import BatchManager, Job, StillInDoubt, driver, poller
 from abatch.cli.standing import shard_in_words
 from abatch.clocks import Moment
-from abatch.facts import Drained, LostWished, Reappeared, ShardFact, Vanished
+from abatch.facts import Drained, Lost, LostWished, Reappeared, Vanished
 from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
-from abatch.lifecycle import Draining, Processing, doubt_of
+from abatch.lifecycle import Draining, Processing
 from abatch.sandbox import Sandbox
-from abatch.sandbox.faults import CutAtLine, OtherWorkspace, ResetAfterAccept, ResetBeforeAccept, Status
-from tests.e2e.jobs import assert_paid_once, lines, manager, raw_params, requests, run, sdk, write
+from abatch.sandbox.faults import CutAtLine, OtherWorkspace, ResetAfterAccept, ResetBeforeAccept, Stall, Status
+from tests.e2e.jobs import (
+    assert_paid_once,
+    lines,
+    manager,
+    raw_params,
+    record_wish,
+    recorded,
+    requests,
+    run,
+    sdk,
+    write,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -73,24 +86,24 @@ async def delete(api: Sandbox, *batch_ids: str) -> None:
             await client.messages.batches.delete(batch_id)
 
 
-async def recorded(kind: type[ShardFact]) -> list[ShardFact]:
-    found: list[ShardFact] = []
-    journal = await Journal.open(Path(".abatch").absolute(), drive=False)
-    await journal.replay(lambda fact: found.append(fact.fact) if isinstance(fact.fact, kind) else None)
-    await journal.aclose()
-    return found
+async def deleted(api: Sandbox) -> tuple[list[dict[str, Any]], Path]:
+    """A job of one batch, which somebody deleted, and that nobody drives any more."""
+    rows = requests(8)
+    path = await in_flight(api, rows)
+    await delete(api, *api.account.created)
+    return rows, path
 
 
-async def call_lost(shard: int) -> None:
+@asynccontextmanager
+async def resumed(path: Path) -> AsyncIterator[tuple[BatchManager, Job]]:
+    """A run that goes on with the job."""
+    async with manager() as running:
+        yield running, await running.submit(path, to="results.jsonl", key="job")
+
+
+async def call_lost(shard: int, *, any_key: bool = False) -> None:
     """Say it from outside, as `abatch resolve SHARD --lost` does."""
-    journal = await Journal.open(Path(".abatch").absolute(), drive=False)
-    ledger = await Ledger.load(journal)
-    record = ledger.shard(shard)
-    assert record is not None
-    doubt = doubt_of(record.state)
-    assert doubt is not None
-    await ledger.record(Entry(record.job, LostWished(shard=shard, attempt=doubt.attempt)))
-    await journal.aclose()
+    await record_wish(shard, lambda attempt: LostWished(shard=shard, attempt=attempt, any_key=any_key))
 
 
 def missed(running: BatchManager, since: float = 0.0) -> bool:
@@ -98,6 +111,13 @@ def missed(running: BatchManager, since: float = 0.0) -> bool:
     scope = running._scope(None)
     watched = scope._watched.values()
     return scope.date > since and bool(watched) and all(watch.absence._first is not None for watch in watched)
+
+
+async def until_vanished(api: Sandbox, running: BatchManager, job: Job) -> None:
+    """Let this process miss the job's batch for an hour."""
+    await until(lambda: missed(running))
+    api.advance(HOUR + 60)
+    await until(lambda: vanished(job))
 
 
 async def two_days_later(api: Any, running: BatchManager) -> None:
@@ -112,14 +132,9 @@ def vanished(job: Job) -> bool:
 
 
 async def test_deleted_batch_is_lost_after_two_days_and_its_job_ends_with_its_rows_missing(api: Sandbox) -> None:
-    rows = requests(8)
-    path = await in_flight(api, rows)
-    await delete(api, *api.account.created)
-    async with manager() as running:
-        job = await running.submit(path, to="results.jsonl", key="job")
-        await until(lambda: missed(running))
-        api.advance(HOUR + 60)
-        await until(lambda: vanished(job))
+    rows, path = await deleted(api)
+    async with resumed(path) as (running, job):
+        await until_vanished(api, running, job)
         await two_days_later(api, running)
         summary = await job.wait()
     assert (summary.succeeded, summary.missing, summary.ok) == (0, 8, False)
@@ -130,17 +145,11 @@ async def test_deleted_batch_is_lost_after_two_days_and_its_job_ends_with_its_ro
 
 
 async def test_two_days_without_a_batch_survive_a_restart(api: Sandbox) -> None:
-    rows = requests(8)
-    path = await in_flight(api, rows)
-    await delete(api, *api.account.created)
-    async with manager() as running:
-        job = await running.submit(path, to="results.jsonl", key="job")
-        await until(lambda: missed(running))
-        api.advance(HOUR + 60)
-        await until(lambda: vanished(job))
+    rows, path = await deleted(api)
+    async with resumed(path) as (running, job):
+        await until_vanished(api, running, job)
     api.advance(2 * DAY)
-    async with manager() as running:
-        job = await running.submit(path, to="results.jsonl", key="job")
+    async with resumed(path) as (running, job):
         await until(lambda: missed(running))
         assert not job.done  # this process has missed it for less than an hour
         api.advance(HOUR + 60)
@@ -154,8 +163,7 @@ async def test_other_batches_of_the_job_are_drained_and_their_rows_stand(api: Sa
     path = await in_flight(api, rows)
     gone = api.account.created[0]
     await delete(api, gone)
-    async with manager() as running:
-        job = await running.submit(path, to="results.jsonl", key="job")
+    async with resumed(path) as (running, job):
         await until(lambda: job.progress().batches_in_flight == 1)
         api.advance(HOUR + 60)
         await until(lambda: vanished(job))
@@ -172,11 +180,8 @@ async def test_batch_that_is_hidden_for_an_hour_and_seen_again_is_not_lost(api: 
     path = await in_flight(api, rows)
     api.faults.always("list", OtherWorkspace())
     api.faults.always("retrieve", Status(404))
-    async with manager() as running:
-        job = await running.submit(path, to="results.jsonl", key="job")
-        await until(lambda: missed(running))
-        api.advance(HOUR + 60)
-        await until(lambda: vanished(job))
+    async with resumed(path) as (running, job):
+        await until_vanished(api, running, job)
         api.faults.clear()
         await until(lambda: job.done or not vanished(job))
         api.advance(3 * DAY)
@@ -193,11 +198,8 @@ async def test_wrong_key_loses_nothing(monkeypatch: pytest.MonkeyPatch, api: San
         rows = requests(8)
         path = await in_flight(server, rows)
         monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
-        async with manager() as running:
-            job = await running.submit(path, to="results.jsonl", key="job")
-            await until(lambda: missed(running))
-            server.advance(HOUR + 60)
-            await until(lambda: vanished(job))
+        async with resumed(path) as (running, job):
+            await until_vanished(server, running, job)
             await two_days_later(server, running)
             await until(lambda: running._scope(None)._vouch_after != 0.0)
             assert not job.done
@@ -209,11 +211,8 @@ async def test_wrong_key_loses_nothing(monkeypatch: pytest.MonkeyPatch, api: San
 
 
 async def test_operator_s_word_ends_a_deleted_batch_at_once(api: Sandbox) -> None:
-    rows = requests(8)
-    path = await in_flight(api, rows)
-    await delete(api, *api.account.created)
-    async with manager() as running:
-        job = await running.submit(path, to="results.jsonl", key="job")
+    rows, path = await deleted(api)
+    async with resumed(path) as (running, job):
         await until(lambda: missed(running))
         await call_lost(1)
         summary = await job.wait()
@@ -221,12 +220,36 @@ async def test_operator_s_word_ends_a_deleted_batch_at_once(api: Sandbox) -> Non
     assert_paid_once(api, rows)
 
 
+async def test_operator_s_word_is_tried_again_while_the_api_cannot_be_asked_who_sees_the_batch(
+    monkeypatch: pytest.MonkeyPatch, api: Sandbox
+) -> None:
+    with Sandbox(seed=3, keys={"old": "one", "new": "one"}, latency=3600) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        rows = requests(8)
+        path = await in_flight(server, rows)
+        await delete(server, *server.account.created)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
+        await call_lost(1)
+        server.faults.next("retrieve", Status(404))
+        server.faults.always("retrieve", Status(500))
+        with structlog.testing.capture_logs() as events:
+            async with resumed(path) as (_, job):
+                await until(lambda: any(event["event"] == "resolve_waits" for event in events))
+                server.faults.clear()
+                await until(lambda: any("use that key" in event.get("why", "") for event in events))
+                assert not job.done
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        _, summary = await run(path)
+        assert summary.missing == 8
+        assert_paid_once(server, rows)
+
+
 async def test_operator_s_word_on_a_batch_that_the_api_shows_loses_nothing(api: Sandbox) -> None:
     rows = requests(8)
     path = await in_flight(api, rows)
     await call_lost(1)
-    async with manager() as running:
-        job = await running.submit(path, to="results.jsonl", key="job")
+    async with resumed(path) as (_, job):
         await until(lambda: not job._job.wishes)
         api.advance(2 * HOUR)
         summary = await job.wait()
@@ -238,8 +261,7 @@ async def test_operator_s_word_ends_a_drain_that_waits_and_keeps_what_it_has_rea
     rows = requests(8)
     path = await in_flight(api, rows)
     api.faults.always("results", CutAtLine(lines=3))
-    async with manager() as running:
-        job = await running.submit(path, to="results.jsonl", key="job")
+    async with resumed(path) as (_, job):
         api.advance(2 * HOUR)
         await until(lambda: any(isinstance(shard.state, Draining) for shard in job._job.shards.values()))
         await call_lost(1)
@@ -256,8 +278,7 @@ async def test_deleted_batch_that_is_being_drained_is_lost_after_two_days(
     path = await in_flight(api, rows)
     drains_missed.clear()  # the gate of the create asked for the time, too
     api.faults.always("results", Status(500))
-    async with manager() as running:
-        job = await running.submit(path, to="results.jsonl", key="job")
+    async with resumed(path) as (_, job):
         api.advance(2 * HOUR)
         await until(lambda: any(isinstance(shard.state, Draining) for shard in job._job.shards.values()))
         await delete(api, *api.account.created)
@@ -267,8 +288,7 @@ async def test_deleted_batch_that_is_being_drained_is_lost_after_two_days(
         await until(lambda: "vanished" in {shard_in_words(shard)[:8] for shard in job._job.shards.values()})
     api.advance(2 * DAY)
     drains_missed.clear()
-    async with manager() as running:
-        job = await running.submit(path, to="results.jsonl", key="job")
+    async with resumed(path) as (_, job):
         await until(lambda: bool(drains_missed))
         api.advance(HOUR + 60)
         summary = await job.wait()
@@ -288,19 +308,99 @@ async def test_held_shard_that_is_called_lost_is_never_sent_again(api: Sandbox, 
     await call_lost(1)
     _, summary = await run(path, unresolved="hold")
     (drained,) = await recorded(Drained)
-    assert isinstance(drained, Drained)
     assert drained.missing == 5
     assert (summary.missing, summary.batches) == (5, 0)
     assert [api.account.times(raw_params(row)) for row in rows] == [int(isinstance(fault, ResetAfterAccept))] * 5
     assert api.account.violated == 0
 
 
-async def test_cancelled_job_with_a_deleted_batch_ends(api: Sandbox) -> None:
+async def test_operator_s_word_for_any_key_ends_a_deleted_batch_whose_key_is_gone(
+    monkeypatch: pytest.MonkeyPatch, api: Sandbox
+) -> None:
+    with Sandbox(seed=3, keys={"old": "one", "new": "one"}, latency=3600) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        rows = requests(8)
+        path = await in_flight(server, rows)
+        await delete(server, *server.account.created)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
+        await call_lost(1, any_key=True)
+        _, summary = await run(path)
+        assert summary.missing == 8
+        assert_paid_once(server, rows)
+
+
+@pytest.mark.parametrize("looked", [True, False])
+async def test_operator_s_word_on_a_doubt_whose_batch_the_list_shows_loses_nothing(api: Sandbox, looked: bool) -> None:
+    """Also where no list was asked before the word: its rows would be called missing, and be paid for again."""
+    api.faults.next("create", ResetAfterAccept())
     rows = requests(8)
-    path = await in_flight(api, rows)
-    await delete(api, *api.account.created)
+    path = write(rows)
     async with manager() as running:
         job = await running.submit(path, to="results.jsonl", key="job")
+        await until(lambda: job.progress().in_doubt == 1)
+        if looked:
+            await until(lambda: bool(running._scope(None).candidates()))
+    await call_lost(1)
+    with structlog.testing.capture_logs() as events:
+        async with resumed(path) as (_, job):
+            await until(lambda: not job._job.wishes)
+            api.advance(2 * HOUR)
+            summary = await job.wait()
+    (refused,) = (event for event in events if event["event"] == "resolve_refused")
+    assert refused["batch_id"] == api.account.created[0]
+    assert (summary.succeeded, summary.missing) == (8, 0)
+    assert await recorded(Lost) == []
+    assert_paid_once(api, rows)
+
+
+async def test_operator_s_word_on_a_doubt_whose_batch_was_deleted_is_obeyed_for_the_right_key_only(
+    monkeypatch: pytest.MonkeyPatch, api: Sandbox
+) -> None:
+    with Sandbox(seed=3, keys={"old": "one", "new": "two"}, latency=3600) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        server.faults.next("create", ResetAfterAccept())
+        rows = requests(8)
+        path = write(rows)
+        async with manager() as running:
+            job = await running.submit(path, to="results.jsonl", key="job")
+            await until(lambda: bool(running._scope(None).candidates()))
+        await call_lost(1)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
+        with structlog.testing.capture_logs() as events:
+            async with resumed(path) as (_, job):
+                await until(lambda: any(event["event"] == "resolve_waits" for event in events))
+                assert not job.done
+        await delete(server, *server.account.created)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        _, summary = await run(path)
+        assert (summary.succeeded, summary.missing) == (0, 8)
+        assert_paid_once(server, rows)
+
+
+async def test_answer_that_comes_once_another_process_gave_the_attempt_up_is_left_alone(api: Sandbox) -> None:
+    """Without the lock of one machine, two processes may drive a journal."""
+    api.faults.next("create", Stall(seconds=1.0))
+    rows = requests(5)
+    async with manager() as running:
+        job = await running.submit(write(rows), to="results.jsonl", key="job")
+        await until(lambda: job.progress().in_doubt == 1)
+        journal = await Journal.open(Path(".abatch").absolute(), drive=False)
+        other = await Ledger.load(journal)
+        shard = other.shard(1)
+        assert shard is not None
+        await other.record(*other.next(shard, Lost(why="an operator says so")))
+        await journal.aclose()
+        await running._ledger.refresh()
+        summary = await job.wait()
+    assert (summary.missing, summary.batches) == (5, 0)
+    assert_paid_once(api, rows)
+
+
+async def test_cancelled_job_with_a_deleted_batch_ends(api: Sandbox) -> None:
+    _, path = await deleted(api)
+    async with resumed(path) as (running, job):
         await job.cancel()
         await until(lambda: missed(running))
         await call_lost(1)
@@ -314,9 +414,7 @@ async def test_part_of_a_lost_shard_that_a_run_sealed_before_it_died_is_taken(
     class Dead(BaseException):
         pass
 
-    rows = requests(8)
-    path = await in_flight(api, rows)
-    await delete(api, *api.account.created)
+    rows, path = await deleted(api)
     await call_lost(1)
     record = Ledger.record
 

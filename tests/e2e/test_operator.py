@@ -11,9 +11,7 @@ import pytest
 from abatch import BatchManager, Job, JobStopped, StillInDoubt
 from abatch.bulletin import read as read_bulletin
 from abatch.facts import ResolveWished
-from abatch.journal import Entry, Journal
-from abatch.ledger import Ledger
-from abatch.lifecycle import Held, InDoubt, doubt_of
+from abatch.lifecycle import Held, InDoubt
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import (
     CutInLine,
@@ -24,7 +22,7 @@ from abatch.sandbox.faults import (
     ResetBeforeAccept,
     Status,
 )
-from tests.e2e.jobs import assert_each_answered, assert_paid_once, config, manager, requests, run, write
+from tests.e2e.jobs import assert_each_answered, assert_paid_once, config, manager, record_wish, requests, run, write
 
 pytestmark = pytest.mark.anyio
 
@@ -41,16 +39,7 @@ async def until(job: Job, true: Any) -> None:
 
 async def wish(shard: int, batch_id: str | None) -> None:
     """Say it from outside, as `abatch resolve` does."""
-    from pathlib import Path
-
-    journal = await Journal.open(Path(".abatch").absolute(), drive=False)
-    ledger = await Ledger.load(journal)
-    record = ledger.shard(shard)
-    assert record is not None
-    doubt = doubt_of(record.state)
-    assert doubt is not None
-    await ledger.record(Entry(record.job, ResolveWished(shard=shard, attempt=doubt.attempt, batch_id=batch_id)))
-    await journal.aclose()
+    await record_wish(shard, lambda attempt: ResolveWished(shard=shard, attempt=attempt, batch_id=batch_id))
 
 
 async def held(path: Any) -> None:

@@ -12,7 +12,8 @@ import httpx2
 import pytest
 import structlog
 
-from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt, client, driver, poller
+from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt, client, driver, poller, proof
+from abatch.poller import Scope
 from abatch.reconcile import Refused, Replied
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import (
@@ -32,6 +33,7 @@ from abatch.sandbox.faults import (
     Status,
 )
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, config, lines, manager, requests, run, write
+from tests.e2e.test_operator import until
 
 pytestmark = pytest.mark.anyio
 
@@ -117,6 +119,33 @@ async def test_accepted_batch_that_nothing_shows_at_first_is_told(monkeypatch: p
         await run(write(rows))
         assert_paid_once(api, rows)
     assert broken_bounds(events) == ["bound_A2_broken"]
+
+
+async def test_candidate_on_record_that_the_ruling_did_not_know_is_not_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a list shows is durable before it counts, and a task may be cancelled in between."""
+
+    async def cut_short(_scope: Scope, pending: Any, change: Any) -> None:
+        await pending.note(change)
+
+    monkeypatch.setattr(Scope, "_note", cut_short)
+    rows = requests(8)
+    with Sandbox(seed=7, latency=3600) as api, structlog.testing.capture_logs() as events:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        api.faults.next("create", ResetAfterAccept())
+        async with manager() as running:
+            job = await running.submit(write(rows), to="results.jsonl", key="job")
+            await until(job, lambda: any(getattr(each.state, "candidates", ()) for each in job._job.shards.values()))
+            api.faults.always("list", OtherWorkspace())
+            api.faults.always("retrieve", Status(404))
+            await until(job, lambda: any(event.get("rule") == "B8" for event in events))
+            api.faults.clear()
+            api.advance(7200)
+            with anyio.fail_after(30):
+                summary = await job.wait()
+        assert summary.succeeded == 8
+        assert_paid_once(api, rows)
 
 
 @pytest.mark.parametrize("fault", [Status(500), Status(529), Status(408), Status(409), Status(502, envelope=False)])
@@ -214,6 +243,24 @@ async def test_foreign_line_that_stands_first_does_not_make_our_batch_foreign(ap
     rows = requests(8)
     _, summary = await run(write(rows))
     assert summary.succeeded == 8
+    assert_paid_once(api, rows)
+
+
+async def test_foreign_batch_of_one_request_is_read_twice_and_keeps_no_doubt_open(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line alone may be a stray one; a second reading settles it, so that a short-lived process gets on, too."""
+    monkeypatch.setattr(proof, "READ_AGAIN", (0.05,))
+    api.faults.next("create", Foreign(count=1))
+    api.faults.next("create", ResetBeforeAccept())
+    rows = requests(1)
+    with structlog.testing.capture_logs() as events:
+        _, summary = await run(write(rows))
+    looks = [
+        event["event"] for event in events if event["event"].startswith("candidate_") and "seen" not in event["event"]
+    ]
+    assert looks == ["candidate_not_readable", "candidate_foreign"]
+    assert summary.succeeded == 1
     assert_paid_once(api, rows)
 
 

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from msgspec.structs import replace as replace_moment
 
 from abatch.absence import Absence
+from abatch.durations import HIDDEN_FOR
 from abatch.facts import Lost, Withdrawn
 from abatch.lifecycle import after
-from abatch.reconcile import HIDDEN_FOR, NoAnswer, Refused, Replied, Verdict, closing, judge, newly_seen, settle
+from abatch.reconcile import NoAnswer, Refused, Replied, Verdict, closing, judge, newly_seen, settle
+from tests.doubts import committed_with
 from tests.model.world import DAY, GIVEN_UP, NOT_OURS, PAID_TWICE, STILL_OPEN, Configuration
 
 if TYPE_CHECKING:
@@ -53,14 +55,14 @@ def trusts_3xx(answer: Replied | NoAnswer) -> Verdict:
 
 def settles_by_the_list(doubt: Doubt, listing: Listing, known: Known, **policy: float) -> Ruling:
     """Absence forgets presence: what this list lacks is no candidate."""
-    shown = tuple(each for each in doubt.candidates if each.batch_id in listing.shown)
-    return settle(replace(doubt, candidates=shown), listing, known, **policy)
+    shown = tuple(each for each in doubt.committed.candidates if each.batch_id in listing.shown)
+    return settle(committed_with(doubt, candidates=shown), listing, known, **policy)
 
 
 def settles_by_404(doubt: Doubt, listing: Listing, known: Known, **policy: float) -> Ruling:
     """What is not visible by its id is no candidate."""
-    visible = tuple(each for each in doubt.candidates if listing.visible(each.batch_id) is not None)
-    return settle(replace(doubt, candidates=visible), listing, known, **policy)
+    visible = tuple(each for each in doubt.committed.candidates if listing.visible(each.batch_id) is not None)
+    return settle(committed_with(doubt, candidates=visible), listing, known, **policy)
 
 
 def waits_for_ever(doubt: Doubt, listing: Listing, known: Known, **policy: float) -> Ruling:
@@ -80,12 +82,12 @@ def settles_by_one_list(doubt: Doubt, listing: Listing, known: Known, **policy: 
 
 def sees_by_date(doubt: Doubt, batches: Iterable[BatchSeen], known: Known) -> tuple[Candidate, ...]:
     """Too old is what `Date` says is too old."""
-    return newly_seen(replace(doubt, newest=None), batches, known)
+    return newly_seen(committed_with(doubt, newest=None), batches, known)
 
 
 def sees_by_newest(doubt: Doubt, batches: Iterable[BatchSeen], known: Known) -> tuple[Candidate, ...]:
     """Too old is what the newest batch says is too old."""
-    return newly_seen(replace(doubt, date=inf), batches, known)
+    return newly_seen(committed_with(doubt, date=inf), batches, known)
 
 
 def closes_by_date(doubt: Doubt, listing: Listing, known: Known, *, grace: float) -> CandidatesChanged | None:

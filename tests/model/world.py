@@ -46,7 +46,7 @@ from msgspec import structs
 from abatch import clocks
 from abatch.absence import Absence
 from abatch.clocks import Moment
-from abatch.driver import GATE_WITHIN
+from abatch.durations import GATE_WITHIN
 from abatch.errors import IllegalTransition
 from abatch.facts import (
     Accepted,
@@ -64,7 +64,6 @@ from abatch.facts import (
 from abatch.facts import Held as HeldFact
 from abatch.facts import Lost as LostFact
 from abatch.lifecycle import Held, InDoubt, Processing, Ready, State, Upload, after, doubt_of, next_action
-from abatch.poller import doubt_about
 from abatch.reconcile import (
     Absent,
     AbsentOnce,
@@ -930,9 +929,9 @@ class _Client:
         doubt, task = self._doubt(at, committed, self.process.tasks[at], listing.at)
         seen = self.rules.newly_seen(doubt, listing.shown.values(), known)
         if seen:
-            doubt = replace(doubt, candidates=(*doubt.candidates, *seen))
+            doubt = doubt.after(CandidatesChanged(seen=seen))
         self._inspect(doubt, listing, known)
-        foreign = tuple(each.batch_id for each in doubt.candidates if each.batch_id in known.foreign)
+        foreign = tuple(each.batch_id for each in doubt.committed.candidates if each.batch_id in known.foreign)
         closes = self.rules.closing(doubt, listing, known, grace=self.rules.grace * self.rules.tick)
         closed_at = None if closes is None else closes.closed_at
         client = self
@@ -945,9 +944,7 @@ class _Client:
             client = self._at(self._note(at, change, task))
             committed, task = doubt_of(client.process.view[at].state), client.process.tasks[at]
             assert committed is not None
-            doubt = replace(
-                doubt, candidates=committed.candidates, foreign=committed.foreign, closed_at=committed.closed_at
-            )
+            doubt = replace(doubt, committed=committed)
         return client._settle(at, task, doubt, listing, known)
 
     def _doubt(self, at: int, committed: InDoubt, task: Task, now: Moment) -> tuple[Doubt, Task]:
@@ -959,8 +956,8 @@ class _Client:
         if self.rules.counts_looks:
             task = task._replace(last=now, waited=waited)
         guarded = committed.fingerprint == self.process.key or not self.rules.guard
-        return replace(
-            doubt_about(at + 1, ROWS, committed, guarded=guarded), waited=waited, empty_at=task.empty_at
+        return Doubt(
+            shard=at + 1, rows=ROWS, committed=committed, waited=waited, guarded=guarded, empty_at=task.empty_at
         ), task
 
     def _note(self, at: int, change: CandidatesChanged, task: Task) -> World:
@@ -993,7 +990,7 @@ class _Client:
             doubt, listing, known, grace=self.rules.grace * self.rules.tick, hold=self.rules.hold
         )
         held = isinstance(self.process.view[at].state, Held)
-        once = held and (self.rules.hold or doubt.certain or not doubt.guarded)
+        once = held and (self.rules.hold or doubt.committed.certain or not doubt.guarded)
         match ruling:
             case FoundBatch(batch=batch):
                 fact: ShardFact = Found(batch_id=batch.batch_id, created_at=batch.created_at, by="tag")

@@ -241,7 +241,7 @@ def _settled(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
     here.world.hit(ruling.rule)
     if (why := getattr(ruling, "why", getattr(ruling, "reason", ""))) and (of := _kind_of(why)):
         here.world.hit(f"{ruling.rule} {of}")
-    for proof in (known.proven.get(each.batch_id) for each in doubt.candidates):
+    for proof in (known.proven.get(each.batch_id) for each in doubt.committed.candidates):
         if proof is not None and (proof.shard, proof.attempt) != (doubt.shard, doubt.attempt):
             here.world.hit("B3")
     return ruling

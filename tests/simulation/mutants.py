@@ -49,6 +49,7 @@ from abatch.sandbox.faults import (
     Skew,
     StaleAnswer,
 )
+from tests.doubts import committed_with
 from tests.simulation.plan import OTHER_KEY, Plan
 
 __all__ = ["FOUND_AS", "MUTANTS", "SHOWS_IN"]
@@ -234,11 +235,11 @@ def candidates_that_run_are_ignored() -> ExitStack:
     real = reconcile.settle
 
     def settle(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
-        shown = ((each, listing.visible(each.batch_id)) for each in doubt.candidates)
+        shown = ((each, listing.visible(each.batch_id)) for each in doubt.committed.candidates)
         ended = tuple(each for each, batch in shown if batch is None or batch.ended)
-        return real(replace(doubt, candidates=ended), listing, known, **policy)
+        return real(committed_with(doubt, candidates=ended), listing, known, **policy)
 
-    return _patched((reconcile, "settle", settle))
+    return _patched((reconcile, "settle", settle), (abatch.driver, "still_open", lambda *_: []))
 
 
 def tag_not_compared() -> ExitStack:
@@ -270,7 +271,7 @@ def unreadable_sent_again() -> ExitStack:
     real = reconcile.settle
 
     def settle(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
-        return real(replace(doubt, certain=False), listing, known, **policy)
+        return real(committed_with(doubt, certain=False), listing, known, **policy)
 
     return _patched((reconcile, "settle", settle))
 
@@ -476,10 +477,10 @@ def presence_forgotten() -> ExitStack:
     real = reconcile.settle
 
     def settle(doubt: Any, listing: Any, known: Any, **policy: Any) -> Any:
-        shown = tuple(each for each in doubt.candidates if listing.visible(each.batch_id) is not None)
-        return real(replace(doubt, candidates=shown), listing, known, **policy)
+        shown = tuple(each for each in doubt.committed.candidates if listing.visible(each.batch_id) is not None)
+        return real(committed_with(doubt, candidates=shown), listing, known, **policy)
 
-    return _patched((reconcile, "settle", settle))
+    return _patched((reconcile, "settle", settle), (abatch.driver, "still_open", lambda *_: []))
 
 
 def hidden_is_foreign() -> ExitStack:
@@ -523,8 +524,8 @@ def too_old_by_date() -> ExitStack:
     """A batch is too old if `Date` at the commit point says so; no other witness is asked."""
     real = reconcile.oldest
 
-    def oldest(doubt: Any) -> float:
-        return real(replace(doubt, newest=None))
+    def oldest(doubt: Any, known: Any) -> float:
+        return real(committed_with(doubt, newest=None), known)
 
     return _patched((reconcile, "oldest", oldest), (abatch.poller, "oldest", oldest))
 

@@ -29,11 +29,14 @@ from abatch.sandbox import faults as f
 from tests.simulation.plan import HOUR, OTHER_KEY, VISIBLE, Life, doubtful, kind, refusing, requests
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.simulation.plan import Fault, Make, Plan
 
 __all__ = ["CLOCKS", "LESS_KIND", "draw"]
 
 POOL: Final = ("default", "other")
+READS: Final[tuple[f.Site, ...]] = ("list", "retrieve", "results")
 DAY: Final = 24 * HOUR
 PAGE: Final = f.Status(200, envelope=False)
 """A web page: a captive portal, a gateway's own 200."""
@@ -121,19 +124,6 @@ CLOCKS: Final[list[Make]] = [
 ]
 
 
-SPECIAL: Final = {
-    "none": 24,
-    "clocks": 30,
-    "vanishing": 8,
-    "flapping": 12,
-    "strangers": 5,
-    "stream": 8,
-    "days": 10,
-    "pool": 12,
-}
-"""Kinds of worlds in which one misfortune is on purpose, and their weights."""
-
-
 def draw(seed: int) -> Plan:
     """The world of this seed."""
     return _unkind(Random(f"{seed} unkind"), kind(seed))
@@ -148,23 +138,8 @@ def _unkind(chance: Random, plan: Plan) -> Plan:
         (site, make(chance), chance.choice([0.05, 0.3, 1.0])) for site, make in LESS_KIND if chance.random() < share
     ]
     plan = replace(plan, faults=[*plan.faults, *map(_bounded, faults)])
-    match chance.choices(list(SPECIAL), weights=list(SPECIAL.values()))[0]:
-        case "clocks":
-            plan = _clocks(chance, plan)
-        case "vanishing":
-            plan = _vanishing(chance, plan)
-        case "flapping":
-            plan = _flapping(chance, plan)
-        case "strangers":
-            plan = _slow_strangers(chance, plan)
-        case "stream":
-            plan = _streaming(chance, plan)
-        case "days":
-            plan = _days(chance, plan)
-        case "pool":
-            plan = _pool(chance, plan)
-        case _:
-            pass
+    (make,) = chance.choices([make for make, _ in SPECIAL], weights=[weight for _, weight in SPECIAL])
+    plan = make(chance, plan)
     if not plan.slow_strangers:
         plan = _stands_still(chance, refusing(chance, plan))
     return _patient(plan)
@@ -223,11 +198,10 @@ def _clock_on_purpose(chance: Random, plan: Plan) -> Plan:
         case 2:
             lives = [Life(dies_at=chance.uniform(1, 20)), Life(key=OTHER_KEY, stops_at=2 * HOUR), *plan.lives]
             behind = f.Skew(-chance.uniform(HOUR, DAY))
-            lost: Fault = ("create", f.ResetAfterAccept(), 0.8)
-            return replace(plan, faults=[lost, ("every", behind, 1.0)], lives=lives)
+            return replace(plan, faults=[_lost_answer(0.8), ("every", behind, 1.0)], lives=lives)
         case _:
-            skew, made = f.Skew(chance.uniform(700, DAY)), f.ResetAfterAccept()
-            return replace(plan, faults=[("create", made, chance.choice([0.6, 1.0])), ("every", skew, 1.0)])
+            skew = f.Skew(chance.uniform(700, DAY))
+            return replace(plan, faults=[_lost_answer(chance.choice([0.6, 1.0])), ("every", skew, 1.0)])
 
 
 def _with_wall_clock_right(life: Life) -> Life:
@@ -237,24 +211,22 @@ def _with_wall_clock_right(life: Life) -> Life:
 
 def _vanishing(chance: Random, plan: Plan) -> Plan:
     """Somebody deletes batches, at any stage, also those of which an answer was lost."""
-    lost = [("create", f.ResetAfterAccept(), chance.choice([0.3, 0.7]))] if chance.random() < 0.6 else []
+    lost = [_lost_answer(chance.choice([0.3, 0.7]))] if chance.random() < 0.6 else []
     return replace(plan, faults=[*plan.faults, *lost, ("create", _deleted(chance), chance.choice([0.3, 0.7]))])
 
 
 def _flapping(chance: Random, plan: Plan) -> Plan:
     """Answers are lost; what a list showed once is hidden from then on, everywhere, until the calm end."""
     hide = f.Hide(chance.choice([2 * HOUR, 60 * HOUR]), after=chance.choice([1.0, 20.0, 400.0]))
-    hidden: list[Fault] = [(site, hide, 1.0) for site in ("list", "retrieve", "results")]
-    lost: list[Fault] = [("create", f.ResetAfterAccept(), chance.choice([0.3, 0.7, 1.0]))]
-    return replace(
-        plan, faults=[*_without(plan, f.Hide), *lost, *hidden], lives=plan.lives or [Life(stops_at=8 * HOUR)]
-    )
+    lost = _lost_answer(chance.choice([0.3, 0.7, 1.0]))
+    faults = [*_without(plan, f.Hide), lost, *_in_every_read(hide)]
+    return replace(plan, faults=faults, lives=plan.lives or [Life(stops_at=8 * HOUR)])
 
 
 def _slow_strangers(chance: Random, plan: Plan) -> Plan:
     """Results of batches that resemble ours hang; how soon the end of ours is seen is judged (`slow_strangers`)."""
     hang = f.Hang(chance.choice([60.0, 4000.0]), only_foreign=True)
-    lost: list[Fault] = [("create", f.ResetAfterAccept(), 0.3)] if chance.random() < 0.5 else []
+    lost = [_lost_answer(0.3)] if chance.random() < 0.5 else []
     return replace(
         _with_good_disk(plan),
         config=replace(plan.config, poll_every=timedelta(seconds=15), poll_at_most=timedelta(seconds=60)),
@@ -291,7 +263,7 @@ def _days(chance: Random, plan: Plan) -> Plan:
     second = Life(key=OTHER_KEY, stops_at=60 * HOUR)
     if chance.random() < 0.5:
         second = Life(stops_at=60 * HOUR)
-        sites: tuple[f.Site, ...] = chance.choice([("list", "retrieve", "results"), ("retrieve", "results")])
+        sites: tuple[f.Site, ...] = chance.choice([READS, ("retrieve", "results")])
         hours, after = (chance.choice([3, 20, 56]), chance.choice([20.0, 700.0])) if len(sites) > 2 else (56, 20.0)
         for_long = f.Hide(hours * HOUR, after=after, every=(hours + 1) * HOUR)
         first, latency = replace(first, dies_at=60.0), (HOUR, 4 * HOUR)
@@ -310,8 +282,8 @@ def _days(chance: Random, plan: Plan) -> Plan:
 def _pool(chance: Random, plan: Plan) -> Plan:
     """Lists come from two workspaces, while some batches run for hours and answers are lost."""
     workspaces = chance.choice([POOL, ("other", "other", "other", "default"), ("other",)])
-    pool: list[Fault] = [(site, f.KeyPool(workspaces), 1.0) for site in ("list", "retrieve", "results")]
-    lost: Fault = ("create", f.ResetAfterAccept(), 0.4)
+    pool = _in_every_read(f.KeyPool(workspaces))
+    lost = _lost_answer(0.4)
     settings = replace(plan.settings, latency=chance.choice([(30.0, 1800.0), (2 * HOUR, 6 * HOUR)]))
     plan = replace(plan, settings=settings, faults=[*_without(plan, f.KeyPool), lost, *pool])
     if not plan.promised or chance.random() < 0.4:
@@ -327,6 +299,28 @@ def _pool(chance: Random, plan: Plan) -> Plan:
         faults=[lost, *pool],
         lives=[first, second],
     )
+
+
+SPECIAL: Final[list[tuple[Callable[[Random, Plan], Plan], int]]] = [
+    (lambda _, plan: plan, 24),
+    (_clocks, 30),
+    (_vanishing, 8),
+    (_flapping, 12),
+    (_slow_strangers, 5),
+    (_streaming, 8),
+    (_days, 10),
+    (_pool, 12),
+]
+"""What makes a world in which one misfortune is on purpose, and its weight."""
+
+
+def _lost_answer(rate: float) -> Fault:
+    """Creates of which the answer is lost, so that there are doubts."""
+    return ("create", f.ResetAfterAccept(), rate)
+
+
+def _in_every_read(fault: f.AnyFault) -> list[Fault]:
+    return [(site, fault, 1.0) for site in READS]
 
 
 def _with_good_disk(plan: Plan) -> Plan:

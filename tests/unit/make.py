@@ -12,6 +12,7 @@ import msgspec
 from abatch import facts
 from abatch.clocks import Moment
 from abatch.facts import Planned
+from abatch.lifecycle import InDoubt
 from abatch.reconcile import BatchSeen, Doubt, Listing
 from abatch.spool import SpoolReader, SpoolWriter, Written
 
@@ -46,7 +47,9 @@ def batch(batch_id: str = "msgbatch_1", **changes: Any) -> BatchSeen:
 
 def doubt(shard: int = 1, **changes: Any) -> Doubt:
     """An attempt of 100 rows, committed at noon."""
-    return Doubt(**fields({"shard": shard, "attempt": 1, "rows": 100, "date": NOON}, changes))
+    own = {name: changes.pop(name) for name in ("rows", "waited", "guarded", "empty_at") if name in changes}
+    committed = InDoubt(**fields({"attempt": 1, "date": NOON, "fingerprint": "f"}, changes))
+    return Doubt(**fields({"shard": shard, "rows": 100, "committed": committed}, own))
 
 
 def moment(after: float) -> Moment:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from abatch.absence import LOST_AFTER, VANISHED_AFTER, Absence
+from abatch.absence import Absence
 from abatch.clocks import Moment
+from abatch.durations import LOST_AFTER, VANISHED_AFTER
 from abatch.facts import Lost, Reappeared, Vanished
 from tests.unit.make import NOON
 

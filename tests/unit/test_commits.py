@@ -8,10 +8,11 @@ from typing import Any
 import anyio
 import pytest
 
-from abatch.commits import AUDITED_FOR, CommitTimes
+from abatch.commits import CommitTimes
 from abatch.config import Config
+from abatch.durations import AUDITED_FOR, CLOCK_SLACK
 from abatch.poller import Scope
-from abatch.reconcile import CLOCK_SLACK, Known
+from abatch.reconcile import Known
 from tests.unit.make import NOON, batch
 
 pytestmark = pytest.mark.anyio

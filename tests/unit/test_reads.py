@@ -107,7 +107,7 @@ def test_a_read_that_works_ends_the_trouble_and_so_does_an_operator():
     reads = Reads(first=5.0)
     assert not reads.usable
     refused_after(reads, FORBIDDEN)
-    reads.try_anew()
+    reads.start_over()
     assert (reads.refusal, reads.wait(0.0), reads.trouble) == (None, 0.0, FORBIDDEN)
     assert refused_after(reads, FORBIDDEN) == LOOKS
     reads.worked()

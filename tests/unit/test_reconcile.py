@@ -37,6 +37,7 @@ from abatch.reconcile import (
     to_inspect,
 )
 from abatch.refusals import SPEND_LIMIT
+from tests.doubts import committed_with
 from tests.unit.make import GRACE, MINUTE, NOON, batch, doubt, listing
 
 # ---- table A --------------------------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ LATE = GRACE + 1 + MINUTE
 def looked(mine, seen, known):
     """The doubt after what a list shows was remembered; the grace began at noon."""
     fresh = newly_seen(mine, seen.shown.values(), known)
-    return replace(mine, candidates=(*mine.candidates, *fresh), waited=seen.date - NOON)
+    return replace(mine.after(CandidatesChanged(seen=fresh)), waited=seen.date - NOON)
 
 
 def ruling(mine, seen, known=None, *, grace=GRACE, hold=False):
@@ -257,7 +258,7 @@ def test_b3_an_ended_candidate_of_two_doubts_is_looked_at_once():
 )
 def test_b4_what_is_foreign_is_no_candidate_ever_again(known):
     seen = batch(ended=True)
-    mine = replace(TWICE_EMPTY, foreign=frozenset() if known.foreign else frozenset({seen.batch_id}))
+    mine = committed_with(TWICE_EMPTY, foreign=frozenset() if known.foreign else frozenset({seen.batch_id}))
     assert candidates(mine, listing(LATE, seen), known) == []
     assert ruling(mine, listing(LATE, seen), known) == Absent(rule="B8")
 
@@ -376,7 +377,7 @@ def test_b8_policy_hold_asks_the_operator():
 
 @pytest.mark.parametrize("hold", [False, True])
 def test_b8_what_the_api_said_it_made_is_never_sent_again(hold):
-    mine = replace(TWICE_EMPTY, certain=True)
+    mine = committed_with(TWICE_EMPTY, certain=True)
     verdict = ruling(mine, listing(100 * GRACE), hold=hold)
     assert isinstance(verdict, Hold)
 
@@ -464,7 +465,7 @@ def test_a_candidate_has_the_size_of_the_doubt_and_is_at_most_five_minutes_older
 )
 def test_a_batch_is_too_old_only_if_two_witnesses_say_so(witnesses, first):
     mine = doubt(**witnesses)
-    assert oldest(mine) == first
+    assert oldest(mine, Known()) == first
     assert candidates(mine, listing(LATE, batch(created_at=first)), Known()) == ["msgbatch_1"]
 
 
@@ -476,7 +477,7 @@ def test_the_first_complete_list_after_the_grace_closes_the_candidates():
     seen = listing(GRACE + 1, batch(ended=True))
     mine = looked(doubt(), seen, Known())
     assert closing(mine, seen, Known(), grace=GRACE) == CandidatesChanged(closed_at=seen.date + 300)
-    assert closing(replace(mine, closed_at=NOON), seen, Known(), grace=GRACE) is None
+    assert closing(committed_with(mine, closed_at=NOON), seen, Known(), grace=GRACE) is None
 
 
 def test_neither_a_list_within_the_grace_nor_a_partial_one_closes_the_candidates():
@@ -500,7 +501,7 @@ def test_a_batch_is_not_too_late_by_a_date_that_lags_alone():
 
 
 def test_a_stream_of_foreign_batches_keeps_no_doubt_open():
-    mine = replace(TWICE_EMPTY, closed_at=NOON + GRACE + 300)
+    mine = committed_with(TWICE_EMPTY, closed_at=NOON + GRACE + 300)
     stream = batch(created_at=NOON + GRACE + 301)
     assert isinstance(ruling(mine, listing(2 * GRACE, stream)), Absent)
     before = batch(created_at=NOON + GRACE + 300)
