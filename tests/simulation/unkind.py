@@ -331,7 +331,9 @@ def _pool(chance: Random, plan: Plan) -> Plan:
 
 def _with_good_disk(plan: Plan) -> Plan:
     none = frozenset[int]()
-    return replace(plan, full_at=none, broken_at=none, no_room_until=0.0, refuses=(0.0, 0.0), restores=False)
+    return replace(
+        plan, full_at=none, broken_at=none, no_room_until=0.0, refuses=(0.0, 0.0), restores=False, outages=()
+    )
 
 
 def _without(plan: Plan, kind: type[f.AnyFault]) -> list[Fault]:
