@@ -445,7 +445,7 @@ def _parking(chance: Random, plan: Plan) -> Plan:
 
 def _storage_out(chance: Random, plan: Plan) -> Plan:
     """The same world; in some, what results go to fails for a while, mostly for less than jobs are patient."""
-    if chance.random() > 0.06 or plan.weighed or all(work.to != "memory" for work in plan.jobs):
+    if chance.random() > 0.08 or plan.weighed or all(work.to != "memory" for work in plan.jobs):
         return plan
     lengths = chance.choice([(5.0,), (60.0,), (400.0, 200.0), (700.0,), (4000.0,), (8000.0,)])
     return replace(

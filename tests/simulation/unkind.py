@@ -14,8 +14,8 @@ A7  A list may be answered from another workspace (a pool of keys) only while ev
 A6  `Date` may run ahead or behind, drift, or jump by up to a day, at every call or at some. But where the machine's
     time since boot is no witness (it was restarted between two lives, or does not tell its boot), either `Date` keeps
     its offset or the wall clock is right: they are not wrong together.
-    Two limits are looked up by `Date` alone: results are kept for 29 days, and a 404 of the results of a candidate
-    that is two days old is final. A `Date` that jumps by weeks is outside.
+    How old a batch is, for results that are kept for 29 days or a candidate that nobody can read for two, is told by
+    `Date` and by this machine's time. Worlds whose `Date` jumps by weeks are in `test_unkind_worlds.py`.
 """
 
 from __future__ import annotations
