@@ -813,7 +813,10 @@ SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
     "answer_of_a_bound_batch_is_believed": lambda plan: plan.draws(StaleAnswer),
     "skew_unwatched": lambda plan: bool(plan.clocks),
     "limit_stops_one_job": lambda plan: (
-        len(plan.jobs) > 1 and plan.draws(OutOfCredit, UsageLimit, SpendLimit, site="create")
+        len(plan.jobs) > len({work.workspace_id for work in plan.jobs}) == 1
+        and plan.config.uploads == 1
+        and plan.config.requests_per_batch < 4
+        and plan.draws(OutOfCredit, UsageLimit, SpendLimit, site="create")
     ),
     "outage_ends_the_job": lambda plan: bool(plan.outages),
 }

@@ -115,6 +115,8 @@ def reached_by_log(world: World, event: str, facts: dict[str, Any]) -> None:
         world.alarmed.add(facts["batch_id"])
     if event in ("job_stopped", "shard_committing"):
         _check_limit(world, process, event, facts)
+    if event == "candidate_seen" and _awaits_answer(process, facts["shard"]):
+        world.hit("candidate seen in flight")
     if event in EVENTS:
         world.hit(EVENTS[event])
         check_monitor(world, process, event)
@@ -142,6 +144,11 @@ def _check_limit(world: World, process: Process, event: str, facts: dict[str, An
     process.limited[workspace_id] -= 1
     if process.limited[workspace_id] < 0:
         world.violation(f"limit: shard {facts['shard']} of {facts['job']} was sent after a limit of the account")
+
+
+def _awaits_answer(process: Process, shard: int) -> bool:
+    assert process.manager is not None
+    return any(shard in scope._unanswered for scope in process.manager._scopes.values())
 
 
 def _doubts_wait(workspace_id: str | None) -> bool:

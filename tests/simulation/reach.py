@@ -57,6 +57,7 @@ MISFORTUNES: Final = [
     "B6 runs",
     "B7 partial",
     "candidates closed",
+    "candidate seen in flight",
     "batch deleted",
     "batch vanished",
     "batch reappeared",
