@@ -624,15 +624,16 @@ class Scope:
             ApiError: a page failed, or does not join the one before.
 
         """
-        after_id = None
+        after_id, asked = None, set[str]()
         while True:
             page = await self.page(after_id=after_id)
             yield page
             if not page.has_more or (page.batches and page.batches[-1].created_at < until):
                 return
-            if page.last_id is None or page.last_id == after_id:
+            if page.last_id is None or page.last_id in asked or not page.batches:  # or it would go on without end
                 raise ApiError("list", status=200, message="a page says that more follow, and names no next page")
             after_id = page.last_id
+            asked.add(after_id)
 
     async def _ask_for(self, batch_id: str) -> BatchSeen | None:
         try:

@@ -446,8 +446,9 @@ def closing(doubt: Doubt, listing: Listing, known: Known, *, grace: float) -> Ca
 
 def missing_in(listing: Listing, known: Known) -> str | None:
     """A batch of ours that a complete list would show and this one lacks; None if it lacks none."""
+    archived = min(listing.date, listing.at.wall) - KEPT_FOR  # a `Date` that jumps by weeks makes no batch that old
     for batch_id, created_at in known.live.items():
-        if created_at < listing.date - KEPT_FOR:
+        if created_at < archived:
             continue  # whether the list shows archived batches is not known
         must_show = batch_id in known.listed or created_at < listing.date - VISIBLE_WITHIN
         if must_show and batch_id not in listing.shown:

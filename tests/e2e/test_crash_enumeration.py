@@ -21,11 +21,13 @@ from typing import Any
 import anyio
 import pytest
 
+from abatch.facts import WishRefused
 from abatch.sandbox import answer_text
 from abatch.sandbox.api import Settings
 from abatch.sandbox.faults import Status
 from abatch.testing.crash import Crash, CrashPoints, died
 from tests.e2e.jobs import assert_each_answered, raw_params, requests, write
+from tests.e2e.test_lost import call_lost, recorded
 from tests.kill.here import Server, quick_folder
 from tests.kill.media import BUCKET, S3, Folder, Jsonl, Medium, Sqlite, s3_client
 from tests.kill.places import make_in_backends, make_small_steps
@@ -44,6 +46,8 @@ ALL = bool(os.environ.get("ABATCH_NIGHTLY"))
 """Whether the others are tried, too, each share of them in a test of its own."""
 OF_PARKED = 11
 """Of how many points one is tried where batches are parked."""
+OF_REFUSED = 5
+"""The same, where an operator's word is refused."""
 EFFECTS = {
     "the journal": "Journal._append",
     "the spool": "SpoolWriter.seal",
@@ -240,6 +244,47 @@ async def test_parked_batch_is_given_up_and_each_row_is_paid_once_whenever_it_di
     await bury()
     assert twice > len(killed) / 2  # a batch in doubt is not cancelled before it is proven ours
     assert len(killed) > 15
+
+
+class AfterAcceptance(CrashPoints):
+    """Die as soon as it is on record that a batch was accepted."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(0)
+        self._server = server
+
+    def reach(self, where: str) -> None:
+        if self._server.machine.account.batches and where == "after Journal._append":
+            self._left = 1
+        super().reach(where)
+
+
+@pytest.mark.parametrize("first", range(1, OF_REFUSED + 1 if ALL else 2))
+async def test_operator_s_word_that_is_refused_loses_nothing_whenever_it_dies(
+    monkeypatch: pytest.MonkeyPatch, quick_path: Path, first: int
+) -> None:
+    """A batch that the API shows was called lost: wherever a run dies, its lines come, and the word is refused."""
+    rows, killed = requests(3), list[str]()
+    for point in count(first, OF_REFUSED):
+        home = quick_path / f"{point}"
+        home.mkdir()
+        monkeypatch.chdir(home)
+        server, path = Server(Settings(latency=2 * 3600.0), each_call=timedelta(minutes=10)), write(rows)
+        assert await die_at(server, path, "results.jsonl", AfterAcceptance(server), monkeypatch)
+        await call_lost(1)
+        crash = CrashPoints(point)
+        died_here = await die_at(server, path, "results.jsonl", crash, monkeypatch)
+        summary = await server.run(path, "results.jsonl")
+        told = f"after death at point {point}, {crash.where}"
+        assert (server.machine.account.violated, len(server.machine.account.created)) == (0, 1), told
+        assert (summary.succeeded, summary.missing) == (3, 0), told
+        assert len(await recorded(WishRefused)) == 1, told
+        assert_each_answered("results.jsonl", rows)
+        if not died_here:
+            break
+        killed.append(crash.where)
+    await bury()
+    assert len(killed) > 10
 
 
 def test_crash_is_not_an_ordinary_exception() -> None:

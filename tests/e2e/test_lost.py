@@ -11,13 +11,15 @@ import anyio
 import pytest
 import structlog
 
-from abatch import BatchManager, Job, StillInDoubt, driver, poller
+from abatch import BatchManager, Job, StillInDoubt, client, collector, driver, poller
 from abatch.cli.standing import shard_in_words
 from abatch.clocks import Moment
-from abatch.facts import Drained, Lost, LostWished, Reappeared, Vanished
+from abatch.facts import Drained, Lost, LostWished, Reappeared, Vanished, WishRefused
 from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
-from abatch.lifecycle import Draining, Processing
+from abatch.lifecycle import Done, Draining, Processing
+from abatch.pacing import Backoff
+from abatch.reconcile import BatchSeen
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import CutAtLine, OtherWorkspace, ResetAfterAccept, ResetBeforeAccept, Stall, Status
 from tests.e2e.jobs import (
@@ -32,6 +34,7 @@ from tests.e2e.jobs import (
     sdk,
     write,
 )
+from tests.e2e.test_operator import wish as resolve
 
 pytestmark = pytest.mark.anyio
 
@@ -254,6 +257,124 @@ async def test_operator_s_word_on_a_batch_that_the_api_shows_loses_nothing(api: 
         api.advance(2 * HOUR)
         summary = await job.wait()
     assert (summary.succeeded, summary.missing) == (8, 0)
+    assert_paid_once(api, rows)
+
+
+async def test_operator_s_word_that_was_refused_is_told_once_and_not_asked_again_after_a_restart(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = requests(8)
+    path = await in_flight(api, rows)
+    await call_lost(1)
+    asked, retrieve = list[str](), client.Client.retrieve
+
+    async def noted(self: client.Client, workspace_id: str | None, batch_id: str) -> BatchSeen:
+        asked.append(batch_id)
+        return await retrieve(self, workspace_id, batch_id)
+
+    monkeypatch.setattr(client.Client, "retrieve", noted)
+    with structlog.testing.capture_logs() as events:
+        async with manager() as running:
+            job = await running.submit(path, to="results.jsonl", key="job")
+            await until(lambda: not job._job.wishes)
+        assert asked == api.account.created
+        async with manager() as running:
+            job = await running.submit(path, to="results.jsonl", key="job")
+            assert job._job.wishes == {}
+            await until(lambda: any(watch.seen for watch in running._scope(None)._watched.values()))
+            api.advance(2 * HOUR)
+            summary = await job.wait()
+    assert (summary.succeeded, summary.missing) == (8, 0)
+    assert [event["why"] for event in events if event["event"] == "resolve_refused"] == ["the API shows the batch"]
+    assert len(await recorded(WishRefused)) == 1
+    assert asked == api.account.created
+    assert_paid_once(api, rows)
+
+
+async def test_operator_s_word_counts_on_a_404_for_a_key_that_would_see_the_batch_and_on_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, api: Sandbox
+) -> None:
+    def told(events: Any, status: int) -> bool:
+        return any(each["event"] == "resolve_waits" and str(status) in each["why"] for each in events)
+
+    with Sandbox(seed=3, keys={"old": "one", "new": "two"}, latency=3600) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        rows = requests(8)
+        path = await in_flight(server, rows)
+        await call_lost(1)
+        for key, status in (("old", 500), ("old", 403), ("new", 404)):
+            monkeypatch.setenv("ANTHROPIC_API_KEY", key)
+            if key == "old":
+                server.faults.always("retrieve", Status(status))
+            with structlog.testing.capture_logs() as events:
+                async with manager() as running:
+                    job = await running.submit(path, to="results.jsonl", key="job")
+                    await until(lambda: told(events, status))  # noqa: B023
+                    assert (job.done, len(job._job.wishes)) == (False, 1)
+            server.faults.clear()
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        server.advance(2 * HOUR)
+        _, summary = await run(path)
+        assert (summary.succeeded, summary.missing) == (8, 0)
+        assert_paid_once(server, rows)
+
+
+@pytest.mark.parametrize("by", ["an operator", "two days"])
+async def test_batch_that_an_operator_named_and_that_is_gone_before_a_line_proved_it_is_lost_and_bound_to_nothing(
+    api: Sandbox, by: str
+) -> None:
+    api.faults.next("create", ResetBeforeAccept())
+    path = write(requests(5))
+    with pytest.raises(StillInDoubt):
+        await run(path, unresolved="hold")
+    (named,) = api.add_foreign(5)
+    await resolve(1, named)
+    async with manager(unresolved="hold") as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        await until(lambda: any(isinstance(shard.state, Processing) for shard in job._job.shards.values()))
+        (shard,) = job._job.shards.values()
+        api.delete(named)
+        await until(lambda: missed(running))
+        if by == "an operator":
+            await call_lost(1)
+        else:
+            api.advance(HOUR + 60)
+            await until(lambda: vanished(job))
+            await two_days_later(api, running)
+        summary = await job.wait()
+        assert isinstance(shard.state, Done)
+        assert (shard.state.batch_id, shard.state.proven) == (named, False)
+        assert running._scope(None).known.bound == set()
+    assert (summary.succeeded, summary.missing) == (0, 5)
+    async with manager(unresolved="hold") as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        assert (await job.wait()).missing == 5
+        assert running._scope(None).known.bound == set()
+    assert (api.account.batches, api.account.violated) == (0, 0)
+
+
+async def test_batch_that_lists_show_is_not_lost_though_its_results_and_its_id_are_a_404_for_days(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch, drains_missed: list[Moment]
+) -> None:
+    monkeypatch.setattr(collector, "Backoff", lambda **_: Backoff(first=0.05, most=0.1))
+    rows = requests(8)
+    path = await in_flight(api, rows)
+    api.faults.always("results", Status(404))
+    api.faults.always("retrieve", Status(404))
+    for later in (2 * HOUR, 2 * DAY):
+        api.advance(later)
+        async with manager() as running:
+            job = await running.submit(path, to="results.jsonl", key="job")
+            for _ in range(2):
+                before = len(drains_missed)
+                await until(lambda: len(drains_missed) > before + 1)  # noqa: B023
+                api.advance(HOUR + 60)
+            assert not job.done
+    api.faults.clear()
+    _, summary = await run(path)
+    assert (summary.succeeded, summary.missing) == (8, 0)
+    assert await recorded(Vanished) == []
     assert_paid_once(api, rows)
 
 

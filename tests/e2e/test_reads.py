@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 
-from abatch import ConfigError, JobStopped
+from abatch import ConfigError, JobStopped, client
 from abatch.bulletin import read as read_bulletin
 from abatch.journal import Journal
 from abatch.ledger import Ledger
+from abatch.lifecycle import InDoubt
+from abatch.reads import LOOKS
 from abatch.sandbox import Sandbox
-from abatch.sandbox.faults import Garbage, NoDate, Redirect, Status
+from abatch.sandbox.faults import Garbage, NoDate, Redirect, ResetBeforeAccept, Status
 from tests.e2e.jobs import assert_paid_once, manager, requests, run, write
 from tests.e2e.test_operator import until
 
@@ -113,6 +116,36 @@ async def test_list_that_stops_working_for_good_ends_the_wait_for_a_batch_and_no
             again = await running.submit(write(rows), to="results.jsonl", key="job")
             assert (await again.wait()).succeeded == 8
         assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize(
+    "pages", [{"last_id": None, "data": []}, {"last_id": "x", "data": []}], ids=["no next page", "an empty page"]
+)
+async def test_list_that_says_that_more_follows_and_names_no_page_settles_nothing_and_stops_the_job(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch, pages: dict[str, Any]
+) -> None:
+    get, good, looks = client.Client._get, anyio.Event(), list[str]()
+
+    async def unfinished(self: client.Client, what: str, path: str, workspace_id: str | None) -> httpx2.Response:
+        answer = await get(self, what, path, workspace_id)
+        if f"limit={client.PAGE}" not in path or good.is_set():
+            return answer
+        looks.append(path)
+        return httpx2.Response(200, headers={"date": answer.headers["date"]}, json={**pages, "has_more": True})
+
+    monkeypatch.setattr(client.Client, "_get", unfinished)
+    api.faults.next("create", ResetBeforeAccept())
+    rows = requests(8)
+    with anyio.fail_after(60), pytest.raises(JobStopped, match="names no next page") as caught:
+        await run(write(rows))
+    assert "base URL" in caught.value.remedy
+    assert len(looks) >= LOOKS
+    state = (await recorded()).shards[1].state
+    assert (type(state), state.attempt) == (InDoubt, 1)
+    good.set()
+    _, summary = await run(write(rows))
+    assert summary.succeeded == 8
+    assert_paid_once(api, rows)
 
 
 @pytest.mark.parametrize("ends", ["/v1", "/v1/", "/v1/messages", "/v1/messages/batches"])

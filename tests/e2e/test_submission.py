@@ -489,6 +489,24 @@ async def test_results_cut_and_reset_lose_nothing(api: Sandbox) -> None:
     assert_paid_once(api, rows)
 
 
+@pytest.mark.parametrize("batch_id", ["", "../x", "a\n\x1b[31m", "m" * 100_000, 7, None])
+async def test_acceptance_with_an_id_that_no_path_can_hold_is_found_and_ends_nothing(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch, batch_id: object
+) -> None:
+    replied = client._replied
+
+    def odd(answer: httpx2.Response) -> Any:
+        return replied(httpx2.Response(answer.status_code, json={**answer.json(), "id": batch_id}))
+
+    monkeypatch.setattr(client, "_replied", odd)
+    rows = requests(8)
+    with structlog.testing.capture_logs() as events, anyio.fail_after(60):
+        _, summary = await run(write(rows))
+    assert (summary.succeeded, summary.missing) == (8, 0)
+    assert [event["rule"] for event in events if event["event"] == "create_answered"] == ["A5"]
+    assert_paid_once(api, rows)
+
+
 @pytest.mark.parametrize(
     "oddity",
     [{"date": "Mon, 01 Jan 2024 00:00:00 +99999999999999"}, {"body": b"[" * 100_000 + b"]" * 100_000}],

@@ -26,14 +26,16 @@ import abatch.lifecycle
 import abatch.manager
 import abatch.poller
 import abatch.proof
+import abatch.reads
 import abatch.spool
 from abatch import reconcile, wire
 from abatch.absence import Absence
 from abatch.driver import CALLED_LOST, Driver
-from abatch.errors import ApiError
+from abatch.errors import ApiError, BackendError
 from abatch.facts import Committing, Lost, LostWished, ResolveWished, Withdrawn
 from abatch.lifecycle import Processing, Ready
 from abatch.log import log
+from abatch.outage import Outage
 from abatch.poller import Scope
 from abatch.reconcile import Replied
 from abatch.runner import JobRun
@@ -46,8 +48,11 @@ from abatch.sandbox.faults import (
     KeyPool,
     LineSeparator,
     MissingLine,
+    OutOfCredit,
     Skew,
+    SpendLimit,
     StaleAnswer,
+    UsageLimit,
 )
 from tests.doubts import committed_with
 from tests.simulation.plan import OTHER_KEY, Plan
@@ -625,6 +630,24 @@ def answer_of_a_bound_batch_is_believed() -> ExitStack:
     return _patched((Driver, "_is_of_another", lambda *_: False))
 
 
+def limit_stops_one_job() -> ExitStack:
+    """A limit of the account is taken for a refusal of one request: other jobs of the workspace go on."""
+
+    def remedy_of(*_: Any) -> None:
+        return None
+
+    return _patched((reconcile, "remedy_of", remedy_of), (abatch.reads, "remedy_of", remedy_of))
+
+
+def outage_ends_the_job() -> ExitStack:
+    """The first failure of the storage ends the job, though it may pass."""
+
+    async def wait(_self: Any, failure: BackendError) -> None:
+        raise failure
+
+    return _patched((Outage, "wait", wait))
+
+
 def skew_unwatched() -> ExitStack:
     """Nobody compares `Date` with `created_at`."""
 
@@ -690,6 +713,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
         looks_delay_polls,
         answer_of_a_bound_batch_is_believed,
         skew_unwatched,
+        limit_stops_one_job,
+        outage_ends_the_job,
     )
 }
 
@@ -747,6 +772,8 @@ FOUND_AS: Final[dict[str, str]] = {
     "looks_delay_polls": "delay: ",
     "answer_of_a_bound_batch_is_believed": "J4: ",
     "skew_unwatched": "A6: ",
+    "limit_stops_one_job": "limit: ",
+    "outage_ends_the_job": r".* ended with BackendError: .*memory\.outage",
 }
 """What the judges say of it, as a pattern: a mutant that only breaks down is not found out."""
 
@@ -786,5 +813,12 @@ SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
     "looks_delay_polls": lambda plan: plan.slow_strangers,
     "answer_of_a_bound_batch_is_believed": lambda plan: plan.draws(StaleAnswer),
     "skew_unwatched": lambda plan: bool(plan.clocks),
+    "limit_stops_one_job": lambda plan: (
+        len(plan.jobs) > len({work.workspace_id for work in plan.jobs}) == 1
+        and plan.config.uploads == 1
+        and plan.config.requests_per_batch < 4
+        and plan.draws(OutOfCredit, UsageLimit, SpendLimit, site="create")
+    ),
+    "outage_ends_the_job": lambda plan: bool(plan.outages),
 }
 """For those that few worlds can show: which. Time is not spent on the others."""

@@ -95,6 +95,8 @@ EVENTS = {
     "batch_vanished": "batch vanished",
     "batch_reappeared": "batch reappeared",
     "resolve_refused": "operator's word refused",
+    "storage_unavailable": "storage outage",
+    "storage_available": "storage is back",
     "job_stopped": "job stopped",
     "shard_held": "shard held",
 }
@@ -111,6 +113,10 @@ def reached_by_log(world: World, event: str, facts: dict[str, Any]) -> None:
         check_ended(world, process, facts["shard"])
     if event == "duplicate_seen":
         world.alarmed.add(facts["batch_id"])
+    if event in ("job_stopped", "shard_committing"):
+        _check_limit(world, process, event, facts)
+    if event == "candidate_seen" and _awaits_answer(process, facts["shard"]):
+        world.hit("candidate seen in flight")
     if event in EVENTS:
         world.hit(EVENTS[event])
         check_monitor(world, process, event)
@@ -120,6 +126,29 @@ def reached_by_log(world: World, event: str, facts: dict[str, Any]) -> None:
         world.hit("A11")
     elif event == "shard_withdrawn" and facts["why"] == "the tail was never sent":
         world.hit("A3")
+
+
+LIMITS = re.compile(r"the API answered \d+ .*(credit balance is too low|have reached your specified|spend limit)")
+
+
+def _check_limit(world: World, process: Process, event: str, facts: dict[str, Any]) -> None:
+    """A limit of the account stops every job of its workspace: what is at its gate already may pass it, no more."""
+    workspace_id = next(work.workspace_id for work in world.jobs if work.key == facts["job"])
+    if event == "job_stopped":
+        if LIMITS.match(facts["reason"]):
+            world.hit("limit stops a workspace")
+            process.limited[workspace_id] = process.uploading
+        return
+    if workspace_id not in process.limited:
+        return
+    process.limited[workspace_id] -= 1
+    if process.limited[workspace_id] < 0:
+        world.violation(f"limit: shard {facts['shard']} of {facts['job']} was sent after a limit of the account")
+
+
+def _awaits_answer(process: Process, shard: int) -> bool:
+    assert process.manager is not None
+    return any(shard in scope._unanswered for scope in process.manager._scopes.values())
 
 
 def _doubts_wait(workspace_id: str | None) -> bool:
@@ -203,6 +232,10 @@ def _check_error(world: World, process: Process, error: Exception | None, *, fen
             explained = all(_may_be_held(world, book, life.key, number) for number, _ in error.held)
         case JournalLocked() | JobConflict():
             explained = life.twin is not None or process.name.endswith("'")
+        case BackendError() if "memory.outage" in error.why:
+            explained = world.plan.outlasts and world.disturbed
+            if explained:
+                world.hit("storage outage outlasts patience")
         case JournalError() | ConfigError() | BackendError():
             explained = process.disk_failed or fenced
         case Overtaken():

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any, Final, Literal, TypeAlias
 
 from abatch import Config
+from abatch.outage import LONGEST_WAIT
 from abatch.sandbox import faults as f
 from abatch.sandbox.api import Settings
 from abatch.sandbox.shapes import ERAS
@@ -26,6 +27,7 @@ __all__ = [
     "Fault",
     "Life",
     "Make",
+    "Outage",
     "Plan",
     "Work",
     "doubtful",
@@ -91,6 +93,17 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """The destinations in memory fail for a while."""
+
+    at: float
+    """Seconds from when a job was handed over first; it begins with the first step after them."""
+    seconds: float
+    carried_out: bool
+    """What is asked for is done all the same, and only its answer lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One seed's world."""
 
@@ -131,11 +144,19 @@ class Plan:
     """A life takes days, and lists are far between."""
     vanishing: bool = False
     """Batches are deleted, or looked for in vain for days: the end may take as long."""
+    outages: tuple[Outage, ...] = ()
+    """Of the destinations in memory, until the calm end."""
 
     @property
     def fenced(self) -> bool:
         """Two processes drive at the same time in it."""
         return not all(life.locked for life in self.lives)
+
+    @property
+    def outlasts(self) -> bool:
+        """Whether the outages may take as long as a job is patient with its storage."""
+        patience = self.config.storage_patience.total_seconds() - LONGEST_WAIT * len(self.outages)
+        return sum(outage.seconds for outage in self.outages) >= patience
 
     @property
     def clocks(self) -> list[tuple[f.AnyFault, float]]:
@@ -424,6 +445,25 @@ def _parking(chance: Random, plan: Plan) -> Plan:
     )
 
 
+def _storage_out(chance: Random, plan: Plan) -> Plan:
+    """The same world; in some, what results go to fails for a while, mostly for less than jobs are patient."""
+    if chance.random() > 0.08 or plan.weighed or all(work.to != "memory" for work in plan.jobs):
+        return plan
+    lengths = chance.choice([(5.0,), (60.0,), (400.0, 200.0), (700.0,), (4000.0,), (8000.0,)])
+    return replace(
+        plan,
+        lives=plan.lives or [Life(stops_at=40 * HOUR)],
+        outages=tuple(
+            Outage(
+                at=chance.choice([0.0, 0.0, 60.0, HOUR]) * chance.random(),
+                seconds=seconds * chance.uniform(0.5, 1),
+                carried_out=chance.random() < 0.4,
+            )
+            for seconds in lengths
+        ),
+    )
+
+
 def _rare(chance: Random, plan: Plan) -> Plan:
     """The same world; in some, what else would hardly be met."""
     faults = list(plan.faults)
@@ -513,4 +553,5 @@ def kind(seed: int) -> Plan:
     plan = refusing(Random(f"{seed} refusals"), plan)
     plan = _doubting(Random(f"{seed} doubted refusals"), plan)
     plan = _parking(Random(f"{seed} parked"), plan)
+    plan = _storage_out(Random(f"{seed} storage"), plan)
     return _rare(Random(f"{seed} rare"), plan)

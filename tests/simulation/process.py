@@ -68,6 +68,8 @@ class Process(Owner):
         self.locks: list[FileIO] = []
         self.uploading = 0
         """Creates under way."""
+        self.limited: dict[str | None, int] = {}
+        """Workspaces in which a create met a limit of the account, and how many creates may still pass their gate."""
         self.offsets: list[tuple[float, float]] = []
         """Of each create that was accepted: when, and by how much `Date` was ahead."""
         self.heard: set[str] = set()
@@ -232,9 +234,11 @@ class Process(Owner):
     async def _hand_over(self, manager: BatchManager, work: Work) -> None:
         world = self.world
         for time in range(1, HANDED_OVER + 1):
+            self.limited.pop(work.workspace_id, None)  # who hands a job over may have acted on it
             job = await manager.submit(
                 self._input(work), to=world.to(work), key=work.key, workspace_id=work.workspace_id, tries=work.tries
             )
+            world.handed_over(work)
             try:
                 async with anyio.create_task_group() as group:
                     if self.life.cancels_at and work is world.plan.jobs[0]:
@@ -244,7 +248,9 @@ class Process(Owner):
                     group.cancel_scope.cancel()
             except BaseExceptionGroup as several:
                 error = several.exceptions[0]
-                mendable = isinstance(error, JobStopped) or (isinstance(error, BackendError) and self.disk_failed)
+                mendable = isinstance(error, JobStopped) or (
+                    isinstance(error, BackendError) and (self.disk_failed or world.plan.outlasts)
+                )
                 if not mendable or time == HANDED_OVER:
                     raise error from None
                 self.note(f"hands over again after {error}")

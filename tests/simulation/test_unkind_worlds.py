@@ -152,3 +152,25 @@ def test_a_create_that_was_carried_out_and_redirected_is_found(seed: int, status
     lines = story(world(("create", f.Redirect(status=status, accepted=True), 1.0)), seed)
     assert times(lines, "shard_found")
     assert not times(lines, "shard_withdrawn")
+
+
+MONTH_AHEAD = ("every", f.Jump(at=60.0, seconds=30 * DAY), 1.0)
+HOURS = f.Hide(5 * HOUR, after=1.0)
+AWAY: dict[str, list[Any]] = {
+    "candidates that are hidden": [LOST, ("list", HOURS, 1.0), ("retrieve", HOURS, 1.0)],
+    "candidates that cannot be read": [LOST, ("results", f.NotYet(5 * HOUR), 1.0)],
+    "batches and results that are hidden": [("list", HOURS, 1.0), ("retrieve", HOURS, 1.0), ("results", HOURS, 1.0)],
+    "results that are hidden": [("results", f.NotYet(5 * HOUR), 1.0)],
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("away", AWAY.values(), ids=AWAY)
+def test_a_date_that_jumps_by_a_month_gives_nothing_up(seed: int, away: list[Any]) -> None:
+    """All of it is back after hours, and everything is answered."""
+    plan = world(*away, MONTH_AHEAD, rows=3, latency=(200.0, 600.0))
+    config = replace(plan.config, poll_at_most=timedelta(minutes=10))
+    lines = story(replace(plan, config=config, lives=[Life(stops_at=12 * HOUR)]), seed, told_as_broken="bound_A2")
+    assert max(times(lines, "batch_ended")) < 12 * HOUR
+    for given_up in ("shard_lost", "shard_held", "rows_missing", "never_readable", "no batch appeared"):
+        assert times(lines, given_up) == []

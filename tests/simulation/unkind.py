@@ -14,8 +14,8 @@ A7  A list may be answered from another workspace (a pool of keys) only while ev
 A6  `Date` may run ahead or behind, drift, or jump by up to a day, at every call or at some. But where the machine's
     time since boot is no witness (it was restarted between two lives, or does not tell its boot), either `Date` keeps
     its offset or the wall clock is right: they are not wrong together.
-    Two limits are looked up by `Date` alone: results are kept for 29 days, and a 404 of the results of a candidate
-    that is two days old is final. A `Date` that jumps by weeks is outside.
+    How old a batch is, for results that are kept for 29 days or a candidate that nobody can read for two, is told by
+    `Date` and by this machine's time. Worlds whose `Date` jumps by weeks are in `test_unkind_worlds.py`.
 """
 
 from __future__ import annotations
@@ -325,7 +325,9 @@ def _in_every_read(fault: f.AnyFault) -> list[Fault]:
 
 def _with_good_disk(plan: Plan) -> Plan:
     none = frozenset[int]()
-    return replace(plan, full_at=none, broken_at=none, no_room_until=0.0, refuses=(0.0, 0.0), restores=False)
+    return replace(
+        plan, full_at=none, broken_at=none, no_room_until=0.0, refuses=(0.0, 0.0), restores=False, outages=()
+    )
 
 
 def _without(plan: Plan, kind: type[f.AnyFault]) -> list[Fault]:

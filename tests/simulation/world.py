@@ -13,6 +13,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
@@ -26,7 +27,7 @@ from tests.simulation import oracles
 from tests.simulation.api import Api
 from tests.simulation.effects import Disk, here
 from tests.simulation.loop import SimulatedLoop, Stuck
-from tests.simulation.plan import CANARY, KEY, OTHER_KEY, Life, Plan, Work, near
+from tests.simulation.plan import CANARY, KEY, OTHER_KEY, Life, Outage, Plan, Work, near
 from tests.simulation.process import Operator, Process
 from tests.simulation.witness import Witness
 
@@ -102,6 +103,8 @@ class World:
             if work.source == "file":
                 self.input_of(work).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in work.rows))
         memory.clear()
+        self._known: set[str] = set()
+        """Jobs in memory that were handed over."""
         self.restored = False
         self.clashed = False
         """Two drivers at once wrote the same file."""
@@ -318,6 +321,23 @@ class World:
         if (not plan.promised or self.restored) and not plan.fenced and not plan.slumber:
             await self._audit()
 
+    def handed_over(self, work: Work) -> None:
+        """A job is known, so it outlives an outage of its storage: one that is new is refused at once."""
+        if work.to != "memory" or work.key in self._known:
+            return
+        self._known.add(work.key)
+        for outage in self.plan.outages:
+            self.later(outage.at, partial(self._storage_fails, work, outage))
+
+    def _storage_fails(self, work: Work, outage: Outage) -> None:
+        if self.disturbed:
+            self.note(f"the storage of {work.key} fails for {outage.seconds:.0f} s")
+            memory.outage(work.key, seconds=outage.seconds, carried_out=outage.carried_out)
+
+    def _storage_works(self) -> None:
+        for work in self.plan.jobs:
+            memory.restore(work.key)
+
     async def _quiet(self) -> None:
         """Wait until nothing is on its way, and nothing runs: what comes then was paid, too."""
         await asyncio.sleep(self.plan.longest_transit + 1)
@@ -357,6 +377,7 @@ class World:
     async def _calm_end(self) -> None:
         """No more faults: everything must be done in time."""
         self.disturbed = False
+        self._storage_works()
         self.machine.calm(stream_goes_on=self.plan.stream_goes_on)
         quick = self.plan.settings.latency_range[1] < 12 * HOUR and not self.plan.vanishing
         within = DONE_WITHIN if quick else DAYS

@@ -20,7 +20,7 @@ from abatch.client import Client
 from abatch.errors import ApiError
 from abatch.facts import Headers
 from abatch.reads import refusal_of
-from abatch.reconcile import Refused, judge
+from abatch.reconcile import CreatedUnnamed, Refused, Unknown, judge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -275,6 +275,55 @@ async def test_details_of_any_kind_hide_no_envelope(details):
         with pytest.raises(ApiError) as caught:
             await calls.list(None)
         assert (caught.value.kind, caught.value.error_code) == ("invalid_request_error", None)
+
+
+@pytest.mark.parametrize("kind", ["", "api_error", "overloaded_error", "timeout_error"])
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422, 429])
+async def test_a9_an_error_of_a_server_under_a_4xx_is_no_refusal_of_the_api(status, kind):
+    """A gateway that puts its own trouble into the API's envelope may have passed the create on."""
+    text = envelope('{"error_code":"enforced_spend_limit_reached"}').replace("invalid_request_error", kind)
+    async with answered(status, text, **{"retry-after": "1"}) as calls:
+        verdict = judge(await calls.create(Headers(), 2, pieces()))
+    assert verdict == Unknown(rule="A9", why=f"answered {status}")
+
+
+ODD_IDS = {
+    "empty": "",
+    "a slash": "msgbatch_1/cancel",
+    "two dots": "..",
+    "a query": "msgbatch_1?x=1",
+    "a newline": "msgbatch_1\n",
+    "an escape": "\x1b[31mmsgbatch_1",
+    "NUL": "msgbatch_\0",
+    "a blank": "msgbatch 1",
+    "far too long": "m" * 100_000,
+    "a surrogate": "msgbatch_\ud800",
+    "none": None,
+    "a number": 7,
+    "a list": ["msgbatch_1"],
+}
+odd_id = pytest.mark.parametrize("batch_id", ODD_IDS.values(), ids=ODD_IDS)
+
+
+@odd_id
+async def test_a5_a_2xx_with_an_id_that_no_path_can_hold_is_created_but_unnamed(batch_id):
+    one = json.loads(LIST % "Z" + '"has_more":false}')["data"][0]
+    async with answered(200, json.dumps({**one, "id": "msgbatch_1"})) as calls:
+        assert (await calls.create(Headers(), 2, pieces())).batch.batch_id == "msgbatch_1"
+    async with answered(200, json.dumps({**one, "id": batch_id})) as calls:
+        verdict = judge(await calls.create(Headers(), 2, pieces()))
+    assert verdict == CreatedUnnamed(rule="A5", status=200)
+
+
+@odd_id
+async def test_an_id_that_no_path_can_hold_makes_a_read_a_failure_that_can_be_told(batch_id):
+    one = json.loads(LIST % "Z" + '"has_more":false}')["data"][0]
+    page = json.dumps({"data": [{**one, "id": batch_id}], "has_more": False})
+    async with answered(200, page) as calls:
+        with pytest.raises(ApiError) as caught:
+            await calls.list(None)
+    assert len(str(caught.value)) < 200
+    assert str(caught.value).isprintable()
 
 
 async def test_the_code_of_an_error_is_read_from_its_details():

@@ -341,6 +341,31 @@ def test_b7_the_grace_counts_what_has_passed_on_both_clocks_not_what_the_date_sa
     assert (verdict.rule, type(verdict)) == ("B7", Wait)
 
 
+MONTH = 30 * 24 * 3600.0
+
+
+def month_ahead(after, *batches):
+    """A list whose `Date` runs thirty days ahead of this machine's time."""
+    seen = listing(after, *batches)
+    return replace(seen, at=structs.replace(seen.at, date=seen.date + MONTH))
+
+
+def test_b7_a_date_that_jumps_by_a_month_makes_no_live_batch_too_old_to_be_missed():
+    known = Known(live={"msgbatch_ours": NOON - 600}, listed={"msgbatch_ours"})
+    mine = replace(TWICE_EMPTY, waited=LATE)
+    for seen in (listing(LATE), month_ahead(LATE)):
+        verdict = settle(mine, seen, known, grace=GRACE, hold=False)
+        assert (verdict.rule, type(verdict)) == ("B7", Wait)
+        assert "msgbatch_ours" in verdict.why
+        assert closing(mine, seen, known, grace=GRACE) is None
+    assert isinstance(settle(mine, listing(LATE + MONTH), known, grace=GRACE, hold=False), Absent)
+
+
+def test_b6_a_date_that_jumps_by_a_month_gives_no_hidden_candidate_up():
+    verdict = settle(replace(hidden(), waited=2 * 3600.0), month_ahead(2 * 3600.0), Known(), grace=GRACE, hold=False)
+    assert (verdict.rule, type(verdict)) == ("B6", Wait)
+
+
 def test_b7_an_earlier_empty_list_does_not_shorten_the_grace():
     verdict = ruling(doubt(empty_at=0.0), listing(GRACE))
     assert (verdict.rule, type(verdict)) == ("B7", Wait)
