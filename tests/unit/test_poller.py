@@ -132,14 +132,14 @@ async def test_an_attempt_whose_answer_was_lost_is_noted_for_as_a_doubt_and_not_
         assert (in_flight, notes) == ([seen("one")], [seen("two")])
 
 
-async def test_an_operators_word_that_comes_during_a_look_keeps_its_note_from_the_attempt():
-    """The word comes while the look is being noted for another shard."""
+async def test_an_attempt_that_is_interrupted_during_a_look_is_noted_for_while_nothing_settled_it():
+    """The word of an operator may be refused, and then the candidate must be on record; the journal knows the attempt."""
     async with scope_of([page("one")]) as scope:
         second = Notes()
         first = Notes(and_then=lambda: scope.interrupt(2))
         async with in_doubt(scope, (doubt(1), first), (doubt(2), second)):
             await scope.page()
-        assert (first, second) == ([seen("one")], [])
+        assert (first, second) == ([seen("one")], [seen("one")])
 
 
 @pytest.mark.parametrize("guarded", [True, False])
@@ -151,7 +151,7 @@ async def test_a_key_of_another_workspace_closes_the_candidates_for_itself_alone
             pending = scope._pending[1]
             pending.doubt = doubt(guarded=guarded, waited=2 * GRACE)
             await scope._look()
-            assert pending.doubt.closed_at is not None
+            assert pending.doubt.committed.closed_at is not None
         assert [note.closed_at is not None for note in notes] == [True] * guarded
 
 
@@ -173,5 +173,5 @@ async def test_a_list_that_says_that_more_follows_and_names_no_page_is_never_com
             pending.doubt = doubt(waited=10 * GRACE, empty_at=GRACE + 1)
             with anyio.fail_after(30), pytest.raises(ApiError, match="names no next page") as caught:
                 await scope._look()
-            assert (pending.ruling, pending.doubt.closed_at) == (None, None)
+            assert (pending.ruling, pending.doubt.committed.closed_at) == (None, None)
     assert refusal_of(caught.value) is not None
