@@ -133,7 +133,7 @@ async def test_an_attempt_whose_answer_was_lost_is_noted_for_as_a_doubt_and_not_
 
 
 async def test_an_attempt_that_is_interrupted_during_a_look_is_noted_for_while_nothing_settled_it():
-    """The word of an operator may be refused, and then the candidate must be on record; the journal knows the attempt."""
+    """The word of an operator may be refused: then the candidate must be on record."""
     async with scope_of([page("one")]) as scope:
         second = Notes()
         first = Notes(and_then=lambda: scope.interrupt(2))
