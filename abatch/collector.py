@@ -17,7 +17,7 @@ from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import add
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import anyio
 import msgspec
@@ -30,6 +30,7 @@ from abatch.kept import KeptIds, read_kept, write_kept
 from abatch.lifecycle import Draining, Lost
 from abatch.log import log
 from abatch.pacing import READ_AGAIN, Backoff
+from abatch.prices import MOST_SPENDS, NO_USAGE, OTHER_MODELS, TOO_MANY
 from abatch.reconcile import KEPT_FOR, counts_of
 from abatch.result import OUTCOMES, Block, Line, Usage
 from abatch.spool import (
@@ -43,6 +44,7 @@ from abatch.spool import (
     open_spool,
     write_missing,
 )
+from abatch.stops import UNKNOWN, add_stops
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -124,6 +126,11 @@ class NotOurs(Exception):
     """A batch that an operator named does not hold this shard."""
 
 
+_Bucket: TypeAlias = tuple[str, bool, str, tuple[str, ...]]
+"""Model, whether the prompt is long, place of inference, what has no price."""
+_NONE: Final = (0, 0, 0, 0, 0, 0)
+
+
 class Tally:
     """Counts and tokens of lines as they pass; a prompt of more than `step` tokens has the long price."""
 
@@ -131,7 +138,8 @@ class Tally:
         self._step = step
         self._outcomes: dict[str, int] = {}
         self._succeeded = 0
-        self._tokens: dict[tuple[str, bool], tuple[int, ...]] = {}
+        self._tokens: dict[_Bucket, tuple[int, ...]] = {}
+        self._stops: dict[str, int] = {}
 
     def note(self, outcome: str) -> None:
         """Count an outcome."""
@@ -140,24 +148,39 @@ class Tally:
     def add(self, line: Line) -> None:
         """Count a line, and its tokens."""
         self.note(line.outcome)
-        if line.usage is not None and line.model is not None:
-            bucket = (line.model, line.usage.prompt_tokens > self._step)
-            self._add_tokens(bucket, msgspec.structs.astuple(line.usage))
+        if line.outcome == "succeeded":
+            add_stops(self._stops, {line.stop_reason or UNKNOWN: 1})
+            usage = line.usage or Usage(unpriced=(NO_USAGE,))
+        elif line.usage is None:
+            return
+        else:
+            usage = line.usage
+        *numbers, geo, unpriced = msgspec.structs.astuple(usage)
+        self._add_tokens((line.model or "", usage.prompt_tokens > self._step, geo, unpriced), numbers)
 
     def add_succeeded(self, messages: Sequence[wire.Message]) -> None:
         """Count the lines of rows that succeeded with these messages."""
         self._succeeded += len(messages)
-        told: dict[tuple[str, bool], list[tuple[int, ...]]] = {}
+        told: dict[_Bucket, list[tuple[int, ...]]] = {}
+        stops: dict[str, int] = {}
         for message in messages:
-            usage, model = message.usage, message.model
-            if usage is not None and model is not None:
-                fresh, _, read, written, _ = numbers = usage.numbers()
-                told.setdefault((model, fresh + read + written > self._step), []).append(numbers)
+            usage, model, stop = message.usage, message.model or "", message.stop_reason or UNKNOWN
+            stops[stop] = stops.get(stop, 0) + 1
+            if usage is None:
+                self._add_tokens((model, False, "", (NO_USAGE,)), _NONE)
+                continue
+            fresh, _, read, written, _ = numbers = usage.numbers()
+            charges = usage.charges()
+            bucket = (model, fresh + read + written > self._step, charges.inference_geo, charges.unpriced)
+            told.setdefault(bucket, []).append((*numbers, charges.web_search_requests))
+        add_stops(self._stops, stops)
         for bucket, of_each in told.items():
             self._add_tokens(bucket, map(sum, zip(*of_each, strict=True)))
 
-    def _add_tokens(self, bucket: tuple[str, bool], numbers: Iterable[int]) -> None:
-        sums = self._tokens.get(bucket, (0, 0, 0, 0, 0))
+    def _add_tokens(self, bucket: _Bucket, numbers: Iterable[int]) -> None:
+        if bucket not in self._tokens and len(self._tokens) >= MOST_SPENDS:
+            bucket = (OTHER_MODELS, False, "", (TOO_MANY,))
+        sums = self._tokens.get(bucket, _NONE)
         self._tokens[bucket] = tuple(map(add, sums, numbers))
 
     @property
@@ -171,11 +194,28 @@ class Tally:
     @property
     def spend(self) -> tuple[Spend, ...]:
         """Tokens per model."""
-        names = Usage.__struct_fields__
         return tuple(
-            Spend(model=model, long=long, usage=Usage(**dict(zip(names, sums, strict=True))))
-            for (model, long), sums in self._tokens.items()
+            Spend(
+                model=model,
+                long=long,
+                usage=Usage(
+                    input_tokens=fresh,
+                    output_tokens=output,
+                    cache_read_tokens=read,
+                    cache_creation_tokens=written,
+                    cache_creation_1h_tokens=hour,
+                    web_search_requests=searches,
+                    inference_geo=geo,
+                    unpriced=unpriced,
+                ),
+            )
+            for (model, long, geo, unpriced), (fresh, output, read, written, hour, searches) in self._tokens.items()
         )
+
+    @property
+    def stops(self) -> dict[str, int]:
+        """Answers per stop reason."""
+        return dict(self._stops)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -537,7 +577,7 @@ class _Drain:
         if torn:  # it may be delivered in an envelope made here; it is counted as `_recount` would count it
             line = wire.outcome_of(delivered, _decode_id(custom_id))
         else:
-            line = Line(delivered, _decode_id(custom_id), seen.outcome, seen.error_type, seen.model, seen.usage)
+            line = Line(delivered, _decode_id(custom_id), *seen[1:])
         if self._is_retryable(line):
             self._withheld_rows[row] = 1
             self._withheld_tally.note(seen.outcome)
@@ -684,6 +724,7 @@ class _Drain:
             retried=self._retried(written),
             missing=missing,
             gone=gone,
+            stops=self._tally.stops,
         )
         return Collected(drained=drained, retry=retry, billing=self._billing and self._earlier is None)
 

@@ -268,6 +268,8 @@ class Drained(Recorded, frozen=True, kw_only=True):
     """Rows without a line; their ids stand in the journal's `missing` folder."""
     gone: str = ""
     """Why rows are missing."""
+    stops: dict[str, int] = {}
+    """Of the lines sealed here that succeeded: how many stopped for each `stop_reason`. Empty in older journals."""
 
 
 class Reopened(Recorded, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ import typer
 
 from abatch import threads
 from abatch.backend import failed_elsewhere, load, normalize
-from abatch.cli.again import about_failures
+from abatch.cli.again import about_failures, about_stops
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import follow, summary_json, summary_table
 from abatch.cli.lines import begun, check_beginning
@@ -344,8 +344,10 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
         summary = job.summary()
         if not around.json:
             screen.show(summary_table(summary))
+        from_file = isinstance(order, Order) and isinstance(order.requests, Path)
+        if lines := about_stops(summary, folder_of(around.journal), from_file=from_file):
+            screen.say("\n".join(lines))
         if not summary.ok:
-            from_file = isinstance(order, Order) and isinstance(order.requests, Path)
             lines = about_failures(summary, folder_of(around.journal), from_file=from_file)
             screen.say("\n".join(lines))
     if isinstance(course.error, BadRequest) and job is not None:

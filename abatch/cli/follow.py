@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -14,10 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from abatch.cli.screen import table
-from abatch.cli.text import clean, duration, moment, money, words
+from abatch.cli.text import clean, duration, moment, money, price_age, words
 from abatch.places import shown
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from rich.console import RenderableType
 
     from abatch.cli.screen import Screen
@@ -99,9 +102,11 @@ def numbers(progress: Progress) -> str:
     )
 
 
-def summary_table(summary: Summary) -> RenderableType:
+def summary_table(summary: Summary, *, today: date | None = None) -> RenderableType:
     """What a job came to, as a table."""
+    age = price_age(summary.prices_of, today or datetime.now().astimezone().date())
     usage = summary.usage
+    stops = words(f"{reason} {count:,}" for reason, count in summary.stop_reasons.items())
     rows = [
         ("requests", f"{summary.requests:,}"),
         ("succeeded", f"{summary.succeeded:,}"),
@@ -110,10 +115,12 @@ def summary_table(summary: Summary) -> RenderableType:
             for name in ("errored", "expired", "canceled", "other", "missing")
             if (count := getattr(summary, name))
         ),
+        *([("stopped by", stops)] if stops else []),
         ("batches", f"{summary.batches:,}" + (f" ({summary.retried:,} requests tried again)" * bool(summary.retried))),
         ("tokens", f"{usage.prompt_tokens:,} in, {usage.output_tokens:,} out"),
-        ("cost", money(summary.cost)),
-        ("synchronous cost", money(summary.synchronous_cost)),
+        ("cost", money(summary.cost, summary.unpriced)),
+        *([] if summary.cost is None else [("synchronous cost", money(summary.synchronous_cost))]),
+        *([("prices", age)] if age else []),
         ("time", duration(summary.seconds)),
         ("results", shown(summary.location)),
     ]
