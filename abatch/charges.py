@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["MOST_REASONS", "PLAIN", "Charges", "charges_of", "merged"]
+__all__ = ["MOST_REASONS", "PLAIN", "Charges", "charges_of", "is_plain", "merged"]
 
 MOST_REASONS: Final = 4
 """Reasons why a cost is not known that are kept of one sum; further ones are not told."""
@@ -59,9 +59,6 @@ def charges_of(
         iterations: the `type` of each of the `iterations`.
 
     """
-    is_plain = tier in _TIERS and speed in _SPEEDS and geo in _GEO_AT_LIST_PRICE
-    if is_plain and server_tools is None and iterations is None:
-        return PLAIN
     searches, unpriced = 0, list[str]()
     if tier not in _TIERS:
         unpriced.append(f"service tier {_named(tier)} is not the batch tier")
@@ -77,6 +74,11 @@ def charges_of(
     unpriced += [f"tokens of iteration {kind} are not in the totals" for kind in sorted(others)]
     place = "" if geo in _GEO_AT_LIST_PRICE else str(geo)[:LONGEST]
     return Charges(searches, place, merged(unpriced))
+
+
+def is_plain(geo: str | None, tier: str | None, speed: str | None) -> bool:
+    """Whether these three add nothing to what the tokens cost."""
+    return tier in _TIERS and geo in _GEO_AT_LIST_PRICE and speed in _SPEEDS
 
 
 def merged(*reasons: Iterable[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 import zlib
 from array import array
+from collections import Counter
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,13 +27,14 @@ from abatch import threads, wire
 from abatch.backend import Sealed, ShardRef
 from abatch.errors import ApiError, BackendError
 from abatch.facts import Counts, Drained, Planned, SealedRecord, Spend
+from abatch.failures import MOST_OF_SHARD, Failures, is_final
 from abatch.kept import KeptIds, read_kept, write_kept
 from abatch.lifecycle import Draining, Lost
 from abatch.log import log
 from abatch.pacing import READ_AGAIN, Backoff
 from abatch.prices import MOST_SPENDS, NO_USAGE, OTHER_MODELS, TOO_MANY
 from abatch.reconcile import KEPT_FOR, counts_of
-from abatch.result import OUTCOMES, Block, Line, Usage
+from abatch.result import OUTCOMES, Block, Failure, Line, Usage
 from abatch.spool import (
     SpoolDamaged,
     SpoolReader,
@@ -63,6 +65,7 @@ __all__ = [
     "Collector",
     "NotOurs",
     "discard",
+    "failure_of",
     "record_of",
     "seal_fallbacks",
     "sealed_of",
@@ -140,6 +143,7 @@ class Tally:
         self._succeeded = 0
         self._tokens: dict[_Bucket, tuple[int, ...]] = {}
         self._stops: dict[str, int] = {}
+        self._failures = Failures(MOST_OF_SHARD)
 
     def note(self, outcome: str) -> None:
         """Count an outcome."""
@@ -151,9 +155,10 @@ class Tally:
         if line.outcome == "succeeded":
             add_stops(self._stops, {line.stop_reason or UNKNOWN: 1})
             usage = line.usage or Usage(unpriced=(NO_USAGE,))
-        elif line.usage is None:
-            return
         else:
+            self._failures.add(failure_of(line))
+            if line.usage is None:
+                return
             usage = line.usage
         *numbers, geo, unpriced = msgspec.structs.astuple(usage)
         self._add_tokens((line.model or "", usage.prompt_tokens > self._step, geo, unpriced), numbers)
@@ -162,20 +167,20 @@ class Tally:
         """Count the lines of rows that succeeded with these messages."""
         self._succeeded += len(messages)
         told: dict[_Bucket, list[tuple[int, ...]]] = {}
-        stops: dict[str, int] = {}
+        add_stops(self._stops, Counter([message.stop_reason or UNKNOWN for message in messages]))
         for message in messages:
-            usage, model, stop = message.usage, message.model or "", message.stop_reason or UNKNOWN
-            stops[stop] = stops.get(stop, 0) + 1
+            usage, model = message.usage, message.model or ""
             if usage is None:
                 self._add_tokens((model, False, "", (NO_USAGE,)), _NONE)
                 continue
             fresh, _, read, written, _ = numbers = usage.numbers()
-            charges = usage.charges()
-            bucket = (model, fresh + read + written > self._step, charges.inference_geo, charges.unpriced)
-            told.setdefault(bucket, []).append((*numbers, charges.web_search_requests))
-        add_stops(self._stops, stops)
+            searches, geo, unpriced = usage.charges()
+            bucket = (model, fresh + read + written > self._step, geo, unpriced)
+            told.setdefault(bucket, []).append(numbers)
+            if searches:
+                self._add_tokens(bucket, (0, 0, 0, 0, 0, searches))
         for bucket, of_each in told.items():
-            self._add_tokens(bucket, map(sum, zip(*of_each, strict=True)))
+            self._add_tokens(bucket, (*map(sum, zip(*of_each, strict=True)), 0))
 
     def _add_tokens(self, bucket: _Bucket, numbers: Iterable[int]) -> None:
         if bucket not in self._tokens and len(self._tokens) >= MOST_SPENDS:
@@ -211,6 +216,11 @@ class Tally:
             )
             for (model, long, geo, unpriced), (fresh, output, read, written, hour, searches) in self._tokens.items()
         )
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The lines that did not succeed, in few groups."""
+        return self._failures.groups
 
     @property
     def stops(self) -> dict[str, int]:
@@ -334,6 +344,7 @@ class _Drain:
         self._takes_torn = False
         """Whether this is the last read."""
         self._billing = False
+        self._first_missing = ""
         self._retry_name = f"retry-{shard.shard:08d}.spool"
         self._missing_name = f"{shard.shard:08d}.jsonl"
 
@@ -665,13 +676,14 @@ class _Drain:
         entries = [(self._reader.custom_id(row), gone) for row, seen in enumerate(self._seen) if not seen]
         with guarded(self._owner.journal.missing):
             await threads.run(write_missing, self._owner.journal.missing, self._missing_name, entries)
+        self._first_missing = _decode_id(entries[0][0])
         log.error("rows_missing", shard=self._shard.shard, rows=len(entries), why=gone)
         return len(entries)
 
     async def _recount(self, sealed: Sealed) -> Collected:
         """An earlier run sealed the shard and died before it could record it: read it back and go on from there."""
         async for raw in self._owner.backend.read(sealed):
-            line = wire.outcome_of(raw, "")
+            line = wire.delivered(raw)
             self._billing |= line.error_type == "billing_error"
             self._tally.add(line)
         written = None
@@ -700,6 +712,9 @@ class _Drain:
             return self._earlier.retried
         return 0 if written is None else written.rows
 
+    def _missed(self, missing: int, gone: str) -> Failure:
+        return Failure(type="missing", message=gone, count=missing, example=self._first_missing)
+
     def _collected(self, sealed: Sealed, written: Written | None, missing: int, gone: str) -> Collected:
         planned = self._shard.planned
         counts = self._tally.counts
@@ -725,6 +740,7 @@ class _Drain:
             missing=missing,
             gone=gone,
             stops=self._tally.stops,
+            failures=self._tally.failures if not missing else (*self._tally.failures, self._missed(missing, gone)),
         )
         return Collected(drained=drained, retry=retry, billing=self._billing and self._earlier is None)
 
@@ -746,6 +762,15 @@ def _passes(line: Line) -> bool:
         download = line.error_type == "invalid_request_error" and wire.is_download_timeout(line.raw)
         return download or line.error_type in RETRYABLE
     return line.outcome == "expired"
+
+
+def failure_of(line: Line) -> Failure:
+    """Why the request of a line did not succeed."""
+    if line.outcome != "errored":
+        return Failure(type=line.outcome, example=line.custom_id)
+    _, message = wire.error_in(line.raw)
+    final = is_final(line.error_type, message) and not _passes(line)
+    return Failure(type=line.error_type or "errored", message=message, example=line.custom_id, final=final)
 
 
 def _mark(tail: bytes | memoryview) -> int:
@@ -790,7 +815,7 @@ async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
 
 async def seal_fallbacks(
     backend: Backend, job: JobRef, shard: ShardRecord, spool: SpoolReader, result: bytes | None = None
-) -> tuple[Counts, SealedRecord]:
+) -> tuple[Counts, SealedRecord, tuple[Failure, ...]]:
     """Seal a line for every row of a shard that will never be a batch.
 
     Args:
@@ -836,7 +861,7 @@ async def seal_fallbacks(
             await discard(opened)
             raise
     _check_lines(job, sealed.part, sealed.lines, spool.rows)
-    return tally.counts, record_of(sealed)
+    return tally.counts, record_of(sealed), tally.failures
 
 
 def _check_lines(job: JobRef, part: int, lines: int, given: int) -> None:

@@ -48,6 +48,7 @@ from abatch.facts import (
 from abatch.facts import Held as HeldFact
 from abatch.facts import Lost as LostFact
 from abatch.facts import Rejected as RejectedFact
+from abatch.failures import MOST_OF_JOB, Failures
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import (
     Dead,
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from abatch.facts import Headers, SealedRecord, ShardFact
     from abatch.journal import Journal, Recorded
     from abatch.prices import PriceList
+    from abatch.result import Failure
 
 __all__ = ["JobRecord", "Ledger", "Progress", "ShardRecord"]
 
@@ -457,6 +459,17 @@ class JobRecord:
         """How many of its requests have no result."""
         return self._totals().missing
 
+    def failures(self) -> tuple[Failure, ...]:
+        """What did not succeed so far, in few groups; of a job whose shards are here, see `Ledger.failures`."""
+        found = Failures(MOST_OF_JOB)
+        for shard in self.shards.values():
+            match shard.state:
+                case Done(drained=end) | Dead(end=Abandoned() as end):
+                    found.update(end.failures)
+                case _:
+                    pass
+        return found.groups
+
     def summary(self, prices: PriceList) -> Summary:
         """What the job came to so far; complete once it is finished."""
         totals = self._totals()
@@ -614,6 +627,15 @@ class Ledger:
         full.duplicates = job.duplicates
         full.changed_at = job.changed_at
         return full
+
+    async def failures(self, job: JobRecord) -> tuple[Failure, ...]:
+        """What did not succeed so far of a job, in few groups; of a finished job they are read from the journal.
+
+        Raises:
+            JournalCorrupt: a fact cannot be read, or does not follow from those before it.
+
+        """
+        return (await self.in_full(job)).failures()
 
     async def take_back(self, job: JobRecord) -> None:
         """Have the shards of a finished job here again, until it is finished once more or `let_go`.

@@ -22,7 +22,19 @@ if TYPE_CHECKING:
 
     from anthropic.types import Message
 
-__all__ = ["OUTCOMES", "Block", "Line", "Result", "ResultError", "Summary", "Usage", "in_pieces", "joined", "json_of"]
+__all__ = [
+    "OUTCOMES",
+    "Block",
+    "Failure",
+    "Line",
+    "Result",
+    "ResultError",
+    "Summary",
+    "Usage",
+    "in_pieces",
+    "joined",
+    "json_of",
+]
 
 OUTCOMES = ("succeeded", "errored", "canceled", "expired")
 """The outcomes of a request, as the API spells them. Others may come to be: they are kept and count as failed."""
@@ -169,6 +181,20 @@ class ResultError(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     message: str
     request_id: str | None = None
+
+
+class Failure(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """Requests of a job that did not succeed for one reason."""
+
+    type: str
+    """`error.type` as the API spells it; else the outcome (`expired`, `canceled`), or `missing`."""
+    message: str = ""
+    """The API's message of one of them, shortened; those of the others may differ in numbers and ids."""
+    count: int = 1
+    example: str = ""
+    """The custom_id of one of them; empty where none is at hand."""
+    final: bool = False
+    """Whether they cannot succeed as they are, and have to be changed."""
 
 
 class Result:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
 
-from abatch.charges import Charges, charges_of
+from abatch.charges import PLAIN, Charges, charges_of, is_plain
 from abatch.errors import AbatchError
 from abatch.result import LONG, MAX_TOKENS, Line, Usage, json_of, outcome_in, usage_of
 
@@ -38,6 +38,7 @@ __all__ = [
     "WireId",
     "body_size",
     "delivered",
+    "error_in",
     "fallback",
     "lines_of",
     "parse_id",
@@ -263,6 +264,9 @@ class _Usage(msgspec.Struct, gc=False):
 
     def charges(self) -> Charges:
         """What is charged besides the tokens."""
+        plain = is_plain(self.inference_geo, self.service_tier, self.speed)
+        if plain and self.server_tool_use is None and self.iterations is None:
+            return PLAIN
         return charges_of(
             geo=self.inference_geo,
             tier=self.service_tier,
@@ -443,14 +447,20 @@ def is_download_timeout(line: bytes) -> bool:
     """
     if _DOWNLOAD_TIMEOUT.search(line) is None:
         return False
+    kind, message = error_in(line)
+    said = _DOWNLOAD_TIMEOUT.search(message.encode("utf-8", "replace")) is not None
+    return said and kind == "invalid_request_error"
+
+
+def error_in(line: bytes) -> tuple[str | None, str]:
+    """Type and message of a line's error; None and an empty text where they are not text, or there is none."""
     try:
         envelope: Any = json.loads(line)  # Any: whatever stands in the line
         error: Any = envelope["result"]["error"]["error"]
         kind, message = error["type"], error["message"]
     except (ValueError, RecursionError, LookupError, TypeError):
-        return False
-    said = isinstance(message, str) and _DOWNLOAD_TIMEOUT.search(message.encode("utf-8", "replace")) is not None
-    return said and kind == "invalid_request_error"
+        return None, ""
+    return (kind if isinstance(kind, str) else None), (message if isinstance(message, str) else "")
 
 
 def _read_leniently(line: bytes) -> Seen | None:

@@ -15,10 +15,11 @@ from abatch.places import absolute, absolute_url, folder_of, shown
 from abatch.stops import CUT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from abatch.ledger import JobRecord, Ledger
-    from abatch.result import Summary
+    from abatch.result import Failure, Summary
 
 __all__ = ["about_failures", "about_stops", "resuming"]
 
@@ -47,17 +48,20 @@ def resuming(ledger: Ledger, job: JobRecord) -> tuple[str, str]:
     return _command(folder, *words), "" if is_file else "with the same lines on stdin"
 
 
-def about_failures(summary: Summary, folder: Path, *, from_file: bool) -> list[str]:
+def about_failures(summary: Summary, failures: Sequence[Failure], folder: Path, *, from_file: bool) -> list[str]:
     """The commands that show what did not succeed, and that send it again."""
+    final = sum(each.count for each in failures if each.final)
     counts = {
-        "--failed": summary.errored + summary.expired + summary.other,
+        "--failed": max(summary.errored + summary.expired + summary.other - final, 0),
         "--missing": summary.missing,
         "--canceled": summary.canceled,
     }
     kinds = [kind for kind, count in counts.items() if count]
     first, is_retry, _ = summary.key.rpartition(".retry-")
     lines = [f"To see them: {_command(folder, 'results', summary.key, '--failed')}"] * (kinds != ["--missing"])
-    if from_file or is_retry:
+    if final:
+        lines.append(f"{final:,} of them cannot succeed as they are: their requests have to be changed.")
+    if kinds and (from_file or is_retry):
         lines.append(f"To send them again: {_command(folder, 'retry', first or summary.key, *kinds)}")
     return lines
 

@@ -19,6 +19,7 @@ from abatch.cli.text import clean, duration, moment, money, price_age, words
 from abatch.places import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import date
 
     from rich.console import RenderableType
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
     from abatch.cli.screen import Screen
     from abatch.job import Job
     from abatch.ledger import Progress
-    from abatch.result import Summary
+    from abatch.result import Failure, Summary
 
-__all__ = ["follow", "summary_json", "summary_table"]
+__all__ = ["failures_table", "follow", "summary_json", "summary_table"]
 
 FRAME: Final = 0.25
 LINE: Final = 10.0
 """Seconds between two lines of progress where nobody watches a bar,"""
+GROUPS: Final = 8
+"""Kinds of failures that are shown one by one."""
 AT_LEAST: Final = 600.0
 """and where nothing changes."""
 
@@ -127,6 +130,14 @@ def summary_table(summary: Summary, *, today: date | None = None) -> RenderableT
     if summary.duplicates:
         rows.append(("accepted twice", f"{summary.duplicates:,}: see docs/reliability.md"))
     return table("", "", rows=rows)
+
+
+def failures_table(failures: Sequence[Failure]) -> RenderableType:
+    """Why requests did not succeed, the most frequent reasons first."""
+    rows = [(f"{each.count:,}", each.type, each.message, each.example) for each in failures[:GROUPS]]
+    if rest := failures[GROUPS:]:
+        rows.append((f"{sum(each.count for each in rest):,}", f"of {len(rest):,} other kinds", "", rest[0].example))
+    return table("failed", "type", "message", "for example", rows=rows, right=("failed",))
 
 
 def summary_json(summary: Summary) -> dict[str, Any]:
