@@ -32,6 +32,7 @@ from abatch.wire import body_size
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from datetime import date
 
     from abatch.prices import PriceList
     from abatch.request import Row
@@ -80,6 +81,8 @@ class Estimate:
     """Models whose price is not known."""
     why_unpriced: tuple[str, ...] = ()
     """Why the costs are None."""
+    prices_of: str = ""
+    """The date of the price list."""
 
 
 async def estimate_file(path: Path, *, config: Config, prices: PriceList) -> Estimate:
@@ -107,7 +110,7 @@ def rows_of(path: Path, *, longest: int) -> Generator[tuple[bytes, Row], None, N
 
 
 def _measure(path: Path, config: Config, prices: PriceList) -> Estimate:
-    made = Estimate()
+    made = Estimate(prices_of=prices.date)
     sums: dict[_Kind, _Sum] = {}
     cutter = _Cutter(config)
     decode = msgspec.json.Decoder(_Asked).decode
@@ -174,8 +177,9 @@ def _dollars(sums: dict[_Kind, _Sum], prices: PriceList, *, with_output: bool) -
     return total
 
 
-def rows_to_show(made: Estimate) -> list[tuple[str, str]]:
+def rows_to_show(made: Estimate, *, today: date | None = None) -> list[tuple[str, str]]:
     """The estimate as rows of a table."""
+    age = price_age(made.prices_of, today or datetime.now().astimezone().date())
     rows = [
         ("requests", f"{made.requests:,}"),
         ("batches", f"about {made.batches:,}"),
@@ -187,6 +191,8 @@ def rows_to_show(made: Estimate) -> list[tuple[str, str]]:
     ]
     if made.why_unpriced:
         rows.append(("cost is unknown", "; ".join(map(clean, made.why_unpriced))))
+    if age:
+        rows.append(("prices", age))
     return rows
 
 
@@ -247,8 +253,6 @@ def estimate(
             screen.give({**as_json(made), "prices_of": list_.date, "queue_limit": queue, "submit_every_seconds": every})
             return
         screen.output.print(table("", "", rows=rows_to_show(made)))
-        if age := price_age(list_.date, datetime.now().astimezone().date()):
-            advice.append(f"{age[0].upper()}{age[1:]}.")
         for line in advice:
             screen.output.out(line)
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from abatch.cli.app import app
-from abatch.cli.estimate import submit_every
+from abatch.cli.estimate import Estimate, rows_to_show, submit_every
 from abatch.cli.exits import status_of, tell
 from abatch.cli.follow import summary_table
 from abatch.cli.screen import Screen, table, tables
@@ -60,7 +60,8 @@ def test_estimate_says_how_large_and_how_often(tmp_path: Any, line: Any) -> None
     path.write_bytes(b"\n".join(line(n, model="claude-unheard-of\x07") for n in range(2)))
     small = invoke("estimate", str(path))
     assert "Below 100 requests" in small.output
-    assert "no price for" in small.output
+    assert "cost is unknown" in small.output
+    assert "no price for 'claude-unheard-of" in small.output
     assert invoke("estimate", str(path), "--sla", "24h").exit_code == 2
     assert "needs a file" in invoke("estimate", "-").stderr
 
@@ -136,6 +137,9 @@ def test_the_last_screen_says_why_the_cost_is_not_known() -> None:
 def test_the_age_of_the_price_list_is_shown_once_it_is_over_90_days() -> None:
     assert "days old" not in last_screen(date(2027, 2, 28))
     assert "the price list is of 2026-11-30, 91 days old" in last_screen(date(2027, 3, 1))
+    made = Estimate(prices_of="2026-11-30")
+    assert "prices" not in dict(rows_to_show(made, today=date(2027, 2, 28)))
+    assert "91 days old" in dict(rows_to_show(made, today=date(2027, 3, 1)))["prices"]
 
 
 def test_the_last_screen_counts_why_answers_stopped() -> None:

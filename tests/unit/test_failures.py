@@ -82,3 +82,12 @@ def test_what_cannot_succeed_as_it_is_is_told_from_what_somebody_may_mend(kind, 
 
 def test_a_line_that_is_no_error_has_its_outcome_as_type():
     assert failure_of(Line(b"no json", "x", "expired")) == Failure(type="expired", example="x")
+
+
+def test_facts_of_an_older_journal_have_no_groups_and_no_stop_reasons():
+    old = decode(b'{"type":"Drained","counts":{"succeeded":1,"errored":1},"sealed":{"part":0,"lines":2}}')
+    assert isinstance(old, Drained)
+    assert (old.failures, old.stops) == ((), {})
+    spend = b'"spend":[{"model":"m","usage":{"input_tokens":7,"output_tokens":1}}]'
+    usage = decode(b'{"type":"Drained","counts":{},"sealed":{"part":0,"lines":0},%b}' % spend).spend[0].usage
+    assert (usage.input_tokens, usage.web_search_requests, usage.inference_geo, usage.unpriced) == (7, 0, "", ())
