@@ -259,7 +259,7 @@ def test_results_that_were_moved_are_told_of(cli: Any, api: Sandbox) -> None:
 
 
 def test_what_failed_is_followed_by_the_commands_that_help(cli: Any) -> None:
-    cli.write("in.jsonl", 4, user=lambda n: "sandbox:errored-once:invalid_request_error" if n == 3 else None)
+    cli.write("in.jsonl", 4, user=lambda n: "sandbox:errored-once:permission_error" if n == 3 else None)
     args = ("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", "--journal", "else where", *FAST)
     ended = cli.here(*args)
     assert ended.status == 1, ended
