@@ -30,7 +30,7 @@ from abatch.job import Job
 from abatch.ledger import Progress
 from abatch.manager import BatchManager
 from abatch.request import Request
-from abatch.result import Line, Result, ResultError, Summary, Usage
+from abatch.result import Failure, Line, Result, ResultError, Summary, Usage
 
 __all__ = [
     "AbatchError",
@@ -44,6 +44,7 @@ __all__ = [
     "BatchManager",
     "Config",
     "ConfigError",
+    "Failure",
     "IllegalTransition",
     "Job",
     "JobConflict",

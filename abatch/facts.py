@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from abatch.clocks import Moment
-from abatch.result import Usage
+from abatch.result import Failure, Usage
 
 __all__ = [
     "Abandoned",
@@ -268,6 +268,10 @@ class Drained(Recorded, frozen=True, kw_only=True):
     """Rows without a line; their ids stand in the journal's `missing` folder."""
     gone: str = ""
     """Why rows are missing."""
+    stops: dict[str, int] = {}
+    """Of the lines sealed here that succeeded: how many stopped for each `stop_reason`. Empty in older journals."""
+    failures: tuple[Failure, ...] = ()
+    """Of the lines sealed here that did not, and of missing rows: what for, in few groups. Empty in older journals."""
 
 
 class Reopened(Recorded, frozen=True, kw_only=True):
@@ -288,6 +292,8 @@ class Abandoned(Recorded, frozen=True, kw_only=True):
     why: str
     counts: Counts
     sealed: SealedRecord
+    failures: tuple[Failure, ...] = ()
+    """What the lines say, in few groups. Empty in older journals."""
 
 
 class Held(Recorded, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from abatch.ledger import JobRecord, Ledger, Progress
     from abatch.poller import Scope
     from abatch.prices import PriceList
-    from abatch.result import Summary
+    from abatch.result import Failure, Summary
     from abatch.runner import HandedOver, JobRun
 
 __all__ = ["Job"]
@@ -71,6 +71,18 @@ class Job:
     def summary(self) -> Summary:
         """What the job came to so far; final once it is done."""
         return self._job.summary(self._prices)
+
+    async def failures(self) -> tuple[Failure, ...]:
+        """Why requests did not succeed so far: up to twenty groups by type and message, and a rest; the largest first.
+
+        They are kept in the journal, so this needs neither the destination nor the API. Results that an abatch
+        without these groups collected are not in them.
+
+        Raises:
+            JournalCorrupt: a fact cannot be read.
+
+        """
+        return await self._ledger.failures(self._job)
 
     async def cancel(self) -> None:
         """Ask to cancel: durable at once, also across a restart.

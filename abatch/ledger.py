@@ -48,6 +48,7 @@ from abatch.facts import (
 from abatch.facts import Held as HeldFact
 from abatch.facts import Lost as LostFact
 from abatch.facts import Rejected as RejectedFact
+from abatch.failures import MOST_OF_JOB, Failures
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import (
     Dead,
@@ -65,8 +66,9 @@ from abatch.lifecycle import (
 )
 from abatch.parked import REMEMBERED, note
 from abatch.places import absolute_url, is_local, shown
-from abatch.prices import BATCH_DISCOUNT
+from abatch.prices import MOST_SPENDS, OTHER_MODELS, TOO_MANY
 from abatch.result import Summary, Usage
+from abatch.stops import add_stops
 from abatch.threads import whole
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from abatch.facts import Headers, SealedRecord, ShardFact
     from abatch.journal import Journal, Recorded
     from abatch.prices import PriceList
+    from abatch.result import Failure
 
 __all__ = ["JobRecord", "Ledger", "Progress", "ShardRecord"]
 
@@ -161,7 +164,9 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     batches: int
     retried: int
     spends: tuple[Spend, ...]
-    """One per model and price step."""
+    """One per model, price step, place of inference, and what has no price."""
+    stops: tuple[tuple[str, int], ...] = ()
+    """Answers per stop reason; the most frequent first."""
     submitted: int = 0
     """Requests that were sent; of a finished job."""
 
@@ -454,10 +459,21 @@ class JobRecord:
         """How many of its requests have no result."""
         return self._totals().missing
 
+    def failures(self) -> tuple[Failure, ...]:
+        """What did not succeed so far, in few groups; of a job whose shards are here, see `Ledger.failures`."""
+        found = Failures(MOST_OF_JOB)
+        for shard in self.shards.values():
+            match shard.state:
+                case Done(drained=end) | Dead(end=Abandoned() as end):
+                    found.update(end.failures)
+                case _:
+                    pass
+        return found.groups
+
     def summary(self, prices: PriceList) -> Summary:
         """What the job came to so far; complete once it is finished."""
         totals = self._totals()
-        counts, total = totals.counts, prices.total(totals.spends)
+        counts, bill = totals.counts, prices.bill(totals.spends)
         return Summary(
             key=self.key,
             location=self.location,
@@ -473,24 +489,34 @@ class JobRecord:
             duplicates=len(self.duplicates),
             seconds=self.changed_at - self.started_at,
             usage=sum((spend.usage for spend in totals.spends), Usage()),
-            cost=None if total is None else total * BATCH_DISCOUNT,
-            synchronous_cost=total,
+            stop_reasons=dict(totals.stops),
+            cost=bill.batch,
+            synchronous_cost=bill.synchronous,
+            unpriced=bill.unpriced,
+            prices_of=prices.date,
         )
 
     def _totals(self) -> Totals:
         if self._sums is not None:
             return self._sums
         counts, missing, batches, retried = Counts(), 0, 0, 0
-        spent: dict[tuple[str, bool], Usage] = {}
+        spent: dict[tuple[str, bool, str, tuple[str, ...]], Usage] = {}
+        stops: dict[str, int] = {}
         for shard in self.shards.values():
             match shard.state:
                 case Done(drained=end):
                     counts += end.counts
                     missing += end.missing
                     retried += end.retried
+                    add_stops(stops, end.stops)
                     for spend in end.spend:
-                        bucket = intern(spend.model), spend.long  # jobs have few models between them
-                        spent[bucket] = spent.get(bucket, Usage()) + spend.usage
+                        usage = spend.usage
+                        # jobs have few models between them
+                        bucket = (intern(spend.model), spend.long, usage.inference_geo, usage.unpriced)
+                        if bucket not in spent and len(spent) >= MOST_SPENDS:
+                            bucket = (OTHER_MODELS, False, "", (TOO_MANY,))
+                            usage = msgspec.structs.replace(usage, inference_geo="", unpriced=bucket[3])
+                        spent[bucket] = spent[bucket] + usage if bucket in spent else usage
                     batches += shard.batch_id is not None
                 case Dead(end=Abandoned() as end):
                     counts += end.counts
@@ -498,8 +524,14 @@ class JobRecord:
                     batches += shard.batch_id is not None
                 case _:
                     pass
-        spends = tuple(Spend(model=model, long=long, usage=usage) for (model, long), usage in spent.items())
-        return Totals(counts=counts, missing=missing, batches=batches, retried=retried, spends=spends)
+        return Totals(
+            counts=counts,
+            missing=missing,
+            batches=batches,
+            retried=retried,
+            spends=tuple(Spend(model=key[0], long=key[1], usage=usage) for key, usage in spent.items()),
+            stops=tuple(sorted(stops.items(), key=lambda stop: (-stop[1], stop[0]))),
+        )
 
 
 class Ledger:
@@ -595,6 +627,15 @@ class Ledger:
         full.duplicates = job.duplicates
         full.changed_at = job.changed_at
         return full
+
+    async def failures(self, job: JobRecord) -> tuple[Failure, ...]:
+        """What did not succeed so far of a job, in few groups; of a finished job they are read from the journal.
+
+        Raises:
+            JournalCorrupt: a fact cannot be read, or does not follow from those before it.
+
+        """
+        return (await self.in_full(job)).failures()
 
     async def take_back(self, job: JobRecord) -> None:
         """Have the shards of a finished job here again, until it is finished once more or `let_go`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from abatch.backend import normalize
 from abatch.cli.places import DEFAULT_JOURNAL
@@ -12,14 +12,24 @@ from abatch.cli.sandbox import SANDBOX_JOURNAL, has_sandbox
 from abatch.errors import ConfigError
 from abatch.facts import FileSource
 from abatch.places import absolute, absolute_url, folder_of, shown
+from abatch.stops import CUT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from abatch.ledger import JobRecord, Ledger
-    from abatch.result import Summary
+    from abatch.result import Failure, Summary
 
-__all__ = ["about_failures", "resuming"]
+__all__ = ["about_failures", "about_stops", "resuming"]
+
+NOT_WHOLE: Final = {
+    CUT: "cut at max_tokens",
+    "refusal": "refused by the model",
+    "pause_turn": "paused by the model (pause_turn)",
+    "model_context_window_exceeded": "cut at the end of the model's context window",
+}
+"""Stop reasons of answers that succeeded and may not be what was wanted."""
 
 
 def resuming(ledger: Ledger, job: JobRecord) -> tuple[str, str]:
@@ -38,18 +48,34 @@ def resuming(ledger: Ledger, job: JobRecord) -> tuple[str, str]:
     return _command(folder, *words), "" if is_file else "with the same lines on stdin"
 
 
-def about_failures(summary: Summary, folder: Path, *, from_file: bool) -> list[str]:
+def about_failures(summary: Summary, failures: Sequence[Failure], folder: Path, *, from_file: bool) -> list[str]:
     """The commands that show what did not succeed, and that send it again."""
+    final = sum(each.count for each in failures if each.final)
     counts = {
-        "--failed": summary.errored + summary.expired + summary.other,
+        "--failed": max(summary.errored + summary.expired + summary.other - final, 0),
         "--missing": summary.missing,
         "--canceled": summary.canceled,
     }
     kinds = [kind for kind, count in counts.items() if count]
     first, is_retry, _ = summary.key.rpartition(".retry-")
     lines = [f"To see them: {_command(folder, 'results', summary.key, '--failed')}"] * (kinds != ["--missing"])
-    if from_file or is_retry:
+    if final:
+        lines.append(f"{final:,} of them cannot succeed as they are: their requests have to be changed.")
+    if kinds and (from_file or is_retry):
         lines.append(f"To send them again: {_command(folder, 'retry', first or summary.key, *kinds)}")
+    return lines
+
+
+def about_stops(summary: Summary, folder: Path, *, from_file: bool) -> list[str]:
+    """What is to know of answers that succeeded and are not whole, and the command that asks for more."""
+    lines: list[str] = []
+    for reason, told in NOT_WHOLE.items():
+        if count := summary.stop_reasons.get(reason, 0):
+            lines.append(f"{count:,} of {summary.requests:,} were {told}.")
+    first, is_retry, _ = summary.key.rpartition(".retry-")
+    if summary.stop_reasons.get(CUT, 0) and (from_file or is_retry):
+        command = _command(folder, "retry", first or summary.key, "--stop-reason", CUT, "--max-tokens", "N")
+        lines.append(f"To ask for longer answers, which are paid for: {command}")
     return lines
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+import msgspec
 import typer
 
 from abatch import threads
 from abatch.backend import failed_elsewhere, load, normalize
-from abatch.cli.again import about_failures
+from abatch.cli.again import about_failures, about_stops
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
-from abatch.cli.follow import follow, summary_json, summary_table
+from abatch.cli.follow import failures_table, follow, summary_json, summary_table
 from abatch.cli.lines import begun, check_beginning
 from abatch.cli.places import DEFAULT_JOURNAL
 from abatch.cli.sandbox import SANDBOX_JOURNAL, sandbox_beside
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from abatch.cli.screen import Screen
     from abatch.config import Parked, Refusals, Tier, Unresolved
     from abatch.job import Job
+    from abatch.result import Failure
 
 __all__ = ["Order", "Redrain", "Surroundings", "config_of", "drive", "journal_of"]
 
@@ -97,6 +99,8 @@ class _Course:
     job: Job | None = None
     error: Exception | None = None
     interrupted: bool = False
+    failures: tuple[Failure, ...] = ()
+    """Why requests did not succeed, once the job is done."""
 
     @property
     def status(self) -> int:
@@ -265,6 +269,7 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
             if others:
                 screen.say(f"also unfinished here, polled but not submitted: {', '.join(others)}")
             await follow(job, screen)
+            course.failures = await job.failures()
         except Exception as failure:
             if (told := failed_elsewhere(url, failure)) is not None:
                 raise told from failure
@@ -284,6 +289,7 @@ async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> Non
             return
         screen.say(f"{len(shards):,} part(s) are gone and are read again: shards {', '.join(map(str, shards))}")
         await follow(job, screen)
+        course.failures = await job.failures()
 
 
 async def _requests(order: Order, config: Config) -> Path | AsyncIterator[bytes]:
@@ -344,9 +350,13 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
         summary = job.summary()
         if not around.json:
             screen.show(summary_table(summary))
+        from_file = isinstance(order, Order) and isinstance(order.requests, Path)
+        if lines := about_stops(summary, folder_of(around.journal), from_file=from_file):
+            screen.say("\n".join(lines))
         if not summary.ok:
-            from_file = isinstance(order, Order) and isinstance(order.requests, Path)
-            lines = about_failures(summary, folder_of(around.journal), from_file=from_file)
+            if not around.json and course.failures:
+                screen.show(failures_table(course.failures))
+            lines = about_failures(summary, course.failures, folder_of(around.journal), from_file=from_file)
             screen.say("\n".join(lines))
     if isinstance(course.error, BadRequest) and job is not None:
         done = job.progress()
@@ -366,6 +376,7 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
                 "error": None if course.error is None else _error_json(course.error),
                 "resume": resume if course.goes_on else None,
                 **({} if job is None else summary_json(job.summary())),
+                "failures": [msgspec.structs.asdict(each) for each in course.failures],
             }
         )
 

@@ -6,18 +6,20 @@ import re
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import msgspec
 import typer
 
 from abatch import threads
+from abatch.charges import charges_of, merged
 from abatch.cli.exits import perform
 from abatch.cli.lines import check_beginning
 from abatch.cli.options import JsonOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.screen import Screen, table
-from abatch.cli.text import clean, duration, span
+from abatch.cli.text import clean, duration, price_age, span
 from abatch.config import Config, Tier
 from abatch.errors import ConfigError
 from abatch.intake import FileInput, check_file
@@ -30,6 +32,7 @@ from abatch.wire import body_size
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from datetime import date
 
     from abatch.prices import PriceList
     from abatch.request import Row
@@ -44,9 +47,14 @@ LONGEST_BATCH: Final = 24 * 3600
 UNITS: Final = {"m": 60, "h": 3600, "d": 86_400}
 
 
+_Kind: TypeAlias = tuple[str, bool, str]
+"""Model, whether the prompt is long, place of inference."""
+
+
 class _Asked(msgspec.Struct):
     model: Any = None
     max_tokens: int = 0
+    inference_geo: Any = None
 
 
 @dataclass(slots=True)
@@ -71,6 +79,10 @@ class Estimate:
     models: list[str] = field(default_factory=list[str])
     unpriced: list[str] = field(default_factory=list[str])
     """Models whose price is not known."""
+    why_unpriced: tuple[str, ...] = ()
+    """Why the costs are None."""
+    prices_of: str = ""
+    """The date of the price list."""
 
 
 async def estimate_file(path: Path, *, config: Config, prices: PriceList) -> Estimate:
@@ -98,14 +110,15 @@ def rows_of(path: Path, *, longest: int) -> Generator[tuple[bytes, Row], None, N
 
 
 def _measure(path: Path, config: Config, prices: PriceList) -> Estimate:
-    made = Estimate()
-    sums: dict[tuple[str, bool], _Sum] = {}
+    made = Estimate(prices_of=prices.date)
+    sums: dict[_Kind, _Sum] = {}
     cutter = _Cutter(config)
     decode = msgspec.json.Decoder(_Asked).decode
     for _, row in rows_of(path, longest=2 * config.bytes_per_batch):
         asked = decode(row.params)
         tokens = len(row.params) // BYTES_PER_TOKEN
-        key = (str(asked.model), tokens > prices.long_prompt_tokens)
+        geo = charges_of(geo=None if asked.inference_geo is None else str(asked.inference_geo)).inference_geo
+        key = (str(asked.model), tokens > prices.long_prompt_tokens, geo)
         spent = sums.setdefault(key, _Sum())
         spent.input_tokens += tokens
         spent.output_tokens += asked.max_tokens
@@ -114,9 +127,10 @@ def _measure(path: Path, config: Config, prices: PriceList) -> Estimate:
     made.batches, made.bytes = cutter.end()
     made.input_tokens = sum(spent.input_tokens for spent in sums.values())
     made.output_tokens_at_most = sum(spent.output_tokens for spent in sums.values())
-    made.models = sorted({model for model, _ in sums})
+    made.models = sorted({model for model, _, _ in sums})
     made.unpriced = [model for model in made.models if prices.price(model) is None]
-    if not made.unpriced:
+    made.why_unpriced = merged(*(prices.why_unpriced(Usage(inference_geo=geo), model) for model, _, geo in sums))
+    if not made.why_unpriced:
         low, high = (_dollars(sums, prices, with_output=wanted) for wanted in (False, True))
         made.synchronous_cost = low, high
         made.cost = low * BATCH_DISCOUNT, high * BATCH_DISCOUNT
@@ -154,16 +168,18 @@ class _Cutter:
         return self._batches, self._bytes
 
 
-def _dollars(sums: dict[tuple[str, bool], _Sum], prices: PriceList, *, with_output: bool) -> float:
+def _dollars(sums: dict[_Kind, _Sum], prices: PriceList, *, with_output: bool) -> float:
     total = 0.0
-    for (model, long), spent in sums.items():
-        usage = Usage(input_tokens=spent.input_tokens, output_tokens=spent.output_tokens if with_output else 0)
+    for (model, long, geo), spent in sums.items():
+        output = spent.output_tokens if with_output else 0
+        usage = Usage(input_tokens=spent.input_tokens, output_tokens=output, inference_geo=geo)
         total += prices.cost(usage, model, long=long) or 0.0
     return total
 
 
-def rows_to_show(made: Estimate) -> list[tuple[str, str]]:
+def rows_to_show(made: Estimate, *, today: date | None = None) -> list[tuple[str, str]]:
     """The estimate as rows of a table."""
+    age = price_age(made.prices_of, today or datetime.now().astimezone().date())
     rows = [
         ("requests", f"{made.requests:,}"),
         ("batches", f"about {made.batches:,}"),
@@ -173,8 +189,10 @@ def rows_to_show(made: Estimate) -> list[tuple[str, str]]:
         ("cost as batches", span(*made.cost)),
         ("cost synchronous", span(*made.synchronous_cost)),
     ]
-    if made.unpriced:
-        rows.append(("no price for", ", ".join(map(clean, made.unpriced))))
+    if made.why_unpriced:
+        rows.append(("cost is unknown", "; ".join(map(clean, made.why_unpriced))))
+    if age:
+        rows.append(("prices", age))
     return rows
 
 
@@ -190,6 +208,7 @@ def as_json(made: Estimate) -> dict[str, Any]:
         "synchronous_cost": made.synchronous_cost,
         "models": made.models,
         "unpriced": made.unpriced,
+        "why_unpriced": made.why_unpriced,
     }
 
 

@@ -6,10 +6,13 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from abatch.prices import OLD_AFTER, days_old
 
-__all__ = ["clean", "duration", "escaped", "moment", "money", "span", "words"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import date
+
+__all__ = ["clean", "duration", "escaped", "moment", "money", "price_age", "span", "words"]
 
 _HOSTILE: Final = re.compile(
     "\x1b\\[[0-?]*[ -/]*[@-~]"  # a whole escape sequence, so that its rest does not stay as litter
@@ -39,16 +42,24 @@ def words(parts: Iterable[str]) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def money(dollars: float | None) -> str:
-    """An amount of US dollars."""
+def money(dollars: float | None, unpriced: Sequence[str] = ()) -> str:
+    """An amount of US dollars, or why it is not known."""
     if dollars is None:
-        return "unknown (no price for a model)"
+        return "unknown: " + "; ".join(unpriced) if unpriced else "unknown (no price for a model)"
     return f"${dollars:,.4f}" if dollars < 1 else f"${dollars:,.2f}"
 
 
 def span(low: float | None, high: float | None) -> str:
     """A range of US dollars."""
     return money(None) if low is None or high is None else f"{money(low)} to {money(high)}"
+
+
+def price_age(prices_of: str, today: date) -> str:
+    """A word on a price list that is old; empty for one that is not."""
+    days = days_old(prices_of, today)
+    if days is None or days <= OLD_AFTER:
+        return ""
+    return f"the price list is of {prices_of}, {days} days old: newer prices can be given with --prices"
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ A request may choose its outcome itself, by `metadata.user_id` in its params:
     sandbox:errored-once:overloaded_error   errored when accepted for the first time, succeeded later
     sandbox:expired, sandbox:canceled
     sandbox:refused                         succeeded with a refusal: no content, `stop_details`
+    sandbox:cut:1000                        succeeded, cut at `max_tokens` while that is below 1000
     sandbox:download-timeout                errored as a download that timed out: an invalid_request_error that passes
     sandbox:download-timeout-once           the same when accepted for the first time, succeeded later
 """
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Canceled",
+    "CutShort",
     "Errored",
     "Expired",
     "Outcome",
@@ -84,6 +86,11 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class CutShort:
+    """The answer is cut where `max_tokens` ends: the request succeeds, and is paid for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Expired:
     """The request was not reached within 24 hours."""
 
@@ -93,7 +100,7 @@ class Canceled:
     """The request was not reached before somebody canceled the batch."""
 
 
-Outcome = Succeeded | Errored | Refused | Expired | Canceled
+Outcome = Succeeded | Errored | Refused | CutShort | Expired | Canceled
 
 
 class OutcomeOf(Protocol):
@@ -165,7 +172,8 @@ _SUCCEEDED = Succeeded()
 
 def chosen_outcome(params: bytes, nth_acceptance: int) -> Outcome | None:
     """The outcome that the params ask for in `metadata.user_id`, if any."""
-    metadata = _read_params(params).metadata
+    read = _read_params(params)
+    metadata = read.metadata
     match (metadata.user_id or "").split(":") if metadata else ():
         case ["sandbox", "errored", kind]:
             return Errored(kind)
@@ -177,6 +185,8 @@ def chosen_outcome(params: bytes, nth_acceptance: int) -> Outcome | None:
             return Errored("invalid_request_error", DOWNLOAD_TIMEOUT) if nth_acceptance == 1 else _SUCCEEDED
         case ["sandbox", "refused"]:
             return Refused()
+        case ["sandbox", "cut", least] if least.isdecimal():
+            return CutShort() if read.max_tokens < int(least) else _SUCCEEDED
         case ["sandbox", "expired"]:
             return Expired()
         case ["sandbox", "canceled"]:
@@ -186,7 +196,7 @@ def chosen_outcome(params: bytes, nth_acceptance: int) -> Outcome | None:
 
 
 SUCCEEDED, CANCELED, EXPIRED, FIRST_ERROR = range(4)
-REFUSED = 255
+CUT, REFUSED = 254, 255
 
 
 class Requests(msgspec.Struct, frozen=True):
@@ -205,7 +215,7 @@ class Requests(msgspec.Struct, frozen=True):
     errors: tuple[str, ...]
     """Every type of error there is, with its message on a second line if that is not the usual one."""
     outcome_of: bytes
-    """One byte each: succeeded, canceled, expired, then an index of `errors`; 255 for a refusal."""
+    """One byte each: succeeded, canceled, expired, then an index of `errors`; 254 for a cut, 255 for a refusal."""
 
     def __len__(self) -> int:
         return len(self.outcome_of)
@@ -221,16 +231,19 @@ class Requests(msgspec.Struct, frozen=True):
         models, model_of = self.models, array("H", self.model_of)
         tokens = array("I", self.tokens)
         padding = _padding(answer_bytes)
-        before_usage = padding + '"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":'
+        before_usage = {
+            outcome: f'{padding}"}}],"stop_reason":"{stop}","stop_sequence":null,"usage":{{"input_tokens":'
+            for outcome, stop in ((SUCCEEDED, "end_turn"), (CUT, "max_tokens"))
+        }
         after_tokens = _usage_after_input(_output_tokens(answer_bytes), "batch") + "}}}"
         for row in order:
             outcome = outcome_of[row]
-            if outcome == SUCCEEDED:
+            if outcome in before_usage:
                 mark = digests[32 * row : 32 * row + 16]
                 yield (
                     f'{{"custom_id":"{custom_ids[row]}","result":{{"type":"succeeded","message":'
                     f'{{"id":"msg_01sandbox{mark}","type":"message","role":"assistant","model":{models[model_of[row]]},'
-                    f'"content":[{{"type":"text","text":"[sandbox] {mark}{before_usage}'
+                    f'"content":[{{"type":"text","text":"[sandbox] {mark}{before_usage[outcome]}'
                     f"{tokens[row]}{after_tokens}"
                 ).encode()
             elif outcome == REFUSED:
@@ -300,6 +313,8 @@ class Columns:
                 return FIRST_ERROR + self._errors.setdefault(told, len(self._errors))
             case Refused():
                 return REFUSED
+            case CutShort():
+                return CUT
 
     def requests(self) -> Requests:
         """The columns, complete."""

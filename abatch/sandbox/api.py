@@ -29,6 +29,7 @@ from abatch.sandbox import faults as f
 from abatch.sandbox.answers import (
     Canceled,
     Columns,
+    CutShort,
     Errored,
     Expired,
     OutcomeOf,
@@ -687,7 +688,7 @@ class Machine:
         match chosen_outcome(params, self.account.messages):
             case Errored(kind):
                 raise _Refused(STATUS_OF_KIND.get(kind, 500), "[sandbox] errored on demand")
-            case Succeeded() | Refused() | Expired() | Canceled() | None:
+            case Succeeded() | Refused() | CutShort() | Expired() | Canceled() | None:
                 return self._json(200, message(params, self.settings.answer_bytes))
 
     def _find(self, batch_id: str, workspace: str) -> Batch:

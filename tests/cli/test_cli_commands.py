@@ -15,7 +15,7 @@ FAST = ("--poll-interval", "0.05")
 
 def fails(n: int) -> str | None:
     """r1 fails for good, r2 is mended by a retry."""
-    return {1: "sandbox:errored:invalid_request_error", 2: "sandbox:errored-once:overloaded_error"}.get(n)
+    return {1: "sandbox:errored:permission_error", 2: "sandbox:errored-once:overloaded_error"}.get(n)
 
 
 def test_a_finished_job_is_shown_read_and_retried(cli: Any, api: Sandbox) -> None:
