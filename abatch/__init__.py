@@ -24,6 +24,7 @@ from abatch.errors import (
     JournalCorrupt,
     JournalError,
     JournalLocked,
+    ManagerClosed,
     StillInDoubt,
 )
 from abatch.job import Job
@@ -54,6 +55,7 @@ __all__ = [
     "JournalError",
     "JournalLocked",
     "Line",
+    "ManagerClosed",
     "Progress",
     "Request",
     "Result",

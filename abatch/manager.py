@@ -29,6 +29,7 @@ from abatch.job import Job
 from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
 from abatch.lifecycle import Done, Held, InDoubt, Lost, doubt_of
+from abatch.lifetime import Lifetime
 from abatch.log import log
 from abatch.move import move
 from abatch.places import absolute, absolute_url, folder_of, is_text, relative, relative_url
@@ -66,7 +67,9 @@ class BatchManager:
             summary = await job.wait()
 
     Leaving the block, however it is left, starts nothing new, gives creates past their commit point up to 30
-    seconds for their answer, and loses nothing. It installs no signal handlers and configures no logging.
+    seconds for their answer, and loses nothing. Whoever waits for one of its jobs then gets ManagerClosed at once.
+    The block may be left by another task than the one that entered it, as fixtures of pytest-asyncio and cells of a
+    notebook do. It installs no signal handlers and configures no logging.
 
     Args:
         journal: the folder of the journal; made if it is not there.
@@ -97,7 +100,7 @@ class BatchManager:
         self._folder = folder_of(journal)
         self._sdk, self._config, self._resume = client, config or Config(), resume
         self._prices = load_prices(prices)
-        self._lifetime: AsyncExitStack | None = None
+        self._lifetime: Lifetime | None = None
         self._runs: dict[int, JobRun] = {}
         self._spare: WeakValueDictionary[int, JobRun] = WeakValueDictionary()
         """Those of finished jobs: they live as long as somebody has a handle."""
@@ -112,20 +115,31 @@ class BatchManager:
     async def __aenter__(self) -> Self:
         if self._lifetime is not None:
             raise RuntimeError("a BatchManager is entered once")
-        self._lifetime = AsyncExitStack()
-        await self._lifetime.enter_async_context(self._run())
+        self._lifetime = Lifetime(self._run())
+        await self._lifetime.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._lifetime is not None
-        await self._lifetime.__aexit__(kind, error, trace)
+        await self._lifetime.leave()
+
+    def close(self) -> None:
+        """Begin to leave, without waiting; the block is still to be left, and waits for the rest.
+
+        For a signal handler, by `loop.call_soon_threadsafe`: a server that first waits for its connections, and then
+        ends the application, would wait for every client that reads results of an unfinished job.
+        """
+        if self._open and self._lifetime is not None:
+            self._open = False
+            self._lifetime.begin_to_leave()
 
     # ---- lifetime ---------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def _run(self) -> AsyncGenerator[None, None]:
+        """Everything that runs between entering and leaving; `Lifetime` gives it a task of its own."""
         async with AsyncExitStack() as open_:
             self._client = await self._make_client()  # first: without a key nothing is made
             open_.push_async_callback(self._client.aclose)
@@ -149,7 +163,6 @@ class BatchManager:
                 guard_checked=self._guard_checked,
                 stop=self._stop,
             )
-            left: BaseException | None = None
             try:
                 async with anyio.create_task_group() as self._group:
                     self._group.start_soon(self._follow_wishes)
@@ -160,19 +173,11 @@ class BatchManager:
                     self._open = True
                     try:
                         yield
-                    except BaseException as error:
-                        left = error
-                        raise
                     finally:
-                        await self._leave()
                         self._open = False
+                        await self._leave()
             except BaseExceptionGroup as several:
-                for broken in _leaves(several):
-                    if broken is not left:  # what broke here, not the cancellation that it caused
-                        raise broken from None
-                if left is not None:
-                    raise left from None
-                raise
+                raise _leaves(several)[0] from None
             finally:
                 with anyio.CancelScope(shield=True):
                     for run in [*self._runs.values(), *self._spare.values()]:
