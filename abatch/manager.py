@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import defaultdict
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -22,9 +22,9 @@ from abatch.bulletin import Bulletin, post
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
 from abatch.disk import remove
 from abatch.driver import Stop
-from abatch.errors import ConfigError, JobConflict, JournalError
+from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError
 from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, Submitted
-from abatch.intake import check_file, file_sha256
+from abatch.intake import HEAD_ROWS, check_file, file_sha256, not_empty, other_row, read_row
 from abatch.job import Job
 from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
@@ -461,7 +461,8 @@ class BatchManager:
         """Hand over a job, or hand it over again: the same key with the same content goes on, or is done at once.
 
         Returns when the job's first fact is durable: from then on it survives any crash. A file is checked before
-        that; an iterable is checked as it is read.
+        that; an iterable is checked as it is read. One that is empty is refused, and leaves no job; an async one may
+        wait for its first request, so that it is empty is found by `wait`, and its key then takes other requests.
 
         Args:
             requests: a path to JSON lines (`.gz`, `.zst`), or an iterable or async iterable of `Request` or
@@ -475,8 +476,9 @@ class BatchManager:
 
         Raises:
             BadRequest: the file holds requests that cannot be sent; nothing was promised or sent.
-            ConfigError: an argument cannot work.
-            JobConflict: the key names a job with other content or another destination; nothing was changed.
+            ConfigError: an argument cannot work, or the iterable is empty.
+            JobConflict: the key names a job with other content or another destination; nothing was changed. A list
+                that differs in its first rows or its length is found out here, others are by `wait`.
             BackendError: the destination is another job's, or exists and is not ours.
 
         """
@@ -501,11 +503,15 @@ class BatchManager:
         async with self._one_at_a_time(key):
             job = self._ledger.job(key)
             if job is None:
+                if path is None:
+                    requests = cast("RequestSource", not_empty(requests))
                 source = await self._source(path)
                 fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries)
                 job = await self._begin(fact, backend)
             else:
                 await self._compare(job, path, url, headers)
+                if isinstance(requests, list | tuple):
+                    await self._compare_first_rows(job, cast("Sequence[object]", requests))
                 if backend is not None and not job.to:  # one that was moved has another destination since
                     self._run_of(job).use(backend)
             run = self._run_of(job)
@@ -650,6 +656,17 @@ class BatchManager:
                 pass  # compared row by row, as it is read
             case _:
                 raise JobConflict(job.key, "requests from another kind of source")
+
+    async def _compare_first_rows(self, job: JobRecord, requests: Sequence[object]) -> None:
+        """Refuse a list that differs at its beginning or in its length; the rest is compared as it is read."""
+        head, planned = (await self._ledger.in_full(job)).head, job.cut
+        with suppress(BadRequest):  # its place is named when it is read
+            for number, request in enumerate(requests[:HEAD_ROWS], 1):
+                if (difference := other_row(head, read_row(request, number), number)) is not None:
+                    raise JobConflict(job.key, difference)
+        if len(requests) < planned.rows or (planned.last and len(requests) > planned.rows):
+            kind = "more" if len(requests) < planned.rows else "fewer"
+            raise JobConflict(job.key, f"{kind} requests: {planned.rows:,}, where these are {len(requests):,}")
 
 
 def _stat(path: Path) -> tuple[int, int]:
