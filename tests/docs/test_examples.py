@@ -58,6 +58,19 @@ def test_an_example_of_a_test_passes(block, desk):
     assert " passed" in said
 
 
+def test_every_manager_of_an_example_with_a_sandbox_polls_fast():
+    """With the settings for the API, the example of a test takes 15 seconds more."""
+    managers = [
+        line.strip()
+        for block in PYTHON
+        if "from abatch.sandbox import Sandbox" in block.code or "def manager(api)" in block.code
+        for line in block.code.splitlines()
+        if "BatchManager(" in line
+    ]
+    assert len(managers) >= 4
+    assert [line for line in managers if "config=api.config(" not in line] == []
+
+
 @pytest.mark.parametrize("block", FILES, ids=str)
 def test_a_page_shows_the_file_as_it_is(block):
     assert block.code == (ROOT / block.mark.removeprefix("file: ")).read_text()
