@@ -741,7 +741,7 @@ def not_empty(requests: object) -> object:
         return cast("object", requests)
     coming = iter(_iterable(requests))
     for first in coming:
-        return requests if isinstance(requests, Collection) else chain([first], coming)
+        return cast("object", requests) if isinstance(requests, Collection) else chain([first], coming)
     raise ConfigError("the iterable holds no request; nothing was begun")
 
 

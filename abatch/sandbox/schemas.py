@@ -102,17 +102,18 @@ class _Maker:
 
     def _any(self, choices: object, refs: tuple[str, ...]) -> object:
         """An instance of the first choice that has one."""
-        if not isinstance(choices, Sequence) or not choices:
-            raise NoInstance("anyOf has no schema")
-        why: NoInstance | None = None
-        for choice in cast("Sequence[object]", choices):
-            if isinstance(choice, Mapping) and cast("Schema", choice).get("$ref") in refs and choice is not choices[-1]:
+        why = NoInstance("anyOf has no schema that can be made")
+        for choice in cast("list[object]", choices if isinstance(choices, list) else []):
+            if self._is_one_of(choice, refs):
                 continue  # the way out of a schema that refers to itself is another choice
             try:
                 return self.make(choice, refs)
             except NoInstance as reason:
-                why = why or reason
-        raise why or NoInstance("anyOf has no instance")
+                why = reason
+        raise why
+
+    def _is_one_of(self, schema: object, refs: tuple[str, ...]) -> bool:
+        return isinstance(schema, Mapping) and cast("Schema", schema).get("$ref") in refs
 
     def _object(self, schema: Schema, refs: tuple[str, ...]) -> dict[str, object]:
         required = set(schema.get("required", ()))
@@ -193,7 +194,7 @@ class _Maker:
             raise NoInstance(f"the reference {ref!r} leads out of the schema")
         for part in parts[1:]:
             name = part.replace("~1", "/").replace("~0", "~")
-            found = cast("Schema", found).get(name) if isinstance(found, Mapping) else None
+            found = cast("Mapping[str, object]", found).get(name) if isinstance(found, Mapping) else None
         if not isinstance(found, Mapping):
             raise NoInstance(f"the reference {ref!r} leads nowhere")
         return cast("Schema", found)

@@ -19,6 +19,7 @@ import socket
 import struct
 import threading
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -56,12 +57,12 @@ if TYPE_CHECKING:
 __all__ = ["Sandbox", "serve"]
 
 STDIN = 0
-QUICK: Final[Mapping[str, timedelta]] = {
-    "poll_every": timedelta(milliseconds=20),
-    "poll_at_most": timedelta(milliseconds=200),
-    "grace": timedelta(seconds=2),
-    "storage_retry_every": timedelta(milliseconds=20),
-}
+QUICK: Final = Config(
+    poll_every=timedelta(milliseconds=20),
+    poll_at_most=timedelta(milliseconds=200),
+    grace=timedelta(seconds=2),
+    storage_retry_every=timedelta(milliseconds=20),
+)
 LAST_WORDS = 5.0
 """Seconds that calls under way may take to notice the end of their connections."""
 BEFORE_RESET = 0.02
@@ -152,7 +153,7 @@ class Sandbox:
             changes: fields of `Config` that are to have another value.
 
         """
-        return Config(**{**QUICK, **changes})
+        return replace(QUICK, **changes)
 
     @property
     def account(self) -> Account:
