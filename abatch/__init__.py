@@ -24,6 +24,7 @@ from abatch.errors import (
     JournalCorrupt,
     JournalError,
     JournalLocked,
+    ManagerClosed,
     StillInDoubt,
 )
 from abatch.job import Job
@@ -55,6 +56,7 @@ __all__ = [
     "JournalError",
     "JournalLocked",
     "Line",
+    "ManagerClosed",
     "Progress",
     "Request",
     "Result",

@@ -7,6 +7,7 @@
     ├── BadRequest                        a request that must be changed before it can be sent
     ├── JobConflict                       this key already names another job
     ├── JobStopped                        the job cannot go on until somebody acts
+    ├── ManagerClosed                     its manager was left while somebody waited for the job
     ├── StillInDoubt                      shards wait for an operator's word
     ├── JobFailed                         raised by `wait(check=True)` alone
     ├── BackendError                      the storage refused or failed
@@ -45,6 +46,7 @@ __all__ = [
     "JournalCorrupt",
     "JournalError",
     "JournalLocked",
+    "ManagerClosed",
     "StillInDoubt",
     "TooManyOpenFiles",
 ]
@@ -137,6 +139,20 @@ class JobStopped(AbatchError):
 
     def __str__(self) -> str:
         return f"job {self.key!r} stopped: {self.reason.removesuffix('.')}. {self.remedy}"
+
+
+class ManagerClosed(AbatchError):
+    """The manager was left while somebody waited for a job of it, or read its results; nothing is lost."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return (
+            f"the manager of job {self.key!r} was left while it was waited for or read; nothing is lost: "
+            "submit it under the same key in the next manager, and it goes on or is read from the beginning"
+        )
 
 
 class StillInDoubt(AbatchError):

@@ -346,6 +346,8 @@ class Cut(Recorded, frozen=True, kw_only=True):
     """For a plain file: the byte after the last of them."""
     digest: str = ""
     """For an iterable: of all rows so far, in order."""
+    head: str = ""
+    """For an iterable, in its first cut alone: a short digest of each of its first rows, one after the other."""
     last: bool = False
     """The input was read to its end."""
 

@@ -19,14 +19,15 @@ import tempfile
 import zlib
 from array import array
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable, Mapping
 from contextlib import ExitStack, aclosing, asynccontextmanager, nullcontext
 from hashlib import blake2b
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
 
+import msgspec
 from anyio.lowlevel import checkpoint
 
 from abatch import threads
@@ -38,7 +39,19 @@ from abatch.wire import body_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["FileInput", "Heaps", "IterableInput", "Lines", "Numbered", "SeenIds", "check_file"]
+__all__ = [
+    "HEAD_ROWS",
+    "FileInput",
+    "Heaps",
+    "IterableInput",
+    "Lines",
+    "Numbered",
+    "SeenIds",
+    "check_file",
+    "not_empty",
+    "other_row",
+    "read_row",
+]
 
 S = TypeVar("S", "Heaps", "SeenIds")
 BLOCK: Final = 2**20
@@ -63,6 +76,10 @@ HEAPS: Final = 2**10
 """Of the digests of a file, by their first ten bits; those of one are compared in memory."""
 HEAPS_AT_ONCE: Final = 2**6
 """Compared in one turn of a worker thread."""
+HEAD_ROWS: Final = 8
+"""First rows of an iterable that are kept one by one, so that other requests are found out at the first difference."""
+HEAD_BYTES: Final = 4
+"""Of the digest of each; two rows that share it are told apart by the digest of all."""
 HEAPS_IN_MEMORY: Final = 2**22
 """Bytes of digests before they go to disk."""
 
@@ -643,10 +660,15 @@ class IterableInput:
         self._requests = requests
         self._digest = blake2b(digest_size=16)
         self._number = 0
+        self._head: list[str] = []
 
     def digest(self) -> str:
         """Of every row given out so far, in order: custom_id, params and betas."""
         return self._digest.copy().hexdigest()
+
+    def head(self) -> str:
+        """A short digest of each of the first rows, one after the other."""
+        return "".join(self._head)
 
     async def blocks(self, *, most: int) -> AsyncGenerator[list[Numbered], None]:
         """The rows, about a megabyte at a time, and no more than `most`.
@@ -667,8 +689,7 @@ class IterableInput:
                         await checkpoint()
                         turn = perf_counter() + TURN
                     self._number += 1
-                    read = from_line if isinstance(request, bytes) else from_object
-                    row = read(request, self._number)  # type: ignore[arg-type]  # bytes go to the one that takes bytes
+                    row = read_row(request, self._number)
                     block.append(Numbered(row, self._number))
                     weight += len(row.params) + 64
                     if weight >= BLOCK or len(block) >= most:
@@ -682,12 +703,10 @@ class IterableInput:
             yield block
 
     def note(self, row: Row) -> None:
-        """Take a row into the digest."""
-        update = self._digest.update
-        for part in (row.custom_id, row.params, *(beta.encode() for beta in row.betas)):
-            update(b"%d:" % len(part))
-            update(part)
-        update(b";")
+        """Take a row into the digests."""
+        _digest_row(self._digest, row)
+        if len(self._head) < HEAD_ROWS:
+            self._head.append(_short_digest(row))
 
     async def _items(self) -> AsyncGenerator[object, None]:
         requests = self._requests
@@ -698,8 +717,62 @@ class IterableInput:
                 async for request in coming:
                     yield request
             return
-        if isinstance(requests, Mapping | Request) or not isinstance(requests, Iterable):
-            kind = type(self._requests).__name__
-            raise ConfigError(f"requests must be a path, an iterable or an async iterable, got {kind}")
-        for request in cast("Iterable[object]", requests):
+        for request in _iterable(requests):
             yield request
+
+
+def read_row(request: object, number: int) -> Row:
+    """Check one request of an iterable.
+
+    Raises:
+        BadRequest: it cannot be sent.
+
+    """
+    read = from_line if isinstance(request, bytes) else from_object
+    return read(request, number)  # type: ignore[arg-type]  # bytes go to the one that takes bytes
+
+
+def not_empty(requests: object) -> object:
+    """The same requests, of which at least one is there. An async iterable is not looked at: it may wait for its first.
+
+    Raises:
+        ConfigError: there is none, or it is not an iterable.
+        Exception: what the caller's iterable raises.
+
+    """
+    if isinstance(requests, AsyncIterable):
+        return cast("object", requests)
+    coming = iter(_iterable(requests))
+    for first in coming:
+        return cast("object", requests) if isinstance(requests, Collection) else chain([first], coming)
+    raise ConfigError("the iterable holds no request; nothing was begun")
+
+
+def other_row(head: str, row: Row, number: int) -> str | None:
+    """How a row, counted from 1, differs from the one that a job began with; None if it does not, or is not kept."""
+    begin = 2 * HEAD_BYTES * (number - 1)
+    kept = head[begin : begin + 2 * HEAD_BYTES]
+    if not kept or kept == _short_digest(row):
+        return None
+    custom_id = msgspec.json.decode(row.custom_id, type=str)
+    return f"other requests: its row {number} is not this one's (custom_id {custom_id[:80]!r})"
+
+
+def _iterable(requests: object) -> Iterable[object]:
+    if isinstance(requests, Mapping | Request) or not isinstance(requests, Iterable):
+        kind = type(requests).__name__  # pyright: ignore[reportUnknownArgumentType]
+        raise ConfigError(f"requests must be a path, an iterable or an async iterable, got {kind}")
+    return cast("Iterable[object]", requests)
+
+
+def _digest_row(into: blake2b, row: Row) -> None:
+    for part in (row.custom_id, row.params, *(beta.encode() for beta in row.betas)):
+        into.update(b"%d:" % len(part))
+        into.update(part)
+    into.update(b";")
+
+
+def _short_digest(row: Row) -> str:
+    digest = blake2b(digest_size=HEAD_BYTES)
+    _digest_row(digest, row)
+    return digest.hexdigest()

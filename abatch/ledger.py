@@ -182,6 +182,8 @@ class JobRecord:
     started_at: float
     changed_at: float
     cut: Cut = field(default_factory=lambda: Cut(rows=0))
+    head: str = ""
+    """Of its first cut; let go with the shards."""
     shards: dict[int, ShardRecord] = field(default_factory=dict[int, ShardRecord])
     open_shards: dict[int, ShardRecord] = field(default_factory=dict[int, ShardRecord])
     """Those of them of which something is still to be done."""
@@ -271,6 +273,7 @@ class JobRecord:
         if not self.missing_shards:
             self.missing_shards = _NO_ORDER
         self.header_sets = frozenset()
+        self.head = ""
         self._cancelling = None
 
     def take_shards_back(self, full: JobRecord) -> None:
@@ -280,6 +283,7 @@ class JobRecord:
         self.sealed_order = full.sealed_order
         self.missing_shards = full.missing_shards
         self.header_sets = full.header_sets
+        self.head = full.head
         self._sums = None
 
     async def wish(self) -> None:
@@ -317,6 +321,7 @@ class JobRecord:
             case Cut():
                 self.cut = fact
                 self.cuts += 1
+                self.head = fact.head or self.head
             case CancelWished():
                 self.cancel_wished = True
                 if self._cancelling is not None:

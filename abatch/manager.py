@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import defaultdict
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -23,13 +23,14 @@ from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
 from abatch.disk import remove
 from abatch.driver import Stop
 from abatch.durations import KEPT_FOR
-from abatch.errors import ConfigError, JobConflict, JournalError
+from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError
 from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, Submitted
-from abatch.intake import check_file, file_sha256
+from abatch.intake import HEAD_ROWS, check_file, file_sha256, not_empty, other_row, read_row
 from abatch.job import Job
 from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
 from abatch.lifecycle import Done, Held, InDoubt, Lost, doubt_of
+from abatch.lifetime import Lifetime
 from abatch.log import log
 from abatch.move import move
 from abatch.places import absolute, absolute_url, folder_of, is_text, relative, relative_url
@@ -66,7 +67,9 @@ class BatchManager:
             summary = await job.wait()
 
     Leaving the block, however it is left, starts nothing new, gives creates past their commit point up to 30
-    seconds for their answer, and loses nothing. It installs no signal handlers and configures no logging.
+    seconds for their answer, and loses nothing. Whoever waits for one of its jobs then gets ManagerClosed at once.
+    The block may be left by another task than the one that entered it, as fixtures of pytest-asyncio and cells of a
+    notebook do. It installs no signal handlers and configures no logging.
 
     Args:
         journal: the folder of the journal; made if it is not there.
@@ -99,7 +102,7 @@ class BatchManager:
         self._config = config or Config()
         self._resume = resume
         self._prices = load_prices(prices)
-        self._lifetime: AsyncExitStack | None = None
+        self._lifetime: Lifetime | None = None
         self._runs: dict[int, JobRun] = {}
         self._spare: WeakValueDictionary[int, JobRun] = WeakValueDictionary()
         """Those of finished jobs: they live as long as somebody has a handle."""
@@ -114,20 +117,31 @@ class BatchManager:
     async def __aenter__(self) -> Self:
         if self._lifetime is not None:
             raise RuntimeError("a BatchManager is entered once")
-        self._lifetime = AsyncExitStack()
-        await self._lifetime.enter_async_context(self._run())
+        self._lifetime = Lifetime(self._run())
+        await self._lifetime.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._lifetime is not None
-        await self._lifetime.__aexit__(kind, error, trace)
+        await self._lifetime.leave()
+
+    def close(self) -> None:
+        """Begin to leave, without waiting; the block is still to be left, and waits for the rest.
+
+        For a signal handler, by `loop.call_soon_threadsafe`: a server that first waits for its connections, and then
+        ends the application, would wait for every client that reads results of an unfinished job.
+        """
+        if self._open and self._lifetime is not None:
+            self._open = False
+            self._lifetime.begin_to_leave()
 
     # ---- lifetime ---------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def _run(self) -> AsyncGenerator[None, None]:
+        """Everything that runs between entering and leaving; `Lifetime` gives it a task of its own."""
         async with AsyncExitStack() as open_:
             self._client = await self._make_client()  # first: without a key nothing is made
             open_.push_async_callback(self._client.aclose)
@@ -151,7 +165,6 @@ class BatchManager:
                 guard_checked=self._guard_checked,
                 stop=self._stop,
             )
-            left: BaseException | None = None
             try:
                 async with anyio.create_task_group() as self._group:
                     self._group.start_soon(self._follow_wishes)
@@ -162,19 +175,11 @@ class BatchManager:
                     self._open = True
                     try:
                         yield
-                    except BaseException as error:
-                        left = error
-                        raise
                     finally:
-                        await self._leave()
                         self._open = False
+                        await self._leave()
             except BaseExceptionGroup as several:
-                for broken in _leaves(several):
-                    if broken is not left:  # what broke here, not the cancellation that it caused
-                        raise broken from None
-                if left is not None:
-                    raise left from None
-                raise
+                raise _leaves(several)[0] from None
             finally:
                 with anyio.CancelScope(shield=True):
                     for run in [*self._runs.values(), *self._spare.values()]:
@@ -457,7 +462,8 @@ class BatchManager:
         """Hand over a job, or hand it over again: the same key with the same content goes on, or is done at once.
 
         Returns when the job's first fact is durable: from then on it survives any crash. A file is checked before
-        that; an iterable is checked as it is read.
+        that; an iterable is checked as it is read. One that is empty is refused, and leaves no job; an async one may
+        wait for its first request, so that it is empty is found by `wait`, and its key then takes other requests.
 
         Args:
             requests: a path to JSON lines (`.gz`, `.zst`), or an iterable or async iterable of `Request` or
@@ -471,8 +477,9 @@ class BatchManager:
 
         Raises:
             BadRequest: the file holds requests that cannot be sent; nothing was promised or sent.
-            ConfigError: an argument cannot work.
-            JobConflict: the key names a job with other content or another destination; nothing was changed.
+            ConfigError: an argument cannot work, or the iterable is empty.
+            JobConflict: the key names a job with other content or another destination; nothing was changed. A list
+                that differs in its first rows or its length is found out here, others are by `wait`.
             BackendError: the destination is another job's, or exists and is not ours.
 
         """
@@ -497,11 +504,15 @@ class BatchManager:
         async with self._one_at_a_time(key):
             job = self._ledger.job(key)
             if job is None:
+                if path is None:
+                    requests = cast("RequestSource", not_empty(requests))
                 source = await self._source(path)
                 fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries)
                 job = await self._begin(fact, backend)
             else:
                 await self._compare(job, path, url, headers)
+                if isinstance(requests, list | tuple):
+                    await self._compare_first_rows(job, cast("Sequence[object]", requests))
                 if backend is not None and not job.to:  # one that was moved has another destination since
                     self._run_of(job).use(backend)
             run = self._run_of(job)
@@ -646,6 +657,17 @@ class BatchManager:
                 pass  # compared row by row, as it is read
             case _:
                 raise JobConflict(job.key, "requests from another kind of source")
+
+    async def _compare_first_rows(self, job: JobRecord, requests: Sequence[object]) -> None:
+        """Refuse a list that differs at its beginning or in its length; the rest is compared as it is read."""
+        head, planned = (await self._ledger.in_full(job)).head, job.cut
+        with suppress(BadRequest):  # its place is named when it is read
+            for number, request in enumerate(requests[:HEAD_ROWS], 1):
+                if (difference := other_row(head, read_row(request, number), number)) is not None:
+                    raise JobConflict(job.key, difference)
+        if len(requests) < planned.rows or (planned.last and len(requests) > planned.rows):
+            kind = "more" if len(requests) < planned.rows else "fewer"
+            raise JobConflict(job.key, f"{kind} requests: {planned.rows:,}, where these are {len(requests):,}")
 
 
 def _stat(path: Path) -> tuple[int, int]:

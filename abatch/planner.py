@@ -28,6 +28,7 @@ from abatch.intake import (
     SeenIds,
     check_size,
     file_sha256,
+    other_row,
     too_many_header_sets,
 )
 from abatch.journal import Entry
@@ -150,6 +151,7 @@ class Planner:
         before = self._job.cut
         if not before.last and not await self._may_fill():
             return
+        head = (await self._ledger.in_full(self._job)).head
         source, rows = IterableInput(requests), 0
         seen = SeenIds(self._ledger.journal.folder)
         try:
@@ -160,6 +162,8 @@ class Planner:
                     known = [item for item in good if item.number <= before.rows]
                     for item in known:
                         source.note(item.row)
+                        if (difference := other_row(head, item.row, item.number)) is not None:
+                            raise JobConflict(self._job.key, difference)
                     rows += len(known)
                     if known and rows == before.rows and source.digest() != before.digest:
                         raise JobConflict(self._job.key, "other requests")
@@ -170,7 +174,7 @@ class Planner:
                         taken = await self._in_spool(self._fill_with, fresh, source)
                         fresh = fresh[taken.rows :]
                         rows += taken.rows
-                        if taken.full and not await self._cut(Cut(rows=rows, digest=source.digest())):
+                        if taken.full and not await self._cut(self._cut_of(source, rows)):
                             return
                     if problem is not None:
                         raise problem
@@ -179,9 +183,13 @@ class Planner:
             if rows == 0:
                 raise ConfigError(f"job {self._job.key!r} has no request")
             if not before.last:
-                await self._cut(Cut(rows=rows, digest=source.digest(), last=True))
+                await self._cut(self._cut_of(source, rows, last=True))
         finally:
             await threads.clean_up(self._discard, seen)
+
+    def _cut_of(self, source: IterableInput, rows: int, *, last: bool = False) -> Cut:
+        head = "" if self._job.cuts else source.head()
+        return Cut(rows=rows, digest=source.digest(), head=head, last=last)
 
     def _first_problem(self, seen: SeenIds, block: Sequence[Numbered]) -> BadRequest | None:
         too_large = (check_size(item.row, item.number, self._config.bytes_per_batch) for item in block)

@@ -18,7 +18,15 @@ from abatch import backend as backends
 from abatch import threads
 from abatch.collector import Collector, sealed_of
 from abatch.driver import Driver, Site, Turns, backend_unknown
-from abatch.errors import AbatchError, BackendError, JobConflict, JobStopped, JournalError, StillInDoubt
+from abatch.errors import (
+    AbatchError,
+    BackendError,
+    JobConflict,
+    JobStopped,
+    JournalError,
+    ManagerClosed,
+    StillInDoubt,
+)
 from abatch.facts import FileSource, Finished, Resumed, Stopped
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Held, Ready
@@ -124,6 +132,8 @@ class JobRun:
         self._assembled = False
         self._planning = self._plan_again = False
         self._again = self._handed_over = False
+        self._cut_off = False
+        """The manager ended the run."""
 
     # ---- the backend ------------------------------------------------------------------------------------------
 
@@ -311,6 +321,9 @@ class JobRun:
                 with anyio.CancelScope() as self._round:
                     await self._run()
                 self._again = self._again or self._pause is not None
+        except anyio.get_cancelled_exc_class():  # a pause cancels the round alone, and does not come here
+            self._cut_off = True
+            raise
         except JournalError as failure:
             self._fail(failure)
             raise
@@ -563,6 +576,11 @@ class JobRun:
 
     # ---- what it came to --------------------------------------------------------------------------------------
 
+    @property
+    def left(self) -> bool:
+        """Whether the manager is being left, or was: nobody waits for this job any more."""
+        return self._cut_off or self._shop.stop.wished
+
     def verdict(self) -> Exception | None:
         """Why a run that is over did not finish the job; None if it did."""
         job = self.job
@@ -572,6 +590,8 @@ class JobRun:
             return None
         if job.stopped is not None:
             return JobStopped(job.key, job.stopped.reason, job.stopped.remedy)
+        if self.left:
+            return ManagerClosed(job.key)
         if job.cut.last and self._backend is None and self._destination is None:
             return backend_unknown(job.key)
         held = [(s.shard, s.state.reason) for s in job.open_shards.values() if isinstance(s.state, Held)]

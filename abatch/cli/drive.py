@@ -52,6 +52,8 @@ LONGEST: Final = 7 * 86_400
 """Seconds that an interval may take; a grace may be none at all."""
 SANDBOX_POLL, SANDBOX_GRACE = 0.2, 2.0
 """On this machine nothing is late, so a doubt is settled at once."""
+ORDER: Final = "results are in the order in which batches ended; join by custom_id"
+"""Of every destination: people who join by position give each request the answer to another."""
 HUSHED: Final = frozenset({"grace_below_the_bounds"})
 
 
@@ -350,6 +352,7 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
         summary = job.summary()
         if not around.json:
             screen.show(summary_table(summary))
+            screen.say(ORDER)
         from_file = isinstance(order, Order) and isinstance(order.requests, Path)
         if lines := about_stops(summary, folder_of(around.journal), from_file=from_file):
             screen.say("\n".join(lines))

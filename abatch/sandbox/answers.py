@@ -36,6 +36,7 @@ __all__ = [
     "Outcome",
     "OutcomeOf",
     "Outcomes",
+    "OwnAnswer",
     "Refused",
     "Requests",
     "Succeeded",
@@ -197,6 +198,17 @@ def chosen_outcome(params: bytes, nth_acceptance: int) -> Outcome | None:
 
 SUCCEEDED, CANCELED, EXPIRED, FIRST_ERROR = range(4)
 CUT, REFUSED = 254, 255
+MOST_ERRORS = 200
+"""Different errors in one batch, of 251 that a byte can tell apart; later ones have the usual message."""
+
+
+class OwnAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of a request that does not get the usual one."""
+
+    content: str
+    """Its content blocks, as JSON."""
+    stop_reason: str
+    output_tokens: int
 
 
 class Requests(msgspec.Struct, frozen=True):
@@ -216,6 +228,8 @@ class Requests(msgspec.Struct, frozen=True):
     """Every type of error there is, with its message on a second line if that is not the usual one."""
     outcome_of: bytes
     """One byte each: succeeded, canceled, expired, then an index of `errors`; 254 for a cut, 255 for a refusal."""
+    own: dict[int, OwnAnswer] = {}
+    """By row: the answers that are not the usual ones."""
 
     def __len__(self) -> int:
         return len(self.outcome_of)
@@ -238,7 +252,15 @@ class Requests(msgspec.Struct, frozen=True):
         after_tokens = _usage_after_input(_output_tokens(answer_bytes), "batch") + "}}}"
         for row in order:
             outcome = outcome_of[row]
-            if outcome in before_usage:
+            if outcome == SUCCEEDED and (own := self.own.get(row)) is not None:
+                mark = digests[32 * row : 32 * row + 16]
+                yield (
+                    f'{{"custom_id":"{custom_ids[row]}","result":{{"type":"succeeded","message":'
+                    f'{{"id":"msg_01sandbox{mark}","type":"message","role":"assistant","model":{models[model_of[row]]},'
+                    f'"content":{own.content},"stop_reason":"{own.stop_reason}","stop_sequence":null,'
+                    f'"usage":{{"input_tokens":{tokens[row]}{_usage_after_input(own.output_tokens, "batch")}}}}}}}'
+                ).encode()
+            elif outcome in before_usage:
                 mark = digests[32 * row : 32 * row + 16]
                 yield (
                     f'{{"custom_id":"{custom_ids[row]}","result":{{"type":"succeeded","message":'
@@ -286,9 +308,14 @@ class Columns:
         self._tokens = array("I")
         self._errors: dict[str, int] = {}
         self._outcome_of = bytearray()
+        self._own: dict[int, OwnAnswer] = {}
 
-    def add(self, custom_id: str, params: bytes, params_digest: bytes, outcome: Outcome) -> None:
-        """Take one request and its outcome."""
+    def add(
+        self, custom_id: str, params: bytes, params_digest: bytes, outcome: Outcome, own: OwnAnswer | None = None
+    ) -> None:
+        """Take one request, its outcome, and its answer if that is not the usual one."""
+        if own is not None:
+            self._own[len(self._custom_ids)] = own
         self._custom_ids.append(custom_id)
         self._digests.append(params_digest)
         try:
@@ -309,7 +336,7 @@ class Columns:
             case Expired():
                 return EXPIRED
             case Errored(kind, text):
-                told = kind if text is None else f"{kind}\n{text}"
+                told = kind if text is None or len(self._errors) >= MOST_ERRORS else f"{kind}\n{text}"
                 return FIRST_ERROR + self._errors.setdefault(told, len(self._errors))
             case Refused():
                 return REFUSED
@@ -326,6 +353,7 @@ class Columns:
             tokens=self._tokens.tobytes(),
             errors=tuple(self._errors),
             outcome_of=bytes(self._outcome_of),
+            own=self._own,
         )
 
 
@@ -346,21 +374,22 @@ def _usage_after_input(output_tokens: int, service_tier: str) -> str:
     )
 
 
-def message(params: bytes, answer_bytes: int) -> dict[str, Any]:  # Any: a JSON object
+def message(params: bytes, answer_bytes: int, own: OwnAnswer | None = None) -> dict[str, Any]:  # Any: a JSON object
     """The answer to one synchronous call of the Messages API."""
+    usual = [{"type": "text", "text": answer_text(params, answer_bytes)}]
     return {
         "id": f"msg_01sandbox{digest(params)}",
         "type": "message",
         "role": "assistant",
         "model": _read_model(params).model,
-        "content": [{"type": "text", "text": answer_text(params, answer_bytes)}],
-        "stop_reason": "end_turn",
+        "content": usual if own is None else msgspec.Raw(own.content.encode()),
+        "stop_reason": "end_turn" if own is None else own.stop_reason,
         "stop_sequence": None,
         "usage": {
             "input_tokens": prompt_tokens(params),
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 0,
-            "output_tokens": _output_tokens(answer_bytes),
+            "output_tokens": _output_tokens(answer_bytes) if own is None else own.output_tokens,
             "service_tier": "standard",
         },
     }

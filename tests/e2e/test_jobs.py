@@ -571,7 +571,7 @@ async def test_other_iterable_under_a_key_is_told_its_own_caller_and_spoils_noth
     rows, others = requests(12), requests(40)[20:]
     async with manager() as running:
         first = await running.submit(rows, to="results.jsonl", key="job")
-        second = await running.submit(others, to="results.jsonl", key="job")
+        second = await running.submit(iter(others), to="results.jsonl", key="job")
         with pytest.raises(JobConflict):
             await second.wait()
         assert (await first.wait()).succeeded == 12

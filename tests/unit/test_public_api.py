@@ -27,6 +27,7 @@ PUBLIC = [
     "JournalError",
     "JournalLocked",
     "Line",
+    "ManagerClosed",
     "Progress",
     "Request",
     "Result",
