@@ -685,7 +685,10 @@ class _Nowhere(httpx2.AsyncBaseTransport):
 def _why_unusable(failure: Exception) -> str:
     """Why no client can be built, and which variable to look at."""
     if isinstance(failure, RuntimeError) and "home directory" in str(failure):
-        return "there is no home folder to look for credentials in; set HOME to one, or ANTHROPIC_API_KEY"
+        return (
+            "there is no home folder in which the SDK could look for credentials; "
+            "set HOME, or ANTHROPIC_CONFIG_DIR, to a folder"
+        )
     told = type(failure).__name__  # what else it says may hold a header
     if isinstance(failure, OSError) and failure.filename is not None:
         told = f"{failure.filename}: {failure.strerror}"

@@ -11,8 +11,8 @@ import typer
 from abatch import wire
 from abatch.backend import connect
 from abatch.cli.exits import perform
-from abatch.cli.options import JobArgument, JournalOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of, ref_of
+from abatch.cli.options import JobArgument, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.places import job_named, ledger_of, place_of, ref_of
 from abatch.cli.screen import Screen
 from abatch.cli.text import clean
 from abatch.collector import sealed_of
@@ -34,7 +34,8 @@ BLOCK: Final = 2**18
 def results(
     key: JobArgument,
     failed: Annotated[bool, typer.Option("--failed", help="Only those that did not succeed.")] = False,
-    journal: JournalOption = DEFAULT_JOURNAL,
+    journal: PlaceOption = None,
+    sandbox: SandboxOption = False,
 ) -> None:
     """Print a job's results so far, as raw JSON lines. Works beside a running process, without an API key.
 
@@ -43,7 +44,7 @@ def results(
     screen = Screen()
 
     async def work() -> None:
-        async with ledger_of(journal) as ledger:
+        async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
             job = job_named(ledger, key)
             block: list[bytes] = []
             weight = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pwd
 import ssl
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -145,3 +146,18 @@ async def test_plain_http_goes_to_a_host_that_was_named_and_to_no_other(monkeypa
             Client.from_environment()
     monkeypatch.setenv("ABATCH_ALLOW_HTTP", "other, Gateway")
     await Client.from_environment().aclose()
+
+
+async def test_a_user_without_a_home_folder_is_told_which_variable_to_set(monkeypatch, tmp_path):
+    def unnamed(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "key")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unnamed)  # as for a user id that a container was given
+    with pytest.raises(ConfigError, match="set HOME, or ANTHROPIC_CONFIG_DIR"):
+        Client.from_environment()
+    for remedy in ("HOME", "ANTHROPIC_CONFIG_DIR"):
+        with monkeypatch.context() as there:
+            there.setenv(remedy, str(tmp_path))
+            await Client.from_environment().aclose()
