@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import ssl
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +78,7 @@ def _all(error: BaseException) -> Iterator[BaseException]:
             return
         seen.add(id(each))
         if isinstance(each, BaseExceptionGroup):
-            for member in each.exceptions:
+            for member in cast("BaseExceptionGroup[BaseException]", each).exceptions:
                 yield from below(member)
         yield from below(each.__cause__)
         yield from below(each.__context__)

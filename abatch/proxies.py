@@ -109,15 +109,16 @@ def _checked(url: str, variable: str) -> str:
     """The proxy's URL with its scheme, once it can be used. Errors do not repeat it: it may hold a password."""
     if "://" not in url:
         url = f"http://{url}"
+    refused = ConfigError(f"{variable} is not the address of a proxy; set it to http://HOST:PORT, or unset it")
+    if not url.isprintable() or " " in url:
+        raise refused
     try:
         parts = urlsplit(url)
-        usable = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:  # the port
-        usable = False
-    else:
-        usable = usable and url.isprintable() and " " not in url
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port, or of brackets; it repeats them
+        raise refused from None
     if not usable:
-        raise ConfigError(f"{variable} is not the address of a proxy; set it to http://HOST:PORT, or unset it")
+        raise refused
     if parts.scheme not in SCHEMES:
         raise ConfigError(
             f"{variable} names a proxy of the kind {parts.scheme}://; one of http://, https://, socks5:// is possible"
