@@ -114,7 +114,7 @@ class Lines(NamedTuple):
 class Heaps:
     """The custom_ids of a file, each as a digest on the heap that it chooses, in a file without a name."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._heaps: defaultdict[int, bytearray] = defaultdict(bytearray)
         self._noted = self._weight = 0
         self._written: list[array[int]] = []
@@ -139,7 +139,7 @@ class Heaps:
             heaps[mark[0] << 2 | mark[1] >> 6] += mark
         self._noted += len(custom_ids)
         self._weight += MARK_BYTES * len(custom_ids)
-        if self._weight >= HEAPS_IN_MEMORY:
+        if self._weight >= HEAPS_IN_MEMORY and self._folder is not None:
             self._write()
         return []
 
@@ -181,9 +181,12 @@ class Heaps:
 
 
 class SeenIds:
-    """The custom_ids of a job: some megabytes in memory; if more, all by digest in a file without a name."""
+    """The custom_ids of a job: some megabytes in memory; if more, all by digest in a file without a name.
 
-    def __init__(self, folder: Path) -> None:
+    Without a folder for that file the digests stay in memory, too.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
         # all different, in the order of their numbers, as long as there is room and none stood twice
         self._early: dict[bytes, None] = {}
         self._numbers = array("Q")
@@ -238,11 +241,13 @@ class SeenIds:
 
 
 class _Digests:
-    """Numbers by digests of custom_ids, in a file without a name."""
+    """Numbers by digests of custom_ids, in a file without a name; without a folder for it, in memory."""
 
-    def __init__(self, folder: Path) -> None:
-        descriptor, name = tempfile.mkstemp(prefix=".seen-", suffix=".tmp", dir=folder)
-        os.close(descriptor)
+    def __init__(self, folder: Path | None) -> None:
+        name = ":memory:"
+        if folder is not None:
+            descriptor, name = tempfile.mkstemp(prefix=".seen-", suffix=".tmp", dir=folder)
+            os.close(descriptor)
         self._db = sqlite3.connect(name, isolation_level=None, check_same_thread=False)
         try:
             for pragma in (
@@ -257,7 +262,8 @@ class _Digests:
             self._db.close()
             raise
         finally:
-            Path(name).unlink()
+            if folder is not None:
+                Path(name).unlink()
 
     def close(self) -> None:
         """Free the file."""
@@ -502,12 +508,12 @@ class FileInput:
         self._raw.close()
 
 
-async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileSource:
+async def check_file(path: Path, folder: Path | None, *, bytes_per_batch: int) -> FileSource:
     """Check a file from end to end; nothing is promised or sent.
 
     Args:
         path: the file.
-        folder: where the digests of its custom_ids may be kept meanwhile.
+        folder: where the digests of its custom_ids may be kept meanwhile; None keeps them in memory.
         bytes_per_batch: what a request must fit into.
 
     Raises:
@@ -634,7 +640,9 @@ def _changed(path: Path) -> ConfigError:
     return ConfigError(f"input {path} changed while it was checked; run again once it is complete")
 
 
-def _cannot_check(path: Path, folder: Path, failure: OSError) -> ConfigError:
+def _cannot_check(path: Path, folder: Path | None, failure: OSError) -> ConfigError:
+    if folder is None:
+        return ConfigError(f"input {path} cannot be checked: {failure}")
     return ConfigError(f"input {path} cannot be checked in {folder}: {failure}; free the disk")
 
 

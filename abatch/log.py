@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
+import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -30,10 +33,32 @@ _plain: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
 
 
 class _Log:
-    """The application's structlog where it configured one, else the standard library's logger `abatch`."""
+    """The application's structlog where it configured one, else the standard library's logger `abatch`.
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a bound logger has
-        return getattr(structlog.get_logger("abatch") if structlog.is_configured() else _plain, name)
+    An event that cannot be written is dropped, as the standard library does: a full disk under a log file must not end
+    the work that is logged. The first one that is dropped is reported on stderr.
+    """
+
+    def __init__(self) -> None:
+        self._reported = False
+
+    def __getattr__(self, level: str) -> Any:  # noqa: ANN401 - the methods of a bound logger that write
+        def write(event: str, **keys: object) -> None:
+            logger = structlog.get_logger("abatch") if structlog.is_configured() else _plain
+            try:
+                getattr(logger, level)(event, **keys)
+            except Exception as failure:  # noqa: BLE001 - a processor or stream of the application may raise anything
+                self._report(failure)
+
+        return write
+
+    def _report(self, failure: Exception) -> None:
+        if self._reported:
+            return
+        self._reported = True
+        told = redacted("".join(traceback.format_exception(failure)))
+        with suppress(OSError, ValueError, AttributeError):  # stderr may be full, closed, or none at all
+            sys.stderr.write(f"abatch cannot write its log; what it logs meanwhile is lost, the work goes on.\n{told}")
 
 
 log: structlog.typing.FilteringBoundLogger = cast("structlog.typing.FilteringBoundLogger", _Log())

@@ -26,6 +26,7 @@ from abatch.cli.lines import begun, check_beginning
 from abatch.cli.places import DEFAULT_JOURNAL
 from abatch.cli.sandbox import SANDBOX_JOURNAL, sandbox_beside
 from abatch.cli.screen import configure_logs
+from abatch.cli.streams import OutputGone
 from abatch.cli.text import clean
 from abatch.config import Config
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped
@@ -54,6 +55,7 @@ SANDBOX_POLL, SANDBOX_GRACE = 0.2, 2.0
 """On this machine nothing is late, so a doubt is settled at once."""
 ORDER: Final = "results are in the order in which batches ended; join by custom_id"
 """Of every destination: people who join by position give each request the answer to another."""
+_WORK: Final = "The exit status, {}, is that of the job; `abatch status` shows where it is."
 HUSHED: Final = frozenset({"grace_below_the_bounds"})
 
 
@@ -195,7 +197,7 @@ def drive(order: Order | Redrain, around: Surroundings) -> None:
             anyio.run(partial(_until_interrupted, order, around, course))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and --json tells it too
             course.error = error
-        _conclude(course, order, around)
+        _report(course, order, around)
     raise typer.Exit(course.status)
 
 
@@ -227,8 +229,7 @@ async def _watch_signals(
         task_status.started()
         async for _ in signals:
             if course.interrupted:
-                _conclude(course, order, around)
-                sys.stdout.flush()
+                _report(course, order, around)
                 os._exit(INTERRUPTED)
             course.interrupted = True
             running.cancel()
@@ -341,6 +342,17 @@ async def _check_api(manager: BatchManager, key: str, workspace_id: str | None) 
             await anyio.sleep(wait)
         else:
             return
+
+
+def _report(course: _Course, order: Order | Redrain, around: Surroundings) -> None:
+    """Conclude; a report that fails does not change what the work came to, and the exit status is of the work."""
+    try:
+        _conclude(course, order, around)
+    except OutputGone as gone:
+        if not gone.reader_left:
+            around.screen.complain(f"warning: the report is incomplete: {gone}. {_WORK.format(course.status)}")
+    except Exception as failure:  # noqa: BLE001 - whatever it is, the work came to what it came to
+        around.screen.complain(f"warning: the report failed. {_WORK.format(course.status)} {tell(failure)}")
 
 
 def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -96,8 +96,11 @@ async def estimate_file(path: Path, *, config: Config, prices: PriceList) -> Est
     if str(path) == "-":
         raise ConfigError("an estimate needs a file, which is read twice; stdin can be read only once")
     await threads.run(check_beginning, path, longest=2 * config.bytes_per_batch)
-    with tempfile.TemporaryDirectory(prefix="abatch-") as folder:
-        await check_file(path, Path(folder), bytes_per_batch=config.bytes_per_batch)
+    with ExitStack() as opened:
+        folder = None
+        with suppress(OSError):  # without a temporary folder that can be written, memory does: 16 bytes a request
+            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="abatch-")))
+        await check_file(path, folder, bytes_per_batch=config.bytes_per_batch)
     return await threads.run(_measure, path, config, prices)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sys
 import traceback
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +23,7 @@ import anyio
 import typer
 
 from abatch.cli.screen import Screen
+from abatch.cli.streams import OutputGone
 from abatch.errors import AbatchError, BackendError, BackendNotFound, BadRequest, ConfigError, JobConflict
 from abatch.log import redact
 from abatch.places import shown
@@ -31,7 +31,18 @@ from abatch.places import shown
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
-__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "OK", "STUCK", "perform", "reported", "status_of", "tell"]
+__all__ = [
+    "BAD_INPUT",
+    "FAILED",
+    "INTERRUPTED",
+    "OK",
+    "STUCK",
+    "perform",
+    "reported",
+    "status_of",
+    "tell",
+    "without_output",
+]
 
 OK: Final = 0
 FAILED: Final = 1
@@ -86,14 +97,21 @@ def reported(screen: Screen | None = None) -> Generator[None]:
     except KeyboardInterrupt:
         (screen or Screen()).complain("Interrupted.")
         raise typer.Exit(INTERRUPTED) from None
-    except BrokenPipeError:  # whoever read our output has had enough
-        _leave_stdout()
-        raise typer.Exit(OK) from None
+    except OutputGone as gone:
+        raise typer.Exit(without_output(gone, screen)) from None
     except Exception as error:
         if isinstance(error, typer.Exit | typer.Abort) or type(error).__module__.startswith(("click", "typer")):
             raise
         (screen or Screen()).complain(f"error: {tell(error)}")
         raise typer.Exit(status_of(error)) from None
+
+
+def without_output(gone: OutputGone, screen: Screen | None = None) -> int:
+    """Report that stdout failed while it took what was asked for; the exit status of that."""
+    if gone.reader_left:  # it has read enough
+        return OK
+    (screen or Screen()).complain(f"error: {gone}; what was asked for is incomplete")
+    return STUCK
 
 
 def perform(work: Callable[[], Awaitable[T]], /) -> T:
@@ -114,7 +132,3 @@ def _interrupt(*_: object) -> None:
         screen.output.line()  # a table that is watched ends without one
     screen.complain("Interrupted.")
     os._exit(INTERRUPTED)
-
-
-def _leave_stdout() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

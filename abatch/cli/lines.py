@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from abatch import threads
-from abatch.errors import BadRequest, ConfigError
+from abatch.errors import AbatchError, BadRequest, ConfigError
 from abatch.intake import BOM, FileInput
 from abatch.request import BLANK, from_line
 from abatch.wire import MAX_LINE, LineReader, LineTooLong
@@ -84,13 +84,23 @@ async def stdin_lines() -> AsyncIterator[bytes]:
     """The lines of stdin, in blocks as they come; waiting for more can be cancelled."""
     descriptor = sys.stdin.fileno()
     reader, waits, ends, begins = LineReader(), True, 0, BOM
+    begun_to_read = False
     while True:
         if waits:
             try:
                 await anyio.wait_readable(descriptor)
             except OSError:  # a plain file never makes one wait
                 waits = False
-        block = await threads.run(os.read, descriptor, BLOCK)
+        try:
+            block = await threads.run(os.read, descriptor, BLOCK)
+        except OSError as failure:
+            why = f"stdin cannot be read ({failure.strerror})"
+            if begun_to_read:  # some of it may be sent already, so this is no error of the input
+                raise AbatchError(f"{why}; run the same command again, with all the lines") from failure
+            raise ConfigError(
+                f"{why}; - needs the lines on stdin: connect a file or pipe, or name the file"
+            ) from failure
+        begun_to_read = True
         ends += block.count(b"\n")
         try:
             lines = reader.feed(block) if block else reader.end()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from abatch.backend import JobRef
+from abatch.cli.sandbox import SANDBOX_JOURNAL
 from abatch.errors import ConfigError
 from abatch.journal import Journal
 from abatch.ledger import Ledger
@@ -17,9 +18,27 @@ if TYPE_CHECKING:
 
     from abatch.ledger import JobRecord
 
-__all__ = ["DEFAULT_JOURNAL", "job_named", "ledger_of", "ref_of"]
+__all__ = ["DEFAULT_JOURNAL", "job_named", "ledger_of", "place_of", "ref_of"]
 
 DEFAULT_JOURNAL: Final = Path(".abatch")
+
+
+def place_of(journal: Path | None, *, sandbox: bool) -> Path:
+    """The journal to read: the one that was named, or the one that goes without saying.
+
+    Raises:
+        ConfigError: none was named, and there is only that of a sandbox.
+
+    """
+    if journal is not None:
+        return journal
+    if sandbox:
+        return SANDBOX_JOURNAL
+    if not DEFAULT_JOURNAL.exists() and SANDBOX_JOURNAL.exists():
+        raise ConfigError(
+            f"there is no journal {DEFAULT_JOURNAL} here, but one of the sandbox: add --sandbox to see it"
+        )
+    return DEFAULT_JOURNAL
 
 
 @asynccontextmanager

@@ -11,8 +11,8 @@ import typer
 from abatch import wire
 from abatch.cli import family
 from abatch.cli.exits import perform
-from abatch.cli.options import JobArgument, JournalOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of
+from abatch.cli.options import JobArgument, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.places import job_named, ledger_of, place_of
 from abatch.cli.reading import read_results
 from abatch.cli.screen import Screen
 from abatch.cli.text import clean
@@ -29,7 +29,8 @@ def results(
     merged: Annotated[
         bool, typer.Option("--merged", help="With those of its retries: one line per request, of the last that counts.")
     ] = False,
-    journal: JournalOption = DEFAULT_JOURNAL,
+    journal: PlaceOption = None,
+    sandbox: SandboxOption = False,
 ) -> None:
     """Print a job's results so far, as raw JSON lines. Works beside a running process, without an API key.
 
@@ -38,7 +39,7 @@ def results(
     screen = Screen()
 
     async def work() -> None:
-        async with ledger_of(journal) as ledger:
+        async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
             job = job_named(ledger, key)
             block: list[bytes] = []
             weight = 0

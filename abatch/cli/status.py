@@ -17,8 +17,8 @@ from abatch import wire
 from abatch.bulletin import Bulletin, read
 from abatch.cli.again import resuming
 from abatch.cli.exits import perform
-from abatch.cli.options import JournalOption, JsonOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of
+from abatch.cli.options import JsonOption, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.places import job_named, ledger_of, place_of
 from abatch.cli.screen import Screen, tables
 from abatch.cli.standing import attempt_of, shard_in_words, standing_of
 from abatch.cli.text import clean, moment
@@ -41,9 +41,11 @@ LOOK_EVERY: Final = 0.5
 
 def status(
     key: Annotated[str | None, typer.Argument(metavar="JOB", help="One job alone.", show_default=False)] = None,
+    *,
     batches: Annotated[bool, typer.Option("--batches", help="A row for every shard, too.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it until all is done, or Ctrl-C.")] = False,
-    journal: JournalOption = DEFAULT_JOURNAL,
+    journal: PlaceOption = None,
+    sandbox: SandboxOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the jobs of a journal. It only reads, and works beside a running process.
@@ -53,7 +55,7 @@ def status(
     screen = Screen()
 
     async def work() -> None:
-        async with ledger_of(journal) as ledger:
+        async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
             attempts: dict[int, int] = {}
             if not watch:
                 await _read_attempts(ledger, attempts, wanted=batches)
@@ -64,7 +66,7 @@ def status(
                 _show(screen, jobs, ledger, attempts, batches=batches, as_json=as_json)
 
     async def work_live() -> None:
-        async with ledger_of(journal) as ledger:
+        async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
             attempts: dict[int, int] = {}
             with Live(console=screen.output, auto_refresh=False) as live:
                 async for jobs in _follow(ledger, key, attempts, batches=batches):

@@ -573,3 +573,16 @@ async def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(path)
     with anyio.fail_after(20), pytest.raises(ConfigError, match="is no file"):
         await check_file(path, tmp_path, bytes_per_batch=10**6)
+
+
+async def test_a_file_is_checked_without_a_folder_to_keep_digests_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(intake, "HEAPS_IN_MEMORY", 64)
+    monkeypatch.setattr(intake, "IDS_IN_MEMORY", 64)
+    rows = [b'{"custom_id":"r%d","params":{"max_tokens":1}}\n' % number for number in range(500)]
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"".join(rows))
+    assert (await check_file(path, None, bytes_per_batch=ROOM)).rows == 500
+    path.write_bytes(b"".join([*rows, rows[7]]))
+    with pytest.raises(BadRequest, match=r"line 501.*line 8 already"):
+        await check_file(path, None, bytes_per_batch=ROOM)
+    assert [each.name for each in tmp_path.iterdir()] == ["in.jsonl"]
