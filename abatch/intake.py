@@ -20,7 +20,7 @@ import zlib
 from array import array
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
-from contextlib import ExitStack, aclosing, asynccontextmanager, nullcontext
+from contextlib import ExitStack, aclosing, asynccontextmanager, closing, nullcontext, suppress
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -32,21 +32,23 @@ from anyio.lowlevel import checkpoint
 from abatch import threads
 from abatch.errors import BackendUnavailable, BadRequest, ConfigError
 from abatch.facts import FileSource
-from abatch.request import BLANK, Request, Row, check_lines, from_line, from_object
+from abatch.kinds import check_kind, is_gzip, is_zstd
+from abatch.problems import Problems
+from abatch.request import BLANK, BOM, Request, Row, check_lines, from_line, from_object
 from abatch.wire import body_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["FileInput", "Heaps", "IterableInput", "Lines", "Numbered", "SeenIds", "check_file"]
+    from abatch.params import Check
+
+__all__ = ["FileInput", "Heaps", "IterableInput", "Lines", "Numbered", "SeenIds", "check_beginning", "check_file"]
 
 S = TypeVar("S", "Heaps", "SeenIds")
 BLOCK: Final = 2**20
 """Bytes of input handled in one turn of a worker thread."""
 PART: Final = 2**16
 """Bytes of lines checked together: few enough that what is made of them is gone before the garbage collector looks."""
-BOM: Final = b"\xef\xbb\xbf"
-PROBLEMS: Final = 20
 HEADER_SETS: Final = 16
 """Sets of headers in one job, at most: each has an open shard."""
 PACKED: Final = 2**8
@@ -370,7 +372,7 @@ class FileInput:
             self._raw = path.open("rb", buffering=0)
         except OSError as failure:
             raise ConfigError(f"input {path} cannot be read: {failure.strerror}") from failure
-        self.plain = path.suffix not in {".gz", ".zst"}
+        self.plain = not (is_gzip(path) or is_zstd(path))
         self._hashing = _Hashing(self._raw)
         self._file = self._decompressed(io.BufferedReader(self._hashing, BLOCK))
         self._number = 0
@@ -379,9 +381,9 @@ class FileInput:
         self._broken: BadRequest | None = None
 
     def _decompressed(self, raw: io.BufferedReader) -> io.BufferedReader:
-        if self._path.suffix == ".gz":
+        if is_gzip(self._path):
             return io.BufferedReader(gzip.GzipFile(fileobj=raw), BLOCK)
-        if self._path.suffix == ".zst":
+        if is_zstd(self._path):
             try:
                 import zstandard  # noqa: PLC0415 - an extra
             except ModuleNotFoundError as missing:
@@ -459,7 +461,10 @@ class FileInput:
     def _before_the_break(self, text: bytes, broken: Exception) -> bytes:
         good = text[: text.rfind(b"\n") + 1]
         number = self._number + good.count(b"\n") + 1
-        self._broken = BadRequest(number, None, f"the file cannot be decompressed: {broken}")
+        why = f"the file cannot be decompressed: {broken}"
+        if isinstance(broken, gzip.BadGzipFile):
+            why += "; it is no gzip file, or something stands behind its data: gzip -dc OLD > NEW writes what is whole"
+        self._broken = BadRequest(number, None, why)
         self._broken.__cause__ = broken
         return good
 
@@ -483,39 +488,53 @@ class FileInput:
         self._raw.close()
 
 
-async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileSource:
+def check_beginning(path: Path, *, longest: int) -> None:
+    """Make sure that a file does not begin as one of another kind, of which every line would be a problem.
+
+    Raises:
+        ConfigError: it does, or it cannot be read.
+
+    """
+    with closing(FileInput(path, longest=longest)) as file, suppress(BadRequest):  # that is told when it is checked
+        block = file.block()
+        if block is not None:
+            check_kind(block.text, path)
+
+
+async def check_file(path: Path, folder: Path, *, bytes_per_batch: int, params: Check | None = None) -> FileSource:
     """Check a file from end to end; nothing is promised or sent.
 
     Args:
         path: the file.
         folder: where the digests of its custom_ids may be kept meanwhile.
         bytes_per_batch: what a request must fit into.
+        params: checks params; else any will do.
 
     Raises:
         BadRequest: with up to twenty problems, each with line and custom_id.
-        ConfigError: the file cannot be read, or holds no request.
+        ConfigError: the file cannot be read, is of another kind, or holds no request.
 
     """
+    await threads.run(check_beginning, path, longest=2 * bytes_per_batch)
     with ExitStack() as open_:
         file = await threads.opened(FileInput.close, FileInput, path, longest=2 * bytes_per_batch)
         open_.callback(file.close)
         size, mtime_ns = file.stat()
         try:
             async with _closing(Heaps(folder)) as heaps:
-                check = await _check(file, heaps, bytes_per_batch)
+                check = await _check(file, heaps, bytes_per_batch, params)
                 different = await heaps.all_different()
             if not different:  # once more, to say where
                 again = await threads.opened(FileInput.close, FileInput, path, longest=2 * bytes_per_batch)
                 open_.callback(again.close)
                 async with _closing(SeenIds(folder)) as seen:
-                    check = await _check(again, seen, bytes_per_batch)
-                if not check.problems or again.stat() != (size, mtime_ns):
+                    check = await _check(again, seen, bytes_per_batch, params)
+                if not check.problems.total or again.stat() != (size, mtime_ns):
                     raise _changed(path)
         except OSError as failure:
             raise _cannot_check(path, folder, failure) from failure
-        if check.problems:
-            first, *more = check.problems
-            raise BadRequest(first.line, first.custom_id, first.why, more=more, total=check.total)
+        if (bad := check.problems.error()) is not None:
+            raise bad
         if check.rows == 0:
             raise ConfigError(f"input {path} holds no request")
         sha256 = await threads.run(file.sha256)
@@ -532,8 +551,10 @@ async def _closing(seen: S) -> AsyncGenerator[S, None]:
         await threads.clean_up(seen.close)  # a large file is freed
 
 
-async def _check(file: FileInput, seen: Heaps | SeenIds, bytes_per_batch: int) -> _Check:
-    check = _Check(seen, bytes_per_batch)
+async def _check(file: FileInput, seen: Heaps | SeenIds, bytes_per_batch: int, params: Check | None) -> _Check:
+    if params is not None:
+        params.begin()
+    check = _Check(seen, bytes_per_batch, params)
     while await threads.run(check.turn, file):
         pass
     return check
@@ -542,15 +563,14 @@ async def _check(file: FileInput, seen: Heaps | SeenIds, bytes_per_batch: int) -
 class _Check:
     """What was found in a file so far."""
 
-    def __init__(self, seen: Heaps | SeenIds, bytes_per_batch: int) -> None:
-        self._seen, self._bytes_per_batch = seen, bytes_per_batch
+    def __init__(self, seen: Heaps | SeenIds, bytes_per_batch: int, params: Check | None) -> None:
+        self._seen = seen
+        self._bytes_per_batch = bytes_per_batch
+        self._params = params
         self._header_sets: set[frozenset[str]] = set()
         self.rows = 0
         """Requests that can be read."""
-        self.problems: list[BadRequest] = []
-        """The first twenty, in the order of the file."""
-        self.total = 0
-        """How many problems there are."""
+        self.problems = Problems()
 
     def turn(self, file: FileInput) -> bool:
         """Check about a megabyte; False once nothing is left that can be read."""
@@ -559,7 +579,7 @@ class _Check:
             try:
                 block = file.block()
             except BadRequest as bad:  # nothing after this line can be read
-                self.problems, self.total = [*self.problems[: PROBLEMS - 1], bad], self.total + 1
+                self.problems.add([bad])
                 return False
             if block is None:
                 return False
@@ -570,7 +590,7 @@ class _Check:
 
     def _takes(self, block: Lines) -> bool:
         """Note all of it, unless a line has to be looked at by itself."""
-        if body_size(1, len(block.text)) > self._bytes_per_batch or (checked := check_lines(block.text)) is None:
+        if body_size(1, len(block.text)) > self._bytes_per_batch or (checked := self._read(block.text)) is None:
             return False
         custom_ids, betas = checked
         header_sets = self._header_sets.union(map(frozenset, betas))
@@ -579,6 +599,9 @@ class _Check:
         self._header_sets = header_sets
         self._note(custom_ids, range(block.before + 1, block.before + 1 + len(custom_ids)), [])
         return True
+
+    def _read(self, text: bytes) -> tuple[list[bytes], set[tuple[str, ...]]] | None:
+        return check_lines(text, None if self._params is None else self._params.lines)
 
     def _look_at_each(self, block: Lines) -> None:
         custom_ids: list[bytes] = []
@@ -596,18 +619,15 @@ class _Check:
                 found.append(too_many_header_sets(row.custom_id, number))
             if (too_large := check_size(row, number, self._bytes_per_batch)) is not None:
                 found.append(too_large)
+            if self._params is not None:
+                found += self._params.row(row, number)
             custom_ids.append(row.custom_id)
             numbers.append(number)
         self._note(custom_ids, numbers, found)
 
     def _note(self, custom_ids: Sequence[bytes], numbers: Sequence[int], found: list[BadRequest]) -> None:
         self.rows += len(custom_ids)
-        self._found([*found, *self._seen.add(custom_ids, numbers)])
-
-    def _found(self, problems: list[BadRequest]) -> None:
-        self.total += len(problems)
-        if problems:
-            self.problems = sorted([*self.problems, *problems], key=lambda bad: bad.line)[:PROBLEMS]
+        self.problems.add([*found, *self._seen.add(custom_ids, numbers)])
 
 
 def _changed(path: Path) -> ConfigError:

@@ -31,13 +31,14 @@ from abatch.ledger import Ledger
 from abatch.lifecycle import Done, Held, InDoubt, Lost, doubt_of
 from abatch.log import log
 from abatch.move import move
+from abatch.params import check_of
 from abatch.places import absolute, absolute_url, folder_of, is_text, relative, relative_url
-from abatch.planner import spool_needed
+from abatch.planner import log_doubts, spool_needed
 from abatch.poller import Scope
 from abatch.prices import load as load_prices
 from abatch.reconcile import KEPT_FOR
 from abatch.redrain import reopen_missing_parts
-from abatch.request import HEADER_VALUE
+from abatch.request import HEADER_VALUE, exact
 from abatch.runner import HandedOver, JobRun, Workshop
 from abatch.survey import Survey, Surveys
 
@@ -486,17 +487,21 @@ class BatchManager:
         for value in (*betas, user_profile_id, workspace_id):
             if value is not None and not HEADER_VALUE.fullmatch(value):
                 raise ConfigError(f"{value!r} cannot stand in a header")
-        headers = Headers(betas=tuple(sorted(set(betas))), user_profile_id=user_profile_id, workspace_id=workspace_id)
+        headers = Headers(
+            betas=tuple(sorted(set(map(exact, betas)))),
+            user_profile_id=None if user_profile_id is None else exact(user_profile_id),
+            workspace_id=None if workspace_id is None else exact(workspace_id),
+        )
         backend = to if isinstance(to, Backend) and not isinstance(to, str | os.PathLike) else None
         url = "" if backend is not None else relative_url(self._folder, normalize(os.fspath(to)))  # type: ignore[arg-type]
-        key = self._default_key(path, url) if key is None else key
+        key = self._default_key(path, url) if key is None else exact(key)
         key = self._moved_key(key, path, url)
         if not KEY.fullmatch(key):
             raise ConfigError(f"key must match {KEY.pattern}, got {key!r}")
         async with self._one_at_a_time(key):
             job = self._ledger.job(key)
             if job is None:
-                source = await self._source(path)
+                source = await self._source(path, key, headers)
                 fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries)
                 job = await self._begin(fact, backend)
             else:
@@ -595,10 +600,15 @@ class BatchManager:
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", path.name.split(".")[0]).lstrip("._-")[:80] or "job"
         return f"{stem}-{hashlib.sha256(os.fsencode(named)).hexdigest()[:8]}"
 
-    async def _source(self, path: Path | None) -> Source:
+    async def _source(self, path: Path | None, key: str, headers: Headers) -> Source:
         if path is None:
             return IterableSource()
-        source = await check_file(path, self._ledger.journal.folder, bytes_per_batch=self._config.bytes_per_batch)
+        params = check_of(self._config.params, betas=bool(headers.betas))
+        source = await check_file(
+            path, self._ledger.journal.folder, bytes_per_batch=self._config.bytes_per_batch, params=params
+        )
+        if params is not None:
+            log_doubts(key, params.fresh_doubts())
         needed = spool_needed(source, self._config) + self._config.free_disk
         usage = os.statvfs(self._folder)
         free = usage.f_bavail * usage.f_frsize

@@ -31,7 +31,9 @@ from abatch.intake import (
     too_many_header_sets,
 )
 from abatch.journal import Entry
+from abatch.log import log
 from abatch.pacing import LIMITS
+from abatch.params import check_of
 from abatch.request import Rows, from_checked_lines
 from abatch.spool import FREE_DISK, SpoolUnusable, SpoolWriter, guarded
 
@@ -40,9 +42,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from abatch.config import Config
+    from abatch.errors import Alike
     from abatch.ledger import JobRecord, Ledger
 
-__all__ = ["Planner", "spool_needed"]
+__all__ = ["Planner", "log_doubts", "spool_needed"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -96,6 +99,7 @@ class Planner:
         self._spool = ledger.journal.spool
         self._open: dict[Headers, _Open] = {}
         self._header_sets = set(job.header_sets)
+        self._params = check_of(config.params, betas=bool(job.submitted.headers.betas))
         self._rest: tuple[Lines, Rows, int] | None = None  # of a file's block, from the row that did not fit any more
 
     async def run_file(self, source: FileSource, path: Path) -> None:
@@ -152,7 +156,7 @@ class Planner:
         try:
             async with aclosing(source.blocks(most=self._config.requests_per_batch)) as blocks:
                 async for block in blocks:
-                    problem = await self._in_spool(self._first_problem, seen, block)
+                    problem = await self._in_spool(self._first_problem, seen, block, before.rows)
                     good = block if problem is None else [item for item in block if item.number < problem.line]
                     known = [item for item in good if item.number <= before.rows]
                     for item in known:
@@ -180,10 +184,17 @@ class Planner:
         finally:
             await threads.clean_up(self._discard, seen)
 
-    def _first_problem(self, seen: SeenIds, block: Sequence[Numbered]) -> BadRequest | None:
+    def _first_problem(self, seen: SeenIds, block: Sequence[Numbered], sealed: int) -> BadRequest | None:
+        """The first problem of these rows; the params of those that were sealed before are not looked at again."""
+        params: list[BadRequest] = []
+        if self._params is not None:
+            for item in block:
+                if item.number > sealed:
+                    params += self._params.row(item.row, item.number)
+            log_doubts(self._job.key, self._params.fresh_doubts())
         too_large = (check_size(item.row, item.number, self._config.bytes_per_batch) for item in block)
         repeated = seen.add([item.row.custom_id for item in block], [item.number for item in block])
-        return min([*filter(None, too_large), *repeated], key=lambda bad: bad.line, default=None)
+        return min([*filter(None, too_large), *params, *repeated], key=lambda bad: bad.line, default=None)
 
     # ---- filling ----------------------------------------------------------------------------------------------
 
@@ -315,6 +326,14 @@ class Planner:
             f"input {path} changed since the job was started",
             "Put the old content back and run again; or give the new content a key of its own.",
         )
+
+
+def log_doubts(key: str, doubts: Sequence[Alike]) -> None:
+    """Log params that the API may refuse: each kind once, with the first lines that have it."""
+    for doubt in doubts:
+        first, *_ = doubt.examples
+        lines = ", ".join(str(each.line) for each in doubt.examples)
+        log.warning("params_doubtful", job=key, why=first.why, requests=doubt.count, lines=lines)
 
 
 def spool_needed(source: FileSource, config: Config) -> int:

@@ -21,14 +21,16 @@ from abatch.backend import failed_elsewhere, load, normalize
 from abatch.cli.again import about_failures
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import follow, summary_json, summary_table
-from abatch.cli.lines import begun, check_beginning
+from abatch.cli.lines import begun
 from abatch.cli.places import DEFAULT_JOURNAL
 from abatch.cli.sandbox import SANDBOX_JOURNAL, sandbox_beside
 from abatch.cli.screen import configure_logs
 from abatch.cli.text import clean
 from abatch.config import Config
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped
+from abatch.intake import check_beginning
 from abatch.manager import BatchManager
+from abatch.params import check_of
 from abatch.places import absolute_url, folder_of, is_local, relative_url, shown
 from abatch.reads import Reads, refusal_of
 
@@ -38,10 +40,10 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from abatch.cli.screen import Screen
-    from abatch.config import Parked, Refusals, Tier, Unresolved
+    from abatch.config import Params, Parked, Refusals, Tier, Unresolved
     from abatch.job import Job
 
-__all__ = ["Order", "Redrain", "Surroundings", "config_of", "drive", "journal_of"]
+__all__ = ["Order", "Redrain", "Surroundings", "config_of", "drive", "journal_of", "params_of"]
 
 SLOWER: Final = 4
 """The wait between two looks at the list grows up to this many times the first."""
@@ -139,6 +141,7 @@ def config_of(
     refusals: Refusals = "believe",
     parked: Parked = "wait",
     tier: Tier = "start",
+    params: Params = "check",
 ) -> Config:
     """The settings that the options come to.
 
@@ -168,8 +171,21 @@ def config_of(
         refusals=refusals,
         parked=parked,
         tier=tier,
+        params=params,
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def params_of(*, strict: bool, unchecked: bool) -> Params:
+    """The setting that --strict and --unchecked come to.
+
+    Raises:
+        ConfigError: both are given.
+
+    """
+    if strict and unchecked:
+        raise ConfigError("--strict and --unchecked exclude each other; give one of them")
+    return "strict" if strict else "unchecked" if unchecked else "check"
 
 
 def drive(order: Order | Redrain, around: Surroundings) -> None:
@@ -289,7 +305,7 @@ async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> Non
 async def _requests(order: Order, config: Config) -> Path | AsyncIterator[bytes]:
     """The requests, once they begin as requests do."""
     if not isinstance(order.requests, Path):
-        return await begun(order.requests)
+        return await begun(order.requests, check_of(config.params, betas=bool(order.betas)))
     await threads.run(check_beginning, order.requests, longest=2 * config.bytes_per_batch)
     return order.requests
 

@@ -14,14 +14,14 @@ import typer
 
 from abatch import threads
 from abatch.cli.exits import perform
-from abatch.cli.lines import check_beginning
 from abatch.cli.options import JsonOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.screen import Screen, table
 from abatch.cli.text import clean, duration, span
 from abatch.config import Config, Tier
 from abatch.errors import ConfigError
-from abatch.intake import FileInput, check_file
+from abatch.intake import FileInput, check_beginning, check_file
 from abatch.pacing import LIMITS
+from abatch.params import check_of
 from abatch.planner import SPREAD
 from abatch.prices import BATCH_DISCOUNT, load
 from abatch.request import from_line
@@ -31,10 +31,11 @@ from abatch.wire import body_size
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from abatch.params import Check
     from abatch.prices import PriceList
     from abatch.request import Row
 
-__all__ = ["Estimate", "estimate", "estimate_file", "rows_of"]
+__all__ = ["Estimate", "estimate", "estimate_file", "rows_of", "warn_of_params"]
 
 BYTES_PER_TOKEN: Final = 4
 WORTH_IT: Final = 100
@@ -73,7 +74,13 @@ class Estimate:
     """Models whose price is not known."""
 
 
-async def estimate_file(path: Path, *, config: Config, prices: PriceList) -> Estimate:
+def warn_of_params(screen: Screen, params: Check | None) -> None:
+    """Say what the API may refuse."""
+    for doubt in [] if params is None else params.fresh_doubts():
+        screen.complain(f"warning: {doubt}")
+
+
+async def estimate_file(path: Path, *, config: Config, prices: PriceList, params: Check | None = None) -> Estimate:
     """Check a file as a submission does, and measure it.
 
     Raises:
@@ -85,7 +92,7 @@ async def estimate_file(path: Path, *, config: Config, prices: PriceList) -> Est
         raise ConfigError("an estimate needs a file, which is read twice; stdin can be read only once")
     await threads.run(check_beginning, path, longest=2 * config.bytes_per_batch)
     with tempfile.TemporaryDirectory(prefix="abatch-") as folder:
-        await check_file(path, Path(folder), bytes_per_batch=config.bytes_per_batch)
+        await check_file(path, Path(folder), bytes_per_batch=config.bytes_per_batch, params=params)
     return await threads.run(_measure, path, config, prices)
 
 
@@ -227,7 +234,9 @@ def estimate(
     async def work() -> None:
         every = None if sla is None else submit_every(sla)
         list_ = load(None if prices is None else str(prices))
-        made = await estimate_file(source, config=Config(tier=tier), prices=list_)
+        params = check_of("check", betas=False)
+        made = await estimate_file(source, config=Config(tier=tier), prices=list_, params=params)
+        warn_of_params(screen, params)
         _, queue = LIMITS[tier]
         advice = _advice(made, queue, every)
         if as_json_:

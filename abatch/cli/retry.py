@@ -115,7 +115,13 @@ def retry(
 
     made = perform(work)
     with reported(screen):
-        config = config_of(sandbox=sandbox, poll_interval=poll_interval, storage_patience=storage_patience, tier=tier)
+        config = config_of(
+            sandbox=sandbox,
+            poll_interval=poll_interval,
+            storage_patience=storage_patience,
+            tier=tier,
+            params="unchecked",  # they were checked, or sent unchecked, when the job was made
+        )
         counts = ", ".join(f"{len(marks):,} {kind}" for kind, marks in made.wanted.items() if marks)
         if not made.count:
             screen.say(f"Job {key} has nothing to send again.")

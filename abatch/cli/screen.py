@@ -169,6 +169,8 @@ def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> Non
 def _short_line(_: object, __: str, event: MutableMapping[str, Any]) -> str:
     level, name = event.pop("level"), event.pop("event")
     event.pop("timestamp")
+    if name == "params_doubtful":  # for people, in words
+        return clean(f"{level}: {event['requests']:,} requests: {event['why']} (line {event['lines']})")
     said = " ".join(f"{key}={value}" for key, value in event.items())
     return clean(f"{level}: {name} {said}".rstrip())
 

@@ -425,7 +425,7 @@ async def test_neither_key_nor_prompt_nor_custom_id_stands_in_the_journal(journa
     async def room() -> bool:
         return True
 
-    planner = Planner(ledger, job, Config(), room=room, cut_made=lambda: None)
+    planner = Planner(ledger, job, Config(params="unchecked"), room=room, cut_made=lambda: None)
     await planner.run_iterable([{"custom_id": custom_id, "params": {"max_tokens": 1, "system": prompt}}])
     (shard,) = job.shards.values()
     fact = facts.Committing(attempt=1, date=1.0, fingerprint=journal.fingerprint(key))
