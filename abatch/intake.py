@@ -18,9 +18,11 @@ import struct
 import tempfile
 import zlib
 from array import array
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import ExitStack, aclosing, asynccontextmanager, closing, nullcontext, suppress
+from functools import partial
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -31,7 +33,7 @@ from anyio.lowlevel import checkpoint
 
 from abatch import threads
 from abatch.errors import BackendUnavailable, BadRequest, ConfigError
-from abatch.facts import FileSource
+from abatch.facts import FilePart, FileSource, FilesSource, source_of
 from abatch.kinds import check_kind, is_gzip, is_zstd
 from abatch.problems import Problems
 from abatch.request import BLANK, BOM, Request, Row, check_lines, from_line, from_object
@@ -42,7 +44,19 @@ if TYPE_CHECKING:
 
     from abatch.params import Check
 
-__all__ = ["FileInput", "Heaps", "IterableInput", "Lines", "Numbered", "SeenIds", "check_beginning", "check_file"]
+__all__ = [
+    "FileInput",
+    "FilesInput",
+    "Heaps",
+    "IterableInput",
+    "Lines",
+    "Numbered",
+    "SeenIds",
+    "check_beginning",
+    "check_file",
+    "check_files",
+    "open_input",
+]
 
 S = TypeVar("S", "Heaps", "SeenIds")
 BLOCK: Final = 2**20
@@ -168,7 +182,8 @@ class Heaps:
 class SeenIds:
     """The custom_ids of a job: some megabytes in memory; if more, all by digest in a file without a name."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: Callable[[int], tuple[str | None, int]] | None = None) -> None:
+        self._place = place
         # all different, in the order of their numbers, as long as there is room and none stood twice
         self._early: dict[bytes, None] = {}
         self._numbers = array("Q")
@@ -201,12 +216,16 @@ class SeenIds:
             if digests.note(custom_ids, numbers):
                 return []
             return [
-                BadRequest(number, id_text(custom_id), f"custom_id stands on line {first} already")
+                BadRequest(number, id_text(custom_id), f"custom_id stands on {self._named(first)} already")
                 for custom_id, number in zip(custom_ids, numbers, strict=True)
                 if (first := digests.first(custom_id)) != number
             ]
         except sqlite3.OperationalError as failure:
             raise OSError(f"the custom_ids cannot be noted: {failure}") from failure
+
+    def _named(self, number: int) -> str:
+        file, line = (None, number) if self._place is None else self._place(number)
+        return f"line {line}" if file is None else f"line {line} of {file}"
 
     def _spill(self) -> _Digests:
         self._digests = digests = _Digests(self._folder)
@@ -392,6 +411,18 @@ class FileInput:
             return io.BufferedReader(_Zstd(raw, unpacker.decompressobj), BLOCK)
         return raw
 
+    def stats(self) -> tuple[tuple[int, int], ...]:
+        """As those of `FilesInput`."""
+        return (self.stat(),)
+
+    def sha256s(self) -> tuple[str, ...]:
+        """As those of `FilesInput`."""
+        return (self.sha256(),)
+
+    def place(self, number: int) -> tuple[str | None, int]:
+        """The line of that number needs no file's name: there is one."""
+        return None, number
+
     def stat(self) -> tuple[int, int]:
         """Size and time of the last change, as the file is now."""
         now = os.fstat(self._raw.fileno())
@@ -408,18 +439,8 @@ class FileInput:
             self._offset = offset
             self._number = rows
             return 0
-        passed = 0
-        while rows and passed < BLOCK:
-            block = self.block()
-            if block is None:
-                return 0
-            requests = block.requests()
-            if len(requests) > rows:
-                _, number, end = requests[rows - 1]
-                self._put_back = Lines(block.text[end - block.offset :], number, end)
-            rows -= min(rows, len(requests))
-            passed += len(block.text)
-        return rows
+        left, self._put_back = _skip(self.block, rows)
+        return left
 
     def block(self) -> Lines | None:
         """The next 64 KiB of lines, or as much as the one that ends them takes; None at the end.
@@ -488,6 +509,117 @@ class FileInput:
         self._raw.close()
 
 
+def _skip(read: Callable[[], Lines | None], rows: int) -> tuple[int, Lines | None]:
+    """Read past so many rows, as far as one turn allows: how many are left to pass, and what was read too far."""
+    passed = 0
+    while rows and passed < BLOCK:
+        block = read()
+        if block is None:
+            return 0, None
+        requests = block.requests()
+        if len(requests) > rows:
+            _, number, end = requests[rows - 1]
+            return 0, Lines(block.text[end - block.offset :], number, end)
+        rows -= len(requests)
+        passed += len(block.text)
+    return rows, None
+
+
+class FilesInput:
+    """Several files, one behind the other, as one input; a place in it is found by its rows, as in a compressed file.
+
+    Raises:
+        ConfigError, BackendUnavailable: as of `FileInput`.
+
+    """
+
+    plain = False
+
+    def __init__(self, paths: Sequence[Path], *, longest: int) -> None:
+        self._paths = tuple(paths)
+        self._longest = longest
+        self._file: FileInput | None = None
+        self._opened = 0
+        self._begins: list[int] = []
+        """Lines before each file that was opened."""
+        self._number = 0
+        self._sha256s: list[str] = []
+        self._put_back: Lines | None = None
+        for path in self._paths:  # before time is spent on the first
+            FileInput(path, longest=longest).close()
+
+    def stats(self) -> tuple[tuple[int, int], ...]:
+        """Size and time of the last change of each file, as they are now."""
+        return tuple(map(_stat, self._paths))
+
+    def place(self, number: int) -> tuple[str | None, int]:
+        """The file, and the line in it, of a line that was read."""
+        at = bisect_left(self._begins, number) - 1
+        return str(self._paths[at]), number - self._begins[at]
+
+    def skip(self, *, offset: int, rows: int) -> int:  # noqa: ARG002 - as of a compressed file
+        """Pass so many rows; as of a compressed file."""
+        left, self._put_back = _skip(self.block, rows)
+        return left
+
+    def block(self) -> Lines | None:
+        """The next lines, none of two files; None at the end.
+
+        Raises:
+            BadRequest: as of `FileInput`.
+
+        """
+        if (lines := self._put_back) is not None:
+            self._put_back = None
+            return lines
+        while True:
+            if self._file is None:
+                if self._opened == len(self._paths):
+                    return None
+                self._file = FileInput(self._paths[self._opened], longest=self._longest)
+                self._begins.append(self._number)
+                self._opened += 1
+            base = self._begins[-1]
+            try:
+                block = self._file.block()
+            except BadRequest as bad:
+                raise BadRequest(base + bad.line, bad.custom_id, bad.why) from bad
+            if block is not None:
+                number = base + block.before
+                self._number = number + block.text.count(b"\n") + (not block.text.endswith(b"\n"))
+                return Lines(block.text, number, block.offset)
+            self._sha256s.append(self._file.sha256())
+            self._file.close()
+            self._file = None
+
+    def sha256s(self) -> tuple[str, ...]:
+        """Of each file, once all were read from their beginning."""
+        return tuple(self._sha256s)
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        if self._file is not None:
+            self._file.close()
+
+
+def open_input(paths: Sequence[Path], *, longest: int) -> FileInput | FilesInput:
+    """Open a file, or several as one.
+
+    Raises:
+        ConfigError, BackendUnavailable: as of `FileInput`.
+
+    """
+    return FileInput(paths[0], longest=longest) if len(paths) == 1 else FilesInput(paths, longest=longest)
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        now = path.stat()
+    except OSError as failure:
+        raise ConfigError(f"input {path} cannot be read: {failure.strerror}") from failure
+    return now.st_size, now.st_mtime_ns
+
+
 def check_beginning(path: Path, *, longest: int) -> None:
     """Make sure that a file does not begin as one of another kind, of which every line would be a problem.
 
@@ -502,45 +634,65 @@ def check_beginning(path: Path, *, longest: int) -> None:
 
 
 async def check_file(path: Path, folder: Path, *, bytes_per_batch: int, params: Check | None = None) -> FileSource:
-    """Check a file from end to end; nothing is promised or sent.
+    """Check one file, as `check_files` checks several."""
+    source = await check_files([path], folder, bytes_per_batch=bytes_per_batch, params=params)
+    assert isinstance(source, FileSource)
+    return source
+
+
+async def check_files(
+    paths: Sequence[Path], folder: Path, *, bytes_per_batch: int, params: Check | None = None
+) -> FileSource | FilesSource:
+    """Check files from end to end, which are one input in this order; nothing is promised or sent.
 
     Args:
-        path: the file.
-        folder: where the digests of its custom_ids may be kept meanwhile.
+        paths: the files.
+        folder: where the digests of their custom_ids may be kept meanwhile.
         bytes_per_batch: what a request must fit into.
         params: checks params; else any will do.
 
     Raises:
-        BadRequest: with up to twenty problems, each with line and custom_id.
-        ConfigError: the file cannot be read, is of another kind, or holds no request.
+        BadRequest: with up to twenty problems, each with line and custom_id, and with its file if there are several.
+        ConfigError: a file cannot be read, is of another kind, or there is no request.
 
     """
-    await threads.run(check_beginning, path, longest=2 * bytes_per_batch)
+    named = ", ".join(map(str, paths[:3])) + ", …" * (len(paths) > 3)
+    opened = partial(threads.opened, _close, open_input, paths, longest=2 * bytes_per_batch)
+    for path in paths:
+        await threads.run(check_beginning, path, longest=2 * bytes_per_batch)
     with ExitStack() as open_:
-        file = await threads.opened(FileInput.close, FileInput, path, longest=2 * bytes_per_batch)
+        file = await opened()
         open_.callback(file.close)
-        size, mtime_ns = file.stat()
+        stats = file.stats()
         try:
             async with _closing(Heaps(folder)) as heaps:
                 check = await _check(file, heaps, bytes_per_batch, params)
                 different = await heaps.all_different()
             if not different:  # once more, to say where
-                again = await threads.opened(FileInput.close, FileInput, path, longest=2 * bytes_per_batch)
+                again = await opened()
                 open_.callback(again.close)
-                async with _closing(SeenIds(folder)) as seen:
+                async with _closing(SeenIds(folder, again.place)) as seen:
                     check = await _check(again, seen, bytes_per_batch, params)
-                if not check.problems.total or again.stat() != (size, mtime_ns):
-                    raise _changed(path)
+                if not check.problems.total or again.stats() != stats:
+                    raise _changed(named)
         except OSError as failure:
-            raise _cannot_check(path, folder, failure) from failure
+            raise _cannot_check(named, folder, failure) from failure
         if (bad := check.problems.error()) is not None:
             raise bad
         if check.rows == 0:
-            raise ConfigError(f"input {path} holds no request")
-        sha256 = await threads.run(file.sha256)
-        if file.stat() != (size, mtime_ns):
-            raise _changed(path)
-    return FileSource(path=str(path), size=size, mtime_ns=mtime_ns, sha256=sha256, rows=check.rows)
+            raise ConfigError(f"input {named} holds no request")
+        sha256s = await threads.run(file.sha256s)
+        if file.stats() != stats:
+            raise _changed(named)
+    files = [
+        FilePart(path=str(path), size=size, mtime_ns=mtime_ns, sha256=sha256)
+        for path, (size, mtime_ns), sha256 in zip(paths, stats, sha256s, strict=True)
+    ]
+    return source_of(files, check.rows)
+
+
+def _close(file: FileInput | FilesInput) -> None:
+    file.close()
 
 
 @asynccontextmanager
@@ -551,10 +703,12 @@ async def _closing(seen: S) -> AsyncGenerator[S, None]:
         await threads.clean_up(seen.close)  # a large file is freed
 
 
-async def _check(file: FileInput, seen: Heaps | SeenIds, bytes_per_batch: int, params: Check | None) -> _Check:
+async def _check(
+    file: FileInput | FilesInput, seen: Heaps | SeenIds, bytes_per_batch: int, params: Check | None
+) -> _Check:
     if params is not None:
-        params.begin()
-    check = _Check(seen, bytes_per_batch, params)
+        params.begin(file.place)
+    check = _Check(seen, bytes_per_batch, params, Problems(file.place))
     while await threads.run(check.turn, file):
         pass
     return check
@@ -563,16 +717,16 @@ async def _check(file: FileInput, seen: Heaps | SeenIds, bytes_per_batch: int, p
 class _Check:
     """What was found in a file so far."""
 
-    def __init__(self, seen: Heaps | SeenIds, bytes_per_batch: int, params: Check | None) -> None:
+    def __init__(self, seen: Heaps | SeenIds, bytes_per_batch: int, params: Check | None, problems: Problems) -> None:
         self._seen = seen
         self._bytes_per_batch = bytes_per_batch
         self._params = params
         self._header_sets: set[frozenset[str]] = set()
         self.rows = 0
         """Requests that can be read."""
-        self.problems = Problems()
+        self.problems = problems
 
-    def turn(self, file: FileInput) -> bool:
+    def turn(self, file: FileInput | FilesInput) -> bool:
         """Check about a megabyte; False once nothing is left that can be read."""
         weight = 0
         while weight < BLOCK:
@@ -630,12 +784,12 @@ class _Check:
         self.problems.add([*found, *self._seen.add(custom_ids, numbers)])
 
 
-def _changed(path: Path) -> ConfigError:
-    return ConfigError(f"input {path} changed while it was checked; run again once it is complete")
+def _changed(named: str) -> ConfigError:
+    return ConfigError(f"input {named} changed while it was checked; run again once it is complete")
 
 
-def _cannot_check(path: Path, folder: Path, failure: OSError) -> ConfigError:
-    return ConfigError(f"input {path} cannot be checked in {folder}: {failure}; free the disk")
+def _cannot_check(named: str, folder: Path, failure: OSError) -> ConfigError:
+    return ConfigError(f"input {named} cannot be checked in {folder}: {failure}; free the disk")
 
 
 async def file_sha256(path: Path) -> str:

@@ -30,6 +30,8 @@ class Kind(NamedTuple):
     """What else can be done."""
 
 
+LOOKED_AT: Final = 2**16
+"""Bytes of an input that tell its kind."""
 EACH_OBJECT: Final = "jq -c ."
 OTHER_PARAMS: Final = 'write each as {"custom_id": …, "params": …} with the params of messages.create'
 _MAGIC: Final = (
@@ -71,7 +73,7 @@ def check_kind(head: bytes, path: Path | None) -> None:
         ConfigError: it does.
 
     """
-    kind = _kind_of(head.removeprefix(BOM))
+    kind = _kind_of(head[:LOOKED_AT].removeprefix(BOM))
     if kind is None:
         return
     told = f"input {'from stdin' if path is None else path} must be JSON lines, one request on each; this {kind.text}."
@@ -116,7 +118,8 @@ def _cut_short(text: bytes, line: bytes) -> Kind | None:
     """The kind of a file whose first object is longer than what was looked at, or is no JSON."""
     if _REQUESTS.match(text):
         return _ONE_OBJECT
-    return Kind("has objects over several lines", EACH_OBJECT) if line == b"{" else None
+    goes_on = line.endswith((b"{", b"[", b",", b":")) and b"\n" in text
+    return Kind("has objects over several lines", EACH_OBJECT) if goes_on else None
 
 
 def _of_another_api(first: dict[str, Any]) -> Kind | None:

@@ -15,7 +15,7 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_args, get_origin
@@ -613,9 +613,9 @@ class Check:
         self.doubts = Problems()
         self._told = 0
 
-    def begin(self) -> None:
-        """Begin to read the input, perhaps once more."""
-        self.doubts = Problems()
+    def begin(self, place: Callable[[int], tuple[str | None, int]] | None = None) -> None:
+        """Begin to read the input, perhaps once more; `place` as `Problems` takes it."""
+        self.doubts = Problems(place)
 
     def fresh_doubts(self) -> list[Alike]:
         """The kinds of doubts that this did not return before."""
@@ -638,7 +638,7 @@ class Check:
             return None
         return lines
 
-    def row(self, row: Row, number: int, file: str | None = None) -> list[BadRequest]:
+    def row(self, row: Row, number: int) -> list[BadRequest]:
         """The problems of the params of one row, which is sound otherwise; doubts are noted."""
         known = table()
         try:
@@ -649,7 +649,7 @@ class Check:
         if not found:
             return []
         custom_id = str(json.loads(row.custom_id))
-        told = [(BadRequest(number, custom_id, each.why, file=file), each.certain or self._strict) for each in found]
+        told = [(BadRequest(number, custom_id, each.why), each.certain or self._strict) for each in found]
         self.doubts.add(problem for problem, stops in told if not stops)
         return [problem for problem, stops in told if stops]
 

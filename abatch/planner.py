@@ -17,17 +17,19 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 from abatch import threads
 from abatch.config import BATCH_BYTES
 from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped
-from abatch.facts import Cut, FileSource, Headers
+from abatch.facts import Cut, FilePart, FileSource, FilesSource, Headers, files_of
 from abatch.intake import (
     BLOCK,
     HEADER_SETS,
     FileInput,
+    FilesInput,
     IterableInput,
     Lines,
     Numbered,
     SeenIds,
     check_size,
     file_sha256,
+    open_input,
     too_many_header_sets,
 )
 from abatch.journal import Entry
@@ -102,8 +104,8 @@ class Planner:
         self._params = check_of(config.params, betas=bool(job.submitted.headers.betas))
         self._rest: tuple[Lines, Rows, int] | None = None  # of a file's block, from the row that did not fit any more
 
-    async def run_file(self, source: FileSource, path: Path) -> None:
-        """Plan what is left of a file that was checked.
+    async def run_file(self, source: FileSource | FilesSource, *paths: Path) -> None:
+        """Plan what is left of a file that was checked, or of several.
 
         Raises:
             JobStopped: the file changed since, or the spool cannot be written.
@@ -115,25 +117,27 @@ class Planner:
             return
         rows = cut.rows
         # it was found good perhaps under a larger limit than now's
-        file = await threads.opened(FileInput.close, FileInput, path, longest=2 * BATCH_BYTES)
+        file = await threads.opened(_close, open_input, paths, longest=2 * BATCH_BYTES)
         with closing(file):
-            if (now := file.stat()) != (source.size, source.mtime_ns):
-                await self._compare(path, source)
+            now = file.stats()
+            for path, stat, then in zip(paths, now, files_of(source), strict=True):
+                if stat != (then.size, then.mtime_ns):
+                    await self._compare(path, then)
             try:
                 left = cut.rows
                 while left := await threads.run(file.skip, offset=cut.offset, rows=left):
                     pass
                 while (taken := await self._in_spool(self._fill_from, file)) is not None:
                     rows += taken.rows
-                    if file.stat() != now:
-                        raise self._changed(path)
+                    if file.stats() != now:
+                        raise self._changed(*paths)
                     if taken.full and not await self._cut(Cut(rows=rows, offset=taken.offset if file.plain else 0)):
                         return
-                if file.stat() != now or rows != source.rows:
-                    raise self._changed(path)
-                await self._cut(Cut(rows=rows, offset=now[0] if file.plain else 0, last=True))
+                if file.stats() != now or rows != source.rows:
+                    raise self._changed(*paths)
+                await self._cut(Cut(rows=rows, offset=now[0][0] if file.plain else 0, last=True))
             except BadRequest as bad:  # the line was good when it was checked
-                raise self._changed(path) from bad
+                raise self._changed(*paths) from bad
             finally:
                 await threads.clean_up(self._discard)
 
@@ -198,7 +202,7 @@ class Planner:
 
     # ---- filling ----------------------------------------------------------------------------------------------
 
-    def _fill_from(self, file: FileInput) -> _Taken | None:
+    def _fill_from(self, file: FileInput | FilesInput) -> _Taken | None:
         """Put about a megabyte of a file into the open shards, less if one is full; None at the end."""
         taken = weight = 0
         while weight < BLOCK:
@@ -316,14 +320,14 @@ class Planner:
         self._open.clear()
         self._rest = None
 
-    async def _compare(self, path: Path, source: FileSource) -> None:
-        if await file_sha256(path) != source.sha256:
+    async def _compare(self, path: Path, then: FilePart) -> None:
+        if await file_sha256(path) != then.sha256:
             raise self._changed(path)
 
-    def _changed(self, path: Path) -> JobStopped:
+    def _changed(self, *paths: Path) -> JobStopped:
         return JobStopped(
             self._job.key,
-            f"input {path} changed since the job was started",
+            f"input {' or '.join(map(str, paths[:3]))} changed since the job was started",
             "Put the old content back and run again; or give the new content a key of its own.",
         )
 
@@ -336,8 +340,13 @@ def log_doubts(key: str, doubts: Sequence[Alike]) -> None:
         log.warning("params_doubtful", job=key, why=first.why, requests=doubt.count, lines=lines)
 
 
-def spool_needed(source: FileSource, config: Config) -> int:
+def _close(file: FileInput | FilesInput) -> None:
+    file.close()
+
+
+def spool_needed(source: FileSource | FilesSource, config: Config) -> int:
     """Bytes that a file's shards may take in the spool at once: those in flight and those that wait."""
     _, queue = LIMITS[config.tier]
     waiting = (config.sealed_unsent + 1) * config.requests_per_batch
-    return int(source.size / max(source.rows, 1) * min(source.rows, queue + waiting))
+    size = sum(file.size for file in files_of(source))
+    return int(size / max(source.rows, 1) * min(source.rows, queue + waiting))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from abatch.errors import Alike, BadRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["Problems"]
 
@@ -32,9 +32,15 @@ class _Kind:
 
 
 class Problems:
-    """The problems of one input, in its order."""
+    """The problems of one input, in its order.
 
-    def __init__(self) -> None:
+    Args:
+        place: gives the file and the line in it of a line of the whole input, where this is several files.
+
+    """
+
+    def __init__(self, place: Callable[[int], tuple[str | None, int]] | None = None) -> None:
+        self._place = place
         self.total = 0
         """How many there are."""
         self._first: list[BadRequest] = []
@@ -42,7 +48,8 @@ class Problems:
 
     def add(self, problems: Iterable[BadRequest]) -> None:
         """Take some problems in; of later lines than those that were taken in before."""
-        for problem in sorted(problems, key=lambda bad: bad.line):
+        for each in sorted(problems, key=lambda bad: bad.line):
+            problem = each if self._place is None else _placed(each, *self._place(each.line))
             self.total += 1
             if len(self._first) < KEPT:
                 self._first.append(problem)
@@ -71,3 +78,7 @@ class Problems:
             alike=self.alike(),
             file=first.file,
         )
+
+
+def _placed(problem: BadRequest, file: str | None, line: int) -> BadRequest:
+    return BadRequest(line, problem.custom_id, problem.why, file=file)

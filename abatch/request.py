@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from numbers import Integral
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard, cast
 
 import msgspec
@@ -33,6 +34,7 @@ __all__ = [
     "from_checked_lines",
     "from_line",
     "from_object",
+    "paths_of",
 ]
 
 BLANK = b" \t\r\n"
@@ -56,10 +58,12 @@ class Request:
 RequestSource: TypeAlias = (
     str
     | PathLike[str]
+    | Sequence[str | PathLike[str]]
     | Iterable[Request | Mapping[str, Any] | bytes]
     | AsyncIterable[Request | Mapping[str, Any] | bytes]
 )
-"""What `submit` takes: a path to JSON lines (`.gz`, `.zst`), or an iterable or async iterable of requests.
+"""What `submit` takes: a path to JSON lines (`.gz`, `.zst`), a list or tuple of such paths, or an iterable or async
+iterable of requests.
 
 A request is a `Request`, a mapping with its names, or the bytes of one JSON line.
 """
@@ -122,6 +126,17 @@ _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def paths_of(requests: object) -> tuple[Path, ...]:
+    """The files that are meant; none if it is no path, and no list or tuple of paths."""
+    if isinstance(requests, str | PathLike):
+        return (Path(requests),)
+    if isinstance(requests, list | tuple):
+        named = cast("Sequence[object]", requests)
+        if named and all(isinstance(each, str | PathLike) for each in named):
+            return tuple(map(Path, cast("Sequence[str]", named)))
+    return ()
 
 
 def from_line(line: bytes, number: int) -> Row:
@@ -231,6 +246,8 @@ def _one_a_line(text: bytes, count: int) -> bool:
     Where a line ends with a brace that closes and the next begins with one that opens, there an object ends: inside
     of one, a comma or a colon would stand between them.
     """
+    if count == 1:  # perhaps a very long one, of which no copy is made
+        return text.startswith(b"{") and text.endswith((b"}", b"}\n")) and text.find(b"\n", 0, -1) < 0
     # several times as fast as counting
     lines = io.BytesIO(text if text.endswith(b"\n") else text + b"\n").readlines()
     return len(lines) == count and all(line.startswith(b"{") and line.endswith(b"}\n") for line in lines)

@@ -59,7 +59,7 @@ HUSHED: Final = frozenset({"grace_below_the_bounds"})
 class Order:
     """The job to hand over."""
 
-    requests: Path | AsyncIterator[bytes]
+    requests: list[Path] | AsyncIterator[bytes]
     to: str
     key: str | None = None
     betas: tuple[str, ...] = ()
@@ -256,11 +256,11 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     await threads.run(load, url)
     course.key = order.key
     if course.key is None:
-        path = order.requests if isinstance(order.requests, Path) else None
-        course.key = manager.default_key(path, order.to)
+        paths = order.requests if isinstance(order.requests, list) else None
+        course.key = manager.default_key(paths, order.to)
     screen.say(f"key          {course.key}\njournal      {around.journal}\ndestination  {shown(url)}")
     async with manager:
-        if isinstance(order.requests, Path) and order.key is None:
+        if isinstance(order.requests, list) and order.key is None:
             course.key = manager.default_key(order.requests, order.to)  # a job that was moved has kept its key
         await _check_api(manager, course.key, order.workspace_id)
         try:
@@ -302,11 +302,12 @@ async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> Non
         await follow(job, screen)
 
 
-async def _requests(order: Order, config: Config) -> Path | AsyncIterator[bytes]:
+async def _requests(order: Order, config: Config) -> list[Path] | AsyncIterator[bytes]:
     """The requests, once they begin as requests do."""
-    if not isinstance(order.requests, Path):
+    if not isinstance(order.requests, list):
         return await begun(order.requests, check_of(config.params, betas=bool(order.betas)))
-    await threads.run(check_beginning, order.requests, longest=2 * config.bytes_per_batch)
+    for path in order.requests:
+        await threads.run(check_beginning, path, longest=2 * config.bytes_per_batch)
     return order.requests
 
 
@@ -361,7 +362,7 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
         if not around.json:
             screen.show(summary_table(summary))
         if not summary.ok:
-            from_file = isinstance(order, Order) and isinstance(order.requests, Path)
+            from_file = isinstance(order, Order) and isinstance(order.requests, list)
             lines = about_failures(summary, folder_of(around.journal), from_file=from_file)
             screen.say("\n".join(lines))
     if isinstance(course.error, BadRequest) and job is not None:
@@ -391,7 +392,13 @@ def _error_json(error: Exception) -> dict[str, Any]:
     told: dict[str, Any] = {"type": type(error).__name__, "text": clean(tell(error), lines=True)}
     if isinstance(error, BadRequest):
         told["problems"] = [
-            {"line": each.line, "custom_id": each.custom_id, "why": each.why} for each in error.problems
+            {
+                **({} if each.file is None else {"file": each.file}),
+                "line": each.line,
+                "custom_id": each.custom_id,
+                "why": each.why,
+            }
+            for each in error.problems
         ]
     if isinstance(error, JobStopped):
         told |= {"reason": error.reason, "remedy": error.remedy}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -20,10 +22,29 @@ if TYPE_CHECKING:
 
     from abatch.params import Check
 
-__all__ = ["begun", "stdin_lines"]
+__all__ = ["begun", "inputs", "stdin_lines"]
 
 BLOCK: Final = 2**20
 """Bytes read at once; and of a stream, what is looked at before it makes a job."""
+
+
+def inputs(names: list[str]) -> list[Path]:
+    """The files that are named, in this order; a pattern in quotes stands for its files, sorted by name.
+
+    Raises:
+        ConfigError: no file matches a pattern.
+
+    """
+    found: list[Path] = []
+    for name in names:
+        if not glob.has_magic(name) or Path(name).exists():
+            found.append(Path(name))
+            continue
+        matching = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of a path that need not be relative
+        if not matching:
+            raise ConfigError(f"no file matches {name!r}")
+        found += map(Path, matching)
+    return found
 
 
 async def begun(lines: AsyncIterator[bytes], params: Check | None = None) -> AsyncIterator[bytes]:

@@ -34,7 +34,7 @@ from abatch.cli.results import read_results
 from abatch.cli.screen import Screen
 from abatch.config import Tier  # noqa: TC001 - typer reads the annotations
 from abatch.errors import ConfigError
-from abatch.facts import FileSource
+from abatch.facts import FilePart, files_of
 from abatch.intake import file_sha256
 from abatch.places import absolute, absolute_url, shown
 
@@ -58,7 +58,7 @@ class _Retry:
 
     key: str
     to: str
-    path: Path
+    paths: list[Path]
     headers: Headers
     tries: int
     resumes: bool
@@ -157,7 +157,7 @@ def retry(
 async def _prepare(ledger: Ledger, key: str, kinds: list[str], to: str | None) -> _Retry:
     job = job_named(ledger, key)
     source = job.submitted.source
-    if not isinstance(source, FileSource):
+    if not (files := files_of(source)):
         first, is_retry, _ = key.rpartition(".retry-")
         if is_retry and ledger.job(first) is not None:
             raise ConfigError(f"job {key!r} is a retry; `abatch retry {first}` sends again what is still unanswered")
@@ -165,8 +165,10 @@ async def _prepare(ledger: Ledger, key: str, kinds: list[str], to: str | None) -
     if job.finished is None:
         raise ConfigError(f"job {key!r} is not finished; run it to its end first")
     folder = ledger.journal.folder
-    path = absolute(folder, source.path)
-    if not await _is_same(path, source):
+    paths = [absolute(folder, file.path) for file in files]
+    for path, file in zip(paths, files, strict=True):
+        if await _is_same(path, file):
+            continue
         raise ConfigError(f"input {path} is gone, or changed since job {key!r} was started; put the old content back")
     earlier: list[JobRecord] = []
     number = 1
@@ -177,7 +179,7 @@ async def _prepare(ledger: Ledger, key: str, kinds: list[str], to: str | None) -
     made = _Retry(
         key=f"{key}.retry-{number}",
         to=to or (_beside(url, number) if last is None else absolute_url(folder, last.to)),
-        path=path,
+        paths=paths,
         headers=job.submitted.headers,
         tries=job.submitted.tries,
         resumes=last is not None,
@@ -194,7 +196,7 @@ async def _prepare(ledger: Ledger, key: str, kinds: list[str], to: str | None) -
     return made
 
 
-async def _is_same(path: Path, source: FileSource) -> bool:
+async def _is_same(path: Path, source: FilePart) -> bool:
     try:
         now = await threads.run(path.stat)
         same = (now.st_size, now.st_mtime_ns) == (source.size, source.mtime_ns)
@@ -237,7 +239,7 @@ def _mark(custom_id: bytes) -> bytes:
 
 
 async def _rows_again(made: _Retry, *, longest: int) -> AsyncIterator[bytes]:
-    with closing(rows_of(made.path, longest=longest)) as rows:
+    with closing(rows_of(*made.paths, longest=longest)) as rows:
         while block := await threads.run(_next_rows, rows):
             for line, custom_id in block:
                 if made.has(_mark(custom_id)):

@@ -95,3 +95,75 @@ def test_whole_numbers_as_custom_ids_come_back_as_their_text(cli: Any, api: Sand
     assert ended.status == 0, ended
     assert cli.lines("out.jsonl") == {str(n): "succeeded" for n in range(25)}
     assert api.account.violated == 0
+
+
+# ---- several inputs -------------------------------------------------------------------------------------------
+
+
+def test_a_quoted_pattern_is_one_job_of_its_files_in_order_and_retry_finds_its_rows(cli: Any, api: Sandbox) -> None:
+    cli.write("part-10.jsonl", 10, first=20)
+    cli.write("part-00.jsonl", 10, user=lambda n: "sandbox:errored-once:invalid_request_error" if n == 3 else None)
+    cli.write("part-01.jsonl", 10, first=10, user=lambda n: "sandbox:errored:api_error" if n == 15 else None)
+    first = cli.here("run", "part-*.jsonl", "--to", "out.jsonl", "--json", "--max-tries", "1", *FAST)
+    assert first.status == 1, first
+    assert first.json["requests"] == 30
+    assert cli.lines("out.jsonl") | {"r3": "", "r15": ""} == {f"r{n}": "succeeded" for n in range(30)} | {
+        "r3": "",
+        "r15": "",
+    }
+    assert api.account.batches == 1
+    again = cli.here("run", "part-00.jsonl", "part-01.jsonl", "part-10.jsonl", "--to", "out.jsonl", "--json")
+    assert (again.json["key"], again.json["state"]) == (first.json["key"], "done")
+    assert api.account.requests == 30
+    retried = cli.here("retry", first.json["key"], "--yes", *FAST)
+    assert retried.status == 1, retried
+    assert cli.lines("out.retry-1.jsonl") == {"r3": "succeeded", "r15": "errored"}
+
+
+def test_lost_parts_of_a_job_of_several_files_are_read_again(cli: Any, api: Sandbox) -> None:
+    for number in range(3):
+        cli.write(f"in-{number}.jsonl", 7, first=7 * number)
+    assert cli.here("run", "in-*.jsonl", "--to", "out/", "--key", "k", "--max-batch-requests", "5", *FAST).status == 0
+    for part in list((cli.folder / "out").glob("*.jsonl"))[:2]:
+        part.unlink()
+    for kept in (cli.folder / ".abatch" / "ids").iterdir():
+        kept.unlink()
+    ended = cli.here("redrain", "k")
+    assert ended.status == 0, ended
+    found = [json.loads(raw) for part in (cli.folder / "out").glob("*.jsonl") for raw in part.read_bytes().splitlines()]
+    assert sorted(line["custom_id"] for line in found) == sorted(f"r{n}" for n in range(21))
+    assert api.account.requests == 21
+
+
+def test_a_job_of_several_files_that_is_not_done_names_the_command_that_goes_on(
+    slow_api: Sandbox, new_cli: Any, wait_for: Any
+) -> None:
+    cli = new_cli(slow_api)
+    cli.write("a b.jsonl", 3)
+    cli.write("c.jsonl", 3, first=3)
+    process = cli.start("run", "a b.jsonl", "c.jsonl", "--to", "out.jsonl", *FAST)
+    wait_for(lambda: slow_api.account.requests, process)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert "abatch run 'a b.jsonl' c.jsonl --to out.jsonl" in err
+    status = cli.here("status")
+    assert "abatch run 'a b.jsonl' c.jsonl --to out.jsonl --key" in " ".join(status.out.split())
+
+
+def test_inputs_that_cannot_be_one_job_are_refused(alone: Any) -> None:
+    alone.write("in.jsonl", 1)
+    for args, word in (
+        (("in.jsonl", "-", "--key", "k"), "stdin cannot be one of several inputs"),
+        (("none-*.jsonl",), "no file matches 'none-*.jsonl'"),
+        (("in.jsonl", "none.jsonl", "--dry-run"), "input none.jsonl cannot be read"),
+        (("in.jsonl", "in.jsonl", "--dry-run"), "custom_id stands on line 1 of in.jsonl already"),
+    ):
+        ended = alone.here("run", *args, "--to", "out.jsonl")
+        assert ended.status == 2, ended
+        assert word in ended.err
+
+
+def test_an_estimate_is_of_all_inputs(alone: Any) -> None:
+    alone.write("a.jsonl", 3)
+    alone.write("[b].jsonl", 4, first=3)
+    assert alone.here("estimate", "a.jsonl", "[b].jsonl", "--json").json["requests"] == 7
