@@ -331,7 +331,7 @@ class Table:
             name: node for name, node in builder.fields(with_betas).of.items() if name not in (*SDK_ARGUMENTS, "stream")
         }
         self._with_betas |= {name: (Anything(), False) for name in NEED_A_BETA}
-        self._known = sorted({*self._usual, *self._with_betas})
+        self._known = frozenset({*self._usual, *self._with_betas})
         self.read_lines = msgspec.json.Decoder(self._line()).decode_lines
         """Reads whole lines, and raises unless their params, but for the model's name, are beyond doubt."""
         self.read = msgspec.json.Decoder(self._quick).decode
@@ -400,12 +400,10 @@ class Table:
             )
         usual, with_betas = self._usual.get(name), self._with_betas.get(name)
         if usual is None and with_betas is None:
-            return [self._unknown(name, self._known, "")]
+            return [_unknown(name, self._known, "", self.sdk)]
         if value is None and name in ("model", "messages"):  # told as missing
             return []
-        known_long = name in LONG_KNOWN
-        tried = [_look(each[0], value, name, known_long, self.sdk) for each in (usual, with_betas) if each is not None]
-        found = min(tried, key=_weight)
+        found = self._least(name, value, usual, with_betas)
         if value is None and found:
             found = [_null(name)]
         if usual is None and not betas:
@@ -419,8 +417,15 @@ class Table:
             case _:
                 return found
 
-    def _unknown(self, name: str, known: Iterable[str], path: str) -> Finding:
-        return _unknown(name, known, path, self.sdk)
+    def _least(self, name: str, value: object, *known: tuple[Node, bool] | None) -> list[Finding]:
+        """What the types of the usual API, or else those with betas, find of a value: what is less."""
+        least: list[Finding] | None = None
+        for node, _ in filter(None, known):
+            found = _look(node, value, name, name in LONG_KNOWN, self.sdk)
+            if not found:
+                return found
+            least = found if least is None else min(least, found, key=_weight)
+        return least or []
 
 
 def _about_messages(messages: list[Any]) -> list[Finding]:

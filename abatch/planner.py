@@ -336,7 +336,9 @@ def log_doubts(key: str, doubts: Sequence[Alike]) -> None:
     """Log params that the API may refuse: each kind once, with the first lines that have it."""
     for doubt in doubts:
         first, *_ = doubt.examples
-        lines = ", ".join(str(each.line) for each in doubt.examples)
+        lines = ", ".join(
+            str(each.line) if each.file is None else f"{each.file}:{each.line}" for each in doubt.examples
+        )
         log.warning("params_doubtful", job=key, why=first.why, requests=doubt.count, lines=lines)
 
 
