@@ -657,11 +657,11 @@ async def check_files(
 
     """
     named = ", ".join(map(str, paths[:3])) + ", …" * (len(paths) > 3)
-    opened = partial(threads.opened, _close, open_input, paths, longest=2 * bytes_per_batch)
+    open_all = partial(open_input, paths, longest=2 * bytes_per_batch)
     for path in paths:
         await threads.run(check_beginning, path, longest=2 * bytes_per_batch)
     with ExitStack() as open_:
-        file = await opened()
+        file = await threads.opened(_close, open_all)
         open_.callback(file.close)
         stats = file.stats()
         try:
@@ -669,7 +669,7 @@ async def check_files(
                 check = await _check(file, heaps, bytes_per_batch, params)
                 different = await heaps.all_different()
             if not different:  # once more, to say where
-                again = await opened()
+                again = await threads.opened(_close, open_all)
                 open_.callback(again.close)
                 async with _closing(SeenIds(folder, again.place)) as seen:
                     check = await _check(again, seen, bytes_per_batch, params)

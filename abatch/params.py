@@ -139,7 +139,7 @@ Node: TypeAlias = Anything | Plain | OneOf | Items | Entries | Fields | Either
 
 _WRAPPERS: Final = (Annotated, typing_extensions.Required, typing_extensions.NotRequired)
 _LISTS: Final = frozenset({list, Sequence, Iterable})
-_NAMES: Final = {
+_NAMES: Final[dict[type, str]] = {
     str: "a string",
     int: "a whole number",
     float: "a number",
@@ -412,7 +412,7 @@ class Table:
         match name, value:
             case "model", str() if (doubt := self.doubt_of(value)) is not None:
                 return [*found, doubt]
-            case "messages", list():
+            case "messages", _ if _is_list(value):
                 return [*found, *_about_messages(value)]
             case _:
                 return found
@@ -441,7 +441,7 @@ def _about_messages(messages: list[Any]) -> list[Finding]:
                 found += [
                     Finding(f"messages[{number}].content[{at}].text is empty", certain=True)
                     for at, block in enumerate(blocks)
-                    if isinstance(block, dict) and block.get("type") == "text" and block.get("text") == ""
+                    if _is_object(block) and block.get("type") == "text" and block.get("text") == ""
                 ]
             case _:
                 pass
@@ -452,6 +452,14 @@ def _about_messages(messages: list[Any]) -> list[Finding]:
             case _:
                 pass
     return found
+
+
+def _is_list(value: object) -> typing.TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def _is_object(value: object) -> typing.TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
 def _null(path: str) -> Finding:
@@ -467,17 +475,17 @@ def _look(node: Node, value: object, path: str, known_long: bool, sdk: str) -> l
     match node:
         case Anything():
             return []
-        case Items(of) if isinstance(value, list):
+        case Items(of) if _is_list(value):
             return [
                 each
                 for number, item in enumerate(value)
                 for each in _look(of, item, f"{path}[{number}]", known_long, sdk)
             ]
-        case Entries(of) if isinstance(value, dict):
-            items = typing.cast("dict[str, Any]", value).items()
+        case Entries(of) if _is_object(value):
+            items = value.items()
             return [each for name, item in items for each in _look(of, item, f"{path}.{name}", known_long, sdk)]
-        case Fields() if isinstance(value, dict):
-            return _look_at_fields(node, typing.cast("dict[str, Any]", value), path, known_long, sdk)
+        case Fields() if _is_object(value):
+            return _look_at_fields(node, value, path, known_long, sdk)
         case OneOf(values) if type(value) in set(map(type, values)):
             return [] if value in values else [_other_value(value, values, path, sdk)]
         case Plain(kind) if _is(value, kind):
@@ -509,12 +517,12 @@ def _look_at_either(nodes: Sequence[Node], value: object, path: str, known_long:
     fitting = [node for node in flat if _fits(node, value)]
     if not fitting:
         return [_wrong_type(flat, value, path, known_long)]
-    if isinstance(value, dict):
+    if _is_object(value):
         objects = [node for node in fitting if isinstance(node, Fields)]
         tags = {node.tag for node in objects if node.tag is not None}
         if tags and len(objects) == len(fitting):
             (name, *_) = sorted({name for name, _ in tags})
-            given = typing.cast("dict[str, Any]", value).get(name)
+            given = value.get(name)
             if any(node.tag == (name, given) for node in objects):
                 fitting = [node for node in objects if node.tag == (name, given)]
             elif all(node.tag is not None for node in objects):

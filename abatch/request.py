@@ -131,7 +131,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def paths_of(requests: object) -> tuple[Path, ...]:
     """The files that are meant; none if it is no path, and no list or tuple of paths."""
     if isinstance(requests, str | PathLike):
-        return (Path(requests),)
+        return (Path(cast("str | PathLike[str]", requests)),)
     if isinstance(requests, list | tuple):
         named = cast("Sequence[object]", requests)
         if named and all(isinstance(each, str | PathLike) for each in named):
