@@ -64,6 +64,27 @@ async def test_rows_that_were_sealed_before_are_not_checked_again(api: Sandbox) 
     assert api.account.violated == 0
 
 
+class Text(str):
+    """A string of another class, such as numpy's."""
+
+    __slots__ = ()
+
+
+async def test_ids_keys_betas_and_models_may_be_strings_of_any_class(api: Sandbox) -> None:
+    rows = [
+        {"custom_id": Text(f"row {number}/é"), "params": params(number, model=Text("claude-haiku-4-5"))}
+        for number in range(25)
+    ]
+    for _ in range(2):
+        async with manager() as running:
+            job = await running.submit(
+                rows, to=Text("results.jsonl"), key=Text("job"), betas=[Text("b-1")], workspace_id=Text("w")
+            )
+            assert (await job.wait()).succeeded == 25
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+
+
 # ---- several files --------------------------------------------------------------------------------------------
 
 
