@@ -29,6 +29,7 @@ from abatch.facts import (
     DuplicateSeen,
     Ended,
     FileSource,
+    FilesSource,
     Finished,
     Found,
     LostWished,
@@ -457,7 +458,7 @@ class JobRecord:
     @property
     def _total(self) -> int | None:
         source = self.submitted.source
-        return self.cut.rows if self.cut.last else source.rows if isinstance(source, FileSource) else None
+        return self.cut.rows if self.cut.last else source.rows if isinstance(source, FileSource | FilesSource) else None
 
     @property
     def missing(self) -> int:

@@ -29,7 +29,7 @@ from abatch.places import absolute_url, shown
 from abatch.redrain import Gone, check_age, check_ids
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from abatch.backend import Backend, Sink
@@ -51,7 +51,7 @@ async def move(
     to: str,
     *,
     api: Callable[[], Awaitable[Client]],
-    input_path: Path | None,
+    input_paths: Sequence[Path],
     old: Backend | None = None,
 ) -> list[int]:
     """Take an unfinished job to the destination `to`, a URL as the journal keeps it.
@@ -61,7 +61,7 @@ async def move(
         job: the job.
         to: the new destination.
         api: gives the API's client; asked for only if sealed results cannot be read at the old destination.
-        input_path: where the input is, for custom_ids that are kept nowhere else.
+        input_paths: where the input is, for custom_ids that are kept nowhere else.
         old: the job's backend, if it is connected.
 
     Returns:
@@ -79,7 +79,7 @@ async def move(
         if job.finished is not None:
             raise ConfigError(f"job {job.key!r} is done; copy its results from {job.location}")
         try:
-            return await _move(ledger, job, to, api=api, input_path=input_path, old=old)
+            return await _move(ledger, job, to, api=api, input_paths=input_paths, old=old)
         except Overtaken:  # another process has planned more of it, or moved it; the copies are found
             log.warning("move_overtaken", job=job.key)
     return []
@@ -91,7 +91,7 @@ async def _move(
     to: str,
     *,
     api: Callable[[], Awaitable[Client]],
-    input_path: Path | None,
+    input_paths: Sequence[Path],
     old: Backend | None,
 ) -> list[int]:
     cuts = job.cuts
@@ -105,7 +105,7 @@ async def _move(
     gone = _of_the_api(job, unreadable)
     if gone:
         await check_age(await api(), job, gone)
-        await check_ids(ledger, job, gone, input_path)
+        await check_ids(ledger, job, gone, input_paths)
     reopened = [
         entry for shard, _ in gone for entry in ledger.next(shard, Reopened(why=f"moved: {unreadable[shard.shard]}"))
     ]

@@ -17,13 +17,14 @@ from abatch.backend import Sealed, ShardRef
 from abatch.collector import record_of
 from abatch.durations import KEPT_FOR
 from abatch.errors import BackendError, JobStopped
-from abatch.facts import FileSource, Reopened
+from abatch.facts import Reopened
 from abatch.kept import read_kept
 from abatch.lifecycle import Done
 from abatch.log import log
 from abatch.respool import respool
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from abatch.backend import Backend, JobRef
@@ -43,7 +44,7 @@ class Gone(NamedTuple):
     state: Done
 
 
-async def reopen_missing_parts(run: JobRun, ledger: Ledger, client: Client, input_path: Path | None) -> list[int]:
+async def reopen_missing_parts(run: JobRun, ledger: Ledger, client: Client, input_paths: Sequence[Path]) -> list[int]:
     """Look for every sealed part of a job, and record `Reopened` for the shards whose part is gone.
 
     Returns:
@@ -59,12 +60,12 @@ async def reopen_missing_parts(run: JobRun, ledger: Ledger, client: Client, inpu
     async with run.finishing:
         await ledger.take_back(job)
         try:
-            return await _reopen(run, ledger, client, input_path)
+            return await _reopen(run, ledger, client, input_paths)
         finally:
             ledger.let_go(job)
 
 
-async def _reopen(run: JobRun, ledger: Ledger, client: Client, input_path: Path | None) -> list[int]:
+async def _reopen(run: JobRun, ledger: Ledger, client: Client, input_paths: Sequence[Path]) -> list[int]:
     job = run.job
     trouble = await run.what_is_wrong()
     if job.finished is not None and trouble is None:
@@ -76,7 +77,7 @@ async def _reopen(run: JobRun, ledger: Ledger, client: Client, input_path: Path 
             raise trouble
         reopened = _redrainable(job, gone)
         await check_age(client, job, reopened)
-        await check_ids(ledger, job, reopened, input_path)
+        await check_ids(ledger, job, reopened, input_paths)
         facts = [
             entry
             for shard, _ in reopened
@@ -156,7 +157,7 @@ async def check_age(client: Client, job: JobRecord, gone: list[Gone]) -> None:
             )
 
 
-async def check_ids(ledger: Ledger, job: JobRecord, gone: list[Gone], input_path: Path | None) -> None:
+async def check_ids(ledger: Ledger, job: JobRecord, gone: list[Gone], input_paths: Sequence[Path]) -> None:
     """Make sure that the custom_ids of all of them are known; from the input where none were kept.
 
     Raises:
@@ -171,8 +172,8 @@ async def check_ids(ledger: Ledger, job: JobRecord, gone: list[Gone], input_path
     if not without:
         return
     found: set[int] = set()
-    if isinstance(job.submitted.source, FileSource) and input_path is not None:
-        found = await respool(ledger, job, input_path, without)
+    if input_paths:
+        found = await respool(ledger, job, input_paths, without)
     for shard in without:
         if shard.shard not in found:
             raise JobStopped(

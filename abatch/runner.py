@@ -27,7 +27,7 @@ from abatch.errors import (
     ManagerClosed,
     StillInDoubt,
 )
-from abatch.facts import FileSource, Finished, Resumed, Stopped
+from abatch.facts import FileSource, FilesSource, Finished, Resumed, Stopped
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Held, Ready
 from abatch.log import log
@@ -112,7 +112,7 @@ class JobRun:
         self.error: Exception | None = None
         """Why the run ended early: the storage, the caller's iterable, a bad row."""
         self._handed: deque[HandedOver] = deque()
-        self.input_path: Path | None = None
+        self.input_paths: tuple[Path, ...] = ()
         self.may_submit = False
         self.over = anyio.Event()
         self.over.set()
@@ -500,8 +500,8 @@ class JobRun:
             while self._plan_again:
                 self._plan_again = False
                 planner = Planner(shop.ledger, job, shop.config, room=room, cut_made=cut_made)
-                if isinstance(source, FileSource) and self.input_path is not None and not job.cancel_wished:
-                    await planner.run_file(source, self.input_path)
+                if isinstance(source, FileSource | FilesSource) and self.input_paths and not job.cancel_wished:
+                    await planner.run_file(source, *self.input_paths)
                 while self._handed:
                     await self._plan_or_compare(planner, self._handed.popleft())
         except JobStopped as stop:

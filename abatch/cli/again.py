@@ -10,7 +10,7 @@ from abatch.backend import normalize
 from abatch.cli.places import DEFAULT_JOURNAL
 from abatch.cli.sandbox import SANDBOX_JOURNAL, has_sandbox
 from abatch.errors import ConfigError
-from abatch.facts import FileSource
+from abatch.facts import files_of
 from abatch.places import absolute, absolute_url, folder_of, shown
 from abatch.stops import CUT
 
@@ -40,12 +40,12 @@ def resuming(ledger: Ledger, job: JobRecord) -> tuple[str, str]:
         return _command(folder, "retry", first), "with the options it was begun with"
     if not job.to or headers.user_profile_id is not None:
         return "", "by the application that began it"
-    is_file = isinstance(submitted.source, FileSource)
-    source = _near(str(absolute(folder, submitted.source.path))) if isinstance(submitted.source, FileSource) else "-"
-    words = ["run", source, "--to", _destination(absolute_url(folder, job.to)), "--key", job.key]
+    files = files_of(submitted.source)
+    sources = [_near(str(absolute(folder, file.path))) for file in files] or ["-"]
+    words = ["run", *sources, "--to", _destination(absolute_url(folder, job.to)), "--key", job.key]
     words += [word for beta in headers.betas for word in ("--beta", beta)]
     words += [] if headers.workspace_id is None else ["--workspace", headers.workspace_id]
-    return _command(folder, *words), "" if is_file else "with the same lines on stdin"
+    return _command(folder, *words), "" if files else "with the same lines on stdin"
 
 
 def about_failures(summary: Summary, failures: Sequence[Failure], folder: Path, *, from_file: bool) -> list[str]:

@@ -22,7 +22,7 @@ from abatch.backend import failed_elsewhere, load, normalize
 from abatch.cli.again import about_failures, about_stops
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import failures_table, follow, summary_json, summary_table
-from abatch.cli.lines import begun, check_beginning
+from abatch.cli.lines import begun
 from abatch.cli.places import DEFAULT_JOURNAL
 from abatch.cli.sandbox import SANDBOX_JOURNAL, sandbox_beside
 from abatch.cli.screen import configure_logs
@@ -30,7 +30,9 @@ from abatch.cli.streams import OutputGone
 from abatch.cli.text import clean
 from abatch.config import Config
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped
+from abatch.intake import check_beginning
 from abatch.manager import BatchManager
+from abatch.params import check_of
 from abatch.places import absolute_url, folder_of, is_local, relative_url, shown
 from abatch.reads import Reads, refusal_of
 
@@ -40,11 +42,11 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from abatch.cli.screen import Screen
-    from abatch.config import Parked, Refusals, Tier, Unresolved
+    from abatch.config import Params, Parked, Refusals, Tier, Unresolved
     from abatch.job import Job
     from abatch.result import Failure
 
-__all__ = ["Order", "Redrain", "Surroundings", "config_of", "drive", "journal_of"]
+__all__ = ["Order", "Redrain", "Surroundings", "config_of", "drive", "journal_of", "params_of"]
 
 SLOWER: Final = 4
 """The wait between two looks at the list grows up to this many times the first."""
@@ -63,7 +65,7 @@ HUSHED: Final = frozenset({"grace_below_the_bounds"})
 class Order:
     """The job to hand over."""
 
-    requests: Path | AsyncIterator[bytes]
+    requests: list[Path] | AsyncIterator[bytes]
     to: str
     key: str | None = None
     betas: tuple[str, ...] = ()
@@ -147,6 +149,7 @@ def config_of(
     refusals: Refusals = "believe",
     parked: Parked = "wait",
     tier: Tier = "start",
+    params: Params = "check",
 ) -> Config:
     """The settings that the options come to.
 
@@ -176,8 +179,21 @@ def config_of(
         refusals=refusals,
         parked=parked,
         tier=tier,
+        params=params,
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def params_of(*, strict: bool, unchecked: bool) -> Params:
+    """The setting that --strict and --unchecked come to.
+
+    Raises:
+        ConfigError: both are given.
+
+    """
+    if strict and unchecked:
+        raise ConfigError("--strict and --unchecked exclude each other; give one of them")
+    return "strict" if strict else "unchecked" if unchecked else "check"
 
 
 def drive(order: Order | Redrain, around: Surroundings) -> None:
@@ -247,11 +263,11 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     await threads.run(load, url)
     course.key = order.key
     if course.key is None:
-        path = order.requests if isinstance(order.requests, Path) else None
-        course.key = manager.default_key(path, order.to)
+        paths = order.requests if isinstance(order.requests, list) else None
+        course.key = manager.default_key(paths, order.to)
     screen.say(f"key          {course.key}\njournal      {around.journal}\ndestination  {shown(url)}")
     async with manager:
-        if isinstance(order.requests, Path) and order.key is None:
+        if isinstance(order.requests, list) and order.key is None:
             course.key = manager.default_key(order.requests, order.to)  # a job that was moved has kept its key
         await _check_api(manager, course.key, order.workspace_id)
         try:
@@ -295,11 +311,12 @@ async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> Non
         course.failures = await job.failures()
 
 
-async def _requests(order: Order, config: Config) -> Path | AsyncIterator[bytes]:
+async def _requests(order: Order, config: Config) -> list[Path] | AsyncIterator[bytes]:
     """The requests, once they begin as requests do."""
-    if not isinstance(order.requests, Path):
-        return await begun(order.requests)
-    await threads.run(check_beginning, order.requests, longest=2 * config.bytes_per_batch)
+    if not isinstance(order.requests, list):
+        return await begun(order.requests, check_of(config.params, betas=bool(order.betas)))
+    for path in order.requests:
+        await threads.run(check_beginning, path, longest=2 * config.bytes_per_batch)
     return order.requests
 
 
@@ -365,7 +382,7 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
         if not around.json:
             screen.show(summary_table(summary))
             screen.say(ORDER)
-        from_file = isinstance(order, Order) and isinstance(order.requests, Path)
+        from_file = isinstance(order, Order) and isinstance(order.requests, list)
         if lines := about_stops(summary, folder_of(around.journal), from_file=from_file):
             screen.say("\n".join(lines))
         if not summary.ok:
@@ -401,7 +418,13 @@ def _error_json(error: Exception) -> dict[str, Any]:
     told: dict[str, Any] = {"type": type(error).__name__, "text": clean(tell(error), lines=True)}
     if isinstance(error, BadRequest):
         told["problems"] = [
-            {"line": each.line, "custom_id": each.custom_id, "why": each.why} for each in error.problems
+            {
+                **({} if each.file is None else {"file": each.file}),
+                "line": each.line,
+                "custom_id": each.custom_id,
+                "why": each.why,
+            }
+            for each in error.problems
         ]
     if isinstance(error, JobStopped):
         told |= {"reason": error.reason, "remedy": error.remedy}

@@ -16,14 +16,15 @@ import typer
 from abatch import threads
 from abatch.charges import charges_of, merged
 from abatch.cli.exits import perform
-from abatch.cli.lines import check_beginning
+from abatch.cli.lines import inputs
 from abatch.cli.options import JsonOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.screen import Screen, table
 from abatch.cli.text import clean, duration, price_age, span
 from abatch.config import Config, Tier
 from abatch.errors import ConfigError
-from abatch.intake import FileInput, check_file
+from abatch.intake import check_files, open_input
 from abatch.pacing import LIMITS
+from abatch.params import check_of
 from abatch.planner import SPREAD
 from abatch.prices import BATCH_DISCOUNT, load
 from abatch.request import from_line
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from datetime import date
 
+    from abatch.params import Check
     from abatch.prices import PriceList
     from abatch.request import Row
 
-__all__ = ["Estimate", "estimate", "estimate_file", "rows_of"]
+__all__ = ["Estimate", "estimate", "estimate_file", "rows_of", "warn_of_params"]
 
 BYTES_PER_TOKEN: Final = 4
 WORTH_IT: Final = 100
@@ -85,39 +87,46 @@ class Estimate:
     """The date of the price list."""
 
 
-async def estimate_file(path: Path, *, config: Config, prices: PriceList) -> Estimate:
-    """Check a file as a submission does, and measure it.
+def warn_of_params(screen: Screen, params: Check | None) -> None:
+    """Say what the API may refuse."""
+    for doubt in [] if params is None else params.fresh_doubts():
+        screen.complain(f"warning: {doubt}")
+
+
+async def estimate_file(
+    paths: list[Path], *, config: Config, prices: PriceList, params: Check | None = None
+) -> Estimate:
+    """Check files as a submission does, and measure them.
 
     Raises:
         BadRequest: it holds requests that cannot be sent.
         ConfigError: it cannot be read.
 
     """
-    if str(path) == "-":
+    if any(str(path) == "-" for path in paths):
         raise ConfigError("an estimate needs a file, which is read twice; stdin can be read only once")
-    await threads.run(check_beginning, path, longest=2 * config.bytes_per_batch)
     with ExitStack() as opened:
         folder = None
         with suppress(OSError):  # without a temporary folder that can be written, memory does: 16 bytes a request
             folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="abatch-")))
-        await check_file(path, folder, bytes_per_batch=config.bytes_per_batch)
-    return await threads.run(_measure, path, config, prices)
+        await check_files(paths, folder, bytes_per_batch=config.bytes_per_batch, params=params)
+    return await threads.run(_measure, paths, config, prices)
 
 
-def rows_of(path: Path, *, longest: int) -> Generator[tuple[bytes, Row], None, None]:
-    """The checked rows of a file with their raw lines, a block at a time in memory."""
-    with closing(FileInput(path, longest=longest)) as file:
+def rows_of(*paths: Path, longest: int) -> Generator[tuple[bytes, Row], None, None]:
+    """The checked rows of some files with their raw lines, a block at a time in memory."""
+    with closing(open_input(paths, longest=longest)) as file:
         while (block := file.block()) is not None:
             for line, number, _ in block.requests():
                 yield line, from_line(line, number)
 
 
-def _measure(path: Path, config: Config, prices: PriceList) -> Estimate:
+def _measure(paths: list[Path], config: Config, prices: PriceList) -> Estimate:
     made = Estimate(prices_of=prices.date)
     sums: dict[_Kind, _Sum] = {}
     cutter = _Cutter(config)
     decode = msgspec.json.Decoder(_Asked).decode
-    for _, row in rows_of(path, longest=2 * config.bytes_per_batch):
+    for _, row in rows_of(*paths, longest=2 * config.bytes_per_batch):
         asked = decode(row.params)
         tokens = len(row.params) // BYTES_PER_TOKEN
         geo = charges_of(geo=None if asked.inference_geo is None else str(asked.inference_geo)).inference_geo
@@ -234,7 +243,9 @@ def submit_every(sla: str) -> float:
 
 
 def estimate(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A file of JSON lines (.gz, .zst).")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Files of JSON lines (.gz, .zst) or patterns in quotes.")
+    ],
     sla: Annotated[str | None, typer.Option(help="When each answer is due: 30h, 2d.")] = None,
     tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
     prices: Annotated[Path | None, typer.Option(help="A price file of your own.")] = None,
@@ -249,7 +260,9 @@ def estimate(
     async def work() -> None:
         every = None if sla is None else submit_every(sla)
         list_ = load(None if prices is None else str(prices))
-        made = await estimate_file(source, config=Config(tier=tier), prices=list_)
+        params = check_of("check", betas=False)
+        made = await estimate_file(inputs(sources), config=Config(tier=tier), prices=list_, params=params)
+        warn_of_params(screen, params)
         _, queue = LIMITS[tier]
         advice = _advice(made, queue, every)
         if as_json_:

@@ -18,7 +18,7 @@ from abatch.cli.options import JobArgument, JournalOption  # noqa: TC001 - typer
 from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of
 from abatch.cli.screen import Screen
 from abatch.cli.text import clean
-from abatch.facts import FileSource
+from abatch.facts import files_of
 from abatch.journal import Journal
 from abatch.ledger import Ledger
 from abatch.move import move as move_job
@@ -65,7 +65,7 @@ def move(
                     job,
                     relative_url(driven.folder, url),
                     api=partial(_client, driven, opened),
-                    input_path=absolute(driven.folder, source.path) if isinstance(source, FileSource) else None,
+                    input_paths=[absolute(driven.folder, file.path) for file in files_of(source)],
                 )
             after = _place(driven.folder, job.to)
             kept = "" if before == after else f" {before} keeps a copy of what it had, which you may remove."

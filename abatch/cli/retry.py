@@ -34,7 +34,7 @@ from abatch.cli.places import job_named, ledger_of
 from abatch.cli.screen import Screen
 from abatch.config import Config, Tier
 from abatch.errors import ConfigError
-from abatch.facts import FileSource
+from abatch.facts import FilePart, files_of
 from abatch.intake import file_sha256
 from abatch.places import absolute, absolute_url, shown
 from abatch.stops import CUT
@@ -68,7 +68,7 @@ class _Retry:
 
     key: str
     to: str
-    path: Path
+    paths: list[Path]
     headers: Headers
     tries: int
     resumes: bool
@@ -156,7 +156,13 @@ def retry(
 
     made = perform(work)
     with reported(screen):
-        config = config_of(sandbox=sandbox, poll_interval=poll_interval, storage_patience=storage_patience, tier=tier)
+        config = config_of(
+            sandbox=sandbox,
+            poll_interval=poll_interval,
+            storage_patience=storage_patience,
+            tier=tier,
+            params="unchecked",  # they were checked, or sent unchecked, when the job was made
+        )
         if made.left_out:
             screen.say(
                 f"{made.left_out:,} requests cannot succeed as they are, and are left out: change them; or send them "
@@ -201,7 +207,7 @@ def retry(
 async def _prepare(ledger: Ledger, key: str, to: str | None, wish: _Wish) -> _Retry:
     job = job_named(ledger, key)
     source = job.submitted.source
-    if not isinstance(source, FileSource):
+    if not (files := files_of(source)):
         first, is_retry, _ = key.rpartition(".retry-")
         if is_retry and ledger.job(first) is not None:
             raise ConfigError(f"job {key!r} is a retry; `abatch retry {first}` sends again what is still unanswered")
@@ -209,8 +215,10 @@ async def _prepare(ledger: Ledger, key: str, to: str | None, wish: _Wish) -> _Re
     if job.finished is None:
         raise ConfigError(f"job {key!r} is not finished; run it to its end first")
     folder = ledger.journal.folder
-    path = absolute(folder, source.path)
-    if not await _is_same(path, source):
+    paths = [absolute(folder, file.path) for file in files]
+    for path, file in zip(paths, files, strict=True):
+        if await _is_same(path, file):
+            continue
         raise ConfigError(f"input {path} is gone, or changed since job {key!r} was started; put the old content back")
     earlier = retries_of(ledger, job)
     last = earlier.pop() if earlier and earlier[-1].finished is None else None
@@ -219,7 +227,7 @@ async def _prepare(ledger: Ledger, key: str, to: str | None, wish: _Wish) -> _Re
     made = _Retry(
         key=f"{key}.retry-{number}",
         to=to or (_beside(url, number) if last is None else absolute_url(folder, last.to)),
-        path=path,
+        paths=paths,
         headers=job.submitted.headers,
         tries=job.submitted.tries,
         resumes=last is not None,
@@ -238,7 +246,7 @@ async def _drop_long_enough(made: _Retry) -> None:
     """Leave out what was allowed as much before: it would be cut at the same place, and paid for again."""
     assert made.max_tokens is not None
     decode = msgspec.json.Decoder(_Asked).decode
-    with closing(rows_of(made.path, longest=2 * Config().bytes_per_batch)) as rows:
+    with closing(rows_of(*made.paths, longest=2 * Config().bytes_per_batch)) as rows:
         while block := await threads.run(_next_rows, rows):
             for _, row in block:
                 mark = mark_of(row.custom_id)
@@ -247,7 +255,7 @@ async def _drop_long_enough(made: _Retry) -> None:
                     made.long_enough += 1
 
 
-async def _is_same(path: Path, source: FileSource) -> bool:
+async def _is_same(path: Path, source: FilePart) -> bool:
     try:
         now = await threads.run(path.stat)
         same = (now.st_size, now.st_mtime_ns) == (source.size, source.mtime_ns)
@@ -267,7 +275,7 @@ def _beside(url: str, number: int) -> str:
 
 
 async def _rows_again(made: _Retry, *, longest: int) -> AsyncIterator[bytes]:
-    with closing(rows_of(made.path, longest=longest)) as rows:
+    with closing(rows_of(*made.paths, longest=longest)) as rows:
         while block := await threads.run(_next_rows, rows):
             for line, row in block:
                 if mark_of(row.custom_id) in made.wanted:

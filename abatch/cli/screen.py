@@ -187,6 +187,9 @@ def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> Non
 def _short_line(_: object, __: str, event: MutableMapping[str, Any]) -> str:
     level, name = event.pop("level"), event.pop("event")
     event.pop("timestamp")
+    if name == "params_doubtful":  # for people, in words
+        count = event["requests"]
+        return clean(f"{level}: {count:,} request{'s' * (count != 1)}: {event['why']} (line {event['lines']})")
     said = " ".join(f"{key}={value}" for key, value in event.items())
     return clean(f"{level}: {name} {said}".rstrip())
 

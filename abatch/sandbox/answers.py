@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import msgspec
 
+from abatch.params import read_json, table
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -135,14 +137,21 @@ _read_model = msgspec.json.Decoder(_Model).decode
 
 
 def why_invalid(params: bytes) -> str | None:
-    """Why the API would refuse these params, None if it would not."""
+    """Why an API that knows what the SDK knows would refuse these params, None if it would not."""
+    known = table()
+    try:
+        if not known.read(params).stream:  # type: ignore[attr-defined]  # made at run time
+            return None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
     try:
         read = _read_params(params)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return str(error)
     if read.stream or read.speed is not None or read.fallbacks is not None:
         return "stream, speed and fallbacks are not supported here"
-    return None
+    found = known.look(read_json(params), betas=True)
+    return next((each.why for each in found if each.refused), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +164,8 @@ class Outcomes:
 
     def __call__(self, params: bytes, nth_acceptance: int, rng: random.Random, /) -> Outcome:
         """The outcome of a request that is accepted for the nth time (from 1)."""
-        if why_invalid(params) is not None:
-            return Errored("invalid_request_error")
+        if (why := why_invalid(params)) is not None:
+            return Errored("invalid_request_error", f"[sandbox] {why}")
         if b'"sandbox:' in params and (chosen := chosen_outcome(params, nth_acceptance)) is not None:
             return chosen
         if self.errored or self.expired:
@@ -287,7 +296,7 @@ class Requests(msgspec.Struct, frozen=True):
             return '{"type":"expired"}'
         kind, _, text = self.errors[outcome - FIRST_ERROR].partition("\n")
         mark = self.digest_of(row).hex()[:16]
-        visible = kind in VISIBLE_ERRORS and not text
+        visible = kind in VISIBLE_ERRORS and text != DOWNLOAD_TIMEOUT
         error = {
             "details": {"error_visibility": "user_facing"} if visible else None,
             "type": kind,

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, TypeVar, assert
 import msgspec
 
 from abatch.errors import ConfigError
+from abatch.params import table
 from abatch.sandbox import faults as f
 from abatch.sandbox.answers import (
     Canceled,
@@ -243,6 +244,7 @@ class Machine:
         record: Callable[[Fact], None] = nowhere,
     ) -> None:
         self.settings = Settings() if settings is None else settings
+        table()  # now, while nobody waits: it takes a second the first time
         self.faults = f.Faults()
         self._clock = clock
         self._rng = rng
