@@ -402,10 +402,14 @@ class JobRun:
             group.start_soon(self._plan)
 
     async def _resume(self) -> None:
-        if self._handed_over and self._site is not None:
+        """Go on with a job that stopped, once for each time it is handed over."""
+        if not self._handed_over:
+            return
+        if self._site is not None:
             self._site.scope.start_over()
-        if self._handed_over and self.job.stopped is not None:
+        if self.job.stopped is not None:
             await self._shop.ledger.record(Entry(self.job.job, Resumed()))
+        self._handed_over = False  # a run that goes round once more does not take up what has stopped since
 
     async def _run(self) -> None:
         if self.job.finished is None:

@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt, client, driver, poller, proof
+from abatch.facts import Resumed
 from abatch.poller import Scope
 from abatch.reconcile import Refused, Replied
 from abatch.sandbox import Sandbox
@@ -32,7 +33,17 @@ from abatch.sandbox.faults import (
     StaleAnswer,
     Status,
 )
-from tests.e2e.jobs import assert_each_answered, assert_paid_once, config, lines, manager, requests, run, write
+from tests.e2e.jobs import (
+    assert_each_answered,
+    assert_paid_once,
+    config,
+    lines,
+    manager,
+    recorded,
+    requests,
+    run,
+    write,
+)
 from tests.e2e.test_operator import until
 
 pytestmark = pytest.mark.anyio
@@ -288,6 +299,27 @@ async def test_spend_limit_stops_every_job_of_the_scope_until_one_is_handed_over
         api.faults.clear("create")
         again = await running.submit(path, to="results.jsonl", key="job")
         assert (await again.wait()).succeeded == 8
+
+
+async def test_job_that_stops_after_it_was_handed_over_does_not_take_itself_up_again(
+    monkeypatch: pytest.MonkeyPatch, api: Sandbox
+) -> None:
+    """A hand-over that comes while the run begins lets it go round once more, but takes up no later stop."""
+    with Sandbox(seed=7, latency=3600) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        rows = requests(8)
+        rows[3]["params"]["metadata"] = {"user_id": "sandbox:errored-once:overloaded_error"}
+        path = write(rows)
+        async with manager() as running:
+            job = await running.submit(path, to="results.jsonl", key="job", tries=2)
+            await until(job, lambda: server.account.batches == 1 and not job.progress().in_doubt)
+        server.faults.always("create", SpendLimit())
+        async with manager() as running:
+            job = await running.submit(path, to="results.jsonl", key="job", tries=2)
+            server.advance(7200)
+            with pytest.raises(JobStopped, match="aise the spend limit"):
+                await job.wait()
+        assert await recorded(Resumed) == []
 
 
 async def test_redirect_is_not_followed(api: Sandbox) -> None:
