@@ -113,7 +113,7 @@ def reached_by_log(world: World, event: str, facts: dict[str, Any]) -> None:
         check_ended(world, process, facts["shard"])
     if event == "duplicate_seen":
         world.alarmed.add(facts["batch_id"])
-    if event in ("job_stopped", "shard_committing"):
+    if event in ("shard_withdrawn", "job_stopped", "shard_committing"):
         _check_limit(world, process, event, facts)
     if event == "candidate_seen" and _awaits_answer(process, facts["shard"]):
         world.hit("candidate seen in flight")
@@ -134,8 +134,12 @@ LIMITS = re.compile(r"the API answered \d+ .*(credit balance is too low|have rea
 def _check_limit(world: World, process: Process, event: str, facts: dict[str, Any]) -> None:
     """A limit of the account stops every job of its workspace: what is at its gate already may pass it, no more."""
     workspace_id = next(work.workspace_id for work in world.jobs if work.key == facts["job"])
-    if event == "job_stopped":
-        if LIMITS.match(facts["reason"]):
+    if event == "shard_withdrawn":
+        if LIMITS.match(facts["why"]):
+            process.met_limit[workspace_id] = facts["job"]
+        return
+    if event == "job_stopped":  # other jobs of the workspace stop for the same limit later
+        if LIMITS.match(facts["reason"]) and process.met_limit.pop(workspace_id, None) == facts["job"]:
             world.hit("limit stops a workspace")
             process.limited[workspace_id] = process.uploading
         return

@@ -68,8 +68,10 @@ class Process(Owner):
         self.locks: list[FileIO] = []
         self.uploading = 0
         """Creates under way."""
+        self.met_limit: dict[str | None, str] = {}
+        """Workspaces in which a create met a limit of the account, and the job that is about to stop for it."""
         self.limited: dict[str | None, int] = {}
-        """Workspaces in which a create met a limit of the account, and how many creates may still pass their gate."""
+        """Workspaces in which a job stopped for a limit, and how many creates may still pass their gate."""
         self.offsets: list[tuple[float, float]] = []
         """Of each create that was accepted: when, and by how much `Date` was ahead."""
         self.heard: set[str] = set()
@@ -234,6 +236,7 @@ class Process(Owner):
     async def _hand_over(self, manager: BatchManager, work: Work) -> None:
         world = self.world
         for time in range(1, HANDED_OVER + 1):
+            self.met_limit.pop(work.workspace_id, None)
             self.limited.pop(work.workspace_id, None)  # who hands a job over may have acted on it
             job = await manager.submit(
                 self._input(work), to=world.to(work), key=work.key, workspace_id=work.workspace_id, tries=work.tries
