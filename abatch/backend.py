@@ -73,6 +73,11 @@ class JobRef:
     """This job's `finish` was durable before: the destination is ours, and is opened only to read."""
     missing: tuple[Path, ...] = ()
     """For `finish`: files of JSON lines `{"custom_id", "reason"}`, the requests that have no result; often none."""
+    listed: tuple[str, ...] = ()
+    """For `finish`: the SHA-256 of each such list, put together, that an earlier `finish` of this job may have left: a
+    file with that digest is the job's own, and is replaced."""
+    reopened: bool = False
+    """This job's `finish` was durable before, and the destination is claimed once more, to read lost parts again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -182,6 +182,8 @@ class JobRecord:
     """Those of them of which something is still to be done."""
     missing_shards: list[int] = field(default_factory=list[int])
     """Those of which rows have no result."""
+    listed: tuple[str, ...] = ()
+    """SHA-256 of each list of missing requests that the destination may hold from before a shard was reopened."""
     header_sets: frozenset[Headers] = frozenset()
     """Of all its shards."""
     sealed_order: list[int] = field(default_factory=list[int])
@@ -274,6 +276,7 @@ class JobRecord:
         self.open_shards = full.open_shards
         self.sealed_order = full.sealed_order
         self.missing_shards = full.missing_shards
+        self.listed = full.listed
         self.header_sets = full.header_sets
         self._sums = None
 
@@ -373,6 +376,8 @@ class JobRecord:
                 self.open_shards[number] = shard
                 if number in self.missing_shards:
                     self.missing_shards.remove(number)
+                if fact.listed and fact.listed not in self.listed:
+                    self.listed += (fact.listed,)
             case Split():
                 self.open_shards.pop(number)
             case _:

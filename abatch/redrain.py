@@ -10,6 +10,7 @@ Nothing is recorded before the custom_ids of every shard whose part is gone are 
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from abatch import threads
@@ -24,6 +25,7 @@ from abatch.log import log
 from abatch.respool import respool
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from abatch.backend import Backend, JobRef
@@ -77,16 +79,25 @@ async def _reopen(run: JobRun, ledger: Ledger, client: Client, input_path: Path 
         reopened = _redrainable(job, gone)
         await check_age(client, job, reopened)
         await check_ids(ledger, job, reopened, input_path)
+        listed = await threads.run(_digest, run.ref().missing)
         facts = [
             entry
             for shard, _ in reopened
-            for entry in ledger.next(shard, Reopened(why="its part is gone from the destination"))
+            for entry in ledger.next(shard, Reopened(why="its part is gone from the destination", listed=listed))
         ]
         if facts:
             await ledger.record(*facts)
     for shard, state in reopened:
         log.warning("shard_reopened", job=job.key, shard=shard.shard, batch_id=state.batch_id)
     return [shard.shard for shard, _ in reopened]
+
+
+def _digest(lists: Sequence[Path]) -> str:
+    """SHA-256 of the lists of missing requests, one after the other; empty if there are none."""
+    found = sha256()
+    for path in lists:
+        found.update(path.read_bytes())
+    return found.hexdigest() if lists else ""
 
 
 async def _is_gone(backend: Backend, ref: JobRef, shard: ShardRecord) -> bool:

@@ -414,7 +414,8 @@ class _Sqlite:
                 shard = int(each.detail["shard"])
                 if known.get(shard) != (each.part, each.lines):
                     raise _Unfit(f"the rows of shard {shard} were changed or removed; restore them")
-            if not job.finished:
+            if not job.finished:  # a shard that was read again lacks fewer requests than before
+                await database.execute("DELETE FROM abatch_missing WHERE job = ?", (job.key,))
                 await database.executemany(
                     "INSERT INTO abatch_missing VALUES (?, ?, ?) ON CONFLICT DO NOTHING", _missing(job)
                 )
