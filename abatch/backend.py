@@ -125,6 +125,15 @@ class Sink(Protocol):
 
 
 @runtime_checkable
+class Places(Protocol):
+    """What a backend may have besides: the name of a part, for texts that send people to it."""
+
+    def place_of(self, sealed: Sealed, /) -> str:
+        """The part as its owner finds it: a path, an object, a table's rows."""
+        ...
+
+
+@runtime_checkable
 class Backend(Protocol):
     """A place for the results of one job."""
 

@@ -14,14 +14,14 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from abatch import threads
-from abatch.backend import Sealed, ShardRef
-from abatch.collector import record_of
+from abatch.backend import Places, Sealed, ShardRef
+from abatch.collector import record_of, sealed_of
 from abatch.durations import KEPT_FOR
 from abatch.errors import BackendError, JobStopped
 from abatch.facts import FileSource, Reopened
 from abatch.kept import read_kept
 from abatch.lifecycle import Done
-from abatch.log import log
+from abatch.log import log, ranges
 from abatch.respool import respool
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from abatch.ledger import JobRecord, Ledger, ShardRecord
     from abatch.runner import JobRun
 
-__all__ = ["Gone", "check_age", "check_ids", "reopen_missing_parts"]
+__all__ = ["Gone", "check_age", "check_ids", "note_reopened", "reopen_missing_parts"]
 
 PUT_BACK = "Put the part back where it was, or make it readable"
 
@@ -87,9 +87,14 @@ async def _reopen(run: JobRun, ledger: Ledger, client: Client, input_path: Path 
         ]
         if facts:
             await ledger.record(*facts)
-    for shard, state in reopened:
-        log.warning("shard_reopened", job=job.key, shard=shard.shard, batch_id=state.batch_id)
+    note_reopened(job, reopened)
     return [shard.shard for shard, _ in reopened]
+
+
+def note_reopened(job: JobRecord, gone: Sequence[Gone]) -> None:
+    """Say in the log which shards are read again; there may be thousands, so they are put together."""
+    if gone:
+        log.warning("shards_reopened", job=job.key, shards=ranges(shard.shard for shard, _ in gone), count=len(gone))
 
 
 def _digest(lists: Sequence[Path]) -> str:
@@ -118,10 +123,9 @@ async def _is_gone(backend: Backend, ref: JobRef, shard: ShardRecord) -> bool:
         await found.discard()
         return True
     if record_of(found) != record:
+        part = backend.place_of(sealed_of(record)) if isinstance(backend, Places) else f"part {record.part}"
         raise BackendError(
-            ref.key,
-            f"part {record.part} (shard {shard.shard}) is not what was sealed; "
-            "remove it, then run the same command again",
+            ref.key, f"{part} (shard {shard.shard}) is not what was sealed; remove it, then run the same command again"
         )
     return False
 

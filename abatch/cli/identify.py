@@ -69,7 +69,7 @@ def identify(
         ]
         screen.output.print(table("", "", rows=[*rows, ("proof", "its tag was made by this journal")]))
 
-    perform(work)
+    perform(work, journal)
 
 
 def _custom_id(journal: Journal, shard: ShardRecord, row: int) -> str | None:

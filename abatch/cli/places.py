@@ -17,9 +17,17 @@ if TYPE_CHECKING:
 
     from abatch.ledger import JobRecord
 
-__all__ = ["DEFAULT_JOURNAL", "job_named", "ledger_of", "ref_of"]
+__all__ = ["DEFAULT_JOURNAL", "PORT", "SANDBOX_JOURNAL", "has_sandbox", "job_named", "ledger_of", "ref_of"]
 
 DEFAULT_JOURNAL: Final = Path(".abatch")
+SANDBOX_JOURNAL: Final = Path(".abatch-sandbox")
+PORT: Final = "port"
+"""The file in a journal's folder that keeps its sandbox's."""
+
+
+def has_sandbox(folder: Path) -> bool:
+    """Whether a journal is of a sandbox beside it."""
+    return (folder / PORT).exists()
 
 
 @asynccontextmanager

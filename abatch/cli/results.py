@@ -62,7 +62,7 @@ def results(
             if job.finished is None:
                 screen.say("The job is not finished: these are its results so far.")
 
-    perform(work)
+    perform(work, journal)
 
 
 def did_fail(line: bytes) -> bool:

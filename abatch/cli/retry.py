@@ -113,8 +113,8 @@ def retry(
         async with ledger_of(place) as ledger:
             return await _prepare(ledger, key, chosen or list(KINDS), to)
 
-    made = perform(work)
-    with reported(screen):
+    made = perform(work, place)
+    with reported(screen, place):
         config = config_of(sandbox=sandbox, poll_interval=poll_interval, storage_patience=storage_patience, tier=tier)
         counts = ", ".join(f"{len(marks):,} {kind}" for kind, marks in made.wanted.items() if marks)
         if not made.count:

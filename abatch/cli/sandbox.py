@@ -9,23 +9,21 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from abatch.cli.exits import reported
+from abatch.cli.places import PORT
 from abatch.cli.screen import Screen
 from abatch.errors import BackendUnavailable, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["SANDBOX_JOURNAL", "has_sandbox", "sandbox", "sandbox_beside"]
+__all__ = ["sandbox", "sandbox_beside"]
 
-SANDBOX_JOURNAL: Final = Path(".abatch-sandbox")
-PORT: Final = "port"
-"""The file in a journal's folder that keeps its sandbox's."""
 PATIENCE: Final = 8.0
 """Seconds that the sandbox of a run that was killed may take to go, and this one to start."""
 KEY: Final = "sandbox-key"
@@ -58,11 +56,6 @@ def sandbox_beside(folder: Path, *, latency: str) -> Generator[str]:
             child.stdin.close()
             child.terminate()
             child.wait()
-
-
-def has_sandbox(folder: Path) -> bool:
-    """Whether a journal is of a sandbox beside it."""
-    return (folder / PORT).exists()
 
 
 def _port_of(folder: Path) -> int:

@@ -16,6 +16,7 @@ from rich.text import Text
 from abatch import wire
 from abatch.bulletin import Bulletin, read
 from abatch.cli.again import resuming
+from abatch.cli.commands import completed
 from abatch.cli.exits import perform
 from abatch.cli.options import JournalOption, JsonOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of
@@ -71,7 +72,7 @@ def status(
                     width = screen.output.width
                     live.update(_picture(jobs, ledger, attempts, width=width, batches=batches), refresh=True)
 
-    perform(work_live if watch and screen.output.is_terminal and not as_json else work)
+    perform(work_live if watch and screen.output.is_terminal and not as_json else work, journal)
 
 
 async def _follow(
@@ -148,11 +149,11 @@ def _picture(
     for job in jobs:
         standing = standing_of(job)
         if standing.reason or standing.remedy:
-            reason = standing.reason.removesuffix(".")
-            parts.append(Text(clean(f"{job.key} is {standing.state}: {reason}. {standing.remedy}".rstrip())))
+            reason, remedy = standing.reason.removesuffix("."), completed(standing.remedy, ledger.journal.folder)
+            parts.append(Text(clean(f"{job.key} is {standing.state}: {reason}. {remedy}".rstrip())))
     driver, unfinished = _driver(ledger.journal.folder), [job for job in jobs if job.finished is None]
     if driver is not None:
-        parts += [Text(clean(line)) for line in _account(driver, jobs)]
+        parts += [Text(clean(completed(line, ledger.journal.folder))) for line in _account(driver, jobs)]
     elif unfinished:
         parts.append(Text("No process drives this journal. To go on:"))
         parts += [Text(clean("  " + ", ".join(filter(None, resuming(ledger, job))))) for job in unfinished]
@@ -212,7 +213,7 @@ def _job_json(job: JobRecord, ledger: Ledger) -> dict[str, Any]:
         "key": job.key,
         "state": standing.state,
         "reason": standing.reason,
-        "remedy": standing.remedy,
+        "remedy": completed(standing.remedy, ledger.journal.folder),
         "destination": shown(job.to),
         "resume": resume or None,
         **asdict(job.progress()),

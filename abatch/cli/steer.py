@@ -40,7 +40,7 @@ def cancel(key: JobArgument, journal: JournalOption = DEFAULT_JOURNAL) -> None:
                 await ledger.record(Entry(job.job, CancelWished()))
             screen.say(f"Job {key} is to be cancelled. {WHEN}")
 
-    perform(work)
+    perform(work, journal)
 
 
 def resolve(
@@ -76,7 +76,7 @@ def resolve(
                 "refused where the API says otherwise; then the log of that process says why (resolve_refused)."
             )
 
-    perform(work)
+    perform(work, journal)
 
 
 async def _doubtful(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:

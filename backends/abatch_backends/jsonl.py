@@ -133,6 +133,9 @@ class _Jsonl:
                     yield line
                 rest = [last]
 
+    def place_of(self, sealed: Sealed, /) -> str:
+        return str(self._part(sealed.part))
+
     async def aclose(self) -> None:
         for sink in tuple(self._sinks):
             sink.close()

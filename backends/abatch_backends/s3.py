@@ -458,6 +458,9 @@ class _S3:
                 raise self._taken(key, "exists and is not what this job wrote") from None
             await self.call("put_object", Key=key, Body=body)
 
+    def place_of(self, sealed: Sealed, /) -> str:
+        return f"s3://{self._place.bucket}/{sealed.detail['key']}"
+
     async def aclose(self) -> None:
         with anyio.CancelScope(shield=True):
             await _stop(self._parts)  # of sinks still open

@@ -232,7 +232,7 @@ async def test_damaged_part_has_to_be_removed_first(api: Sandbox) -> None:
     await run(write(rows), to="results/")
     part = min(Path("results").glob("part-*.jsonl"))
     part.write_bytes(part.read_bytes()[:-5] + b"XX\n")
-    with pytest.raises(BackendError, match="not what was sealed; remove it"):
+    with pytest.raises(BackendError, match=rf"{part.absolute()} \(shard 1\) is not what was sealed; remove it"):
         await redrained()
     part.unlink()
     _, summary = await redrained()
