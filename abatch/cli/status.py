@@ -179,6 +179,7 @@ def _account(driver: Bulletin, jobs: list[JobRecord]) -> list[str]:
     ]
     lines += [
         f"the storage of {down.job} has been failing since {moment(down.since)}: {down.why}; it is tried again"
+        + (f" until {moment(down.until)}" if down.until else "")
         for down in driver.storage_down
     ]
     if driver.trouble:

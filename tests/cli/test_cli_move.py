@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from abatch.bulletin import Bulletin, StorageDown, post
+from abatch.cli.text import moment
 from abatch.sandbox import Sandbox
 from abatch.sandbox.answers import Outcomes
 
@@ -100,13 +101,23 @@ def test_status_says_since_when_the_storage_has_been_failing(alone: Any) -> None
     journal = alone.folder / ".abatch"
     alone.here("run", "in.jsonl", "--to", "out.jsonl")  # makes the journal; the API is not there
     (journal / "lock").write_text(f"{os.getpid()}\n")
-    down = StorageDown(job="nightly", since=1_700_000_000.0, why="put_object came to 503 SlowDown")
+    down = StorageDown(
+        job="nightly", since=1_700_000_000.0, why="put_object came to 503 SlowDown", until=1_700_000_900.0
+    )
     post(journal, Bulletin(pid=os.getpid(), storage_down=[down]))
     shown = alone.here("status")
     assert "the storage of nightly has been failing since" in shown.out
-    assert "put_object came to 503 SlowDown; it is tried again" in shown.out.replace("\n", " ")
+    until = f"it is tried again until {moment(1_700_000_900.0)}"
+    assert f"put_object came to 503 SlowDown; {until}" in shown.out.replace("\n", " ")
     told = alone.here("status", "--json").json["driver"]["storage_down"]
-    assert told == [{"job": "nightly", "since": 1_700_000_000.0, "why": "put_object came to 503 SlowDown"}]
+    assert told == [
+        {
+            "job": "nightly",
+            "since": 1_700_000_000.0,
+            "why": "put_object came to 503 SlowDown",
+            "until": 1_700_000_900.0,
+        }
+    ]
 
 
 def test_an_odd_patience_is_refused(alone: Any) -> None:
