@@ -129,6 +129,7 @@ class Progress:
     """How far a job is, in requests unless named otherwise."""
 
     planned: int = 0
+    """Checked, and cut into shards."""
     submitted: int = 0
     """In a batch, or in doubt, now or before."""
     in_flight: int = 0
@@ -136,14 +137,19 @@ class Progress:
     sealed: int = 0
     """With their final line in the destination, or known missing."""
     failed: int = 0
-    """Of the sealed: not succeeded."""
+    """Of the sealed: not succeeded, or missing."""
+    missing: int = 0
+    """Of the failed: their result cannot be got."""
     batches: int = 0
+    """Batches that the API took, ended or not."""
     batches_in_flight: int = 0
+    """Of these: not ended."""
     in_doubt: int = 0
-    """Shards."""
+    """Shards whose create was not answered."""
     held: int = 0
-    """Shards."""
+    """Shards of which only an operator can say what became of them."""
     retried: int = 0
+    """Requests that were sent again because they expired or failed for a passing reason."""
     total: int | None = None
     """All requests of the job, where that is known."""
 
@@ -190,6 +196,8 @@ class JobRecord:
     """Shards in the order their results were sealed."""
     wishes: dict[int, ResolveWished | LostWished] = field(default_factory=dict[int, ResolveWished | LostWished])
     """An operator's last word on each shard that is not settled."""
+    refused: frozenset[int] = frozenset()
+    """Shards on which the last word was refused: the API said otherwise."""
     stopped: Stopped | None = None
     finished: Finished | None = None
     duplicates: frozenset[str] = frozenset()
@@ -321,11 +329,13 @@ class JobRecord:
                     self._cancelling.set()
             case ResolveWished() | LostWished():
                 self.wishes[fact.shard] = fact
+                self.refused -= {fact.shard}
                 if self._wished is not None:
                     self._wished.set()
                     self._wished = None
             case WishRefused():
                 self.wishes.pop(fact.shard, None)
+                self.refused |= {fact.shard}
             case DuplicateSeen():
                 self.duplicates |= {fact.batch_id}
             case Stopped():
@@ -399,11 +409,12 @@ class JobRecord:
                 submitted=self._sums.submitted,
                 sealed=counts.total + missing,
                 failed=counts.total - counts.succeeded + missing,
+                missing=missing,
                 batches=self._sums.batches,
                 retried=self._sums.retried,
                 total=self._total,
             )
-        submitted = in_flight = sealed = failed = batches = flying = in_doubt = held = retried = 0
+        submitted = in_flight = sealed = failed = missing = batches = flying = in_doubt = held = retried = 0
         for shard in self.shards.values():
             rows, first = shard.planned.rows, shard.planned.trial == 1
             match shard.state:
@@ -425,6 +436,7 @@ class JobRecord:
                     batches += shard.batch_id is not None
                     sealed += end.counts.total + end.missing
                     failed += end.counts.total - end.counts.succeeded + end.missing
+                    missing += end.missing
                     retried += end.retried
                 case Dead(end=Abandoned() as end):
                     sealed += end.counts.total
@@ -441,6 +453,7 @@ class JobRecord:
             in_flight=in_flight,
             sealed=sealed,
             failed=failed,
+            missing=missing,
             batches=batches,
             batches_in_flight=flying,
             in_doubt=in_doubt,
