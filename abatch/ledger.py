@@ -373,6 +373,8 @@ class JobRecord:
                     shard.committed_at = fact.date
             case Found() | Withdrawn() | HeldFact() | LostFact() | Ended():
                 self.wishes.pop(number, None)  # an earlier answer was about the attempt just settled
+                if not isinstance(fact, HeldFact):
+                    self.refused -= {number}
             case Drained() | Abandoned():
                 self.wishes.pop(number, None)
                 if number not in self._reopened:

@@ -287,9 +287,13 @@ async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> Non
         course.job = job
         shards = await manager.redrain(order.key)
         if not shards:
-            screen.say("Every sealed part is in its place; nothing is read again.")
-            if not job.done:
-                screen.say(f"Job {job.key} is not finished; a run of it reads or sends what is still to come.")
+            if job.done:
+                screen.say("Every sealed part is in its place; nothing is read again.")
+            else:
+                screen.say(
+                    f"Every part that is sealed by now is in its place; nothing is read again. Job {job.key} is not "
+                    "finished: a run of it reads and sends what is still to come."
+                )
             course.carried_out = True
             return
         screen.say(f"{len(shards):,} part(s) are gone and are read again: shards {ranges(shards)}")

@@ -751,7 +751,11 @@ def _is_manifest_of(job: JobRef, body: bytes) -> bool:
         found = json.loads(body)
     except ValueError:
         return False
-    return isinstance(found, dict) and (found.get("job"), found.get("lineage")) == (job.key, job.lineage)
+    match found:
+        case {"job": str(key), "lineage": str(lineage)}:
+            return (key, lineage) == (job.key, job.lineage)
+        case _:
+            return False
 
 
 def _read_at(path: Path, start: int) -> bytes:
