@@ -95,7 +95,12 @@ async def _move(
     old: Backend | None,
 ) -> list[int]:
     cuts = job.cuts
-    ref = JobRef(key=job.key, lineage=ledger.journal.lineage)
+    ref = JobRef(
+        key=job.key,
+        lineage=ledger.journal.lineage,
+        missing=tuple(ledger.journal.missing / f"{shard:08d}.jsonl" for shard in sorted(job.missing_shards)),
+        listed=job.listed,
+    )  # the lists for the old destination, should it have to be assembled to be read
     new = await backends.connect(absolute_url(job.folder, to), ref)
     try:
         async with aclosing(_Source(job, ref, old)) as source:
