@@ -78,6 +78,10 @@ class Config:
             raise ConfigError(f"parked must be wait or cancel-and-retry, got {self.parked!r}")
         if self.params not in get_args(Params):
             raise ConfigError(f"params must be one of {', '.join(get_args(Params))}, got {self.params!r}")
+        for name in ("poll_every", "poll_at_most", "grace", "storage_patience", "storage_retry_every"):
+            given: object = getattr(self, name)
+            if not isinstance(given, timedelta) and not (name == "grace" and given is None):
+                raise ConfigError(f"{name} must be a datetime.timedelta, got {given!r}")
         if not timedelta(milliseconds=10) <= self.poll_every <= self.poll_at_most:
             raise ConfigError(f"poll_every must be from 0.01 s to poll_at_most, got {self.poll_every}")
         if self.grace is not None and self.grace < timedelta(0):

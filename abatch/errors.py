@@ -159,15 +159,16 @@ class BadRequest(AbatchError):
 class JobConflict(AbatchError):
     """The key already names a job with other content or another destination; nothing was changed."""
 
-    def __init__(self, key: str, difference: str) -> None:
+    def __init__(self, key: str, difference: str, *, remedy: str = "") -> None:
         super().__init__(key, difference)
         self.key = key
         self.difference = difference
+        self.remedy = remedy
 
     def __str__(self) -> str:
         return (
             f"job {self.key!r} exists with {self.difference}; give this one another key, "
-            "or hand over what the job was started with"
+            f"or hand over what the job was started with{self.remedy and '; '}{self.remedy}"
         )
 
 
@@ -210,7 +211,7 @@ class StillInDoubt(AbatchError):
         shards = "\n".join(f"  shard {shard}: {reason}" for shard, reason in self.held)
         return (
             f"job {self.key!r} waits for your word on {len(self.held)} shard(s):\n{shards}\n"
-            "Look in the Console, then: abatch resolve SHARD --adopt BATCH_ID, or --not-created"
+            "Look in the Console, then: abatch resolve SHARD --adopt BATCH_ID, or --not-created, or --lost"
         )
 
 
@@ -300,8 +301,11 @@ class JournalLocked(JournalError):
         self.pid = pid
 
     def __str__(self) -> str:
-        holder = f"process {self.pid}" if self.pid else "another process"
-        return f"{self.path} is held by {holder}; stop it or give this job its own journal"
+        driver = f"process {self.pid}" if self.pid else "another process"
+        return (
+            f"{driver} drives this journal ({self.path}); stop it or wait for its end, then run the same command "
+            "again. A new job can have a journal of its own"
+        )
 
 
 class JournalCorrupt(JournalError):

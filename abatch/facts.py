@@ -317,6 +317,8 @@ class Reopened(Recorded, frozen=True, kw_only=True):
     """The sealed part of the shard is gone: the batch's results are to be read once more into another."""
 
     why: str
+    listed: str = ""
+    """SHA-256 of the job's list of missing requests as it was before this: the destination may hold it."""
 
 
 class Split(Recorded, frozen=True, kw_only=True):

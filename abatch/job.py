@@ -120,6 +120,16 @@ class Job:
             raise JobFailed(summary)
         return summary
 
+    async def check_results(self) -> None:
+        """Make sure that the results of a finished job are where they were put, every part in its size; none is read.
+
+        Raises:
+            BackendError: they are not; `BatchManager.redrain` reads again what is gone.
+
+        """
+        if self.done and (wrong := await self._run.what_is_wrong()) is not None:
+            raise wrong
+
     async def results(self) -> AsyncIterator[Result]:
         """Every result, shard by shard in the order they were sealed; follows a running job to its end.
 

@@ -133,6 +133,7 @@ class Progress:
     """How far a job is, in requests unless named otherwise."""
 
     planned: int = 0
+    """Checked, and cut into shards."""
     submitted: int = 0
     """In a batch, or in doubt, now or before."""
     in_flight: int = 0
@@ -140,14 +141,19 @@ class Progress:
     sealed: int = 0
     """With their final line in the destination, or known missing."""
     failed: int = 0
-    """Of the sealed: not succeeded."""
+    """Of the sealed: not succeeded, or missing."""
+    missing: int = 0
+    """Of the failed: their result cannot be got."""
     batches: int = 0
+    """Batches that the API took, ended or not."""
     batches_in_flight: int = 0
+    """Of these: not ended."""
     in_doubt: int = 0
-    """Shards."""
+    """Shards whose create was not answered."""
     held: int = 0
-    """Shards."""
+    """Shards of which only an operator can say what became of them."""
     retried: int = 0
+    """Requests that were sent again because they expired or failed for a passing reason."""
     total: int | None = None
     """All requests of the job, where that is known."""
 
@@ -190,12 +196,16 @@ class JobRecord:
     """Those of them of which something is still to be done."""
     missing_shards: list[int] = field(default_factory=list[int])
     """Those of which rows have no result."""
+    listed: tuple[str, ...] = ()
+    """SHA-256 of each list of missing requests that the destination may hold from before a shard was reopened."""
     header_sets: frozenset[Headers] = frozenset()
     """Of all its shards."""
     sealed_order: list[int] = field(default_factory=list[int])
     """Shards in the order their results were sealed."""
     wishes: dict[int, ResolveWished | LostWished] = field(default_factory=dict[int, ResolveWished | LostWished])
     """An operator's last word on each shard that is not settled."""
+    refused: frozenset[int] = frozenset()
+    """Shards on which the last word was refused: the API said otherwise."""
     stopped: Stopped | None = None
     finished: Finished | None = None
     duplicates: frozenset[str] = frozenset()
@@ -283,6 +293,7 @@ class JobRecord:
         self.open_shards = full.open_shards
         self.sealed_order = full.sealed_order
         self.missing_shards = full.missing_shards
+        self.listed = full.listed
         self.header_sets = full.header_sets
         self.head = full.head
         self._sums = None
@@ -329,11 +340,13 @@ class JobRecord:
                     self._cancelling.set()
             case ResolveWished() | LostWished():
                 self.wishes[fact.shard] = fact
+                self.refused -= {fact.shard}
                 if self._wished is not None:
                     self._wished.set()
                     self._wished = None
             case WishRefused():
                 self.wishes.pop(fact.shard, None)
+                self.refused |= {fact.shard}
             case DuplicateSeen():
                 self.duplicates |= {fact.batch_id}
             case Stopped():
@@ -371,6 +384,8 @@ class JobRecord:
                     shard.committed_at = fact.date
             case Found() | Withdrawn() | HeldFact() | LostFact() | Ended():
                 self.wishes.pop(number, None)  # an earlier answer was about the attempt just settled
+                if not isinstance(fact, HeldFact):
+                    self.refused -= {number}
             case Drained() | Abandoned():
                 self.wishes.pop(number, None)
                 if number not in self._reopened:
@@ -384,6 +399,8 @@ class JobRecord:
                 self.open_shards[number] = shard
                 if number in self.missing_shards:
                     self.missing_shards.remove(number)
+                if fact.listed and fact.listed not in self.listed:
+                    self.listed += (fact.listed,)
             case Split():
                 self.open_shards.pop(number)
             case _:
@@ -405,11 +422,12 @@ class JobRecord:
                 submitted=self._sums.submitted,
                 sealed=counts.total + missing,
                 failed=counts.total - counts.succeeded + missing,
+                missing=missing,
                 batches=self._sums.batches,
                 retried=self._sums.retried,
                 total=self._total,
             )
-        submitted = in_flight = sealed = failed = batches = flying = in_doubt = held = retried = 0
+        submitted = in_flight = sealed = failed = missing = batches = flying = in_doubt = held = retried = 0
         for shard in self.shards.values():
             rows, first = shard.planned.rows, shard.planned.trial == 1
             match shard.state:
@@ -431,6 +449,7 @@ class JobRecord:
                     batches += shard.batch_id is not None
                     sealed += end.counts.total + end.missing
                     failed += end.counts.total - end.counts.succeeded + end.missing
+                    missing += end.missing
                     retried += end.retried
                 case Dead(end=Abandoned() as end):
                     sealed += end.counts.total
@@ -447,6 +466,7 @@ class JobRecord:
             in_flight=in_flight,
             sealed=sealed,
             failed=failed,
+            missing=missing,
             batches=batches,
             batches_in_flight=flying,
             in_doubt=in_doubt,

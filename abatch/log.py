@@ -20,13 +20,20 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableMapping
 
-__all__ = ["log", "redact", "redacted"]
+__all__ = ["log", "ranges", "redact", "redacted", "without_none"]
+
+
+def without_none(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The event without what is not known of it; a processor."""
+    return {name: value for name, value in event.items() if value is not None}
+
 
 _plain: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
     logging.getLogger("abatch"),
     wrapper_class=structlog.stdlib.BoundLogger,
     processors=[
         structlog.stdlib.filter_by_level,
+        without_none,
         structlog.processors.KeyValueRenderer(key_order=["event"]),
     ],
 )
@@ -102,3 +109,14 @@ def _redacted(value: object) -> object:
             return [_redacted(each) for each in cast("Iterable[object]", value)]
         case _:
             return value
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers in their order, neighbours put together: `1-3, 7`."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)

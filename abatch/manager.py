@@ -35,7 +35,7 @@ from abatch.lifetime import Lifetime
 from abatch.log import log
 from abatch.move import move
 from abatch.params import check_of
-from abatch.places import absolute, absolute_url, folder_of, is_text, relative, relative_url
+from abatch.places import absolute, absolute_url, folder_of, is_text, relative, relative_url, shown
 from abatch.planner import log_doubts, spool_needed
 from abatch.poller import Scope
 from abatch.prices import load as load_prices
@@ -652,7 +652,9 @@ class BatchManager:
     async def _compare(self, job: JobRecord, paths: Sequence[Path], url: str, headers: Headers) -> None:
         known = job.submitted
         if url not in job.places:
-            raise JobConflict(job.key, f"destination {job.to or 'a backend object'}")
+            place = f"destination {shown(absolute_url(self._folder, job.to))}" if job.to else "a backend object"
+            remedy = f"to take the job elsewhere: abatch move {job.key} --to DEST" if job.finished is None else ""
+            raise JobConflict(job.key, place, remedy=remedy)
         if known.headers != headers:
             raise JobConflict(job.key, "other betas, user profile or workspace")
         files = files_of(known.source)

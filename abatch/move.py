@@ -24,9 +24,9 @@ from abatch.errors import BackendError, ConfigError, TooManyOpenFiles
 from abatch.facts import Moved, Reopened
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Done
-from abatch.log import log
+from abatch.log import log, ranges
 from abatch.places import absolute_url, shown
-from abatch.redrain import Gone, check_age, check_ids
+from abatch.redrain import Gone, check_age, check_ids, note_reopened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -95,7 +95,12 @@ async def _move(
     old: Backend | None,
 ) -> list[int]:
     cuts = job.cuts
-    ref = JobRef(key=job.key, lineage=ledger.journal.lineage)
+    ref = JobRef(
+        key=job.key,
+        lineage=ledger.journal.lineage,
+        missing=tuple(ledger.journal.missing / f"{shard:08d}.jsonl" for shard in sorted(job.missing_shards)),
+        listed=job.listed,
+    )  # the lists for the old destination, should it have to be assembled to be read
     new = await backends.connect(absolute_url(job.folder, to), ref)
     try:
         async with aclosing(_Source(job, ref, old)) as source:
@@ -111,8 +116,7 @@ async def _move(
     ]
     await ledger.record(Entry(job.job, Moved(to=to, sealed=copies), n=cuts), *reopened)
     log.info("job_moved", job=job.key, shards=len(copies))
-    for shard, state in gone:
-        log.warning("shard_reopened", job=job.key, shard=shard.shard, batch_id=state.batch_id)
+    note_reopened(job, gone)
     return [shard.shard for shard, _ in gone]
 
 
@@ -132,7 +136,7 @@ def _of_the_api(job: JobRecord, unreadable: dict[int, str]) -> list[Gone]:
         else:
             made_here.append(number)
     if made_here:
-        numbers = ", ".join(map(str, made_here))
+        numbers = ranges(made_here)
         raise BackendError(
             shown(absolute_url(job.folder, job.to)) if job.to else job.key,
             f"the sealed results of shard {numbers} cannot be read ({unreadable[made_here[0]]}), and the API has none "

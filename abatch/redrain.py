@@ -10,17 +10,18 @@ Nothing is recorded before the custom_ids of every shard whose part is gone are 
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from abatch import threads
-from abatch.backend import Sealed, ShardRef
-from abatch.collector import record_of
+from abatch.backend import Places, Sealed, ShardRef
+from abatch.collector import record_of, sealed_of
 from abatch.durations import KEPT_FOR
 from abatch.errors import BackendError, JobStopped
 from abatch.facts import Reopened
 from abatch.kept import read_kept
 from abatch.lifecycle import Done
-from abatch.log import log
+from abatch.log import log, ranges
 from abatch.respool import respool
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from abatch.ledger import JobRecord, Ledger, ShardRecord
     from abatch.runner import JobRun
 
-__all__ = ["Gone", "check_age", "check_ids", "reopen_missing_parts"]
+__all__ = ["Gone", "check_age", "check_ids", "note_reopened", "reopen_missing_parts"]
 
 PUT_BACK = "Put the part back where it was, or make it readable"
 
@@ -78,16 +79,30 @@ async def _reopen(run: JobRun, ledger: Ledger, client: Client, input_paths: Sequ
         reopened = _redrainable(job, gone)
         await check_age(client, job, reopened)
         await check_ids(ledger, job, reopened, input_paths)
+        listed = await threads.run(_digest, run.ref().missing)
         facts = [
             entry
             for shard, _ in reopened
-            for entry in ledger.next(shard, Reopened(why="its part is gone from the destination"))
+            for entry in ledger.next(shard, Reopened(why="its part is gone from the destination", listed=listed))
         ]
         if facts:
             await ledger.record(*facts)
-    for shard, state in reopened:
-        log.warning("shard_reopened", job=job.key, shard=shard.shard, batch_id=state.batch_id)
+    note_reopened(job, reopened)
     return [shard.shard for shard, _ in reopened]
+
+
+def note_reopened(job: JobRecord, gone: Sequence[Gone]) -> None:
+    """Say in the log which shards are read again; there may be thousands, so they are put together."""
+    if gone:
+        log.warning("shards_reopened", job=job.key, shards=ranges(shard.shard for shard, _ in gone), count=len(gone))
+
+
+def _digest(lists: Sequence[Path]) -> str:
+    """SHA-256 of the lists of missing requests, one after the other; empty if there are none."""
+    found = sha256()
+    for path in lists:
+        found.update(path.read_bytes())
+    return found.hexdigest() if lists else ""
 
 
 async def _is_gone(backend: Backend, ref: JobRef, shard: ShardRecord) -> bool:
@@ -108,10 +123,9 @@ async def _is_gone(backend: Backend, ref: JobRef, shard: ShardRecord) -> bool:
         await found.discard()
         return True
     if record_of(found) != record:
+        part = backend.place_of(sealed_of(record)) if isinstance(backend, Places) else f"part {record.part}"
         raise BackendError(
-            ref.key,
-            f"part {record.part} (shard {shard.shard}) is not what was sealed; "
-            "remove it, then run the same command again",
+            ref.key, f"{part} (shard {shard.shard}) is not what was sealed; remove it, then run the same command again"
         )
     return False
 

@@ -145,6 +145,7 @@ class JobRun:
             lineage=journal.lineage,
             finished=self.job.finished is not None,
             missing=tuple(journal.missing / f"{shard:08d}.jsonl" for shard in sorted(self.job.missing_shards)),
+            listed=self.job.listed,
         )
 
     def use(self, backend: Backend) -> None:
@@ -219,7 +220,9 @@ class JobRun:
                     raise BackendError(self.job.key, "its results are being read; try again once that is over")
                 await self._close(self._backend)
                 self._backend = None  # or a failure to connect leaves a closed one
-                self._backend = await backends.connect(self._destination, replace(self.ref(), finished=False))
+                self._backend = await backends.connect(
+                    self._destination, replace(self.ref(), finished=False, reopened=True)
+                )
         self._readers += 1
         try:
             backend = await self._known_backend()

@@ -23,14 +23,15 @@ from abatch.cli.again import about_failures, about_stops
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import failures_table, follow, summary_json, summary_table
 from abatch.cli.lines import begun
-from abatch.cli.places import DEFAULT_JOURNAL
-from abatch.cli.sandbox import SANDBOX_JOURNAL, sandbox_beside
+from abatch.cli.places import DEFAULT_JOURNAL, SANDBOX_JOURNAL
+from abatch.cli.sandbox import sandbox_beside
 from abatch.cli.screen import configure_logs
 from abatch.cli.streams import OutputGone
 from abatch.cli.text import clean
 from abatch.config import Config
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped
 from abatch.intake import check_beginning
+from abatch.log import ranges
 from abatch.manager import BatchManager
 from abatch.params import check_of
 from abatch.places import absolute_url, folder_of, is_local, relative_url, shown
@@ -107,6 +108,8 @@ class _Course:
     interrupted: bool = False
     failures: tuple[Failure, ...] = ()
     """Why requests did not succeed, once the job is done."""
+    carried_out: bool = False
+    """A redrain did what it was asked to do."""
 
     @property
     def status(self) -> int:
@@ -120,6 +123,8 @@ class _Course:
                 return FAILED
             case Exception():
                 return status_of(self.error)
+            case None if self.carried_out:
+                return OK
             case None if self.job is not None and self.job.done:
                 return OK if self.job.summary().ok else FAILED
             case None:
@@ -204,7 +209,7 @@ def drive(order: Order | Redrain, around: Surroundings) -> None:
 
     """
     screen, course = around.screen, _Course()
-    with reported(screen), ExitStack() as beside:
+    with reported(screen, around.journal), ExitStack() as beside:
         configure_logs(screen, hush=HUSHED if around.sandbox is not None else frozenset())
         try:
             if around.sandbox is not None:
@@ -269,7 +274,9 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     async with manager:
         if isinstance(order.requests, list) and order.key is None:
             course.key = manager.default_key(order.requests, order.to)  # a job that was moved has kept its key
-        await _check_api(manager, course.key, order.workspace_id)
+        is_done = any(known.key == course.key and known.done for known in manager.jobs())
+        if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API
+            await _check_api(manager, course.key, order.workspace_id)
         try:
             job = course.job = await manager.submit(
                 await _requests(order, around.config),
@@ -283,7 +290,7 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
             if (here := job.destination) != absolute_url(journal, relative_url(journal, url)):
                 screen.say(f"job {job.key} was moved: its results are in {shown(here)}")
             if job.done and is_local(here):
-                await threads.run(_check_in_place, job, here)
+                await _check_in_place(job, here)
             others = [other.key for other in manager.jobs() if not other.done and other.key != job.key]
             if others:
                 screen.say(f"also unfinished here, polled but not submitted: {', '.join(others)}")
@@ -304,11 +311,19 @@ async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> Non
         course.job = job
         shards = await manager.redrain(order.key)
         if not shards:
-            screen.say("Every sealed part is in its place; nothing is read again.")
+            if job.done:
+                screen.say("Every sealed part is in its place; nothing is read again.")
+            else:
+                screen.say(
+                    f"Every part that is sealed by now is in its place; nothing is read again. Job {job.key} is not "
+                    "finished: a run of it reads and sends what is still to come."
+                )
+            course.carried_out = True
             return
-        screen.say(f"{len(shards):,} part(s) are gone and are read again: shards {', '.join(map(str, shards))}")
+        screen.say(f"{len(shards):,} part(s) are gone and are read again: shards {ranges(shards)}")
         await follow(job, screen)
         course.failures = await job.failures()
+        course.carried_out = True
 
 
 async def _requests(order: Order, config: Config) -> list[Path] | AsyncIterator[bytes]:
@@ -320,16 +335,27 @@ async def _requests(order: Order, config: Config) -> list[Path] | AsyncIterator[
     return order.requests
 
 
-def _check_in_place(job: Job, url: str) -> None:
-    """Raise unless the results of a job that was done before are still there."""
+async def _check_in_place(job: Job, url: str) -> None:
+    """Raise unless the results of a job that was done before are still there, every part in its size."""
     place = Path(job.summary().location)
-    if not place.exists():
-        raise BackendError(
-            url,
-            f"job {job.key!r} is done, but its results are not where they were: {place} is gone. Put it back; "
-            f"or read them again, which costs nothing: abatch redrain {job.key}; "
-            "or give another --key, and the requests are sent, and paid for, again",
-        )
+    if not await threads.run(place.exists):
+        why = f"{place} is gone. Put it back; or read them again, which costs nothing: abatch redrain {job.key}"
+    else:
+        try:
+            await job.check_results()
+        except BackendError as wrong:
+            if wrong.passes:
+                raise
+            why = wrong.why
+            if "abatch redrain" not in why:
+                why += f"; or read them again, which costs nothing: abatch redrain {job.key}"
+        else:
+            return
+    raise BackendError(
+        url,
+        f"job {job.key!r} is done, but its results are not where they were: {why}; "
+        "or give another --key, and the requests are sent, and paid for, again",
+    )
 
 
 async def _check_api(manager: BatchManager, key: str, workspace_id: str | None) -> None:
@@ -376,7 +402,7 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
     """Say how it ended, and what comes next."""
     screen, job = around.screen, course.job
     if course.error is not None:
-        screen.complain(f"error: {tell(course.error)}")
+        screen.complain(f"error: {tell(course.error, around.journal)}")
     elif job is not None and job.done:
         summary = job.summary()
         if not around.json:
@@ -405,7 +431,7 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
                 "journal": clean(around.journal),
                 "state": "done" if job is not None and job.done else "unfinished",
                 "exit_status": course.status,
-                "error": None if course.error is None else _error_json(course.error),
+                "error": None if course.error is None else _error_json(course.error, around.journal),
                 "resume": resume if course.goes_on else None,
                 **({} if job is None else summary_json(job.summary())),
                 "failures": [msgspec.structs.asdict(each) for each in course.failures],
@@ -413,9 +439,9 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
         )
 
 
-def _error_json(error: Exception) -> dict[str, Any]:
+def _error_json(error: Exception, journal: Path) -> dict[str, Any]:
     """An error as a JSON object."""
-    told: dict[str, Any] = {"type": type(error).__name__, "text": clean(tell(error), lines=True)}
+    told: dict[str, Any] = {"type": type(error).__name__, "text": clean(tell(error, journal), lines=True)}
     if isinstance(error, BadRequest):
         told["problems"] = [
             {

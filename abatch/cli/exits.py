@@ -22,14 +22,16 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 import typer
 
-from abatch.cli.screen import Screen
+from abatch.cli.commands import completed
+from abatch.cli.screen import Screen, configure_logs
 from abatch.cli.streams import OutputGone
 from abatch.errors import AbatchError, BackendError, BackendNotFound, BadRequest, ConfigError, JobConflict
 from abatch.log import redact
-from abatch.places import shown
+from abatch.places import folder_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
+    from pathlib import Path
 
 __all__ = [
     "BAD_INPUT",
@@ -61,8 +63,16 @@ def status_of(error: BaseException) -> int:
     return BAD_INPUT if isinstance(error, ConfigError | BadRequest | JobConflict) else STUCK
 
 
-def tell(error: BaseException) -> str:
-    """What is said about an error: its own text where it is one that is expected, else where it came from."""
+def tell(error: BaseException, journal: Path | None = None) -> str:
+    """What is said about an error: its own text where it is one that is expected, else where it came from.
+
+    The commands that it shows name `journal`, the folder that the command line was given or took for granted.
+    """
+    told = _tell(error)
+    return told if journal is None else completed(told, folder_of(journal))
+
+
+def _tell(error: BaseException) -> str:
     match error:
         case BackendNotFound():
             return f"no backend takes {error.url!r}; a destination is one of:\n  " + "\n  ".join(error.forms)
@@ -85,7 +95,7 @@ def tell(error: BaseException) -> str:
 
 
 @contextmanager
-def reported(screen: Screen | None = None) -> Generator[None]:
+def reported(screen: Screen | None = None, journal: Path | None = None) -> Generator[None]:
     """Turn whatever ends the block into a message and an exit status.
 
     Raises:
@@ -102,7 +112,7 @@ def reported(screen: Screen | None = None) -> Generator[None]:
     except Exception as error:
         if isinstance(error, typer.Exit | typer.Abort) or type(error).__module__.startswith(("click", "typer")):
             raise
-        (screen or Screen()).complain(f"error: {tell(error)}")
+        (screen or Screen()).complain(f"error: {tell(error, journal)}")
         raise typer.Exit(status_of(error)) from None
 
 
@@ -114,11 +124,13 @@ def without_output(gone: OutputGone, screen: Screen | None = None) -> int:
     return STUCK
 
 
-def perform(work: Callable[[], Awaitable[T]], /) -> T:
+def perform(work: Callable[[], Awaitable[T]], journal: Path | None = None, /) -> T:
     """Run what a command does; Ctrl-C ends it where it stands, for it drives nothing."""
+    screen = Screen()
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
-        with reported():
+        with reported(screen, journal):
+            configure_logs(screen)
             return anyio.run(partial(work))
     finally:
         signal.signal(signal.SIGINT, before)

@@ -100,6 +100,7 @@ def numbers(progress: Progress) -> str:
             f"in flight {progress.in_flight:,} in {progress.batches_in_flight:,} batches",
             f"sealed {progress.sealed:,}",
             f"failed {progress.failed:,}",
+            f"missing {progress.missing:,}" if progress.missing else "",
             f"in doubt {progress.in_doubt}" if progress.in_doubt else "",
             f"held {progress.held}" if progress.held else "",
         )

@@ -11,7 +11,7 @@ import typer
 from abatch import threads, wire
 from abatch.cli.exits import perform
 from abatch.cli.options import JsonOption, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import ledger_of, place_of
+from abatch.cli.places import asked_for, ledger_of, place_of
 from abatch.cli.screen import Screen, table
 from abatch.errors import ConfigError
 from abatch.kept import read_kept
@@ -70,7 +70,7 @@ def identify(
         ]
         screen.output.print(table("", "", rows=[*rows, ("proof", "its tag was made by this journal")]))
 
-    perform(work)
+    perform(work, asked_for(journal, sandbox=sandbox))
 
 
 def _custom_id(journal: Journal, shard: ShardRecord, row: int) -> str | None:

@@ -12,7 +12,7 @@ from abatch import wire
 from abatch.cli import family
 from abatch.cli.exits import perform
 from abatch.cli.options import JobArgument, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import job_named, ledger_of, place_of
+from abatch.cli.places import asked_for, job_named, ledger_of, place_of
 from abatch.cli.reading import read_results
 from abatch.cli.screen import Screen
 from abatch.cli.text import clean
@@ -62,7 +62,7 @@ def results(
             if any(each.finished is None for each in (job, *retries)):
                 screen.say("The job is not finished: these are its results so far.")
 
-    perform(work)
+    perform(work, asked_for(journal, sandbox=sandbox))
 
 
 def did_fail(line: bytes) -> bool:

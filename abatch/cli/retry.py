@@ -154,8 +154,8 @@ def retry(
         async with ledger_of(place) as ledger:
             return await _prepare(ledger, key, to, wish)
 
-    made = perform(work)
-    with reported(screen):
+    made = perform(work, place)
+    with reported(screen, place):
         config = config_of(
             sandbox=sandbox,
             poll_interval=poll_interval,

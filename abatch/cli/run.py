@@ -18,8 +18,7 @@ from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     QuietOption,
     StoragePatienceOption,
 )
-from abatch.cli.places import DEFAULT_JOURNAL
-from abatch.cli.sandbox import SANDBOX_JOURNAL
+from abatch.cli.places import DEFAULT_JOURNAL, SANDBOX_JOURNAL
 from abatch.cli.screen import Screen, table
 from abatch.config import Parked, Refusals, Tier, Unresolved  # noqa: TC001 - typer reads the annotations
 from abatch.errors import ConfigError

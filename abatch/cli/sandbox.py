@@ -10,23 +10,21 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from abatch.cli.exits import reported
+from abatch.cli.places import PORT
 from abatch.cli.screen import Screen
 from abatch.errors import BackendUnavailable, ConfigError, JournalLocked
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["SANDBOX_JOURNAL", "has_sandbox", "sandbox", "sandbox_beside"]
+__all__ = ["sandbox", "sandbox_beside"]
 
-SANDBOX_JOURNAL: Final = Path(".abatch-sandbox")
-PORT: Final = "port"
-"""The file in a journal's folder that keeps its sandbox's."""
 LOCK: Final = "sandbox.lock"
 """The file that the run holds which has its sandbox there."""
 PATIENCE: Final = 8.0
@@ -93,11 +91,6 @@ def _end(child: subprocess.Popen[str]) -> None:
     child.stdin.close()
     child.terminate()
     child.wait()
-
-
-def has_sandbox(folder: Path) -> bool:
-    """Whether a journal is of a sandbox beside it."""
-    return (folder / PORT).exists()
 
 
 def _port_of(folder: Path) -> int:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from abatch.cli.text import clean, json_line
 from abatch.errors import ConfigError
-from abatch.log import redact
+from abatch.log import redact, without_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableMapping, Sequence
@@ -36,6 +36,14 @@ def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else WIDE
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+
+
+IN_WORDS: Final = {
+    "journal_folder_was_open": "other users could read {folder}; it is closed to them now",
+}
+"""Events that short lines tell as sentences."""
+SAID: Final = frozenset({"shards_reopened"})
+"""Events that short lines leave out, because the command says so itself."""
 
 
 class Screen:
@@ -166,14 +174,17 @@ def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> Non
         raise ConfigError(f"ABATCH_LOG must be one of {', '.join(LEVELS)}, got {wish!r}")
     level = LEVELS[wish or "warning"]
 
+    as_json = wish and not screen.messages.is_terminal
+
     def drop(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        if event["event"] in hush:
+        if event["event"] in hush or (not as_json and event["event"] in SAID):
             raise structlog.DropEvent
         return event
 
     structlog.configure(
         processors=[
             drop,
+            without_none,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             redact,
@@ -190,6 +201,8 @@ def _short_line(_: object, __: str, event: MutableMapping[str, Any]) -> str:
     if name == "params_doubtful":  # for people, in words
         count = event["requests"]
         return clean(f"{level}: {count:,} request{'s' * (count != 1)}: {event['why']} (line {event['lines']})")
+    if name in IN_WORDS:
+        return clean(f"{level}: {IN_WORDS[name].format_map(event)}")
     said = " ".join(f"{key}={value}" for key, value in event.items())
     return clean(f"{level}: {name} {said}".rstrip())
 

@@ -8,9 +8,9 @@ import typer
 
 from abatch.cli.exits import perform
 from abatch.cli.options import JobArgument, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import job_named, ledger_of, place_of
+from abatch.cli.places import asked_for, job_named, ledger_of, place_of
 from abatch.cli.screen import Screen
-from abatch.cli.standing import shard_in_words
+from abatch.cli.standing import shard_in_words, wish_in_words
 from abatch.errors import ConfigError
 from abatch.facts import CancelWished, LostWished, ResolveWished
 from abatch.journal import Entry
@@ -40,7 +40,7 @@ def cancel(key: JobArgument, journal: PlaceOption = None, sandbox: SandboxOption
                 await ledger.record(Entry(job.job, CancelWished()))
             screen.say(f"Job {key} is to be cancelled. {WHEN}")
 
-    perform(work)
+    perform(work, asked_for(journal, sandbox=sandbox))
 
 
 def resolve(
@@ -73,17 +73,16 @@ def resolve(
         async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
             record, doubt = await (_waiting if lost else _doubtful)(ledger, shard)
             wish: ResolveWished | LostWished = ResolveWished(shard=shard, attempt=doubt.attempt, batch_id=adopt)
-            verdict = "was not created" if adopt is None else f"is batch {adopt}"
             if lost:
                 wish = LostWished(shard=shard, attempt=doubt.attempt, any_key=any_key)
-                verdict = "is lost"
             await ledger.record(Entry(record.job, wish))
             screen.say(
-                f"Noted, and not done yet: shard {shard} of job {ledger.jobs[record.job].key} {verdict}. {WHEN} It is "
-                "refused where the API says otherwise; then the log of that process says why (resolve_refused)."
+                f"Noted, and not done yet: shard {shard} of job {ledger.jobs[record.job].key} {wish_in_words(wish)}. "
+                f"{WHEN} It is refused where the API says otherwise; then `abatch status` says so, and the log of that "
+                "process why (resolve_refused)."
             )
 
-    perform(work)
+    perform(work, asked_for(journal, sandbox=sandbox))
 
 
 async def _doubtful(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:

@@ -53,8 +53,10 @@ BYTES: Final = 8 * 2**20
 """A transaction ends with the write that brings it to so many rows or bytes; a write is never divided."""
 PAGE: Final = 16
 """Rows fetched at once by a reader; a row may be large."""
-PATIENCE: Final = 60.0
-"""Seconds to wait for another writer's transaction."""
+PATIENCE: Final = 5.0
+"""Seconds to wait for another writer's transaction; one that is longer is an outage, which the job waits out."""
+ONE_TURN: Final = 1.0
+"""Seconds of it at least from one's turn on: jobs of this process wait for each other, too."""
 HOLD_ON: Final = 0.05
 """Seconds of it that SQLite itself may wait; then the place is free for others, and the unit begins again later."""
 LOOK_AGAIN: Final = 0.02
@@ -269,6 +271,7 @@ class _Databases:
         """Do a unit of work, all or nothing. A cancellation comes before it, or is heard after it."""
         until = anyio.current_time() + PATIENCE
         async with database.turn:
+            until = max(until, anyio.current_time() + min(ONE_TURN, PATIENCE))
             while True:
                 if not database.users:
                     raise _Unfit(CLOSED)
@@ -438,7 +441,8 @@ class _Sqlite:
                 shard = int(each.detail["shard"])
                 if known.get(shard) != (each.part, each.lines):
                     raise _Unfit(f"the rows of shard {shard} were changed or removed; restore them")
-            if not job.finished:
+            if not job.finished:  # a shard that was read again lacks fewer requests than before
+                await database.execute("DELETE FROM abatch_missing WHERE job = ?", (job.key,))
                 await database.executemany(
                     "INSERT INTO abatch_missing VALUES (?, ?, ?) ON CONFLICT DO NOTHING", _missing(job)
                 )

@@ -135,7 +135,7 @@ def test_a_journal_in_use_is_exit_3(alone: Any) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         ended = alone("run", "in.jsonl", "--to", "out.jsonl")
     assert ended.status == 3, ended
-    assert "held by process 4711" in ended.err
+    assert "process 4711 drives this journal" in ended.err
 
 
 def test_a_key_with_other_content_and_a_foreign_destination_are_exit_2(cli: Any) -> None:
