@@ -123,7 +123,7 @@ def test_a_second_sandbox_run_of_one_journal_waits_for_the_first_and_is_told_to_
     wait_for((alone.folder / ".abatch-sandbox" / "port").exists, first)
     second = alone("run", "in.jsonl", "--to", "other.jsonl", "--sandbox")
     assert second.status == 3, second
-    assert f"held by process {first.pid}" in second.err
+    assert f"process {first.pid} drives this journal" in second.err
     assert "remove" not in second.err
     own = alone("run", "in.jsonl", "--to", "other.jsonl", "--sandbox", "--journal", "j2", "--sandbox-latency", "0")
     assert own.status == 0, own

@@ -102,7 +102,7 @@ def test_whole_numbers_as_custom_ids_come_back_as_their_text(cli: Any, api: Sand
 
 def test_a_quoted_pattern_is_one_job_of_its_files_in_order_and_retry_finds_its_rows(cli: Any, api: Sandbox) -> None:
     cli.write("part-10.jsonl", 10, first=20)
-    cli.write("part-00.jsonl", 10, user=lambda n: "sandbox:errored-once:invalid_request_error" if n == 3 else None)
+    cli.write("part-00.jsonl", 10, user=lambda n: "sandbox:errored-once:overloaded_error" if n == 3 else None)
     cli.write("part-01.jsonl", 10, first=10, user=lambda n: "sandbox:errored:api_error" if n == 15 else None)
     first = cli.here("run", "part-*.jsonl", "--to", "out.jsonl", "--json", "--max-tries", "1", *FAST)
     assert first.status == 1, first

@@ -20,7 +20,7 @@ def test_the_last_lines_of_a_run_say_in_which_order_results_are(cli: Any, api: S
         ended = cli.here("run", "in.jsonl", "--to", to, "--max-batch-requests", 10, "--poll-interval", "0.05")
         assert ended.status == 1, ended
         assert ended.out == ""
-        last = ended.err.splitlines()[-4:]
+        last = ended.err.splitlines()[-8:]
         assert SAID in last, ended
         assert all(len(line) <= 80 for line in last if line == SAID)
     assert api.account.violated == 0

@@ -74,7 +74,7 @@ def test_finished_job_is_said_to_be_done_even_with_a_key_that_is_refused(cli: An
     assert job(cli, "out/").status == 0
     api.faults.always("list", Status(401, "authentication_error", "no"))
     again = job(cli, "out/")
-    assert (again.status, "stopped" in again.err) == (0, False), again
+    assert (again.status, "'nightly' stopped" in again.err) == (0, False), again
 
 
 def test_commands_in_texts_name_the_journal_that_was_given(cli: Any) -> None:

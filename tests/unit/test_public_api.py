@@ -17,6 +17,7 @@ PUBLIC = [
     "BatchManager",
     "Config",
     "ConfigError",
+    "Failure",
     "IllegalTransition",
     "Job",
     "JobConflict",
