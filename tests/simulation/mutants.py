@@ -32,7 +32,7 @@ from abatch import reconcile, wire
 from abatch.absence import Absence
 from abatch.driver import CALLED_LOST, Driver
 from abatch.errors import ApiError, BackendError
-from abatch.facts import Committing, Lost, LostWished, ResolveWished, Withdrawn
+from abatch.facts import Committing, Lost, Withdrawn
 from abatch.lifecycle import Processing, Ready
 from abatch.log import log
 from abatch.outage import Outage
@@ -594,14 +594,20 @@ def list_not_asked_while_draining() -> ExitStack:
 
 def lost_is_not_created() -> ExitStack:
     """An operator's word that a batch is lost is taken for the word that none was made."""
-    real = Driver._obey
 
-    async def obey(self: Driver, wish: Any) -> None:
-        if isinstance(wish, LostWished):
-            wish = ResolveWished(shard=wish.shard, attempt=wish.attempt)
-        await real(self, wish)
+    async def lose(self: Driver) -> None:
+        await self._record(Withdrawn(why="an operator says that it is lost"))
 
-    return _patched((Driver, "_obey", obey))
+    return _patched((Driver, "_lose", lose))
+
+
+def doubt_is_lost_unasked() -> ExitStack:
+    """An operator's word that what a doubt made is lost counts although the API shows a batch that may be it."""
+
+    async def lose(self: Driver) -> None:
+        await self._record(Lost(why=CALLED_LOST))
+
+    return _patched((Driver, "_lose", lose))
 
 
 def lost_by_word_unasked() -> ExitStack:
@@ -709,6 +715,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         lost_never,
         list_not_asked_while_draining,
         lost_is_not_created,
+        doubt_is_lost_unasked,
         lost_by_word_unasked,
         looks_delay_polls,
         answer_of_a_bound_batch_is_believed,
@@ -768,6 +775,7 @@ FOUND_AS: Final[dict[str, str]] = {
     "lost_never": "liveness: ",
     "list_not_asked_while_draining": "lost: .* hours after it was seen",
     "lost_is_not_created": "I1: paid twice",
+    "doubt_is_lost_unasked": "lost: .* nobody deleted it",
     "lost_by_word_unasked": "lost: .* nobody deleted it",
     "looks_delay_polls": "delay: ",
     "answer_of_a_bound_batch_is_believed": "J4: ",
@@ -809,6 +817,7 @@ SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
     "lost_never": lambda plan: plan.vanishing,
     "list_not_asked_while_draining": lambda plan: plan.slow_polls,
     "lost_is_not_created": lambda plan: plan.draws(Deleted),
+    "doubt_is_lost_unasked": lambda plan: plan.draws(Deleted),
     "lost_by_word_unasked": lambda plan: plan.draws(Deleted),
     "looks_delay_polls": lambda plan: plan.slow_strangers,
     "answer_of_a_bound_batch_is_believed": lambda plan: plan.draws(StaleAnswer),

@@ -17,7 +17,7 @@ from abatch import BackendError, BatchManager, JobStopped
 from abatch.facts import LostWished, ResolveWished
 from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
-from abatch.lifecycle import Held, Processing, doubt_of
+from abatch.lifecycle import Held, InDoubt, Processing, doubt_of
 from abatch.sandbox.transport import URL
 from tests.simulation import oracles
 from tests.simulation.effects import WISHES_EVERY
@@ -296,7 +296,8 @@ class Operator(Process):
     """Somebody who looked in the Console and says, by `abatch resolve`, what became of a shard.
 
     Each word is true: a batch is called lost only if it was deleted. The one false word is that a batch which is
-    there is lost, said of a shard that abatch watches itself, and only where nothing keeps the API from showing it.
+    there is lost, said of a shard that abatch watches itself or has in doubt, and only where nothing keeps the API
+    from showing it.
 
     Args:
         world: the world.
@@ -337,7 +338,8 @@ class Operator(Process):
             return LostWished(shard=number, attempt=doubt.attempt)
         if isinstance(state, Held):
             return ResolveWished(shard=number, attempt=doubt.attempt, batch_id=made[0].batch_id if made else None)
-        if isinstance(state, Processing) and all(life.key == KEY for life in self.world.plan.lives):
+        there = isinstance(state, Processing) or (isinstance(state, InDoubt) and made)
+        if there and all(life.key == KEY for life in self.world.plan.lives):
             self.world.hit("operator says lost of what is there")
             return LostWished(shard=number, attempt=doubt.attempt)
         return None
