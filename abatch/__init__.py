@@ -24,13 +24,14 @@ from abatch.errors import (
     JournalCorrupt,
     JournalError,
     JournalLocked,
+    ManagerClosed,
     StillInDoubt,
 )
 from abatch.job import Job
 from abatch.ledger import Progress
 from abatch.manager import BatchManager
 from abatch.request import Request
-from abatch.result import Line, Result, ResultError, Summary, Usage
+from abatch.result import Failure, Line, Result, ResultError, Summary, Usage
 
 __all__ = [
     "AbatchError",
@@ -44,6 +45,7 @@ __all__ = [
     "BatchManager",
     "Config",
     "ConfigError",
+    "Failure",
     "IllegalTransition",
     "Job",
     "JobConflict",
@@ -54,6 +56,7 @@ __all__ = [
     "JournalError",
     "JournalLocked",
     "Line",
+    "ManagerClosed",
     "Progress",
     "Request",
     "Result",

@@ -20,6 +20,8 @@ LACKING = "The abatch command needs packages that are not installed: pip install
 def main() -> None:
     """Run the command line; it exits with the status described in `abatch --help`."""
     _use_one_arena()
+    streams: Any = import_module("abatch.cli.streams")  # by its name: the core knows no front end
+    streams.secure_streams()
     try:
         app: Any = import_module("abatch.cli.app")  # Any: typer may be missing
     except ModuleNotFoundError as missing:

@@ -73,6 +73,11 @@ class JobRef:
     """This job's `finish` was durable before: the destination is ours, and is opened only to read."""
     missing: tuple[Path, ...] = ()
     """For `finish`: files of JSON lines `{"custom_id", "reason"}`, the requests that have no result; often none."""
+    listed: tuple[str, ...] = ()
+    """For `finish`: the SHA-256 of each such list, put together, that an earlier `finish` of this job may have left: a
+    file with that digest is the job's own, and is replaced."""
+    reopened: bool = False
+    """This job's `finish` was durable before, and the destination is claimed once more, to read lost parts again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +121,15 @@ class Sink(Protocol):
 
     async def discard(self) -> None:
         """Give up: free what is held; lines not yet visible are dropped. Instead of `seal`, or after it failed."""
+        ...
+
+
+@runtime_checkable
+class Places(Protocol):
+    """What a backend may have besides: the name of a part, for texts that send people to it."""
+
+    def place_of(self, sealed: Sealed, /) -> str:
+        """The part as its owner finds it: a path, an object, a table's rows."""
         ...
 
 

@@ -27,6 +27,8 @@ class StorageDown(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     """Seconds since the epoch."""
     why: str
+    until: float = 0.0
+    """When the job ends if it still fails; seconds since the epoch, 0 where that is not known."""
 
 
 class Bulletin(msgspec.Struct, frozen=True, kw_only=True):

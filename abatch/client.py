@@ -19,12 +19,11 @@ ApiError.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
+import os
 import re
 import socket
 import sys
-import urllib.request
 import zlib
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -39,12 +38,15 @@ import httpx2
 import msgspec
 from anthropic import AsyncStream
 
+from abatch.causes import in_words
 from abatch.durations import ANSWER_WITHIN, HOUR
 from abatch.errors import ApiError, ConfigError
-from abatch.log import redacted
+from abatch.log import log, redacted
+from abatch.proxies import is_loopback, proxy_for
 from abatch.reconcile import BatchSeen, NoAnswer, Replied
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     from anthropic._types import RequestOptions
@@ -81,6 +83,10 @@ _OF_A_SERVER: Final = frozenset({"", "api_error", "overloaded_error", "timeout_e
 LONGEST_WAIT: Final = HOUR
 """Seconds of a `retry-after` that are believed, at most."""
 USER_TIMEOUT_MS: Final = 60_000
+CONNECTIONS: Final = 1000
+"""Of one transport, at most, as the SDK has it."""
+KEPT_CONNECTIONS: Final = 100
+_SENDABLE: Final = re.compile(r"[!-~]+")
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 AS_IT_IS: Final[Mapping[str, str]] = MappingProxyType({"Accept": "application/binary", "Accept-Encoding": "identity"})
 GZIP: Final = zlib.MAX_WBITS | 16
@@ -152,7 +158,8 @@ class Client:
     def __init__(self, sdk: anthropic.AsyncAnthropic, *, own: bool) -> None:
         self._sdk = sdk
         self._own = own
-        self._creating = self._reading = sdk
+        self._creating = sdk
+        self._reading = sdk
         self.owns_socket = False
         """Whether undelivered bytes of a create die within a minute."""
         url = sdk.base_url
@@ -164,22 +171,26 @@ class Client:
                 f"base URL {url} ends in {found[0].rstrip('/')}, which is added to it for each call; "
                 f"set it to {str(without).rstrip('/')}"
             )
-        if url.scheme != "https" and not _is_loopback(url.host):
-            raise ConfigError(f"base URL {url} would send the API key in the clear; use https")
-        if own:
-            proxy = _proxy_for(url)
-            trusted = httpx2.create_ssl_context()  # one for both transports: each takes a hundredth of a second
-            transport = httpx2.AsyncHTTPTransport(
-                verify=trusted,
-                limits=httpx2.Limits(max_keepalive_connections=0),
-                proxy=proxy,
-                socket_options=_socket_options(),
+        if url.scheme != "https" and not is_loopback(url.host):
+            _check_plain(url)
+        if self.fixed_key is not None and not _SENDABLE.fullmatch(self.fixed_key):
+            raise ConfigError(
+                "the API key holds a character that no key has (a blank, a line end, or one beyond ASCII); set "
+                "ANTHROPIC_API_KEY, or the key of your own client, to the key alone. A file with the line ends of "
+                "Windows leaves a carriage return behind it"
             )
-            http = httpx2.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
-            self._creating = sdk.with_options(http_client=http)
-            if not any(each.startswith("socks") for each in urllib.request.getproxies().values()):  # not for aiohttp
-                reading = anthropic.DefaultAioHttpClient(verify=trusted, follow_redirects=False)
-                self._reading = sdk.with_options(http_client=reading)
+        if own:
+            proxy = proxy_for(url.scheme, url.host, url.port)
+            trusted = _trusted()  # one for all transports: each takes a hundredth of a second
+            self._sdk = sdk.with_options(http_client=_http(trusted, proxy, kept=KEPT_CONNECTIONS))
+            self._creating = sdk.with_options(http_client=_http(trusted, proxy, kept=0))
+            self._reading = self._sdk
+            if proxy is None or proxy.startswith("http://"):  # aiohttp speaks no SOCKS
+                self._reading = sdk.with_options(
+                    http_client=anthropic.DefaultAioHttpClient(
+                        verify=trusted, follow_redirects=False, trust_env=False, proxy=proxy
+                    )
+                )
             self.owns_socket = proxy is None and sys.platform == "linux"
 
     @classmethod
@@ -187,15 +198,18 @@ class Client:
         """A client with the credentials of the environment, as the SDK finds them.
 
         Raises:
-            ConfigError: there are none.
+            ConfigError: there are none, or what the environment names cannot be used.
 
         """
         try:
-            sdk = anthropic.AsyncAnthropic(max_retries=0)
+            # its own connections would read the environment once more, and in another way
+            sdk = anthropic.AsyncAnthropic(max_retries=0, http_client=httpx2.AsyncClient(transport=_Nowhere()))
         except anthropic.AnthropicError as unusable:
             raise ConfigError(f"no usable API credentials: {redacted(str(unusable))}") from unusable
         except httpx2.InvalidURL as unusable:
             raise ConfigError(f"ANTHROPIC_BASE_URL is not an address: {unusable}") from unusable
+        except Exception as unusable:
+            raise ConfigError(_why_unusable(unusable)) from unusable
         if sdk.api_key is None and sdk.auth_token is None and sdk.credentials is None:
             raise ConfigError("no API key: set ANTHROPIC_API_KEY, or try it without one by --sandbox")
         return cls(sdk, own=True)
@@ -559,7 +573,8 @@ def _cause(error: Exception) -> str:
     cause = error if error.__cause__ is None or isinstance(error, TimeoutError) else error.__cause__
     if isinstance(cause, httpx2.PoolTimeout):
         return "PoolTimeout: the client's pool has too few connections; each create takes two"
-    return type(cause).__name__
+    name, words = type(cause).__name__, in_words(error)
+    return name if words is None else f"{name}: {words}"
 
 
 def _retry_after(answer: httpx2.Response) -> float | None:
@@ -633,18 +648,67 @@ def _socket_options() -> list[tuple[int, int, int]]:
     return options
 
 
-def _proxy_for(url: httpx2.URL) -> str | None:
-    """The proxy that the environment names for this address."""
-    if _is_loopback(url.host) or urllib.request.proxy_bypass(url.host):
-        return None
-    proxies = urllib.request.getproxies()
-    return proxies.get(url.scheme) or proxies.get("all")
+def _trusted() -> ssl.SSLContext:
+    """The certificates that are trusted: those of SSL_CERT_FILE or SSL_CERT_DIR, else the system's.
 
+    Raises:
+        ConfigError: the variable names none.
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+    """
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return httpx2.create_ssl_context()
+    except OSError as failure:  # also ssl.SSLError
+        for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+            if named := os.environ.get(variable):
+                why = failure.strerror or type(failure).__name__
+                raise ConfigError(
+                    f"{variable}={named} cannot be used ({why}); set it to certificates in the form PEM, or unset it"
+                ) from failure
+        raise ConfigError(f"the system's certificates cannot be read ({failure}); set SSL_CERT_FILE") from failure
+
+
+def _http(trusted: ssl.SSLContext, proxy: str | None, *, kept: int) -> httpx2.AsyncClient:
+    """Connections of our own; `kept` of them stay open between calls."""
+    transport = httpx2.AsyncHTTPTransport(
+        verify=trusted,
+        limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=kept),
+        proxy=None if proxy is None else httpx2.Proxy(proxy, ssl_context=trusted if proxy[:6] == "https:" else None),
+        socket_options=_socket_options(),
+    )
+    return httpx2.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
+
+
+class _Nowhere(httpx2.AsyncBaseTransport):
+    """Takes the place of connections in a client that is never called."""
+
+
+def _why_unusable(failure: Exception) -> str:
+    """Why no client can be built, and which variable to look at."""
+    if isinstance(failure, RuntimeError) and "home directory" in str(failure):
+        return (
+            "there is no home folder in which the SDK could look for credentials; "
+            "set HOME, or ANTHROPIC_CONFIG_DIR, to a folder"
+        )
+    told = type(failure).__name__  # what else it says may hold a header
+    if isinstance(failure, OSError) and failure.filename is not None:
+        told = f"{failure.filename}: {failure.strerror}"
+    return (
+        f"no API client can be built from the environment ({told}); check ANTHROPIC_API_KEY, ANTHROPIC_AUTH_TOKEN, "
+        "ANTHROPIC_BASE_URL, ANTHROPIC_CUSTOM_HEADERS and ANTHROPIC_PROFILE"
+    )
+
+
+def _check_plain(url: httpx2.URL) -> None:
+    """Refuse to send the key in the clear, unless the operator has named this host.
+
+    Raises:
+        ConfigError: ABATCH_ALLOW_HTTP does not.
+
+    """
+    if url.scheme == "http" and url.host in os.environ.get("ABATCH_ALLOW_HTTP", "").replace(",", " ").lower().split():
+        log.warning("key_sent_in_the_clear", host=url.host)
+        return
+    raise ConfigError(
+        f"base URL {url} would send the API key in the clear; use https. If the network between here and "
+        f"{url.host} is your own, for instance of one Docker host: ABATCH_ALLOW_HTTP={url.host}"
+    )

@@ -13,11 +13,12 @@ from __future__ import annotations
 import time
 import zlib
 from array import array
+from collections import Counter
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import add
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import anyio
 import msgspec
@@ -27,12 +28,14 @@ from abatch.backend import Sealed, ShardRef
 from abatch.durations import KEPT_FOR
 from abatch.errors import ApiError, BackendError
 from abatch.facts import Counts, Drained, Planned, SealedRecord, Spend
+from abatch.failures import MOST_OF_SHARD, Failures, is_final
 from abatch.kept import KeptIds, read_kept, write_kept
 from abatch.lifecycle import Draining, Lost
 from abatch.log import log
 from abatch.pacing import READ_AGAIN, Backoff
+from abatch.prices import MOST_SPENDS, NO_USAGE, OTHER_MODELS, TOO_MANY
 from abatch.reconcile import counts_of
-from abatch.result import OUTCOMES, Block, Line, Usage
+from abatch.result import OUTCOMES, Block, Failure, Line, Usage
 from abatch.spool import (
     SpoolDamaged,
     SpoolReader,
@@ -44,6 +47,7 @@ from abatch.spool import (
     open_spool,
     write_missing,
 )
+from abatch.stops import UNKNOWN, add_stops
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -62,6 +66,7 @@ __all__ = [
     "Collector",
     "NotOurs",
     "discard",
+    "failure_of",
     "record_of",
     "seal_fallbacks",
     "sealed_of",
@@ -125,6 +130,11 @@ class NotOurs(Exception):
     """A batch that an operator named does not hold this shard."""
 
 
+_Bucket: TypeAlias = tuple[str, bool, str, tuple[str, ...]]
+"""Model, whether the prompt is long, place of inference, what has no price."""
+_NONE: Final = (0, 0, 0, 0, 0, 0)
+
+
 class Tally:
     """Counts and tokens of lines as they pass; a prompt of more than `step` tokens has the long price."""
 
@@ -132,7 +142,9 @@ class Tally:
         self._step = step
         self._outcomes: dict[str, int] = {}
         self._succeeded = 0
-        self._tokens: dict[tuple[str, bool], tuple[int, ...]] = {}
+        self._tokens: dict[_Bucket, tuple[int, ...]] = {}
+        self._stops: dict[str, int] = {}
+        self._failures = Failures(MOST_OF_SHARD)
 
     def note(self, outcome: str) -> None:
         """Count an outcome."""
@@ -141,24 +153,40 @@ class Tally:
     def add(self, line: Line) -> None:
         """Count a line, and its tokens."""
         self.note(line.outcome)
-        if line.usage is not None and line.model is not None:
-            bucket = (line.model, line.usage.prompt_tokens > self._step)
-            self._add_tokens(bucket, msgspec.structs.astuple(line.usage))
+        if line.outcome == "succeeded":
+            add_stops(self._stops, {line.stop_reason or UNKNOWN: 1})
+            usage = line.usage or Usage(unpriced=(NO_USAGE,))
+        else:
+            self._failures.add(failure_of(line))
+            if line.usage is None:
+                return
+            usage = line.usage
+        *numbers, geo, unpriced = msgspec.structs.astuple(usage)
+        self._add_tokens((line.model or "", usage.prompt_tokens > self._step, geo, unpriced), numbers)
 
     def add_succeeded(self, messages: Sequence[wire.Message]) -> None:
         """Count the lines of rows that succeeded with these messages."""
         self._succeeded += len(messages)
-        told: dict[tuple[str, bool], list[tuple[int, ...]]] = {}
+        told: dict[_Bucket, list[tuple[int, ...]]] = {}
+        add_stops(self._stops, Counter([message.stop_reason or UNKNOWN for message in messages]))
         for message in messages:
-            usage, model = message.usage, message.model
-            if usage is not None and model is not None:
-                fresh, _, read, written, _ = numbers = usage.numbers()
-                told.setdefault((model, fresh + read + written > self._step), []).append(numbers)
+            usage, model = message.usage, message.model or ""
+            if usage is None:
+                self._add_tokens((model, False, "", (NO_USAGE,)), _NONE)
+                continue
+            fresh, _, read, written, _ = numbers = usage.numbers()
+            searches, geo, unpriced = usage.charges()
+            bucket = (model, fresh + read + written > self._step, geo, unpriced)
+            told.setdefault(bucket, []).append(numbers)
+            if searches:
+                self._add_tokens(bucket, (0, 0, 0, 0, 0, searches))
         for bucket, of_each in told.items():
-            self._add_tokens(bucket, map(sum, zip(*of_each, strict=True)))
+            self._add_tokens(bucket, (*map(sum, zip(*of_each, strict=True)), 0))
 
-    def _add_tokens(self, bucket: tuple[str, bool], numbers: Iterable[int]) -> None:
-        sums = self._tokens.get(bucket, (0, 0, 0, 0, 0))
+    def _add_tokens(self, bucket: _Bucket, numbers: Iterable[int]) -> None:
+        if bucket not in self._tokens and len(self._tokens) >= MOST_SPENDS:
+            bucket = (OTHER_MODELS, False, "", (TOO_MANY,))
+        sums = self._tokens.get(bucket, _NONE)
         self._tokens[bucket] = tuple(map(add, sums, numbers))
 
     @property
@@ -172,11 +200,33 @@ class Tally:
     @property
     def spend(self) -> tuple[Spend, ...]:
         """Tokens per model."""
-        names = Usage.__struct_fields__
         return tuple(
-            Spend(model=model, long=long, usage=Usage(**dict(zip(names, sums, strict=True))))
-            for (model, long), sums in self._tokens.items()
+            Spend(
+                model=model,
+                long=long,
+                usage=Usage(
+                    input_tokens=fresh,
+                    output_tokens=output,
+                    cache_read_tokens=read,
+                    cache_creation_tokens=written,
+                    cache_creation_1h_tokens=hour,
+                    web_search_requests=searches,
+                    inference_geo=geo,
+                    unpriced=unpriced,
+                ),
+            )
+            for (model, long, geo, unpriced), (fresh, output, read, written, hour, searches) in self._tokens.items()
         )
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The lines that did not succeed, in few groups."""
+        return self._failures.groups
+
+    @property
+    def stops(self) -> dict[str, int]:
+        """Answers per stop reason."""
+        return dict(self._stops)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,6 +355,7 @@ class _Drain:
         self._takes_torn = False
         """Whether this is the last read."""
         self._billing = False
+        self._first_missing = ""
         self._retry_name = f"retry-{shard.shard:08d}.spool"
         self._missing_name = f"{shard.shard:08d}.jsonl"
 
@@ -547,7 +598,7 @@ class _Drain:
         if torn:  # it may be delivered in an envelope made here; it is counted as `_recount` would count it
             line = wire.outcome_of(delivered, _decode_id(custom_id))
         else:
-            line = Line(delivered, _decode_id(custom_id), seen.outcome, seen.error_type, seen.model, seen.usage)
+            line = Line(delivered, _decode_id(custom_id), *seen[1:])
         if self._is_retryable(line):
             self._withheld_rows[row] = 1
             self._withheld_tally.note(seen.outcome)
@@ -635,13 +686,14 @@ class _Drain:
         entries = [(self._reader.custom_id(row), gone) for row, seen in enumerate(self._seen) if not seen]
         with guarded(self._owner.journal.missing):
             await threads.run(write_missing, self._owner.journal.missing, self._missing_name, entries)
+        self._first_missing = _decode_id(entries[0][0])
         log.error("rows_missing", shard=self._shard.shard, rows=len(entries), why=gone)
         return len(entries)
 
     async def _recount(self, sealed: Sealed) -> Collected:
         """An earlier run sealed the shard and died before it could record it: read it back and go on from there."""
         async for raw in self._owner.backend.read(sealed):
-            line = wire.outcome_of(raw, "")
+            line = wire.delivered(raw)
             self._billing |= line.error_type == "billing_error"
             self._tally.add(line)
         written = None
@@ -670,6 +722,9 @@ class _Drain:
             return self._earlier.retried
         return 0 if written is None else written.rows
 
+    def _missed(self, missing: int, gone: str) -> Failure:
+        return Failure(type="missing", message=gone, count=missing, example=self._first_missing)
+
     def _collected(self, sealed: Sealed, written: Written | None, missing: int, gone: str) -> Collected:
         planned = self._shard.planned
         counts = self._tally.counts
@@ -694,6 +749,8 @@ class _Drain:
             retried=self._retried(written),
             missing=missing,
             gone=gone,
+            stops=self._tally.stops,
+            failures=self._tally.failures if not missing else (*self._tally.failures, self._missed(missing, gone)),
         )
         return Collected(drained=drained, retry=retry, billing=self._billing and self._earlier is None)
 
@@ -715,6 +772,15 @@ def _passes(line: Line) -> bool:
         download = line.error_type == "invalid_request_error" and wire.is_download_timeout(line.raw)
         return download or line.error_type in RETRYABLE
     return line.outcome == "expired"
+
+
+def failure_of(line: Line) -> Failure:
+    """Why the request of a line did not succeed."""
+    if line.outcome != "errored":
+        return Failure(type=line.outcome, example=line.custom_id)
+    _, message = wire.error_in(line.raw)
+    final = is_final(line.error_type, message) and not _passes(line)
+    return Failure(type=line.error_type or "errored", message=message, example=line.custom_id, final=final)
 
 
 def _mark(tail: bytes | memoryview) -> int:
@@ -762,7 +828,7 @@ async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
 
 async def seal_fallbacks(
     backend: Backend, job: JobRef, shard: ShardRecord, spool: SpoolReader, result: bytes | None = None
-) -> tuple[Counts, SealedRecord]:
+) -> tuple[Counts, SealedRecord, tuple[Failure, ...]]:
     """Seal a line for every row of a shard that will never be a batch.
 
     Args:
@@ -808,7 +874,7 @@ async def seal_fallbacks(
             await discard(opened)
             raise
     _check_lines(job, sealed.part, sealed.lines, spool.rows)
-    return tally.counts, record_of(sealed)
+    return tally.counts, record_of(sealed), tally.failures
 
 
 def _check_lines(job: JobRef, part: int, lines: int, given: int) -> None:

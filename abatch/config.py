@@ -8,12 +8,13 @@ from typing import Literal, get_args
 
 from abatch.errors import ConfigError
 
-__all__ = ["BATCH_BYTES", "Config", "Parked", "Refusals", "Tier", "Unresolved"]
+__all__ = ["BATCH_BYTES", "Config", "Params", "Parked", "Refusals", "Tier", "Unresolved"]
 
 Tier = Literal["start", "build", "scale"]
 Unresolved = Literal["resubmit", "hold"]
 Refusals = Literal["believe", "doubt"]
 Parked = Literal["wait", "cancel-and-retry"]
+Params = Literal["check", "strict", "unchecked"]
 
 BATCH_BYTES = 256_000_000
 """Of a create body, at most; the API takes no more."""
@@ -47,6 +48,9 @@ class Config:
     """Whether a refused create is final; with `doubt` its batch is looked for all the same."""
     parked: Parked = "wait"
     """What to do with a batch that is far older than usual and has not moved; it is reported in any case."""
+    params: Params = "check"
+    """What to do with params that the SDK's types do not allow: refuse those that the API certainly refuses, and warn
+    of the others; with `strict` refuse all of them; with `unchecked` send them as they are."""
     grace: timedelta | None = None
     """How long an unanswered create may still appear: 30 minutes, 45 with a caller's own client or off Linux."""
     free_disk: int = 64 * 2**20
@@ -72,6 +76,12 @@ class Config:
             raise ConfigError(f"refusals must be believe or doubt, got {self.refusals!r}")
         if self.parked not in get_args(Parked):
             raise ConfigError(f"parked must be wait or cancel-and-retry, got {self.parked!r}")
+        if self.params not in get_args(Params):
+            raise ConfigError(f"params must be one of {', '.join(get_args(Params))}, got {self.params!r}")
+        for name in ("poll_every", "poll_at_most", "grace", "storage_patience", "storage_retry_every"):
+            given: object = getattr(self, name)
+            if not isinstance(given, timedelta) and not (name == "grace" and given is None):
+                raise ConfigError(f"{name} must be a datetime.timedelta, got {given!r}")
         if not timedelta(milliseconds=10) <= self.poll_every <= self.poll_at_most:
             raise ConfigError(f"poll_every must be from 0.01 s to poll_at_most, got {self.poll_every}")
         if self.grace is not None and self.grace < timedelta(0):

@@ -696,9 +696,9 @@ class Driver:
         if site.backend is None:
             raise backend_unknown(site.job.key)
         with closing(await self._open_spool()) as reader:
-            counts, sealed = await seal_fallbacks(site.backend, site.ref, self.shard, reader, result)
+            counts, sealed, failures = await seal_fallbacks(site.backend, site.ref, self.shard, reader, result)
         site.outage.over()
-        await self._record(Abandoned(why=why, counts=counts, sealed=sealed))
+        await self._record(Abandoned(why=why, counts=counts, sealed=sealed, failures=failures))
         return True
 
     async def _open_spool(self) -> SpoolReader:

@@ -7,6 +7,7 @@
     ├── BadRequest                        a request that must be changed before it can be sent
     ├── JobConflict                       this key already names another job
     ├── JobStopped                        the job cannot go on until somebody acts
+    ├── ManagerClosed                     its manager was left while somebody waited for the job
     ├── StillInDoubt                      shards wait for an operator's word
     ├── JobFailed                         raised by `wait(check=True)` alone
     ├── BackendError                      the storage refused or failed
@@ -22,6 +23,7 @@ A failed request is not an exception: it is counted in the job's summary and sta
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ __all__ = [
     "JournalCorrupt",
     "JournalError",
     "JournalLocked",
+    "ManagerClosed",
     "StillInDoubt",
     "TooManyOpenFiles",
 ]
@@ -82,47 +85,90 @@ class BackendUnavailable(ConfigError):
         return f"{self.url} needs packages that are not installed: pip install 'abatch[{self.extra}]'"
 
 
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Problems of one kind."""
+
+    count: int
+    """How many requests have it."""
+    examples: tuple[BadRequest, ...]
+    """The first three of them."""
+
+    def __str__(self) -> str:
+        first, *_ = self.examples
+        if self.count == 1:
+            return first.describe()
+        more = ", …" if self.count > len(self.examples) else ""
+        if all(each.why == first.why for each in self.examples):
+            return f"{self.count:,} lines: {first.why}: {', '.join(each.place() for each in self.examples)}{more}"
+        return f"{self.count:,} lines: {'; '.join(each.describe() for each in self.examples)}{more.replace(',', ';')}"
+
+
 class BadRequest(AbatchError):
-    """A request that must be changed before it can be sent; `problems` holds up to twenty of them."""
+    """A request that must be changed before it can be sent.
+
+    `problems` holds up to twenty of them, `alike` all of them by kind.
+    """
 
     def __init__(
-        self, line: int, custom_id: str | None, why: str, *, more: Sequence[BadRequest] = (), total: int = 1
+        self,
+        line: int,
+        custom_id: str | None,
+        why: str,
+        *,
+        more: Sequence[BadRequest] = (),
+        total: int = 1,
+        alike: Sequence[Alike] = (),
+        file: str | None = None,
     ) -> None:
         super().__init__(line, custom_id, why)
         self.line = line
         self.custom_id = custom_id
         self.why = why
         self.total = total
+        self.file = file
+        """The file that the line is in, where the input is several files."""
         self._more = tuple(more)
+        self._alike = tuple(alike)
 
     @property
     def problems(self) -> tuple[BadRequest, ...]:
         """This problem and the others found with it, at most twenty, in the order of the input."""
         return (self, *self._more)
 
+    @property
+    def alike(self) -> tuple[Alike, ...]:
+        """The problems by kind: how many requests have each, and the first three of them."""
+        return self._alike or tuple(Alike(1, (problem,)) for problem in self.problems)
+
+    def place(self) -> str:
+        """The line, and the custom_id where it is known."""
+        named = "" if self.custom_id is None else f" (custom_id {self.custom_id[:80]!r})"
+        return f"{'' if self.file is None else f'{self.file} '}line {self.line}{named}"
+
     def describe(self) -> str:
         """This problem alone, on one line."""
-        named = "" if self.custom_id is None else f" (custom_id {self.custom_id[:80]!r})"
-        return f"line {self.line}{named}: {self.why}"
+        return f"{self.place()}: {self.why}"
 
     def __str__(self) -> str:
-        text = "\n".join(problem.describe() for problem in self.problems)
-        unseen = self.total - len(self.problems)
+        text = "\n".join(map(str, self.alike))
+        unseen = self.total - sum(alike.count for alike in self.alike)
         return text if unseen <= 0 else f"{text}\nand {unseen} more"
 
 
 class JobConflict(AbatchError):
     """The key already names a job with other content or another destination; nothing was changed."""
 
-    def __init__(self, key: str, difference: str) -> None:
+    def __init__(self, key: str, difference: str, *, remedy: str = "") -> None:
         super().__init__(key, difference)
         self.key = key
         self.difference = difference
+        self.remedy = remedy
 
     def __str__(self) -> str:
         return (
             f"job {self.key!r} exists with {self.difference}; give this one another key, "
-            "or hand over what the job was started with"
+            f"or hand over what the job was started with{self.remedy and '; '}{self.remedy}"
         )
 
 
@@ -139,6 +185,20 @@ class JobStopped(AbatchError):
         return f"job {self.key!r} stopped: {self.reason.removesuffix('.')}. {self.remedy}"
 
 
+class ManagerClosed(AbatchError):
+    """The manager was left while somebody waited for a job of it, or read its results; nothing is lost."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return (
+            f"the manager of job {self.key!r} was left while it was waited for or read; nothing is lost: "
+            "submit it under the same key in the next manager, and it goes on or is read from the beginning"
+        )
+
+
 class StillInDoubt(AbatchError):
     """Shards of the job are held: whether they were submitted is not known, and only an operator can say."""
 
@@ -151,7 +211,7 @@ class StillInDoubt(AbatchError):
         shards = "\n".join(f"  shard {shard}: {reason}" for shard, reason in self.held)
         return (
             f"job {self.key!r} waits for your word on {len(self.held)} shard(s):\n{shards}\n"
-            "Look in the Console, then: abatch resolve SHARD --adopt BATCH_ID, or --not-created"
+            "Look in the Console, then: abatch resolve SHARD --adopt BATCH_ID, or --not-created, or --lost"
         )
 
 
@@ -241,8 +301,11 @@ class JournalLocked(JournalError):
         self.pid = pid
 
     def __str__(self) -> str:
-        holder = f"process {self.pid}" if self.pid else "another process"
-        return f"{self.path} is held by {holder}; stop it or give this job its own journal"
+        driver = f"process {self.pid}" if self.pid else "another process"
+        return (
+            f"{driver} drives this journal ({self.path}); stop it or wait for its end, then run the same command "
+            "again. A new job can have a journal of its own"
+        )
 
 
 class JournalCorrupt(JournalError):

@@ -6,12 +6,15 @@ tag; a field may be added with a default, never removed or given another meaning
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from abatch.clocks import Moment
-from abatch.result import Usage
+from abatch.result import Failure, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "Abandoned",
@@ -129,11 +132,47 @@ class FileSource(Value, frozen=True, tag=True, kw_only=True):
     rows: int
 
 
+class FilePart(Value, frozen=True, kw_only=True):
+    """One of several files; equal size and mtime are taken as equal, else the hash decides."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+class FilesSource(Value, frozen=True, tag=True, kw_only=True):
+    """The job's requests came from these files, one behind the other."""
+
+    files: tuple[FilePart, ...]
+    rows: int
+    """Of all of them."""
+
+
 class IterableSource(Value, frozen=True, tag=True, kw_only=True):
     """The job's requests came from the caller; the digests of `Cut` tell whether they come again."""
 
 
-Source: TypeAlias = FileSource | IterableSource
+Source: TypeAlias = FileSource | FilesSource | IterableSource
+
+
+def files_of(source: Source) -> tuple[FilePart, ...]:
+    """The files that a job's requests came from; none if they came from the caller."""
+    match source:
+        case FileSource(path=path, size=size, mtime_ns=mtime_ns, sha256=sha256):
+            return (FilePart(path=path, size=size, mtime_ns=mtime_ns, sha256=sha256),)
+        case FilesSource(files=files):
+            return files
+        case IterableSource():
+            return ()
+
+
+def source_of(files: Sequence[FilePart], rows: int) -> FileSource | FilesSource:
+    """What the journal keeps of these files, which hold so many requests."""
+    if len(files) > 1:
+        return FilesSource(files=tuple(files), rows=rows)
+    (file,) = files
+    return FileSource(path=file.path, size=file.size, mtime_ns=file.mtime_ns, sha256=file.sha256, rows=rows)
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
@@ -268,12 +307,18 @@ class Drained(Recorded, frozen=True, kw_only=True):
     """Rows without a line; their ids stand in the journal's `missing` folder."""
     gone: str = ""
     """Why rows are missing."""
+    stops: dict[str, int] = {}
+    """Of the lines sealed here that succeeded: how many stopped for each `stop_reason`. Empty in older journals."""
+    failures: tuple[Failure, ...] = ()
+    """Of the lines sealed here that did not, and of missing rows: what for, in few groups. Empty in older journals."""
 
 
 class Reopened(Recorded, frozen=True, kw_only=True):
     """The sealed part of the shard is gone: the batch's results are to be read once more into another."""
 
     why: str
+    listed: str = ""
+    """SHA-256 of the job's list of missing requests as it was before this: the destination may hold it."""
 
 
 class Split(Recorded, frozen=True, kw_only=True):
@@ -288,6 +333,8 @@ class Abandoned(Recorded, frozen=True, kw_only=True):
     why: str
     counts: Counts
     sealed: SealedRecord
+    failures: tuple[Failure, ...] = ()
+    """What the lines say, in few groups. Empty in older journals."""
 
 
 class Held(Recorded, frozen=True, kw_only=True):
@@ -340,6 +387,8 @@ class Cut(Recorded, frozen=True, kw_only=True):
     """For a plain file: the byte after the last of them."""
     digest: str = ""
     """For an iterable: of all rows so far, in order."""
+    head: str = ""
+    """For an iterable, in its first cut alone: a short digest of each of its first rows, one after the other."""
     last: bool = False
     """The input was read to its end."""
 

@@ -18,35 +18,56 @@ import struct
 import tempfile
 import zlib
 from array import array
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
-from contextlib import ExitStack, aclosing, asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable, Mapping
+from contextlib import ExitStack, aclosing, asynccontextmanager, closing, nullcontext, suppress
+from functools import partial
 from hashlib import blake2b
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
 
+import msgspec
 from anyio.lowlevel import checkpoint
 
 from abatch import threads
 from abatch.errors import BackendUnavailable, BadRequest, ConfigError
-from abatch.facts import FileSource
-from abatch.request import BLANK, Request, Row, check_lines, from_line, from_object
+from abatch.facts import FilePart, FileSource, FilesSource, source_of
+from abatch.kinds import check_kind, is_gzip, is_zstd
+from abatch.problems import Problems
+from abatch.request import BLANK, BOM, Request, Row, check_lines, from_line, from_object
 from abatch.wire import body_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["FileInput", "Heaps", "IterableInput", "Lines", "Numbered", "SeenIds", "check_file"]
+    from abatch.params import Check
+
+__all__ = [
+    "HEAD_ROWS",
+    "FileInput",
+    "FilesInput",
+    "Heaps",
+    "IterableInput",
+    "Lines",
+    "Numbered",
+    "SeenIds",
+    "check_beginning",
+    "check_file",
+    "check_files",
+    "not_empty",
+    "open_input",
+    "other_row",
+    "read_row",
+]
 
 S = TypeVar("S", "Heaps", "SeenIds")
 BLOCK: Final = 2**20
 """Bytes of input handled in one turn of a worker thread."""
 PART: Final = 2**16
 """Bytes of lines checked together: few enough that what is made of them is gone before the garbage collector looks."""
-BOM: Final = b"\xef\xbb\xbf"
-PROBLEMS: Final = 20
 HEADER_SETS: Final = 16
 """Sets of headers in one job, at most: each has an open shard."""
 PACKED: Final = 2**8
@@ -63,6 +84,10 @@ HEAPS: Final = 2**10
 """Of the digests of a file, by their first ten bits; those of one are compared in memory."""
 HEAPS_AT_ONCE: Final = 2**6
 """Compared in one turn of a worker thread."""
+HEAD_ROWS: Final = 8
+"""First rows of an iterable that are kept one by one, so that other requests are found out at the first difference."""
+HEAD_BYTES: Final = 4
+"""Of the digest of each; two rows that share it are told apart by the digest of all."""
 HEAPS_IN_MEMORY: Final = 2**22
 """Bytes of digests before they go to disk."""
 
@@ -97,7 +122,7 @@ class Lines(NamedTuple):
 class Heaps:
     """The custom_ids of a file, each as a digest on the heap that it chooses, in a file without a name."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._heaps: defaultdict[int, bytearray] = defaultdict(bytearray)
         self._noted = self._weight = 0
         self._written: list[array[int]] = []
@@ -122,7 +147,7 @@ class Heaps:
             heaps[mark[0] << 2 | mark[1] >> 6] += mark
         self._noted += len(custom_ids)
         self._weight += MARK_BYTES * len(custom_ids)
-        if self._weight >= HEAPS_IN_MEMORY:
+        if self._weight >= HEAPS_IN_MEMORY and self._folder is not None:
             self._write()
         return []
 
@@ -164,9 +189,13 @@ class Heaps:
 
 
 class SeenIds:
-    """The custom_ids of a job: some megabytes in memory; if more, all by digest in a file without a name."""
+    """The custom_ids of a job: some megabytes in memory; if more, all by digest in a file without a name.
 
-    def __init__(self, folder: Path) -> None:
+    Without a folder for that file the digests stay in memory, too.
+    """
+
+    def __init__(self, folder: Path | None, place: Callable[[int], tuple[str | None, int]] | None = None) -> None:
+        self._place = place
         # all different, in the order of their numbers, as long as there is room and none stood twice
         self._early: dict[bytes, None] = {}
         self._numbers = array("Q")
@@ -199,12 +228,16 @@ class SeenIds:
             if digests.note(custom_ids, numbers):
                 return []
             return [
-                BadRequest(number, id_text(custom_id), f"custom_id stands on line {first} already")
+                BadRequest(number, id_text(custom_id), f"custom_id stands on {self._named(first)} already")
                 for custom_id, number in zip(custom_ids, numbers, strict=True)
                 if (first := digests.first(custom_id)) != number
             ]
         except sqlite3.OperationalError as failure:
             raise OSError(f"the custom_ids cannot be noted: {failure}") from failure
+
+    def _named(self, number: int) -> str:
+        file, line = (None, number) if self._place is None else self._place(number)
+        return f"line {line}" if file is None else f"line {line} of {file}"
 
     def _spill(self) -> _Digests:
         self._digests = digests = _Digests(self._folder)
@@ -221,11 +254,13 @@ class SeenIds:
 
 
 class _Digests:
-    """Numbers by digests of custom_ids, in a file without a name."""
+    """Numbers by digests of custom_ids, in a file without a name; without a folder for it, in memory."""
 
-    def __init__(self, folder: Path) -> None:
-        descriptor, name = tempfile.mkstemp(prefix=".seen-", suffix=".tmp", dir=folder)
-        os.close(descriptor)
+    def __init__(self, folder: Path | None) -> None:
+        name = ":memory:"
+        if folder is not None:
+            descriptor, name = tempfile.mkstemp(prefix=".seen-", suffix=".tmp", dir=folder)
+            os.close(descriptor)
         self._db = sqlite3.connect(name, isolation_level=None, check_same_thread=False)
         try:
             for pragma in (
@@ -240,7 +275,8 @@ class _Digests:
             self._db.close()
             raise
         finally:
-            Path(name).unlink()
+            if folder is not None:
+                Path(name).unlink()
 
     def close(self) -> None:
         """Free the file."""
@@ -372,7 +408,7 @@ class FileInput:
             self._raw = path.open("rb", buffering=0)
         except OSError as failure:
             raise ConfigError(f"input {path} cannot be read: {failure.strerror}") from failure
-        self.plain = path.suffix not in {".gz", ".zst"}
+        self.plain = not (is_gzip(path) or is_zstd(path))
         self._hashing = _Hashing(self._raw)
         self._file = self._decompressed(io.BufferedReader(self._hashing, BLOCK))
         self._number = 0
@@ -381,9 +417,9 @@ class FileInput:
         self._broken: BadRequest | None = None
 
     def _decompressed(self, raw: io.BufferedReader) -> io.BufferedReader:
-        if self._path.suffix == ".gz":
+        if is_gzip(self._path):
             return io.BufferedReader(gzip.GzipFile(fileobj=raw), BLOCK)
-        if self._path.suffix == ".zst":
+        if is_zstd(self._path):
             try:
                 import zstandard  # noqa: PLC0415 - an extra
             except ModuleNotFoundError as missing:
@@ -391,6 +427,18 @@ class FileInput:
             unpacker = zstandard.ZstdDecompressor()
             return io.BufferedReader(_Zstd(raw, unpacker.decompressobj), BLOCK)
         return raw
+
+    def stats(self) -> tuple[tuple[int, int], ...]:
+        """As those of `FilesInput`."""
+        return (self.stat(),)
+
+    def sha256s(self) -> tuple[str, ...]:
+        """As those of `FilesInput`."""
+        return (self.sha256(),)
+
+    def place(self, number: int) -> tuple[str | None, int]:
+        """The line of that number needs no file's name: there is one."""
+        return None, number
 
     def stat(self) -> tuple[int, int]:
         """Size and time of the last change, as the file is now."""
@@ -408,18 +456,8 @@ class FileInput:
             self._offset = offset
             self._number = rows
             return 0
-        passed = 0
-        while rows and passed < BLOCK:
-            block = self.block()
-            if block is None:
-                return 0
-            requests = block.requests()
-            if len(requests) > rows:
-                _, number, end = requests[rows - 1]
-                self._put_back = Lines(block.text[end - block.offset :], number, end)
-            rows -= min(rows, len(requests))
-            passed += len(block.text)
-        return rows
+        left, self._put_back = _skip(self.block, rows)
+        return left
 
     def block(self) -> Lines | None:
         """The next 64 KiB of lines, or as much as the one that ends them takes; None at the end.
@@ -461,7 +499,10 @@ class FileInput:
     def _before_the_break(self, text: bytes, broken: Exception) -> bytes:
         good = text[: text.rfind(b"\n") + 1]
         number = self._number + good.count(b"\n") + 1
-        self._broken = BadRequest(number, None, f"the file cannot be decompressed: {broken}")
+        why = f"the file cannot be decompressed: {broken}"
+        if isinstance(broken, gzip.BadGzipFile):
+            why += "; it is no gzip file, or something stands behind its data: gzip -dc OLD > NEW writes what is whole"
+        self._broken = BadRequest(number, None, why)
         self._broken.__cause__ = broken
         return good
 
@@ -485,45 +526,192 @@ class FileInput:
         self._raw.close()
 
 
-async def check_file(path: Path, folder: Path, *, bytes_per_batch: int) -> FileSource:
-    """Check a file from end to end; nothing is promised or sent.
+def _skip(read: Callable[[], Lines | None], rows: int) -> tuple[int, Lines | None]:
+    """Read past so many rows, as far as one turn allows: how many are left to pass, and what was read too far."""
+    passed = 0
+    while rows and passed < BLOCK:
+        block = read()
+        if block is None:
+            return 0, None
+        requests = block.requests()
+        if len(requests) > rows:
+            _, number, end = requests[rows - 1]
+            return 0, Lines(block.text[end - block.offset :], number, end)
+        rows -= len(requests)
+        passed += len(block.text)
+    return rows, None
 
-    Args:
-        path: the file.
-        folder: where the digests of its custom_ids may be kept meanwhile.
-        bytes_per_batch: what a request must fit into.
+
+class FilesInput:
+    """Several files, one behind the other, as one input; a place in it is found by its rows, as in a compressed file.
 
     Raises:
-        BadRequest: with up to twenty problems, each with line and custom_id.
-        ConfigError: the file cannot be read, or holds no request.
+        ConfigError, BackendUnavailable: as of `FileInput`.
 
     """
+
+    plain = False
+
+    def __init__(self, paths: Sequence[Path], *, longest: int) -> None:
+        self._paths = tuple(paths)
+        self._longest = longest
+        self._file: FileInput | None = None
+        self._opened = 0
+        self._begins: list[int] = []
+        """Lines before each file that was opened."""
+        self._number = 0
+        self._sha256s: list[str] = []
+        self._put_back: Lines | None = None
+        for path in self._paths:  # before time is spent on the first
+            FileInput(path, longest=longest).close()
+
+    def stats(self) -> tuple[tuple[int, int], ...]:
+        """Size and time of the last change of each file, as they are now."""
+        return tuple(map(_stat, self._paths))
+
+    def place(self, number: int) -> tuple[str | None, int]:
+        """The file, and the line in it, of a line that was read."""
+        at = bisect_left(self._begins, number) - 1
+        return str(self._paths[at]), number - self._begins[at]
+
+    def skip(self, *, offset: int, rows: int) -> int:  # noqa: ARG002 - as of a compressed file
+        """Pass so many rows; as of a compressed file."""
+        left, self._put_back = _skip(self.block, rows)
+        return left
+
+    def block(self) -> Lines | None:
+        """The next lines, none of two files; None at the end.
+
+        Raises:
+            BadRequest: as of `FileInput`.
+
+        """
+        if (lines := self._put_back) is not None:
+            self._put_back = None
+            return lines
+        while True:
+            if self._file is None:
+                if self._opened == len(self._paths):
+                    return None
+                self._file = FileInput(self._paths[self._opened], longest=self._longest)
+                self._begins.append(self._number)
+                self._opened += 1
+            base = self._begins[-1]
+            try:
+                block = self._file.block()
+            except BadRequest as bad:
+                raise BadRequest(base + bad.line, bad.custom_id, bad.why) from bad
+            if block is not None:
+                number = base + block.before
+                self._number = number + block.text.count(b"\n") + (not block.text.endswith(b"\n"))
+                return Lines(block.text, number, block.offset)
+            self._sha256s.append(self._file.sha256())
+            self._file.close()
+            self._file = None
+
+    def sha256s(self) -> tuple[str, ...]:
+        """Of each file, once all were read from their beginning."""
+        return tuple(self._sha256s)
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        if self._file is not None:
+            self._file.close()
+
+
+def open_input(paths: Sequence[Path], *, longest: int) -> FileInput | FilesInput:
+    """Open a file, or several as one.
+
+    Raises:
+        ConfigError, BackendUnavailable: as of `FileInput`.
+
+    """
+    return FileInput(paths[0], longest=longest) if len(paths) == 1 else FilesInput(paths, longest=longest)
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        now = path.stat()
+    except OSError as failure:
+        raise ConfigError(f"input {path} cannot be read: {failure.strerror}") from failure
+    return now.st_size, now.st_mtime_ns
+
+
+def check_beginning(path: Path, *, longest: int) -> None:
+    """Make sure that a file does not begin as one of another kind, of which every line would be a problem.
+
+    Raises:
+        ConfigError: it does, or it cannot be read.
+
+    """
+    with closing(FileInput(path, longest=longest)) as file, suppress(BadRequest):  # that is told when it is checked
+        block = file.block()
+        if block is not None:
+            check_kind(block.text, path)
+
+
+async def check_file(
+    path: Path, folder: Path | None, *, bytes_per_batch: int, params: Check | None = None
+) -> FileSource:
+    """Check one file, as `check_files` checks several."""
+    source = await check_files([path], folder, bytes_per_batch=bytes_per_batch, params=params)
+    assert isinstance(source, FileSource)
+    return source
+
+
+async def check_files(
+    paths: Sequence[Path], folder: Path | None, *, bytes_per_batch: int, params: Check | None = None
+) -> FileSource | FilesSource:
+    """Check files from end to end, which are one input in this order; nothing is promised or sent.
+
+    Args:
+        paths: the files.
+        folder: where the digests of their custom_ids may be kept meanwhile; None keeps them in memory.
+        bytes_per_batch: what a request must fit into.
+        params: checks params; else any will do.
+
+    Raises:
+        BadRequest: with up to twenty problems, each with line and custom_id, and with its file if there are several.
+        ConfigError: a file cannot be read, is of another kind, or there is no request.
+
+    """
+    named = ", ".join(map(str, paths[:3])) + ", …" * (len(paths) > 3)
+    open_all = partial(open_input, paths, longest=2 * bytes_per_batch)
+    for path in paths:
+        await threads.run(check_beginning, path, longest=2 * bytes_per_batch)
     with ExitStack() as open_:
-        file = await threads.opened(FileInput.close, FileInput, path, longest=2 * bytes_per_batch)
+        file = await threads.opened(_close, open_all)
         open_.callback(file.close)
-        size, mtime_ns = file.stat()
+        stats = file.stats()
         try:
             async with _closing(Heaps(folder)) as heaps:
-                check = await _check(file, heaps, bytes_per_batch)
+                check = await _check(file, heaps, bytes_per_batch, params)
                 different = await heaps.all_different()
             if not different:  # once more, to say where
-                again = await threads.opened(FileInput.close, FileInput, path, longest=2 * bytes_per_batch)
+                again = await threads.opened(_close, open_all)
                 open_.callback(again.close)
-                async with _closing(SeenIds(folder)) as seen:
-                    check = await _check(again, seen, bytes_per_batch)
-                if not check.problems or again.stat() != (size, mtime_ns):
-                    raise _changed(path)
+                async with _closing(SeenIds(folder, again.place)) as seen:
+                    check = await _check(again, seen, bytes_per_batch, params)
+                if not check.problems.total or again.stats() != stats:
+                    raise _changed(named)
         except OSError as failure:
-            raise _cannot_check(path, folder, failure) from failure
-        if check.problems:
-            first, *more = check.problems
-            raise BadRequest(first.line, first.custom_id, first.why, more=more, total=check.total)
+            raise _cannot_check(named, folder, failure) from failure
+        if (bad := check.problems.error()) is not None:
+            raise bad
         if check.rows == 0:
-            raise ConfigError(f"input {path} holds no request")
-        sha256 = await threads.run(file.sha256)
-        if file.stat() != (size, mtime_ns):
-            raise _changed(path)
-    return FileSource(path=str(path), size=size, mtime_ns=mtime_ns, sha256=sha256, rows=check.rows)
+            raise ConfigError(f"input {named} holds no request")
+        sha256s = await threads.run(file.sha256s)
+        if file.stats() != stats:
+            raise _changed(named)
+    files = [
+        FilePart(path=str(path), size=size, mtime_ns=mtime_ns, sha256=sha256)
+        for path, (size, mtime_ns), sha256 in zip(paths, stats, sha256s, strict=True)
+    ]
+    return source_of(files, check.rows)
+
+
+def _close(file: FileInput | FilesInput) -> None:
+    file.close()
 
 
 @asynccontextmanager
@@ -534,8 +722,12 @@ async def _closing(seen: S) -> AsyncGenerator[S, None]:
         await threads.clean_up(seen.close)  # a large file is freed
 
 
-async def _check(file: FileInput, seen: Heaps | SeenIds, bytes_per_batch: int) -> _Check:
-    check = _Check(seen, bytes_per_batch)
+async def _check(
+    file: FileInput | FilesInput, seen: Heaps | SeenIds, bytes_per_batch: int, params: Check | None
+) -> _Check:
+    if params is not None:
+        params.begin(file.place)
+    check = _Check(seen, bytes_per_batch, params, Problems(file.place))
     while await threads.run(check.turn, file):
         pass
     return check
@@ -544,25 +736,23 @@ async def _check(file: FileInput, seen: Heaps | SeenIds, bytes_per_batch: int) -
 class _Check:
     """What was found in a file so far."""
 
-    def __init__(self, seen: Heaps | SeenIds, bytes_per_batch: int) -> None:
+    def __init__(self, seen: Heaps | SeenIds, bytes_per_batch: int, params: Check | None, problems: Problems) -> None:
         self._seen = seen
         self._bytes_per_batch = bytes_per_batch
+        self._params = params
         self._header_sets: set[frozenset[str]] = set()
         self.rows = 0
         """Requests that can be read."""
-        self.problems: list[BadRequest] = []
-        """The first twenty, in the order of the file."""
-        self.total = 0
-        """How many problems there are."""
+        self.problems = problems
 
-    def turn(self, file: FileInput) -> bool:
+    def turn(self, file: FileInput | FilesInput) -> bool:
         """Check about a megabyte; False once nothing is left that can be read."""
         weight = 0
         while weight < BLOCK:
             try:
                 block = file.block()
             except BadRequest as bad:  # nothing after this line can be read
-                self.problems, self.total = [*self.problems[: PROBLEMS - 1], bad], self.total + 1
+                self.problems.add([bad])
                 return False
             if block is None:
                 return False
@@ -573,7 +763,7 @@ class _Check:
 
     def _takes(self, block: Lines) -> bool:
         """Note all of it, unless a line has to be looked at by itself."""
-        if body_size(1, len(block.text)) > self._bytes_per_batch or (checked := check_lines(block.text)) is None:
+        if body_size(1, len(block.text)) > self._bytes_per_batch or (checked := self._read(block.text)) is None:
             return False
         custom_ids, betas = checked
         header_sets = self._header_sets.union(map(frozenset, betas))
@@ -582,6 +772,9 @@ class _Check:
         self._header_sets = header_sets
         self._note(custom_ids, range(block.before + 1, block.before + 1 + len(custom_ids)), [])
         return True
+
+    def _read(self, text: bytes) -> tuple[list[bytes], set[tuple[str, ...]]] | None:
+        return check_lines(text, None if self._params is None else self._params.lines)
 
     def _look_at_each(self, block: Lines) -> None:
         custom_ids: list[bytes] = []
@@ -599,26 +792,25 @@ class _Check:
                 found.append(too_many_header_sets(row.custom_id, number))
             if (too_large := check_size(row, number, self._bytes_per_batch)) is not None:
                 found.append(too_large)
+            if self._params is not None:
+                found += self._params.row(row, number)
             custom_ids.append(row.custom_id)
             numbers.append(number)
         self._note(custom_ids, numbers, found)
 
     def _note(self, custom_ids: Sequence[bytes], numbers: Sequence[int], found: list[BadRequest]) -> None:
         self.rows += len(custom_ids)
-        self._found([*found, *self._seen.add(custom_ids, numbers)])
-
-    def _found(self, problems: list[BadRequest]) -> None:
-        self.total += len(problems)
-        if problems:
-            self.problems = sorted([*self.problems, *problems], key=lambda bad: bad.line)[:PROBLEMS]
+        self.problems.add([*found, *self._seen.add(custom_ids, numbers)])
 
 
-def _changed(path: Path) -> ConfigError:
-    return ConfigError(f"input {path} changed while it was checked; run again once it is complete")
+def _changed(named: str) -> ConfigError:
+    return ConfigError(f"input {named} changed while it was checked; run again once it is complete")
 
 
-def _cannot_check(path: Path, folder: Path, failure: OSError) -> ConfigError:
-    return ConfigError(f"input {path} cannot be checked in {folder}: {failure}; free the disk")
+def _cannot_check(named: str, folder: Path | None, failure: OSError) -> ConfigError:
+    if folder is None:
+        return ConfigError(f"input {named} cannot be checked: {failure}")
+    return ConfigError(f"input {named} cannot be checked in {folder}: {failure}; free the disk")
 
 
 async def file_sha256(path: Path) -> str:
@@ -643,10 +835,15 @@ class IterableInput:
         self._requests = requests
         self._digest = blake2b(digest_size=16)
         self._number = 0
+        self._head: list[str] = []
 
     def digest(self) -> str:
         """Of every row given out so far, in order: custom_id, params and betas."""
         return self._digest.copy().hexdigest()
+
+    def head(self) -> str:
+        """A short digest of each of the first rows, one after the other."""
+        return "".join(self._head)
 
     async def blocks(self, *, most: int) -> AsyncGenerator[list[Numbered], None]:
         """The rows, about a megabyte at a time, and no more than `most`.
@@ -667,8 +864,7 @@ class IterableInput:
                         await checkpoint()
                         turn = perf_counter() + TURN
                     self._number += 1
-                    read = from_line if isinstance(request, bytes) else from_object
-                    row = read(request, self._number)  # type: ignore[arg-type]  # bytes go to the one that takes bytes
+                    row = read_row(request, self._number)
                     block.append(Numbered(row, self._number))
                     weight += len(row.params) + 64
                     if weight >= BLOCK or len(block) >= most:
@@ -682,12 +878,10 @@ class IterableInput:
             yield block
 
     def note(self, row: Row) -> None:
-        """Take a row into the digest."""
-        update = self._digest.update
-        for part in (row.custom_id, row.params, *(beta.encode() for beta in row.betas)):
-            update(b"%d:" % len(part))
-            update(part)
-        update(b";")
+        """Take a row into the digests."""
+        _digest_row(self._digest, row)
+        if len(self._head) < HEAD_ROWS:
+            self._head.append(_short_digest(row))
 
     async def _items(self) -> AsyncGenerator[object, None]:
         requests = self._requests
@@ -698,8 +892,62 @@ class IterableInput:
                 async for request in coming:
                     yield request
             return
-        if isinstance(requests, Mapping | Request) or not isinstance(requests, Iterable):
-            kind = type(self._requests).__name__
-            raise ConfigError(f"requests must be a path, an iterable or an async iterable, got {kind}")
-        for request in cast("Iterable[object]", requests):
+        for request in _iterable(requests):
             yield request
+
+
+def read_row(request: object, number: int) -> Row:
+    """Check one request of an iterable.
+
+    Raises:
+        BadRequest: it cannot be sent.
+
+    """
+    read = from_line if isinstance(request, bytes) else from_object
+    return read(request, number)  # type: ignore[arg-type]  # bytes go to the one that takes bytes
+
+
+def not_empty(requests: object) -> object:
+    """The same requests, of which at least one is there. An async iterable is not looked at: it may wait for its first.
+
+    Raises:
+        ConfigError: there is none, or it is not an iterable.
+        Exception: what the caller's iterable raises.
+
+    """
+    if isinstance(requests, AsyncIterable):
+        return cast("object", requests)
+    coming = iter(_iterable(requests))
+    for first in coming:
+        return cast("object", requests) if isinstance(requests, Collection) else chain([first], coming)
+    raise ConfigError("the iterable holds no request; nothing was begun")
+
+
+def other_row(head: str, row: Row, number: int) -> str | None:
+    """How a row, counted from 1, differs from the one that a job began with; None if it does not, or is not kept."""
+    begin = 2 * HEAD_BYTES * (number - 1)
+    kept = head[begin : begin + 2 * HEAD_BYTES]
+    if not kept or kept == _short_digest(row):
+        return None
+    custom_id = msgspec.json.decode(row.custom_id, type=str)
+    return f"other requests: its row {number} is not this one's (custom_id {custom_id[:80]!r})"
+
+
+def _iterable(requests: object) -> Iterable[object]:
+    if isinstance(requests, Mapping | Request) or not isinstance(requests, Iterable):
+        kind = type(requests).__name__  # pyright: ignore[reportUnknownArgumentType]
+        raise ConfigError(f"requests must be a path, an iterable or an async iterable, got {kind}")
+    return cast("Iterable[object]", requests)
+
+
+def _digest_row(into: blake2b, row: Row) -> None:
+    for part in (row.custom_id, row.params, *(beta.encode() for beta in row.betas)):
+        into.update(b"%d:" % len(part))
+        into.update(part)
+    into.update(b";")
+
+
+def _short_digest(row: Row) -> str:
+    digest = blake2b(digest_size=HEAD_BYTES)
+    _digest_row(digest, row)
+    return digest.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from abatch.errors import JobFailed, JobStopped
+from abatch.errors import JobFailed, JobStopped, ManagerClosed
 from abatch.facts import CancelWished
 from abatch.journal import Entry
 from abatch.places import absolute_url
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from abatch.ledger import JobRecord, Ledger, Progress
     from abatch.poller import Scope
     from abatch.prices import PriceList
-    from abatch.result import Summary
+    from abatch.result import Failure, Summary
     from abatch.runner import HandedOver, JobRun
 
 __all__ = ["Job"]
@@ -72,6 +72,18 @@ class Job:
         """What the job came to so far; final once it is done."""
         return self._job.summary(self._prices)
 
+    async def failures(self) -> tuple[Failure, ...]:
+        """Why requests did not succeed so far: up to twenty groups by type and message, and a rest; the largest first.
+
+        They are kept in the journal, so this needs neither the destination nor the API. Results that an abatch
+        without these groups collected are not in them.
+
+        Raises:
+            JournalCorrupt: a fact cannot be read.
+
+        """
+        return await self._ledger.failures(self._job)
+
     async def cancel(self) -> None:
         """Ask to cancel: durable at once, also across a restart.
 
@@ -92,6 +104,7 @@ class Job:
             JobFailed: only with `check`.
             JobStopped: it cannot go on until somebody acts; raised after everything else is finished, or as soon as
                 several looks at its batches in a row were refused.
+            ManagerClosed: the manager is left meanwhile; raised at once.
             StillInDoubt: what is left waits for an operator.
             BackendError: its storage failed.
             Exception: what the caller's iterable raised, after the shards that were full by then are done.
@@ -99,6 +112,7 @@ class Job:
         """
         while not self._run.over.is_set():
             self._raise_if_refused()
+            self._raise_if_left()
             await self._job.change()  # it is woken by its facts, at the end of its run, and by trouble of its scope
         self._raise_if_unfinished()
         summary = self.summary()
@@ -106,31 +120,48 @@ class Job:
             raise JobFailed(summary)
         return summary
 
+    async def check_results(self) -> None:
+        """Make sure that the results of a finished job are where they were put, every part in its size; none is read.
+
+        Raises:
+            BackendError: they are not; `BatchManager.redrain` reads again what is gone.
+
+        """
+        if self.done and (wrong := await self._run.what_is_wrong()) is not None:
+            raise wrong
+
     async def results(self) -> AsyncIterator[Result]:
         """Every result, shard by shard in the order they were sealed; follows a running job to its end.
 
         The same after a restart, from the beginning. About a mebibyte is held in memory at a time, or a few longer
         lines.
 
-        What `wait` raises is raised after the last result there is.
+        What `wait` raises is raised after the last result there is; ManagerClosed at once.
         """
         given = 0
         while True:
-            if given < self._job.sealed_count and (sealed := await self._run.sealed_since(given)):
-                # the backend of a finished job was closed: this connects it again, and verifies every part
-                async with self._run.reading() as backend:
-                    while sealed:
-                        for each in sealed:
-                            given += 1
-                            async for raw in backend.read(each):
-                                yield Result(raw)
-                        sealed = await self._run.sealed_since(given)
+            if given < self._job.sealed_count:
+                self._raise_if_left()
+                try:
+                    if sealed := await self._run.sealed_since(given):
+                        async with self._run.reading() as backend:  # reconnects and checks all parts of a finished job
+                            while sealed:
+                                for each in sealed:
+                                    given += 1
+                                    async for raw in backend.read(each):
+                                        yield Result(raw)
+                                        self._raise_if_left()
+                                sealed = await self._run.sealed_since(given)
+                except Exception:
+                    self._raise_if_left()  # its backend or journal was closed meanwhile
+                    raise
             if self._run.over.is_set():
                 if await self._run.sealed_since(given):
                     continue
                 self._raise_if_unfinished()
                 return
             self._raise_if_refused()
+            self._raise_if_left()
             await self._job.change()
 
     def _raise_if_unfinished(self) -> None:
@@ -139,6 +170,10 @@ class Job:
         why = None if self._handed is None else self._handed.cut_short
         if (why := why or self._run.verdict()) is not None:
             raise why
+
+    def _raise_if_left(self) -> None:
+        if self._run.left:
+            raise ManagerClosed(self.key)
 
     def _raise_if_refused(self) -> None:
         if self._handed is not None and self._handed.error is not None:

@@ -167,7 +167,9 @@ class Journal:
         path = folder / "journal.db"
         lock = None
         if not drive and not path.exists():
-            raise ConfigError(f"there is no journal in {folder}; name the folder with --journal")
+            raise ConfigError(
+                f"there is no journal in {folder}: no run has made one there yet; --journal names another folder"
+            )
         try:
             if drive:
                 for part in (folder, folder / "spool", folder / "missing", folder / "ids"):

@@ -29,6 +29,7 @@ from abatch.facts import (
     DuplicateSeen,
     Ended,
     FileSource,
+    FilesSource,
     Finished,
     Found,
     LostWished,
@@ -48,6 +49,7 @@ from abatch.facts import (
 from abatch.facts import Held as HeldFact
 from abatch.facts import Lost as LostFact
 from abatch.facts import Rejected as RejectedFact
+from abatch.failures import MOST_OF_JOB, Failures
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import (
     Dead,
@@ -65,8 +67,9 @@ from abatch.lifecycle import (
 )
 from abatch.parked import REMEMBERED, note
 from abatch.places import absolute_url, is_local, shown
-from abatch.prices import BATCH_DISCOUNT
+from abatch.prices import MOST_SPENDS, OTHER_MODELS, TOO_MANY
 from abatch.result import Summary, Usage
+from abatch.stops import add_stops
 from abatch.threads import whole
 
 if TYPE_CHECKING:
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
     from abatch.facts import Headers, SealedRecord, ShardFact
     from abatch.journal import Journal, Recorded
     from abatch.prices import PriceList
+    from abatch.result import Failure
 
 __all__ = ["JobRecord", "Ledger", "Progress", "ShardRecord"]
 
@@ -129,6 +133,7 @@ class Progress:
     """How far a job is, in requests unless named otherwise."""
 
     planned: int = 0
+    """Checked, and cut into shards."""
     submitted: int = 0
     """In a batch, or in doubt, now or before."""
     in_flight: int = 0
@@ -136,14 +141,19 @@ class Progress:
     sealed: int = 0
     """With their final line in the destination, or known missing."""
     failed: int = 0
-    """Of the sealed: not succeeded."""
+    """Of the sealed: not succeeded, or missing."""
+    missing: int = 0
+    """Of the failed: their result cannot be got."""
     batches: int = 0
+    """Batches that the API took, ended or not."""
     batches_in_flight: int = 0
+    """Of these: not ended."""
     in_doubt: int = 0
-    """Shards."""
+    """Shards whose create was not answered."""
     held: int = 0
-    """Shards."""
+    """Shards of which only an operator can say what became of them."""
     retried: int = 0
+    """Requests that were sent again because they expired or failed for a passing reason."""
     total: int | None = None
     """All requests of the job, where that is known."""
 
@@ -161,7 +171,9 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     batches: int
     retried: int
     spends: tuple[Spend, ...]
-    """One per model and price step."""
+    """One per model, price step, place of inference, and what has no price."""
+    stops: tuple[tuple[str, int], ...] = ()
+    """Answers per stop reason; the most frequent first."""
     submitted: int = 0
     """Requests that were sent; of a finished job."""
 
@@ -177,17 +189,23 @@ class JobRecord:
     started_at: float
     changed_at: float
     cut: Cut = field(default_factory=lambda: Cut(rows=0))
+    head: str = ""
+    """Of its first cut; let go with the shards."""
     shards: dict[int, ShardRecord] = field(default_factory=dict[int, ShardRecord])
     open_shards: dict[int, ShardRecord] = field(default_factory=dict[int, ShardRecord])
     """Those of them of which something is still to be done."""
     missing_shards: list[int] = field(default_factory=list[int])
     """Those of which rows have no result."""
+    listed: tuple[str, ...] = ()
+    """SHA-256 of each list of missing requests that the destination may hold from before a shard was reopened."""
     header_sets: frozenset[Headers] = frozenset()
     """Of all its shards."""
     sealed_order: list[int] = field(default_factory=list[int])
     """Shards in the order their results were sealed."""
     wishes: dict[int, ResolveWished | LostWished] = field(default_factory=dict[int, ResolveWished | LostWished])
     """An operator's last word on each shard that is not settled."""
+    refused: frozenset[int] = frozenset()
+    """Shards on which the last word was refused: the API said otherwise."""
     stopped: Stopped | None = None
     finished: Finished | None = None
     duplicates: frozenset[str] = frozenset()
@@ -266,6 +284,7 @@ class JobRecord:
         if not self.missing_shards:
             self.missing_shards = _NO_ORDER
         self.header_sets = frozenset()
+        self.head = ""
         self._cancelling = None
 
     def take_shards_back(self, full: JobRecord) -> None:
@@ -274,7 +293,9 @@ class JobRecord:
         self.open_shards = full.open_shards
         self.sealed_order = full.sealed_order
         self.missing_shards = full.missing_shards
+        self.listed = full.listed
         self.header_sets = full.header_sets
+        self.head = full.head
         self._sums = None
 
     async def wish(self) -> None:
@@ -312,17 +333,20 @@ class JobRecord:
             case Cut():
                 self.cut = fact
                 self.cuts += 1
+                self.head = fact.head or self.head
             case CancelWished():
                 self.cancel_wished = True
                 if self._cancelling is not None:
                     self._cancelling.set()
             case ResolveWished() | LostWished():
                 self.wishes[fact.shard] = fact
+                self.refused -= {fact.shard}
                 if self._wished is not None:
                     self._wished.set()
                     self._wished = None
             case WishRefused():
                 self.wishes.pop(fact.shard, None)
+                self.refused |= {fact.shard}
             case DuplicateSeen():
                 self.duplicates |= {fact.batch_id}
             case Stopped():
@@ -360,6 +384,8 @@ class JobRecord:
                     shard.committed_at = fact.date
             case Found() | Withdrawn() | HeldFact() | LostFact() | Ended():
                 self.wishes.pop(number, None)  # an earlier answer was about the attempt just settled
+                if not isinstance(fact, HeldFact):
+                    self.refused -= {number}
             case Drained() | Abandoned():
                 self.wishes.pop(number, None)
                 if number not in self._reopened:
@@ -373,6 +399,8 @@ class JobRecord:
                 self.open_shards[number] = shard
                 if number in self.missing_shards:
                     self.missing_shards.remove(number)
+                if fact.listed and fact.listed not in self.listed:
+                    self.listed += (fact.listed,)
             case Split():
                 self.open_shards.pop(number)
             case _:
@@ -394,11 +422,12 @@ class JobRecord:
                 submitted=self._sums.submitted,
                 sealed=counts.total + missing,
                 failed=counts.total - counts.succeeded + missing,
+                missing=missing,
                 batches=self._sums.batches,
                 retried=self._sums.retried,
                 total=self._total,
             )
-        submitted = in_flight = sealed = failed = batches = flying = in_doubt = held = retried = 0
+        submitted = in_flight = sealed = failed = missing = batches = flying = in_doubt = held = retried = 0
         for shard in self.shards.values():
             rows, first = shard.planned.rows, shard.planned.trial == 1
             match shard.state:
@@ -420,6 +449,7 @@ class JobRecord:
                     batches += shard.batch_id is not None
                     sealed += end.counts.total + end.missing
                     failed += end.counts.total - end.counts.succeeded + end.missing
+                    missing += end.missing
                     retried += end.retried
                 case Dead(end=Abandoned() as end):
                     sealed += end.counts.total
@@ -436,6 +466,7 @@ class JobRecord:
             in_flight=in_flight,
             sealed=sealed,
             failed=failed,
+            missing=missing,
             batches=batches,
             batches_in_flight=flying,
             in_doubt=in_doubt,
@@ -447,17 +478,28 @@ class JobRecord:
     @property
     def _total(self) -> int | None:
         source = self.submitted.source
-        return self.cut.rows if self.cut.last else source.rows if isinstance(source, FileSource) else None
+        return self.cut.rows if self.cut.last else source.rows if isinstance(source, FileSource | FilesSource) else None
 
     @property
     def missing(self) -> int:
         """How many of its requests have no result."""
         return self._totals().missing
 
+    def failures(self) -> tuple[Failure, ...]:
+        """What did not succeed so far, in few groups; of a job whose shards are here, see `Ledger.failures`."""
+        found = Failures(MOST_OF_JOB)
+        for shard in self.shards.values():
+            match shard.state:
+                case Done(drained=end) | Dead(end=Abandoned() as end):
+                    found.update(end.failures)
+                case _:
+                    pass
+        return found.groups
+
     def summary(self, prices: PriceList) -> Summary:
         """What the job came to so far; complete once it is finished."""
         totals = self._totals()
-        counts, total = totals.counts, prices.total(totals.spends)
+        counts, bill = totals.counts, prices.bill(totals.spends)
         return Summary(
             key=self.key,
             location=self.location,
@@ -473,24 +515,34 @@ class JobRecord:
             duplicates=len(self.duplicates),
             seconds=self.changed_at - self.started_at,
             usage=sum((spend.usage for spend in totals.spends), Usage()),
-            cost=None if total is None else total * BATCH_DISCOUNT,
-            synchronous_cost=total,
+            stop_reasons=dict(totals.stops),
+            cost=bill.batch,
+            synchronous_cost=bill.synchronous,
+            unpriced=bill.unpriced,
+            prices_of=prices.date,
         )
 
     def _totals(self) -> Totals:
         if self._sums is not None:
             return self._sums
         counts, missing, batches, retried = Counts(), 0, 0, 0
-        spent: dict[tuple[str, bool], Usage] = {}
+        spent: dict[tuple[str, bool, str, tuple[str, ...]], Usage] = {}
+        stops: dict[str, int] = {}
         for shard in self.shards.values():
             match shard.state:
                 case Done(drained=end):
                     counts += end.counts
                     missing += end.missing
                     retried += end.retried
+                    add_stops(stops, end.stops)
                     for spend in end.spend:
-                        bucket = intern(spend.model), spend.long  # jobs have few models between them
-                        spent[bucket] = spent.get(bucket, Usage()) + spend.usage
+                        usage = spend.usage
+                        # jobs have few models between them
+                        bucket = (intern(spend.model), spend.long, usage.inference_geo, usage.unpriced)
+                        if bucket not in spent and len(spent) >= MOST_SPENDS:
+                            bucket = (OTHER_MODELS, False, "", (TOO_MANY,))
+                            usage = msgspec.structs.replace(usage, inference_geo="", unpriced=bucket[3])
+                        spent[bucket] = spent[bucket] + usage if bucket in spent else usage
                     batches += shard.batch_id is not None
                 case Dead(end=Abandoned() as end):
                     counts += end.counts
@@ -498,8 +550,14 @@ class JobRecord:
                     batches += shard.batch_id is not None
                 case _:
                     pass
-        spends = tuple(Spend(model=model, long=long, usage=usage) for (model, long), usage in spent.items())
-        return Totals(counts=counts, missing=missing, batches=batches, retried=retried, spends=spends)
+        return Totals(
+            counts=counts,
+            missing=missing,
+            batches=batches,
+            retried=retried,
+            spends=tuple(Spend(model=key[0], long=key[1], usage=usage) for key, usage in spent.items()),
+            stops=tuple(sorted(stops.items(), key=lambda stop: (-stop[1], stop[0]))),
+        )
 
 
 class Ledger:
@@ -595,6 +653,15 @@ class Ledger:
         full.duplicates = job.duplicates
         full.changed_at = job.changed_at
         return full
+
+    async def failures(self, job: JobRecord) -> tuple[Failure, ...]:
+        """What did not succeed so far of a job, in few groups; of a finished job they are read from the journal.
+
+        Raises:
+            JournalCorrupt: a fact cannot be read, or does not follow from those before it.
+
+        """
+        return (await self.in_full(job)).failures()
 
     async def take_back(self, job: JobRecord) -> None:
         """Have the shards of a finished job here again, until it is finished once more or `let_go`.

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
+import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -17,23 +20,52 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableMapping
 
-__all__ = ["log", "redact", "redacted"]
+__all__ = ["log", "ranges", "redact", "redacted", "without_none"]
+
+
+def without_none(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The event without what is not known of it; a processor."""
+    return {name: value for name, value in event.items() if value is not None}
+
 
 _plain: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
     logging.getLogger("abatch"),
     wrapper_class=structlog.stdlib.BoundLogger,
     processors=[
         structlog.stdlib.filter_by_level,
+        without_none,
         structlog.processors.KeyValueRenderer(key_order=["event"]),
     ],
 )
 
 
 class _Log:
-    """The application's structlog where it configured one, else the standard library's logger `abatch`."""
+    """The application's structlog where it configured one, else the standard library's logger `abatch`.
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a bound logger has
-        return getattr(structlog.get_logger("abatch") if structlog.is_configured() else _plain, name)
+    An event that cannot be written is dropped, as the standard library does: a full disk under a log file must not end
+    the work that is logged. The first one that is dropped is reported on stderr.
+    """
+
+    def __init__(self) -> None:
+        self._reported = False
+
+    def __getattr__(self, level: str) -> Any:  # noqa: ANN401 - the methods of a bound logger that write
+        def write(event: str, **keys: object) -> None:
+            logger = structlog.get_logger("abatch") if structlog.is_configured() else _plain
+            try:
+                getattr(logger, level)(event, **keys)
+            except Exception as failure:  # noqa: BLE001 - a processor or stream of the application may raise anything
+                self._report(failure)
+
+        return write
+
+    def _report(self, failure: Exception) -> None:
+        if self._reported:
+            return
+        self._reported = True
+        told = redacted("".join(traceback.format_exception(failure)))
+        with suppress(OSError, ValueError, AttributeError):  # stderr may be full, closed, or none at all
+            sys.stderr.write(f"abatch cannot write its log; what it logs meanwhile is lost, the work goes on.\n{told}")
 
 
 log: structlog.typing.FilteringBoundLogger = cast("structlog.typing.FilteringBoundLogger", _Log())
@@ -77,3 +109,14 @@ def _redacted(value: object) -> object:
             return [_redacted(each) for each in cast("Iterable[object]", value)]
         case _:
             return value
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers in their order, neighbours put together: `1-3, 7`."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)

@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import defaultdict
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 from weakref import WeakValueDictionary
 
 import anyio
+from msgspec.structs import replace
 
 from abatch import threads, wire
 from abatch.backend import Backend, JobRef, connect, normalize
@@ -23,21 +24,23 @@ from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
 from abatch.disk import remove
 from abatch.driver import Stop
 from abatch.durations import KEPT_FOR
-from abatch.errors import ConfigError, JobConflict, JournalError
-from abatch.facts import DuplicateSeen, FileSource, Headers, IterableSource, Submitted
-from abatch.intake import check_file, file_sha256
+from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError
+from abatch.facts import DuplicateSeen, Headers, IterableSource, Submitted, files_of, source_of
+from abatch.intake import HEAD_ROWS, check_files, file_sha256, not_empty, other_row, read_row
 from abatch.job import Job
 from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
 from abatch.lifecycle import Done, Held, InDoubt, Lost, doubt_of
+from abatch.lifetime import Lifetime
 from abatch.log import log
 from abatch.move import move
-from abatch.places import absolute, absolute_url, folder_of, is_text, relative, relative_url
-from abatch.planner import spool_needed
+from abatch.params import check_of
+from abatch.places import absolute, absolute_url, folder_of, is_text, relative, relative_url, shown
+from abatch.planner import log_doubts, spool_needed
 from abatch.poller import Scope
 from abatch.prices import load as load_prices
 from abatch.redrain import reopen_missing_parts
-from abatch.request import HEADER_VALUE
+from abatch.request import HEADER_VALUE, exact, paths_of
 from abatch.runner import HandedOver, JobRun, Workshop
 from abatch.survey import Survey, Surveys
 
@@ -66,7 +69,9 @@ class BatchManager:
             summary = await job.wait()
 
     Leaving the block, however it is left, starts nothing new, gives creates past their commit point up to 30
-    seconds for their answer, and loses nothing. It installs no signal handlers and configures no logging.
+    seconds for their answer, and loses nothing. Whoever waits for one of its jobs then gets ManagerClosed at once.
+    The block may be left by another task than the one that entered it, as fixtures of pytest-asyncio and cells of a
+    notebook do. It installs no signal handlers and configures no logging.
 
     Args:
         journal: the folder of the journal; made if it is not there.
@@ -99,7 +104,7 @@ class BatchManager:
         self._config = config or Config()
         self._resume = resume
         self._prices = load_prices(prices)
-        self._lifetime: AsyncExitStack | None = None
+        self._lifetime: Lifetime | None = None
         self._runs: dict[int, JobRun] = {}
         self._spare: WeakValueDictionary[int, JobRun] = WeakValueDictionary()
         """Those of finished jobs: they live as long as somebody has a handle."""
@@ -114,20 +119,31 @@ class BatchManager:
     async def __aenter__(self) -> Self:
         if self._lifetime is not None:
             raise RuntimeError("a BatchManager is entered once")
-        self._lifetime = AsyncExitStack()
-        await self._lifetime.enter_async_context(self._run())
+        self._lifetime = Lifetime(self._run())
+        await self._lifetime.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._lifetime is not None
-        await self._lifetime.__aexit__(kind, error, trace)
+        await self._lifetime.leave()
+
+    def close(self) -> None:
+        """Begin to leave, without waiting; the block is still to be left, and waits for the rest.
+
+        For a signal handler, by `loop.call_soon_threadsafe`: a server that first waits for its connections, and then
+        ends the application, would wait for every client that reads results of an unfinished job.
+        """
+        if self._open and self._lifetime is not None:
+            self._open = False
+            self._lifetime.begin_to_leave()
 
     # ---- lifetime ---------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def _run(self) -> AsyncGenerator[None, None]:
+        """Everything that runs between entering and leaving; `Lifetime` gives it a task of its own."""
         async with AsyncExitStack() as open_:
             self._client = await self._make_client()  # first: without a key nothing is made
             open_.push_async_callback(self._client.aclose)
@@ -151,7 +167,6 @@ class BatchManager:
                 guard_checked=self._guard_checked,
                 stop=self._stop,
             )
-            left: BaseException | None = None
             try:
                 async with anyio.create_task_group() as self._group:
                     self._group.start_soon(self._follow_wishes)
@@ -162,19 +177,11 @@ class BatchManager:
                     self._open = True
                     try:
                         yield
-                    except BaseException as error:
-                        left = error
-                        raise
                     finally:
-                        await self._leave()
                         self._open = False
+                        await self._leave()
             except BaseExceptionGroup as several:
-                for broken in _leaves(several):
-                    if broken is not left:  # what broke here, not the cancellation that it caused
-                        raise broken from None
-                if left is not None:
-                    raise left from None
-                raise
+                raise _leaves(several)[0] from None
             finally:
                 with anyio.CancelScope(shield=True):
                     for run in [*self._runs.values(), *self._spare.values()]:
@@ -369,8 +376,7 @@ class BatchManager:
         if run is None:
             to = job.to
             run = JobRun(self._shop, job, destination=absolute_url(self._folder, to) if to else None)
-            if isinstance(job.submitted.source, FileSource):
-                run.input_path = absolute(self._folder, job.submitted.source.path)
+            run.input_paths = tuple(absolute(self._folder, file.path) for file in files_of(job.submitted.source))
             self._keep(run)
         return run
 
@@ -438,7 +444,7 @@ class BatchManager:
             raise ConfigError(f"journal {self._folder} has no job {key!r}")
         async with self._one_at_a_time(key):
             run = self._run_of(job)
-            shards = await reopen_missing_parts(run, self._ledger, self._client, run.input_path)
+            shards = await reopen_missing_parts(run, self._ledger, self._client, run.input_paths)
             if shards:
                 self._look(job)
             return shards
@@ -457,11 +463,13 @@ class BatchManager:
         """Hand over a job, or hand it over again: the same key with the same content goes on, or is done at once.
 
         Returns when the job's first fact is durable: from then on it survives any crash. A file is checked before
-        that; an iterable is checked as it is read.
+        that; an iterable is checked as it is read. One that is empty is refused, and leaves no job; an async one may
+        wait for its first request, so that it is empty is found by `wait`, and its key then takes other requests.
 
         Args:
-            requests: a path to JSON lines (`.gz`, `.zst`), or an iterable or async iterable of `Request` or
-                `{"custom_id", "params"}`, optionally with `betas` of its own.
+            requests: a path to JSON lines (`.gz`, `.zst`), a list or tuple of such paths, which are read one behind
+                the other, or an iterable or async iterable of `Request` or `{"custom_id", "params"}`, optionally with
+                `betas` of its own.
             to: the destination's URL or path, or a Backend of your own.
             key: the job's name, `[A-Za-z0-9][A-Za-z0-9._-]{0,99}`; for a path it may be left out.
             betas: values of `anthropic-beta` for every request.
@@ -471,48 +479,57 @@ class BatchManager:
 
         Raises:
             BadRequest: the file holds requests that cannot be sent; nothing was promised or sent.
-            ConfigError: an argument cannot work.
-            JobConflict: the key names a job with other content or another destination; nothing was changed.
+            ConfigError: an argument cannot work, or the iterable is empty.
+            JobConflict: the key names a job with other content or another destination; nothing was changed. A list
+                that differs in its first rows or its length is found out here, others are by `wait`.
             BackendError: the destination is another job's, or exists and is not ours.
 
         """
         self._check_open("submit")
         if not 1 <= tries <= 100:
             raise ConfigError(f"tries must be 1..100, got {tries}")
-        path = Path(requests) if isinstance(requests, str | os.PathLike) else None  # pyright: ignore[reportUnknownArgumentType]
-        if path is not None and not is_text(str(path)):
+        paths = paths_of(requests)
+        if unnamed := [path for path in paths if not is_text(str(path))]:
             raise ConfigError(
-                f"input {str(path)!r} has a name that is not UTF-8; rename it, or pass its lines as an iterable"
+                f"input {str(unnamed[0])!r} has a name that is not UTF-8; rename it, or pass its lines as an iterable"
             )
         for value in (*betas, user_profile_id, workspace_id):
             if value is not None and not HEADER_VALUE.fullmatch(value):
                 raise ConfigError(f"{value!r} cannot stand in a header")
-        headers = Headers(betas=tuple(sorted(set(betas))), user_profile_id=user_profile_id, workspace_id=workspace_id)
+        headers = Headers(
+            betas=tuple(sorted(set(map(exact, betas)))),
+            user_profile_id=None if user_profile_id is None else exact(user_profile_id),
+            workspace_id=None if workspace_id is None else exact(workspace_id),
+        )
         backend = to if isinstance(to, Backend) and not isinstance(to, str | os.PathLike) else None
         url = "" if backend is not None else relative_url(self._folder, normalize(os.fspath(to)))  # type: ignore[arg-type]
-        key = self._default_key(path, url) if key is None else key
-        key = self._moved_key(key, path, url)
+        key = self._default_key(paths, url) if key is None else exact(key)
+        key = self._moved_key(key, paths, url)
         if not KEY.fullmatch(key):
             raise ConfigError(f"key must match {KEY.pattern}, got {key!r}")
         async with self._one_at_a_time(key):
             job = self._ledger.job(key)
             if job is None:
-                source = await self._source(path)
+                if not paths:
+                    requests = cast("RequestSource", not_empty(requests))
+                source = await self._source(paths, key, headers)
                 fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries)
                 job = await self._begin(fact, backend)
             else:
-                await self._compare(job, path, url, headers)
+                await self._compare(job, paths, url, headers)
+                if not paths and isinstance(requests, list | tuple):
+                    await self._compare_first_rows(job, cast("Sequence[object]", requests))
                 if backend is not None and not job.to:  # one that was moved has another destination since
                     self._run_of(job).use(backend)
             run = self._run_of(job)
             if job.finished is not None:
                 await run.tidy()
             handed = None  # and from here to the start nothing is awaited: a run that ends lets go of what it has
-            if path is not None:
-                run.input_path = path.absolute()
+            if paths:
+                run.input_paths = tuple(path.absolute() for path in paths)
             else:
                 handed = run.hand_over(requests)
-            if job.finished is None or path is None:
+            if job.finished is None or not paths:
                 self._scope(job.submitted.headers.workspace_id).start_over()
                 if run.over.is_set():
                     self._start(run, may_submit=True, handed_over=True)
@@ -549,7 +566,7 @@ class BatchManager:
                 return handle
             run = self._run_of(job)
             async with run.paused():
-                await move(self._ledger, job, url, api=self._api, input_path=run.input_path, old=run.connected)
+                await move(self._ledger, job, url, api=self._api, input_paths=run.input_paths, old=run.connected)
                 await run.move_to(absolute_url(self._folder, url))
             if run.over.is_set() and job.finished is None:
                 self._start(run, may_submit=run.may_submit)
@@ -569,7 +586,7 @@ class BatchManager:
     async def _api(self) -> Client:
         return self._client
 
-    def default_key(self, path: Path | None, to: str) -> str:
+    def default_key(self, path: Path | Sequence[Path] | None, to: str) -> str:
         """The key of a job that was given none: the input's name and a digest of input and destination.
 
         A job that was moved keeps its key: in a manager that is entered, it is found by its new destination, too.
@@ -579,27 +596,33 @@ class BatchManager:
 
         """
         url = relative_url(self._folder, normalize(to))
-        key = self._default_key(path, url)
-        return key if self._lifetime is None else self._moved_key(key, path, url)
+        paths = () if path is None else (path,) if isinstance(path, Path) else tuple(path)
+        key = self._default_key(paths, url)
+        return key if self._lifetime is None else self._moved_key(key, paths, url)
 
-    def _moved_key(self, key: str, path: Path | None, url: str) -> str:
+    def _moved_key(self, key: str, paths: Sequence[Path], url: str) -> str:
         """The key of the job that was begun with this input and moved to this destination; else `key`."""
-        if path is None or key != self._default_key(path, url) or self._ledger.job(key) is not None:
+        if not paths or key != self._default_key(paths, url) or self._ledger.job(key) is not None:
             return key
         moved = (job for job in self._ledger.jobs.values() if job.moves and url in job.places)
-        return next((job.key for job in moved if job.key == self._default_key(path, job.submitted.to)), key)
+        return next((job.key for job in moved if job.key == self._default_key(paths, job.submitted.to)), key)
 
-    def _default_key(self, path: Path | None, url: str) -> str:
-        if path is None:
+    def _default_key(self, paths: Sequence[Path], url: str) -> str:
+        if not paths:
             raise ConfigError("an iterable has no name: give the job a key")
-        named = f"{relative(self._folder, path)}\0{url}"
-        stem = re.sub(r"[^A-Za-z0-9._-]", "-", path.name.split(".")[0]).lstrip("._-")[:80] or "job"
+        named = "\0".join([*(relative(self._folder, path) for path in paths), url])
+        stem = re.sub(r"[^A-Za-z0-9._-]", "-", paths[0].name.split(".")[0]).lstrip("._-")[:80] or "job"
         return f"{stem}-{hashlib.sha256(os.fsencode(named)).hexdigest()[:8]}"
 
-    async def _source(self, path: Path | None) -> Source:
-        if path is None:
+    async def _source(self, paths: Sequence[Path], key: str, headers: Headers) -> Source:
+        if not paths:
             return IterableSource()
-        source = await check_file(path, self._ledger.journal.folder, bytes_per_batch=self._config.bytes_per_batch)
+        params = check_of(self._config.params, betas=bool(headers.betas))
+        source = await check_files(
+            paths, self._ledger.journal.folder, bytes_per_batch=self._config.bytes_per_batch, params=params
+        )
+        if params is not None:
+            log_doubts(key, params.fresh_doubts())
         needed = spool_needed(source, self._config) + self._config.free_disk
         usage = os.statvfs(self._folder)
         free = usage.f_bavail * usage.f_frsize
@@ -608,13 +631,8 @@ class BatchManager:
                 f"journal {self._folder} needs about {needed:,} bytes of disk for this input, {free:,} are free; "
                 "free some, or put the journal on another disk"
             )
-        return FileSource(
-            path=relative(self._folder, path),
-            size=source.size,
-            mtime_ns=source.mtime_ns,
-            sha256=source.sha256,
-            rows=source.rows,
-        )
+        files = [replace(file, path=relative(self._folder, Path(file.path))) for file in files_of(source)]
+        return source_of(files, source.rows)
 
     async def _begin(self, fact: Submitted, backend: Backend | None) -> JobRecord:
         """Claim the destination, then make the job durable."""
@@ -631,21 +649,32 @@ class BatchManager:
         log.info("job_submitted", job=job.key)
         return job
 
-    async def _compare(self, job: JobRecord, path: Path | None, url: str, headers: Headers) -> None:
+    async def _compare(self, job: JobRecord, paths: Sequence[Path], url: str, headers: Headers) -> None:
         known = job.submitted
         if url not in job.places:
-            raise JobConflict(job.key, f"destination {job.to or 'a backend object'}")
+            place = f"destination {shown(absolute_url(self._folder, job.to))}" if job.to else "a backend object"
+            remedy = f"to take the job elsewhere: abatch move {job.key} --to DEST" if job.finished is None else ""
+            raise JobConflict(job.key, place, remedy=remedy)
         if known.headers != headers:
             raise JobConflict(job.key, "other betas, user profile or workspace")
-        match known.source, path:
-            case FileSource() as source, Path():
-                now = await threads.run(_stat, path)
-                if now != (source.size, source.mtime_ns) and await file_sha256(path) != source.sha256:
-                    raise JobConflict(job.key, f"other content of {source.path}")
-            case IterableSource(), None:
-                pass  # compared row by row, as it is read
-            case _:
-                raise JobConflict(job.key, "requests from another kind of source")
+        files = files_of(known.source)
+        if len(files) != len(paths):
+            raise JobConflict(job.key, "requests from another kind of source, or from more or fewer files")
+        for file, path in zip(files, paths, strict=True):  # an iterable is compared row by row, as it is read
+            now = await threads.run(_stat, path)
+            if now != (file.size, file.mtime_ns) and await file_sha256(path) != file.sha256:
+                raise JobConflict(job.key, f"other content of {file.path}")
+
+    async def _compare_first_rows(self, job: JobRecord, requests: Sequence[object]) -> None:
+        """Refuse a list that differs at its beginning or in its length; the rest is compared as it is read."""
+        head, planned = (await self._ledger.in_full(job)).head, job.cut
+        with suppress(BadRequest):  # its place is named when it is read
+            for number, request in enumerate(requests[:HEAD_ROWS], 1):
+                if (difference := other_row(head, read_row(request, number), number)) is not None:
+                    raise JobConflict(job.key, difference)
+        if len(requests) < planned.rows or (planned.last and len(requests) > planned.rows):
+            kind = "more" if len(requests) < planned.rows else "fewer"
+            raise JobConflict(job.key, f"{kind} requests: {planned.rows:,}, where these are {len(requests):,}")
 
 
 def _stat(path: Path) -> tuple[int, int]:

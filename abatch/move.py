@@ -24,12 +24,12 @@ from abatch.errors import BackendError, ConfigError, TooManyOpenFiles
 from abatch.facts import Moved, Reopened
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Done
-from abatch.log import log
+from abatch.log import log, ranges
 from abatch.places import absolute_url, shown
-from abatch.redrain import Gone, check_age, check_ids
+from abatch.redrain import Gone, check_age, check_ids, note_reopened
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from abatch.backend import Backend, Sink
@@ -51,7 +51,7 @@ async def move(
     to: str,
     *,
     api: Callable[[], Awaitable[Client]],
-    input_path: Path | None,
+    input_paths: Sequence[Path],
     old: Backend | None = None,
 ) -> list[int]:
     """Take an unfinished job to the destination `to`, a URL as the journal keeps it.
@@ -61,7 +61,7 @@ async def move(
         job: the job.
         to: the new destination.
         api: gives the API's client; asked for only if sealed results cannot be read at the old destination.
-        input_path: where the input is, for custom_ids that are kept nowhere else.
+        input_paths: where the input is, for custom_ids that are kept nowhere else.
         old: the job's backend, if it is connected.
 
     Returns:
@@ -79,7 +79,7 @@ async def move(
         if job.finished is not None:
             raise ConfigError(f"job {job.key!r} is done; copy its results from {job.location}")
         try:
-            return await _move(ledger, job, to, api=api, input_path=input_path, old=old)
+            return await _move(ledger, job, to, api=api, input_paths=input_paths, old=old)
         except Overtaken:  # another process has planned more of it, or moved it; the copies are found
             log.warning("move_overtaken", job=job.key)
     return []
@@ -91,11 +91,16 @@ async def _move(
     to: str,
     *,
     api: Callable[[], Awaitable[Client]],
-    input_path: Path | None,
+    input_paths: Sequence[Path],
     old: Backend | None,
 ) -> list[int]:
     cuts = job.cuts
-    ref = JobRef(key=job.key, lineage=ledger.journal.lineage)
+    ref = JobRef(
+        key=job.key,
+        lineage=ledger.journal.lineage,
+        missing=tuple(ledger.journal.missing / f"{shard:08d}.jsonl" for shard in sorted(job.missing_shards)),
+        listed=job.listed,
+    )  # the lists for the old destination, should it have to be assembled to be read
     new = await backends.connect(absolute_url(job.folder, to), ref)
     try:
         async with aclosing(_Source(job, ref, old)) as source:
@@ -105,14 +110,13 @@ async def _move(
     gone = _of_the_api(job, unreadable)
     if gone:
         await check_age(await api(), job, gone)
-        await check_ids(ledger, job, gone, input_path)
+        await check_ids(ledger, job, gone, input_paths)
     reopened = [
         entry for shard, _ in gone for entry in ledger.next(shard, Reopened(why=f"moved: {unreadable[shard.shard]}"))
     ]
     await ledger.record(Entry(job.job, Moved(to=to, sealed=copies), n=cuts), *reopened)
     log.info("job_moved", job=job.key, shards=len(copies))
-    for shard, state in gone:
-        log.warning("shard_reopened", job=job.key, shard=shard.shard, batch_id=state.batch_id)
+    note_reopened(job, gone)
     return [shard.shard for shard, _ in gone]
 
 
@@ -132,7 +136,7 @@ def _of_the_api(job: JobRecord, unreadable: dict[int, str]) -> list[Gone]:
         else:
             made_here.append(number)
     if made_here:
-        numbers = ", ".join(map(str, made_here))
+        numbers = ranges(made_here)
         raise BackendError(
             shown(absolute_url(job.folder, job.to)) if job.to else job.key,
             f"the sealed results of shard {numbers} cannot be read ({unreadable[made_here[0]]}), and the API has none "

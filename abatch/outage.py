@@ -54,7 +54,8 @@ class Outage:
         now = anyio.current_time()
         if self._began is None:
             self._began = now
-            self.down = StorageDown(job=self._job, since=time.time(), why=failure.why)
+            since = time.time()
+            self.down = StorageDown(job=self._job, since=since, why=failure.why, until=since + self._patience)
         deadline = self._began + self._patience
         if now >= deadline:
             why = f"{failure.why}. It has failed for {now - self._began:.0f} seconds; run again when it is available"

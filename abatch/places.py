@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from abatch.errors import ConfigError
+
 __all__ = ["absolute", "absolute_url", "folder_of", "is_local", "is_text", "relative", "relative_url", "shown"]
 
 LOCAL: Final = frozenset({"jsonl", "sqlite"})
@@ -13,8 +15,16 @@ LOCAL: Final = frozenset({"jsonl", "sqlite"})
 
 
 def folder_of(journal: str | os.PathLike[str]) -> Path:
-    """A journal's folder from the root; links stay as they were given."""
-    return Path(os.path.abspath(journal))  # noqa: PTH100 - that would follow links
+    """A journal's folder from the root; links stay as they were given.
+
+    Raises:
+        ConfigError: it is relative to a folder that is gone.
+
+    """
+    try:
+        return Path(os.path.abspath(journal))  # noqa: PTH100 - that would follow links
+    except FileNotFoundError as gone:
+        raise ConfigError("the current folder was removed; change to one that exists") from gone
 
 
 def relative(journal: Path, path: Path) -> str:

@@ -17,21 +17,26 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 from abatch import threads
 from abatch.config import BATCH_BYTES
 from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped
-from abatch.facts import Cut, FileSource, Headers
+from abatch.facts import Cut, FilePart, FileSource, FilesSource, Headers, files_of
 from abatch.intake import (
     BLOCK,
     HEADER_SETS,
     FileInput,
+    FilesInput,
     IterableInput,
     Lines,
     Numbered,
     SeenIds,
     check_size,
     file_sha256,
+    open_input,
+    other_row,
     too_many_header_sets,
 )
 from abatch.journal import Entry
+from abatch.log import log
 from abatch.pacing import LIMITS
+from abatch.params import check_of
 from abatch.request import Rows, from_checked_lines
 from abatch.spool import FREE_DISK, SpoolUnusable, SpoolWriter, guarded
 
@@ -40,9 +45,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from abatch.config import Config
+    from abatch.errors import Alike
     from abatch.ledger import JobRecord, Ledger
 
-__all__ = ["Planner", "spool_needed"]
+__all__ = ["Planner", "log_doubts", "spool_needed"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -99,10 +105,11 @@ class Planner:
         self._spool = ledger.journal.spool
         self._open: dict[Headers, _Open] = {}
         self._header_sets = set(job.header_sets)
+        self._params = check_of(config.params, betas=bool(job.submitted.headers.betas))
         self._rest: tuple[Lines, Rows, int] | None = None  # of a file's block, from the row that did not fit any more
 
-    async def run_file(self, source: FileSource, path: Path) -> None:
-        """Plan what is left of a file that was checked.
+    async def run_file(self, source: FileSource | FilesSource, *paths: Path) -> None:
+        """Plan what is left of a file that was checked, or of several.
 
         Raises:
             JobStopped: the file changed since, or the spool cannot be written.
@@ -114,25 +121,27 @@ class Planner:
             return
         rows = cut.rows
         # it was found good perhaps under a larger limit than now's
-        file = await threads.opened(FileInput.close, FileInput, path, longest=2 * BATCH_BYTES)
+        file = await threads.opened(_close, open_input, paths, longest=2 * BATCH_BYTES)
         with closing(file):
-            if (now := file.stat()) != (source.size, source.mtime_ns):
-                await self._compare(path, source)
+            now = file.stats()
+            for path, stat, then in zip(paths, now, files_of(source), strict=True):
+                if stat != (then.size, then.mtime_ns):
+                    await self._compare(path, then)
             try:
                 left = cut.rows
                 while left := await threads.run(file.skip, offset=cut.offset, rows=left):
                     pass
                 while (taken := await self._in_spool(self._fill_from, file)) is not None:
                     rows += taken.rows
-                    if file.stat() != now:
-                        raise self._changed(path)
+                    if file.stats() != now:
+                        raise self._changed(*paths)
                     if taken.full and not await self._cut(Cut(rows=rows, offset=taken.offset if file.plain else 0)):
                         return
-                if file.stat() != now or rows != source.rows:
-                    raise self._changed(path)
-                await self._cut(Cut(rows=rows, offset=now[0] if file.plain else 0, last=True))
+                if file.stats() != now or rows != source.rows:
+                    raise self._changed(*paths)
+                await self._cut(Cut(rows=rows, offset=now[0][0] if file.plain else 0, last=True))
             except BadRequest as bad:  # the line was good when it was checked
-                raise self._changed(path) from bad
+                raise self._changed(*paths) from bad
             finally:
                 await threads.clean_up(self._discard)
 
@@ -150,16 +159,19 @@ class Planner:
         before = self._job.cut
         if not before.last and not await self._may_fill():
             return
+        head = (await self._ledger.in_full(self._job)).head
         source, rows = IterableInput(requests), 0
         seen = SeenIds(self._ledger.journal.folder)
         try:
             async with aclosing(source.blocks(most=self._config.requests_per_batch)) as blocks:
                 async for block in blocks:
-                    problem = await self._in_spool(self._first_problem, seen, block)
+                    problem = await self._in_spool(self._first_problem, seen, block, before.rows)
                     good = block if problem is None else [item for item in block if item.number < problem.line]
                     known = [item for item in good if item.number <= before.rows]
                     for item in known:
                         source.note(item.row)
+                        if (difference := other_row(head, item.row, item.number)) is not None:
+                            raise JobConflict(self._job.key, difference)
                     rows += len(known)
                     if known and rows == before.rows and source.digest() != before.digest:
                         raise JobConflict(self._job.key, "other requests")
@@ -170,7 +182,7 @@ class Planner:
                         taken = await self._in_spool(self._fill_with, fresh, source)
                         fresh = fresh[taken.rows :]
                         rows += taken.rows
-                        if taken.full and not await self._cut(Cut(rows=rows, digest=source.digest())):
+                        if taken.full and not await self._cut(self._cut_of(source, rows)):
                             return
                     if problem is not None:
                         raise problem
@@ -179,18 +191,29 @@ class Planner:
             if rows == 0:
                 raise ConfigError(f"job {self._job.key!r} has no request")
             if not before.last:
-                await self._cut(Cut(rows=rows, digest=source.digest(), last=True))
+                await self._cut(self._cut_of(source, rows, last=True))
         finally:
             await threads.clean_up(self._discard, seen)
 
-    def _first_problem(self, seen: SeenIds, block: Sequence[Numbered]) -> BadRequest | None:
+    def _cut_of(self, source: IterableInput, rows: int, *, last: bool = False) -> Cut:
+        head = "" if self._job.cuts else source.head()
+        return Cut(rows=rows, digest=source.digest(), head=head, last=last)
+
+    def _first_problem(self, seen: SeenIds, block: Sequence[Numbered], sealed: int) -> BadRequest | None:
+        """The first problem of these rows; the params of those that were sealed before are not looked at again."""
+        params: list[BadRequest] = []
+        if self._params is not None:
+            for item in block:
+                if item.number > sealed:
+                    params += self._params.row(item.row, item.number)
+            log_doubts(self._job.key, self._params.fresh_doubts())
         too_large = (check_size(item.row, item.number, self._config.bytes_per_batch) for item in block)
         repeated = seen.add([item.row.custom_id for item in block], [item.number for item in block])
-        return min([*filter(None, too_large), *repeated], key=lambda bad: bad.line, default=None)
+        return min([*filter(None, too_large), *params, *repeated], key=lambda bad: bad.line, default=None)
 
     # ---- filling ----------------------------------------------------------------------------------------------
 
-    def _fill_from(self, file: FileInput) -> _Taken | None:
+    def _fill_from(self, file: FileInput | FilesInput) -> _Taken | None:
         """Put about a megabyte of a file into the open shards, less if one is full; None at the end."""
         taken = weight = 0
         while weight < BLOCK:
@@ -308,20 +331,35 @@ class Planner:
         self._open.clear()
         self._rest = None
 
-    async def _compare(self, path: Path, source: FileSource) -> None:
-        if await file_sha256(path) != source.sha256:
+    async def _compare(self, path: Path, then: FilePart) -> None:
+        if await file_sha256(path) != then.sha256:
             raise self._changed(path)
 
-    def _changed(self, path: Path) -> JobStopped:
+    def _changed(self, *paths: Path) -> JobStopped:
         return JobStopped(
             self._job.key,
-            f"input {path} changed since the job was started",
+            f"input {' or '.join(map(str, paths[:3]))} changed since the job was started",
             "Put the old content back and run again; or give the new content a key of its own.",
         )
 
 
-def spool_needed(source: FileSource, config: Config) -> int:
+def log_doubts(key: str, doubts: Sequence[Alike]) -> None:
+    """Log params that the API may refuse: each kind once, with the first lines that have it."""
+    for doubt in doubts:
+        first, *_ = doubt.examples
+        lines = ", ".join(
+            str(each.line) if each.file is None else f"{each.file}:{each.line}" for each in doubt.examples
+        )
+        log.warning("params_doubtful", job=key, why=first.why, requests=doubt.count, lines=lines)
+
+
+def _close(file: FileInput | FilesInput) -> None:
+    file.close()
+
+
+def spool_needed(source: FileSource | FilesSource, config: Config) -> int:
     """Bytes that a file's shards may take in the spool at once: those in flight and those that wait."""
     _, queue = LIMITS[config.tier]
     waiting = (config.sealed_unsent + 1) * config.requests_per_batch
-    return int(source.size / max(source.rows, 1) * min(source.rows, queue + waiting))
+    size = sum(file.size for file in files_of(source))
+    return int(size / max(source.rows, 1) * min(source.rows, queue + waiting))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from abatch.charges import merged
 from abatch.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,11 +21,24 @@ if TYPE_CHECKING:
     from abatch.facts import Spend
     from abatch.result import Usage
 
-__all__ = ["BATCH_DISCOUNT", "Price", "PriceList", "load"]
+__all__ = ["BATCH_DISCOUNT", "OLD_AFTER", "Bill", "Price", "PriceList", "days_old", "load"]
 
 BATCH_DISCOUNT: Final = 0.5
 MILLION: Final = 1_000_000
+OLD_AFTER: Final = 90
+"""Days after which the age of a price list is worth a word."""
+MOST_SPENDS: Final = 64
+"""Sums of tokens that are kept apart: by model, price step, place, and what has no price."""
+OTHER_MODELS: Final = "other models"
+"""The name under which further ones are kept, without a price."""
+TOO_MANY: Final = f"more than {MOST_SPENDS} kinds of usage"
+NO_USAGE: Final = "a result names no usage"
+LONGEST: Final = 60
+"""Characters of a model's name that are shown."""
+_PROVIDER: Final = re.compile(r"^(?:[a-z0-9-]+\.)*anthropic\.")  # anthropic., us.anthropic., global.anthropic.
+_REVISION: Final = re.compile(r"-v\d+(?::\d+)?$")
 _DATED: Final = re.compile(r"-(\d{8}|latest)$")
+_OLD_ORDER: Final = re.compile(r"(\d(?:-\d)?)-(haiku|opus|sonnet)")
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,6 +48,10 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: float
     long_input: float | None = None
     long_output: float | None = None
+    cache_write_5m: float | None = None
+    cache_write_1h: float | None = None
+    cache_read: float | None = None
+    """These three times the input price, where the model's factor is not the list's."""
 
 
 class PriceList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -43,43 +63,131 @@ class PriceList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     cache_write_5m: float = 1.25
     cache_write_1h: float = 2.0
     cache_read: float = 0.1
-    """These three times the input price."""
+    """These three times the input price, unless the model has a factor of its own."""
+    web_search: float = 10.0
+    """US dollars per 1,000 searches; a batch has no discount on them."""
+    inference_geo: dict[str, float] = msgspec.field(default_factory=lambda: {"us": 1.1})
+    """What the tokens of an answer cost times the list's price, by where it was inferred."""
     models: dict[str, Price]
+    unpriced: dict[str, str] = {}
+    """Models without a price, and the reason."""
 
     def price(self, model: str) -> Price | None:
-        """The price of a model; a dated name (`claude-haiku-4-5-20251001`) has the price of its family."""
-        return self.models.get(_DATED.sub("", model.removeprefix("claude-")))
+        """The price of a model, under any of the names that it has.
+
+        `claude-haiku-4-5-20251001` has the price of its family. So have `anthropic/claude-haiku-4.5`,
+        `us.anthropic.claude-haiku-4-5-20251001-v1:0`, `claude-haiku-4-5@20251001` and names in upper case.
+        """
+        return self.models.get(model) or self.models.get(_family(model))
 
     def cost(self, usage: Usage, model: str, *, long: bool) -> float | None:
-        """Synchronous US dollars of these tokens; None if the model is not listed."""
-        price = self.price(model)
-        if price is None:
-            return None
+        """Synchronous US dollars of this usage; None if something in it has no known price, see `why_unpriced`."""
+        return self._bill(usage, model, long=long).synchronous
+
+    def why_unpriced(self, usage: Usage, model: str) -> tuple[str, ...]:
+        """Why the cost of this usage is not known; empty if it is."""
+        reasons: list[str] = []
+        if model == OTHER_MODELS:
+            return merged(usage.unpriced)
+        if self.price(model) is None:
+            reasons.append(self.why_no_price(model))
+        if usage.inference_geo and usage.inference_geo not in self.inference_geo:
+            reasons.append(f"inference_geo {usage.inference_geo!r} has no price")
+        return merged(reasons, usage.unpriced)
+
+    def why_no_price(self, model: str) -> str:
+        """Why a model has no price."""
+        if not model:
+            return "a result names no model"
+        stated = self.unpriced.get(_family(model))
+        return f"no price for {model[:LONGEST]!r}" + (f": {stated}" if stated else "")
+
+    def total(self, spends: Iterable[Spend]) -> float | None:
+        """Synchronous US dollars of all of these; None if something in them has no known price."""
+        return self.bill(spends).synchronous
+
+    def bill(self, spends: Iterable[Spend]) -> Bill:
+        """What all of these cost."""
+        total = Bill()
+        for spend in spends:
+            total += self._bill(spend.usage, spend.model, long=spend.long)
+        return total
+
+    def _bill(self, usage: Usage, model: str, *, long: bool) -> Bill:
+        price, unpriced = self.price(model), self.why_unpriced(usage, model)
+        if price is None or unpriced:
+            return Bill(unpriced=unpriced)
         into = price.long_input if long and price.long_input is not None else price.input
         out = price.long_output if long and price.long_output is not None else price.output
         short_lived = usage.cache_creation_tokens - usage.cache_creation_1h_tokens
         weighted = (
             usage.input_tokens
-            + short_lived * self.cache_write_5m
-            + usage.cache_creation_1h_tokens * self.cache_write_1h
-            + usage.cache_read_tokens * self.cache_read
+            + short_lived * _or(price.cache_write_5m, self.cache_write_5m)
+            + usage.cache_creation_1h_tokens * _or(price.cache_write_1h, self.cache_write_1h)
+            + usage.cache_read_tokens * _or(price.cache_read, self.cache_read)
         )
-        return (weighted * into + usage.output_tokens * out) / MILLION
+        factor = self.inference_geo[usage.inference_geo] if usage.inference_geo else 1.0
+        return Bill(
+            tokens=factor * (weighted * into + usage.output_tokens * out) / MILLION,
+            searches=usage.web_search_requests * self.web_search / 1_000,
+        )
 
-    def total(self, spends: Iterable[Spend]) -> float | None:
-        """Synchronous US dollars of all of these; None if a model among them is not listed."""
-        total = 0.0
-        for spend in spends:
-            cost = self.cost(spend.usage, spend.model, long=spend.long)
-            if cost is None:
-                return None
-            total += cost
-        return total
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bill:
+    """What usage costs, in US dollars at synchronous prices."""
+
+    tokens: float = 0.0
+    searches: float = 0.0
+    """Without a discount in batches."""
+    unpriced: tuple[str, ...] = ()
+    """Why it is not known what all of it costs; then the sums are of a part."""
+
+    def __add__(self, more: Bill) -> Bill:
+        return Bill(
+            tokens=self.tokens + more.tokens,
+            searches=self.searches + more.searches,
+            unpriced=merged(self.unpriced, more.unpriced),
+        )
+
+    @property
+    def synchronous(self) -> float | None:
+        """Without batching; None if not all of it is known."""
+        return None if self.unpriced else self.tokens + self.searches
+
+    @property
+    def batch(self) -> float | None:
+        """In batches; None if not all of it is known."""
+        return None if self.unpriced else self.tokens * BATCH_DISCOUNT + self.searches
+
+
+def days_old(dated: str, today: date) -> int | None:
+    """The age of a price list in days; None if its date cannot be read."""
+    try:
+        return (today - date.fromisoformat(dated)).days
+    except ValueError:
+        return None
+
+
+def _or(own: float | None, lists: float) -> float:
+    return lists if own is None else own
+
+
+def _family(model: str) -> str:
+    """The name of a model in a price list."""
+    name = model.strip().lower().rpartition("/")[2].partition("@")[0]
+    name = _REVISION.sub("", _PROVIDER.sub("", name)).replace(".", "-").removeprefix("claude-")
+    name = _DATED.sub("", name)
+    if old := _OLD_ORDER.fullmatch(name):  # 3-5-haiku
+        name = f"{old[2]}-{old[1]}"
+    return name.removesuffix("-0")
 
 
 @lru_cache
 def load(path: str | None = None) -> PriceList:
     """The list that comes with abatch, or a user's own file, whose models are put over it.
+
+    A factor for the cache that the file leaves out of a model stays as it was.
 
     Raises:
         ConfigError: the file is not such a list.
@@ -92,4 +200,18 @@ def load(path: str | None = None) -> PriceList:
         own = msgspec.json.decode(Path(path).read_bytes(), type=PriceList)
     except (OSError, msgspec.MsgspecError) as unusable:
         raise ConfigError(f"price file {path} cannot be used: {unusable}") from unusable
-    return msgspec.structs.replace(own, models={**shipped.models, **own.models})
+    models = {name: _over(shipped.models.get(name), price) for name, price in own.models.items()}
+    return msgspec.structs.replace(
+        own, models={**shipped.models, **models}, unpriced={**shipped.unpriced, **own.unpriced}
+    )
+
+
+def _over(shipped: Price | None, own: Price) -> Price:
+    if shipped is None:
+        return own
+    return msgspec.structs.replace(
+        own,
+        cache_write_5m=shipped.cache_write_5m if own.cache_write_5m is None else own.cache_write_5m,
+        cache_write_1h=shipped.cache_write_1h if own.cache_write_1h is None else own.cache_write_1h,
+        cache_read=shipped.cache_read if own.cache_read is None else own.cache_read,
+    )

@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from abatch.durations import BETWEEN_LISTS, CLOCK_SLACK, HIDDEN_FOR, KEPT_FOR, VISIBLE_WITHIN
 from abatch.facts import Candidate, CandidatesChanged, Counts
-from abatch.refusals import remedy_of
+from abatch.refusals import OF_ONE_JOB, remedy_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -205,7 +205,8 @@ def judge(answer: Replied | NoAnswer) -> Verdict:
     if status == 413:
         return TooLarge(rule="A7", envelope=answer.envelope)
     if kind is not None and (lifts := remedy_of(status, answer.error_code, answer.message)) is not None:
-        return Refused(rule="A8" if status == 429 else "A6", reason=said, remedy=lifts, whole_scope=True)
+        whole_scope = answer.error_code not in OF_ONE_JOB
+        return Refused(rule="A8" if status == 429 else "A6", reason=said, remedy=lifts, whole_scope=whole_scope)
     if kind is not None and status in _REFUSALS:
         remedy = _REMEDIES.get(status, "Change what the message names, then hand the job over again.")
         return Refused(rule="A6", reason=said, remedy=remedy, whole_scope=status in (401, 402, 403))

@@ -10,20 +10,22 @@ Nothing is recorded before the custom_ids of every shard whose part is gone are 
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from abatch import threads
-from abatch.backend import Sealed, ShardRef
-from abatch.collector import record_of
+from abatch.backend import Places, Sealed, ShardRef
+from abatch.collector import record_of, sealed_of
 from abatch.durations import KEPT_FOR
 from abatch.errors import BackendError, JobStopped
-from abatch.facts import FileSource, Reopened
+from abatch.facts import Reopened
 from abatch.kept import read_kept
 from abatch.lifecycle import Done
-from abatch.log import log
+from abatch.log import log, ranges
 from abatch.respool import respool
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from abatch.backend import Backend, JobRef
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from abatch.ledger import JobRecord, Ledger, ShardRecord
     from abatch.runner import JobRun
 
-__all__ = ["Gone", "check_age", "check_ids", "reopen_missing_parts"]
+__all__ = ["Gone", "check_age", "check_ids", "note_reopened", "reopen_missing_parts"]
 
 PUT_BACK = "Put the part back where it was, or make it readable"
 
@@ -43,7 +45,7 @@ class Gone(NamedTuple):
     state: Done
 
 
-async def reopen_missing_parts(run: JobRun, ledger: Ledger, client: Client, input_path: Path | None) -> list[int]:
+async def reopen_missing_parts(run: JobRun, ledger: Ledger, client: Client, input_paths: Sequence[Path]) -> list[int]:
     """Look for every sealed part of a job, and record `Reopened` for the shards whose part is gone.
 
     Returns:
@@ -59,12 +61,12 @@ async def reopen_missing_parts(run: JobRun, ledger: Ledger, client: Client, inpu
     async with run.finishing:
         await ledger.take_back(job)
         try:
-            return await _reopen(run, ledger, client, input_path)
+            return await _reopen(run, ledger, client, input_paths)
         finally:
             ledger.let_go(job)
 
 
-async def _reopen(run: JobRun, ledger: Ledger, client: Client, input_path: Path | None) -> list[int]:
+async def _reopen(run: JobRun, ledger: Ledger, client: Client, input_paths: Sequence[Path]) -> list[int]:
     job = run.job
     trouble = await run.what_is_wrong()
     if job.finished is not None and trouble is None:
@@ -76,17 +78,31 @@ async def _reopen(run: JobRun, ledger: Ledger, client: Client, input_path: Path 
             raise trouble
         reopened = _redrainable(job, gone)
         await check_age(client, job, reopened)
-        await check_ids(ledger, job, reopened, input_path)
+        await check_ids(ledger, job, reopened, input_paths)
+        listed = await threads.run(_digest, run.ref().missing)
         facts = [
             entry
             for shard, _ in reopened
-            for entry in ledger.next(shard, Reopened(why="its part is gone from the destination"))
+            for entry in ledger.next(shard, Reopened(why="its part is gone from the destination", listed=listed))
         ]
         if facts:
             await ledger.record(*facts)
-    for shard, state in reopened:
-        log.warning("shard_reopened", job=job.key, shard=shard.shard, batch_id=state.batch_id)
+    note_reopened(job, reopened)
     return [shard.shard for shard, _ in reopened]
+
+
+def note_reopened(job: JobRecord, gone: Sequence[Gone]) -> None:
+    """Say in the log which shards are read again; there may be thousands, so they are put together."""
+    if gone:
+        log.warning("shards_reopened", job=job.key, shards=ranges(shard.shard for shard, _ in gone), count=len(gone))
+
+
+def _digest(lists: Sequence[Path]) -> str:
+    """SHA-256 of the lists of missing requests, one after the other; empty if there are none."""
+    found = sha256()
+    for path in lists:
+        found.update(path.read_bytes())
+    return found.hexdigest() if lists else ""
 
 
 async def _is_gone(backend: Backend, ref: JobRef, shard: ShardRecord) -> bool:
@@ -107,10 +123,9 @@ async def _is_gone(backend: Backend, ref: JobRef, shard: ShardRecord) -> bool:
         await found.discard()
         return True
     if record_of(found) != record:
+        part = backend.place_of(sealed_of(record)) if isinstance(backend, Places) else f"part {record.part}"
         raise BackendError(
-            ref.key,
-            f"part {record.part} (shard {shard.shard}) is not what was sealed; "
-            "remove it, then run the same command again",
+            ref.key, f"{part} (shard {shard.shard}) is not what was sealed; remove it, then run the same command again"
         )
     return False
 
@@ -156,7 +171,7 @@ async def check_age(client: Client, job: JobRecord, gone: list[Gone]) -> None:
             )
 
 
-async def check_ids(ledger: Ledger, job: JobRecord, gone: list[Gone], input_path: Path | None) -> None:
+async def check_ids(ledger: Ledger, job: JobRecord, gone: list[Gone], input_paths: Sequence[Path]) -> None:
     """Make sure that the custom_ids of all of them are known; from the input where none were kept.
 
     Raises:
@@ -171,8 +186,8 @@ async def check_ids(ledger: Ledger, job: JobRecord, gone: list[Gone], input_path
     if not without:
         return
     found: set[int] = set()
-    if isinstance(job.submitted.source, FileSource) and input_path is not None:
-        found = await respool(ledger, job, input_path, without)
+    if input_paths:
+        found = await respool(ledger, job, input_paths, without)
     for shard in without:
         if shard.shard not in found:
             raise JobStopped(

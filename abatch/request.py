@@ -10,11 +10,13 @@ import io
 import json
 import math
 import re
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from numbers import Integral
 from os import PathLike
-from typing import Any, NamedTuple, TypeAlias, TypeGuard, cast
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard, cast
 
 import msgspec
 
@@ -22,14 +24,17 @@ from abatch.errors import BadRequest
 
 __all__ = [
     "BLANK",
+    "BOM",
     "Request",
     "RequestSource",
     "Row",
     "Rows",
     "check_lines",
+    "exact",
     "from_checked_lines",
     "from_line",
     "from_object",
+    "paths_of",
 ]
 
 BLANK = b" \t\r\n"
@@ -43,9 +48,9 @@ class Request:
     """One Messages call."""
 
     custom_id: str
-    """Any string of 1 to 512 bytes of UTF-8, unique in its job."""
+    """Any string of 1 to 512 bytes of UTF-8, unique in its job; a whole number is taken as its text."""
     params: Mapping[str, Any]
-    """What `messages.create` takes; passed through untouched."""
+    """What `messages.create` takes, but for what is no part of a request's body; passed through untouched."""
     betas: Sequence[str] = ()
     """Values of the `anthropic-beta` header for this request, besides those of its job."""
 
@@ -53,10 +58,12 @@ class Request:
 RequestSource: TypeAlias = (
     str
     | PathLike[str]
+    | Sequence[str | PathLike[str]]
     | Iterable[Request | Mapping[str, Any] | bytes]
     | AsyncIterable[Request | Mapping[str, Any] | bytes]
 )
-"""What `submit` takes: a path to JSON lines (`.gz`, `.zst`), or an iterable or async iterable of requests.
+"""What `submit` takes: a path to JSON lines (`.gz`, `.zst`), a list or tuple of such paths, or an iterable or async
+iterable of requests.
 
 A request is a `Request`, a mapping with its names, or the bytes of one JSON line.
 """
@@ -88,13 +95,13 @@ class Rows(NamedTuple):
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    custom_id: str
+    custom_id: str | int
     params: msgspec.Raw
     betas: tuple[str, ...] = ()
 
 
 class _ReadLine(msgspec.Struct, forbid_unknown_fields=True):
-    custom_id: str
+    custom_id: str | int
     params: dict[str, Any]
     betas: tuple[str, ...] = ()
 
@@ -103,6 +110,10 @@ class _Params(msgspec.Struct):
     max_tokens: Any = None
     stream: Any = None
 
+
+BOM = b"\xef\xbb\xbf"
+"""The byte order mark, which may stand at the beginning of an input."""
+AS_UTF_8 = "; convert it, if it is in Windows-1252: iconv -f CP1252 -t UTF-8 OLD > NEW"
 
 _NAMED = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.){0,600}")')
 _NOT_A_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b")
@@ -117,6 +128,17 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
+def paths_of(requests: object) -> tuple[Path, ...]:
+    """The files that are meant; none if it is no path, and no list or tuple of paths."""
+    if isinstance(requests, str | PathLike):
+        return (Path(cast("str | PathLike[str]", requests)),)
+    if isinstance(requests, list | tuple):
+        named = cast("Sequence[object]", requests)
+        if named and all(isinstance(each, str | PathLike) for each in named):
+            return tuple(map(Path, cast("Sequence[str]", named)))
+    return ()
+
+
 def from_line(line: bytes, number: int) -> Row:
     """Check one line of a JSONL file.
 
@@ -129,12 +151,12 @@ def from_line(line: bytes, number: int) -> Row:
         if not line.isascii():
             line.decode()
         parsed = _decode_line(line)
-        custom_id = parsed.custom_id
+        custom_id = str(parsed.custom_id)
         params = bytes(parsed.params)
         known = _decode_params(params)
         finite = _is_finite(params)
     except UnicodeDecodeError as bad:
-        raise BadRequest(number, None, f"not UTF-8 (byte {bad.start + 1} of the line)") from None
+        raise BadRequest(number, None, f"not UTF-8 (byte {bad.start + 1} of the line){AS_UTF_8}") from None
     except msgspec.ValidationError as bad:
         raise BadRequest(number, custom_id or _id_in(line), _explain(str(bad))) from None
     except msgspec.DecodeError as bad:
@@ -150,8 +172,21 @@ def from_line(line: bytes, number: int) -> Row:
     )
 
 
-def check_lines(text: bytes) -> tuple[list[bytes], set[tuple[str, ...]]] | None:
+class ReadLine(Protocol):
+    """A line that was read."""
+
+    custom_id: str | int
+    betas: tuple[str, ...]
+
+
+def check_lines(
+    text: bytes, read: Callable[[bytes], Sequence[ReadLine] | None] | None = None
+) -> tuple[list[bytes], set[tuple[str, ...]]] | None:
     """Check lines of a JSONL file, each with its newline, all at once.
+
+    Args:
+        text: the lines.
+        read: reads them, and refuses lines whose params have to be looked at; else any params will do.
 
     Returns:
         Their custom_ids as JSON strings, and the betas that occur; None unless `from_line` would take every line
@@ -162,16 +197,17 @@ def check_lines(text: bytes) -> tuple[list[bytes], set[tuple[str, ...]]] | None:
         if not text.isascii():
             text.decode()
         # every value is made, so that a number too large for a reader with doubles is seen
-        lines = _read_lines(text)
+        lines: Sequence[ReadLine] | None = _read_lines(text) if read is None else read(text)
     except _UNREADABLE:
         return None
-    if not _one_a_line(text, len(lines)):
+    if lines is None or not _one_a_line(text, len(lines)):
         return None
-    for line in lines:
-        params = line.params
-        most = params.get("max_tokens")
-        if type(most) is not int or most < 1 or params.get("stream") not in (None, False):
-            return None
+    if read is None:
+        for line in cast("list[_ReadLine]", lines):
+            params = line.params
+            most = params.get("max_tokens")
+            if type(most) is not int or most < 1 or params.get("stream") not in (None, False):
+                return None
     betas = {line.betas for line in lines}
     if not all(map(HEADER_VALUE.fullmatch, chain.from_iterable(betas))):
         return None
@@ -199,9 +235,9 @@ def from_checked_lines(text: bytes) -> Rows:
     )
 
 
-def _strings(texts: list[str]) -> list[bytes]:
-    """Each as JSON."""
-    return _encode_lines(texts).split(b"\n")[:-1]
+def _strings(texts: list[str | int]) -> list[bytes]:
+    """Each as a JSON string; a number as its text."""
+    return _encode_lines(list(map(str, texts))).split(b"\n")[:-1]
 
 
 def _one_a_line(text: bytes, count: int) -> bool:
@@ -210,6 +246,8 @@ def _one_a_line(text: bytes, count: int) -> bool:
     Where a line ends with a brace that closes and the next begins with one that opens, there an object ends: inside
     of one, a comma or a colon would stand between them.
     """
+    if count == 1:  # perhaps a very long one, of which no copy is made
+        return text.startswith(b"{") and text.endswith((b"}", b"}\n")) and text.find(b"\n", 0, -1) < 0
     # several times as fast as counting
     lines = io.BytesIO(text if text.endswith(b"\n") else text + b"\n").readlines()
     return len(lines) == count and all(line.startswith(b"{") and line.endswith(b"}\n") for line in lines)
@@ -222,6 +260,7 @@ def from_object(request: object, number: int) -> Row:
         BadRequest: it is neither, or cannot be sent.
 
     """
+    custom_id: object
     if isinstance(request, Request):
         custom_id, raw_params, betas = request.custom_id, request.params, request.betas
     elif _is_mapping(request):
@@ -234,8 +273,12 @@ def from_object(request: object, number: int) -> Row:
         custom_id, raw_params, betas = named["custom_id"], named["params"], named.get("betas", ())
     else:
         raise BadRequest(number, None, f"expected a Request or a mapping, got {type(request).__name__}")
+    if not isinstance(custom_id, bool) and isinstance(custom_id, Integral):  # also those of numpy
+        custom_id = _digits(int(custom_id), number)
     if not isinstance(custom_id, str):
-        raise BadRequest(number, None, f"custom_id must be a string, got {type(custom_id).__name__}")
+        kind = type(custom_id).__name__
+        raise BadRequest(number, None, f"custom_id must be a string or a whole number, got {kind}")
+    custom_id = exact(custom_id)
     if not _is_mapping(raw_params):
         raise BadRequest(number, custom_id, f"params must be a mapping, got {type(raw_params).__name__}")
     try:
@@ -248,6 +291,18 @@ def from_object(request: object, number: int) -> Row:
         _checked_params(params, known, custom_id, number),
         _checked_betas(betas, custom_id, number),
     )
+
+
+def exact(text: str) -> str:
+    """The text of a string whose class may be another, such as a string of numpy or a member of an enum."""
+    return text if type(text) is str else str.__str__(text)
+
+
+def _digits(custom_id: int, number: int) -> str:
+    try:
+        return str(custom_id)
+    except ValueError:  # Python writes no number of thousands of digits
+        raise BadRequest(number, None, f"custom_id must be 1 to {CUSTOM_ID_BYTES} bytes of UTF-8") from None
 
 
 def _checked_id(custom_id: str, number: int) -> bytes:
@@ -266,7 +321,9 @@ def _checked_betas(betas: object, custom_id: str, number: int) -> tuple[str, ...
     if isinstance(betas, Sequence) and not isinstance(betas, str):
         named = tuple(cast("Sequence[object]", betas))
         if all(isinstance(beta, str) and HEADER_VALUE.fullmatch(beta) for beta in named):
-            return cast("tuple[str, ...]", named)
+            return tuple(map(exact, cast("tuple[str, ...]", named)))
+        if any(isinstance(beta, str) and "," in beta for beta in named):
+            raise BadRequest(number, custom_id, "betas must be a list of single names; split the text at its commas")
     raise BadRequest(number, custom_id, "betas must be a list of names as `anthropic-beta` takes them")
 
 
@@ -307,6 +364,8 @@ def _id_in(line: bytes) -> str | None:
 
 
 def _why_not_json(line: bytes, complaint: msgspec.DecodeError) -> str:
+    if line.startswith(BOM):
+        return "a byte order mark stands before it, as where files were joined: sed 's/^\\xef\\xbb\\xbf//' OLD > NEW"
     if _LONE_SURROGATE.search(line):
         return "it holds half of a surrogate pair (\\ud800 to \\udfff)"
     if _NOT_A_NUMBER.search(line):
@@ -339,6 +398,10 @@ def _is_finite_slowly(params: bytes) -> bool:
 
 def _explain(complaint: str) -> str:
     """The words of msgspec, in ours: `Object contains unknown field `x`` and its like."""
+    if complaint.endswith("`$.custom_id`") and (got := re.search(r"got `(\w+)`", complaint)):
+        return f"custom_id must be a string or a whole number, got `{got[1]}`"
+    if complaint.endswith("`$.betas`"):
+        return 'betas must be a list of names: ["…"]'
     text = complaint.replace("Object missing required field ", "missing field ").replace(
         "Object contains unknown field ", "unknown field "
     )

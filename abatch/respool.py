@@ -16,7 +16,7 @@ from abatch.config import BATCH_BYTES
 from abatch.disk import remove
 from abatch.errors import BadRequest, ConfigError
 from abatch.facts import Cut, Headers, Planned, Split
-from abatch.intake import FileInput
+from abatch.intake import FileInput, FilesInput, open_input
 from abatch.lifecycle import Dead
 from abatch.request import from_checked_lines
 from abatch.spool import SpoolWriter, guarded
@@ -55,8 +55,8 @@ class _Wanted:
     """Rows of its headers that were read."""
 
 
-async def respool(ledger: Ledger, job: JobRecord, path: Path, shards: Sequence[ShardRecord]) -> set[int]:
-    """Write the spool files of these shards from the input at `path`.
+async def respool(ledger: Ledger, job: JobRecord, paths: Sequence[Path], shards: Sequence[ShardRecord]) -> set[int]:
+    """Write the spool files of these shards from the input.
 
     Returns:
         the numbers of the shards whose files are what they were.
@@ -75,7 +75,7 @@ async def respool(ledger: Ledger, job: JobRecord, path: Path, shards: Sequence[S
     if not wanted:
         return set()
     try:
-        file = await threads.opened(FileInput.close, FileInput, path, longest=2 * BATCH_BYTES)
+        file = await threads.opened(_close, open_input, paths, longest=2 * BATCH_BYTES)
     except ConfigError:  # it is gone
         return set()
     reading = _Pass(ledger.journal.spool, job.submitted.headers, file, wanted)
@@ -91,6 +91,10 @@ async def respool(ledger: Ledger, job: JobRecord, path: Path, shards: Sequence[S
         finally:
             await threads.clean_up(reading.discard)
     return reading.written
+
+
+def _close(file: FileInput | FilesInput) -> None:
+    file.close()
 
 
 def _root_of(job: JobRecord, shard: ShardRecord) -> tuple[int, range]:
@@ -134,7 +138,7 @@ async def _stretches(ledger: Ledger, job: JobRecord) -> dict[int, _Stretch]:
 class _Pass:
     """One read of the input, from the first stretch that is wanted to the end of the last."""
 
-    def __init__(self, folder: Path, common: Headers, file: FileInput, wanted: Sequence[_Wanted]) -> None:
+    def __init__(self, folder: Path, common: Headers, file: FileInput | FilesInput, wanted: Sequence[_Wanted]) -> None:
         self.written: set[int] = set()
         self._folder = folder
         self._common = common

@@ -15,12 +15,26 @@ from typing import TYPE_CHECKING, Any, Final, cast, overload
 
 import msgspec
 
+from abatch.charges import charges_of, merged
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from anthropic.types import Message
 
-__all__ = ["OUTCOMES", "Block", "Line", "Result", "ResultError", "Summary", "Usage", "in_pieces", "joined", "json_of"]
+__all__ = [
+    "OUTCOMES",
+    "Block",
+    "Failure",
+    "Line",
+    "Result",
+    "ResultError",
+    "Summary",
+    "Usage",
+    "in_pieces",
+    "joined",
+    "json_of",
+]
 
 OUTCOMES = ("succeeded", "errored", "canceled", "expired")
 """The outcomes of a request, as the API spells them. Others may come to be: they are kept and count as failed."""
@@ -30,6 +44,7 @@ LONG: Final = 2**19
 """Bytes from which a text of lines, or a piece of one, is not copied once more."""
 MAX_TOKENS: Final = 2**40
 """No answer has more; a larger number is not one of tokens."""
+MIXED: Final = "mixed"
 _CUSTOM_ID: Final = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
 _OUTCOME: Final = re.compile(rb'"result"\s*:\s*\{\s*"type"\s*:\s*"([a-z_]{1,40})"')
 
@@ -44,6 +59,12 @@ class Usage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Tokens written to the prompt cache, with either lifetime."""
     cache_creation_1h_tokens: int = 0
     """The part of `cache_creation_tokens` that was written for an hour; it costs more."""
+    web_search_requests: int = 0
+    """Searches of the web search tool, which are charged one by one."""
+    inference_geo: str = ""
+    """Where it was inferred, if that has a price of its own (`us`); `mixed` in a sum of several places."""
+    unpriced: tuple[str, ...] = ()
+    """What else the answer was charged for, and why it has no price; with any of these a cost is not known."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -57,7 +78,19 @@ class Usage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
             cache_creation_tokens=self.cache_creation_tokens + other.cache_creation_tokens,
             cache_creation_1h_tokens=self.cache_creation_1h_tokens + other.cache_creation_1h_tokens,
+            web_search_requests=self.web_search_requests + other.web_search_requests,
+            inference_geo=self._geo_with(other),
+            unpriced=self.unpriced if self.unpriced == other.unpriced else merged(self.unpriced, other.unpriced),
         )
+
+    def _geo_with(self, other: Usage) -> str:
+        if self.inference_geo == other.inference_geo or other._is_nothing:
+            return self.inference_geo
+        return other.inference_geo if self._is_nothing else MIXED
+
+    @property
+    def _is_nothing(self) -> bool:
+        return not (self.prompt_tokens or self.output_tokens or self.web_search_requests)
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
@@ -71,6 +104,8 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     """`error.type` of an errored result, as the API spells it."""
     model: str | None = None
     usage: Usage | None = None
+    stop_reason: str | None = None
+    """Why the model stopped, of a result that succeeded: `end_turn`, `max_tokens`, `refusal`, …"""
 
 
 class Block(Sequence[Line]):
@@ -148,6 +183,20 @@ class ResultError(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None = None
 
 
+class Failure(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """Requests of a job that did not succeed for one reason."""
+
+    type: str
+    """`error.type` as the API spells it; else the outcome (`expired`, `canceled`), or `missing`."""
+    message: str = ""
+    """The API's message of one of them, shortened; those of the others may differ in numbers and ids."""
+    count: int = 1
+    example: str = ""
+    """The custom_id of one of them; empty where none is at hand."""
+    final: bool = False
+    """Whether they cannot succeed as they are, and have to be changed."""
+
+
 class Result:
     """One request's answer. `raw` is the API's line; everything else is read from it when asked for."""
 
@@ -208,19 +257,42 @@ class Result:
 
 
 def usage_of(usage: object) -> Usage:
-    """The `usage` object of a message, in our five numbers; what is not a number of tokens counts as none."""
+    """The `usage` object of a message; what is not a number of tokens counts as none, and is told in `unpriced`."""
+    unread: list[str] = []
+
+    def tokens(of: object, name: str) -> int:
+        count = _member(of, name)
+        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MAX_TOKENS:
+            return count
+        if count is not None:
+            unread.append(f"{name} is no number of tokens")
+        return 0
+
+    tools, iterations = _member(usage, "server_tool_use"), _member(usage, "iterations")
+    charges = charges_of(
+        geo=_word(usage, "inference_geo"),
+        tier=_word(usage, "service_tier"),
+        speed=_word(usage, "speed"),
+        server_tools=cast("dict[str, object]", tools) if isinstance(tools, dict) else None,
+        iterations=[_word(each, "type") for each in cast("list[object]", iterations)]
+        if isinstance(iterations, list)
+        else None,
+    )
     return Usage(
-        input_tokens=_tokens(usage, "input_tokens"),
-        output_tokens=_tokens(usage, "output_tokens"),
-        cache_read_tokens=_tokens(usage, "cache_read_input_tokens"),
-        cache_creation_tokens=_tokens(usage, "cache_creation_input_tokens"),
-        cache_creation_1h_tokens=_tokens(_member(usage, "cache_creation"), "ephemeral_1h_input_tokens"),
+        input_tokens=tokens(usage, "input_tokens"),
+        output_tokens=tokens(usage, "output_tokens"),
+        cache_read_tokens=tokens(usage, "cache_read_input_tokens"),
+        cache_creation_tokens=tokens(usage, "cache_creation_input_tokens"),
+        cache_creation_1h_tokens=tokens(_member(usage, "cache_creation"), "ephemeral_1h_input_tokens"),
+        web_search_requests=charges.web_search_requests,
+        inference_geo=charges.inference_geo,
+        unpriced=merged(charges.unpriced, unread),
     )
 
 
-def _tokens(of: object, name: str) -> int:
-    count = _member(of, name)
-    return count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MAX_TOKENS else 0
+def _word(of: object, name: str) -> str | None:
+    value = _member(of, name)
+    return None if value is None else str(value)
 
 
 def _member(of: object, name: str) -> Any:  # noqa: ANN401 - whatever JSON stands there
@@ -296,10 +368,18 @@ class Summary:
     seconds: float = 0.0
     """From the first fact of the job to its last."""
     usage: Usage = field(default_factory=Usage)
+    stop_reasons: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Of the requests that succeeded: how many stopped for each reason, the most frequent first. `max_tokens` was cut.
+
+    Results that an abatch without this count collected are not in it."""
     cost: float | None = None
-    """US dollars at batch prices; None where a model's price is not known."""
+    """US dollars at batch prices; None where something was charged whose price is not known."""
     synchronous_cost: float | None = None
-    """What the same tokens cost without batching."""
+    """What the same costs without batching."""
+    unpriced: tuple[str, ...] = ()
+    """Why the costs are None."""
+    prices_of: str = ""
+    """The date of the price list."""
 
     @property
     def ok(self) -> bool:

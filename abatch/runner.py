@@ -18,8 +18,16 @@ from abatch import backend as backends
 from abatch import threads
 from abatch.collector import Collector, sealed_of
 from abatch.driver import Driver, Site, Turns, backend_unknown
-from abatch.errors import AbatchError, BackendError, JobConflict, JobStopped, JournalError, StillInDoubt
-from abatch.facts import FileSource, Finished, Resumed, Stopped
+from abatch.errors import (
+    AbatchError,
+    BackendError,
+    JobConflict,
+    JobStopped,
+    JournalError,
+    ManagerClosed,
+    StillInDoubt,
+)
+from abatch.facts import FileSource, FilesSource, Finished, Resumed, Stopped
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Held, Ready
 from abatch.log import log
@@ -104,7 +112,7 @@ class JobRun:
         self.error: Exception | None = None
         """Why the run ended early: the storage, the caller's iterable, a bad row."""
         self._handed: deque[HandedOver] = deque()
-        self.input_path: Path | None = None
+        self.input_paths: tuple[Path, ...] = ()
         self.may_submit = False
         self.over = anyio.Event()
         self.over.set()
@@ -124,6 +132,8 @@ class JobRun:
         self._assembled = False
         self._planning = self._plan_again = False
         self._again = self._handed_over = False
+        self._cut_off = False
+        """The manager ended the run."""
 
     # ---- the backend ------------------------------------------------------------------------------------------
 
@@ -135,6 +145,7 @@ class JobRun:
             lineage=journal.lineage,
             finished=self.job.finished is not None,
             missing=tuple(journal.missing / f"{shard:08d}.jsonl" for shard in sorted(self.job.missing_shards)),
+            listed=self.job.listed,
         )
 
     def use(self, backend: Backend) -> None:
@@ -209,7 +220,9 @@ class JobRun:
                     raise BackendError(self.job.key, "its results are being read; try again once that is over")
                 await self._close(self._backend)
                 self._backend = None  # or a failure to connect leaves a closed one
-                self._backend = await backends.connect(self._destination, replace(self.ref(), finished=False))
+                self._backend = await backends.connect(
+                    self._destination, replace(self.ref(), finished=False, reopened=True)
+                )
         self._readers += 1
         try:
             backend = await self._known_backend()
@@ -311,6 +324,9 @@ class JobRun:
                 with anyio.CancelScope() as self._round:
                     await self._run()
                 self._again = self._again or self._pause is not None
+        except anyio.get_cancelled_exc_class():  # a pause cancels the round alone, and does not come here
+            self._cut_off = True
+            raise
         except JournalError as failure:
             self._fail(failure)
             raise
@@ -491,8 +507,8 @@ class JobRun:
             while self._plan_again:
                 self._plan_again = False
                 planner = Planner(shop.ledger, job, shop.config, room=room, cut_made=cut_made)
-                if isinstance(source, FileSource) and self.input_path is not None and not job.cancel_wished:
-                    await planner.run_file(source, self.input_path)
+                if isinstance(source, FileSource | FilesSource) and self.input_paths and not job.cancel_wished:
+                    await planner.run_file(source, *self.input_paths)
                 while self._handed:
                     await self._plan_or_compare(planner, self._handed.popleft())
         except JobStopped as stop:
@@ -567,6 +583,11 @@ class JobRun:
 
     # ---- what it came to --------------------------------------------------------------------------------------
 
+    @property
+    def left(self) -> bool:
+        """Whether the manager is being left, or was: nobody waits for this job any more."""
+        return self._cut_off or self._shop.stop.wished
+
     def verdict(self) -> Exception | None:
         """Why a run that is over did not finish the job; None if it did."""
         job = self.job
@@ -576,6 +597,8 @@ class JobRun:
             return None
         if job.stopped is not None:
             return JobStopped(job.key, job.stopped.reason, job.stopped.remedy)
+        if self.left:
+            return ManagerClosed(job.key)
         if job.cut.last and self._backend is None and self._destination is None:
             return backend_unknown(job.key)
         held = [(s.shard, s.state.reason) for s in job.open_shards.values() if isinstance(s.state, Held)]

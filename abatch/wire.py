@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
 
+from abatch.charges import PLAIN, Charges, charges_of, is_plain
 from abatch.errors import AbatchError
 from abatch.result import LONG, MAX_TOKENS, Line, Usage, json_of, outcome_in, usage_of
 
@@ -37,6 +38,7 @@ __all__ = [
     "WireId",
     "body_size",
     "delivered",
+    "error_in",
     "fallback",
     "lines_of",
     "parse_id",
@@ -244,15 +246,37 @@ class _CacheLifetimes(msgspec.Struct, gc=False):
     ephemeral_1h_input_tokens: _Tokens | None = 0
 
 
+class _Iteration(msgspec.Struct, gc=False):
+    type: str | None = None
+
+
 class _Usage(msgspec.Struct, gc=False):
     input_tokens: _Tokens | None = 0
     output_tokens: _Tokens | None = 0
     cache_read_input_tokens: _Tokens | None = 0
     cache_creation_input_tokens: _Tokens | None = 0
     cache_creation: _CacheLifetimes | None = None
+    inference_geo: str | None = None
+    service_tier: str | None = None
+    speed: str | None = None
+    server_tool_use: dict[str, Any] | None = None  # Any: tools that are not known yet
+    iterations: list[_Iteration] | None = None
+
+    def charges(self) -> Charges:
+        """What is charged besides the tokens."""
+        plain = is_plain(self.inference_geo, self.service_tier, self.speed)
+        if plain and self.server_tool_use is None and self.iterations is None:
+            return PLAIN
+        return charges_of(
+            geo=self.inference_geo,
+            tier=self.service_tier,
+            speed=self.speed,
+            server_tools=self.server_tool_use,
+            iterations=None if self.iterations is None else [each.type for each in self.iterations],
+        )
 
     def numbers(self) -> tuple[int, int, int, int, int]:
-        """The fields of `Usage`, in their order."""
+        """The fields of `Usage` that are tokens, in their order."""
         lifetimes = self.cache_creation
         return (
             self.input_tokens or 0,
@@ -265,12 +289,16 @@ class _Usage(msgspec.Struct, gc=False):
     def counted(self) -> Usage:
         """The same, by name."""
         fresh, output, read, written, hour = self.numbers()
+        charges = self.charges()
         return Usage(
             input_tokens=fresh,
             output_tokens=output,
             cache_read_tokens=read,
             cache_creation_tokens=written,
             cache_creation_1h_tokens=hour,
+            web_search_requests=charges.web_search_requests,
+            inference_geo=charges.inference_geo,
+            unpriced=charges.unpriced,
         )
 
 
@@ -279,6 +307,7 @@ class Message(msgspec.Struct, gc=False):
 
     model: str | None = None
     usage: _Usage | None = None
+    stop_reason: str | None = None
 
 
 class _Error(msgspec.Struct, gc=False):
@@ -301,18 +330,18 @@ class Envelope(msgspec.Struct, gc=False):
     custom_id: str
     result: _Result
 
-    def told(self) -> tuple[str, str | None, str | None, Usage | None]:
-        """Outcome, error type, model and usage."""
+    def told(self) -> tuple[str, str | None, str | None, Usage | None, str | None]:
+        """Outcome, error type, model, usage and stop reason."""
         result = self.result
         message, error = result.message, result.error
-        model = usage = kind = None
+        model = usage = kind = stop = None
         if message is not None:
-            model = message.model
+            model, stop = message.model, message.stop_reason
             if message.usage is not None:
                 usage = message.usage.counted()
         if error is not None and error.error is not None:
             kind = error.error.type
-        return result.type, kind, model, usage
+        return result.type, kind, model, usage, stop
 
 
 class Seen(NamedTuple):
@@ -323,6 +352,7 @@ class Seen(NamedTuple):
     error_type: str | None
     model: str | None
     usage: Usage | None
+    stop_reason: str | None = None
 
 
 class Torn(Seen):
@@ -417,14 +447,20 @@ def is_download_timeout(line: bytes) -> bool:
     """
     if _DOWNLOAD_TIMEOUT.search(line) is None:
         return False
+    kind, message = error_in(line)
+    said = _DOWNLOAD_TIMEOUT.search(message.encode("utf-8", "replace")) is not None
+    return said and kind == "invalid_request_error"
+
+
+def error_in(line: bytes) -> tuple[str | None, str]:
+    """Type and message of a line's error; None and an empty text where they are not text, or there is none."""
     try:
         envelope: Any = json.loads(line)  # Any: whatever stands in the line
         error: Any = envelope["result"]["error"]["error"]
         kind, message = error["type"], error["message"]
     except (ValueError, RecursionError, LookupError, TypeError):
-        return False
-    said = isinstance(message, str) and _DOWNLOAD_TIMEOUT.search(message.encode("utf-8", "replace")) is not None
-    return said and kind == "invalid_request_error"
+        return None, ""
+    return (kind if isinstance(kind, str) else None), (message if isinstance(message, str) else "")
 
 
 def _read_leniently(line: bytes) -> Seen | None:
@@ -452,6 +488,7 @@ def _read_leniently(line: bytes) -> Seen | None:
             _text(error.get("type")),
             _text(message.get("model")),
             None if usage is None else usage_of(usage),
+            _text(message.get("stop_reason")),
         )
     except (LookupError, TypeError, AttributeError):  # a result of another form; with our id it is ours all the same
         return _undecoded(line, wire_id) if _ID.fullmatch(wire_id.encode()) else None
@@ -533,7 +570,7 @@ def outcome_of(line: bytes, custom_id: str) -> Line:
     seen = read_line(line)
     if seen is None:  # no JSON reader takes it, as it was when it had an id of ours
         return Line(line, custom_id, outcome_in(line))
-    return Line(line, custom_id, seen.outcome, seen.error_type, seen.model, seen.usage)
+    return Line(line, custom_id, *seen[1:])
 
 
 def delivered(line: bytes) -> Line:
@@ -545,7 +582,7 @@ def delivered(line: bytes) -> Line:
     else:
         seen = Seen(envelope.custom_id, *envelope.told())
     if seen is not None and not isinstance(seen, Torn):
-        return Line(line, seen.wire_id, seen.outcome, seen.error_type, seen.model, seen.usage)
+        return Line(line, *seen)
     named = _DELIVERED.search(line)  # no JSON reader takes it; a scan for our ids would find what the model wrote
     return Line(line, "" if named is None else _as_text(named[1]), outcome_in(line))
 

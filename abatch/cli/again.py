@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import os
-import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from abatch.backend import normalize
-from abatch.cli.places import DEFAULT_JOURNAL
-from abatch.cli.sandbox import SANDBOX_JOURNAL, has_sandbox
+from abatch.cli.commands import command, near
 from abatch.errors import ConfigError
-from abatch.facts import FileSource
-from abatch.places import absolute, absolute_url, folder_of, shown
+from abatch.facts import files_of
+from abatch.places import absolute, absolute_url, shown
+from abatch.stops import CUT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from abatch.ledger import JobRecord, Ledger
-    from abatch.result import Summary
+    from abatch.result import Failure, Summary
 
-__all__ = ["about_failures", "resuming"]
+__all__ = ["about_failures", "about_stops", "resuming"]
+
+NOT_WHOLE: Final = {
+    CUT: "cut at max_tokens",
+    "refusal": "refused by the model",
+    "pause_turn": "paused by the model (pause_turn)",
+    "model_context_window_exceeded": "cut at the end of the model's context window",
+}
+"""Stop reasons of answers that succeeded and may not be what was wanted."""
 
 
 def resuming(ledger: Ledger, job: JobRecord) -> tuple[str, str]:
@@ -27,52 +35,52 @@ def resuming(ledger: Ledger, job: JobRecord) -> tuple[str, str]:
     folder, submitted, headers = ledger.journal.folder, job.submitted, job.submitted.headers
     first, is_retry, _ = job.key.rpartition(".retry-")
     if is_retry and ledger.job(first) is not None:
-        return _command(folder, "retry", first), "with the options it was begun with"
+        return command(folder, "retry", first), "with the options it was begun with"
     if not job.to or headers.user_profile_id is not None:
         return "", "by the application that began it"
-    is_file = isinstance(submitted.source, FileSource)
-    source = _near(str(absolute(folder, submitted.source.path))) if isinstance(submitted.source, FileSource) else "-"
-    words = ["run", source, "--to", _destination(absolute_url(folder, job.to)), "--key", job.key]
+    files = files_of(submitted.source)
+    sources = [near(str(absolute(folder, file.path))) for file in files] or ["-"]
+    words = ["run", *sources, "--to", _destination(absolute_url(folder, job.to)), "--key", job.key]
     words += [word for beta in headers.betas for word in ("--beta", beta)]
     words += [] if headers.workspace_id is None else ["--workspace", headers.workspace_id]
-    return _command(folder, *words), "" if is_file else "with the same lines on stdin"
+    return command(folder, *words), "" if files else "with the same lines on stdin"
 
 
-def about_failures(summary: Summary, folder: Path, *, from_file: bool) -> list[str]:
+def about_failures(summary: Summary, failures: Sequence[Failure], folder: Path, *, from_file: bool) -> list[str]:
     """The commands that show what did not succeed, and that send it again."""
+    final = sum(each.count for each in failures if each.final)
     counts = {
-        "--failed": summary.errored + summary.expired + summary.other,
+        "--failed": max(summary.errored + summary.expired + summary.other - final, 0),
         "--missing": summary.missing,
         "--canceled": summary.canceled,
     }
     kinds = [kind for kind, count in counts.items() if count]
     first, is_retry, _ = summary.key.rpartition(".retry-")
-    lines = [f"To see them: {_command(folder, 'results', summary.key, '--failed')}"] * (kinds != ["--missing"])
-    if from_file or is_retry:
-        lines.append(f"To send them again: {_command(folder, 'retry', first or summary.key, *kinds)}")
+    lines = [f"To see them: {command(folder, 'results', summary.key, '--failed')}"] * (kinds != ["--missing"])
+    if final:
+        lines.append(f"{final:,} of them cannot succeed as they are: their requests have to be changed.")
+    if kinds and (from_file or is_retry):
+        lines.append(f"To send them again: {command(folder, 'retry', first or summary.key, *kinds)}")
     return lines
 
 
-def _command(folder: Path, *words: str) -> str:
-    """A command line for this journal, which is named unless it goes without saying."""
-    in_sandbox = words[0] in ("run", "retry") and has_sandbox(folder)
-    usual = SANDBOX_JOURNAL if in_sandbox else DEFAULT_JOURNAL
-    named = [] if folder == folder_of(usual) else ["--journal", _near(str(folder))]
-    return shlex.join(["abatch", *words, *["--sandbox"] * in_sandbox, *named])
+def about_stops(summary: Summary, folder: Path, *, from_file: bool) -> list[str]:
+    """What is to know of answers that succeeded and are not whole, and the command that asks for more."""
+    lines: list[str] = []
+    for reason, told in NOT_WHOLE.items():
+        if count := summary.stop_reasons.get(reason, 0):
+            lines.append(f"{count:,} of {summary.requests:,} were {told}.")
+    first, is_retry, _ = summary.key.rpartition(".retry-")
+    if summary.stop_reasons.get(CUT, 0) and (from_file or is_retry):
+        again = command(folder, "retry", first or summary.key, "--stop-reason", CUT, "--max-tokens", "N")
+        lines.append(f"To ask for longer answers, which are paid for: {again}")
+    return lines
 
 
 def _destination(url: str) -> str:
     """A destination as people write it, where that stands for the same."""
-    near = _near(shown(url))
+    here = near(shown(url))
     try:
-        return near if normalize(os.path.abspath(near) + "/" * near.endswith("/")) == url else url  # noqa: PTH100
+        return here if normalize(os.path.abspath(here) + "/" * here.endswith("/")) == url else url  # noqa: PTH100
     except ConfigError:
         return url
-
-
-def _near(path: str) -> str:
-    """A path from here, if it is below."""
-    near = os.path.relpath(path)
-    if near.startswith("..") or "://" in path:
-        return path
-    return ("./" if near.startswith("-") else "") + near + "/" * path.endswith("/")

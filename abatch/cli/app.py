@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from abatch.cli.estimate import estimate
+from abatch.cli.exits import without_output
 from abatch.cli.identify import identify
 from abatch.cli.move import move
 from abatch.cli.redrain import redrain
@@ -17,6 +19,7 @@ from abatch.cli.run import run
 from abatch.cli.sandbox import sandbox
 from abatch.cli.status import status
 from abatch.cli.steer import cancel, resolve
+from abatch.cli.streams import OutputGone
 
 __all__ = ["app", "main"]
 
@@ -56,4 +59,7 @@ for command in (run, status, results, cancel, retry, redrain, move, resolve, ide
 
 def main() -> None:
     """Run the command that the arguments name."""
-    app()
+    try:
+        app()
+    except OutputGone as gone:  # a help text, or the version; commands report it themselves
+        sys.exit(without_output(gone))

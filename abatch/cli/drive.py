@@ -14,21 +14,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+import msgspec
 import typer
 
 from abatch import threads
 from abatch.backend import failed_elsewhere, load, normalize
-from abatch.cli.again import about_failures
+from abatch.cli.again import about_failures, about_stops
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
-from abatch.cli.follow import follow, summary_json, summary_table
-from abatch.cli.lines import begun, check_beginning
-from abatch.cli.places import DEFAULT_JOURNAL
-from abatch.cli.sandbox import SANDBOX_JOURNAL, sandbox_beside
+from abatch.cli.follow import failures_table, follow, summary_json, summary_table
+from abatch.cli.lines import begun
+from abatch.cli.places import DEFAULT_JOURNAL, SANDBOX_JOURNAL
+from abatch.cli.sandbox import sandbox_beside
 from abatch.cli.screen import configure_logs
+from abatch.cli.streams import OutputGone
 from abatch.cli.text import clean
 from abatch.config import Config
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped
+from abatch.intake import check_beginning
+from abatch.log import ranges
 from abatch.manager import BatchManager
+from abatch.params import check_of
 from abatch.places import absolute_url, folder_of, is_local, relative_url, shown
 from abatch.reads import Reads, refusal_of
 
@@ -38,10 +43,11 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from abatch.cli.screen import Screen
-    from abatch.config import Parked, Refusals, Tier, Unresolved
+    from abatch.config import Params, Parked, Refusals, Tier, Unresolved
     from abatch.job import Job
+    from abatch.result import Failure
 
-__all__ = ["Order", "Redrain", "Surroundings", "config_of", "drive", "journal_of"]
+__all__ = ["Order", "Redrain", "Surroundings", "config_of", "drive", "journal_of", "params_of"]
 
 SLOWER: Final = 4
 """The wait between two looks at the list grows up to this many times the first."""
@@ -50,6 +56,9 @@ LONGEST: Final = 7 * 86_400
 """Seconds that an interval may take; a grace may be none at all."""
 SANDBOX_POLL, SANDBOX_GRACE = 0.2, 2.0
 """On this machine nothing is late, so a doubt is settled at once."""
+ORDER: Final = "results are in the order in which batches ended; join by custom_id"
+"""Of every destination: people who join by position give each request the answer to another."""
+_WORK: Final = "The exit status, {}, is that of the job; `abatch status` shows where it is."
 HUSHED: Final = frozenset({"grace_below_the_bounds"})
 
 
@@ -57,7 +66,7 @@ HUSHED: Final = frozenset({"grace_below_the_bounds"})
 class Order:
     """The job to hand over."""
 
-    requests: Path | AsyncIterator[bytes]
+    requests: list[Path] | AsyncIterator[bytes]
     to: str
     key: str | None = None
     betas: tuple[str, ...] = ()
@@ -97,6 +106,10 @@ class _Course:
     job: Job | None = None
     error: Exception | None = None
     interrupted: bool = False
+    failures: tuple[Failure, ...] = ()
+    """Why requests did not succeed, once the job is done."""
+    carried_out: bool = False
+    """A redrain did what it was asked to do."""
 
     @property
     def status(self) -> int:
@@ -110,6 +123,8 @@ class _Course:
                 return FAILED
             case Exception():
                 return status_of(self.error)
+            case None if self.carried_out:
+                return OK
             case None if self.job is not None and self.job.done:
                 return OK if self.job.summary().ok else FAILED
             case None:
@@ -139,6 +154,7 @@ def config_of(
     refusals: Refusals = "believe",
     parked: Parked = "wait",
     tier: Tier = "start",
+    params: Params = "check",
 ) -> Config:
     """The settings that the options come to.
 
@@ -168,8 +184,21 @@ def config_of(
         refusals=refusals,
         parked=parked,
         tier=tier,
+        params=params,
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def params_of(*, strict: bool, unchecked: bool) -> Params:
+    """The setting that --strict and --unchecked come to.
+
+    Raises:
+        ConfigError: both are given.
+
+    """
+    if strict and unchecked:
+        raise ConfigError("--strict and --unchecked exclude each other; give one of them")
+    return "strict" if strict else "unchecked" if unchecked else "check"
 
 
 def drive(order: Order | Redrain, around: Surroundings) -> None:
@@ -180,7 +209,7 @@ def drive(order: Order | Redrain, around: Surroundings) -> None:
 
     """
     screen, course = around.screen, _Course()
-    with reported(screen), ExitStack() as beside:
+    with reported(screen, around.journal), ExitStack() as beside:
         configure_logs(screen, hush=HUSHED if around.sandbox is not None else frozenset())
         try:
             if around.sandbox is not None:
@@ -189,7 +218,7 @@ def drive(order: Order | Redrain, around: Surroundings) -> None:
             anyio.run(partial(_until_interrupted, order, around, course))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and --json tells it too
             course.error = error
-        _conclude(course, order, around)
+        _report(course, order, around)
     raise typer.Exit(course.status)
 
 
@@ -221,8 +250,7 @@ async def _watch_signals(
         task_status.started()
         async for _ in signals:
             if course.interrupted:
-                _conclude(course, order, around)
-                sys.stdout.flush()
+                _report(course, order, around)
                 os._exit(INTERRUPTED)
             course.interrupted = True
             running.cancel()
@@ -240,13 +268,15 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     await threads.run(load, url)
     course.key = order.key
     if course.key is None:
-        path = order.requests if isinstance(order.requests, Path) else None
-        course.key = manager.default_key(path, order.to)
+        paths = order.requests if isinstance(order.requests, list) else None
+        course.key = manager.default_key(paths, order.to)
     screen.say(f"key          {course.key}\njournal      {around.journal}\ndestination  {shown(url)}")
     async with manager:
-        if isinstance(order.requests, Path) and order.key is None:
+        if isinstance(order.requests, list) and order.key is None:
             course.key = manager.default_key(order.requests, order.to)  # a job that was moved has kept its key
-        await _check_api(manager, course.key, order.workspace_id)
+        is_done = any(known.key == course.key and known.done for known in manager.jobs())
+        if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API
+            await _check_api(manager, course.key, order.workspace_id)
         try:
             job = course.job = await manager.submit(
                 await _requests(order, around.config),
@@ -260,11 +290,12 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
             if (here := job.destination) != absolute_url(journal, relative_url(journal, url)):
                 screen.say(f"job {job.key} was moved: its results are in {shown(here)}")
             if job.done and is_local(here):
-                await threads.run(_check_in_place, job, here)
+                await _check_in_place(job, here)
             others = [other.key for other in manager.jobs() if not other.done and other.key != job.key]
             if others:
                 screen.say(f"also unfinished here, polled but not submitted: {', '.join(others)}")
             await follow(job, screen)
+            course.failures = await job.failures()
         except Exception as failure:
             if (told := failed_elsewhere(url, failure)) is not None:
                 raise told from failure
@@ -280,30 +311,51 @@ async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> Non
         course.job = job
         shards = await manager.redrain(order.key)
         if not shards:
-            screen.say("Every sealed part is in its place; nothing is read again.")
+            if job.done:
+                screen.say("Every sealed part is in its place; nothing is read again.")
+            else:
+                screen.say(
+                    f"Every part that is sealed by now is in its place; nothing is read again. Job {job.key} is not "
+                    "finished: a run of it reads and sends what is still to come."
+                )
+            course.carried_out = True
             return
-        screen.say(f"{len(shards):,} part(s) are gone and are read again: shards {', '.join(map(str, shards))}")
+        screen.say(f"{len(shards):,} part(s) are gone and are read again: shards {ranges(shards)}")
         await follow(job, screen)
+        course.failures = await job.failures()
+        course.carried_out = True
 
 
-async def _requests(order: Order, config: Config) -> Path | AsyncIterator[bytes]:
+async def _requests(order: Order, config: Config) -> list[Path] | AsyncIterator[bytes]:
     """The requests, once they begin as requests do."""
-    if not isinstance(order.requests, Path):
-        return await begun(order.requests)
-    await threads.run(check_beginning, order.requests, longest=2 * config.bytes_per_batch)
+    if not isinstance(order.requests, list):
+        return await begun(order.requests, check_of(config.params, betas=bool(order.betas)))
+    for path in order.requests:
+        await threads.run(check_beginning, path, longest=2 * config.bytes_per_batch)
     return order.requests
 
 
-def _check_in_place(job: Job, url: str) -> None:
-    """Raise unless the results of a job that was done before are still there."""
+async def _check_in_place(job: Job, url: str) -> None:
+    """Raise unless the results of a job that was done before are still there, every part in its size."""
     place = Path(job.summary().location)
-    if not place.exists():
-        raise BackendError(
-            url,
-            f"job {job.key!r} is done, but its results are not where they were: {place} is gone. Put it back; "
-            f"or read them again, which costs nothing: abatch redrain {job.key}; "
-            "or give another --key, and the requests are sent, and paid for, again",
-        )
+    if not await threads.run(place.exists):
+        why = f"{place} is gone. Put it back; or read them again, which costs nothing: abatch redrain {job.key}"
+    else:
+        try:
+            await job.check_results()
+        except BackendError as wrong:
+            if wrong.passes:
+                raise
+            why = wrong.why
+            if "abatch redrain" not in why:
+                why += f"; or read them again, which costs nothing: abatch redrain {job.key}"
+        else:
+            return
+    raise BackendError(
+        url,
+        f"job {job.key!r} is done, but its results are not where they were: {why}; "
+        "or give another --key, and the requests are sent, and paid for, again",
+    )
 
 
 async def _check_api(manager: BatchManager, key: str, workspace_id: str | None) -> None:
@@ -335,18 +387,34 @@ async def _check_api(manager: BatchManager, key: str, workspace_id: str | None) 
             return
 
 
+def _report(course: _Course, order: Order | Redrain, around: Surroundings) -> None:
+    """Conclude; a report that fails does not change what the work came to, and the exit status is of the work."""
+    try:
+        _conclude(course, order, around)
+    except OutputGone as gone:
+        if not gone.reader_left:
+            around.screen.complain(f"warning: the report is incomplete: {gone}. {_WORK.format(course.status)}")
+    except Exception as failure:  # noqa: BLE001 - whatever it is, the work came to what it came to
+        around.screen.complain(f"warning: the report failed. {_WORK.format(course.status)} {tell(failure)}")
+
+
 def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> None:
     """Say how it ended, and what comes next."""
     screen, job = around.screen, course.job
     if course.error is not None:
-        screen.complain(f"error: {tell(course.error)}")
+        screen.complain(f"error: {tell(course.error, around.journal)}")
     elif job is not None and job.done:
         summary = job.summary()
         if not around.json:
             screen.show(summary_table(summary))
+            screen.say(ORDER)
+        from_file = isinstance(order, Order) and isinstance(order.requests, list)
+        if lines := about_stops(summary, folder_of(around.journal), from_file=from_file):
+            screen.say("\n".join(lines))
         if not summary.ok:
-            from_file = isinstance(order, Order) and isinstance(order.requests, Path)
-            lines = about_failures(summary, folder_of(around.journal), from_file=from_file)
+            if not around.json and course.failures:
+                screen.show(failures_table(course.failures))
+            lines = about_failures(summary, course.failures, folder_of(around.journal), from_file=from_file)
             screen.say("\n".join(lines))
     if isinstance(course.error, BadRequest) and job is not None:
         done = job.progress()
@@ -363,19 +431,26 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
                 "journal": clean(around.journal),
                 "state": "done" if job is not None and job.done else "unfinished",
                 "exit_status": course.status,
-                "error": None if course.error is None else _error_json(course.error),
+                "error": None if course.error is None else _error_json(course.error, around.journal),
                 "resume": resume if course.goes_on else None,
                 **({} if job is None else summary_json(job.summary())),
+                "failures": [msgspec.structs.asdict(each) for each in course.failures],
             }
         )
 
 
-def _error_json(error: Exception) -> dict[str, Any]:
+def _error_json(error: Exception, journal: Path) -> dict[str, Any]:
     """An error as a JSON object."""
-    told: dict[str, Any] = {"type": type(error).__name__, "text": clean(tell(error), lines=True)}
+    told: dict[str, Any] = {"type": type(error).__name__, "text": clean(tell(error, journal), lines=True)}
     if isinstance(error, BadRequest):
         told["problems"] = [
-            {"line": each.line, "custom_id": each.custom_id, "why": each.why} for each in error.problems
+            {
+                **({} if each.file is None else {"file": each.file}),
+                "line": each.line,
+                "custom_id": each.custom_id,
+                "why": each.why,
+            }
+            for each in error.problems
         ]
     if isinstance(error, JobStopped):
         told |= {"reason": error.reason, "remedy": error.remedy}

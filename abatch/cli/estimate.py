@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import re
 import tempfile
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import msgspec
 import typer
 
 from abatch import threads
+from abatch.charges import charges_of, merged
 from abatch.cli.exits import perform
-from abatch.cli.lines import check_beginning
+from abatch.cli.lines import inputs
 from abatch.cli.options import JsonOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.screen import Screen, table
-from abatch.cli.text import clean, duration, span
+from abatch.cli.text import clean, duration, price_age, span
 from abatch.config import Config, Tier
 from abatch.errors import ConfigError
-from abatch.intake import FileInput, check_file
+from abatch.intake import check_files, open_input
 from abatch.pacing import LIMITS
+from abatch.params import check_of
 from abatch.planner import SPREAD
 from abatch.prices import BATCH_DISCOUNT, load
 from abatch.request import from_line
@@ -30,11 +33,13 @@ from abatch.wire import body_size
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from datetime import date
 
+    from abatch.params import Check
     from abatch.prices import PriceList
     from abatch.request import Row
 
-__all__ = ["Estimate", "estimate", "estimate_file", "rows_of"]
+__all__ = ["Estimate", "estimate", "estimate_file", "rows_of", "warn_of_params"]
 
 BYTES_PER_TOKEN: Final = 4
 WORTH_IT: Final = 100
@@ -44,9 +49,14 @@ LONGEST_BATCH: Final = 24 * 3600
 UNITS: Final = {"m": 60, "h": 3600, "d": 86_400}
 
 
+_Kind: TypeAlias = tuple[str, bool, str]
+"""Model, whether the prompt is long, place of inference."""
+
+
 class _Asked(msgspec.Struct):
     model: Any = None
     max_tokens: int = 0
+    inference_geo: Any = None
 
 
 @dataclass(slots=True)
@@ -71,41 +81,56 @@ class Estimate:
     models: list[str] = field(default_factory=list[str])
     unpriced: list[str] = field(default_factory=list[str])
     """Models whose price is not known."""
+    why_unpriced: tuple[str, ...] = ()
+    """Why the costs are None."""
+    prices_of: str = ""
+    """The date of the price list."""
 
 
-async def estimate_file(path: Path, *, config: Config, prices: PriceList) -> Estimate:
-    """Check a file as a submission does, and measure it.
+def warn_of_params(screen: Screen, params: Check | None) -> None:
+    """Say what the API may refuse."""
+    for doubt in [] if params is None else params.fresh_doubts():
+        screen.complain(f"warning: {doubt}")
+
+
+async def estimate_file(
+    paths: list[Path], *, config: Config, prices: PriceList, params: Check | None = None
+) -> Estimate:
+    """Check files as a submission does, and measure them.
 
     Raises:
         BadRequest: it holds requests that cannot be sent.
         ConfigError: it cannot be read.
 
     """
-    if str(path) == "-":
+    if any(str(path) == "-" for path in paths):
         raise ConfigError("an estimate needs a file, which is read twice; stdin can be read only once")
-    await threads.run(check_beginning, path, longest=2 * config.bytes_per_batch)
-    with tempfile.TemporaryDirectory(prefix="abatch-") as folder:
-        await check_file(path, Path(folder), bytes_per_batch=config.bytes_per_batch)
-    return await threads.run(_measure, path, config, prices)
+    with ExitStack() as opened:
+        folder = None
+        with suppress(OSError):  # without a temporary folder that can be written, memory does: 16 bytes a request
+            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="abatch-")))
+        await check_files(paths, folder, bytes_per_batch=config.bytes_per_batch, params=params)
+    return await threads.run(_measure, paths, config, prices)
 
 
-def rows_of(path: Path, *, longest: int) -> Generator[tuple[bytes, Row], None, None]:
-    """The checked rows of a file with their raw lines, a block at a time in memory."""
-    with closing(FileInput(path, longest=longest)) as file:
+def rows_of(*paths: Path, longest: int) -> Generator[tuple[bytes, Row], None, None]:
+    """The checked rows of some files with their raw lines, a block at a time in memory."""
+    with closing(open_input(paths, longest=longest)) as file:
         while (block := file.block()) is not None:
             for line, number, _ in block.requests():
                 yield line, from_line(line, number)
 
 
-def _measure(path: Path, config: Config, prices: PriceList) -> Estimate:
-    made = Estimate()
-    sums: dict[tuple[str, bool], _Sum] = {}
+def _measure(paths: list[Path], config: Config, prices: PriceList) -> Estimate:
+    made = Estimate(prices_of=prices.date)
+    sums: dict[_Kind, _Sum] = {}
     cutter = _Cutter(config)
     decode = msgspec.json.Decoder(_Asked).decode
-    for _, row in rows_of(path, longest=2 * config.bytes_per_batch):
+    for _, row in rows_of(*paths, longest=2 * config.bytes_per_batch):
         asked = decode(row.params)
         tokens = len(row.params) // BYTES_PER_TOKEN
-        key = (str(asked.model), tokens > prices.long_prompt_tokens)
+        geo = charges_of(geo=None if asked.inference_geo is None else str(asked.inference_geo)).inference_geo
+        key = (str(asked.model), tokens > prices.long_prompt_tokens, geo)
         spent = sums.setdefault(key, _Sum())
         spent.input_tokens += tokens
         spent.output_tokens += asked.max_tokens
@@ -114,9 +139,10 @@ def _measure(path: Path, config: Config, prices: PriceList) -> Estimate:
     made.batches, made.bytes = cutter.end()
     made.input_tokens = sum(spent.input_tokens for spent in sums.values())
     made.output_tokens_at_most = sum(spent.output_tokens for spent in sums.values())
-    made.models = sorted({model for model, _ in sums})
+    made.models = sorted({model for model, _, _ in sums})
     made.unpriced = [model for model in made.models if prices.price(model) is None]
-    if not made.unpriced:
+    made.why_unpriced = merged(*(prices.why_unpriced(Usage(inference_geo=geo), model) for model, _, geo in sums))
+    if not made.why_unpriced:
         low, high = (_dollars(sums, prices, with_output=wanted) for wanted in (False, True))
         made.synchronous_cost = low, high
         made.cost = low * BATCH_DISCOUNT, high * BATCH_DISCOUNT
@@ -154,16 +180,18 @@ class _Cutter:
         return self._batches, self._bytes
 
 
-def _dollars(sums: dict[tuple[str, bool], _Sum], prices: PriceList, *, with_output: bool) -> float:
+def _dollars(sums: dict[_Kind, _Sum], prices: PriceList, *, with_output: bool) -> float:
     total = 0.0
-    for (model, long), spent in sums.items():
-        usage = Usage(input_tokens=spent.input_tokens, output_tokens=spent.output_tokens if with_output else 0)
+    for (model, long, geo), spent in sums.items():
+        output = spent.output_tokens if with_output else 0
+        usage = Usage(input_tokens=spent.input_tokens, output_tokens=output, inference_geo=geo)
         total += prices.cost(usage, model, long=long) or 0.0
     return total
 
 
-def rows_to_show(made: Estimate) -> list[tuple[str, str]]:
+def rows_to_show(made: Estimate, *, today: date | None = None) -> list[tuple[str, str]]:
     """The estimate as rows of a table."""
+    age = price_age(made.prices_of, today or datetime.now().astimezone().date())
     rows = [
         ("requests", f"{made.requests:,}"),
         ("batches", f"about {made.batches:,}"),
@@ -173,8 +201,10 @@ def rows_to_show(made: Estimate) -> list[tuple[str, str]]:
         ("cost as batches", span(*made.cost)),
         ("cost synchronous", span(*made.synchronous_cost)),
     ]
-    if made.unpriced:
-        rows.append(("no price for", ", ".join(map(clean, made.unpriced))))
+    if made.why_unpriced:
+        rows.append(("cost is unknown", "; ".join(map(clean, made.why_unpriced))))
+    if age:
+        rows.append(("prices", age))
     return rows
 
 
@@ -190,6 +220,7 @@ def as_json(made: Estimate) -> dict[str, Any]:
         "synchronous_cost": made.synchronous_cost,
         "models": made.models,
         "unpriced": made.unpriced,
+        "why_unpriced": made.why_unpriced,
     }
 
 
@@ -212,7 +243,9 @@ def submit_every(sla: str) -> float:
 
 
 def estimate(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A file of JSON lines (.gz, .zst).")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Files of JSON lines (.gz, .zst) or patterns in quotes.")
+    ],
     sla: Annotated[str | None, typer.Option(help="When each answer is due: 30h, 2d.")] = None,
     tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
     prices: Annotated[Path | None, typer.Option(help="A price file of your own.")] = None,
@@ -227,7 +260,9 @@ def estimate(
     async def work() -> None:
         every = None if sla is None else submit_every(sla)
         list_ = load(None if prices is None else str(prices))
-        made = await estimate_file(source, config=Config(tier=tier), prices=list_)
+        params = check_of("check", betas=False)
+        made = await estimate_file(inputs(sources), config=Config(tier=tier), prices=list_, params=params)
+        warn_of_params(screen, params)
         _, queue = LIMITS[tier]
         advice = _advice(made, queue, every)
         if as_json_:

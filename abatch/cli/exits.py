@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sys
 import traceback
 from contextlib import contextmanager
 from functools import partial
@@ -23,15 +22,29 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 import typer
 
-from abatch.cli.screen import Screen
+from abatch.cli.commands import completed
+from abatch.cli.screen import Screen, configure_logs
+from abatch.cli.streams import OutputGone
 from abatch.errors import AbatchError, BackendError, BackendNotFound, BadRequest, ConfigError, JobConflict
 from abatch.log import redact
-from abatch.places import shown
+from abatch.places import folder_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
+    from pathlib import Path
 
-__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "OK", "STUCK", "perform", "reported", "status_of", "tell"]
+__all__ = [
+    "BAD_INPUT",
+    "FAILED",
+    "INTERRUPTED",
+    "OK",
+    "STUCK",
+    "perform",
+    "reported",
+    "status_of",
+    "tell",
+    "without_output",
+]
 
 OK: Final = 0
 FAILED: Final = 1
@@ -50,8 +63,16 @@ def status_of(error: BaseException) -> int:
     return BAD_INPUT if isinstance(error, ConfigError | BadRequest | JobConflict) else STUCK
 
 
-def tell(error: BaseException) -> str:
-    """What is said about an error: its own text where it is one that is expected, else where it came from."""
+def tell(error: BaseException, journal: Path | None = None) -> str:
+    """What is said about an error: its own text where it is one that is expected, else where it came from.
+
+    The commands that it shows name `journal`, the folder that the command line was given or took for granted.
+    """
+    told = _tell(error)
+    return told if journal is None else completed(told, folder_of(journal))
+
+
+def _tell(error: BaseException) -> str:
     match error:
         case BackendNotFound():
             return f"no backend takes {error.url!r}; a destination is one of:\n  " + "\n  ".join(error.forms)
@@ -60,7 +81,7 @@ def tell(error: BaseException) -> str:
             folder = os.path.dirname(place)  # noqa: PTH120 - it may be no path
             return error.why if folder and folder in error.why else f"{place}: {error.why}"
         case BadRequest():
-            return f"{error.total} request(s) cannot be sent:\n{error}"
+            return f"{error.total:,} problem(s) in the requests:\n{error}"
         case AbatchError():
             told = str(error)
             for argument, option in AS_OPTIONS.items() if isinstance(error, ConfigError) else ():
@@ -74,7 +95,7 @@ def tell(error: BaseException) -> str:
 
 
 @contextmanager
-def reported(screen: Screen | None = None) -> Generator[None]:
+def reported(screen: Screen | None = None, journal: Path | None = None) -> Generator[None]:
     """Turn whatever ends the block into a message and an exit status.
 
     Raises:
@@ -86,21 +107,30 @@ def reported(screen: Screen | None = None) -> Generator[None]:
     except KeyboardInterrupt:
         (screen or Screen()).complain("Interrupted.")
         raise typer.Exit(INTERRUPTED) from None
-    except BrokenPipeError:  # whoever read our output has had enough
-        _leave_stdout()
-        raise typer.Exit(OK) from None
+    except OutputGone as gone:
+        raise typer.Exit(without_output(gone, screen)) from None
     except Exception as error:
         if isinstance(error, typer.Exit | typer.Abort) or type(error).__module__.startswith(("click", "typer")):
             raise
-        (screen or Screen()).complain(f"error: {tell(error)}")
+        (screen or Screen()).complain(f"error: {tell(error, journal)}")
         raise typer.Exit(status_of(error)) from None
 
 
-def perform(work: Callable[[], Awaitable[T]], /) -> T:
+def without_output(gone: OutputGone, screen: Screen | None = None) -> int:
+    """Report that stdout failed while it took what was asked for; the exit status of that."""
+    if gone.reader_left:  # it has read enough
+        return OK
+    (screen or Screen()).complain(f"error: {gone}; what was asked for is incomplete")
+    return STUCK
+
+
+def perform(work: Callable[[], Awaitable[T]], journal: Path | None = None, /) -> T:
     """Run what a command does; Ctrl-C ends it where it stands, for it drives nothing."""
+    screen = Screen()
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
-        with reported():
+        with reported(screen, journal):
+            configure_logs(screen)
             return anyio.run(partial(work))
     finally:
         signal.signal(signal.SIGINT, before)
@@ -114,7 +144,3 @@ def _interrupt(*_: object) -> None:
         screen.output.line()  # a table that is watched ends without one
     screen.complain("Interrupted.")
     os._exit(INTERRUPTED)
-
-
-def _leave_stdout() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

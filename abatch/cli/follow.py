@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -14,22 +15,27 @@ from rich.table import Table
 from rich.text import Text
 
 from abatch.cli.screen import table
-from abatch.cli.text import clean, duration, moment, money, words
+from abatch.cli.text import clean, duration, moment, money, price_age, words
 from abatch.places import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date
+
     from rich.console import RenderableType
 
     from abatch.cli.screen import Screen
     from abatch.job import Job
     from abatch.ledger import Progress
-    from abatch.result import Summary
+    from abatch.result import Failure, Summary
 
-__all__ = ["follow", "summary_json", "summary_table"]
+__all__ = ["failures_table", "follow", "summary_json", "summary_table"]
 
 FRAME: Final = 0.25
 LINE: Final = 10.0
 """Seconds between two lines of progress where nobody watches a bar,"""
+GROUPS: Final = 8
+"""Kinds of failures that are shown one by one."""
 AT_LEAST: Final = 600.0
 """and where nothing changes."""
 
@@ -94,15 +100,18 @@ def numbers(progress: Progress) -> str:
             f"in flight {progress.in_flight:,} in {progress.batches_in_flight:,} batches",
             f"sealed {progress.sealed:,}",
             f"failed {progress.failed:,}",
+            f"missing {progress.missing:,}" if progress.missing else "",
             f"in doubt {progress.in_doubt}" if progress.in_doubt else "",
             f"held {progress.held}" if progress.held else "",
         )
     )
 
 
-def summary_table(summary: Summary) -> RenderableType:
+def summary_table(summary: Summary, *, today: date | None = None) -> RenderableType:
     """What a job came to, as a table."""
+    age = price_age(summary.prices_of, today or datetime.now().astimezone().date())
     usage = summary.usage
+    stops = words(f"{reason} {count:,}" for reason, count in summary.stop_reasons.items())
     rows = [
         ("requests", f"{summary.requests:,}"),
         ("succeeded", f"{summary.succeeded:,}"),
@@ -111,16 +120,26 @@ def summary_table(summary: Summary) -> RenderableType:
             for name in ("errored", "expired", "canceled", "other", "missing")
             if (count := getattr(summary, name))
         ),
+        *([("stopped by", stops)] if stops else []),
         ("batches", f"{summary.batches:,}" + (f" ({summary.retried:,} requests tried again)" * bool(summary.retried))),
         ("tokens", f"{usage.prompt_tokens:,} in, {usage.output_tokens:,} out"),
-        ("cost", money(summary.cost)),
-        ("synchronous cost", money(summary.synchronous_cost)),
+        ("cost", money(summary.cost, summary.unpriced)),
+        *([] if summary.cost is None else [("synchronous cost", money(summary.synchronous_cost))]),
+        *([("prices", age)] if age else []),
         ("time", duration(summary.seconds)),
         ("results", shown(summary.location)),
     ]
     if summary.duplicates:
         rows.append(("accepted twice", f"{summary.duplicates:,}: see docs/reliability.md"))
     return table("", "", rows=rows)
+
+
+def failures_table(failures: Sequence[Failure]) -> RenderableType:
+    """Why requests did not succeed, the most frequent reasons first."""
+    rows = [(f"{each.count:,}", each.type, each.message, each.example) for each in failures[:GROUPS]]
+    if rest := failures[GROUPS:]:
+        rows.append((f"{sum(each.count for each in rest):,}", f"of {len(rest):,} other kinds", "", rest[0].example))
+    return table("failed", "type", "message", "for example", rows=rows, right=("failed",))
 
 
 def summary_json(summary: Summary) -> dict[str, Any]:

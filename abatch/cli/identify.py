@@ -10,8 +10,8 @@ import typer
 
 from abatch import threads, wire
 from abatch.cli.exits import perform
-from abatch.cli.options import JournalOption, JsonOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import DEFAULT_JOURNAL, ledger_of
+from abatch.cli.options import JsonOption, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.places import asked_for, ledger_of, place_of
 from abatch.cli.screen import Screen, table
 from abatch.errors import ConfigError
 from abatch.kept import read_kept
@@ -26,7 +26,8 @@ __all__ = ["identify"]
 
 def identify(
     wire_id: Annotated[str, typer.Argument(metavar="WIRE-ID", help="A custom_id as the Console shows it.")],
-    journal: JournalOption = DEFAULT_JOURNAL,
+    journal: PlaceOption = None,
+    sandbox: SandboxOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say which job, shard and row an id on the wire belongs to, and whether this journal made it.
@@ -39,7 +40,7 @@ def identify(
         named = wire.parse_id(wire_id.encode())
         if named is None:
             raise ConfigError(f"{wire_id!r} is not an id of abatch; one looks like a1-0000000H-01-7C2M0Z9QKXJ4-002A")
-        async with ledger_of(journal) as ledger:
+        async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
             key = ledger.journal.lineage_key
             if not named.shard or not named.attempt or wire.tag(key, named.shard, named.attempt) != named.tag:
                 raise ConfigError(f"{wire_id} was not made by journal {ledger.journal.folder}: its tag is another's")
@@ -69,7 +70,7 @@ def identify(
         ]
         screen.output.print(table("", "", rows=[*rows, ("proof", "its tag was made by this journal")]))
 
-    perform(work)
+    perform(work, asked_for(journal, sandbox=sandbox))
 
 
 def _custom_id(journal: Journal, shard: ShardRecord, row: int) -> str | None:

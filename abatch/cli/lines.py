@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
-from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
 from abatch import threads
-from abatch.errors import BadRequest, ConfigError
-from abatch.intake import BOM, FileInput
-from abatch.request import BLANK, from_line
+from abatch.errors import AbatchError, BadRequest, ConfigError
+from abatch.kinds import check_kind
+from abatch.problems import Problems
+from abatch.request import BLANK, BOM, from_line
 from abatch.wire import MAX_LINE, LineReader, LineTooLong
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
-__all__ = ["begun", "check_beginning", "stdin_lines"]
+    from abatch.params import Check
+
+__all__ = ["begun", "inputs", "stdin_lines"]
 
 BLOCK: Final = 2**20
 """Bytes read at once; and of a stream, what is looked at before it makes a job."""
 
 
-def check_beginning(path: Path, *, longest: int) -> None:
-    """Make sure that a file does not begin as JSON of another kind, of which every line would be a problem.
+def inputs(names: list[str]) -> list[Path]:
+    """The files that are named, in this order; a pattern in quotes stands for its files, sorted by name.
 
     Raises:
-        ConfigError: it does, or it cannot be read.
+        ConfigError: no file matches a pattern.
 
     """
-    with closing(FileInput(path, longest=longest)) as file, suppress(BadRequest):  # that is told when it is checked
-        block = file.block()
-        for line, _, _ in [] if block is None else block.requests()[:1]:
-            _check_first(line, str(path))
+    found: list[Path] = []
+    for name in names:
+        if not glob.has_magic(name) or Path(name).exists():
+            found.append(Path(name))
+            continue
+        matching = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of a path that need not be relative
+        if not matching:
+            raise ConfigError(f"no file matches {name!r}")
+        found += map(Path, matching)
+    return found
 
 
-async def begun(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def begun(lines: AsyncIterator[bytes], params: Check | None = None) -> AsyncIterator[bytes]:
     """The same lines, once the first of them are known to be good: without these there shall be no job.
+
+    Args:
+        lines: the lines.
+        params: checks params; else any will do.
 
     Raises:
         BadRequest: one of them cannot be sent.
@@ -49,16 +62,28 @@ async def begun(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     head: list[bytes] = []
     weight = 0
     async for line in lines:
-        if not head:
-            _check_first(line, "from stdin")
         head.append(line)
-        from_line(line, len(head))
         weight += len(line)
         if weight >= BLOCK:
             break
     if not head:
         raise ConfigError("stdin holds no request")
+    check_kind(b"\n".join(head)[:BLOCK], None)
+    if (bad := await threads.run(_problems_of, head, params)) is not None:
+        raise bad
     return _joined(head, lines)
+
+
+def _problems_of(lines: list[bytes], params: Check | None) -> BadRequest | None:
+    problems = Problems()
+    for number, line in enumerate(lines, 1):
+        try:
+            row = from_line(line, number)
+        except BadRequest as bad:
+            problems.add([bad])
+        else:
+            problems.add([] if params is None else params.row(row, number))
+    return problems.error()
 
 
 async def _joined(head: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -70,27 +95,27 @@ async def _joined(head: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterato
         yield line
 
 
-def _check_first(line: bytes, name: str) -> None:
-    if line[:1] == b"[":
-        kind, convert = "is one JSON array", "jq -c '.[]'"
-    elif line == b"{":
-        kind, convert = "has objects over several lines", "jq -c ."
-    else:
-        return
-    raise ConfigError(f"input {name} must be JSON lines, one request on each; this {kind}. Convert it with: {convert}")
-
-
 async def stdin_lines() -> AsyncIterator[bytes]:
     """The lines of stdin, in blocks as they come; waiting for more can be cancelled."""
     descriptor = sys.stdin.fileno()
     reader, waits, ends, begins = LineReader(), True, 0, BOM
+    begun_to_read = False
     while True:
         if waits:
             try:
                 await anyio.wait_readable(descriptor)
             except OSError:  # a plain file never makes one wait
                 waits = False
-        block = await threads.run(os.read, descriptor, BLOCK)
+        try:
+            block = await threads.run(os.read, descriptor, BLOCK)
+        except OSError as failure:
+            why = f"stdin cannot be read ({failure.strerror})"
+            if begun_to_read:  # some of it may be sent already, so this is no error of the input
+                raise AbatchError(f"{why}; run the same command again, with all the lines") from failure
+            raise ConfigError(
+                f"{why}; - needs the lines on stdin: connect a file or pipe, or name the file"
+            ) from failure
+        begun_to_read = True
         ends += block.count(b"\n")
         try:
             lines = reader.feed(block) if block else reader.end()

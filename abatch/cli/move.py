@@ -18,9 +18,10 @@ from abatch.cli.options import JobArgument, JournalOption  # noqa: TC001 - typer
 from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of
 from abatch.cli.screen import Screen
 from abatch.cli.text import clean
-from abatch.facts import FileSource
+from abatch.facts import files_of
 from abatch.journal import Journal
 from abatch.ledger import Ledger
+from abatch.log import ranges
 from abatch.move import move as move_job
 from abatch.places import absolute, absolute_url, folder_of, relative_url, shown
 
@@ -58,6 +59,7 @@ def move(
         try:
             ledger = await Ledger.load(driven)
             job = job_named(ledger, key)
+            sealed = {number for number, shard in job.shards.items() if shard.sealed is not None and shard.sealed.lines}
             async with AsyncExitStack() as opened:
                 source = job.submitted.source
                 again = await move_job(
@@ -65,22 +67,25 @@ def move(
                     job,
                     relative_url(driven.folder, url),
                     api=partial(_client, driven, opened),
-                    input_path=absolute(driven.folder, source.path) if isinstance(source, FileSource) else None,
+                    input_paths=[absolute(driven.folder, file.path) for file in files_of(source)],
                 )
+            copied = sealed.difference(again)
             after = _place(driven.folder, job.to)
-            kept = "" if before == after else f" {before} keeps a copy of what it had, which you may remove."
+            kept = "" if before == after or not copied else f" {before} keeps a copy, which you may remove."
             screen.say(clean(f"Job {key} is in {after} now.{kept}"))
             if again:
                 screen.say(
-                    f"The results of {len(again):,} shard(s) could not be read there: the next run reads them from the "
-                    "API, for nothing."
+                    clean(
+                        f"The results of {len(again):,} shard(s) ({ranges(again)}) could not be read in {before}: the "
+                        "next run reads them from the API, for nothing."
+                    )
                 )
             if job.finished is None:
                 screen.say(clean("To go on: " + ", ".join(filter(None, resuming(ledger, job)))))
         finally:
             await driven.aclose()
 
-    perform(work)
+    perform(work, journal)
 
 
 async def _client(journal: Journal, opened: AsyncExitStack) -> Client:

@@ -7,9 +7,22 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["JobArgument", "JournalOption", "JsonOption", "QuietOption", "StoragePatienceOption"]
+__all__ = [
+    "JobArgument",
+    "JournalOption",
+    "JsonOption",
+    "PlaceOption",
+    "QuietOption",
+    "SandboxOption",
+    "StoragePatienceOption",
+]
 
 JobArgument: TypeAlias = Annotated[str, typer.Argument(metavar="JOB", help="The job's key.", show_default=False)]
+SandboxOption: TypeAlias = Annotated[bool, typer.Option("--sandbox", help="The job was run with --sandbox.")]
+PlaceOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--journal", file_okay=False, help="The journal's folder; .abatch, or .abatch-sandbox for --sandbox."),
+]
 JournalOption: TypeAlias = Annotated[Path, typer.Option("--journal", file_okay=False, help="The journal's folder.")]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else there.")]
 StoragePatienceOption: TypeAlias = Annotated[

@@ -17,9 +17,48 @@ if TYPE_CHECKING:
 
     from abatch.ledger import JobRecord
 
-__all__ = ["DEFAULT_JOURNAL", "job_named", "ledger_of", "ref_of"]
+__all__ = [
+    "DEFAULT_JOURNAL",
+    "PORT",
+    "SANDBOX_JOURNAL",
+    "asked_for",
+    "has_sandbox",
+    "job_named",
+    "ledger_of",
+    "place_of",
+    "ref_of",
+]
 
 DEFAULT_JOURNAL: Final = Path(".abatch")
+SANDBOX_JOURNAL: Final = Path(".abatch-sandbox")
+PORT: Final = "port"
+"""The file in a journal's folder that keeps its sandbox's."""
+
+
+def has_sandbox(folder: Path) -> bool:
+    """Whether a journal is of a sandbox beside it."""
+    return (folder / PORT).exists()
+
+
+def asked_for(journal: Path | None, *, sandbox: bool) -> Path | None:
+    """The journal that the options name; None where they leave it to `place_of`."""
+    return SANDBOX_JOURNAL if journal is None and sandbox else journal
+
+
+def place_of(journal: Path | None, *, sandbox: bool) -> Path:
+    """The journal to read: the one that was named, or the one that goes without saying.
+
+    Raises:
+        ConfigError: none was named, and there is only that of a sandbox.
+
+    """
+    if (asked := asked_for(journal, sandbox=sandbox)) is not None:
+        return asked
+    if not DEFAULT_JOURNAL.exists() and SANDBOX_JOURNAL.exists():
+        raise ConfigError(
+            f"there is no journal {DEFAULT_JOURNAL} here, but one of the sandbox: add --sandbox to see it"
+        )
+    return DEFAULT_JOURNAL
 
 
 @asynccontextmanager

@@ -31,6 +31,8 @@ def redrain(
     Every part that is not in its place is read from the API, which keeps results for 29 days. A part that is damaged
     has to be removed first; so has a damaged file that was finished. Lines may stand in another order than before.
 
+    Exit status: 0 all is in its place (again), whatever the requests came to; else as for run.
+
     Example: abatch redrain nightly
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the API key
@@ -41,8 +43,8 @@ def redrain(
         async with ledger_of(place) as ledger:
             return job_named(ledger, key).submitted.headers.workspace_id
 
-    workspace_id = perform(work)
-    with reported(screen):
+    workspace_id = perform(work, place)
+    with reported(screen, place):
         config = config_of(sandbox=sandbox)
     drive(
         Redrain(key=key, workspace_id=workspace_id),

@@ -1,17 +1,17 @@
 """`abatch retry`: the requests of a finished job that did not succeed, as a new job.
 
 A job has one line per request, for ever. So a retry is a job of its own, `KEY.retry-1`, then `-2`, with the rows
-of the original file whose last word so far is not a success. The same command again resumes one that is unfinished.
+of the original file whose last word so far is not a success, or is an answer that was cut. The same command again
+resumes one that is unfinished.
 """
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
-from contextlib import aclosing, closing
+from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final
@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
-from abatch import threads, wire
+from abatch import threads
 from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
 from abatch.cli.estimate import rows_of
 from abatch.cli.exits import perform, reported
+from abatch.cli.family import CANCELED, FAILED, FINAL, MISSING, STOPPED, last_words, mark_of, retries_of
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     JobArgument,
     JsonOption,
@@ -30,26 +31,35 @@ from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     StoragePatienceOption,
 )
 from abatch.cli.places import job_named, ledger_of
-from abatch.cli.results import read_results
 from abatch.cli.screen import Screen
-from abatch.config import Tier  # noqa: TC001 - typer reads the annotations
+from abatch.config import Config, Tier
 from abatch.errors import ConfigError
-from abatch.facts import FileSource
+from abatch.facts import FilePart, files_of
 from abatch.intake import file_sha256
 from abatch.places import absolute, absolute_url, shown
+from abatch.stops import CUT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from abatch.facts import Headers
-    from abatch.ledger import JobRecord, Ledger
+    from abatch.ledger import Ledger
     from abatch.request import Row
 
 __all__ = ["retry"]
 
-KINDS: Final = ("failed", "missing", "canceled")
+_IN_WORDS: Final = {FINAL: "failed for good", STOPPED: "of that stop reason"}
 ROWS: Final = 1000
 """Rows of the input looked at in one turn of a worker thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """Which requests somebody wants to send again, and how."""
+
+    kinds: frozenset[str]
+    stops: frozenset[str]
+    max_tokens: int | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,25 +68,43 @@ class _Retry:
 
     key: str
     to: str
-    path: Path
+    paths: list[Path]
     headers: Headers
     tries: int
     resumes: bool
-    wanted: dict[str, set[bytes]] = field(default_factory=lambda: {kind: set[bytes]() for kind in KINDS})
+    max_tokens: int | None = None
+    wanted: set[bytes] = field(default_factory=set[bytes])
+    counts: Counter[str] = field(default_factory=Counter[str])
+    """How many of each kind were found."""
+    left_out: int = 0
+    """Requests that cannot succeed as they are."""
+    long_enough: int = 0
+    """Requests that were allowed as many tokens before."""
 
-    @property
-    def count(self) -> int:
-        """Requests to send."""
-        return sum(map(len, self.wanted.values()))
 
-    def has(self, mark: bytes) -> bool:
-        """Whether this request is to be sent again."""
-        return any(mark in marks for marks in self.wanted.values())
+class _Asked(msgspec.Struct):
+    max_tokens: int = 0
 
-    def drop(self, mark: bytes) -> None:
-        """It succeeded meanwhile."""
-        for marks in self.wanted.values():
-            marks.discard(mark)
+
+def _wish_of(*, kinds: dict[str, bool], all_: bool, stops: list[str], max_tokens: int | None) -> _Wish:
+    """What the options come to.
+
+    Raises:
+        ConfigError: they do not go together.
+
+    """
+    chosen = {kind for kind, is_chosen in kinds.items() if is_chosen}
+    if not chosen and not stops:
+        chosen = set(kinds)
+    if max_tokens is not None and (chosen or CUT not in stops):
+        raise ConfigError(f"--max-tokens is for answers that were cut: it goes with --stop-reason {CUT} alone")
+    if max_tokens is None and CUT in stops:
+        raise ConfigError(f"the same request would be cut again: say --max-tokens N with --stop-reason {CUT}")
+    if all_ and FAILED in chosen:
+        chosen.add(FINAL)
+    if stops:
+        chosen.add(STOPPED)
+    return _Wish(kinds=frozenset(chosen), stops=frozenset(stops), max_tokens=max_tokens)
 
 
 def retry(
@@ -85,6 +113,16 @@ def retry(
     failed: Annotated[bool, typer.Option("--failed", help="Those that errored or expired.")] = False,
     missing: Annotated[bool, typer.Option("--missing", help="Those whose result could not be got.")] = False,
     canceled: Annotated[bool, typer.Option("--canceled", help="Those that were cancelled.")] = False,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Also those that cannot succeed as they are, such as bad requests.")
+    ] = False,
+    stop_reason: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REASON", help="Answers that stopped for this reason; may be repeated."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With --stop-reason max_tokens: how long they may be now.")
+    ] = None,
     to: Annotated[
         str | None, typer.Option(metavar="DEST", help="Where to; beside the original's results if not given.")
     ] = None,
@@ -100,27 +138,45 @@ def retry(
 ) -> None:
     """Send what did not succeed again, as a new job with results of its own: JOB.retry-1, then -2.
 
-    Without --failed, --missing or --canceled: all of them. Requests that an earlier retry got answered stay out.
+    Without --failed, --missing, --canceled or --stop-reason: all that did not succeed. Requests that an earlier retry
+    got answered stay out. So do those that cannot succeed as they are, unless --all is given.
 
     Example: abatch retry nightly --failed
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the API key
     screen = Screen(quiet=quiet)
     place = journal_of(journal, sandbox=sandbox)
-    chosen = [kind for kind, is_chosen in zip(KINDS, (failed, missing, canceled), strict=True) if is_chosen]
+    with reported(screen):
+        kinds = {FAILED: failed, MISSING: missing, CANCELED: canceled}
+        wish = _wish_of(kinds=kinds, all_=all_, stops=stop_reason or [], max_tokens=max_tokens)
 
     async def work() -> _Retry:
         async with ledger_of(place) as ledger:
-            return await _prepare(ledger, key, chosen or list(KINDS), to)
+            return await _prepare(ledger, key, to, wish)
 
-    made = perform(work)
-    with reported(screen):
-        config = config_of(sandbox=sandbox, poll_interval=poll_interval, storage_patience=storage_patience, tier=tier)
-        counts = ", ".join(f"{len(marks):,} {kind}" for kind, marks in made.wanted.items() if marks)
-        if not made.count:
+    made = perform(work, place)
+    with reported(screen, place):
+        config = config_of(
+            sandbox=sandbox,
+            poll_interval=poll_interval,
+            storage_patience=storage_patience,
+            tier=tier,
+            params="unchecked",  # they were checked, or sent unchecked, when the job was made
+        )
+        if made.left_out:
+            screen.say(
+                f"{made.left_out:,} requests cannot succeed as they are, and are left out: change them; or send them "
+                "all the same with --all."
+            )
+        if made.long_enough:
+            screen.say(
+                f"{made.long_enough:,} requests are left out: they were allowed {made.max_tokens:,} tokens before."
+            )
+        if not made.wanted:
             screen.say(f"Job {key} has nothing to send again.")
             raise typer.Exit
-        screen.say(f"{made.count:,} requests to send again ({counts}) as job {made.key}, to {shown(made.to)}")
+        counts = ", ".join(f"{count:,} {_IN_WORDS.get(kind, kind)}" for kind, count in made.counts.items())
+        screen.say(f"{len(made.wanted):,} requests to send again ({counts}) as job {made.key}, to {shown(made.to)}")
         if not (yes or made.resumes):
             if not sys.stdin.isatty():
                 raise ConfigError("this sends requests that cost money; say --yes where nobody can be asked")
@@ -148,10 +204,10 @@ def retry(
     )
 
 
-async def _prepare(ledger: Ledger, key: str, kinds: list[str], to: str | None) -> _Retry:
+async def _prepare(ledger: Ledger, key: str, to: str | None, wish: _Wish) -> _Retry:
     job = job_named(ledger, key)
     source = job.submitted.source
-    if not isinstance(source, FileSource):
+    if not (files := files_of(source)):
         first, is_retry, _ = key.rpartition(".retry-")
         if is_retry and ledger.job(first) is not None:
             raise ConfigError(f"job {key!r} is a retry; `abatch retry {first}` sends again what is still unanswered")
@@ -159,36 +215,47 @@ async def _prepare(ledger: Ledger, key: str, kinds: list[str], to: str | None) -
     if job.finished is None:
         raise ConfigError(f"job {key!r} is not finished; run it to its end first")
     folder = ledger.journal.folder
-    path = absolute(folder, source.path)
-    if not await _is_same(path, source):
+    paths = [absolute(folder, file.path) for file in files]
+    for path, file in zip(paths, files, strict=True):
+        if await _is_same(path, file):
+            continue
         raise ConfigError(f"input {path} is gone, or changed since job {key!r} was started; put the old content back")
-    earlier: list[JobRecord] = []
-    number = 1
-    while (last := ledger.job(f"{key}.retry-{number}")) is not None and last.finished is not None:
-        earlier.append(last)
-        number += 1
+    earlier = retries_of(ledger, job)
+    last = earlier.pop() if earlier and earlier[-1].finished is None else None
+    number = len(earlier) + 1
     url = absolute_url(folder, job.to)
     made = _Retry(
         key=f"{key}.retry-{number}",
         to=to or (_beside(url, number) if last is None else absolute_url(folder, last.to)),
-        path=path,
+        paths=paths,
         headers=job.submitted.headers,
         tries=job.submitted.tries,
         resumes=last is not None,
+        max_tokens=wish.max_tokens,
     )
-    async for mark, kind in _unsuccessful(ledger, job):
-        if kind in kinds:
-            made.wanted[kind].add(mark)
-    for done in earlier:
-        async with aclosing(read_results(ledger, done)) as lines:
-            async for line in lines:
-                seen = wire.read_line(line)
-                if seen is not None and seen.outcome == "succeeded":
-                    made.drop(_mark(msgspec.json.encode(seen.wire_id)))
+    words = await last_words(ledger, job, earlier, wish.stops)
+    made.counts.update(word for word in words.values() if word in wish.kinds)
+    made.left_out = Counter(words.values())[FINAL] * (FAILED in wish.kinds and FINAL not in wish.kinds)
+    made.wanted.update(mark for mark, word in words.items() if word in wish.kinds)
+    if wish.max_tokens is not None:
+        await _drop_long_enough(made)
     return made
 
 
-async def _is_same(path: Path, source: FileSource) -> bool:
+async def _drop_long_enough(made: _Retry) -> None:
+    """Leave out what was allowed as much before: it would be cut at the same place, and paid for again."""
+    assert made.max_tokens is not None
+    decode = msgspec.json.Decoder(_Asked).decode
+    with closing(rows_of(*made.paths, longest=2 * Config().bytes_per_batch)) as rows:
+        while block := await threads.run(_next_rows, rows):
+            for _, row in block:
+                mark = mark_of(row.custom_id)
+                if mark in made.wanted and decode(row.params).max_tokens >= made.max_tokens:
+                    made.wanted.discard(mark)
+                    made.long_enough += 1
+
+
+async def _is_same(path: Path, source: FilePart) -> bool:
     try:
         now = await threads.run(path.stat)
         same = (now.st_size, now.st_mtime_ns) == (source.size, source.mtime_ns)
@@ -207,36 +274,21 @@ def _beside(url: str, number: int) -> str:
     return f"{stem}.retry-{number}{dot}{suffix}"
 
 
-async def _unsuccessful(ledger: Ledger, job: JobRecord) -> AsyncIterator[tuple[bytes, str]]:
-    """The marks of the requests whose last word is not a success, each with its kind."""
-    async with aclosing(read_results(ledger, job)) as lines:
-        async for line in lines:
-            seen = wire.read_line(line)
-            if seen is not None and seen.outcome != "succeeded":
-                kind = "canceled" if seen.outcome == "canceled" else "failed"
-                yield _mark(msgspec.json.encode(seen.wire_id)), kind
-    for shard in job.missing_shards:
-        for mark in await threads.run(_missing_of, ledger.journal.missing / f"{shard:08d}.jsonl"):
-            yield mark, "missing"
-
-
-def _missing_of(path: Path) -> list[bytes]:
-    with path.open("rb") as file:
-        return [_mark(msgspec.json.encode(json.loads(line)["custom_id"])) for line in file]
-
-
-def _mark(custom_id: bytes) -> bytes:
-    """What stands for a custom_id, given as a JSON string."""
-    return blake2b(custom_id, digest_size=16).digest()
-
-
 async def _rows_again(made: _Retry, *, longest: int) -> AsyncIterator[bytes]:
-    with closing(rows_of(made.path, longest=longest)) as rows:
+    with closing(rows_of(*made.paths, longest=longest)) as rows:
         while block := await threads.run(_next_rows, rows):
-            for line, custom_id in block:
-                if made.has(_mark(custom_id)):
-                    yield line
+            for line, row in block:
+                if mark_of(row.custom_id) in made.wanted:
+                    yield line if made.max_tokens is None else _with_max_tokens(line, made.max_tokens)
 
 
-def _next_rows(rows: Iterator[tuple[bytes, Row]]) -> list[tuple[bytes, bytes]]:
-    return [(line, row.custom_id) for line, row in islice(rows, ROWS)]
+def _with_max_tokens(line: bytes, max_tokens: int) -> bytes:
+    """The request with another `max_tokens`; every other value stands as it was written."""
+    request = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    params = msgspec.json.decode(request["params"], type=dict[str, msgspec.Raw])
+    params["max_tokens"] = msgspec.Raw(b"%d" % max_tokens)
+    return msgspec.json.encode({**request, "params": params})
+
+
+def _next_rows(rows: Iterator[tuple[bytes, Row]]) -> list[tuple[bytes, Row]]:
+    return list(islice(rows, ROWS))

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from abatch.backend import load, normalize
-from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
-from abatch.cli.estimate import as_json, estimate_file, rows_to_show
+from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of, params_of
+from abatch.cli.estimate import as_json, estimate_file, rows_to_show, warn_of_params
 from abatch.cli.exits import perform, reported
-from abatch.cli.lines import stdin_lines
+from abatch.cli.lines import inputs, stdin_lines
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     JsonOption,
     QuietOption,
     StoragePatienceOption,
 )
-from abatch.cli.places import DEFAULT_JOURNAL
-from abatch.cli.sandbox import SANDBOX_JOURNAL
+from abatch.cli.places import DEFAULT_JOURNAL, SANDBOX_JOURNAL
 from abatch.cli.screen import Screen, table
 from abatch.config import Parked, Refusals, Tier, Unresolved  # noqa: TC001 - typer reads the annotations
 from abatch.errors import ConfigError
+from abatch.params import check_of
 from abatch.prices import load as load_prices
 
 if TYPE_CHECKING:
@@ -34,7 +34,13 @@ STDIN: Final = "-"
 
 
 def run(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="A file of JSON lines (.gz, .zst), or - for stdin.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Files of JSON lines (.gz, .zst), or patterns in quotes, as one job; - for stdin.",
+        ),
+    ],
     *,
     to: Annotated[str, typer.Option(metavar="DEST", help="results.jsonl, results/, results.db, s3://bucket/prefix")],
     journal: Annotated[
@@ -69,6 +75,12 @@ def run(
     parked: Annotated[
         Parked, typer.Option(help="What to do with a batch that is far older than usual and has not moved.")
     ] = "wait",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse params that the API may refuse, instead of a warning.")
+    ] = False,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Send params as they are, without a check against the SDK's types.")
+    ] = False,
     tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
     beta: Annotated[list[str] | None, typer.Option(help="A value of anthropic-beta; may be repeated.")] = None,
     workspace: Annotated[str | None, typer.Option(help="The workspace of every call.")] = None,
@@ -100,17 +112,22 @@ def run(
             refusals=refusals,
             parked=parked,
             tier=tier,
+            params=params_of(strict=strict, unchecked=unchecked),
         )
-        if source == STDIN and key is None:
+        piped = STDIN in sources
+        if piped and len(sources) > 1:
+            raise ConfigError("stdin cannot be one of several inputs; pass it alone, or save it as a file")
+        paths = [] if piped else inputs(sources)
+        if piped and key is None:
             raise ConfigError("requests from stdin have no name: give the job one with --key")
     price_file = None if prices is None else str(prices)
     if dry_run:
-        _dry_run(source, to, config, price_file, screen, as_json_=as_json_)
+        _dry_run([Path(STDIN)] if piped else paths, to, config, price_file, screen, as_json_=as_json_, betas=bool(beta))
         return
     drive(
         Order(
-            requests=stdin_lines() if source == STDIN else Path(source),
-            piped=source == STDIN,
+            requests=stdin_lines() if piped else paths,
+            piped=piped,
             to=to,
             key=key,
             betas=tuple(beta or ()),
@@ -128,10 +145,14 @@ def run(
     )
 
 
-def _dry_run(source: str, to: str, config: Config, prices: str | None, screen: Screen, *, as_json_: bool) -> None:
+def _dry_run(
+    paths: list[Path], to: str, config: Config, prices: str | None, screen: Screen, *, as_json_: bool, betas: bool
+) -> None:
     async def work() -> None:
         load(normalize(to))
-        made = await estimate_file(Path(source), config=config, prices=load_prices(prices))
+        params = check_of(config.params, betas=betas)
+        made = await estimate_file(paths, config=config, prices=load_prices(prices), params=params)
+        warn_of_params(screen, params)
         if as_json_:
             screen.give(as_json(made))
             return

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from abatch.cli.exits import reported
+from abatch.cli.places import PORT
 from abatch.cli.screen import Screen
-from abatch.errors import BackendUnavailable, ConfigError
+from abatch.errors import BackendUnavailable, ConfigError, JournalLocked
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["SANDBOX_JOURNAL", "has_sandbox", "sandbox", "sandbox_beside"]
+__all__ = ["sandbox", "sandbox_beside"]
 
-SANDBOX_JOURNAL: Final = Path(".abatch-sandbox")
-PORT: Final = "port"
-"""The file in a journal's folder that keeps its sandbox's."""
+LOCK: Final = "sandbox.lock"
+"""The file that the run holds which has its sandbox there."""
 PATIENCE: Final = 8.0
 """Seconds that the sandbox of a run that was killed may take to go, and this one to start."""
 KEY: Final = "sandbox-key"
@@ -41,28 +42,55 @@ def sandbox_beside(folder: Path, *, latency: str) -> Generator[str]:
 
     Raises:
         BackendUnavailable: the sandbox's packages are not installed.
-        ConfigError: it does not start.
+        ConfigError: it does not start, or its folder cannot be used.
+        JournalLocked: another run uses the folder.
 
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    port = _port_of(folder)
-    with tempfile.TemporaryFile() as said:
-        child, url = _start(folder, port, latency, said)
+    with ExitStack() as held:
         try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            held.enter_context(_locked(folder))
+            said = held.enter_context(tempfile.TemporaryFile(dir=folder))
+            child, url = _start(folder, _port_of(folder), latency, said)
+            held.callback(_end, child)
             (folder / PORT).touch(mode=0o600)
             (folder / PORT).write_text(f"{url.rpartition(':')[2]}\n")
-            _point_at(url)
-            yield url
-        finally:
-            assert child.stdin is not None
-            child.stdin.close()
-            child.terminate()
-            child.wait()
+        except OSError as failure:
+            raise ConfigError(
+                f"the sandbox cannot use the folder {folder} ({failure.strerror}); name one that can be written with "
+                "--journal"
+            ) from failure
+        _point_at(url)
+        yield url
 
 
-def has_sandbox(folder: Path) -> bool:
-    """Whether a journal is of a sandbox beside it."""
-    return (folder / PORT).exists()
+@contextmanager
+def _locked(folder: Path) -> Generator[None]:
+    """Keep a sandbox's folder for this run: a second one in it would accept the same batches as its own.
+
+    Raises:
+        JournalLocked: another run has it.
+
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as held:
+            said = os.read(descriptor, 20).strip()
+            raise JournalLocked(folder, int(said) if said.isdigit() else 0) from held
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    assert child.stdin is not None
+    child.stdin.close()
+    child.terminate()
+    child.wait()
 
 
 def _port_of(folder: Path) -> int:
@@ -71,7 +99,7 @@ def _port_of(folder: Path) -> int:
     except FileNotFoundError:
         return 0
     except ValueError as unreadable:
-        raise ConfigError(f"{folder / PORT} holds no port; remove {folder} to begin anew") from unreadable
+        raise ConfigError(f"{folder / PORT} holds no port; remove {folder} to start again") from unreadable
 
 
 def _start(folder: Path, port: int, latency: str, said: IO[bytes]) -> tuple[subprocess.Popen[str], str]:
@@ -101,7 +129,7 @@ def _start(folder: Path, port: int, latency: str, said: IO[bytes]) -> tuple[subp
         if time.monotonic() > until:
             raise ConfigError(
                 f"the sandbox does not start: {why}. This journal belongs to port {port} (kept in {folder / PORT}): "
-                f"end what holds it, or remove {folder} to begin anew"
+                f"end what holds it, or use another journal with --journal. No run uses {folder}"
             )
         time.sleep(0.1)
 

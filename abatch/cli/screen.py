@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import structlog
 from rich.cells import cell_len
 from rich.console import Console, Group
@@ -14,9 +14,9 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.table import Table
 
-from abatch.cli.text import clean, escaped
+from abatch.cli.text import clean, json_line
 from abatch.errors import ConfigError
-from abatch.log import redact
+from abatch.log import redact, without_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableMapping, Sequence
@@ -38,13 +38,25 @@ def _console(*, stderr: bool) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
+IN_WORDS: Final = {
+    "journal_folder_was_open": "other users could read {folder}; it is closed to them now",
+}
+"""Events that short lines tell as sentences."""
+SAID: Final = frozenset({"shards_reopened"})
+"""Events that short lines leave out, because the command says so itself."""
+
+
 class Screen:
-    """The two streams of a command; `quiet` keeps all but errors and warnings back."""
+    """The two streams of a command; `quiet` keeps all but errors and warnings back.
+
+    Where ABATCH_LOG asks for a log and stderr is no terminal, messages are JSON lines like the log's.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.messages = _console(stderr=True)
         self.output = _console(stderr=False)
+        self.as_json = os.environ.get("ABATCH_LOG", "") in LEVELS and not self.messages.is_terminal
 
     @property
     def live(self) -> bool:
@@ -54,21 +66,36 @@ class Screen:
     def say(self, text: str) -> None:
         """Write a message."""
         if not self.quiet:
-            self.messages.out(clean(text, lines=True), highlight=False)
+            self._write(text, "info")
 
     def complain(self, text: str) -> None:
         """Write a message that even `quiet` does not keep back."""
-        self.messages.out(clean(text, lines=True), highlight=False)
+        self._write(text, "error" if text.startswith("error:") else "warning")
 
     def show(self, what: RenderableType) -> None:
         """Write a table or other rendering beside the messages."""
-        if not self.quiet:
+        if self.as_json:
+            with self.messages.capture() as rendered:
+                self.messages.print(what)
+            self.say(rendered.get().rstrip())
+        elif not self.quiet:
             self.messages.print(what)
 
     def give(self, what: object) -> None:
-        """Write one JSON object, on one line, to stdout: the same data, and nothing that a terminal obeys."""
-        sys.stdout.write(escaped(msgspec.json.encode(what).decode()) + "\n")
+        """Write one JSON object, on one line, to stdout: the same data, and nothing that a terminal obeys.
+
+        It is UTF-8 where stdout is, and ASCII elsewhere, so that every reader of JSON takes it.
+        """
+        encoding = sys.stdout.encoding.lower().replace("_", "-")
+        sys.stdout.write(json_line(what, ascii_only=encoding not in ("utf-8", "utf8")) + "\n")
         sys.stdout.flush()
+
+    def _write(self, text: str, level: str) -> None:
+        text = clean(text, lines=True)
+        if self.as_json:
+            now = datetime.now(UTC).isoformat().replace("+00:00", "Z")  # as structlog writes it
+            text = json_line({"event": "message", "text": text, "level": level, "timestamp": now}, ascii_only=True)
+        self.messages.out(text, highlight=False)
 
 
 def table(*columns: str, rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Table:
@@ -129,9 +156,10 @@ class _Lines:
 
 
 def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> None:
-    """Send abatch's own warnings to stderr as short lines; its log as JSON lines, where ABATCH_LOG asks for it.
+    """Send abatch's own warnings to stderr as short lines; as much of its log as ABATCH_LOG asks for, as JSON lines.
 
-    On a terminal all lines are short, and steps of information are left out: there is a bar. No other library's.
+    On a terminal all lines are short. `Screen.quiet` keeps messages back, and no part of a log that was asked for. No
+    other library's log is shown.
 
     Args:
         screen: where to.
@@ -145,22 +173,22 @@ def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> Non
     if wish and wish not in LEVELS:
         raise ConfigError(f"ABATCH_LOG must be one of {', '.join(LEVELS)}, got {wish!r}")
     level = LEVELS[wish or "warning"]
-    if screen.live or screen.quiet:
-        level = max(level, LEVELS["warning"])
+
+    as_json = wish and not screen.messages.is_terminal
 
     def drop(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        if event["event"] in hush:
+        if event["event"] in hush or (not as_json and event["event"] in SAID):
             raise structlog.DropEvent
         return event
 
-    as_json = wish and not screen.messages.is_terminal
     structlog.configure(
         processors=[
             drop,
+            without_none,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             redact,
-            structlog.processors.JSONRenderer() if as_json else _short_line,
+            structlog.processors.JSONRenderer() if screen.as_json else _short_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _Logger(screen),
@@ -170,6 +198,11 @@ def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> Non
 def _short_line(_: object, __: str, event: MutableMapping[str, Any]) -> str:
     level, name = event.pop("level"), event.pop("event")
     event.pop("timestamp")
+    if name == "params_doubtful":  # for people, in words
+        count = event["requests"]
+        return clean(f"{level}: {count:,} request{'s' * (count != 1)}: {event['why']} (line {event['lines']})")
+    if name in IN_WORDS:
+        return clean(f"{level}: {IN_WORDS[name].format_map(event)}")
     said = " ".join(f"{key}={value}" for key, value in event.items())
     return clean(f"{level}: {name} {said}".rstrip())
 

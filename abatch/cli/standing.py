@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
+from abatch.facts import LostWished, ResolveWished
 from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost, Processing, Ready, Rejected
 
 if TYPE_CHECKING:
     from abatch.ledger import JobRecord, ShardRecord
 
-__all__ = ["Standing", "attempt_of", "shard_in_words", "standing_of"]
+__all__ = ["Standing", "attempt_of", "shard_in_words", "standing_of", "state_of", "wish_in_words"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,11 @@ def standing_of(job: JobRecord) -> Standing:
             return Standing(
                 state="held",
                 reason=f"shard {shard.shard}: {shard.state.reason}",
-                remedy=f"Look in the Console, then: abatch resolve {shard.shard} --adopt BATCH_ID, "
+                remedy=f"Noted, and not done yet: it {wish_in_words(wish)}"
+                if (wish := job.wishes.get(shard.shard)) is not None
+                else "Your last word was refused: the API says otherwise. "
+                * (shard.shard in job.refused)
+                + f"Look in the Console, then: abatch resolve {shard.shard} --adopt BATCH_ID, "
                 "or --not-created, or --lost",
             )
     if job.cancel_wished:
@@ -43,33 +48,51 @@ def standing_of(job: JobRecord) -> Standing:
     return Standing(state="running" if job.cut.last else "planning")
 
 
-def shard_in_words(shard: ShardRecord) -> str:
-    """How a shard stands."""
+def state_of(shard: ShardRecord) -> tuple[str, str]:
+    """How a shard stands in a word or two, and why, where there is something to say."""
     match shard.state:
         case Ready():
-            return "ready"
+            return "ready", ""
         case Rejected():
-            return "rejected: too large for the API"
+            return "rejected", "too large for the API"
         case InDoubt():
-            return "in doubt"
+            return "in doubt", ""
         case Held(reason=reason):
-            return f"held: {reason}"
+            return "held", reason
         case Processing(vanished=None, parked=True):
-            return "processing, cancelled as parked"
+            return "processing", "cancelled as parked"
         case Processing(vanished=None):
-            return "processing"
+            return "processing", ""
         case Draining(vanished=None):
-            return "draining"
+            return "draining", ""
         case Processing() | Draining():
-            return "vanished: the API does not show its batch any more"
+            return "vanished", "the API does not show its batch any more"
         case Lost(why=why):
-            return f"lost: {why}"
+            return "lost", why
         case Done():
-            return "done"
+            return "done", ""
         case Dead(end=end):
-            return type(end).__name__.lower()
+            return type(end).__name__.lower(), ""
         case _:
             assert_never(shard.state)
+
+
+def shard_in_words(shard: ShardRecord) -> str:
+    """How a shard stands, and why."""
+    return ": ".join(filter(None, state_of(shard)))
+
+
+def wish_in_words(wish: ResolveWished | LostWished) -> str:
+    """What an operator said of a shard."""
+    match wish:
+        case LostWished():
+            return "is lost"
+        case ResolveWished(batch_id=None):
+            return "was not created"
+        case ResolveWished(batch_id=batch_id):
+            return f"is batch {batch_id}"
+        case _:
+            assert_never(wish)
 
 
 def attempt_of(shard: ShardRecord) -> int | None:

@@ -16,13 +16,15 @@ from rich.text import Text
 from abatch import wire
 from abatch.bulletin import Bulletin, read
 from abatch.cli.again import resuming
+from abatch.cli.commands import completed
 from abatch.cli.exits import perform
-from abatch.cli.options import JournalOption, JsonOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of
+from abatch.cli.options import JsonOption, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.places import asked_for, job_named, ledger_of, place_of
 from abatch.cli.screen import Screen, tables
-from abatch.cli.standing import attempt_of, shard_in_words, standing_of
+from abatch.cli.standing import attempt_of, standing_of, state_of, wish_in_words
 from abatch.cli.text import clean, moment
 from abatch.facts import Committing
+from abatch.lifecycle import Held
 from abatch.places import shown
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from abatch.journal import Recorded
-    from abatch.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.ledger import JobRecord, Ledger, Progress, ShardRecord
 
 __all__ = ["status"]
 
@@ -41,9 +43,11 @@ LOOK_EVERY: Final = 0.5
 
 def status(
     key: Annotated[str | None, typer.Argument(metavar="JOB", help="One job alone.", show_default=False)] = None,
+    *,
     batches: Annotated[bool, typer.Option("--batches", help="A row for every shard, too.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it until all is done, or Ctrl-C.")] = False,
-    journal: JournalOption = DEFAULT_JOURNAL,
+    journal: PlaceOption = None,
+    sandbox: SandboxOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the jobs of a journal. It only reads, and works beside a running process.
@@ -53,7 +57,7 @@ def status(
     screen = Screen()
 
     async def work() -> None:
-        async with ledger_of(journal) as ledger:
+        async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
             attempts: dict[int, int] = {}
             if not watch:
                 await _read_attempts(ledger, attempts, wanted=batches)
@@ -64,14 +68,16 @@ def status(
                 _show(screen, jobs, ledger, attempts, batches=batches, as_json=as_json)
 
     async def work_live() -> None:
-        async with ledger_of(journal) as ledger:
+        async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
             attempts: dict[int, int] = {}
             with Live(console=screen.output, auto_refresh=False) as live:
                 async for jobs in _follow(ledger, key, attempts, batches=batches):
                     width = screen.output.width
                     live.update(_picture(jobs, ledger, attempts, width=width, batches=batches), refresh=True)
 
-    perform(work_live if watch and screen.output.is_terminal and not as_json else work)
+    perform(
+        work_live if watch and screen.output.is_terminal and not as_json else work, asked_for(journal, sandbox=sandbox)
+    )
 
 
 async def _follow(
@@ -148,11 +154,12 @@ def _picture(
     for job in jobs:
         standing = standing_of(job)
         if standing.reason or standing.remedy:
-            reason = standing.reason.removesuffix(".")
-            parts.append(Text(clean(f"{job.key} is {standing.state}: {reason}. {standing.remedy}".rstrip())))
+            reason, remedy = standing.reason.removesuffix("."), completed(standing.remedy, ledger.journal.folder)
+            parts.append(Text(clean(f"{job.key} is {standing.state}: {reason}. {remedy}".rstrip())))
+        parts += [Text(clean(line)) for line in _noted(job)]
     driver, unfinished = _driver(ledger.journal.folder), [job for job in jobs if job.finished is None]
     if driver is not None:
-        parts += [Text(clean(line)) for line in _account(driver, jobs)]
+        parts += [Text(clean(completed(line, ledger.journal.folder))) for line in _account(driver, jobs)]
     elif unfinished:
         parts.append(Text("No process drives this journal. To go on:"))
         parts += [Text(clean("  " + ", ".join(filter(None, resuming(ledger, job))))) for job in unfinished]
@@ -162,6 +169,20 @@ def _picture(
     for job in jobs if batches else ():
         parts += [Text(f"\nshards of {job.key}"), _shard_table(job, ledger, attempts, width)]
     return Group(*parts)
+
+
+def _noted(job: JobRecord) -> list[str]:
+    """Words of operators that were not carried out yet, or were refused, on shards that are not held."""
+    if job.finished is not None:
+        return []
+    unheld = {number for number, shard in job.open_shards.items() if not isinstance(shard.state, Held)}
+    lines = [
+        f"shard {number}: noted, and not done yet: it {wish_in_words(wish)}"
+        for number, wish in job.wishes.items()
+        if number in unheld
+    ]
+    refused = sorted(job.refused & unheld)
+    return lines + [f"shard {number}: the last word was refused: the API says otherwise" for number in refused]
 
 
 def _account(driver: Bulletin, jobs: list[JobRecord]) -> list[str]:
@@ -178,6 +199,7 @@ def _account(driver: Bulletin, jobs: list[JobRecord]) -> list[str]:
     ]
     lines += [
         f"the storage of {down.job} has been failing since {moment(down.since)}: {down.why}; it is tried again"
+        + (f" until {moment(down.until)}" if down.until else "")
         for down in driver.storage_down
     ]
     if driver.trouble:
@@ -186,20 +208,25 @@ def _account(driver: Bulletin, jobs: list[JobRecord]) -> list[str]:
 
 
 def _job_table(jobs: list[JobRecord], width: int) -> RenderableType:
-    def row(job: JobRecord) -> tuple[object, ...]:
-        progress = job.progress()
-        total = "?" if progress.total is None else f"{progress.total:,}"
-        counts = (progress.planned, progress.in_flight, progress.sealed, progress.failed, progress.batches)
-        return job.key, standing_of(job).state, total, *(f"{count:,}" for count in counts), moment(job.changed_at)
+    """A row for each job; a column for missing requests only where there are some."""
+    progresses = [job.progress() for job in jobs]
+    names = ["planned", "in flight", "sealed", "failed", "batches"]
+    if any(progress.missing for progress in progresses):
+        names.insert(-1, "missing")
 
-    numbers = ("total", "planned", "in flight", "sealed", "failed", "batches")
-    return tables(width, "job", "state", *numbers, "since", rows=map(row, jobs), right=numbers)
+    def row(job: JobRecord, progress: Progress) -> tuple[object, ...]:
+        total = "?" if progress.total is None else f"{progress.total:,}"
+        counts = [f"{getattr(progress, name.replace(' ', '_')):,}" for name in names]
+        return job.key, standing_of(job).state, total, *counts, moment(job.changed_at)
+
+    numbers = ("total", *names)
+    return tables(width, "job", "state", *numbers, "since", rows=map(row, jobs, progresses), right=numbers)
 
 
 def _shard_table(job: JobRecord, ledger: Ledger, attempts: dict[int, int], width: int) -> RenderableType:
     def row(shard: ShardRecord) -> tuple[object, ...]:
         told = _shard_json(shard, ledger, attempts)
-        return (*("" if value is None else value for value in list(told.values())[:-1]), moment(shard.since))
+        return (*("" if value is None else value for value in list(told.values())[:7]), moment(shard.since))
 
     columns = ("shard", "part", "rows", "state", "attempt", "batch", "wire prefix", "since")
     return tables(width, *columns, rows=map(row, job.shards.values()), right=("shard", "part", "rows", "attempt"))
@@ -212,7 +239,7 @@ def _job_json(job: JobRecord, ledger: Ledger) -> dict[str, Any]:
         "key": job.key,
         "state": standing.state,
         "reason": standing.reason,
-        "remedy": standing.remedy,
+        "remedy": completed(standing.remedy, ledger.journal.folder),
         "destination": shown(job.to),
         "resume": resume or None,
         **asdict(job.progress()),
@@ -223,13 +250,15 @@ def _job_json(job: JobRecord, ledger: Ledger) -> dict[str, Any]:
 def _shard_json(shard: ShardRecord, ledger: Ledger, attempts: dict[int, int]) -> dict[str, Any]:
     attempt = attempt_of(shard)
     attempt = attempts.get(shard.shard, 0) if attempt is None else attempt
+    state, reason = state_of(shard)
     return {
         "shard": shard.shard,
         "part": shard.planned.part,
         "rows": shard.planned.rows,
-        "state": shard_in_words(shard),
+        "state": state,
         "attempt": attempt,
         "batch_id": shard.batch_id,
         "wire_prefix": wire.prefix(ledger.journal.lineage_key, shard.shard, attempt).decode() if attempt else None,
         "since": shard.since,
+        "reason": reason or None,
     }

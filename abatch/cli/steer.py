@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from abatch.cli.exits import perform
-from abatch.cli.options import JobArgument, JournalOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of
+from abatch.cli.options import JobArgument, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.places import asked_for, job_named, ledger_of, place_of
 from abatch.cli.screen import Screen
-from abatch.cli.standing import shard_in_words
+from abatch.cli.standing import shard_in_words, wish_in_words
 from abatch.errors import ConfigError
 from abatch.facts import CancelWished, LostWished, ResolveWished
 from abatch.journal import Entry
@@ -24,7 +24,7 @@ __all__ = ["cancel", "resolve"]
 WHEN: Final = "A process that runs this journal takes it up within a second; else the next `abatch run` of it does."
 
 
-def cancel(key: JobArgument, journal: JournalOption = DEFAULT_JOURNAL) -> None:
+def cancel(key: JobArgument, journal: PlaceOption = None, sandbox: SandboxOption = False) -> None:
     """Ask to cancel a job: nothing more of it is sent, its batches are cancelled, what they still bring is kept.
 
     Example: abatch cancel nightly
@@ -32,7 +32,7 @@ def cancel(key: JobArgument, journal: JournalOption = DEFAULT_JOURNAL) -> None:
     screen = Screen()
 
     async def work() -> None:
-        async with ledger_of(journal) as ledger:
+        async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
             job = job_named(ledger, key)
             if job.finished is not None:
                 raise ConfigError(f"job {key!r} is done; there is nothing to cancel")
@@ -40,7 +40,7 @@ def cancel(key: JobArgument, journal: JournalOption = DEFAULT_JOURNAL) -> None:
                 await ledger.record(Entry(job.job, CancelWished()))
             screen.say(f"Job {key} is to be cancelled. {WHEN}")
 
-    perform(work)
+    perform(work, asked_for(journal, sandbox=sandbox))
 
 
 def resolve(
@@ -52,7 +52,8 @@ def resolve(
     any_key: Annotated[
         bool, typer.Option("--any-key", help="With --lost: also if the API key is not known to see the batch.")
     ] = False,
-    journal: JournalOption = DEFAULT_JOURNAL,
+    journal: PlaceOption = None,
+    sandbox: SandboxOption = False,
 ) -> None:
     """Say what became of a shard that is in doubt or held, or whose batch is gone, after a look in the Console.
 
@@ -69,20 +70,19 @@ def resolve(
             raise ConfigError("say one of --adopt BATCH_ID, --not-created, --lost")
         if any_key and not lost:
             raise ConfigError("--any-key goes with --lost only")
-        async with ledger_of(journal) as ledger:
+        async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
             record, doubt = await (_waiting if lost else _doubtful)(ledger, shard)
             wish: ResolveWished | LostWished = ResolveWished(shard=shard, attempt=doubt.attempt, batch_id=adopt)
-            verdict = "was not created" if adopt is None else f"is batch {adopt}"
             if lost:
                 wish = LostWished(shard=shard, attempt=doubt.attempt, any_key=any_key)
-                verdict = "is lost"
             await ledger.record(Entry(record.job, wish))
             screen.say(
-                f"Noted, and not done yet: shard {shard} of job {ledger.jobs[record.job].key} {verdict}. {WHEN} It is "
-                "refused where the API says otherwise; then the log of that process says why (resolve_refused)."
+                f"Noted, and not done yet: shard {shard} of job {ledger.jobs[record.job].key} {wish_in_words(wish)}. "
+                f"{WHEN} It is refused where the API says otherwise; then `abatch status` says so, and the log of that "
+                "process why (resolve_refused)."
             )
 
-    perform(work)
+    perform(work, asked_for(journal, sandbox=sandbox))
 
 
 async def _doubtful(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:

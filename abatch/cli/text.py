@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
+
+import msgspec
+
+from abatch.prices import OLD_AFTER, days_old
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from datetime import date
 
-__all__ = ["clean", "duration", "escaped", "moment", "money", "span", "words"]
+__all__ = ["clean", "duration", "escaped", "json_line", "moment", "money", "price_age", "span", "words"]
 
 _HOSTILE: Final = re.compile(
     "\x1b\\[[0-?]*[ -/]*[@-~]"  # a whole escape sequence, so that its rest does not stay as litter
@@ -18,6 +23,7 @@ _HOSTILE: Final = re.compile(
     "|[\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"  # what turns the direction, or ends a line
 )
 _HOSTILE_IN_JSON: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_NOT_ASCII: Final = re.compile("[^\x00-\x7f]")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -34,21 +40,57 @@ def escaped(json: str, /) -> str:
     return _HOSTILE_IN_JSON.sub(lambda each: f"\\u{ord(each[0]):04x}", json)
 
 
+def json_line(value: object, /, *, ascii_only: bool) -> str:
+    """A value as JSON on one line, without such characters; whatever text is in it, also names that are no UTF-8."""
+    try:
+        raw = msgspec.json.encode(value)
+    except UnicodeEncodeError:  # a file's name or an argument holds bytes that are no UTF-8
+        raw = msgspec.json.encode(_without_surrogates(msgspec.to_builtins(value)))
+    line = escaped(raw.decode())
+    return _NOT_ASCII.sub(_as_escapes, line) if ascii_only else line
+
+
+def _without_surrogates(value: object) -> object:
+    match value:
+        case str():
+            return _SURROGATE.sub("\ufffd", value)
+        case dict():
+            named = cast("dict[object, object]", value)
+            return {_without_surrogates(name): _without_surrogates(each) for name, each in named.items()}
+        case list():
+            return [_without_surrogates(each) for each in cast("list[object]", value)]
+        case _:
+            return value
+
+
+def _as_escapes(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
 def words(parts: Iterable[str]) -> str:
     """The parts that are not empty, as one line."""
     return " · ".join(part for part in parts if part)
 
 
-def money(dollars: float | None) -> str:
-    """An amount of US dollars."""
+def money(dollars: float | None, unpriced: Sequence[str] = ()) -> str:
+    """An amount of US dollars, or why it is not known."""
     if dollars is None:
-        return "unknown (no price for a model)"
+        return "unknown: " + "; ".join(unpriced) if unpriced else "unknown (no price for a model)"
     return f"${dollars:,.4f}" if dollars < 1 else f"${dollars:,.2f}"
 
 
 def span(low: float | None, high: float | None) -> str:
     """A range of US dollars."""
     return money(None) if low is None or high is None else f"{money(low)} to {money(high)}"
+
+
+def price_age(prices_of: str, today: date) -> str:
+    """A word on a price list that is old; empty for one that is not."""
+    days = days_old(prices_of, today)
+    if days is None or days <= OLD_AFTER:
+        return ""
+    return f"the price list is of {prices_of}, {days} days old: newer prices can be given with --prices"
 
 
 def duration(seconds: float) -> str:

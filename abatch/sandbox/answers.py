@@ -9,6 +9,7 @@ A request may choose its outcome itself, by `metadata.user_id` in its params:
     sandbox:errored-once:overloaded_error   errored when accepted for the first time, succeeded later
     sandbox:expired, sandbox:canceled
     sandbox:refused                         succeeded with a refusal: no content, `stop_details`
+    sandbox:cut:1000                        succeeded, cut at `max_tokens` while that is below 1000
     sandbox:download-timeout                errored as a download that timed out: an invalid_request_error that passes
     sandbox:download-timeout-once           the same when accepted for the first time, succeeded later
 """
@@ -24,16 +25,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import msgspec
 
+from abatch.params import read_json, table
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
     "Canceled",
+    "CutShort",
     "Errored",
     "Expired",
     "Outcome",
     "OutcomeOf",
     "Outcomes",
+    "OwnAnswer",
     "Refused",
     "Requests",
     "Succeeded",
@@ -84,6 +89,11 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class CutShort:
+    """The answer is cut where `max_tokens` ends: the request succeeds, and is paid for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Expired:
     """The request was not reached within 24 hours."""
 
@@ -93,7 +103,7 @@ class Canceled:
     """The request was not reached before somebody canceled the batch."""
 
 
-Outcome = Succeeded | Errored | Refused | Expired | Canceled
+Outcome = Succeeded | Errored | Refused | CutShort | Expired | Canceled
 
 
 class OutcomeOf(Protocol):
@@ -127,14 +137,21 @@ _read_model = msgspec.json.Decoder(_Model).decode
 
 
 def why_invalid(params: bytes) -> str | None:
-    """Why the API would refuse these params, None if it would not."""
+    """Why an API that knows what the SDK knows would refuse these params, None if it would not."""
+    known = table()
+    try:
+        if not known.read(params).stream:  # type: ignore[attr-defined]  # made at run time
+            return None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
     try:
         read = _read_params(params)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return str(error)
     if read.stream or read.speed is not None or read.fallbacks is not None:
         return "stream, speed and fallbacks are not supported here"
-    return None
+    found = known.look(read_json(params), betas=True)
+    return next((each.why for each in found if each.refused), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +164,8 @@ class Outcomes:
 
     def __call__(self, params: bytes, nth_acceptance: int, rng: random.Random, /) -> Outcome:
         """The outcome of a request that is accepted for the nth time (from 1)."""
-        if why_invalid(params) is not None:
-            return Errored("invalid_request_error")
+        if (why := why_invalid(params)) is not None:
+            return Errored("invalid_request_error", f"[sandbox] {why}")
         if b'"sandbox:' in params and (chosen := chosen_outcome(params, nth_acceptance)) is not None:
             return chosen
         if self.errored or self.expired:
@@ -165,7 +182,8 @@ _SUCCEEDED = Succeeded()
 
 def chosen_outcome(params: bytes, nth_acceptance: int) -> Outcome | None:
     """The outcome that the params ask for in `metadata.user_id`, if any."""
-    metadata = _read_params(params).metadata
+    read = _read_params(params)
+    metadata = read.metadata
     match (metadata.user_id or "").split(":") if metadata else ():
         case ["sandbox", "errored", kind]:
             return Errored(kind)
@@ -177,6 +195,8 @@ def chosen_outcome(params: bytes, nth_acceptance: int) -> Outcome | None:
             return Errored("invalid_request_error", DOWNLOAD_TIMEOUT) if nth_acceptance == 1 else _SUCCEEDED
         case ["sandbox", "refused"]:
             return Refused()
+        case ["sandbox", "cut", least] if least.isdecimal():
+            return CutShort() if read.max_tokens < int(least) else _SUCCEEDED
         case ["sandbox", "expired"]:
             return Expired()
         case ["sandbox", "canceled"]:
@@ -186,7 +206,18 @@ def chosen_outcome(params: bytes, nth_acceptance: int) -> Outcome | None:
 
 
 SUCCEEDED, CANCELED, EXPIRED, FIRST_ERROR = range(4)
-REFUSED = 255
+CUT, REFUSED = 254, 255
+MOST_ERRORS = 200
+"""Different errors in one batch, of 251 that a byte can tell apart; later ones have the usual message."""
+
+
+class OwnAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of a request that does not get the usual one."""
+
+    content: str
+    """Its content blocks, as JSON."""
+    stop_reason: str
+    output_tokens: int
 
 
 class Requests(msgspec.Struct, frozen=True):
@@ -205,7 +236,9 @@ class Requests(msgspec.Struct, frozen=True):
     errors: tuple[str, ...]
     """Every type of error there is, with its message on a second line if that is not the usual one."""
     outcome_of: bytes
-    """One byte each: succeeded, canceled, expired, then an index of `errors`; 255 for a refusal."""
+    """One byte each: succeeded, canceled, expired, then an index of `errors`; 254 for a cut, 255 for a refusal."""
+    own: dict[int, OwnAnswer] = {}
+    """By row: the answers that are not the usual ones."""
 
     def __len__(self) -> int:
         return len(self.outcome_of)
@@ -221,16 +254,27 @@ class Requests(msgspec.Struct, frozen=True):
         models, model_of = self.models, array("H", self.model_of)
         tokens = array("I", self.tokens)
         padding = _padding(answer_bytes)
-        before_usage = padding + '"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":'
+        before_usage = {
+            outcome: f'{padding}"}}],"stop_reason":"{stop}","stop_sequence":null,"usage":{{"input_tokens":'
+            for outcome, stop in ((SUCCEEDED, "end_turn"), (CUT, "max_tokens"))
+        }
         after_tokens = _usage_after_input(_output_tokens(answer_bytes), "batch") + "}}}"
         for row in order:
             outcome = outcome_of[row]
-            if outcome == SUCCEEDED:
+            if outcome == SUCCEEDED and (own := self.own.get(row)) is not None:
                 mark = digests[32 * row : 32 * row + 16]
                 yield (
                     f'{{"custom_id":"{custom_ids[row]}","result":{{"type":"succeeded","message":'
                     f'{{"id":"msg_01sandbox{mark}","type":"message","role":"assistant","model":{models[model_of[row]]},'
-                    f'"content":[{{"type":"text","text":"[sandbox] {mark}{before_usage}'
+                    f'"content":{own.content},"stop_reason":"{own.stop_reason}","stop_sequence":null,'
+                    f'"usage":{{"input_tokens":{tokens[row]}{_usage_after_input(own.output_tokens, "batch")}}}}}}}'
+                ).encode()
+            elif outcome in before_usage:
+                mark = digests[32 * row : 32 * row + 16]
+                yield (
+                    f'{{"custom_id":"{custom_ids[row]}","result":{{"type":"succeeded","message":'
+                    f'{{"id":"msg_01sandbox{mark}","type":"message","role":"assistant","model":{models[model_of[row]]},'
+                    f'"content":[{{"type":"text","text":"[sandbox] {mark}{before_usage[outcome]}'
                     f"{tokens[row]}{after_tokens}"
                 ).encode()
             elif outcome == REFUSED:
@@ -252,7 +296,7 @@ class Requests(msgspec.Struct, frozen=True):
             return '{"type":"expired"}'
         kind, _, text = self.errors[outcome - FIRST_ERROR].partition("\n")
         mark = self.digest_of(row).hex()[:16]
-        visible = kind in VISIBLE_ERRORS and not text
+        visible = kind in VISIBLE_ERRORS and text != DOWNLOAD_TIMEOUT
         error = {
             "details": {"error_visibility": "user_facing"} if visible else None,
             "type": kind,
@@ -273,9 +317,14 @@ class Columns:
         self._tokens = array("I")
         self._errors: dict[str, int] = {}
         self._outcome_of = bytearray()
+        self._own: dict[int, OwnAnswer] = {}
 
-    def add(self, custom_id: str, params: bytes, params_digest: bytes, outcome: Outcome) -> None:
-        """Take one request and its outcome."""
+    def add(
+        self, custom_id: str, params: bytes, params_digest: bytes, outcome: Outcome, own: OwnAnswer | None = None
+    ) -> None:
+        """Take one request, its outcome, and its answer if that is not the usual one."""
+        if own is not None:
+            self._own[len(self._custom_ids)] = own
         self._custom_ids.append(custom_id)
         self._digests.append(params_digest)
         try:
@@ -296,10 +345,12 @@ class Columns:
             case Expired():
                 return EXPIRED
             case Errored(kind, text):
-                told = kind if text is None else f"{kind}\n{text}"
+                told = kind if text is None or len(self._errors) >= MOST_ERRORS else f"{kind}\n{text}"
                 return FIRST_ERROR + self._errors.setdefault(told, len(self._errors))
             case Refused():
                 return REFUSED
+            case CutShort():
+                return CUT
 
     def requests(self) -> Requests:
         """The columns, complete."""
@@ -311,6 +362,7 @@ class Columns:
             tokens=self._tokens.tobytes(),
             errors=tuple(self._errors),
             outcome_of=bytes(self._outcome_of),
+            own=self._own,
         )
 
 
@@ -331,21 +383,22 @@ def _usage_after_input(output_tokens: int, service_tier: str) -> str:
     )
 
 
-def message(params: bytes, answer_bytes: int) -> dict[str, Any]:  # Any: a JSON object
+def message(params: bytes, answer_bytes: int, own: OwnAnswer | None = None) -> dict[str, Any]:  # Any: a JSON object
     """The answer to one synchronous call of the Messages API."""
+    usual = [{"type": "text", "text": answer_text(params, answer_bytes)}]
     return {
         "id": f"msg_01sandbox{digest(params)}",
         "type": "message",
         "role": "assistant",
         "model": _read_model(params).model,
-        "content": [{"type": "text", "text": answer_text(params, answer_bytes)}],
-        "stop_reason": "end_turn",
+        "content": usual if own is None else msgspec.Raw(own.content.encode()),
+        "stop_reason": "end_turn" if own is None else own.stop_reason,
         "stop_sequence": None,
         "usage": {
             "input_tokens": prompt_tokens(params),
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 0,
-            "output_tokens": _output_tokens(answer_bytes),
+            "output_tokens": _output_tokens(answer_bytes) if own is None else own.output_tokens,
             "service_tier": "standard",
         },
     }

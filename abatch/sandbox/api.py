@@ -25,10 +25,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, TypeVar, assert
 import msgspec
 
 from abatch.errors import ConfigError
+from abatch.params import table
 from abatch.sandbox import faults as f
 from abatch.sandbox.answers import (
     Canceled,
     Columns,
+    CutShort,
     Errored,
     Expired,
     OutcomeOf,
@@ -44,6 +46,7 @@ from abatch.sandbox.answers import (
 from abatch.sandbox.batches import ARCHIVED_AFTER, Batch, Batches, Ended, InProgress
 from abatch.sandbox.disturb import blank_lines_in_gzip, disturbed, in_chunks
 from abatch.sandbox.exchange import Cut, Lost, Reply, Request, Reset, Slow, Transport, Whole
+from abatch.sandbox.replies import AnswerOf, own_answer
 from abatch.sandbox.shapes import ERAS, Era, Shape, recorded
 
 if TYPE_CHECKING:
@@ -94,6 +97,8 @@ class Settings:
     cancel_latency: float = 0.0
     """From a cancel to the end of the batch."""
     outcome: OutcomeOf = field(default_factory=_usual_outcomes)
+    answer: AnswerOf | None = None
+    """Gives the answers; None: the usual ones, and an instance of the schema where a request has one."""
     answer_bytes: int = 0
     """The text of an answer is padded to this size."""
     keys: Mapping[str, str] | None = None
@@ -239,6 +244,7 @@ class Machine:
         record: Callable[[Fact], None] = nowhere,
     ) -> None:
         self.settings = Settings() if settings is None else settings
+        table()  # now, while nobody waits: it takes a second the first time
         self.faults = f.Faults()
         self._clock = clock
         self._rng = rng
@@ -591,7 +597,12 @@ class Machine:
         for item in items:
             params = bytes(item.params)
             request = blake2b(params, digest_size=16).digest()
-            columns.add(item.custom_id, params, request, decide(params, times_of(request) + 1, rng))
+            outcome = decide(params, times_of(request) + 1, rng)
+            own = own_answer(params, self.settings.answer) if isinstance(outcome, Succeeded) else None
+            if isinstance(own, Errored):
+                columns.add(item.custom_id, params, request, own)
+            else:
+                columns.add(item.custom_id, params, request, outcome, own)
         return columns.requests()
 
     def _retrieve(self, visit: Visit, workspace: str, now: datetime) -> Reply:
@@ -687,8 +698,11 @@ class Machine:
         match chosen_outcome(params, self.account.messages):
             case Errored(kind):
                 raise _Refused(STATUS_OF_KIND.get(kind, 500), "[sandbox] errored on demand")
-            case Succeeded() | Refused() | Expired() | Canceled() | None:
-                return self._json(200, message(params, self.settings.answer_bytes))
+            case Succeeded() | Refused() | CutShort() | Expired() | Canceled() | None:
+                own = own_answer(params, self.settings.answer)
+                if isinstance(own, Errored):
+                    raise _Refused(STATUS_OF_KIND[own.kind], own.text or own.kind)
+                return self._json(200, message(params, self.settings.answer_bytes, own))
 
     def _find(self, batch_id: str, workspace: str) -> Batch:
         batch = self._batches.get(batch_id)

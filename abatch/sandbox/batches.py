@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from abatch import wire
 from abatch.sandbox.account import Account
-from abatch.sandbox.answers import CANCELED, EXPIRED, REFUSED, SUCCEEDED, Columns, Requests, Succeeded, scattered
+from abatch.sandbox.answers import CANCELED, CUT, EXPIRED, REFUSED, SUCCEEDED, Columns, Requests, Succeeded, scattered
 from abatch.sandbox.store import Aborted, Accepted, CancelRequested, Deleted, Fact, ForeignAdded
 
 if TYPE_CHECKING:
@@ -381,13 +381,13 @@ class Batches:
         batch.state = Ended(at, outcome_of, _counts(outcome_of), canceled_at)
         self._waiting[batch.workspace] -= len(batch.requests)
         if not batch.foreign and outcome_of.count(SUCCEEDED) < len(outcome_of):
-            failed = (row for row, outcome in enumerate(outcome_of) if outcome not in (SUCCEEDED, REFUSED))
+            failed = (row for row, outcome in enumerate(outcome_of) if outcome not in (SUCCEEDED, CUT, REFUSED))
             self.account.fail(batch.requests.digest_of(row) for row in failed)
 
 
 def _counts(outcome_of: bytes) -> Mapping[str, int]:
     succeeded, canceled, expired = (outcome_of.count(outcome) for outcome in (SUCCEEDED, CANCELED, EXPIRED))
-    succeeded += outcome_of.count(REFUSED)
+    succeeded += outcome_of.count(REFUSED) + outcome_of.count(CUT)
     errored = len(outcome_of) - succeeded - canceled - expired
     found = {"succeeded": succeeded, "errored": errored, "canceled": canceled, "expired": expired}
     return _NOTHING_COUNTED | found

@@ -19,9 +19,10 @@ import socket
 import struct
 import threading
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import parse_qsl
 
 import anyio.to_thread
@@ -29,10 +30,11 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Mount, Route
-from uvicorn import Config
+from uvicorn import Config as ServerConfig
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from abatch.config import Config
 from abatch.sandbox.answers import OutcomeOf, Outcomes
 from abatch.sandbox.api import Machine, Settings
 from abatch.sandbox.batches import Ended
@@ -49,11 +51,18 @@ if TYPE_CHECKING:
 
     from abatch.sandbox.account import Account
     from abatch.sandbox.faults import Faults
+    from abatch.sandbox.replies import AnswerOf
     from abatch.sandbox.shapes import Era
 
 __all__ = ["Sandbox", "serve"]
 
 STDIN = 0
+QUICK: Final = Config(
+    poll_every=timedelta(milliseconds=20),
+    poll_at_most=timedelta(milliseconds=200),
+    grace=timedelta(seconds=2),
+    storage_retry_every=timedelta(milliseconds=20),
+)
 LAST_WORDS = 5.0
 """Seconds that calls under way may take to notice the end of their connections."""
 BEFORE_RESET = 0.02
@@ -97,6 +106,7 @@ class Sandbox:
         latency: float | tuple[float, float] = 0.0,
         cancel_latency: float = 0.0,
         outcome: OutcomeOf | None = None,
+        answer: AnswerOf | None = None,
         answer_bytes: int = 0,
         keys: Mapping[str, str] | None = None,
         queue_limit: int | None = None,
@@ -113,6 +123,7 @@ class Sandbox:
             latency=latency,
             cancel_latency=cancel_latency,
             outcome=Outcomes() if outcome is None else outcome,
+            answer=answer,
             answer_bytes=answer_bytes,
             keys=keys,
             queue_limit=queue_limit,
@@ -132,6 +143,19 @@ class Sandbox:
         """Where it listens; known inside the block."""
         self.machine: Machine
         """The API itself. Other threads read it, and change it only through the methods here."""
+
+    @staticmethod
+    def config(**changes: Any) -> Config:  # noqa: ANN401 - the fields differ in type, and Config checks them
+        """Settings of a manager for tests against a sandbox: it polls every few milliseconds.
+
+        Everything else is as in `Config()`, but for a grace and a wait for the storage that are as short: on this
+        machine nothing is late.
+
+        Args:
+            changes: fields of `Config` that are to have another value.
+
+        """
+        return replace(QUICK, **changes)
 
     @property
     def account(self) -> Account:
@@ -216,7 +240,7 @@ class Sandbox:
             runner.run(self._serve(over, listener))
 
     async def _serve(self, over: asyncio.Event, listener: socket.socket) -> None:
-        config = Config(self._application(), http=_Connection, log_config=None, access_log=False, ws="none")
+        config = ServerConfig(self._application(), http=_Connection, log_config=None, access_log=False, ws="none")
         config.load()
         state = ServerState()
         server = await asyncio.get_running_loop().create_server(lambda: _Connection(config, state, {}), sock=listener)

@@ -121,7 +121,11 @@ def _refuse(url: str, name: str) -> None:
     if out is None:
         return
     if out.refuses():
-        why = "is out for a while, by memory.outage" if out.passes else "is out, by memory.outage; restore it"
+        why = (
+            "the place is out for a while, by memory.outage"
+            if out.passes
+            else "the place is out, by memory.outage; restore it"
+        )
         raise BackendError(url, why, passes=out.passes)
     del _outages[name]
 

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import filecmp
 import json
 import os
 import secrets
 import stat
 import sys
 import zlib
+from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
@@ -133,6 +133,9 @@ class _Jsonl:
                     yield line
                 rest = [last]
 
+    def place_of(self, sealed: Sealed, /) -> str:
+        return str(self._part(sealed.part))
+
     async def aclose(self) -> None:
         for sink in tuple(self._sinks):
             sink.close()
@@ -172,20 +175,42 @@ class _Jsonl:
         for draft in self._parts.glob(f"{CLAIM_DRAFT}*.tmp"):  # left by a run that died up there
             draft.unlink(missing_ok=True)
 
-    def _write_missing(self, name: Path, lists: Iterable[Path]) -> None:
-        """Put the lists of requests without a result together under `name`; nothing if there are none."""
-        chunks = (chunk for path in lists for chunk in _chunks(path))
+    def _write_missing(self, name: Path, job: JobRef) -> None:
+        """Put the lists of requests without a result together under `name`, which is absent if there are none.
+
+        A list that this job wrote before is replaced; one that is another's, or was changed, never.
+        """
         draft = self._parts / ".missing.tmp"
         draft.unlink(missing_ok=True)
-        if not _write_new(draft, chunks):
-            draft.unlink()
+        now = _digest(_together(job.missing)) if job.missing else None
+        if os.path.lexists(name) and (job.missing or job.listed):
+            found = _digest(_chunks(name)) if _kind(name) == stat.S_IFREG else ""
+            if found == now:
+                return
+            if found not in job.listed:
+                raise self._changed_list(name)
+            with durable(name.parent):
+                name.unlink()
+        if now is None:
             return
+        _write_new(draft, _together(job.missing))
         try:
             _publish(draft, name)
-        except FileExistsError:
-            if _kind(name) != stat.S_IFREG or not filecmp.cmp(draft, name, shallow=False):
-                raise self._refuse(name) from None
-            draft.unlink()
+        except FileExistsError:  # it came just now
+            raise self._refuse(name) from None
+
+    def _wrote(self, name: Path, job: JobRef) -> bool:
+        """Whether a file is the list of missing requests that this job wrote when it was finished."""
+        if _kind(name) != stat.S_IFREG or not job.missing:
+            return False
+        return _digest(_chunks(name)) == _digest(_together(job.missing))
+
+    def _changed_list(self, name: Path) -> BackendError:
+        return BackendError(
+            self.url,
+            f"{name} is not the list of missing requests that this job wrote; move it away, then run the same "
+            "command again: the list is written anew",
+        )
 
     def _check_part(self, sealed: Sealed) -> None:
         part = self._part(sealed.part)
@@ -222,7 +247,7 @@ class _Folder(_Jsonl):
             self._check_part(each)
         if job.finished:
             return
-        self._write_missing(self._target / "_missing.jsonl", job.missing)
+        self._write_missing(self._target / "_missing.jsonl", job)
         success = self._target / "_SUCCESS"
         with durable(self._target):
             if not os.path.lexists(success):
@@ -244,9 +269,10 @@ class _File(_Jsonl):
 
     def _claim_file(self) -> None:
         if not os.path.lexists(self._claim):
-            for name in (self._target, self._missing):
-                if os.path.lexists(name):
-                    raise self._refuse(name)
+            if os.path.lexists(self._target):
+                raise self._changed() if self._job.reopened else self._refuse(self._target)
+            if os.path.lexists(self._missing) and not (self._job.reopened and self._wrote(self._missing, self._job)):
+                raise self._changed_list(self._missing) if self._job.reopened else self._refuse(self._missing)
         self._make_parts()
         self._make_claim()
 
@@ -254,7 +280,7 @@ class _File(_Jsonl):
         offsets = dict(zip((each.part for each in sealed), accumulate(map(_size, sealed), initial=0), strict=False))
         present = await self.run(os.path.lexists, self._target)
         if present:
-            await self._recognize(sealed, offsets, thoroughly=not (job.finished or self._offsets))
+            await self._recognize(sealed, offsets, finished=job.finished)
             if not job.finished:
                 await self.run(sync_folder, self._target.parent)  # whoever gave it its name may have died before this
         elif job.finished:
@@ -264,14 +290,15 @@ class _File(_Jsonl):
                 f"abatch redrain {self._job.key}",
             )
         else:
-            await self.run(self._write_missing, self._missing, job.missing)
+            await self.run(self._write_missing, self._missing, job)
             await self._assemble(sealed)
         self._offsets = offsets
         await self.run(self._tidy, finished=job.finished)
         return str(self._target)
 
-    async def _recognize(self, sealed: Sequence[Sealed], offsets: Mapping[int, int], *, thoroughly: bool) -> None:
+    async def _recognize(self, sealed: Sequence[Sealed], offsets: Mapping[int, int], *, finished: bool) -> None:
         """Raise unless the file under our name is what these parts make."""
+        thoroughly = not (finished or self._offsets)
         kind = await self.run(_kind, self._target)
         same = kind == stat.S_IFREG and await self.run(os.path.getsize, self._target) == sum(map(_size, sealed))
         if thoroughly:
@@ -280,7 +307,14 @@ class _File(_Jsonl):
                     _checksum, self._target, offsets[each.part], _size(each)
                 )
         if not same:
-            raise self._refuse(self._target, "is not what this job wrote")
+            raise self._changed() if finished else self._refuse(self._target, "is not what this job wrote")
+
+    def _changed(self) -> BackendError:
+        return BackendError(
+            self.url,
+            f"{self._target} was changed after this job had written it; put it back, or remove it and let it be "
+            f"written anew: abatch redrain {self._job.key}",
+        )
 
     async def _assemble(self, sealed: Sequence[Sealed]) -> None:
         draft = self._parts / ".whole.tmp"
@@ -404,6 +438,19 @@ def _measure(path: Path, part: int) -> Sealed:
         size += len(chunk)
         checksum = zlib.crc32(chunk, checksum)
     return _sealed(part, lines, size, checksum)
+
+
+def _together(lists: Iterable[Path]) -> Iterable[bytes]:
+    """The bytes of these files, one after the other."""
+    return (chunk for path in lists for chunk in _chunks(path))
+
+
+def _digest(chunks: Iterable[bytes]) -> str:
+    """SHA-256, as a `JobRef` has it."""
+    found = sha256()
+    for chunk in chunks:
+        found.update(chunk)
+    return found.hexdigest()
 
 
 def _checksum(path: Path, start: int, size: int) -> int:

@@ -396,8 +396,8 @@ class _S3:
         await self._check(sealed)
         success = f"{self._folder}_SUCCESS"
         if not job.finished:
-            await self._put_missing(job.missing)
-            await self._put_same(f"{self._folder}_manifest.json", _manifest(job, sealed))
+            await self._put_missing(job)
+            await self._put_same(f"{self._folder}_manifest.json", _manifest(job, sealed), job)
             await self._put_same(success, b"")
         elif await self.head(success) is None:
             raise BackendError(self.url, f"{success} was removed after the job had finished")
@@ -417,13 +417,21 @@ class _S3:
             if sizes.get(key) != each.detail["bytes"] or key != self._part(each.part):
                 raise self._changed(key)
 
-    async def _put_missing(self, lists: Sequence[Path]) -> None:
-        key = f"{self._folder}_missing.jsonl"
-        if not lists or await self.head(key) is not None:
-            return  # nothing is missing, or all was said by a run that died
-        upload = _Upload(self, key, self._marks("missing"))
+    async def _put_missing(self, job: JobRef) -> None:
+        """Put the list of requests without a result; one that this job put before is replaced, maybe by none."""
+        key, marks = f"{self._folder}_missing.jsonl", self._marks("missing")
+        if not (job.missing or job.listed):
+            return
+        if (found := await self.head(key)) is not None:
+            if found["Metadata"] != marks:
+                raise self._taken(key, "is not the list of missing requests that this job wrote")
+            if not job.listed:
+                return  # all was said by a run that died
+        elif not job.missing:
+            return
+        upload = _Upload(self, key, marks, replaces=found is not None)
         try:
-            for path in lists:
+            for path in job.missing:
                 start = 0
                 while block := await threads.run(_read_at, path, start):
                     await upload.add(block)
@@ -433,16 +441,25 @@ class _S3:
             await upload.abandon()
             raise
 
-    async def _put_same(self, key: str, body: bytes) -> None:
-        """Make an object, or find it made with this body by a run that died."""
+    async def _put_same(self, key: str, body: bytes, job: JobRef | None = None) -> None:
+        """Make an object, or find it made with this body by a run that died.
+
+        An earlier manifest of `job` is replaced: parts that were read again may differ in size.
+        """
         try:
             await self.call("put_object", Key=key, Body=body, IfNoneMatch="*")
         except _S3Error:
             found = await self._fetch(key)
             if found is None:
                 raise
-            if found != body:
+            if found == body:
+                return
+            if job is None or not _is_manifest_of(job, found):
                 raise self._taken(key, "exists and is not what this job wrote") from None
+            await self.call("put_object", Key=key, Body=body)
+
+    def place_of(self, sealed: Sealed, /) -> str:
+        return f"s3://{self._place.bucket}/{sealed.detail['key']}"
 
     async def aclose(self) -> None:
         with anyio.CancelScope(shield=True):
@@ -586,8 +603,9 @@ class _Sink:
 class _Upload:
     """One object on its way: a single put if it is small, else part after part, each of whole blocks."""
 
-    def __init__(self, backend: _S3, key: str, marks: Mapping[str, str]) -> None:
+    def __init__(self, backend: _S3, key: str, marks: Mapping[str, str], *, replaces: bool = False) -> None:
         self._backend, self._key, self._marks = backend, key, marks
+        self._condition: dict[str, str] = {} if replaces else {"IfNoneMatch": "*"}
         self._id: str | None = None
         self._held = BytesIO()  # grows without copies, and is sent in pieces: bytes would be copied whole
         self._parts: list[asyncio.Task[_Landed]] = []
@@ -609,7 +627,7 @@ class _Upload:
         try:
             if self._id is None:
                 self._held.seek(0)
-                answer = await self._call("put_object", Body=self._held, Metadata=self._marks, IfNoneMatch="*")
+                answer = await self._call("put_object", Body=self._held, Metadata=self._marks, **self._condition)
             else:
                 if self._held.tell():
                     await self._begin_part()
@@ -618,7 +636,7 @@ class _Upload:
                     "complete_multipart_upload",
                     UploadId=self._id,
                     MultipartUpload={"Parts": parts},
-                    IfNoneMatch="*",
+                    **self._condition,
                 )
         except _S3Error as refused:
             return await self._settle(refused)
@@ -725,6 +743,19 @@ def _manifest(job: JobRef, sealed: Sequence[Sealed]) -> bytes:
         "parts": parts,
     }
     return json.dumps(manifest, indent=1).encode()
+
+
+def _is_manifest_of(job: JobRef, body: bytes) -> bool:
+    """Whether a manifest is one that this job put."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return False
+    match found:
+        case {"job": str(key), "lineage": str(lineage)}:
+            return (key, lineage) == (job.key, job.lineage)
+        case _:
+            return False
 
 
 def _read_at(path: Path, start: int) -> bytes:

@@ -53,8 +53,10 @@ BYTES: Final = 8 * 2**20
 """A transaction ends with the write that brings it to so many rows or bytes; a write is never divided."""
 PAGE: Final = 16
 """Rows fetched at once by a reader; a row may be large."""
-PATIENCE: Final = 60.0
-"""Seconds to wait for another writer's transaction."""
+PATIENCE: Final = 5.0
+"""Seconds to wait for another writer's transaction; one that is longer is an outage, which the job waits out."""
+ONE_TURN: Final = 1.0
+"""Seconds of it at least from one's turn on: jobs of this process wait for each other, too."""
 HOLD_ON: Final = 0.05
 """Seconds of it that SQLite itself may wait; then the place is free for others, and the unit begins again later."""
 LOOK_AGAIN: Final = 0.02
@@ -119,6 +121,30 @@ SCHEMA: Final = {
             CASE WHEN json_valid(result) THEN json_extract(result, '$.error.error.message') END AS message,
             batch_id, sealed_at
         FROM results WHERE outcome <> 'succeeded'""",
+    # a job and its retries (`nightly.retry-1`) as one: a success counts before a failure, and a later job before an
+    # earlier one; a key that ends so by chance, without the other job, is a job of its own
+    "results_merged": """
+        CREATE VIEW results_merged AS
+        WITH split(job, lineage, head, number) AS (
+            SELECT job, lineage, rtrim(job, '0123456789'),
+                CAST(substr(job, length(rtrim(job, '0123456789')) + 1) AS INTEGER)
+            FROM abatch_jobs
+        ), family(job, root, number) AS (
+            SELECT split.job, coalesce(first.job, split.job), CASE WHEN first.job IS NULL THEN 0 ELSE split.number END
+            FROM split LEFT JOIN abatch_jobs AS first
+                ON first.job = substr(split.head, 1, length(split.head) - 7) AND substr(split.head, -7) = '.retry-'
+                AND split.job <> split.head AND split.lineage = first.lineage
+        )
+        SELECT family.root AS job, answer.custom_id, answer.outcome, answer.result, answer.batch_id, answer.model,
+            answer.input_tokens, answer.output_tokens, answer.cache_read_tokens, answer.cache_creation_tokens,
+            answer.sealed_at, answer.job AS answered_by
+        FROM family JOIN results AS answer ON answer.job = family.job
+        WHERE NOT EXISTS (
+            SELECT 1 FROM family AS other
+            JOIN results AS better ON better.job = other.job AND better.custom_id = answer.custom_id
+            WHERE other.root = family.root AND other.job <> family.job
+                AND (better.outcome = 'succeeded', other.number) > (answer.outcome = 'succeeded', family.number)
+        )""",
 }
 # a result is bound as bytes: SQLite takes them for the text they are, and no str is made of each and encoded again
 INSERT: Final = (
@@ -245,6 +271,7 @@ class _Databases:
         """Do a unit of work, all or nothing. A cancellation comes before it, or is heard after it."""
         until = anyio.current_time() + PATIENCE
         async with database.turn:
+            until = max(until, anyio.current_time() + min(ONE_TURN, PATIENCE))
             while True:
                 if not database.users:
                     raise _Unfit(CLOSED)
@@ -414,7 +441,8 @@ class _Sqlite:
                 shard = int(each.detail["shard"])
                 if known.get(shard) != (each.part, each.lines):
                     raise _Unfit(f"the rows of shard {shard} were changed or removed; restore them")
-            if not job.finished:
+            if not job.finished:  # a shard that was read again lacks fewer requests than before
+                await database.execute("DELETE FROM abatch_missing WHERE job = ?", (job.key,))
                 await database.executemany(
                     "INSERT INTO abatch_missing VALUES (?, ?, ?) ON CONFLICT DO NOTHING", _missing(job)
                 )

@@ -212,6 +212,32 @@ class TestS3(_S3):
             found = self.client.head_object(Bucket="results", Key=f"{self.folder}part-0000{part}.jsonl")
             assert found["Metadata"] == {"lineage": self.job.lineage, "shard": str(40 + part)}
 
+    async def test_list_of_missing_requests_and_manifest_are_replaced_when_a_part_was_read_again(self, tmp_path):
+        lists = [tmp_path / "a", tmp_path / "b"]
+        for path in lists:
+            path.write_text(json.dumps({"custom_id": path.name, "reason": "lost"}) + "\n")
+        async with self.opened() as backend:
+            await backend.finish(
+                replace(self.job, missing=tuple(lists)), [await self.sealed(backend, 0, make_lines(5))]
+            )
+        assert sorted(await self.stored_missing()) == [("a", "lost"), ("b", "lost")]
+        self.client.delete_object(Bucket="results", Key=f"{self.folder}part-00000.jsonl{self.suffix}")
+        async with self.opened() as backend:
+            sealed = [await self.sealed(backend, 0, make_lines(6))]
+            await backend.finish(replace(self.job, missing=(lists[1],), listed=("0" * 64,)), sealed)
+            assert await self.stored_missing() == [("b", "lost")]
+            await backend.finish(replace(self.job, listed=("0" * 64,)), sealed)
+        assert await self.stored_missing() == []
+        assert await self.stored() == [line.raw for line in make_lines(6)]
+
+    async def test_list_of_missing_requests_that_is_not_ours_is_not_replaced(self):
+        async with self.opened() as backend:
+            sealed = [await self.sealed(backend, 0, make_lines(5))]
+            self.client.put_object(Bucket="results", Key=f"{self.folder}_missing.jsonl", Body=b"mine")
+            with pytest.raises(BackendError, match="is not the list of missing requests that this job wrote"):
+                await backend.finish(replace(self.job, listed=("0" * 64,)), sealed)
+        assert self.body("_missing.jsonl") == b"mine"
+
     async def test_another_key_is_another_place(self):
         another = replace(self.job, key="another")
         async with self.opened() as one, self.opened(another) as two:

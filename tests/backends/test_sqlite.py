@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from abatch.backend import Backend, JobRef, Sealed, connect, normalize
+from abatch.backend import Backend, JobRef, Sealed, ShardRef, connect, normalize
 from abatch.errors import BackendError, ConfigError
 from abatch.result import LONG, Line, Usage
 from abatch.testing import OutageContract
@@ -22,6 +22,12 @@ from abatch.testing.contract import make_line, make_lines, raw, read
 from abatch_backends import sqlite
 
 pytestmark = pytest.mark.anyio
+
+
+def answer(custom_id: str, ok: bool, by: str) -> Line:
+    outcome = "succeeded" if ok else "errored"
+    text = json.dumps({"custom_id": custom_id, "result": {"type": outcome, "by": by}})
+    return Line(text.encode(), custom_id, outcome)
 
 
 class TestSqlite(OutageContract):
@@ -85,6 +91,45 @@ class TestSqlite(OutageContract):
         assert self.query("SELECT job, lineage, finished_at IS NOT NULL FROM abatch_jobs") == [
             ("contract", self.job.lineage, 1)
         ]
+
+    async def test_the_merged_view_has_one_row_per_id_of_a_job_and_its_retries(self):
+        """A success counts before a failure, and a later job before an earlier one."""
+        said = {
+            "nightly": {"a": True, "b": False, "c": False, "d": True, "e": False},
+            "nightly.retry-1": {"b": True, "c": False, "d": False},
+            "nightly.retry-2": {"c": False, "new": True},
+            "nightly.retry-10": {"b": False, "d": True},
+            "lone.retry-1": {"a": True},
+            "nightly.retry-": {"a": True},
+        }
+        for number, (key, rows) in enumerate(said.items()):
+            job = replace(self.job, key=key)
+            backend = await self.connect(job)
+            sink = await backend.open(ShardRef(job=job, shard=number, part=0, rows=9, batch_id="b"))
+            await sink.write([answer(custom_id, ok, key) for custom_id, ok in rows.items()])
+            await sink.seal()
+            await backend.aclose()
+        rows = self.query("SELECT job, custom_id, outcome, answered_by, result ->> '$.by' FROM results_merged")
+        assert all(by == told for *_, by, told in rows)
+        assert sorted(row[:4] for row in rows) == [
+            ("lone.retry-1", "a", "succeeded", "lone.retry-1"),
+            ("nightly", "a", "succeeded", "nightly"),
+            ("nightly", "b", "succeeded", "nightly.retry-1"),
+            ("nightly", "c", "errored", "nightly.retry-2"),
+            ("nightly", "d", "succeeded", "nightly.retry-10"),
+            ("nightly", "e", "errored", "nightly"),
+            ("nightly", "new", "succeeded", "nightly.retry-2"),
+            ("nightly.retry-", "a", "succeeded", "nightly.retry-"),
+        ]
+
+    async def test_a_database_without_the_merged_view_gets_it(self):
+        backend = await self.connect(self.job)
+        await backend.aclose()
+        with closing(sqlite3.connect(self.path)) as database:
+            database.execute("DROP VIEW results_merged")
+        backend = await self.connect(self.job)
+        await backend.aclose()
+        assert self.query("SELECT count(*) FROM results_merged") == [(0,)]
 
     async def test_lines_nobody_can_parse_are_kept_and_can_be_fetched(self):
         odd = [

@@ -15,7 +15,7 @@ FAST = ("--poll-interval", "0.05")
 
 def fails(n: int) -> str | None:
     """r1 fails for good, r2 is mended by a retry."""
-    return {1: "sandbox:errored:invalid_request_error", 2: "sandbox:errored-once:overloaded_error"}.get(n)
+    return {1: "sandbox:errored:permission_error", 2: "sandbox:errored-once:overloaded_error"}.get(n)
 
 
 def test_a_finished_job_is_shown_read_and_retried(cli: Any, api: Sandbox) -> None:
@@ -155,8 +155,17 @@ def test_a_held_shard_waits_for_a_word(cli: Any, api: Sandbox) -> None:
     ):
         assert cli.here(*wrong).status == 2
     assert cli.here("resolve", "1", "--adopt", "msgbatch_nobody").status == 0
+    assert "Noted, and not done yet: it is batch msgbatch_nobody" in cli.here("status").out.replace("\n", " ")
+    assert "Look in the Console" not in cli.here("status").out
     still = cli.here(*args)
     assert still.status == 3, still
+    assert "--lost" in still.err
+    assert "Your last word was refused" in cli.here("status").out
+    assert "abatch resolve" in cli.here("status").out
+    told = cli.here("status", "--batches", "--json").json["jobs"][0]["shards"][0]
+    assert told["state"] == "held"
+    assert told["reason"]
+    assert told["reason"] not in cli.here("status", "--batches").out.partition("shards of")[2]
     said = cli.here("resolve", "1", "--not-created")
     assert said.status == 0, said
     ended = cli.here(*args)
@@ -219,6 +228,9 @@ def test_a_word_that_a_shard_is_lost_ends_its_job_with_its_requests_missing(cli:
     assert (said.status, "shard 1 of job" in said.err, "is lost" in said.err) == (0, True, True), said
     ended = cli.here(*args, "--json")
     assert (ended.status, ended.json["missing"]) == (1, 5), ended
+    shown = cli.here("status", "--json").json["jobs"][0]
+    assert (shown["failed"], shown["missing"]) == (5, 5)
+    assert "missing" in cli.here("status").out
     assert api.account.batches == 0
     late = cli.here("resolve", "1", "--lost")
     assert late.status == 2

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from abatch.bulletin import Bulletin, StorageDown, post
+from abatch.cli.text import moment
 from abatch.sandbox import Sandbox
 from abatch.sandbox.answers import Outcomes
 
@@ -27,7 +28,7 @@ def test_the_command_that_was_run_before_finds_the_job_that_was_moved(
     key = cli.here("status", "--json").json["jobs"][0]["key"]
     busy = cli.here("move", key, "--to", "moved.jsonl")
     assert busy.status == 3
-    assert "is held by process" in busy.err
+    assert "drives this journal" in busy.err
     running.send_signal(signal.SIGKILL)
     running.communicate()
 
@@ -37,7 +38,7 @@ def test_the_command_that_was_run_before_finds_the_job_that_was_moved(
     moved = cli.here("move", key, "--to", "moved.jsonl")
     assert moved.status == 0, moved
     assert "moved.jsonl now" in moved.err
-    assert "out/ keeps a copy" in moved.err
+    assert "keeps a copy" not in moved.err  # nothing was sealed there
     assert f"abatch run in.jsonl --to moved.jsonl --key {key}" in moved.err
     assert cli.here("move", key, "--to", "moved.jsonl").status == 0  # once more: it is there
     told = cli.here("status", "--json").json["jobs"][0]
@@ -73,6 +74,7 @@ def test_a_move_asks_for_a_key_only_if_results_have_to_be_read_again(new_cli: An
         copied = cli.here("move", key, "--to", "copied/", ANTHROPIC_API_KEY="")
         assert copied.status == 0, copied
         assert "could not be read" not in copied.err
+        assert f"{cli.folder / 'out'}/ keeps a copy" in copied.err
 
         shutil.rmtree(cli.folder / "copied")
         refused = cli.here("move", key, "--to", "moved.jsonl", ANTHROPIC_API_KEY="")
@@ -80,7 +82,9 @@ def test_a_move_asks_for_a_key_only_if_results_have_to_be_read_again(new_cli: An
         assert "no API key: set ANTHROPIC_API_KEY" in refused.err
         moved = cli.here("move", key, "--to", "moved.jsonl")
         assert moved.status == 0, moved
-        assert "could not be read there: the next run reads them from the API" in " ".join(moved.err.split())
+        assert f"could not be read in {cli.folder / 'copied'}/: the next run reads them from the API" in moved.err
+        assert "keeps a copy" not in moved.err
+        assert "event=" not in moved.err
         again = cli.start("run", "in.jsonl", "--to", "moved.jsonl", "--key", key, *FAST)
         while again.poll() is None:  # batches of the retry that were not sent before end, too
             api.advance(10_001)
@@ -97,13 +101,23 @@ def test_status_says_since_when_the_storage_has_been_failing(alone: Any) -> None
     journal = alone.folder / ".abatch"
     alone.here("run", "in.jsonl", "--to", "out.jsonl")  # makes the journal; the API is not there
     (journal / "lock").write_text(f"{os.getpid()}\n")
-    down = StorageDown(job="nightly", since=1_700_000_000.0, why="put_object came to 503 SlowDown")
+    down = StorageDown(
+        job="nightly", since=1_700_000_000.0, why="put_object came to 503 SlowDown", until=1_700_000_900.0
+    )
     post(journal, Bulletin(pid=os.getpid(), storage_down=[down]))
     shown = alone.here("status")
     assert "the storage of nightly has been failing since" in shown.out
-    assert "put_object came to 503 SlowDown; it is tried again" in shown.out.replace("\n", " ")
+    until = f"it is tried again until {moment(1_700_000_900.0)}"
+    assert f"put_object came to 503 SlowDown; {until}" in shown.out.replace("\n", " ")
     told = alone.here("status", "--json").json["driver"]["storage_down"]
-    assert told == [{"job": "nightly", "since": 1_700_000_000.0, "why": "put_object came to 503 SlowDown"}]
+    assert told == [
+        {
+            "job": "nightly",
+            "since": 1_700_000_000.0,
+            "why": "put_object came to 503 SlowDown",
+            "until": 1_700_000_900.0,
+        }
+    ]
 
 
 def test_an_odd_patience_is_refused(alone: Any) -> None:

@@ -53,6 +53,20 @@ def test_failed_requests_exit_1_and_json_is_alone_on_stdout(cli: Any) -> None:
     assert told["cost"] * 2 == told["synchronous_cost"]
 
 
+def test_answers_that_were_cut_are_counted_on_the_last_screen_and_in_json(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 20, user=lambda n: "sandbox:cut:100" if n < 5 else "sandbox:refused" if n == 7 else None)
+    shown = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--key", "nightly", *FAST)
+    assert shown.status == 0, shown  # they succeeded, and were paid for
+    assert "end_turn 14 · max_tokens 5 · refusal 1" in shown.err
+    assert "5 of 20 were cut at max_tokens." in shown.err
+    assert "1 of 20 were refused by the model." in shown.err
+    assert "abatch retry nightly --stop-reason max_tokens --max-tokens N" in shown.err
+    again = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--key", "nightly", "--json")  # from the journal
+    assert again.json["stop_reasons"] == {"end_turn": 14, "max_tokens": 5, "refusal": 1}
+    assert again.json["ok"]
+    assert api.account.violated == 0
+
+
 def test_quiet_prints_nothing_when_all_is_well(cli: Any) -> None:
     cli.write("in.jsonl", 3)
     ended = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--quiet", *FAST)
@@ -74,12 +88,12 @@ def test_bad_requests_are_told_by_line_and_nothing_is_sent(cli: Any, api: Sandbo
     assert api.account.requests == 0
 
 
-def test_only_twenty_problems_are_shown(cli: Any) -> None:
+def test_equal_problems_of_many_lines_are_one_line_with_a_count(cli: Any) -> None:
     (cli.folder / "in.jsonl").write_bytes(b"x\n" * 50)
     ended = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--json")
     assert ended.status == 2
-    assert ended.err.count("not JSON") == 20
-    assert "and 30 more" in ended.err
+    assert ended.err.count("not JSON") == 1
+    assert "50 lines: not JSON" in ended.err
     assert ended.json["error"]["type"] == "BadRequest"
     assert len(ended.json["error"]["problems"]) == 20
 
@@ -121,7 +135,7 @@ def test_a_journal_in_use_is_exit_3(alone: Any) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         ended = alone("run", "in.jsonl", "--to", "out.jsonl")
     assert ended.status == 3, ended
-    assert "held by process 4711" in ended.err
+    assert "process 4711 drives this journal" in ended.err
 
 
 def test_a_key_with_other_content_and_a_foreign_destination_are_exit_2(cli: Any) -> None:
@@ -245,7 +259,7 @@ def test_results_that_were_moved_are_told_of(cli: Any, api: Sandbox) -> None:
 
 
 def test_what_failed_is_followed_by_the_commands_that_help(cli: Any) -> None:
-    cli.write("in.jsonl", 4, user=lambda n: "sandbox:errored-once:invalid_request_error" if n == 3 else None)
+    cli.write("in.jsonl", 4, user=lambda n: "sandbox:errored-once:permission_error" if n == 3 else None)
     args = ("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", "--journal", "else where", *FAST)
     ended = cli.here(*args)
     assert ended.status == 1, ended

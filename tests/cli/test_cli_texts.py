@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import date
 from io import StringIO
 from typing import Any
 
@@ -13,11 +14,13 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from abatch.cli.app import app
-from abatch.cli.estimate import submit_every
+from abatch.cli.estimate import Estimate, rows_to_show, submit_every
 from abatch.cli.exits import status_of, tell
+from abatch.cli.follow import summary_table
 from abatch.cli.screen import Screen, table, tables
 from abatch.cli.text import clean, duration, money
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobConflict, JobStopped
+from abatch.result import Summary
 
 COMMANDS = ("run", "status", "results", "cancel", "retry", "redrain", "resolve", "id", "estimate", "sandbox")
 
@@ -57,7 +60,8 @@ def test_estimate_says_how_large_and_how_often(tmp_path: Any, line: Any) -> None
     path.write_bytes(b"\n".join(line(n, model="claude-unheard-of\x07") for n in range(2)))
     small = invoke("estimate", str(path))
     assert "Below 100 requests" in small.output
-    assert "no price for" in small.output
+    assert "cost is unknown" in small.output
+    assert "no price for 'claude-unheard-of" in small.output
     assert invoke("estimate", str(path), "--sla", "24h").exit_code == 2
     assert "needs a file" in invoke("estimate", "-").stderr
 
@@ -108,6 +112,39 @@ def test_newlines_stay_where_they_are_ours() -> None:
 def test_numbers_are_readable() -> None:
     assert [duration(s) for s in (0, 59.6, 3_600, 90_061)] == ["0s", "1m", "1h", "1d 1h"]
     assert [money(d) for d in (None, 0.1234, 1234.5)] == ["unknown (no price for a model)", "$0.1234", "$1,234.50"]
+
+
+def last_screen(today: date = date(2026, 12, 1), **more: Any) -> str:
+    counts = {"requests": 9, "succeeded": 9, "errored": 0, "canceled": 0, "expired": 0}
+    summary = Summary(key="k", location="out.jsonl", prices_of="2026-11-30", **{**counts, **more})
+    console = Console(file=StringIO(), width=100)
+    console.print(summary_table(summary, today=today))
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_the_last_screen_says_why_the_cost_is_not_known() -> None:
+    shown = last_screen(unpriced=("no price for 'claude-new'", "speed 'fast' has no price\x1b[2J"))
+    assert "unknown: no price for 'claude-new'; speed 'fast' has no price" in shown
+    assert "\x1b" not in shown
+    assert "synchronous" not in shown
+    known = last_screen(cost=1.5, synchronous_cost=3.0)
+    assert "$1.50" in known
+    assert "$3.00" in known
+    assert "unknown" not in known
+
+
+def test_the_age_of_the_price_list_is_shown_once_it_is_over_90_days() -> None:
+    assert "days old" not in last_screen(date(2027, 2, 28))
+    assert "the price list is of 2026-11-30, 91 days old" in last_screen(date(2027, 3, 1))
+    made = Estimate(prices_of="2026-11-30")
+    assert "prices" not in dict(rows_to_show(made, today=date(2027, 2, 28)))
+    assert "91 days old" in dict(rows_to_show(made, today=date(2027, 3, 1)))["prices"]
+
+
+def test_the_last_screen_counts_why_answers_stopped() -> None:
+    assert "end_turn 7 · max_tokens 2" in last_screen(stop_reasons={"end_turn": 7, "max_tokens": 2})
+    assert "stopped" not in last_screen()
 
 
 def test_statuses_of_errors() -> None:

@@ -20,6 +20,7 @@ OTHERS = {
     "--group",  # pip
     "--bucket",
     "--lifecycle-configuration",  # aws
+    "--slurpfile",  # jq
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import inspect
 import os
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from tests.docs.pages import ROOT, blocks
 PYTHON = blocks("python")
 PLAIN = [block for block in PYTHON if not block.mark]
 TESTS = [block for block in PYTHON if block.mark == "pytest"]
+CELLS = [block for block in PYTHON if block.mark == "notebook"]
 FILES = [block for language in ("python", "toml") for block in blocks(language) if block.mark.startswith("file: ")]
 
 
@@ -28,7 +32,7 @@ def run(command, **more):
 
 def test_every_block_is_run_or_says_why_not():
     assert len(PLAIN) >= 4
-    others = [block for block in PYTHON if block not in PLAIN + TESTS + FILES]
+    others = [block for block in PYTHON if block not in PLAIN + TESTS + FILES + CELLS]
     assert [str(block) for block in others if not block.mark.startswith("fragment: ")] == []
 
 
@@ -56,6 +60,33 @@ def test_an_example_of_a_test_passes(block, desk):
     (desk / "test_example.py").write_text(block.code)
     said = run(["-m", "pytest", "-q", "-p", "anyio", "-c", os.devnull, "--rootdir", desk, "test_example.py"], cwd=desk)
     assert " passed" in said
+
+
+@pytest.mark.anyio
+async def test_the_cells_of_the_notebook_work_one_after_the_other(desk, api):
+    """As a kernel runs them: each a task of its own, with `await` at its top."""
+    names = {}
+    for block in CELLS:
+        code = compile(block.code, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        running = eval(code, names)
+        if inspect.iscoroutine(running):
+            await asyncio.create_task(running)
+    assert [word for word, answer in names["rows"] if answer.startswith("[sandbox]")] == names["words"]
+    assert names["summary"].succeeded == api.account.requests == 3
+    assert api.account.violated == 0
+
+
+def test_every_manager_of_an_example_with_a_sandbox_polls_fast():
+    """With the settings for the API, the example of a test takes 15 seconds more."""
+    managers = [
+        line.strip()
+        for block in PYTHON
+        if "from abatch.sandbox import Sandbox" in block.code or "def manager(api)" in block.code
+        for line in block.code.splitlines()
+        if "BatchManager(" in line
+    ]
+    assert len(managers) >= 4
+    assert [line for line in managers if "config=api.config(" not in line] == []
 
 
 @pytest.mark.parametrize("block", FILES, ids=str)

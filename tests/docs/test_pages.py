@@ -84,6 +84,19 @@ def test_every_error_has_its_advice():
         assert f"`{name}`" in advice, name
 
 
+def test_the_unit_of_systemd_takes_a_run_that_was_stopped_for_a_success():
+    exits = import_module("abatch.cli.exits")
+    unit = text("operate.md").partition("## systemd")[2].partition("```ini")[2].partition("```")[0]
+    assert f"SuccessExitStatus={exits.INTERRUPTED}" in unit.splitlines()
+    assert f"RestartPreventExitStatus={exits.FAILED} {exits.BAD_INPUT}" in unit.splitlines()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_a_reader_learns_first_that_nothing_was_verified_against_the_live_api(page):
+    first = (ROOT / page).read_text().partition("\n## ")[0]
+    assert "Nothing was verified against the live API" in first
+
+
 def test_every_fault_is_in_the_table():
     table = text("test-with-the-sandbox.md").partition("## Faults")[2].partition("\n## ")[0]
     kinds = {name for name in faults.__all__ if name not in {"AnyFault", "Faults", "LineFault", "Order", "Site"}}

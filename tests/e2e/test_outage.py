@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from abatch import BackendError, Job, bulletin
 from abatch.disk import passes
 from abatch.sandbox import Sandbox
 from abatch.testing import memory
-from abatch_backends import jsonl
+from abatch_backends import jsonl, sqlite
 from tests.e2e.jobs import (
     assert_each_answered,
     assert_paid_once,
@@ -202,11 +204,38 @@ async def test_the_bulletin_says_that_the_storage_is_down_and_since_when(api: Sa
         while not (told := bulletin.read(Path(".abatch"))) or not told.storage_down:
             await anyio.sleep(0.02)
         (down,) = told.storage_down
-        assert (down.job, down.why) == ("job", "is out for a while, by memory.outage")
+        assert (down.job, down.why) == ("job", "the place is out for a while, by memory.outage")
         assert down.since > job._job.started_at
         memory.restore("answers")
         await job.wait()
         assert running._bulletin().storage_down == []
+
+
+async def test_locked_database_is_shown_as_an_outage_soon_and_ends_the_job_after_its_patience(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert sqlite.PATIENCE <= 5.0  # seconds until `abatch status` can show it
+    monkeypatch.setattr(sqlite, "PATIENCE", 0.02)
+    rows = requests(5)
+    with Sandbox(seed=7, latency=3600) as api, closing(sqlite3.connect("results.db", isolation_level=None)) as other:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        async with manager(**QUICK, storage_patience=timedelta(seconds=0.5)) as running:
+            job = await running.submit(rows, to="results.db", key="job")
+            while not job.progress().batches_in_flight:
+                await job._job.change()
+            other.execute("BEGIN EXCLUSIVE")
+            api.advance(3601)
+            while (down := job._run.outage.down) is None:
+                await anyio.sleep(0.01)
+            assert (down.why, round(down.until - down.since, 3)) == ("SQLite says: database is locked", 0.5)
+            with pytest.raises(BackendError, match=r"It has failed for \d seconds"):
+                await job.wait()
+            with pytest.raises(BackendError, match="database is locked"):
+                await running.submit(rows, to="results.db", key="new")
+            other.execute("ROLLBACK")
+            job = await running.submit(rows, to="results.db", key="job")
+            assert (await job.wait()).succeeded == 5
+        assert_paid_once(api, rows)
 
 
 def test_the_table_of_what_passes() -> None:

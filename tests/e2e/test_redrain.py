@@ -232,7 +232,7 @@ async def test_damaged_part_has_to_be_removed_first(api: Sandbox) -> None:
     await run(write(rows), to="results/")
     part = min(Path("results").glob("part-*.jsonl"))
     part.write_bytes(part.read_bytes()[:-5] + b"XX\n")
-    with pytest.raises(BackendError, match="not what was sealed; remove it"):
+    with pytest.raises(BackendError, match=rf"{part.absolute()} \(shard 1\) is not what was sealed; remove it"):
         await redrained()
     part.unlink()
     _, summary = await redrained()
@@ -341,3 +341,100 @@ async def test_damaged_list_of_custom_ids_counts_as_none(tmp_path: Path, change:
     path.write_bytes(path.read_bytes()[:-1] if change is None else change)
     assert read_kept(tmp_path, 7, 3) is None
     assert read_kept(tmp_path, 8, 3) is None
+
+
+async def with_missing(rows: list[dict[str, Any]], api: Sandbox, to: str, **more: Any) -> Summary:
+    """A job that is done, and some of whose results did not come."""
+    api.faults.always("results", CutAtLine(lines=3))
+    with pytest.MonkeyPatch.context() as patient:
+        patient.setattr("abatch.driver.READ_AGAIN", (0.01,))
+        patient.setattr("abatch.collector.READ_AGAIN", (0.01,))
+        _, summary = await run(write(rows), to=to, **more)
+    api.faults.clear()
+    return summary
+
+
+def listed_in(to: str) -> set[str]:
+    """The requests that the destination's list of missing ones names."""
+    if to.endswith(".db"):
+        with closing(sqlite3.connect(to)) as db:
+            return {custom_id for (custom_id,) in db.execute("SELECT custom_id FROM abatch_missing")}
+    path = Path(f"{to}_missing.jsonl" if to.endswith("/") else f"{to}.missing.jsonl")
+    return {line["custom_id"] for line in lines(path)} if path.exists() else set()
+
+
+def remove_results(to: str) -> None:
+    """As somebody does who wants them read again; the list of missing requests stays."""
+    if to.endswith("/"):
+        for part in Path(to).glob("part-*.jsonl"):
+            part.unlink()
+    elif to.endswith(".db"):
+        with closing(sqlite3.connect(to)) as db, db:
+            db.execute("DELETE FROM abatch_shards")
+    else:
+        Path(to).unlink()
+
+
+@pytest.mark.parametrize("to", ["results.jsonl", "results/", "results.db"])
+async def test_list_of_missing_requests_is_written_anew_from_what_is_missing_now(api: Sandbox, to: str) -> None:
+    rows = requests(8)
+    before = await with_missing(rows, api, to)
+    assert (before.missing, len(listed_in(to))) == (5, 5)
+    remove_results(to)
+    _, after = await redrained()
+    assert (after.succeeded, after.missing) == (8, 0)
+    assert listed_in(to) == set()
+    assert_paid_once(api, rows)
+
+
+async def test_list_that_becomes_shorter_names_only_what_is_still_missing(api: Sandbox) -> None:
+    rows = requests(18)
+    before = await with_missing(rows, api, "results/")
+    first = min(Path("results").glob("part-*.jsonl"))
+    first.unlink()
+    _, after = await redrained()
+    assert 0 < after.missing < before.missing
+    assert len(listed_in("results/")) == after.missing
+    assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize("to", ["results.jsonl", "results/"])
+async def test_list_of_missing_requests_that_was_changed_is_not_replaced(api: Sandbox, to: str) -> None:
+    rows = requests(8)
+    await with_missing(rows, api, to)
+    path = Path("results/_missing.jsonl" if to == "results/" else "results.jsonl.missing.jsonl")
+    path.write_bytes(path.read_bytes() + b'{"note":"mine"}\n')
+    remove_results(to)
+    with pytest.raises(BackendError, match="not the list of missing requests that this job wrote; move it away"):
+        await redrained()
+    path.rename("kept")
+    async with manager() as running:
+        await running.redrain("job")
+        assert (await running.job("job").wait()).missing == 0
+    assert not path.exists()
+    assert_paid_once(api, rows)
+
+
+async def test_finished_file_that_was_changed_is_said_to_be_changed_and_written_anew_once_removed(
+    api: Sandbox,
+) -> None:
+    rows = requests(25)
+    await run(write(rows))
+    Path("results.jsonl").write_bytes(b"cut\n")
+    with pytest.raises(BackendError, match="was changed after this job had written it; put it back, or remove it"):
+        await redrained()
+    Path("results.jsonl").unlink()
+    _, summary = await redrained()
+    assert summary.succeeded == 25
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+
+
+async def test_mark_of_a_whole_folder_is_put_back(api: Sandbox) -> None:
+    rows = requests(25)
+    await run(write(rows), to="results/")
+    shutil.rmtree("results")
+    _, summary = await redrained()
+    assert summary.succeeded == 25
+    assert Path("results/_SUCCESS").exists()
+    assert_paid_once(api, rows)

@@ -46,10 +46,11 @@ IDS = [
     "part-00000.jsonl",
     "journal.db",
 ]
+HELLO = {"role": "user", "content": "hello"}
 ROWS = [
     {
         "custom_id": custom_id,
-        "params": {"model": "claude-haiku-4-5", "max_tokens": 8, "messages": [], "system": custom_id},
+        "params": {"model": "claude-haiku-4-5", "max_tokens": 8, "messages": [HELLO], "system": custom_id},
     }
     for custom_id in IDS
 ]

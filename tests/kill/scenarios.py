@@ -163,7 +163,7 @@ def _expect(trial: Trial, ended: Ended, status: int) -> None:
 
 
 def _expect_pid(trial: Trial, ended: Ended, pids: set[int]) -> None:
-    if not any(f"is held by process {pid};".encode() in ended.err for pid in pids):
+    if not any(f"process {pid} drives this journal".encode() in ended.err for pid in pids):
         trial.violate(f"it names none of the processes {pids}: {ended.err.decode()[-500:]}")
 
 

@@ -12,7 +12,7 @@ from abatch.sandbox.api import BODY_LIMIT
 from abatch.sandbox.exchange import Request
 
 BATCHES = "/v1/messages/batches"
-GOOD = b'{"model":"m","max_tokens":1,"messages":[]}'
+GOOD = b'{"model":"m","max_tokens":1,"messages":[{"role":"user","content":"x"}]}'
 
 
 def item(custom_id=b"a", params=GOOD):
@@ -164,7 +164,7 @@ def test_each_result_belongs_to_its_request(new_desk, new_params):
 
 
 def test_params_are_known_by_their_bytes_as_sent(desk):
-    spaced = b'{ "model": "m",  "max_tokens": 1, "messages": [] }'
+    spaced = GOOD.replace(b",", b" ,  ")
     batch = desk.create(spaced)
     assert desk.machine.account.times(spaced) == 1
     assert digest(spaced).encode() in desk.lines(batch["id"])[0]
@@ -210,10 +210,18 @@ BAD_PARAMS = [
     b"{}",
     b"[1]",
     b'{"model":1,"max_tokens":1,"messages":[]}',
-    b'{"model":"m","max_tokens":0,"messages":[]}',
-    b'{"model":"m","max_tokens":1,"messages":[],"stream":true}',
-    b'{"model":"m","max_tokens":1,"messages":[],"speed":"fast"}',
-    b'{"model":"m","max_tokens":1,"messages":[],"fallbacks":[]}',
+    GOOD.replace(b"1", b"0"),
+    GOOD.replace(b"1", b'1,"stream":true'),
+    GOOD.replace(b"1", b'1,"speed":"fast"'),
+    GOOD.replace(b"1", b'1,"fallbacks":[]'),
+    GOOD.replace(b"1", b'1,"temperature":"hot"'),
+    GOOD.replace(b"1", b'1,"temprature":0.5'),
+    GOOD.replace(b"1", b'1,"betas":["x"]'),
+    GOOD.replace(b'"x"', b'""'),
+    GOOD.replace(b'"x"', b'[{"type":"text"}]'),
+    b'{"model":"m","max_tokens":1,"messages":[]}',
+    b'{"model":"m","max_tokens":1,"messages":"hello"}',
+    b'{"model":"m","max_tokens":1}',
 ]
 
 
@@ -222,6 +230,16 @@ def test_bad_params_come_back_as_an_errored_line(desk, bad):
     batch = desk.create(bad)
     result = json.loads(desk.lines(batch["id"])[0])["result"]
     assert result["error"]["error"]["type"] == "invalid_request_error"
+    assert result["error"]["error"]["message"].startswith("[sandbox] ")
+
+
+def test_a_line_of_bad_params_says_what_is_wrong_with_them_and_the_others_are_answered(desk, new_params):
+    texts = [GOOD.replace(b'"x"', b'"x","n%d":1' % n) for n in range(300)]
+    lines = [json.loads(line)["result"] for line in desk.lines(desk.create(*texts, new_params(1))["id"])]
+    said = [line["error"]["error"]["message"] for line in lines if line["type"] == "errored"]
+    assert len(said) == 300
+    assert any("`n7` in messages[0] is not a name that anthropic" in text for text in said)
+    assert [line["type"] for line in lines].count("succeeded") == 1
 
 
 def test_rates_decide_the_rest(new_desk, new_params):

@@ -198,6 +198,17 @@ def test_a_refusal_succeeded_without_content_and_is_paid_for(desk, new_params):
     assert desk.machine.account.violated == 1
 
 
+def test_an_answer_is_cut_while_max_tokens_is_too_small_and_is_paid_for(desk, new_params):
+    for max_tokens, stop in ((99, "max_tokens"), (100, "end_turn")):
+        asked = new_params(1, max_tokens=max_tokens, metadata={"user_id": "sandbox:cut:100"})
+        batch = desk.create(asked)
+        message = json.loads(desk.lines(batch["id"])[0])["result"]["message"]
+        assert (message["stop_reason"], bool(message["content"])) == (stop, True)
+        assert desk.batch(batch["id"])["request_counts"]["succeeded"] == 1
+        desk.create(asked)
+    assert desk.machine.account.violated == 2
+
+
 def test_a_download_that_timed_out_is_an_invalid_request_that_passes(desk, line, new_params):
     error = line("sandbox:download-timeout")["error"]["error"]
     assert error["type"] == "invalid_request_error"

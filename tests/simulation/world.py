@@ -349,7 +349,8 @@ class World:
         self.machine.take(AUDIT)
         self.audited_from = self.now()
         for number, workspace_id in enumerate({work.workspace_id: None for work in self.plan.jobs}):
-            rows = [{"custom_id": "audit", "params": {"model": "m", "max_tokens": 1, "messages": [f"audit {number}"]}}]
+            said = {"role": "user", "content": f"audit {number}"}
+            rows = [{"custom_id": "audit", "params": {"model": "m", "max_tokens": 1, "messages": [said]}}]
             work = Work(key=f"audit{number}", workspace_id=workspace_id, rows=rows, source="list", to="memory", tries=1)
             self.jobs.append(work)
             process = self._process(f"audit{number}", Life(), jobs=[work])

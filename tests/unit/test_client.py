@@ -15,7 +15,7 @@ import anyio
 import httpx2
 import pytest
 
-from abatch import client
+from abatch import client, proxies
 from abatch.client import Client
 from abatch.errors import ApiError
 from abatch.facts import Headers
@@ -196,15 +196,19 @@ async def test_reader_who_takes_long_over_a_chunk_is_not_taken_for_a_stream_that
     assert b"".join(got) == b"line\nline\n"
 
 
-@pytest.mark.parametrize(("proxy", "aiohttp"), [("socks5://127.0.0.1:1", False), ("http://127.0.0.1:1", True)])
+@pytest.mark.parametrize(
+    ("proxy", "aiohttp"),
+    [("socks5://127.0.0.1:1", False), ("https://127.0.0.1:1", False), ("http://127.0.0.1:1", True)],
+)
 async def test_results_are_read_as_all_else_is_where_aiohttp_does_not_speak_the_proxys_language(
     proxy, aiohttp, monkeypatch
 ):
     monkeypatch.setenv("ALL_PROXY", proxy)
     sdk = anthropic.AsyncAnthropic(api_key="key", max_retries=0, http_client=httpx2.AsyncClient(trust_env=False))
+    monkeypatch.setattr(proxies, "speaks_socks", lambda: True)
     monkeypatch.setattr(client.httpx2, "AsyncHTTPTransport", lambda **_: httpx2.MockTransport(lambda _: None))
     reader = Client(sdk, own=True)
-    assert (reader._reading is not sdk) is aiohttp
+    assert (reader._reading is not reader._sdk) is aiohttp
     await reader.aclose()
 
 

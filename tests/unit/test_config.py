@@ -68,6 +68,12 @@ def test_what_cannot_work_is_refused_by_name(setting):
     assert name in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["poll_every", "poll_at_most", "grace", "storage_patience", "storage_retry_every"])
+def test_duration_that_is_a_number_is_refused_as_any_bad_setting(name):
+    with pytest.raises(ConfigError, match=rf"{name} must be a datetime\.timedelta, got 15"):
+        Config(**{name: 15})
+
+
 def test_a_refused_setting_is_a_value_error_too():
     with pytest.raises(ValueError, match=r"1\.\.100000, got 0"):
         Config(requests_per_batch=0)

@@ -25,6 +25,7 @@ from abatch.errors import (
     JournalCorrupt,
     JournalError,
     JournalLocked,
+    ManagerClosed,
     StillInDoubt,
     TooManyOpenFiles,
 )
@@ -40,6 +41,7 @@ EACH = [
     (BadRequest(7, None, "not JSON"), ["line 7: not JSON"]),
     (JobConflict("k", "other requests"), ["'k'", "other requests", "another key"]),
     (JobStopped("k", "the key is invalid", "Check the API key."), ["'k'", "the key is invalid", "Check the API key."]),
+    (ManagerClosed("k"), ["'k'", "was left", "same key"]),
     (
         StillInDoubt("k", [(3, "r1"), (5, "r2")]),
         ["'k'", "shard 3: r1", "shard 5: r2", "abatch resolve SHARD", "--adopt", "--not-created"],

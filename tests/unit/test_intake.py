@@ -120,7 +120,8 @@ async def test_up_to_twenty_problems_are_told_and_all_are_counted(check):
     error = await problems_of(check(raw))
     assert [problem.line for problem in error.problems] == list(range(2, 42, 2))
     assert error.total == 30
-    assert str(error).endswith("and 10 more")
+    assert str(error).startswith("30 lines: not JSON")
+    assert "line 2, line 4, line 6, …" in str(error)
 
 
 async def test_problems_are_told_in_the_order_of_the_file_whatever_their_kind(check):
@@ -573,3 +574,16 @@ async def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(path)
     with anyio.fail_after(20), pytest.raises(ConfigError, match="is no file"):
         await check_file(path, tmp_path, bytes_per_batch=10**6)
+
+
+async def test_a_file_is_checked_without_a_folder_to_keep_digests_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(intake, "HEAPS_IN_MEMORY", 64)
+    monkeypatch.setattr(intake, "IDS_IN_MEMORY", 64)
+    rows = [b'{"custom_id":"r%d","params":{"max_tokens":1}}\n' % number for number in range(500)]
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"".join(rows))
+    assert (await check_file(path, None, bytes_per_batch=ROOM)).rows == 500
+    path.write_bytes(b"".join([*rows, rows[7]]))
+    with pytest.raises(BadRequest, match=r"line 501.*line 8 already"):
+        await check_file(path, None, bytes_per_batch=ROOM)
+    assert [each.name for each in tmp_path.iterdir()] == ["in.jsonl"]

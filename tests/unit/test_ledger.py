@@ -94,6 +94,7 @@ async def whole_life(ledger):
             counts=Counts(succeeded=7, errored=1),
             retried=2,
             spend=(Spend(model="claude-haiku-4-5", usage=Usage(input_tokens=1_000_000)),),
+            stops={"end_turn": 6, "max_tokens": 1},
         ),
     )
     await ledger.record(Entry(job.job, facts.DuplicateSeen(shard=done.shard, attempt=1, batch_id="msgbatch_9")))
@@ -561,3 +562,20 @@ async def test_jobs_of_which_others_wish_something_are_named_once(ledger, other)
         await other.record(Entry(jobs[0].job, wish))
         await ledger.refresh()
         assert [job.key for job in ledger.take_wished()] == ["one"]
+
+
+async def test_stop_reasons_and_kinds_of_usage_stay_few_in_a_finished_job(ledger):
+    job = await ledger.start_job(submitted(source=facts.IterableSource()))
+    for part in range(6):
+        spend = tuple(Spend(model=f"m{part}-{n}", usage=Usage(input_tokens=1)) for n in range(20))
+        stops = {f"s{part}-{n}": 1 for n in range(10)}
+        shard = await plan(ledger, job, part=part)
+        await go(ledger, shard, committing(), ACCEPTED, ENDED, drained(spend=spend, stops=stops))
+    await ledger.record(cut(job, 0, last=True), Entry(job.job, facts.Finished(location="here")))
+    assert job.let_go
+    summary = job.summary(load())
+    assert summary.usage.input_tokens == 120
+    assert sum(summary.stop_reasons.values()) == 60
+    assert len(summary.stop_reasons) < 20
+    assert (summary.cost, len(summary.unpriced)) == (None, 4)
+    assert view(await reloaded(ledger)) == view(ledger)

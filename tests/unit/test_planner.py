@@ -25,8 +25,8 @@ from tests.unit.make import names, request_line, submitted
 
 pytestmark = pytest.mark.anyio
 
-PLENTY = Config(free_disk=0)
-FIVE = Config(free_disk=0, requests_per_batch=5)
+PLENTY = Config(free_disk=0, params="unchecked")
+FIVE = Config(free_disk=0, requests_per_batch=5, params="unchecked")
 
 
 class Bench:

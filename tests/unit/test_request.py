@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 
@@ -63,7 +64,8 @@ BAD_LINES = [
     ("params null", line(b"null"), "object"),
     ("params an array", line(b"[]"), "object"),
     ("params a string", line(b'"x"'), "object"),
-    ("custom_id a number", line(b'{"max_tokens":1}', b"5"), "custom_id"),
+    ("custom_id a fraction", line(b'{"max_tokens":1}', b"1.5"), "a string or a whole number"),
+    ("custom_id true", line(b'{"max_tokens":1}', b"true"), "a string or a whole number"),
     ("custom_id null", line(b'{"max_tokens":1}', b"null"), "custom_id"),
     ("custom_id empty", line(b'{"max_tokens":1}', b'""'), "1 to 512"),
     ("custom_id of 513 bytes", line(b'{"max_tokens":1}', b'"' + b"x" * 513 + b'"'), "513"),
@@ -109,7 +111,7 @@ def test_a_lone_surrogate_is_called_one():
 
 
 def test_the_place_of_bad_utf_8_is_told():
-    assert refusal(b"ab\xff").why == "not UTF-8 (byte 3 of the line)"
+    assert "not UTF-8 (byte 3 of the line)" in refusal(b"ab\xff").why
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,13 @@ def test_any_text_is_a_custom_id(text, ascii_only):
 
 def test_a_custom_id_of_512_bytes_is_taken():
     assert from_line(line(b'{"max_tokens":1}', b'"' + b"x" * 512 + b'"'), 1)
+
+
+def test_a_whole_number_as_custom_id_is_taken_as_its_text():
+    raw = line(b'{"max_tokens":1}', b"7")
+    assert from_line(raw, 1).custom_id == b'"7"'
+    assert check_lines(raw + b"\n") == ([b'"7"'], {()})
+    assert from_checked_lines(raw + b"\n").custom_ids == [b'"7"']
 
 
 def test_betas_of_a_line_are_kept_in_order():
@@ -272,6 +281,30 @@ def test_an_answer_of_the_sdk_can_be_put_back_into_a_conversation():
     assert content == [{"type": "text", "text": "é"}]
 
 
+class Text(str):
+    """A string of another class, such as numpy's; its own text is not trusted."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"Text({super().__str__()})"
+
+
+class Whole(int):
+    """A whole number of another class."""
+
+
+@pytest.mark.parametrize(
+    ("custom_id", "text"),
+    [(Text("é"), "é"), (7, "7"), (-7, "-7"), (Whole(7), "7"), (HTTPStatus.OK, "200")],
+    ids=["a string", "an int", "a negative int", "a class of int", "an enum"],
+)
+def test_a_string_or_whole_number_of_any_class_is_a_custom_id(custom_id, text):
+    for request in (Request(custom_id, GOOD), {"custom_id": custom_id, "params": {**GOOD, "model": Text("m")}}):
+        assert from_object(request, 1).custom_id == json.dumps(text, ensure_ascii=False).encode()
+    assert [type(beta) for beta in from_object(Request("a", GOOD, betas=[Text("b")]), 1).betas] == [str]
+
+
 def test_betas_of_an_object_are_kept_in_order():
     assert from_object(Request("a", GOOD, betas=["b", "a"]), 1).betas == ("b", "a")
     assert from_object({"custom_id": "a", "params": GOOD, "betas": ("c",)}, 1).betas == ("c",)
@@ -307,7 +340,9 @@ BAD_OBJECTS = [
     ("no params", {"custom_id": "a"}, "params is missing"),
     ("no custom_id", {"params": GOOD}, "custom_id is missing"),
     ("custom_id bytes", Request(b"a", GOOD), "string"),
-    ("custom_id a number", {"custom_id": 5, "params": GOOD}, "string"),
+    ("custom_id a fraction", {"custom_id": 1.5, "params": GOOD}, "string"),
+    ("custom_id True", {"custom_id": True, "params": GOOD}, "string"),
+    ("custom_id endless", {"custom_id": 10**5_000, "params": GOOD}, "1 to 512"),
     ("custom_id empty", Request("", GOOD), "1 to 512"),
     ("custom_id too long", Request("x" * 513, GOOD), "513"),
     ("custom_id a lone surrogate", Request("\ud800", GOOD), "surrogate"),

@@ -222,13 +222,13 @@ def succeeded(content: bytes = b'"hello"', usage: bytes = USAGE, model: bytes = 
 
 
 def test_a_succeeded_line_tells_model_and_tokens():
-    assert read_line(succeeded()) == (ID, "succeeded", None, "claude-x", COUNTED)
+    assert read_line(succeeded()) == (ID, "succeeded", None, "claude-x", COUNTED, None)
 
 
 @pytest.mark.parametrize("outcome", ["canceled", "expired", "a_new_one"])
 def test_a_line_without_message_tells_its_outcome(outcome):
     line = b'{"custom_id":"x","result":{"type":"%s","more":1}}' % outcome.encode()
-    assert read_line(line) == ("x", outcome, None, None, None)
+    assert read_line(line) == ("x", outcome, None, None, None, None)
 
 
 def test_an_errored_line_tells_the_inner_type():
@@ -236,7 +236,7 @@ def test_an_errored_line_tells_the_inner_type():
         b'{"custom_id":"x","result":{"type":"errored","error":{"type":"error","error":'
         b'{"type":"overloaded_error","message":"m"},"request_id":"r"}}}'
     )
-    assert read_line(line) == ("x", "errored", "overloaded_error", None, None)
+    assert read_line(line) == ("x", "errored", "overloaded_error", None, None, None)
 
 
 def test_numbers_and_fields_that_are_null_count_as_nothing():
@@ -526,7 +526,7 @@ def test_a_fallback_line_is_json_that_says_canceled(custom_id):
 
 def test_a_fallback_line_can_carry_the_api_s_error():
     line = fallback(b'"x"', b'{"type":"errored","error":{"type":"error","error":{"type":"request_too_large"}}}')
-    assert read_line(line) == ("x", "errored", "request_too_large", None, None)
+    assert read_line(line) == ("x", "errored", "request_too_large", None, None, None)
 
 
 def test_a_line_with_the_caller_s_id_is_decoded_for_a_sink():

@@ -479,10 +479,11 @@ class RecordedApi:
         content, stop = told["content"], told["stop"]
         if kind == "text":
             content = [{"type": "text", "text": f"answer to {text}"}]
-        return {"type": "succeeded", "message": self._message(params["model"], content, stop)}
+        return {"type": "succeeded", "message": self._message(params["model"], content, stop, told.get("usage", {}))}
 
-    def _message(self, model: str, content: list[dict[str, Any]], stop: str) -> dict[str, Any]:
+    def _message(self, model: str, content: list[dict[str, Any]], stop: str, charged: dict[str, Any]) -> dict[str, Any]:
         usage: dict[str, Any] = {"input_tokens": 21, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+        usage |= charged
         named = {"id": "msg_01recorded", "type": "message", "role": "assistant"}
         behind = {"content": content, "stop_reason": stop, "stop_sequence": None}
         if not self.era.modern:
@@ -531,6 +532,14 @@ SHAPES: list[tuple[str, Any]] = [
         },
     ),
     ("message", {"content": [{"type": "text", "text": "made up \u2028 \x85 é \U0001f600"}], "stop": "max_tokens"}),
+    (
+        "message",
+        {
+            "content": [{"type": "text", "text": "found"}],
+            "stop": "end_turn",
+            "usage": {"server_tool_use": {"web_search_requests": 1, "web_fetch_requests": 2}},
+        },
+    ),
 ]
 """How a request ends: a text of its own, a message, an error that is final, or one that passes."""
 

@@ -107,6 +107,25 @@ async def test_no_shape_of_the_wire_pays_twice_or_loses_a_line(
         assert outcomes == expected(api)
 
 
+@pytest.mark.parametrize("era", ERAS)
+async def test_what_the_recorded_api_charges_is_in_the_cost(era: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Web searches cost 10 dollars per thousand, also in a batch."""
+    async with RecordedApi(era, "shapes") as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        config = Config(poll_every=timedelta(seconds=0.02), poll_at_most=timedelta(seconds=0.1))
+        async with BatchManager(config=config) as manager:
+            job = await manager.submit(rows(), to="results.jsonl", key="job")
+            summary = await job.wait()
+        assert api.account.paid_twice == []
+        charged = [told for kind, told in (SHAPES[number % len(SHAPES)] for number in range(ROWS)) if kind != "final"]
+        searches = sum("usage" in told for told in charged)
+        assert searches == summary.usage.web_search_requests == 1
+        tokens = len(charged) * (21 * 1.0 + 8 * 5.0) / 1_000_000
+        assert summary.cost == pytest.approx(tokens / 2 + 0.01 * searches)
+        assert summary.synchronous_cost == pytest.approx(tokens + 0.01 * searches)
+        assert summary.stop_reasons == Counter(told.get("stop", "end_turn") for told in charged)
+
+
 def expected(api: RecordedApi) -> Counter[str]:
     """How many rows end how."""
     match api.scenario:

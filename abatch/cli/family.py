@@ -1,0 +1,169 @@
+"""A job and its retries together: whose word on a request counts, and one line per custom_id of all of them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import aclosing
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from abatch import threads, wire
+from abatch.cli.reading import read_results
+from abatch.collector import failure_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Collection
+    from pathlib import Path
+
+    from abatch.ledger import JobRecord, Ledger
+    from abatch.result import Line
+
+__all__ = [
+    "CANCELED",
+    "FAILED",
+    "FINAL",
+    "MISSING",
+    "STOPPED",
+    "last_words",
+    "mark_of",
+    "merged",
+    "retries_of",
+    "root_of",
+    "unanswered",
+]
+
+FAILED: Final = "failed"
+FINAL: Final = "final"
+"""Failed, and cannot succeed as it is."""
+MISSING: Final = "missing"
+CANCELED: Final = "canceled"
+STOPPED: Final = "stopped"
+"""Succeeded, and stopped for a reason that was asked for."""
+
+
+def root_of(ledger: Ledger, job: JobRecord) -> JobRecord:
+    """The job that a retry is of; a job that is no retry itself."""
+    first, is_retry, _ = job.key.rpartition(".retry-")
+    return (ledger.job(first) if is_retry else None) or job
+
+
+def retries_of(ledger: Ledger, job: JobRecord) -> list[JobRecord]:
+    """The retries of a job, the first one first; the last may be unfinished."""
+    found: list[JobRecord] = []
+    while (retry := ledger.job(f"{job.key}.retry-{len(found) + 1}")) is not None:
+        found.append(retry)
+    return found
+
+
+def mark_of(custom_id: bytes) -> bytes:
+    """What stands for a custom_id, given as a JSON string: 16 bytes, so that millions fit into memory."""
+    return blake2b(custom_id, digest_size=16).digest()
+
+
+async def last_words(
+    ledger: Ledger, job: JobRecord, retries: list[JobRecord], stops: Collection[str]
+) -> dict[bytes, str]:
+    """How the requests stand that did not succeed, or that stopped for one of these reasons: by mark.
+
+    A success of any of the jobs counts before a failure of a later one.
+    """
+    words: dict[bytes, str] = {}
+    async with aclosing(read_results(ledger, job)) as lines:
+        async for raw in lines:
+            line = wire.delivered(raw)
+            if line.custom_id and (word := _word(line, stops)) is not None:
+                words[_mark(line)] = word
+    for mark in await _missing(ledger, job):
+        words[mark] = MISSING
+    for retry in retries:
+        async with aclosing(read_results(ledger, retry)) as lines:
+            async for raw in lines:
+                line = wire.delivered(raw)
+                mark = _mark(line)
+                word = _word(line, stops)
+                if word is None:
+                    words.pop(mark, None)
+                elif word == STOPPED or words.get(mark, STOPPED) != STOPPED:  # else it succeeded before
+                    words[mark] = word
+        for mark in await _missing(ledger, retry):
+            if words.get(mark, STOPPED) != STOPPED:
+                words[mark] = MISSING
+    return words
+
+
+async def merged(ledger: Ledger, job: JobRecord, retries: list[JobRecord]) -> AsyncGenerator[bytes]:
+    """One line per custom_id: of the last job that answered it, else of the last that has a line for it.
+
+    What is kept in memory grows with the retries alone.
+    """
+    answered: set[bytes] = set()
+    failing: dict[bytes, int] = {}
+    """Marks that no retry answered, with the last retry that has a line."""
+    for number, retry in reversed(list(enumerate(retries))):
+        async with aclosing(read_results(ledger, retry)) as lines:
+            async for raw in lines:
+                line = wire.delivered(raw)
+                mark = _mark(line)
+                if mark in answered:
+                    continue
+                if line.outcome == "succeeded":
+                    answered.add(mark)
+                    failing.pop(mark, None)
+                    yield raw
+                else:
+                    failing.setdefault(mark, number)
+    async with aclosing(read_results(ledger, job)) as lines:
+        async for raw in lines:
+            if not retries:
+                yield raw
+                continue
+            line = wire.delivered(raw)
+            mark = _mark(line)
+            if mark in answered or (mark in failing and line.outcome != "succeeded"):
+                continue
+            failing.pop(mark, None)
+            yield raw
+    last = set(failing.values())
+    for number, retry in enumerate(retries):
+        if number not in last:
+            continue
+        async with aclosing(read_results(ledger, retry)) as lines:
+            async for raw in lines:
+                if failing.get(_mark(wire.delivered(raw))) == number:
+                    yield raw
+
+
+async def unanswered(ledger: Ledger, job: JobRecord, retries: list[JobRecord]) -> int:
+    """How many requests have no line in any of the jobs."""
+    missing = set(await _missing(ledger, job))
+    for retry in retries if missing else ():
+        async with aclosing(read_results(ledger, retry)) as lines:
+            async for raw in lines:
+                missing.discard(_mark(wire.delivered(raw)))
+    return len(missing)
+
+
+def _word(line: Line, stops: Collection[str]) -> str | None:
+    if line.outcome == "succeeded":
+        return STOPPED if line.stop_reason in stops else None
+    if line.outcome == "canceled":
+        return CANCELED
+    return FINAL if failure_of(line).final else FAILED
+
+
+def _mark(line: Line) -> bytes:
+    return mark_of(msgspec.json.encode(line.custom_id))
+
+
+async def _missing(ledger: Ledger, job: JobRecord) -> list[bytes]:
+    marks: list[bytes] = []
+    for shard in job.missing_shards:
+        marks += await threads.run(_missing_of, ledger.journal.missing / f"{shard:08d}.jsonl")
+    return marks
+
+
+def _missing_of(path: Path) -> list[bytes]:
+    with path.open("rb") as file:
+        return [mark_of(msgspec.json.encode(json.loads(line)["custom_id"])) for line in file]
