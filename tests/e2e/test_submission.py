@@ -262,14 +262,15 @@ async def test_foreign_batch_of_one_request_is_read_twice_and_keeps_no_doubt_ope
 ) -> None:
     """One line alone may be a stray one; a second reading settles it, so that a short-lived process gets on, too."""
     monkeypatch.setattr(proof, "READ_AGAIN", (0.05,))
-    api.faults.next("create", Foreign(count=1))
     api.faults.next("create", ResetBeforeAccept())
     rows = requests(1)
     with structlog.testing.capture_logs() as events:
-        _, summary = await run(write(rows))
-    looks = [
-        event["event"] for event in events if event["event"].startswith("candidate_") and "seen" not in event["event"]
-    ]
+        async with manager(grace=timedelta(seconds=2)) as running:
+            job = await running.submit(rows, to="results.jsonl", key="job")
+            await until(job, lambda: job.progress().in_doubt == 1)
+            api.add_foreign(1)
+            summary = await job.wait()
+    looks = [event["event"] for event in events if event["event"] in ("candidate_not_readable", "candidate_foreign")]
     assert looks == ["candidate_not_readable", "candidate_foreign"]
     assert summary.succeeded == 1
     assert_paid_once(api, rows)

@@ -100,7 +100,8 @@ class Trial:
         ended = self.run(Deed())
         if ended.status != 0:
             self.violate(f"the last run ended with {ended.status}: {ended.err.decode()[-1500:]}")
-            return self.told
+            if not ended.out or json.loads(ended.out)["state"] != "done":
+                return self.told
         self.judge(ended)
         return self.told
 

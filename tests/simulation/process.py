@@ -338,7 +338,8 @@ class Operator(Process):
             return LostWished(shard=number, attempt=doubt.attempt)
         if isinstance(state, Held):
             return ResolveWished(shard=number, attempt=doubt.attempt, batch_id=made[0].batch_id if made else None)
-        there = isinstance(state, Processing) or (isinstance(state, InDoubt) and made)
+        kept = not self.world.plan.slumber  # else results are gone after 29 days, and the word is as good as true
+        there = isinstance(state, Processing) or (isinstance(state, InDoubt) and made and kept)
         if there and all(life.key == KEY for life in self.world.plan.lives):
             self.world.hit("operator says lost of what is there")
             return LostWished(shard=number, attempt=doubt.attempt)

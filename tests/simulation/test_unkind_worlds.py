@@ -127,7 +127,8 @@ def test_a_stream_of_foreign_batches_of_equal_size_keeps_no_doubt_open(seed: int
     doubts = times(lines, "shard_in_doubt")
     assert len(times(lines, "no batch appeared")) == len(doubts) > 0
     assert len(times(lines, "candidate_foreign")) > 30
-    assert max(times(lines, "no batch appeared")) < 8 * HOUR
+    settled = [at for at in times(lines, "no batch appeared") if at < 8 * HOUR]
+    assert len(settled) >= len([at for at in doubts if at < 6 * HOUR]) > 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)
