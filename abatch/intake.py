@@ -61,6 +61,7 @@ __all__ = [
     "open_input",
     "other_row",
     "read_row",
+    "stat_of",
 ]
 
 S = TypeVar("S", "Heaps", "SeenIds")
@@ -567,7 +568,7 @@ class FilesInput:
 
     def stats(self) -> tuple[tuple[int, int], ...]:
         """Size and time of the last change of each file, as they are now."""
-        return tuple(map(_stat, self._paths))
+        return tuple(map(stat_of, self._paths))
 
     def place(self, number: int) -> tuple[str | None, int]:
         """The file, and the line in it, of a line that was read."""
@@ -629,7 +630,13 @@ def open_input(paths: Sequence[Path], *, longest: int) -> FileInput | FilesInput
     return FileInput(paths[0], longest=longest) if len(paths) == 1 else FilesInput(paths, longest=longest)
 
 
-def _stat(path: Path) -> tuple[int, int]:
+def stat_of(path: Path) -> tuple[int, int]:
+    """Size and time of the last change of a file.
+
+    Raises:
+        ConfigError: it cannot be read.
+
+    """
     try:
         now = path.stat()
     except OSError as failure:

@@ -26,7 +26,7 @@ from abatch.driver import Stop
 from abatch.durations import KEPT_FOR
 from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError
 from abatch.facts import DuplicateSeen, Headers, IterableSource, Submitted, files_of, source_of
-from abatch.intake import HEAD_ROWS, check_files, file_sha256, not_empty, other_row, read_row
+from abatch.intake import HEAD_ROWS, check_files, file_sha256, not_empty, other_row, read_row, stat_of
 from abatch.job import Job
 from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
@@ -661,7 +661,7 @@ class BatchManager:
         if len(files) != len(paths):
             raise JobConflict(job.key, "requests from another kind of source, or from more or fewer files")
         for file, path in zip(files, paths, strict=True):  # an iterable is compared row by row, as it is read
-            now = await threads.run(_stat, path)
+            now = await threads.run(stat_of, path)
             if now != (file.size, file.mtime_ns) and await file_sha256(path) != file.sha256:
                 raise JobConflict(job.key, f"other content of {file.path}")
 
@@ -675,14 +675,6 @@ class BatchManager:
         if len(requests) < planned.rows or (planned.last and len(requests) > planned.rows):
             kind = "more" if len(requests) < planned.rows else "fewer"
             raise JobConflict(job.key, f"{kind} requests: {planned.rows:,}, where these are {len(requests):,}")
-
-
-def _stat(path: Path) -> tuple[int, int]:
-    try:
-        now = path.stat()
-    except OSError as failure:
-        raise ConfigError(f"input {path} cannot be read: {failure.strerror}") from failure
-    return now.st_size, now.st_mtime_ns
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
