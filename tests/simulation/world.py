@@ -74,7 +74,9 @@ class World:
         self._place, self._pid = str(folder), f"process {os.getpid()}"
         self.chance = Random(f"{seed} world")
         here.enter(self, Random(f"{seed} core"))
-        self.loop = SimulatedLoop(Random(f"{seed} loop"), most_steps=MOST_STEPS)
+        self.loop = SimulatedLoop(
+            Random(f"{seed} loop"), most_steps=MOST_STEPS * (4 if plan.vanishing or plan.slow_polls else 1)
+        )
         self._outside = contextvars.Context()
         self._story: list[str] = []
         self.hits: set[str] = set()
