@@ -160,6 +160,7 @@ class Progress:
 
 _NO_SHARDS: Final[dict[int, ShardRecord]] = {}
 _NO_ORDER: Final[list[int]] = []
+_NO_HEADERS: Final[frozenset[Headers]] = frozenset()
 """Of every finished job; nothing is added to them, since facts of its shards cannot follow."""
 
 
@@ -198,7 +199,7 @@ class JobRecord:
     """Those of which rows have no result."""
     listed: tuple[str, ...] = ()
     """SHA-256 of each list of missing requests that the destination may hold from before a shard was reopened."""
-    header_sets: frozenset[Headers] = frozenset()
+    header_sets: frozenset[Headers] = _NO_HEADERS
     """Of all its shards."""
     sealed_order: list[int] = field(default_factory=list[int])
     """Shards in the order their results were sealed."""
@@ -210,7 +211,7 @@ class JobRecord:
     finished: Finished | None = None
     duplicates: frozenset[str] = frozenset()
     """Batches that were paid for besides those that count."""
-    moves: list[Moved] = field(default_factory=list[Moved])
+    moves: tuple[Moved, ...] = ()
     """To other destinations, in their order."""
     cuts: int = 0
     """How many cuts and moves there were: the position of the next."""
@@ -283,7 +284,7 @@ class JobRecord:
         self.sealed_order = _NO_ORDER
         if not self.missing_shards:
             self.missing_shards = _NO_ORDER
-        self.header_sets = frozenset()
+        self.header_sets = _NO_HEADERS
         self.head = ""
         self._cancelling = None
 
@@ -331,9 +332,9 @@ class JobRecord:
             case Submitted():
                 raise AssertionError("a job has one first fact")
             case Cut():
-                self.cut = fact
-                self.cuts += 1
                 self.head = fact.head or self.head
+                self.cut = msgspec.structs.replace(fact, head="") if fact.head else fact  # it outlives `head`
+                self.cuts += 1
             case CancelWished():
                 self.cancel_wished = True
                 if self._cancelling is not None:
@@ -354,7 +355,7 @@ class JobRecord:
             case Resumed():
                 self.stopped = None
             case Moved():
-                self.moves.append(fact)
+                self.moves += (fact,)
                 self.cuts += 1
                 for number, sealed in fact.sealed.items():
                     shard = self.shards[number]
@@ -384,7 +385,7 @@ class JobRecord:
                     shard.committed_at = fact.date
             case Found() | Withdrawn() | HeldFact() | LostFact() | Ended():
                 self.wishes.pop(number, None)  # an earlier answer was about the attempt just settled
-                if not isinstance(fact, HeldFact):
+                if number in self.refused and not isinstance(fact, HeldFact):
                     self.refused -= {number}
             case Drained() | Abandoned():
                 self.wishes.pop(number, None)
