@@ -20,6 +20,7 @@ from abatch.ledger import Ledger
 from abatch.sandbox import Sandbox
 from abatch.sandbox.answers import Outcomes
 from abatch.sandbox.faults import CutAtLine, Status
+from abatch_backends import jsonl
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, lines, manager, requests, run, write
 
 pytestmark = pytest.mark.anyio
@@ -393,6 +394,42 @@ async def test_list_that_becomes_shorter_names_only_what_is_still_missing(api: S
     first = min(Path("results").glob("part-*.jsonl"))
     first.unlink()
     _, after = await redrained()
+    assert 0 < after.missing < before.missing
+    assert len(listed_in("results/")) == after.missing
+    assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before the old list goes", "before the new list comes"])
+async def test_death_while_the_list_is_written_anew_leaves_it_to_the_next_run(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    class Died(BaseException):
+        pass
+
+    write_new = jsonl._write_new
+
+    def die(*_: Any) -> None:
+        raise Died
+
+    def die_at_the_list(path: Path, chunks: Any) -> bool:
+        if path.name == ".missing.tmp":
+            raise Died
+        return write_new(path, chunks)
+
+    rows = requests(18)
+    before = await with_missing(rows, api, "results/")
+    min(Path("results").glob("part-*.jsonl")).unlink()
+    with monkeypatch.context() as dies:
+        if first:
+            dies.setattr(jsonl._Jsonl, "_write_missing", die)
+        else:
+            dies.setattr(jsonl, "_write_new", die_at_the_list)
+        with pytest.raises(BaseException) as died:
+            await redrained()
+        assert isinstance(died.value, Died | BaseExceptionGroup)
+    assert len(listed_in("results/")) == (before.missing if first else 0)
+    async with manager() as running:
+        after = await running.job("job").wait()
     assert 0 < after.missing < before.missing
     assert len(listed_in("results/")) == after.missing
     assert_paid_once(api, rows)
