@@ -819,19 +819,9 @@ class Driver:
             return
         candidates = still_open(self._doubt_about(committed), scope.known)
         asked = [each.batch_id for each in candidates if each.batch_id not in scope.known.gone]
-        try:
-            for batch_id in asked:
-                if await self._shows(batch_id):
-                    await self._refuse(batch_id, "the API shows this batch, which may be the shard's")
-                    return
-            if asked and not await self._may_see():
-                await self._try_word_again(asked[0], OTHER_KEY)
-                return
-        except ApiError as failure:
-            await self._try_word_again(asked[0], str(failure))
-            return
-        scope.pace.frees(self.shard.shard)
-        await self._record(Lost(why=CALLED_LOST))
+        if await self._are_lost(asked, "the API shows this batch, which may be the shard's"):
+            scope.pace.frees(self.shard.shard)
+            await self._record(Lost(why=CALLED_LOST))
 
     async def _obey(self, wish: ResolveWished) -> None:
         """Table B9: an operator says what became of the attempt."""
@@ -867,18 +857,26 @@ class Driver:
         return True
 
     async def _lost_by_word(self, batch_id: str) -> Lost | None:
-        """An operator gave the batch up: it is lost if the API does not know it, and the key would see it."""
+        """An operator gave the batch up."""
+        return Lost(why=CALLED_LOST) if await self._are_lost([batch_id], "the API shows the batch") else None
+
+    async def _are_lost(self, batch_ids: list[str], shown: str) -> bool:
+        """Whether an operator's word on these batches holds: the API knows none of them, and the key would see them.
+
+        If not, the word is refused, for the reason `shown`, or tried again after a pause.
+        """
         try:
-            if await self._shows(batch_id):
-                await self._refuse(batch_id, "the API shows the batch")
-                return None
-            if await self._may_see():
-                return Lost(why=CALLED_LOST)
+            for batch_id in batch_ids:
+                if await self._shows(batch_id):
+                    await self._refuse(batch_id, shown)
+                    return False
+            if not batch_ids or await self._may_see():
+                return True
             why = OTHER_KEY
         except ApiError as failure:
             why = str(failure)
-        await self._try_word_again(batch_id, why)
-        return None
+        await self._try_word_again(batch_ids[0], why)
+        return False
 
     async def _may_see(self) -> bool:
         """Whether a 404 counts: the key in use would see the batch, or the operator says that it need not.

@@ -59,6 +59,7 @@ __all__ = [
     "check_files",
     "not_empty",
     "open_input",
+    "opened_input",
     "other_row",
     "read_row",
     "stat_of",
@@ -630,6 +631,15 @@ def open_input(paths: Sequence[Path], *, longest: int) -> FileInput | FilesInput
     return FileInput(paths[0], longest=longest) if len(paths) == 1 else FilesInput(paths, longest=longest)
 
 
+async def opened_input(paths: Sequence[Path], *, longest: int) -> FileInput | FilesInput:
+    """Open inputs as `open_input` does, in a worker thread; they are closed at once if the caller is cancelled."""
+
+    def close(file: FileInput | FilesInput) -> None:
+        file.close()
+
+    return await threads.opened(close, open_input, paths, longest=longest)
+
+
 def stat_of(path: Path) -> tuple[int, int]:
     """Size and time of the last change of a file.
 
@@ -683,11 +693,11 @@ async def check_files(
 
     """
     named = ", ".join(map(str, paths[:3])) + ", …" * (len(paths) > 3)
-    open_all = partial(open_input, paths, longest=2 * bytes_per_batch)
+    open_all = partial(opened_input, paths, longest=2 * bytes_per_batch)
     for path in paths:
         await threads.run(check_beginning, path, longest=2 * bytes_per_batch)
     with ExitStack() as open_:
-        file = await threads.opened(_close, open_all)
+        file = await open_all()
         open_.callback(file.close)
         stats = file.stats()
         try:
@@ -695,7 +705,7 @@ async def check_files(
                 check = await _check(file, heaps, bytes_per_batch, params)
                 different = await heaps.all_different()
             if not different:  # once more, to say where
-                again = await threads.opened(_close, open_all)
+                again = await open_all()
                 open_.callback(again.close)
                 async with _closing(SeenIds(folder, again.place)) as seen:
                     check = await _check(again, seen, bytes_per_batch, params)
@@ -715,10 +725,6 @@ async def check_files(
         for path, (size, mtime_ns), sha256 in zip(paths, stats, sha256s, strict=True)
     ]
     return source_of(files, check.rows)
-
-
-def _close(file: FileInput | FilesInput) -> None:
-    file.close()
 
 
 @asynccontextmanager

@@ -29,7 +29,7 @@ from abatch.intake import (
     SeenIds,
     check_size,
     file_sha256,
-    open_input,
+    opened_input,
     other_row,
     too_many_header_sets,
 )
@@ -121,7 +121,7 @@ class Planner:
             return
         rows = cut.rows
         # it was found good perhaps under a larger limit than now's
-        file = await threads.opened(_close, open_input, paths, longest=2 * BATCH_BYTES)
+        file = await opened_input(paths, longest=2 * BATCH_BYTES)
         with closing(file):
             now = file.stats()
             for path, stat, then in zip(paths, now, files_of(source), strict=True):
@@ -351,10 +351,6 @@ def log_doubts(key: str, doubts: Sequence[Alike]) -> None:
             str(each.line) if each.file is None else f"{each.file}:{each.line}" for each in doubt.examples
         )
         log.warning("params_doubtful", job=key, why=first.why, requests=doubt.count, lines=lines)
-
-
-def _close(file: FileInput | FilesInput) -> None:
-    file.close()
 
 
 def spool_needed(source: FileSource | FilesSource, config: Config) -> int:

@@ -10,7 +10,7 @@ Nothing is recorded before the custom_ids of every shard whose part is gone are 
 
 from __future__ import annotations
 
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from abatch import threads
@@ -100,8 +100,9 @@ def note_reopened(job: JobRecord, gone: Sequence[Gone]) -> None:
 def _digest(lists: Sequence[Path]) -> str:
     """SHA-256 of the lists of missing requests, one after the other; empty if there are none."""
     found = sha256()
-    for path in lists:
-        found.update(path.read_bytes())
+    for path in lists:  # there may be millions of lines
+        with path.open("rb") as file:
+            file_digest(file, lambda: found)
     return found.hexdigest() if lists else ""
 
 

@@ -16,7 +16,7 @@ from abatch.config import BATCH_BYTES
 from abatch.disk import remove
 from abatch.errors import BadRequest, ConfigError
 from abatch.facts import Cut, Headers, Planned, Split
-from abatch.intake import FileInput, FilesInput, open_input
+from abatch.intake import FileInput, FilesInput, opened_input
 from abatch.lifecycle import Dead
 from abatch.request import from_checked_lines
 from abatch.spool import SpoolWriter, guarded
@@ -75,7 +75,7 @@ async def respool(ledger: Ledger, job: JobRecord, paths: Sequence[Path], shards:
     if not wanted:
         return set()
     try:
-        file = await threads.opened(_close, open_input, paths, longest=2 * BATCH_BYTES)
+        file = await opened_input(paths, longest=2 * BATCH_BYTES)
     except ConfigError:  # it is gone
         return set()
     reading = _Pass(ledger.journal.spool, job.submitted.headers, file, wanted)
@@ -91,10 +91,6 @@ async def respool(ledger: Ledger, job: JobRecord, paths: Sequence[Path], shards:
         finally:
             await threads.clean_up(reading.discard)
     return reading.written
-
-
-def _close(file: FileInput | FilesInput) -> None:
-    file.close()
 
 
 def _root_of(job: JobRecord, shard: ShardRecord) -> tuple[int, range]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from abatch.backend import normalize
 from abatch.cli.commands import command, near
+from abatch.cli.family import retried_key
 from abatch.errors import ConfigError
 from abatch.facts import files_of
 from abatch.places import absolute, absolute_url, shown
@@ -33,8 +34,8 @@ NOT_WHOLE: Final = {
 def resuming(ledger: Ledger, job: JobRecord) -> tuple[str, str]:
     """The command that goes on with a job, and what else it needs; empty where only an application can."""
     folder, submitted, headers = ledger.journal.folder, job.submitted, job.submitted.headers
-    first, is_retry, _ = job.key.rpartition(".retry-")
-    if is_retry and ledger.job(first) is not None:
+    first = retried_key(job.key)
+    if ledger.job(first) is not None:
         return command(folder, "retry", first), "with the options it was begun with"
     if not job.to or headers.user_profile_id is not None:
         return "", "by the application that began it"
@@ -55,11 +56,11 @@ def about_failures(summary: Summary, failures: Sequence[Failure], folder: Path, 
         "--canceled": summary.canceled,
     }
     kinds = [kind for kind, count in counts.items() if count]
-    first, is_retry, _ = summary.key.rpartition(".retry-")
+    first = retried_key(summary.key)
     lines = [f"To see them: {command(folder, 'results', summary.key, '--failed')}"] * (kinds != ["--missing"])
     if final:
         lines.append(f"{final:,} of them cannot succeed as they are: their requests have to be changed.")
-    if kinds and (from_file or is_retry):
+    if kinds and (from_file or first):
         lines.append(f"To send them again: {command(folder, 'retry', first or summary.key, *kinds)}")
     return lines
 
@@ -70,8 +71,8 @@ def about_stops(summary: Summary, folder: Path, *, from_file: bool) -> list[str]
     for reason, told in NOT_WHOLE.items():
         if count := summary.stop_reasons.get(reason, 0):
             lines.append(f"{count:,} of {summary.requests:,} were {told}.")
-    first, is_retry, _ = summary.key.rpartition(".retry-")
-    if summary.stop_reasons.get(CUT, 0) and (from_file or is_retry):
+    first = retried_key(summary.key)
+    if summary.stop_reasons.get(CUT, 0) and (from_file or first):
         again = command(folder, "retry", first or summary.key, "--stop-reason", CUT, "--max-tokens", "N")
         lines.append(f"To ask for longer answers, which are paid for: {again}")
     return lines

@@ -30,7 +30,6 @@ from abatch.cli.streams import OutputGone
 from abatch.cli.text import clean
 from abatch.config import Config
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped
-from abatch.intake import check_beginning
 from abatch.log import ranges
 from abatch.manager import BatchManager
 from abatch.params import check_of
@@ -327,12 +326,10 @@ async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> Non
 
 
 async def _requests(order: Order, config: Config) -> list[Path] | AsyncIterator[bytes]:
-    """The requests, once they begin as requests do."""
-    if not isinstance(order.requests, list):
-        return await begun(order.requests, check_of(config.params, betas=bool(order.betas)))
-    for path in order.requests:
-        await threads.run(check_beginning, path, longest=2 * config.bytes_per_batch)
-    return order.requests
+    """The requests; lines of stdin once they begin as requests do, files as they are."""
+    if isinstance(order.requests, list):
+        return order.requests
+    return await begun(order.requests, check_of(config.params, betas=bool(order.betas)))
 
 
 async def _check_in_place(job: Job, url: str) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "last_words",
     "mark_of",
     "merged",
+    "retried_key",
     "retries_of",
     "root_of",
     "unanswered",
@@ -43,10 +44,14 @@ STOPPED: Final = "stopped"
 """Succeeded, and stopped for a reason that was asked for."""
 
 
+def retried_key(key: str) -> str:
+    """The key of the job that one of this key retries, by its form; empty if it is not that of a retry."""
+    return key.rpartition(".retry-")[0]
+
+
 def root_of(ledger: Ledger, job: JobRecord) -> JobRecord:
     """The job that a retry is of; a job that is no retry itself."""
-    first, is_retry, _ = job.key.rpartition(".retry-")
-    return (ledger.job(first) if is_retry else None) or job
+    return ledger.job(retried_key(job.key)) or job
 
 
 def retries_of(ledger: Ledger, job: JobRecord) -> list[JobRecord]:

@@ -23,7 +23,7 @@ from abatch import threads
 from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
 from abatch.cli.estimate import rows_of
 from abatch.cli.exits import perform, reported
-from abatch.cli.family import CANCELED, FAILED, FINAL, MISSING, STOPPED, last_words, mark_of, retries_of
+from abatch.cli.family import CANCELED, FAILED, FINAL, MISSING, STOPPED, last_words, mark_of, retried_key, retries_of
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     JobArgument,
     JsonOption,
@@ -208,8 +208,7 @@ async def _prepare(ledger: Ledger, key: str, to: str | None, wish: _Wish) -> _Re
     job = job_named(ledger, key)
     source = job.submitted.source
     if not (files := files_of(source)):
-        first, is_retry, _ = key.rpartition(".retry-")
-        if is_retry and ledger.job(first) is not None:
+        if ledger.job(first := retried_key(key)) is not None:
             raise ConfigError(f"job {key!r} is a retry; `abatch retry {first}` sends again what is still unanswered")
         raise ConfigError(f"job {key!r} did not come from a file; only its application can hand its requests over")
     if job.finished is None:

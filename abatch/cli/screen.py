@@ -174,10 +174,8 @@ def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> Non
         raise ConfigError(f"ABATCH_LOG must be one of {', '.join(LEVELS)}, got {wish!r}")
     level = LEVELS[wish or "warning"]
 
-    as_json = wish and not screen.messages.is_terminal
-
     def drop(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        if event["event"] in hush or (not as_json and event["event"] in SAID):
+        if event["event"] in hush or (not screen.as_json and event["event"] in SAID):
             raise structlog.DropEvent
         return event
 

@@ -34,18 +34,20 @@ def standing_of(job: JobRecord) -> Standing:
             return Standing(
                 state="held",
                 reason=f"shard {shard.shard}: {shard.state.reason}",
-                remedy=f"Noted, and not done yet: it {wish_in_words(wish)}"
-                if (wish := job.wishes.get(shard.shard)) is not None
-                else "Your last word was refused: the API says otherwise. "
-                * (shard.shard in job.refused)
-                + f"Look in the Console, then: abatch resolve {shard.shard} --adopt BATCH_ID, "
-                "or --not-created, or --lost",
+                remedy=_remedy_of_held(job, shard.shard),
             )
     if job.cancel_wished:
         return Standing(state="cancelling")
     if any(isinstance(shard.state, InDoubt) for shard in job.open_shards.values()):
         return Standing(state="in doubt", reason="a create was not answered; it is settled by itself")
     return Standing(state="running" if job.cut.last else "planning")
+
+
+def _remedy_of_held(job: JobRecord, shard: int) -> str:
+    if (wish := job.wishes.get(shard)) is not None:
+        return f"Noted, and not done yet: it {wish_in_words(wish)}"
+    refused = "Your last word was refused: the API says otherwise. " if shard in job.refused else ""
+    return f"{refused}Look in the Console, then: abatch resolve {shard} --adopt BATCH_ID, or --not-created, or --lost"
 
 
 def state_of(shard: ShardRecord) -> tuple[str, str]:

@@ -39,6 +39,16 @@ if TYPE_CHECKING:
 __all__ = ["status"]
 
 LOOK_EVERY: Final = 0.5
+OF_SHARD: Final = {
+    "shard": "shard",
+    "part": "part",
+    "rows": "rows",
+    "state": "state",
+    "attempt": "attempt",
+    "batch": "batch_id",
+    "wire prefix": "wire_prefix",
+}
+"""Columns of the table of shards, each with its name in the JSON."""
 
 
 def status(
@@ -226,10 +236,11 @@ def _job_table(jobs: list[JobRecord], width: int) -> RenderableType:
 def _shard_table(job: JobRecord, ledger: Ledger, attempts: dict[int, int], width: int) -> RenderableType:
     def row(shard: ShardRecord) -> tuple[object, ...]:
         told = _shard_json(shard, ledger, attempts)
-        return (*("" if value is None else value for value in list(told.values())[:7]), moment(shard.since))
+        return (*("" if told[name] is None else told[name] for name in OF_SHARD.values()), moment(shard.since))
 
-    columns = ("shard", "part", "rows", "state", "attempt", "batch", "wire prefix", "since")
-    return tables(width, *columns, rows=map(row, job.shards.values()), right=("shard", "part", "rows", "attempt"))
+    return tables(
+        width, *OF_SHARD, "since", rows=map(row, job.shards.values()), right=("shard", "part", "rows", "attempt")
+    )
 
 
 def _job_json(job: JobRecord, ledger: Ledger) -> dict[str, Any]:

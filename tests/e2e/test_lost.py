@@ -98,6 +98,19 @@ async def deleted(api: Sandbox) -> tuple[list[dict[str, Any]], Path]:
 
 
 @asynccontextmanager
+async def deleted_and_key_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[tuple[Sandbox, list[dict[str, Any]], Path]]:
+    """A job whose only batch was deleted, and another key of its workspace in place of the one it was sent with."""
+    with Sandbox(seed=3, keys={"old": "one", "new": "one"}, latency=3600) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
+        rows, path = await deleted(server)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
+        yield server, rows, path
+
+
+@asynccontextmanager
 async def resumed(path: Path) -> AsyncIterator[tuple[BatchManager, Job]]:
     """A run that goes on with the job."""
     async with manager() as running:
@@ -226,13 +239,7 @@ async def test_operator_s_word_ends_a_deleted_batch_at_once(api: Sandbox) -> Non
 async def test_operator_s_word_is_tried_again_while_the_api_cannot_be_asked_who_sees_the_batch(
     monkeypatch: pytest.MonkeyPatch, api: Sandbox
 ) -> None:
-    with Sandbox(seed=3, keys={"old": "one", "new": "one"}, latency=3600) as server:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
-        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
-        rows = requests(8)
-        path = await in_flight(server, rows)
-        await delete(server, *server.account.created)
-        monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
+    async with deleted_and_key_gone(monkeypatch) as (server, rows, path):
         await call_lost(1)
         server.faults.next("retrieve", Status(404))
         server.faults.always("retrieve", Status(500))
@@ -438,13 +445,7 @@ async def test_held_shard_that_is_called_lost_is_never_sent_again(api: Sandbox, 
 async def test_operator_s_word_for_any_key_ends_a_deleted_batch_whose_key_is_gone(
     monkeypatch: pytest.MonkeyPatch, api: Sandbox
 ) -> None:
-    with Sandbox(seed=3, keys={"old": "one", "new": "one"}, latency=3600) as server:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
-        monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
-        rows = requests(8)
-        path = await in_flight(server, rows)
-        await delete(server, *server.account.created)
-        monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
+    async with deleted_and_key_gone(monkeypatch) as (server, rows, path):
         await call_lost(1, any_key=True)
         _, summary = await run(path)
         assert summary.missing == 8
