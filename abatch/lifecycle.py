@@ -363,8 +363,6 @@ def after(state: State | None, fact: ShardFact) -> State:
                     pass
         case Processing(doubt=doubt, batch_id=batch_id, created_at=created_at, proven=proven):
             match fact:
-                case CancelledAsParked() if proven and not state.parked:
-                    return replace(state, parked=True)
                 case Ended(counts=counts):
                     return Draining(
                         doubt=doubt,
@@ -374,6 +372,8 @@ def after(state: State | None, fact: ShardFact) -> State:
                         counts=counts,
                         parked=state.parked,
                     )
+                case CancelledAsParked() if proven and not state.parked:
+                    return replace(state, parked=True)
                 case HeldFact(reason=reason) if not proven:
                     return Held(doubt=doubt, reason=reason)
                 case Vanished(since=since) if state.vanished is None:
@@ -457,4 +457,6 @@ def _reopened(state: Done) -> Draining | Lost:
 
 def _settled(doubt: InDoubt) -> InDoubt:
     """The doubt without what was only of use while it was one."""
+    if doubt.closed_at is None and not doubt.candidates and not doubt.foreign:
+        return doubt
     return replace(doubt, candidates=(), foreign=frozenset(), closed_at=None)

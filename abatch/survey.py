@@ -64,9 +64,9 @@ class Surveys:
 def _is_lost(shard: ShardRecord) -> bool:
     """Whether its batch was given up and all its rows are missing."""
     match shard.state:
-        case Lost():
-            return True
         case Done(drained=drained):
             return drained.missing == shard.planned.rows
+        case Lost():
+            return True
         case _:
             return False
