@@ -35,7 +35,15 @@ import msgspec
 
 from abatch import facts, threads
 from abatch.disk import close_to_others, durable, make_folders
-from abatch.errors import AbatchError, ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
+from abatch.errors import (
+    AbatchError,
+    ConfigError,
+    IllegalTransition,
+    JobConflict,
+    JournalCorrupt,
+    JournalError,
+    JournalLocked,
+)
 from abatch.facts import (
     CancelledAsParked,
     CandidatesChanged,
@@ -309,12 +317,19 @@ class Journal:
         others_only: bool = False,
         shard: int | None = None,
         job: int | None = None,
-    ) -> None:
+    ) -> int:
         """Call `visit` (in a worker thread) with every fact after `since`, in the order they became durable.
 
         With `until`, up to the fact of that number; with `shard` or `job`, those of it alone.
+
+        Returns:
+            The number of the last of these facts; `since` if there was none.
+
+        Raises:
+            JournalCorrupt: a fact cannot be read, or `visit` found that it does not follow from those before it.
+
         """
-        await self._unit(
+        return await self._unit(
             self._replay, visit, since=since, until=until, others_only=others_only, shard=shard, of_job=job
         )
 
@@ -327,7 +342,7 @@ class Journal:
         others_only: bool,
         shard: int | None,
         of_job: int | None,
-    ) -> None:
+    ) -> int:
         query = "SELECT seq, job, shard, at, fact FROM facts WHERE seq > ?"
         values: list[int] = [since]
         if others_only:
@@ -338,6 +353,7 @@ class Journal:
                 query += f" AND {condition}"
                 values.append(value)
         decode = facts.decode
+        seq = since
         with closing(self._db.execute(query + " ORDER BY seq", values)) as cursor:
             for seq, job, of_shard, at, fact in cursor:
                 try:
@@ -347,7 +363,12 @@ class Journal:
                 # SQLite keeps any type in any column
                 if type(job) is not int or type(at) is not float or type(of_shard) not in _OF_SHARD:
                     raise JournalCorrupt(self.folder, f"fact {seq} cannot be read")
-                visit(Recorded(seq, job, of_shard, at, decoded))
+                try:
+                    visit(Recorded(seq, job, of_shard, at, decoded))
+                except (IllegalTransition, AssertionError) as failure:
+                    why = f"fact {seq} does not follow from those before it ({failure})"
+                    raise JournalCorrupt(self.folder, why) from failure
+        return seq
 
     async def job_of(self, shard: int) -> int | None:
         """The number of the job that has this shard."""

@@ -7,7 +7,6 @@ processes appended (wishes, mostly) comes in by `refresh`.
 from __future__ import annotations
 
 from collections import deque
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from sys import intern
 from typing import TYPE_CHECKING, Final, assert_never
@@ -73,7 +72,7 @@ from abatch.stops import add_stops
 from abatch.threads import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from pathlib import Path
 
     from abatch.facts import Headers, SealedRecord, ShardFact
@@ -606,18 +605,12 @@ class Ledger:
         ledger = cls(journal)
         ledger._version = await journal.version()
         ledger._on_finished = finished
-
-        def visit(recorded: Recorded) -> None:
-            try:
-                ledger._apply(recorded)
-            except (IllegalTransition, AssertionError) as failure:
-                why = f"fact {recorded.seq} does not follow from those before it ({failure})"
-                raise JournalCorrupt(journal.folder, why) from failure
-            ledger._others_seq = recorded.seq
-
-        await journal.replay(visit)
-        with ledger._corrupt_where_facts_do_not_follow("of a job that was reopened"):
+        ledger._others_seq = await journal.replay(ledger._apply)
+        try:
             await ledger._apply_late()
+        except (IllegalTransition, AssertionError) as failure:
+            why = f"a fact of a job that was reopened does not follow from those before it ({failure})"
+            raise JournalCorrupt(journal.folder, why) from failure
         ledger._on_finished = None
         return ledger
 
@@ -658,8 +651,7 @@ class Ledger:
             changed_at=job.changed_at,
         )
         first, last = job.seqs
-        with self._corrupt_where_facts_do_not_follow(f"of job {job.key!r}"):
-            await self.journal.replay(full.apply, since=first, until=last, job=job.job)
+        await self.journal.replay(full.apply, since=first, until=last, job=job.job)
         full.duplicates = job.duplicates
         full.changed_at = job.changed_at
         return full
@@ -704,14 +696,6 @@ class Ledger:
         wished = list(self._wished.values())
         self._wished.clear()
         return wished
-
-    @contextmanager
-    def _corrupt_where_facts_do_not_follow(self, which: str) -> Generator[None, None, None]:
-        try:
-            yield
-        except (IllegalTransition, AssertionError) as failure:
-            why = f"a fact {which} does not follow from those before it ({failure})"
-            raise JournalCorrupt(self.journal.folder, why) from failure
 
     def number_shard(self) -> int:
         """A shard number that no other shard has."""

@@ -95,13 +95,35 @@ __all__ = [
 
 class _State(msgspec.Struct, frozen=True, gc=False):
     # a large journal makes these by the ten thousand when it is opened; as facts hold no cycle, they hold none
-    pass
+
+    def followed_by(self, fact: ShardFact) -> State | None:  # noqa: ARG002 - most states have a row of their own
+        """The row of the table above that is this state's: the next state, or None where the place is empty."""
+        return None
 
 
 class Ready(_State, frozen=True, kw_only=True):
     """Nothing exists on the server; `attempt` is the number of the last create, 0 before the first."""
 
     attempt: int = 0
+
+    def followed_by(self, fact: ShardFact) -> State | None:
+        """Its row."""
+        match fact:
+            case Committing() if fact.attempt == self.attempt + 1:
+                return InDoubt(
+                    attempt=fact.attempt,
+                    date=fact.date,
+                    fingerprint=fact.fingerprint,
+                    at=fact.at,
+                    newest=fact.newest,
+                    ahead=fact.ahead,
+                )
+            case RejectedFact(error=error):
+                return Rejected(error=error)
+            case Split() | Abandoned():
+                return Dead(end=fact)
+            case _:
+                return None
 
 
 class InDoubt(_State, frozen=True, kw_only=True):
@@ -137,6 +159,28 @@ class InDoubt(_State, frozen=True, kw_only=True):
             closed_at=self.closed_at if change.closed_at is None else change.closed_at,
         )
 
+    def followed_by(self, fact: ShardFact) -> State | None:
+        """Its row."""
+        match fact:
+            case Accepted():
+                return Processing(doubt=_settled(self), batch_id=fact.batch_id, created_at=fact.created_at, proven=True)
+            case Unreadable():
+                return replace(self, certain=True)
+            case CandidatesChanged():
+                return self.after(fact)
+            case Found():
+                return _found(self, fact)
+            case Withdrawn():
+                return Ready(attempt=self.attempt)
+            case RejectedFact(error=error):
+                return Rejected(error=error)
+            case HeldFact(reason=reason):
+                return Held(doubt=self, reason=reason)
+            case LostFact(why=why):
+                return Lost(doubt=self, batch_id=None, created_at=self.date, why=why)
+            case _:
+                return None
+
 
 class Held(_State, frozen=True, kw_only=True):
     """In doubt, and only an operator can say."""
@@ -144,11 +188,30 @@ class Held(_State, frozen=True, kw_only=True):
     doubt: InDoubt
     reason: str
 
+    def followed_by(self, fact: ShardFact) -> State | None:
+        """Its row."""
+        doubt = self.doubt
+        match fact:
+            case CandidatesChanged():
+                return replace(self, doubt=doubt.after(fact))
+            case Found():
+                return _found(doubt, fact)
+            case Withdrawn():
+                return Ready(attempt=doubt.attempt)
+            case LostFact(why=why):
+                return Lost(doubt=doubt, batch_id=None, created_at=doubt.date, why=why)
+            case _:
+                return None
+
 
 class Rejected(_State, frozen=True, kw_only=True):
     """Never sent again: the API refuses its only request."""
 
     error: str
+
+    def followed_by(self, fact: ShardFact) -> State | None:
+        """Its row."""
+        return Dead(end=fact) if isinstance(fact, Abandoned) else None
 
 
 class Processing(_State, frozen=True, kw_only=True):
@@ -164,6 +227,37 @@ class Processing(_State, frozen=True, kw_only=True):
     """When the API was first asked for it in vain, if it has not been seen since; set after an hour without it."""
     parked: bool = False
     """abatch cancelled it because it was parked: what comes back canceled is tried again."""
+
+    def followed_by(self, fact: ShardFact) -> State | None:
+        """Its row."""
+        match fact:
+            case Ended(counts=counts):
+                return Draining(
+                    doubt=self.doubt,
+                    batch_id=self.batch_id,
+                    created_at=self.created_at,
+                    proven=self.proven,
+                    counts=counts,
+                    parked=self.parked,
+                )
+            case CancelledAsParked() if self.proven and not self.parked:
+                return replace(self, parked=True)
+            case HeldFact(reason=reason) if not self.proven:
+                return Held(doubt=self.doubt, reason=reason)
+            case Vanished(since=since) if self.vanished is None:
+                return replace(self, vanished=since)
+            case Reappeared() if self.vanished is not None:
+                return replace(self, vanished=None)
+            case LostFact(why=why):
+                return Lost(
+                    doubt=self.doubt,
+                    batch_id=self.batch_id,
+                    created_at=self.created_at,
+                    why=why,
+                    proven=self.proven,
+                )
+            case _:
+                return None
 
 
 class Draining(_State, frozen=True, kw_only=True):
@@ -181,6 +275,20 @@ class Draining(_State, frozen=True, kw_only=True):
     earlier: Drained | None = None
     """How it was drained before its sealed part was gone; None where this is the first time."""
 
+    def followed_by(self, fact: ShardFact) -> State | None:
+        """Its row."""
+        match fact:
+            case Drained():
+                return _done(self, fact)
+            case HeldFact(reason=reason) if not self.proven:
+                return Held(doubt=self.doubt, reason=reason)
+            case Vanished(since=since) if self.vanished is None:
+                return replace(self, vanished=since)
+            case Reappeared() if self.vanished is not None:
+                return replace(self, vanished=None)
+            case _:
+                return None
+
 
 class Lost(_State, frozen=True, kw_only=True):
     """What the attempt made is given up; that its rows are missing is not sealed yet."""
@@ -193,6 +301,10 @@ class Lost(_State, frozen=True, kw_only=True):
     why: str
     proven: bool = False
     """As of Processing."""
+
+    def followed_by(self, fact: ShardFact) -> State | None:
+        """Its row."""
+        return _done(self, fact) if isinstance(fact, Drained) else None
 
 
 class Done(_State, frozen=True, kw_only=True):
@@ -207,6 +319,10 @@ class Done(_State, frozen=True, kw_only=True):
     """By an answer, a tag, or a line; False for a batch that an operator named and that gave none."""
     parked: bool = False
     """As of Processing: where it is drained once more, what came back canceled is the retry shard's."""
+
+    def followed_by(self, fact: ShardFact) -> State | None:
+        """Its row."""
+        return _reopened(self) if isinstance(fact, Reopened) else None
 
 
 class Dead(_State, frozen=True, kw_only=True):
@@ -318,110 +434,13 @@ def after(state: State | None, fact: ShardFact) -> State:
         IllegalTransition: the table above has an empty place here.
 
     """
-    match state:
-        case None:
-            if isinstance(fact, Planned):
-                return Ready()
-        case Ready(attempt=attempt):
-            match fact:
-                case Committing() if fact.attempt == attempt + 1:
-                    return InDoubt(
-                        attempt=fact.attempt,
-                        date=fact.date,
-                        fingerprint=fact.fingerprint,
-                        at=fact.at,
-                        newest=fact.newest,
-                        ahead=fact.ahead,
-                    )
-                case RejectedFact(error=error):
-                    return Rejected(error=error)
-                case Split() | Abandoned():
-                    return Dead(end=fact)
-                case _:
-                    pass
-        case InDoubt():
-            match fact:
-                case Accepted():
-                    return Processing(
-                        doubt=_settled(state), batch_id=fact.batch_id, created_at=fact.created_at, proven=True
-                    )
-                case Unreadable():
-                    return replace(state, certain=True)
-                case CandidatesChanged():
-                    return state.after(fact)
-                case Found():
-                    return _found(state, fact)
-                case Withdrawn():
-                    return Ready(attempt=state.attempt)
-                case RejectedFact(error=error):
-                    return Rejected(error=error)
-                case HeldFact(reason=reason):
-                    return Held(doubt=state, reason=reason)
-                case LostFact(why=why):
-                    return Lost(doubt=state, batch_id=None, created_at=state.date, why=why)
-                case _:
-                    pass
-        case Processing(doubt=doubt, batch_id=batch_id, created_at=created_at, proven=proven):
-            match fact:
-                case Ended(counts=counts):
-                    return Draining(
-                        doubt=doubt,
-                        batch_id=batch_id,
-                        created_at=created_at,
-                        proven=proven,
-                        counts=counts,
-                        parked=state.parked,
-                    )
-                case CancelledAsParked() if proven and not state.parked:
-                    return replace(state, parked=True)
-                case HeldFact(reason=reason) if not proven:
-                    return Held(doubt=doubt, reason=reason)
-                case Vanished(since=since) if state.vanished is None:
-                    return replace(state, vanished=since)
-                case Reappeared() if state.vanished is not None:
-                    return replace(state, vanished=None)
-                case LostFact(why=why):
-                    return Lost(doubt=doubt, batch_id=batch_id, created_at=created_at, why=why, proven=proven)
-                case _:
-                    pass
-        case Draining():
-            match fact:
-                case Drained():
-                    return _done(state, fact)
-                case HeldFact(reason=reason) if not state.proven:
-                    return Held(doubt=state.doubt, reason=reason)
-                case Vanished(since=since) if state.vanished is None:
-                    return replace(state, vanished=since)
-                case Reappeared() if state.vanished is not None:
-                    return replace(state, vanished=None)
-                case _:
-                    pass
-        case Held(doubt=doubt):
-            match fact:
-                case CandidatesChanged():
-                    return replace(state, doubt=doubt.after(fact))
-                case Found():
-                    return _found(doubt, fact)
-                case Withdrawn():
-                    return Ready(attempt=doubt.attempt)
-                case LostFact(why=why):
-                    return Lost(doubt=doubt, batch_id=None, created_at=doubt.date, why=why)
-                case _:
-                    pass
-        case Lost():
-            if isinstance(fact, Drained):
-                return _done(state, fact)
-        case Rejected():
-            if isinstance(fact, Abandoned):
-                return Dead(end=fact)
-        case Done():
-            if isinstance(fact, Reopened):
-                return _reopened(state)
-        case Dead():
-            pass
-        case _:
-            assert_never(state)
-    raise IllegalTransition(state, fact)
+    if state is None:
+        following: State | None = Ready() if isinstance(fact, Planned) else None
+    else:
+        following = state.followed_by(fact)
+    if following is None:
+        raise IllegalTransition(state, fact)
+    return following
 
 
 def _found(doubt: InDoubt, fact: Found) -> Processing:
