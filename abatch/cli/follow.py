@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from abatch.ledger import Progress
     from abatch.result import Failure, Summary
 
-__all__ = ["failures_table", "follow", "summary_json", "summary_table"]
+__all__ = ["failures_table", "follow", "summary_json", "summary_rows", "summary_table"]
 
 FRAME: Final = 0.25
 LINE: Final = 10.0
@@ -109,6 +109,11 @@ def numbers(progress: Progress) -> str:
 
 def summary_table(summary: Summary, *, today: date | None = None) -> RenderableType:
     """What a job came to, as a table."""
+    return table("", "", rows=summary_rows(summary, today=today))
+
+
+def summary_rows(summary: Summary, *, today: date | None = None) -> list[tuple[str, str]]:
+    """What a job came to, as names and values."""
     age = price_age(summary.prices_of, today or datetime.now().astimezone().date())
     usage = summary.usage
     stops = words(f"{reason} {count:,}" for reason, count in summary.stop_reasons.items())
@@ -131,7 +136,7 @@ def summary_table(summary: Summary, *, today: date | None = None) -> RenderableT
     ]
     if summary.duplicates:
         rows.append(("accepted twice", f"{summary.duplicates:,}: see docs/reliability.md"))
-    return table("", "", rows=rows)
+    return rows
 
 
 def failures_table(failures: Sequence[Failure]) -> RenderableType:
