@@ -6,6 +6,7 @@ is not sent yet goes at the pace of what was sent, and its last batch takes the 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -14,14 +15,14 @@ from typing import TYPE_CHECKING, Final
 from abatch.lifecycle import InDoubt, Processing, Ready
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from abatch.ledger import JobRecord, Progress, ShardRecord
 
 __all__ = ["LATE", "NOTHING_SENT", "NO_HISTORY", "Forecast", "forecast"]
 
 NO_HISTORY: Final = "no history yet"
-LATE: Final = "later than past batches"
+LATE: Final = "a batch takes longer than past ones"
 NOTHING_SENT: Final = "nothing is sent yet"
 OPEN_INPUT: Final = "the input is still read"
 OPERATOR: Final = "a shard is held"
@@ -58,22 +59,30 @@ def forecast(job: JobRecord, progress: Progress, durations: Collection[float], n
         return Forecast(why=OPEN_INPUT)
     if not durations:
         return Forecast(why=NO_HISTORY)
-    usual = median(durations)
+    taken = sorted(durations)
+    usual = median(taken)
     left = 0.0
     for shard in job.open_shards.values():
         since = _began(shard, now)
         if since is None:
             continue
-        longer = [taken for taken in durations if taken > now - since]
-        if not longer:
+        age = now - since
+        longer = bisect_right(taken, age)
+        if longer == len(taken):
             return Forecast(why=LATE)
-        left = max(left, median(longer) - (now - since))
+        left = max(left, _middle(taken, longer) - age)
     if (unsent := progress.total - progress.submitted) > 0 and not job.cancel_wished:
         pace = _pace(job, progress, usual, now)
         if pace is None:
             return Forecast(why=NOTHING_SENT)
         left = max(left, unsent / pace + usual)
     return Forecast(seconds=left)
+
+
+def _middle(taken: Sequence[float], begin: int) -> float:
+    """The median of a sorted list, from this index on."""
+    last = len(taken) - 1
+    return (taken[(begin + last) // 2] + taken[(begin + last + 1) // 2]) / 2
 
 
 def _began(shard: ShardRecord, now: float) -> float | None:

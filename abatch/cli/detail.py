@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ def detail_of(job: JobRecord, failures: Sequence[Failure], left: Forecast, now: 
     """What is to be shown of one job besides its row."""
     done = job.finished is not None
     summary = job.summary(load())
+    if not done:  # a job that is not done takes time until now, and not until its last fact
+        summary = replace(summary, seconds=now - job.started_at)
     rows = [
         (f"{name} so far" if not done and name in SO_FAR else name, value)
         for name, value in summary_rows(summary, today=datetime.fromtimestamp(now).astimezone().date())

@@ -273,6 +273,8 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     async with manager:
         if isinstance(order.requests, list) and order.key is None:
             course.key = manager.default_key(order.requests, order.to)  # a job that was moved has kept its key
+        if screen.live:
+            screen.say("Checking the API and the requests.")
         is_done = any(known.key == course.key and known.done for known in manager.jobs())
         if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API
             await _check_api(manager, course.key, order.workspace_id)
