@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["LATE", "NOTHING_SENT", "NO_HISTORY", "Forecast", "forecast"]
 
 NO_HISTORY: Final = "no history yet"
-LATE: Final = "a batch takes longer than past ones"
+LATE: Final = "longer than past batches"
 NOTHING_SENT: Final = "nothing is sent yet"
 OPEN_INPUT: Final = "the input is still read"
 OPERATOR: Final = "a shard is held"

@@ -40,9 +40,9 @@ class HintingCommand(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except Exception as failure:
-            unknown = getattr(failure, "option_name", None)
-            if isinstance(unknown, str) and hasattr(failure, "possibilities"):
-                failure.possibilities = nearest(unknown, self._visible(ctx))
+            wrong: Any = failure  # NoSuchOption, of click or of typer's own copy of it
+            if hasattr(wrong, "possibilities"):
+                wrong.possibilities = nearest(wrong.option_name, self._visible(ctx))
             raise
 
     def _visible(self, ctx: Any) -> list[str]:  # noqa: ANN401 - as above

@@ -84,6 +84,8 @@ def status(
             _show(screen, shown, as_json=as_json)
             if watch:
                 async for shown in _follow(ledger, key, first):
+                    if not as_json:
+                        screen.output.line()
                     _show(screen, shown, as_json=as_json)
             return _end(screen, shown, watch=watch, exit_code=exit_code)
 

@@ -20,9 +20,10 @@ from abatch.__main__ import _first_words
 from abatch.cli.follow import AT_LEAST, LINE, _View, failures_table
 from abatch.cli.progress import Pace, counts, flowed, percent, times
 from abatch.cli.screen import Screen, tables
-from abatch.forecast import LATE, NO_HISTORY, NOTHING_SENT, OPEN_INPUT
+from abatch.forecast import LATE, NO_HISTORY, NOTHING_SENT, OPEN_INPUT, OPERATOR, STOPPED
 
 WIDTHS = pytest.mark.parametrize("width", [60, 80, 120])
+WHYS = pytest.mark.parametrize("why", [NO_HISTORY, LATE, NOTHING_SENT, OPEN_INPUT, OPERATOR, STOPPED])
 LARGE = Progress(
     planned=9_876_543,
     submitted=9_876_543,
@@ -70,7 +71,7 @@ def drawn(what: Any, width: int) -> list[str]:
 
 
 @WIDTHS
-@pytest.mark.parametrize("why", [NO_HISTORY, LATE, NOTHING_SENT, OPEN_INPUT])
+@WHYS
 def test_no_line_of_the_progress_is_wider_than_the_screen_and_no_piece_is_divided(width: int, why: str) -> None:
     clock = Clock()
     job = Standing(Progress(total=LARGE.total), Forecast(why=why))
@@ -85,10 +86,13 @@ def test_no_line_of_the_progress_is_wider_than_the_screen_and_no_piece_is_divide
 
 
 @WIDTHS
-def test_a_line_of_the_log_fits_a_terminal_that_has_no_bar(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+@WHYS
+def test_a_line_of_the_log_fits_a_terminal_that_has_no_bar(
+    width: int, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     screen = Screen()
     screen.messages.width = width
-    _View(Standing(LARGE), Clock()).write(screen)
+    _View(Standing(LARGE, Forecast(why=why)), Clock()).write(screen)
     lines = capsys.readouterr().err.splitlines()
     assert max(map(len, lines)) <= width
     assert lines[0][20:].startswith("1% · planned 9,876,543 of 98,765,432")
