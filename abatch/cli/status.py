@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import anyio
@@ -26,6 +26,7 @@ from abatch.cli.standing import attempt_of, exit_code_of, standing_of, state_of,
 from abatch.cli.text import clean, moment
 from abatch.facts import Committing
 from abatch.journal import is_driven
+from abatch.ledger import Progress
 from abatch.lifecycle import Held
 
 if TYPE_CHECKING:
@@ -36,12 +37,14 @@ if TYPE_CHECKING:
 
     from abatch.forecast import Forecast
     from abatch.journal import Recorded
-    from abatch.ledger import JobRecord, Ledger, Progress, ShardRecord
+    from abatch.ledger import JobRecord, Ledger, ShardRecord
     from abatch.result import Failure
 
 __all__ = ["status"]
 
 LOOK_EVERY: Final = 0.5
+OF_JOB: Final = tuple(each.name for each in fields(Progress))
+"""What the JSON of a job says of its progress; `asdict` would copy each of these numbers deeply, for many jobs."""
 OF_SHARD: Final = {
     "shard": "shard",
     "part": "part",
@@ -282,7 +285,7 @@ def _shard_table(job: JobRecord, shown: _Look, width: int) -> RenderableType:
 
 
 def _job_json(job: JobRecord, shown: _Look) -> dict[str, Any]:
-    standing, ledger = standing_of(job), shown.ledger
+    standing, ledger, progress = standing_of(job), shown.ledger, job.progress()
     resume, _ = resuming(ledger, job) if job.finished is None else ("", "")
     return {
         "key": job.key,
@@ -291,7 +294,7 @@ def _job_json(job: JobRecord, shown: _Look) -> dict[str, Any]:
         "remedy": completed(standing.remedy, ledger.journal.folder),
         "destination": places.shown(job.to),
         "resume": resume or None,
-        **asdict(job.progress()),
+        **{name: getattr(progress, name) for name in OF_JOB},
         **detail_json(job, shown.failures, _left(job, shown)),
         "since": job.changed_at,
     }
