@@ -27,6 +27,7 @@ from abatch.errors import (
     ManagerClosed,
     StillInDoubt,
 )
+from abatch.forecast import Forecast
 from abatch.job import Job
 from abatch.ledger import Progress
 from abatch.manager import BatchManager
@@ -46,6 +47,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Failure",
+    "Forecast",
     "IllegalTransition",
     "Job",
     "JobConflict",

@@ -14,6 +14,8 @@ __all__ = ["main"]
 M_ARENA_MAX: Final = -8
 """An option of glibc's `mallopt`."""
 
+DRIVING: Final = frozenset({"run", "retry", "redrain"})
+"""Commands that take a while before they have something to report."""
 LACKING = "The abatch command needs packages that are not installed: pip install 'abatch[cli]'\n"
 
 
@@ -22,6 +24,8 @@ def main() -> None:
     _use_one_arena()
     streams: Any = import_module("abatch.cli.streams")  # by its name: the core knows no front end
     streams.secure_streams()
+    if (told := _first_words(sys.argv[1:], terminal=sys.stderr.isatty())) is not None:
+        sys.stderr.write(told)
     try:
         app: Any = import_module("abatch.cli.app")  # Any: typer may be missing
     except ModuleNotFoundError as missing:
@@ -30,6 +34,16 @@ def main() -> None:
         sys.stderr.write(LACKING)
         raise SystemExit(2) from None
     app.main()
+
+
+def _first_words(arguments: list[str], *, terminal: bool) -> str | None:
+    """What a person at a terminal reads while everything else is still imported; None where nobody waits for it."""
+    options = [each for each in arguments if each.startswith("-")]
+    short = "".join(each for each in options if not each.startswith("--"))
+    told_less = {"--quiet", "--help"}.intersection(options) or "q" in short or "h" in short
+    if not terminal or not arguments or arguments[0] not in DRIVING or told_less:
+        return None
+    return f"abatch {arguments[0]}: starting\n"
 
 
 def _use_one_arena() -> None:

@@ -170,6 +170,15 @@ class BackendFactory(Protocol):
         ...
 
 
+@runtime_checkable
+class Checked(Protocol):
+    """What a backend's factory may have besides: a look at the destination for `abatch run --dry-run`."""
+
+    async def check(self, url: str, /) -> None:
+        """Look whether a job can begin there, and write nothing; raise BackendError if it cannot."""
+        ...
+
+
 def normalize(destination: str, /) -> str:
     """The URL that a destination stands for, with its scheme.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from abatch.errors import JobFailed, JobStopped, ManagerClosed
 from abatch.facts import CancelWished
+from abatch.forecast import forecast
 from abatch.journal import Entry
 from abatch.places import absolute_url
 from abatch.result import Result
@@ -13,6 +15,7 @@ from abatch.result import Result
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from abatch.forecast import Forecast
     from abatch.ledger import JobRecord, Ledger, Progress
     from abatch.poller import Scope
     from abatch.prices import PriceList
@@ -71,6 +74,10 @@ class Job:
     def summary(self) -> Summary:
         """What the job came to so far; final once it is done."""
         return self._job.summary(self._prices)
+
+    def forecast(self) -> Forecast:
+        """How long the job may still take, from how long the last batches of this journal took."""
+        return forecast(self._job, self.progress(), self._ledger.durations, time.time())
 
     async def failures(self) -> tuple[Failure, ...]:
         """Why requests did not succeed so far: up to twenty groups by type and message, and a rest; the largest first.

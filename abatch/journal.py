@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
     from abatch.facts import Submitted
 
-__all__ = ["Entry", "Journal", "Overtaken", "Recorded", "forget_locks"]
+__all__ = ["Entry", "Journal", "Overtaken", "Recorded", "forget_locks", "is_driven"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -503,14 +503,41 @@ SAYS_WITHIN: Final = 50
 """Hundredths of a second in which who has the lock writes down who it is."""
 
 
+TRIES: Final = 4
+"""How often the lock is asked for, a hundredth of a second apart: `is_driven` holds it for a moment."""
+
+
+def is_driven(folder: Path) -> bool:
+    """Whether a process drives the journal in `folder`: this one or another, in whatever container of this machine.
+
+    The lock tells it, and not the process id in it, which means nothing in another container, and something else when
+    it was given to another process since.
+    """
+    try:
+        file = FileIO(os.open(folder / "lock", os.O_RDONLY | os.O_NOFOLLOW))
+    except FileNotFoundError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _take_lock(path: Path) -> FileIO:
     """The open lock file; closing it, or losing it, gives the lock up."""
     file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as held:
-        with file:
-            raise JournalLocked(path.parent, _holder(file)) from held
+    for tries_left in reversed(range(TRIES)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as held:
+            if tries_left:
+                time.sleep(0.01)
+                continue
+            with file:
+                raise JournalLocked(path.parent, _holder(file)) from held
+        break
     file.write(b"%-19d\n" % os.getpid())  # over what the last one wrote, so that it is never empty again
     return file
 

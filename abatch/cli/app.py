@@ -10,6 +10,7 @@ import typer
 
 from abatch.cli.estimate import estimate
 from abatch.cli.exits import without_output
+from abatch.cli.hints import HintingCommand
 from abatch.cli.identify import identify
 from abatch.cli.move import move
 from abatch.cli.redrain import redrain
@@ -54,7 +55,9 @@ def abatch(
 
 for command in (run, status, results, cancel, retry, redrain, move, resolve, identify, estimate, sandbox):
     name = "id" if command is identify else command.__name__
-    app.command(name, short_help=(command.__doc__ or "").partition("\n")[0])(command)  # a short help is not cut
+    app.command(name, short_help=(command.__doc__ or "").partition("\n")[0], cls=HintingCommand)(
+        command
+    )  # a short help is not cut
 
 
 def main() -> None:

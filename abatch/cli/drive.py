@@ -20,6 +20,7 @@ import typer
 from abatch import threads
 from abatch.backend import failed_elsewhere, load, normalize
 from abatch.cli.again import about_failures, about_stops
+from abatch.cli.destination import folder_to_make
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import failures_table, follow, summary_json, summary_table
 from abatch.cli.lines import begun
@@ -273,6 +274,10 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     async with manager:
         if isinstance(order.requests, list) and order.key is None:
             course.key = manager.default_key(order.requests, order.to)  # a job that was moved has kept its key
+        if all(known.key != course.key for known in manager.jobs()) and (made := folder_to_make(url)) is not None:
+            screen.say(f"The folder {made} does not exist; it is made.")
+        if screen.live:
+            screen.say("Checking the API and the requests.")
         is_done = any(known.key == course.key and known.done for known in manager.jobs())
         if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API
             await _check_api(manager, course.key, order.workspace_id)

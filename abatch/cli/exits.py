@@ -6,6 +6,7 @@
 | 1 | finished, and some requests failed for good or are missing, or the results were moved; or a bad row in stdin |
 | 2 | bad input or usage; nothing was submitted |
 | 3 | cannot go on now; the text says what to do, and the same command resumes |
+| 4 | only of `abatch status --exit-code`: a job is not done, and a process drives it |
 | 130 | interrupted; the same command resumes |
 """
 
@@ -38,6 +39,7 @@ __all__ = [
     "FAILED",
     "INTERRUPTED",
     "OK",
+    "RUNNING",
     "STUCK",
     "perform",
     "reported",
@@ -50,6 +52,7 @@ OK: Final = 0
 FAILED: Final = 1
 BAD_INPUT: Final = 2
 STUCK: Final = 3
+RUNNING: Final = 4
 INTERRUPTED: Final = 130
 DISK_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 AS_OPTIONS: Final = {"journal= or --journal": "--journal", "key must match": "--key must match"}

@@ -5,31 +5,35 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 import msgspec
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from abatch.cli.progress import Pace, counts, flowed, percent, times
 from abatch.cli.screen import table
 from abatch.cli.text import clean, duration, moment, money, price_age, words
+from abatch.clocks import awake
 from abatch.places import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import date
 
     from rich.console import RenderableType
 
     from abatch.cli.screen import Screen
+    from abatch.forecast import Forecast
     from abatch.job import Job
     from abatch.ledger import Progress
     from abatch.result import Failure, Summary
 
-__all__ = ["failures_table", "follow", "summary_json", "summary_table"]
+__all__ = ["failures_table", "follow", "summary_json", "summary_rows", "summary_table"]
 
 FRAME: Final = 0.25
 LINE: Final = 10.0
@@ -49,7 +53,12 @@ async def follow(job: Job, screen: Screen) -> Summary:
     """
     view = _View(job)
     if screen.live:
-        with Live(get_renderable=view.render, console=screen.messages, auto_refresh=False, transient=True) as bar:
+        with Live(
+            get_renderable=lambda: view.render(screen.messages.width),
+            console=screen.messages,
+            auto_refresh=False,
+            transient=True,
+        ) as bar:
             while True:
                 bar.refresh()
                 with anyio.move_on_after(FRAME):
@@ -60,55 +69,62 @@ async def follow(job: Job, screen: Screen) -> Summary:
                 return await job.wait()
             view.write(screen)
     finally:
-        view.write(screen)
+        view.write(screen, last=True)
+
+
+class Followed(Protocol):
+    """What is asked of a job here."""
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        ...
+
+    def forecast(self) -> Forecast:
+        """How long it may still take."""
+        ...
 
 
 class _View:
-    """A job's progress as a person sees it: a bar over one line of numbers, or that line now and then."""
+    """A job's progress as a person sees it: a bar over a few numbers, or a line of them now and then."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Followed, clock: Callable[[], float] = awake) -> None:
         self._job = job
-        self._began = time.monotonic()
-        self._before = job.progress().sealed
-        self._written = ("", -AT_LEAST)
+        self._pace = Pace(job.progress().sealed, clock)
+        self._written: tuple[list[str], float] = ([], -AT_LEAST)
 
-    def render(self) -> RenderableType:
+    def render(self, width: int) -> RenderableType:
         """The frame for now."""
         progress = self._job.progress()
-        elapsed = time.monotonic() - self._began
-        rate = (progress.sealed - self._before) / max(elapsed, 0.001)
-        lines = Table.grid(expand=True)
-        lines.add_row(ProgressBar(total=progress.total, completed=progress.sealed))
-        lines.add_row(Text(f"{numbers(progress)} · {rate:,.0f}/s · {duration(elapsed)}"))
-        return lines
+        bar = Table.grid(expand=True, padding=(0, 1, 0, 0), pad_edge=False)
+        bar.add_column(ratio=1)
+        bar.add_column(justify="right", no_wrap=True)
+        bar.add_row(ProgressBar(total=progress.total, completed=progress.sealed), percent(progress))
+        lines = flowed(counts(progress), width)
+        lines += flowed(times(progress, self._pace, self._job.forecast()), width)
+        return Group(bar, *(Text(line, no_wrap=True) for line in lines))
 
-    def write(self, screen: Screen) -> None:
-        """A line for now, unless it was said lately."""
-        line, elapsed = numbers(self._job.progress()), time.monotonic() - self._began
-        said, at = self._written
-        if line != said or elapsed - at >= AT_LEAST:
-            self._written = line, elapsed
-            screen.say(f"{moment(time.time())} {line}")
-
-
-def numbers(progress: Progress) -> str:
-    """A job's progress on one line."""
-    return words(
-        (
-            f"planned {progress.planned:,}" + ("" if progress.total is None else f" of {progress.total:,}"),
-            f"submitted {progress.submitted:,}",
-            f"in flight {progress.in_flight:,} in {progress.batches_in_flight:,} batches",
-            f"sealed {progress.sealed:,}",
-            f"failed {progress.failed:,}",
-            f"missing {progress.missing:,}" if progress.missing else "",
-            f"in doubt {progress.in_doubt}" if progress.in_doubt else "",
-            f"held {progress.held}" if progress.held else "",
-        )
-    )
+    def write(self, screen: Screen, *, last: bool = False) -> None:
+        """A line for now, unless nothing changed lately; the last one says no time that is left."""
+        progress, elapsed = self._job.progress(), self._pace.elapsed
+        now = counts(progress)
+        before, at = self._written
+        if now == before and elapsed - at < AT_LEAST:
+            return
+        self._written = now, elapsed
+        told = now if last else [*now, *times(progress, self._pace, self._job.forecast())]
+        when = moment(time.time())
+        indent = " " * (len(when) + 1)
+        lines = flowed([*filter(None, [percent(progress)]), *told], screen.messages.width - len(indent))
+        screen.say(f"{when} " + f"\n{indent}".join(lines))
 
 
 def summary_table(summary: Summary, *, today: date | None = None) -> RenderableType:
     """What a job came to, as a table."""
+    return table("", "", rows=summary_rows(summary, today=today))
+
+
+def summary_rows(summary: Summary, *, today: date | None = None) -> list[tuple[str, str]]:
+    """What a job came to, as names and values."""
     age = price_age(summary.prices_of, today or datetime.now().astimezone().date())
     usage = summary.usage
     stops = words(f"{reason} {count:,}" for reason, count in summary.stop_reasons.items())
@@ -131,7 +147,7 @@ def summary_table(summary: Summary, *, today: date | None = None) -> RenderableT
     ]
     if summary.duplicates:
         rows.append(("accepted twice", f"{summary.duplicates:,}: see docs/reliability.md"))
-    return table("", "", rows=rows)
+    return rows
 
 
 def failures_table(failures: Sequence[Failure]) -> RenderableType:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from abatch.backend import load, normalize
+from abatch.backend import normalize
+from abatch.cli.destination import check_destination
 from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of, params_of
 from abatch.cli.estimate import as_json, estimate_file, rows_to_show, warn_of_params
-from abatch.cli.exits import perform, reported
+from abatch.cli.exits import BAD_INPUT, perform, reported, tell
 from abatch.cli.lines import inputs, stdin_lines
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     JsonOption,
@@ -21,7 +22,7 @@ from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
 from abatch.cli.places import DEFAULT_JOURNAL, SANDBOX_JOURNAL
 from abatch.cli.screen import Screen, table
 from abatch.config import Parked, Refusals, Tier, Unresolved  # noqa: TC001 - typer reads the annotations
-from abatch.errors import ConfigError
+from abatch.errors import BackendError, ConfigError
 from abatch.params import check_of
 from abatch.prices import load as load_prices
 
@@ -87,7 +88,9 @@ def run(
     prices: Annotated[Path | None, typer.Option(help="A price file of your own.")] = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Try it out: synthetic answers, no key, no cost.")] = False,
     sandbox_latency: Annotated[str, typer.Option(hidden=True, envvar="ABATCH_SANDBOX_LATENCY")] = "1,3",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the input and estimate; send nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the input and the destination, and estimate; send nothing.")
+    ] = False,
     quiet: QuietOption = False,
     as_json_: JsonOption = False,
 ) -> None:
@@ -149,7 +152,11 @@ def _dry_run(
     paths: list[Path], to: str, config: Config, prices: str | None, screen: Screen, *, as_json_: bool, betas: bool
 ) -> None:
     async def work() -> None:
-        load(normalize(to))
+        try:
+            remarks = await check_destination(normalize(to))
+        except BackendError as refused:  # as a run does whose job has not begun
+            screen.complain(f"error: {tell(refused)}")
+            raise typer.Exit(BAD_INPUT) from None
         params = check_of(config.params, betas=betas)
         made = await estimate_file(paths, config=config, prices=load_prices(prices), params=params)
         warn_of_params(screen, params)
@@ -157,6 +164,8 @@ def _dry_run(
             screen.give(as_json(made))
             return
         screen.output.print(table("", "", rows=rows_to_show(made)))
+        for remark in remarks:
+            screen.say(remark)
         screen.say("Nothing was sent.")
 
     perform(work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import structlog
 from rich.cells import cell_len
@@ -28,14 +28,27 @@ __all__ = ["Screen", "configure_logs", "table", "tables"]
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30}
 GAP: Final = 2
 """Columns between two of a table's."""
+HEIGHT: Final = 25
+"""Lines of a screen whose number does not matter, because nothing on it is drawn again."""
 WIDE: Final = 240
 """Columns where no terminal says how many there are, so that no row of a table is folded."""
 
 
+def _columns(terminal: TextIO) -> int | None:
+    """The width of a dumb terminal, which rich takes for 80 columns; rich knows that of any other."""
+    if os.environ.get("TERM", "").lower() not in ("dumb", "unknown"):
+        return None
+    try:
+        return os.get_terminal_size(terminal.fileno()).columns or None
+    except OSError:
+        return None
+
+
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else WIDE
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+    width = _columns(stream) if stream.isatty() else WIDE
+    height = None if width is None else HEIGHT  # rich ignores a width alone on a dumb terminal
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width, height=height)
 
 
 IN_WORDS: Final = {
@@ -60,8 +73,8 @@ class Screen:
 
     @property
     def live(self) -> bool:
-        """Whether a person watches the messages, so that a bar may move."""
-        return self.messages.is_terminal and not self.quiet
+        """Whether a person watches the messages on a terminal that can move a bar."""
+        return self.messages.is_terminal and not self.messages.is_dumb_terminal and not self.quiet
 
     def say(self, text: str) -> None:
         """Write a message."""

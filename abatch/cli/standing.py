@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
+from abatch.cli.exits import FAILED, OK, RUNNING, STUCK
 from abatch.facts import LostWished, ResolveWished
 from abatch.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost, Processing, Ready, Rejected
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from abatch.ledger import JobRecord, ShardRecord
 
-__all__ = ["Standing", "attempt_of", "shard_in_words", "standing_of", "state_of", "wish_in_words"]
+__all__ = ["Standing", "attempt_of", "exit_code_of", "shard_in_words", "standing_of", "state_of", "wish_in_words"]
+
+WORST_LAST: Final = (OK, FAILED, RUNNING, STUCK)
+"""Exit codes of jobs: of several, the last one counts."""
+WANTS_SOMEBODY: Final = frozenset({"held", "stopped"})
+"""States that no process ends by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +48,29 @@ def standing_of(job: JobRecord) -> Standing:
         return Standing(state="cancelling")
     if any(isinstance(shard.state, InDoubt) for shard in job.open_shards.values()):
         return Standing(state="in doubt", reason="a create was not answered; it is settled by itself")
-    return Standing(state="running" if job.cut.last else "planning")
+    return Standing(state="running" if job.cut.last or _has_begun(job) else "planning")
+
+
+def _has_begun(job: JobRecord) -> bool:
+    """Whether something of a job was sent: from then on it is more than planned, while its input is read on."""
+    return job.sealed_count > 0 or any(not isinstance(shard.state, Ready) for shard in job.open_shards.values())
+
+
+def exit_code_of(jobs: Iterable[JobRecord], *, driven: bool) -> int:
+    """The exit code that says how jobs stand: 0 if there is none.
+
+    Args:
+        jobs: the jobs.
+        driven: whether a process drives their journal.
+
+    """
+
+    def code(job: JobRecord) -> int:
+        if job.finished is not None:
+            return FAILED if job.progress().failed else OK
+        return RUNNING if driven and standing_of(job).state not in WANTS_SOMEBODY else STUCK
+
+    return max(map(code, jobs), key=WORST_LAST.index, default=OK)
 
 
 def _remedy_of_held(job: JobRecord, shard: int) -> str:

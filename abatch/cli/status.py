@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict
+import time
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import anyio
@@ -13,19 +13,21 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from abatch import wire
+from abatch import places, wire
 from abatch.bulletin import Bulletin, read
 from abatch.cli.again import resuming
 from abatch.cli.commands import completed
-from abatch.cli.exits import perform
+from abatch.cli.detail import detail_json, detail_of, time_left
+from abatch.cli.exits import OK, STUCK, perform
 from abatch.cli.options import JsonOption, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.places import asked_for, job_named, ledger_of, place_of
 from abatch.cli.screen import Screen, tables
-from abatch.cli.standing import attempt_of, standing_of, state_of, wish_in_words
+from abatch.cli.standing import attempt_of, exit_code_of, standing_of, state_of, wish_in_words
 from abatch.cli.text import clean, moment
 from abatch.facts import Committing
+from abatch.journal import is_driven
+from abatch.ledger import Progress
 from abatch.lifecycle import Held
-from abatch.places import shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,12 +35,16 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from abatch.forecast import Forecast
     from abatch.journal import Recorded
-    from abatch.ledger import JobRecord, Ledger, Progress, ShardRecord
+    from abatch.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.result import Failure
 
 __all__ = ["status"]
 
 LOOK_EVERY: Final = 0.5
+OF_JOB: Final = tuple(each.name for each in fields(Progress))
+"""What the JSON of a job says of its progress; `asdict` would copy each of these numbers deeply, for many jobs."""
 OF_SHARD: Final = {
     "shard": "shard",
     "part": "part",
@@ -55,111 +61,140 @@ def status(
     key: Annotated[str | None, typer.Argument(metavar="JOB", help="One job alone.", show_default=False)] = None,
     *,
     batches: Annotated[bool, typer.Option("--batches", help="A row for every shard, too.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow it until all is done, or Ctrl-C.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow it until all is done, or no process drives it, or Ctrl-C.")
+    ] = False,
+    exit_code: Annotated[
+        bool,
+        typer.Option("--exit-code", help="Exit 0: succeeded; 1: some failed; 3: it does not go on; 4: it goes on."),
+    ] = False,
     journal: PlaceOption = None,
     sandbox: SandboxOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the jobs of a journal. It only reads, and works beside a running process.
+    """Show the jobs of a journal; of one job also cost, tokens, failures and when it is expected to end.
+
+    It only reads, and works beside a running process. Exit status with --watch: 0 all is done; 3 no process drives
+    the journal, and something is not done.
 
     Example: abatch status --watch
     """
     screen = Screen()
 
-    async def work() -> None:
+    async def work() -> int:
         async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
-            attempts: dict[int, int] = {}
-            if not watch:
-                await _read_attempts(ledger, attempts, wanted=batches)
-                jobs = await _jobs(ledger, key, in_full=batches)
-                _show(screen, jobs, ledger, attempts, batches=batches, as_json=as_json)
-                return
-            async for jobs in _follow(ledger, key, attempts, batches=batches):
-                _show(screen, jobs, ledger, attempts, batches=batches, as_json=as_json)
+            shown = first = await _look(ledger, key, batches=batches)
+            _show(screen, shown, as_json=as_json)
+            if watch:
+                async for shown in _follow(ledger, key, first):
+                    if not as_json:
+                        screen.output.line()
+                    _show(screen, shown, as_json=as_json)
+            return _end(screen, shown, watch=watch, exit_code=exit_code)
 
-    async def work_live() -> None:
+    async def work_live() -> int:
         async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
-            attempts: dict[int, int] = {}
-            with Live(console=screen.output, auto_refresh=False) as live:
-                async for jobs in _follow(ledger, key, attempts, batches=batches):
-                    width = screen.output.width
-                    live.update(_picture(jobs, ledger, attempts, width=width, batches=batches), refresh=True)
+            shown = first = await _look(ledger, key, batches=batches)
+            with Live(_picture(shown, width=screen.output.width), console=screen.output, auto_refresh=False) as live:
+                live.refresh()
+                async for shown in _follow(ledger, key, first):
+                    live.update(_picture(shown, width=screen.output.width), refresh=True)
+            return _end(screen, shown, watch=watch, exit_code=exit_code)
 
-    perform(
-        work_live if watch and screen.output.is_terminal and not as_json else work, asked_for(journal, sandbox=sandbox)
+    live = watch and screen.output.is_terminal and not screen.output.is_dumb_terminal and not as_json
+    raise typer.Exit(perform(work_live if live else work, asked_for(journal, sandbox=sandbox)))
+
+
+def _end(screen: Screen, shown: _Look, *, watch: bool, exit_code: bool) -> int:
+    """Say why watching ends, if that is not because all is done; the exit code."""
+    unfinished = any(job.finished is None for job in shown.jobs)
+    if watch and unfinished:
+        screen.complain("No process drives this journal: there is nothing to watch.")
+    if exit_code:
+        return exit_code_of(shown.jobs, driven=shown.driver is not None)
+    return STUCK if watch and unfinished else OK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """What is shown at one moment."""
+
+    ledger: Ledger
+    jobs: list[JobRecord]
+    batches: bool
+    """Whether the shards of these jobs are shown, too."""
+    attempts: dict[int, int]
+    """Per shard, the number of its last attempt; only for `batches`."""
+    failures: tuple[Failure, ...] | None
+    """Of the one job that is shown in full; None if there are more."""
+    driver: Bulletin | None
+    now: float
+
+
+async def _look(ledger: Ledger, key: str | None, *, batches: bool) -> _Look:
+    driver = _driver(ledger.journal.folder)
+    if driver is None:
+        await ledger.refresh()  # the last facts of a process that is gone by now
+    attempts = await _read_attempts(ledger) if batches else {}
+    jobs = list(ledger.jobs.values()) if key is None else [job_named(ledger, key)]
+    if batches or len(jobs) == 1:
+        jobs = [await ledger.in_full(job) for job in jobs]
+    return _Look(
+        ledger=ledger,
+        jobs=jobs,
+        batches=batches,
+        attempts=attempts,
+        failures=jobs[0].failures() if len(jobs) == 1 else None,
+        driver=driver,
+        now=time.time(),
     )
 
 
-async def _follow(
-    ledger: Ledger, key: str | None, attempts: dict[int, int], *, batches: bool
-) -> AsyncIterator[list[JobRecord]]:
-    """The jobs, now and after every change, until all are done."""
-    while True:
-        await _read_attempts(ledger, attempts, wanted=batches)
-        jobs = await _jobs(ledger, key, in_full=batches)
-        yield jobs
-        if all(job.finished is not None for job in jobs):
-            return
-        driver = _driver(ledger.journal.folder)
-        while not await ledger.refresh() and _driver(ledger.journal.folder) == driver:  # noqa: ASYNC110 - another's
-            await anyio.sleep(LOOK_EVERY)
+async def _follow(ledger: Ledger, key: str | None, shown: _Look) -> AsyncIterator[_Look]:
+    """The jobs after every change, until all are done or no process drives them."""
+    while shown.driver is not None and any(job.finished is None for job in shown.jobs):
+        while not await ledger.refresh() and _driver(ledger.journal.folder) == shown.driver:  # noqa: ASYNC110
+            await anyio.sleep(LOOK_EVERY)  # what another process appends wakes nobody here
+        shown = await _look(ledger, key, batches=shown.batches)
+        yield shown
 
 
-async def _jobs(ledger: Ledger, key: str | None, *, in_full: bool) -> list[JobRecord]:
-    jobs = list(ledger.jobs.values()) if key is None else [job_named(ledger, key)]
-    return [await ledger.in_full(job) for job in jobs] if in_full else jobs
-
-
-async def _read_attempts(ledger: Ledger, attempts: dict[int, int], *, wanted: bool) -> None:
+async def _read_attempts(ledger: Ledger) -> dict[int, int]:
     """The last attempt of every shard; the state of one that is done does not tell it."""
+    attempts: dict[int, int] = {}
 
     def visit(recorded: Recorded) -> None:
         if isinstance(recorded.fact, Committing) and recorded.shard is not None:
             attempts[recorded.shard] = recorded.fact.attempt
 
-    if wanted:
-        await ledger.journal.replay(visit)
+    await ledger.journal.replay(visit)
+    return attempts
 
 
-def _show(
-    screen: Screen,
-    jobs: list[JobRecord],
-    ledger: Ledger,
-    attempts: dict[int, int],
-    *,
-    batches: bool,
-    as_json: bool,
-) -> None:
+def _show(screen: Screen, shown: _Look, *, as_json: bool) -> None:
     if not as_json:
-        screen.output.print(_picture(jobs, ledger, attempts, width=screen.output.width, batches=batches))
+        screen.output.print(_picture(shown, width=screen.output.width))
         return
-    driver = _driver(ledger.journal.folder)
-    told = [_job_json(job, ledger) for job in jobs]
-    if batches:
-        for job, record in zip(told, jobs, strict=True):
-            job["shards"] = [_shard_json(shard, ledger, attempts) for shard in record.shards.values()]
-    screen.give({"jobs": told, "driver": None if driver is None else msgspec.to_builtins(driver)})
+    told = [_job_json(job, shown) for job in shown.jobs]
+    if shown.batches:
+        for job, record in zip(told, shown.jobs, strict=True):
+            job["shards"] = [_shard_json(shard, shown) for shard in record.shards.values()]
+    driver = None if shown.driver is None else msgspec.to_builtins(shown.driver)
+    screen.give({"jobs": told, "driver": driver})
 
 
 def _driver(folder: Path) -> Bulletin | None:
-    """What the process that drives the journal says of itself; None if it is gone."""
-    try:
-        pid = int((folder / "lock").read_text())
-    except (FileNotFoundError, ValueError):
+    """What the process that drives the journal says of itself; None if there is none."""
+    if not is_driven(folder):
         return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:  # it is somebody else's, and alive
-        pass
+    said = (folder / "lock").read_text().strip()
+    pid = int(said) if said.isdigit() else 0  # it does not say so yet
     bulletin = read(folder)
     return bulletin if bulletin is not None and bulletin.pid == pid else Bulletin(pid=pid)
 
 
-def _picture(
-    jobs: list[JobRecord], ledger: Ledger, attempts: dict[int, int], *, width: int, batches: bool
-) -> RenderableType:
+def _picture(shown: _Look, *, width: int) -> RenderableType:
+    jobs, ledger, driver = shown.jobs, shown.ledger, shown.driver
     parts: list[RenderableType] = [_job_table(jobs, width)] if jobs else [Text("This journal has no jobs.")]
     for job in jobs:
         standing = standing_of(job)
@@ -167,7 +202,9 @@ def _picture(
             reason, remedy = standing.reason.removesuffix("."), completed(standing.remedy, ledger.journal.folder)
             parts.append(Text(clean(f"{job.key} is {standing.state}: {reason}. {remedy}".rstrip())))
         parts += [Text(clean(line)) for line in _noted(job)]
-    driver, unfinished = _driver(ledger.journal.folder), [job for job in jobs if job.finished is None]
+    if shown.failures is not None:
+        parts += [Text(), *detail_of(jobs[0], shown.failures, _left(jobs[0], shown), shown.now)]
+    unfinished = [job for job in jobs if job.finished is None]
     if driver is not None:
         parts += [Text(clean(completed(line, ledger.journal.folder))) for line in _account(driver, jobs)]
     elif unfinished:
@@ -176,9 +213,13 @@ def _picture(
         parts.append(
             Text("Policies of an earlier command (--unresolved, --refusals, --parked, --grace) are not kept: add them.")
         )
-    for job in jobs if batches else ():
-        parts += [Text(f"\nshards of {job.key}"), _shard_table(job, ledger, attempts, width)]
+    for job in jobs if shown.batches else ():
+        parts += [Text(f"\nshards of {job.key}"), _shard_table(job, shown, width)]
     return Group(*parts)
+
+
+def _left(job: JobRecord, shown: _Look) -> Forecast:
+    return time_left(job, shown.ledger.durations, shown.now, driven=shown.driver is not None)
 
 
 def _noted(job: JobRecord) -> list[str]:
@@ -233,9 +274,9 @@ def _job_table(jobs: list[JobRecord], width: int) -> RenderableType:
     return tables(width, "job", "state", *numbers, "since", rows=map(row, jobs, progresses), right=numbers)
 
 
-def _shard_table(job: JobRecord, ledger: Ledger, attempts: dict[int, int], width: int) -> RenderableType:
+def _shard_table(job: JobRecord, shown: _Look, width: int) -> RenderableType:
     def row(shard: ShardRecord) -> tuple[object, ...]:
-        told = _shard_json(shard, ledger, attempts)
+        told = _shard_json(shard, shown)
         return (*("" if told[name] is None else told[name] for name in OF_SHARD.values()), moment(shard.since))
 
     return tables(
@@ -243,24 +284,26 @@ def _shard_table(job: JobRecord, ledger: Ledger, attempts: dict[int, int], width
     )
 
 
-def _job_json(job: JobRecord, ledger: Ledger) -> dict[str, Any]:
-    standing = standing_of(job)
+def _job_json(job: JobRecord, shown: _Look) -> dict[str, Any]:
+    standing, ledger, progress = standing_of(job), shown.ledger, job.progress()
     resume, _ = resuming(ledger, job) if job.finished is None else ("", "")
     return {
         "key": job.key,
         "state": standing.state,
         "reason": standing.reason,
         "remedy": completed(standing.remedy, ledger.journal.folder),
-        "destination": shown(job.to),
+        "destination": places.shown(job.to),
         "resume": resume or None,
-        **asdict(job.progress()),
+        **{name: getattr(progress, name) for name in OF_JOB},
+        **detail_json(job, shown.failures, _left(job, shown)),
         "since": job.changed_at,
     }
 
 
-def _shard_json(shard: ShardRecord, ledger: Ledger, attempts: dict[int, int]) -> dict[str, Any]:
+def _shard_json(shard: ShardRecord, shown: _Look) -> dict[str, Any]:
     attempt = attempt_of(shard)
-    attempt = attempts.get(shard.shard, 0) if attempt is None else attempt
+    attempt = shown.attempts.get(shard.shard, 0) if attempt is None else attempt
+    lineage_key = shown.ledger.journal.lineage_key
     state, reason = state_of(shard)
     return {
         "shard": shard.shard,
@@ -269,7 +312,7 @@ def _shard_json(shard: ShardRecord, ledger: Ledger, attempts: dict[int, int]) ->
         "state": state,
         "attempt": attempt,
         "batch_id": shard.batch_id,
-        "wire_prefix": wire.prefix(ledger.journal.lineage_key, shard.shard, attempt).decode() if attempt else None,
+        "wire_prefix": wire.prefix(lineage_key, shard.shard, attempt).decode() if attempt else None,
         "since": shard.since,
         "reason": reason or None,
     }

@@ -106,12 +106,30 @@ REFUSES_CHECKSUMS: Final = (
     "this store refuses the checksum headers of the AWS libraries (x-amz-checksum-…, x-amz-sdk-checksum-algorithm); "
     f"add checksums={WHEN_REQUIRED} to the parameters of the destination's URL"
 )
+LOOKING: Final = JobRef(key="none", lineage="0" * 16, finished=True)
+"""Of no job: a finished one claims nothing."""
 REFUSALS: Final = frozenset({400, 411, 501})
 """Statuses with which a store refuses a header that it does not know."""
 
 
-async def open_(url: str, job: JobRef, /) -> Backend:
-    """Claim `<prefix>/<job key>/` in a bucket."""
+class _Factory:
+    async def __call__(self, url: str, job: JobRef, /) -> Backend:
+        """Claim `<prefix>/<job key>/` in a bucket."""
+        return await _connected(url, job)
+
+    async def check(self, url: str, /) -> None:
+        """Look whether the bucket exists and may be listed; conditional writes are tried at the claim."""
+        backend = await _connected(url, LOOKING)
+        try:
+            await backend.look()
+        finally:
+            await backend.aclose()
+
+
+open_ = _Factory()
+
+
+async def _connected(url: str, job: JobRef) -> _S3:
     place = _parse(url)
     codec = _codec(url, place.compression)
     backend = _S3(url, place, job, codec)
@@ -254,6 +272,11 @@ class _S3:
         except BaseException:
             await self.aclose()
             raise
+
+    async def look(self) -> None:
+        """Raise unless the bucket is there and may be listed."""
+        prefix = f"{self._place.prefix}/" if self._place.prefix else ""
+        await self.call("list_objects_v2", Prefix=prefix, MaxKeys=1)
 
     async def _claim(self) -> None:
         name = f"{self._folder}_abatch.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -100,24 +101,28 @@ def test_status_says_since_when_the_storage_has_been_failing(alone: Any) -> None
     assert alone.here("run", "in.jsonl", "--to", "out.jsonl", "--dry-run").status == 0
     journal = alone.folder / ".abatch"
     alone.here("run", "in.jsonl", "--to", "out.jsonl")  # makes the journal; the API is not there
-    (journal / "lock").write_text(f"{os.getpid()}\n")
+    lock = (journal / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # as a process that drives it
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
     down = StorageDown(
         job="nightly", since=1_700_000_000.0, why="put_object came to 503 SlowDown", until=1_700_000_900.0
     )
-    post(journal, Bulletin(pid=os.getpid(), storage_down=[down]))
-    shown = alone.here("status")
-    assert "the storage of nightly has been failing since" in shown.out
-    until = f"it is tried again until {moment(1_700_000_900.0)}"
-    assert f"put_object came to 503 SlowDown; {until}" in shown.out.replace("\n", " ")
-    told = alone.here("status", "--json").json["driver"]["storage_down"]
-    assert told == [
-        {
-            "job": "nightly",
-            "since": 1_700_000_000.0,
-            "why": "put_object came to 503 SlowDown",
-            "until": 1_700_000_900.0,
-        }
-    ]
+    with lock:
+        post(journal, Bulletin(pid=os.getpid(), storage_down=[down]))
+        shown = alone.here("status")
+        assert "the storage of nightly has been failing since" in shown.out
+        until = f"it is tried again until {moment(1_700_000_900.0)}"
+        assert f"put_object came to 503 SlowDown; {until}" in shown.out.replace("\n", " ")
+        told = alone.here("status", "--json").json["driver"]["storage_down"]
+        assert told == [
+            {
+                "job": "nightly",
+                "since": 1_700_000_000.0,
+                "why": "put_object came to 503 SlowDown",
+                "until": 1_700_000_900.0,
+            }
+        ]
 
 
 def test_an_odd_patience_is_refused(alone: Any) -> None:

@@ -445,6 +445,9 @@ def test_a_terminal_gets_a_bar_and_no_log(new_cli: Any, slow_api: Sandbox, wait_
     os.close(ours)
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, seen
+    assert seen.startswith(b"abatch run: starting\r\n")
+    assert b" 0%" in seen
+    assert b"time left: no history yet" in seen
     assert b"planned 20 of 20" in seen
     assert b"succeeded" in seen
     assert b"shard_accepted" not in seen

@@ -83,6 +83,13 @@ def test_the_page_of_the_commands_has_every_command():
     assert sorted(re.findall(r"^## abatch (\w+)$", page, re.MULTILINE)) == COMMANDS
 
 
+def test_the_exit_codes_of_states_are_those_of_the_code():
+    from abatch.cli.standing import WORST_LAST
+
+    section = (ROOT / "docs" / "cli.md").read_text().partition("## abatch status")[2].partition("\n## ")[0]
+    assert tuple(int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)) == WORST_LAST
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/cli.md"])
 def test_the_exit_codes_are_those_of_the_code(name):
     from abatch.cli import exits

@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from abatch import ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked, facts
-from abatch.journal import OLDER, SCHEMA, SINCE_OLDER, VERSION, Entry, Journal, Overtaken
+from abatch.journal import OLDER, SCHEMA, SINCE_OLDER, VERSION, Entry, Journal, Overtaken, is_driven
 from abatch.ledger import Ledger
 from tests.unit.make import NOON, committing, drained, planned, run, start, submitted
 
@@ -193,6 +193,20 @@ async def test_readers_open_a_journal_that_is_driven(journal, other):
 async def test_closing_frees_the_lock(journal):
     await journal.aclose()
     again = await Journal.open(journal.folder, drive=True)
+    assert again.drives
+    await again.aclose()
+
+
+async def test_who_only_looks_whether_a_journal_is_driven_keeps_nobody_from_driving_it(journal, monkeypatch):
+    folder = journal.folder
+    assert is_driven(folder)
+    await journal.aclose()
+    assert not is_driven(folder)
+    assert not is_driven(folder / "none")
+    with (folder / "lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)  # in the middle of `is_driven`
+        monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+        again = await Journal.open(folder, drive=True)
     assert again.drives
     await again.aclose()
 

@@ -18,6 +18,7 @@ PUBLIC = [
     "Config",
     "ConfigError",
     "Failure",
+    "Forecast",
     "IllegalTransition",
     "Job",
     "JobConflict",

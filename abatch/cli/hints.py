@@ -1,0 +1,50 @@
+"""Name the options that an unknown one may have been meant for: visible ones that begin like it or resemble it."""
+
+from __future__ import annotations
+
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING, Any, Final
+
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["HintingCommand", "nearest"]
+
+ALIKE: Final = 0.7
+"""The least similarity of two names, of 1: `quite` and `quiet` have 0.8. Dashes before them do not count."""
+BEGINNING: Final = 2
+"""The fewest letters that are taken for the beginning of a name, or for one word of it."""
+MOST: Final = 3
+
+
+def nearest(unknown: str, options: Iterable[str]) -> list[str]:
+    """The options that an unknown one may stand for, the most similar first; none if no name is like it."""
+    wrong = unknown.lstrip("-").lower()
+    found: list[tuple[float, str]] = []
+    for option in options:
+        name = option.lstrip("-")
+        named = len(wrong) >= BEGINNING and (name.startswith(wrong) or wrong in name.split("-"))
+        likeness = 1.0 if named else SequenceMatcher(None, wrong, name).ratio()
+        if likeness >= ALIKE:
+            found.append((-likeness, option))
+    return [option for _, option in sorted(found)[:MOST]]
+
+
+class HintingCommand(TyperCommand):
+    """A command whose message about an unknown option names those that help shows, and no hidden one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer has its own copy of click, or not
+        """Parse the arguments."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as failure:
+            wrong: Any = failure  # NoSuchOption, of click or of typer's own copy of it
+            if hasattr(wrong, "possibilities"):
+                wrong.possibilities = nearest(wrong.option_name, self._visible(ctx))
+            raise
+
+    def _visible(self, ctx: Any) -> list[str]:  # noqa: ANN401 - as above
+        shown = [each for each in self.get_params(ctx) if not getattr(each, "hidden", False)]
+        return [name for each in shown for name in (*each.opts, *each.secondary_opts) if name.startswith("--")]

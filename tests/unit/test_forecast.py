@@ -1,0 +1,123 @@
+"""When a job will be done: from past batches alone, and nothing is said where they say nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from abatch import facts
+from abatch.cli.exits import FAILED, OK, RUNNING, STUCK
+from abatch.cli.standing import exit_code_of, standing_of
+from abatch.facts import Counts, FileSource
+from abatch.forecast import LATE, NO_HISTORY, NOTHING_SENT, OPEN_INPUT, OPERATOR, STOPPED, forecast
+from abatch.journal import Entry
+from abatch.ledger import JobRecord, Ledger
+from tests.unit.make import NOON, committing, drained, planned, submitted
+
+pytestmark = pytest.mark.anyio
+
+HOURLY = [3_000.0, 3_600.0, 7_200.0]
+FILE = FileSource(path="in.jsonl", size=1, mtime_ns=1, sha256="s", rows=40)
+
+
+async def job_of(ledger: Ledger, *lives: list[Any], source: facts.Source = FILE, last: bool = True) -> JobRecord:
+    """A job with a shard of ten rows for each of these lives."""
+    job = await ledger.start_job(submitted("job", source=source))
+    for part, life in enumerate(lives):
+        number = ledger.number_shard()
+        cut = facts.Cut(rows=job.cut.rows + 10, last=last and part == len(lives) - 1)
+        await ledger.record(Entry(job.job, planned(part=part), number, 0), Entry(job.job, cut, n=job.cuts))
+        for fact in life:
+            await ledger.record(*ledger.next(job.shards[number], fact))
+    return job
+
+
+def flying(batch: int, since: float = NOON) -> list[Any]:
+    return [
+        msgspec.structs.replace(committing(), date=since),
+        facts.Accepted(batch_id=f"msgbatch_{batch}", created_at=since),
+    ]
+
+
+def done(batch: int, since: float = NOON, **counts: int) -> list[Any]:
+    summed = Counts(**(counts or {"succeeded": 10}))
+    return [*flying(batch, since), facts.Ended(counts=summed), drained(counts=summed)]
+
+
+def left(job: JobRecord, at: float, durations: list[float] = HOURLY) -> float | str:
+    made = forecast(job, job.progress(), durations, at)
+    return made.why if made.seconds is None else made.seconds
+
+
+async def test_batches_in_flight_take_what_past_batches_took(ledger):
+    job = await job_of(ledger, flying(1), flying(2, NOON + 600))
+    assert left(job, NOON + 600) == 3_600.0  # the later one: the median of the three
+    assert left(job, NOON + 4_200) == 7_200.0 - 3_600.0  # it took as long as the median; one past batch took longer
+    assert left(job, NOON + 8_000) == LATE
+
+
+async def test_without_past_batches_no_end_is_made_up(ledger):
+    job = await job_of(ledger, flying(1))
+    assert left(job, NOON + 60, []) == NO_HISTORY
+    assert left(job, NOON + 60, [100.0]) == 40.0
+
+
+async def test_what_is_not_sent_goes_at_the_pace_of_what_was_sent(ledger):
+    job = await job_of(ledger, done(1), done(2, NOON + 1_000), [], [])
+    assert left(job, NOON + 2_000) == 20 / (20 / 2_000) + 3_600.0
+    # after two days without a process the pause counts as the usual length of a batch
+    assert left(job, NOON + 2 * 86_400) == 20 / (20 / 4_600) + 3_600.0
+
+
+async def test_nothing_is_said_of_what_is_not_known(ledger):
+    unsent = await job_of(ledger, [], [])
+    assert left(unsent, NOON) == NOTHING_SENT
+    await ledger.record(Entry(unsent.job, facts.Stopped(reason="r", remedy="m")))
+    assert left(unsent, NOON) == STOPPED
+
+
+async def test_an_input_that_is_read_on_and_a_held_shard_have_no_end(ledger):
+    open_ended = await job_of(ledger, flying(1), source=facts.IterableSource(), last=False)
+    assert left(open_ended, NOON) == OPEN_INPUT
+    (shard,) = open_ended.shards.values()
+    held = await ledger.start_job(submitted("held", source=FILE))
+    number = ledger.number_shard()
+    cut = Entry(held.job, facts.Cut(rows=10, last=True), n=held.cuts)
+    await ledger.record(Entry(held.job, planned(), number, 0), cut)
+    for fact in (committing(), facts.Held(reason="r")):
+        await ledger.record(*ledger.next(held.shards[number], fact))
+    assert left(held, NOON) == OPERATOR
+    assert shard.open
+    assert exit_code_of([open_ended], driven=True) == RUNNING
+    assert exit_code_of([held, open_ended], driven=True) == STUCK  # an operator is wanted, whoever drives
+
+
+async def test_a_job_with_batches_in_flight_is_not_called_planning(ledger):
+    job = await job_of(ledger, [], source=facts.IterableSource(), last=False)
+    assert standing_of(job).state == "planning"
+    (shard,) = job.shards.values()
+    for fact in flying(1):
+        await ledger.record(*ledger.next(shard, fact))
+    assert standing_of(job).state == "running"
+    for fact in done(1)[2:]:
+        await ledger.record(*ledger.next(shard, fact))
+    assert standing_of(job).state == "running"
+
+
+async def test_of_several_jobs_the_one_that_wants_most_attention_counts(ledger):
+    good = await job_of(ledger, done(1))
+    await ledger.record(Entry(good.job, facts.Finished(location="out.jsonl"), n=good.cuts))
+    assert exit_code_of([], driven=False) == OK
+    assert exit_code_of([good], driven=False) == OK
+    bad = await ledger.start_job(submitted("bad", source=FILE))
+    number = ledger.number_shard()
+    cut = Entry(bad.job, facts.Cut(rows=10, last=True), n=bad.cuts)
+    await ledger.record(Entry(bad.job, planned(), number, 0), cut)
+    assert exit_code_of([good, bad], driven=False) == STUCK
+    for fact in done(2, succeeded=9, errored=1):
+        await ledger.record(*ledger.next(bad.shards[number], fact))
+    assert exit_code_of([good, bad], driven=True) == RUNNING
+    await ledger.record(Entry(bad.job, facts.Finished(location="bad.jsonl"), n=bad.cuts))
+    assert exit_code_of([good, bad], driven=False) == FAILED
