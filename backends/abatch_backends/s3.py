@@ -1,7 +1,7 @@
 """Results in S3, or what speaks like it: one object per shard under `<prefix>/<job key>/`.
 
-A shard below 5 MiB is one conditional put; a larger one is a multipart upload whose parts are whole lines,
-completed conditionally. Either is the seal: the object is there, whole, or it is not, and it never
+A shard below 5 MiB is one conditional put; a larger one is a multipart upload of parts of one size, which some stores
+ask for, completed conditionally. Either is the seal: the object is there, whole, or it is not, and it never
 replaces another. It carries lineage and shard number as metadata, so an answer that was lost is settled by
 looking: *is it there, and ours?* `_abatch.json` is the claim; `_manifest.json` and `_SUCCESS` come last.
 
@@ -66,7 +66,7 @@ WHEN: Final = (WHEN_REQUIRED, "when_supported")
 BLOCK: Final = 2**20
 """Bytes of lines that are compressed at once."""
 PART: Final = 5 * 2**20
-"""Bytes of one part of an upload, about, the least that S3 takes; below it a whole object is one put."""
+"""Bytes of each part of an upload but the last, the least that S3 takes; below it a whole object is one put."""
 LARGER_AFTER: Final = 2_000
 """Parts, after which each has the size of one `PART` more: S3 takes 10,000, which are 157 GB."""
 IN_FLIGHT: Final = 4
@@ -624,7 +624,7 @@ class _Sink:
 
 
 class _Upload:
-    """One object on its way: a single put if it is small, else part after part, each of whole blocks."""
+    """One object on its way: a single put if it is small, else part after part, each full but the last."""
 
     def __init__(self, backend: _S3, key: str, marks: Mapping[str, str], *, replaces: bool = False) -> None:
         self._backend, self._key, self._marks = backend, key, marks
@@ -640,10 +640,14 @@ class _Upload:
         """Take a block; what a part came to that was on its way is raised here, or by `commit`."""
         if self._failure is not None:
             raise self._failure
-        self._held.write(block)
         self.size += len(block)
-        if self._held.tell() >= _part_size(len(self._parts)):
+        rest = memoryview(block)
+        while self._held.tell() + len(rest) >= (full := _part_size(len(self._parts))):
+            room = full - self._held.tell()
+            self._held.write(rest[:room])
+            rest = rest[room:]
             await self._begin_part()
+        self._held.write(rest)
 
     async def commit(self) -> str:
         """Make the object appear, whole; its ETag."""
@@ -748,7 +752,7 @@ async def _stop(parts: Collection[asyncio.Task[Any]]) -> None:
 
 
 def _part_size(sent: int) -> int:
-    """Bytes at which the next part is full."""
+    """Bytes of the next part, if it is not the last."""
     return PART * (1 + sent // LARGER_AFTER)
 
 
