@@ -286,7 +286,7 @@ def _shard_table(job: JobRecord, shown: _Look, width: int) -> RenderableType:
 
 def _job_json(job: JobRecord, shown: _Look) -> dict[str, Any]:
     standing, ledger, progress = standing_of(job), shown.ledger, job.progress()
-    resume, _ = resuming(ledger, job) if job.finished is None else ("", "")
+    resume, needs = resuming(ledger, job) if job.finished is None else ("", "")
     return {
         "key": job.key,
         "state": standing.state,
@@ -294,6 +294,7 @@ def _job_json(job: JobRecord, shown: _Look) -> dict[str, Any]:
         "remedy": completed(standing.remedy, ledger.journal.folder),
         "destination": places.shown(job.to),
         "resume": resume or None,
+        "resume_needs": needs or None,
         **{name: getattr(progress, name) for name in OF_JOB},
         **detail_json(job, shown.failures, _left(job, shown)),
         "since": job.changed_at,

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from abatch.sandbox import Sandbox
+from abatch.sandbox.faults import Stall
 from tests.cli.conftest import Ended
 
 FAST = ("--poll-interval", "0.05")
@@ -142,3 +143,18 @@ def test_the_last_screen_groups_failures_with_counts_and_an_example(cli: Any, ap
         ("expired", 2, False),
     ]
     assert api.account.violated == 0
+
+
+def test_of_a_retry_that_was_killed_status_names_the_command_and_what_it_needs(
+    cli: Any, api: Sandbox, wait_for: Any
+) -> None:
+    cli.write("in.jsonl", 4, user={2: FATES[2]}.get)
+    cli.here("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", *ONCE)
+    api.faults.next("create", Stall(seconds=600))
+    process = cli.start("retry", "job", "--failed", "--yes", *FAST)
+    wait_for(lambda: api.account.batches == 2, process)
+    process.kill()
+    process.communicate()
+    (retry,) = (job for job in cli.here("status", "--json").json["jobs"] if job["state"] != "done")
+    assert retry["resume"] == "abatch retry job"
+    assert retry["resume_needs"] == "with the options it was begun with"

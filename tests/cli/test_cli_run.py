@@ -330,6 +330,7 @@ def test_a_killed_run_resumes_and_names_the_other_jobs(new_cli: Any, slow_api: S
     told = cli.here("status", "in", "--json").json
     assert told["driver"] is None
     assert told["jobs"][0]["resume"] == "abatch run in.jsonl --to in.out.jsonl --key in"
+    assert told["jobs"][0]["resume_needs"] is None
     slow_api.advance(20_000)
     ended = cli(*shlex.split(told["jobs"][0]["resume"])[1:], "--grace", "0.2", *FAST)
     assert ended.status == 0, ended
