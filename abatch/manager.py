@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from abatch.client import Client
     from abatch.facts import Source
+    from abatch.intake import Preview
     from abatch.ledger import JobRecord
     from abatch.request import RequestSource
 
@@ -459,6 +460,7 @@ class BatchManager:
         user_profile_id: str | None = None,
         workspace_id: str | None = None,
         tries: int = 3,
+        preview: Preview | None = None,
     ) -> Job:
         """Hand over a job, or hand it over again: the same key with the same content goes on, or is done at once.
 
@@ -476,6 +478,7 @@ class BatchManager:
             user_profile_id: `anthropic-user-profile-id` for every request.
             workspace_id: `anthropic-workspace-id` for every call.
             tries: how often a request is sent at most when it expires or fails for a passing reason.
+            preview: sees the requests of files while they are checked, and may raise before a new job is begun.
 
         Raises:
             BadRequest: the file holds requests that cannot be sent; nothing was promised or sent.
@@ -512,7 +515,7 @@ class BatchManager:
             if job is None:
                 if not paths:
                     requests = cast("RequestSource", not_empty(requests))
-                source = await self._source(paths, key, headers)
+                source = await self._source(paths, key, headers, preview)
                 fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries)
                 job = await self._begin(fact, backend)
             else:
@@ -614,12 +617,16 @@ class BatchManager:
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", paths[0].name.split(".")[0]).lstrip("._-")[:80] or "job"
         return f"{stem}-{hashlib.sha256(os.fsencode(named)).hexdigest()[:8]}"
 
-    async def _source(self, paths: Sequence[Path], key: str, headers: Headers) -> Source:
+    async def _source(self, paths: Sequence[Path], key: str, headers: Headers, preview: Preview | None) -> Source:
         if not paths:
             return IterableSource()
         params = check_of(self._config.params, betas=bool(headers.betas))
         source = await check_files(
-            paths, self._ledger.journal.folder, bytes_per_batch=self._config.bytes_per_batch, params=params
+            paths,
+            self._ledger.journal.folder,
+            bytes_per_batch=self._config.bytes_per_batch,
+            params=params,
+            note=None if preview is None else preview.add,
         )
         if params is not None:
             log_doubts(key, params.fresh_doubts())
@@ -631,6 +638,8 @@ class BatchManager:
                 f"journal {self._folder} needs about {needed:,} bytes of disk for this input, {free:,} are free; "
                 "free some, or put the journal on another disk"
             )
+        if preview is not None:
+            await preview.agree()
         files = [replace(file, path=relative(self._folder, Path(file.path))) for file in files_of(source)]
         return source_of(files, source.rows)
 

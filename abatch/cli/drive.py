@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from abatch.cli.screen import Screen
+    from abatch.cli.spending import Spending
     from abatch.config import Params, Parked, Refusals, Tier, Unresolved
     from abatch.job import Job
     from abatch.result import Failure
@@ -74,6 +75,8 @@ class Order:
     tries: int = 3
     piped: bool = False
     """Its lines come from stdin."""
+    spending: Spending | None = None
+    """Says what it may cost before anything is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +277,8 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
         if isinstance(order.requests, list) and order.key is None:
             course.key = manager.default_key(order.requests, order.to)  # a job that was moved has kept its key
         is_done = any(known.key == course.key and known.done for known in manager.jobs())
+        if order.piped and not any(known.key == course.key for known in manager.jobs()):
+            screen.say("cost         unknown: requests from stdin are sent as they come")
         if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API
             await _check_api(manager, course.key, order.workspace_id)
         try:
@@ -285,6 +290,7 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
                 user_profile_id=order.user_profile_id,
                 workspace_id=order.workspace_id,
                 tries=order.tries,
+                preview=order.spending,
             )
             if (here := job.destination) != absolute_url(journal, relative_url(journal, url)):
                 screen.say(f"job {job.key} was moved: its results are in {shown(here)}")

@@ -20,6 +20,7 @@ from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
 )
 from abatch.cli.places import DEFAULT_JOURNAL, SANDBOX_JOURNAL
 from abatch.cli.screen import Screen, table
+from abatch.cli.spending import CONFIRM_ABOVE, Spending
 from abatch.config import Parked, Refusals, Tier, Unresolved  # noqa: TC001 - typer reads the annotations
 from abatch.errors import ConfigError
 from abatch.params import check_of
@@ -87,6 +88,10 @@ def run(
     prices: Annotated[Path | None, typer.Option(help="A price file of your own.")] = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Try it out: synthetic answers, no key, no cost.")] = False,
     sandbox_latency: Annotated[str, typer.Option(hidden=True, envvar="ABATCH_SANDBOX_LATENCY")] = "1,3",
+    confirm_above: Annotated[
+        float, typer.Option(min=0, metavar="USD", help="Ask, on a terminal, if it may cost more than this.")
+    ] = CONFIRM_ABOVE,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, whatever it may cost.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the input and estimate; send nothing.")] = False,
     quiet: QuietOption = False,
     as_json_: JsonOption = False,
@@ -120,7 +125,8 @@ def run(
         paths = [] if piped else inputs(sources)
         if piped and key is None:
             raise ConfigError("requests from stdin have no name: give the job one with --key")
-    price_file = None if prices is None else str(prices)
+        price_file = None if prices is None else str(prices)
+        price_list = load_prices(price_file)
     if dry_run:
         _dry_run([Path(STDIN)] if piped else paths, to, config, price_file, screen, as_json_=as_json_, betas=bool(beta))
         return
@@ -133,6 +139,7 @@ def run(
             betas=tuple(beta or ()),
             workspace_id=workspace,
             tries=max_tries,
+            spending=Spending(screen, config, price_list, confirm_above=confirm_above, ask=not (yes or sandbox)),
         ),
         Surroundings(
             journal=journal_of(journal, sandbox=sandbox),
