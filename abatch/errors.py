@@ -173,13 +173,17 @@ class JobConflict(AbatchError):
 
 
 class JobStopped(AbatchError):
-    """The job cannot go on until somebody acts; handing it over again tries again."""
+    """The job cannot go on until somebody acts; handing it over again tries again.
 
-    def __init__(self, key: str, reason: str, remedy: str) -> None:
+    `failing` says that its first results failed: it goes on only once `Config.failing` is `go-on`.
+    """
+
+    def __init__(self, key: str, reason: str, remedy: str, *, failing: bool = False) -> None:
         super().__init__(key, reason, remedy)
         self.key = key
         self.reason = reason
         self.remedy = remedy
+        self.failing = failing
 
     def __str__(self) -> str:
         return f"job {self.key!r} stopped: {self.reason.removesuffix('.')}. {self.remedy}"

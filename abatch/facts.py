@@ -437,6 +437,8 @@ class Stopped(Recorded, frozen=True, kw_only=True):
 
     reason: str
     remedy: str
+    failing: bool = False
+    """Its first results failed: to hand it over again is not enough, `Config.failing` has to be `go-on`."""
 
 
 class Resumed(Recorded, frozen=True, kw_only=True):

@@ -410,7 +410,8 @@ class JobRun:
             return
         if self._site is not None:
             self._site.scope.start_over()
-        if self.job.stopped is not None:
+        stopped = self.job.stopped
+        if stopped is not None and (not stopped.failing or self._shop.config.failing == "go-on"):
             await self._shop.ledger.record(Entry(self.job.job, Resumed()))
         self._handed_over = False  # a run that goes round once more does not take up what has stopped since
 
@@ -596,7 +597,7 @@ class JobRun:
         if job.finished is not None:
             return None
         if job.stopped is not None:
-            return JobStopped(job.key, job.stopped.reason, job.stopped.remedy)
+            return JobStopped(job.key, job.stopped.reason, job.stopped.remedy, failing=job.stopped.failing)
         if self.left:
             return ManagerClosed(job.key)
         if job.cut.last and self._backend is None and self._destination is None:

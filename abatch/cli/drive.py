@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from abatch.cli.screen import Screen
     from abatch.cli.spending import Spending
-    from abatch.config import Params, Parked, Refusals, Tier, Unresolved
+    from abatch.config import Failing, Params, Parked, Refusals, Tier, Unresolved
     from abatch.job import Job
     from abatch.result import Failure
 
@@ -155,6 +155,7 @@ def config_of(
     unresolved: Unresolved = "resubmit",
     refusals: Refusals = "believe",
     parked: Parked = "wait",
+    failing: Failing = "stop",
     tier: Tier = "start",
     params: Params = "check",
 ) -> Config:
@@ -185,6 +186,7 @@ def config_of(
         unresolved=unresolved,
         refusals=refusals,
         parked=parked,
+        failing=failing,
         tier=tier,
         params=params,
         **{name: value for name, value in given.items() if value is not None},
@@ -299,7 +301,12 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
             others = [other.key for other in manager.jobs() if not other.done and other.key != job.key]
             if others:
                 screen.say(f"also unfinished here, polled but not submitted: {', '.join(others)}")
-            await follow(job, screen)
+            try:
+                await follow(job, screen)
+            except JobStopped as stop:
+                if stop.failing:
+                    course.failures = await job.failures()
+                raise
             course.failures = await job.failures()
         except Exception as failure:
             if (told := failed_elsewhere(url, failure)) is not None:
@@ -422,8 +429,13 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
     if isinstance(course.error, BadRequest) and job is not None:
         done = job.progress()
         screen.complain(f"Of the requests before it {done.submitted:,} were sent, {done.sealed:,} have their result.")
-    resume = shlex.join(["abatch", *sys.argv[1:]])
-    if course.goes_on:
+    failing = isinstance(order, Order) and isinstance(course.error, JobStopped) and course.error.failing
+    resume = shlex.join(["abatch", *sys.argv[1:], *["--failing", "go-on"] * failing])
+    if failing:
+        if not around.json and course.failures:
+            screen.show(failures_table(course.failures))
+        screen.complain(f"To send the rest all the same: {resume}")
+    elif course.goes_on:
         mend = "mend the input, then " * isinstance(course.error, BadRequest)
         pipe = "give all the lines again to " * (isinstance(order, Order) and order.piped)
         screen.complain(f"To go on: {mend}{pipe}{resume}")
@@ -456,5 +468,5 @@ def _error_json(error: Exception, journal: Path) -> dict[str, Any]:
             for each in error.problems
         ]
     if isinstance(error, JobStopped):
-        told |= {"reason": error.reason, "remedy": error.remedy}
+        told |= {"reason": error.reason, "remedy": error.remedy, "failing": error.failing}
     return told

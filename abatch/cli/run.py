@@ -14,6 +14,7 @@ from abatch.cli.estimate import as_json, estimate_file, rows_to_show, warn_of_pa
 from abatch.cli.exits import perform, reported
 from abatch.cli.lines import inputs, stdin_lines
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
+    FailingOption,
     JsonOption,
     QuietOption,
     StoragePatienceOption,
@@ -76,6 +77,7 @@ def run(
     parked: Annotated[
         Parked, typer.Option(help="What to do with a batch that is far older than usual and has not moved.")
     ] = "wait",
+    failing: FailingOption = "stop",
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse params that the API may refuse, instead of a warning.")
     ] = False,
@@ -116,6 +118,7 @@ def run(
             unresolved=unresolved,
             refusals=refusals,
             parked=parked,
+            failing=failing,
             tier=tier,
             params=params_of(strict=strict, unchecked=unchecked),
         )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import pty
 import select
+import shlex
 import signal
 from typing import Any
 
 from abatch.sandbox import Sandbox
+from abatch.sandbox.faults import Status
 from tests.cli.conftest import PATIENCE, line
 
 FAST = ("--poll-interval", "0.05")
@@ -178,4 +180,33 @@ def test_requests_from_stdin_are_said_to_have_no_known_cost(cli: Any, api: Sandb
     ended = cli("run", "-", "--to", "out.jsonl", "--key", "piped", *FAST, stdin=line(0))
     assert ended.status == 0, ended
     assert "cost         unknown: requests from stdin are sent as they come" in ended.err
+    assert api.account.violated == 0
+
+
+def test_a_first_batch_that_fails_as_a_whole_stops_the_run_and_the_command_it_names_goes_on(
+    cli: Any, api: Sandbox
+) -> None:
+    cli.write("in.jsonl", 60, user=lambda n: "sandbox:errored:not_found_error" if n < 10 else None)
+    api.faults.next("create")
+    api.faults.next("create", Status(429, retry_after=60.0), times=100)  # so that the first ends before the others go
+    command = (*RUN, "--max-batch-requests", 10)
+    stopped = cli(*command)
+    assert stopped.status == 3, stopped
+    assert "failed with not_found_error" in stopped.err
+    sent = api.account.requests
+    assert sent <= 10
+    api.faults.clear()
+    again = cli(*command, "--json")
+    assert again.status == 3, again
+    assert (again.json["state"], again.json["error"]["failing"]) == ("unfinished", True)
+    assert [each["type"] for each in again.json["failures"]] == ["not_found_error"]
+    assert api.account.requests == sent
+    (named,) = [each for each in stopped.err.splitlines() if each.startswith("To send the rest all the same: abatch ")]
+    _, *words = shlex.split(named.partition("same: ")[2])
+    assert words[-2:] == ["--failing", "go-on"]
+    assert "--failing go-on" in cli("status").err + cli("status").out
+    rest = cli(*words)
+    assert rest.status == 1, rest  # ten failed for good
+    assert len(cli.lines("out.jsonl")) == 60
+    assert api.account.requests == 60
     assert api.account.violated == 0
