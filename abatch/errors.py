@@ -7,6 +7,7 @@
     ├── BadRequest                        a request that must be changed before it can be sent
     ├── JobConflict                       this key already names another job
     ├── JobStopped                        the job cannot go on until somebody acts
+    │   └── LimitReached                  what its limit allows is done
     ├── ManagerClosed                     its manager was left while somebody waited for the job
     ├── StillInDoubt                      shards wait for an operator's word
     ├── JobFailed                         raised by `wait(check=True)` alone
@@ -47,6 +48,7 @@ __all__ = [
     "JournalCorrupt",
     "JournalError",
     "JournalLocked",
+    "LimitReached",
     "ManagerClosed",
     "StillInDoubt",
     "TooManyOpenFiles",
@@ -187,6 +189,19 @@ class JobStopped(AbatchError):
 
     def __str__(self) -> str:
         return f"job {self.key!r} stopped: {self.reason.removesuffix('.')}. {self.remedy}"
+
+
+class LimitReached(JobStopped):
+    """The requests that the job's limit allows are done, and the others are held back: the job is not finished."""
+
+    def __init__(self, key: str, limit: int) -> None:
+        super().__init__(
+            key,
+            f"only its first {limit:,} requests were to be sent",
+            "Hand it over without a limit (`abatch run` without --limit) to send the others, and the first not again.",
+        )
+        self.args = (key, limit)
+        self.limit = limit
 
 
 class ManagerClosed(AbatchError):

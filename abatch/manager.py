@@ -25,7 +25,7 @@ from abatch.disk import remove
 from abatch.driver import Stop
 from abatch.durations import KEPT_FOR
 from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError
-from abatch.facts import DuplicateSeen, Headers, IterableSource, Submitted, files_of, source_of
+from abatch.facts import DuplicateSeen, Headers, IterableSource, Limited, Submitted, files_of, source_of
 from abatch.intake import HEAD_ROWS, check_files, file_sha256, not_empty, other_row, read_row, stat_of
 from abatch.job import Job
 from abatch.journal import Entry, Journal
@@ -460,6 +460,8 @@ class BatchManager:
         user_profile_id: str | None = None,
         workspace_id: str | None = None,
         tries: int = 3,
+        limit: int | None = None,
+        pilot: int = 0,
         preview: Preview | None = None,
     ) -> Job:
         """Hand over a job, or hand it over again: the same key with the same content goes on, or is done at once.
@@ -478,6 +480,10 @@ class BatchManager:
             user_profile_id: `anthropic-user-profile-id` for every request.
             workspace_id: `anthropic-workspace-id` for every call.
             tries: how often a request is sent at most when it expires or fails for a passing reason.
+            limit: send only the first so many requests and hold the others back: `wait` raises LimitReached then.
+                Handed over with another limit or without, the job goes on, and the first are not sent again.
+            pilot: send so many requests, the first ones, alone; the others go once four fifths of these succeeded. If
+                more than a fifth fail, the job stops, see `Config.failing`. It is of the call that begins the job.
             preview: sees the requests of files while they are checked, and may raise before a new job is begun.
 
         Raises:
@@ -491,6 +497,10 @@ class BatchManager:
         self._check_open("submit")
         if not 1 <= tries <= 100:
             raise ConfigError(f"tries must be 1..100, got {tries}")
+        if limit is not None and limit < 1:
+            raise ConfigError(f"limit must be at least 1, got {limit}")
+        if pilot < 0:
+            raise ConfigError(f"pilot must be at least 0, got {pilot}")
         paths = paths_of(requests)
         if unnamed := [path for path in paths if not is_text(str(path))]:
             raise ConfigError(
@@ -516,7 +526,7 @@ class BatchManager:
                 if not paths:
                     requests = cast("RequestSource", not_empty(requests))
                 source = await self._source(paths, key, headers, preview)
-                fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries)
+                fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries, limit=limit, pilot=pilot)
                 job = await self._begin(fact, backend)
             else:
                 await self._compare(job, paths, url, headers)
@@ -524,6 +534,8 @@ class BatchManager:
                     await self._compare_first_rows(job, cast("Sequence[object]", requests))
                 if backend is not None and not job.to:  # one that was moved has another destination since
                     self._run_of(job).use(backend)
+            if limit != job.limit and job.finished is None and not job.cut.last:
+                await self._ledger.record(Entry(job.job, Limited(rows=limit)))
             run = self._run_of(job)
             if job.finished is not None:
                 await run.tidy()

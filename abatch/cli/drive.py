@@ -20,6 +20,7 @@ import typer
 from abatch import threads
 from abatch.backend import failed_elsewhere, load, normalize
 from abatch.cli.again import about_failures, about_stops
+from abatch.cli.commands import command
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import failures_table, follow, summary_json, summary_table
 from abatch.cli.lines import begun
@@ -29,7 +30,7 @@ from abatch.cli.screen import configure_logs
 from abatch.cli.streams import OutputGone
 from abatch.cli.text import clean
 from abatch.config import Config
-from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped
+from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped, LimitReached
 from abatch.log import ranges
 from abatch.manager import BatchManager
 from abatch.params import check_of
@@ -75,6 +76,10 @@ class Order:
     tries: int = 3
     piped: bool = False
     """Its lines come from stdin."""
+    limit: int | None = None
+    """Only so many requests are sent, the first ones."""
+    pilot: int = 0
+    """So many are sent alone, the first ones."""
     spending: Spending | None = None
     """Says what it may cost before anything is sent."""
 
@@ -110,6 +115,8 @@ class _Course:
     interrupted: bool = False
     failures: tuple[Failure, ...] = ()
     """Why requests did not succeed, once the job is done."""
+    limited: LimitReached | None = None
+    """Its limit is reached: the job is not finished, and what this command was to do is done."""
     carried_out: bool = False
     """A redrain did what it was asked to do."""
 
@@ -125,6 +132,8 @@ class _Course:
                 return FAILED
             case Exception():
                 return status_of(self.error)
+            case None if self.job is not None and self.limited is not None:
+                return OK if self.job.summary().ok else FAILED
             case None if self.carried_out:
                 return OK
             case None if self.job is not None and self.job.done:
@@ -135,7 +144,7 @@ class _Course:
     @property
     def goes_on(self) -> bool:
         """Whether the same command, run again, goes on from here."""
-        unfinished = self.job is None or not self.job.done
+        unfinished = self.limited is None and (self.job is None or not self.job.done)
         return self.status in (STUCK, INTERRUPTED) or (self.status == FAILED and unfinished)
 
 
@@ -283,6 +292,9 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
             screen.say("cost         unknown: requests from stdin are sent as they come")
         if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API
             await _check_api(manager, course.key, order.workspace_id)
+        begun = next((known for known in manager.jobs() if known.key == course.key and not known.done), None)
+        if begun is not None and begun.limit is not None and order.spending and isinstance(order.requests, list):
+            await order.spending.agree_to_more(order.requests, begun.progress().planned)
         try:
             job = course.job = await manager.submit(
                 await _requests(order, around.config),
@@ -292,6 +304,8 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
                 user_profile_id=order.user_profile_id,
                 workspace_id=order.workspace_id,
                 tries=order.tries,
+                limit=order.limit,
+                pilot=order.pilot,
                 preview=order.spending,
             )
             if (here := job.destination) != absolute_url(journal, relative_url(journal, url)):
@@ -303,6 +317,8 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
                 screen.say(f"also unfinished here, polled but not submitted: {', '.join(others)}")
             try:
                 await follow(job, screen)
+            except LimitReached as limited:
+                course.limited = limited
             except JobStopped as stop:
                 if stop.failing:
                     course.failures = await job.failures()
@@ -413,7 +429,7 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
     screen, job = around.screen, course.job
     if course.error is not None:
         screen.complain(f"error: {tell(course.error, around.journal)}")
-    elif job is not None and job.done:
+    elif job is not None and (job.done or course.limited is not None):
         summary = job.summary()
         if not around.json:
             screen.show(summary_table(summary))
@@ -425,13 +441,17 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
             if not around.json and course.failures:
                 screen.show(failures_table(course.failures))
             lines = about_failures(summary, course.failures, folder_of(around.journal), from_file=from_file)
-            screen.say("\n".join(lines))
+            if course.limited is None:
+                screen.say("\n".join(lines))
     if isinstance(course.error, BadRequest) and job is not None:
         done = job.progress()
         screen.complain(f"Of the requests before it {done.submitted:,} were sent, {done.sealed:,} have their result.")
     failing = isinstance(order, Order) and isinstance(course.error, JobStopped) and course.error.failing
     resume = shlex.join(["abatch", *sys.argv[1:], *["--failing", "go-on"] * failing])
-    if failing:
+    if job is not None and course.limited is not None:
+        resume = shlex.join(["abatch", *_without_limit(sys.argv[1:])])
+        screen.complain(_held_back(job, course.limited, folder_of(around.journal), resume))
+    elif failing:
         if not around.json and course.failures:
             screen.show(failures_table(course.failures))
         screen.complain(f"To send the rest all the same: {resume}")
@@ -447,11 +467,33 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
                 "state": "done" if job is not None and job.done else "unfinished",
                 "exit_status": course.status,
                 "error": None if course.error is None else _error_json(course.error, around.journal),
-                "resume": resume if course.goes_on else None,
+                "resume": resume if course.goes_on or course.limited is not None else None,
                 **({} if job is None else summary_json(job.summary())),
                 "failures": [msgspec.structs.asdict(each) for each in course.failures],
             }
         )
+
+
+def _held_back(job: Job, limited: LimitReached, folder: Path, resume: str) -> str:
+    total = job.progress().total
+    of_all = "" if total is None else f" of {total:,}"
+    return (
+        f"The job is not finished: its first {limited.limit:,}{of_all} requests are done, the others are held back.\n"
+        f"To see these results: {command(folder, 'results', job.key)}\n"
+        f"To send the others, and the first not again: {resume}"
+    )
+
+
+def _without_limit(words: list[str]) -> list[str]:
+    """The command line without `--limit N`."""
+    kept: list[str] = []
+    coming = iter(words)
+    for word in coming:
+        if word == "--limit":
+            next(coming, None)
+        elif not word.startswith("--limit="):
+            kept.append(word)
+    return kept
 
 
 def _error_json(error: Exception, journal: Path) -> dict[str, Any]:

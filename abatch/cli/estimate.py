@@ -66,12 +66,15 @@ class Measure:
         config: how batches are cut.
         prices: what tokens cost.
         limit: how many requests are measured, the first ones; None for all.
+        skip: how many of these are left out, the first ones.
 
     """
 
-    def __init__(self, config: Config, prices: PriceList, *, limit: int | None = None) -> None:
+    def __init__(self, config: Config, prices: PriceList, *, limit: int | None = None, skip: int = 0) -> None:
         self._prices = prices
         self._limit = limit
+        self._skip = skip
+        self._seen = 0
         self._requests = 0
         self._sums: dict[_Kind, _Sum] = {}
         self._cutter = _Cutter(config)
@@ -79,9 +82,12 @@ class Measure:
 
     def add(self, rows: Rows) -> None:
         """Take in the next requests of the input; called in a worker thread."""
-        left = len(rows.params) if self._limit is None else min(len(rows.params), self._limit - self._requests)
-        self._requests += left
-        for params, betas in islice(zip(rows.params, rows.betas, strict=True), left):
+        count = len(rows.params)
+        first = min(max(self._skip - self._seen, 0), count)
+        end = count if self._limit is None else min(max(self._limit - self._seen, first), count)
+        self._seen += count
+        self._requests += end - first
+        for params, betas in islice(zip(rows.params, rows.betas, strict=True), first, end):
             asked = self._decode(params)
             tokens = len(params) // BYTES_PER_TOKEN
             geo = ""

@@ -90,6 +90,16 @@ def run(
     prices: Annotated[Path | None, typer.Option(help="A price file of your own.")] = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Try it out: synthetic answers, no key, no cost.")] = False,
     sandbox_latency: Annotated[str, typer.Option(hidden=True, envvar="ABATCH_SANDBOX_LATENCY")] = "1,3",
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="For a trial: send the first N requests, hold back the rest."),
+    ] = None,
+    pilot: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Send the first N requests alone; stop if more than a fifth of them fail. [0]"
+        ),
+    ] = 0,
     confirm_above: Annotated[
         float, typer.Option(min=0, metavar="USD", help="Ask, on a terminal, if it may cost more than this.")
     ] = CONFIRM_ABOVE,
@@ -142,7 +152,11 @@ def run(
             betas=tuple(beta or ()),
             workspace_id=workspace,
             tries=max_tries,
-            spending=Spending(screen, config, price_list, confirm_above=confirm_above, ask=not (yes or sandbox)),
+            limit=limit,
+            pilot=pilot,
+            spending=Spending(
+                screen, config, price_list, confirm_above=confirm_above, ask=not (yes or sandbox), limit=limit
+            ),
         ),
         Surroundings(
             journal=journal_of(journal, sandbox=sandbox),

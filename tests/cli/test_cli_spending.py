@@ -210,3 +210,105 @@ def test_a_first_batch_that_fails_as_a_whole_stops_the_run_and_the_command_it_na
     assert len(cli.lines("out.jsonl")) == 60
     assert api.account.requests == 60
     assert api.account.violated == 0
+
+
+def test_a_limited_run_sends_the_first_rows_and_the_command_it_names_sends_the_rest(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 30)
+    trial = cli(*RUN, "--limit", 7)
+    assert trial.status == 0, trial
+    assert "requests     7 in 1 batch" in trial.err
+    assert "The job is not finished: its first 7 of 30 requests are done, the others are held back." in trial.err
+    assert "error:" not in trial.err
+    assert api.account.requests == 7
+    listed = cli("status", "--json").json["jobs"][0]
+    assert listed["state"] == "stopped"
+    assert "--limit" in listed["reason"]
+    again = cli(*RUN, "--limit=7", "--json")
+    assert (again.status, again.json["state"], again.json["succeeded"]) == (0, "unfinished", 7)
+    assert api.account.requests == 7
+    named = {each.partition(": abatch ")[2] for each in trial.err.splitlines() if ": abatch " in each}
+    results, rest = (shlex.split(each) for each in sorted(named))
+    assert "--limit" not in rest
+    assert shlex.split(again.json["resume"])[1:] == [*rest, "--json"]
+    seen = cli(*results)
+    assert seen.out.count("\n") == 7
+    whole = cli(*rest)
+    assert whole.status == 0, whole
+    assert "requests     23 in 1 batch" in whole.err
+    assert cli.lines("out.jsonl") == {f"r{n}": "succeeded" for n in range(30)}
+    assert api.account.requests == 30
+    assert api.account.violated == 0
+
+
+def test_the_rest_of_a_limited_job_is_asked_for_at_the_terminal(cli: Any, api: Sandbox) -> None:
+    write_expensive(cli, 12)
+    trial = Terminal(cli, *RUN, "--limit", 1)
+    assert trial.ends() == 0, trial.seen  # five dollars
+    assert "[y/N]" not in trial.seen
+    no = Terminal(cli, *RUN)
+    no.reads("This may cost up to $55.00. Send 11 requests? [y/N] ")
+    no.types("n\n")
+    assert no.ends() == 2, no.seen
+    assert api.account.requests == 1
+    yes = Terminal(cli, *RUN)
+    yes.reads("[y/N] ")
+    yes.types("yes\n")
+    assert yes.ends() == 0, yes.seen
+    assert api.account.requests == 12
+    assert api.account.violated == 0
+
+
+def test_a_limit_holds_for_lines_from_stdin(cli: Any, api: Sandbox) -> None:
+    lines = b"\n".join(line(n) for n in range(30))
+    piped = ("run", "-", "--to", "out.jsonl", "--key", "piped", *FAST)
+    trial = cli(*piped, "--limit", 7, stdin=lines)
+    assert trial.status == 0, trial
+    assert "its first 7 requests are done" in trial.err
+    assert api.account.requests == 7
+    whole = cli(*piped, stdin=lines)
+    assert whole.status == 0, whole
+    assert len(cli.lines("out.jsonl")) == 30
+    assert api.account.requests == 30
+    assert api.account.violated == 0
+
+
+def test_a_failed_pilot_shows_grouped_errors_and_the_command_it_names_goes_on(cli: Any, api: Sandbox) -> None:
+    def user(n: int) -> str | None:
+        return (
+            "sandbox:errored:not_found_error" if n < 2 else "sandbox:errored:invalid_request_error" if n < 3 else None
+        )
+
+    cli.write("in.jsonl", 40, user=user)
+    stopped = cli(*RUN, "--pilot", 10)
+    assert stopped.status == 3, stopped
+    assert "3 of the 10 requests of its pilot failed" in stopped.err
+    assert "not_found_error" in stopped.err.partition("for example")[2]
+    assert api.account.requests == 10
+    again = cli(*RUN)  # also without --pilot: that is no wish to go on
+    assert again.status == 3, again
+    assert api.account.requests == 10
+    (named,) = [each for each in stopped.err.splitlines() if each.startswith("To send the rest all the same: abatch ")]
+    rest = cli(*shlex.split(named.partition(": abatch ")[2]))
+    assert rest.status == 1, rest
+    assert len(cli.lines("out.jsonl")) == 40
+    assert api.account.requests == 40
+    assert api.account.violated == 0
+
+
+def test_a_pilot_survives_a_kill_while_it_is_in_flight(new_cli: Any, slow_api: Sandbox, wait_for: Any) -> None:
+    cli = new_cli(slow_api)
+    cli.write("in.jsonl", 40)
+    first = cli.start(*RUN, "--pilot", 10)
+    wait_for(lambda: slow_api.account.requests == 10, first)
+    first.kill()
+    first.communicate()
+    again = cli.start(*RUN, "--pilot", 10)
+    wait_for(lambda: b'"in_flight":10' in cli("status", "--json").raw.replace(b" ", b""), again)
+    assert slow_api.account.requests == 10
+    slow_api.advance(20_000)
+    wait_for(lambda: slow_api.account.requests == 40, again)
+    slow_api.advance(20_000)
+    assert again.wait(PATIENCE) == 0, again.communicate()
+    again.communicate()
+    assert cli.lines("out.jsonl") == {f"r{n}": "succeeded" for n in range(40)}
+    assert slow_api.account.violated == 0

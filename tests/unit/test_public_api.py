@@ -27,6 +27,7 @@ PUBLIC = [
     "JournalCorrupt",
     "JournalError",
     "JournalLocked",
+    "LimitReached",
     "Line",
     "ManagerClosed",
     "Progress",
