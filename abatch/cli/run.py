@@ -155,7 +155,13 @@ def run(
             limit=limit,
             pilot=pilot,
             spending=Spending(
-                screen, config, price_list, confirm_above=confirm_above, ask=not (yes or sandbox), limit=limit
+                screen,
+                config,
+                price_list,
+                confirm_above=confirm_above,
+                ask=not (yes or sandbox),
+                limit=limit,
+                pilot=pilot,
             ),
         ),
         Surroundings(

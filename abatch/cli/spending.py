@@ -42,16 +42,26 @@ class Spending:
         confirm_above: US dollars above which a person at a terminal is asked.
         ask: whether somebody may be asked at all.
         limit: how many requests are sent, the first ones; None for all.
+        pilot: how many of them are in a batch of their own, the first ones.
 
     """
 
     def __init__(
-        self, screen: Screen, config: Config, prices: PriceList, *, confirm_above: float, ask: bool, limit: int | None
+        self,
+        screen: Screen,
+        config: Config,
+        prices: PriceList,
+        *,
+        confirm_above: float,
+        ask: bool,
+        limit: int | None = None,
+        pilot: int = 0,
     ) -> None:
         self._screen = screen
         self._config = config
         self._prices = prices
         self._limit = limit
+        self._pilot = pilot
         self._measure = Measure(config, prices, limit=limit)
         self._confirm_above = confirm_above
         self._ask = ask
@@ -68,6 +78,8 @@ class Spending:
 
         """
         made = self._measure.end()
+        if 0 < self._pilot < made.requests:
+            made.batches += 1
         self._screen.say("\n".join(_lines(made)))
         if self._ask and (question := self._question(made)) and can_ask() and not await confirmed_meanwhile(question):
             raise ConfigError("the question was not answered with yes, so nothing was sent; --yes skips it")
@@ -81,6 +93,7 @@ class Spending:
         """
         if self._limit is not None and self._limit <= sent:
             return
+        self._pilot = 0  # it was of the run that began the job
         self._measure = Measure(self._config, self._prices, limit=self._limit, skip=sent)
         with closing(rows_of(*paths, longest=2 * self._config.bytes_per_batch)) as rows:
             while more := await threads.run(_next_rows, rows):
