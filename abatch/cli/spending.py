@@ -84,17 +84,17 @@ class Spending:
         if self._ask and (question := self._question(made)) and can_ask() and not await confirmed_meanwhile(question):
             raise ConfigError("the question was not answered with yes, so nothing was sent; --yes skips it")
 
-    async def agree_to_more(self, paths: Sequence[Path], sent: int) -> None:
-        """Do as `agree` for a job of which a limit held back all but the first requests.
+    async def agree_to_more(self, paths: Sequence[Path], before: int) -> None:
+        """Do as `agree` for a job whose limit was lower, for the requests after those that it allowed.
 
         Raises:
             BadRequest, ConfigError: as of `agree`, or the input cannot be read.
 
         """
-        if self._limit is not None and self._limit <= sent:
+        if self._limit is not None and self._limit <= before:
             return
         self._pilot = 0  # it was of the run that began the job
-        self._measure = Measure(self._config, self._prices, limit=self._limit, skip=sent)
+        self._measure = Measure(self._config, self._prices, limit=self._limit, skip=before)
         with closing(rows_of(*paths, longest=2 * self._config.bytes_per_batch)) as rows:
             while more := await threads.run(_next_rows, rows):
                 self._measure.add(more)
