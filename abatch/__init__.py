@@ -24,6 +24,7 @@ from abatch.errors import (
     JournalCorrupt,
     JournalError,
     JournalLocked,
+    LimitReached,
     ManagerClosed,
     StillInDoubt,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "JournalCorrupt",
     "JournalError",
     "JournalLocked",
+    "LimitReached",
     "Line",
     "ManagerClosed",
     "Progress",

@@ -8,13 +8,14 @@ from typing import Literal, get_args
 
 from abatch.errors import ConfigError
 
-__all__ = ["BATCH_BYTES", "Config", "Params", "Parked", "Refusals", "Tier", "Unresolved"]
+__all__ = ["BATCH_BYTES", "Config", "Failing", "Params", "Parked", "Refusals", "Tier", "Unresolved"]
 
 Tier = Literal["start", "build", "scale"]
 Unresolved = Literal["resubmit", "hold"]
 Refusals = Literal["believe", "doubt"]
 Parked = Literal["wait", "cancel-and-retry"]
 Params = Literal["check", "strict", "unchecked"]
+Failing = Literal["stop", "go-on"]
 
 BATCH_BYTES = 256_000_000
 """Of a create body, at most; the API takes no more."""
@@ -51,6 +52,9 @@ class Config:
     params: Params = "check"
     """What to do with params that the SDK's types do not allow: refuse those that the API certainly refuses, and warn
     of the others; with `strict` refuse all of them; with `unchecked` send them as they are."""
+    failing: Failing = "stop"
+    """What to do with the rest of a job of which no request succeeded and a whole batch failed with one error: keep it
+    back until this is `go-on`, or send it."""
     grace: timedelta | None = None
     """How long an unanswered create may still appear: 30 minutes, 45 with a caller's own client or off Linux."""
     free_disk: int = 64 * 2**20
@@ -76,6 +80,8 @@ class Config:
             raise ConfigError(f"refusals must be believe or doubt, got {self.refusals!r}")
         if self.parked not in get_args(Parked):
             raise ConfigError(f"parked must be wait or cancel-and-retry, got {self.parked!r}")
+        if self.failing not in get_args(Failing):
+            raise ConfigError(f"failing must be stop or go-on, got {self.failing!r}")
         if self.params not in get_args(Params):
             raise ConfigError(f"params must be one of {', '.join(get_args(Params))}, got {self.params!r}")
         for name in ("poll_every", "poll_at_most", "grace", "storage_patience", "storage_retry_every"):

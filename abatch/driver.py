@@ -35,6 +35,7 @@ from abatch.collector import NotOurs, seal_fallbacks
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET
 from abatch.disk import remove
 from abatch.durations import ANSWER_WITHIN, CREATED_WITHIN, DAY, GATE_WITHIN, HOUR, KEPT_FOR, QUEUED_FOR
+from abatch.early import one_failure, stop_for
 from abatch.errors import ApiError, BackendError, JobStopped, TooManyOpenFiles
 from abatch.facts import (
     Abandoned,
@@ -104,7 +105,7 @@ if TYPE_CHECKING:
     from abatch.client import Client
     from abatch.collector import Collector
     from abatch.config import Config
-    from abatch.facts import ShardFact
+    from abatch.facts import Drained, ShardFact
     from abatch.ledger import JobRecord, Ledger, ShardRecord
     from abatch.lifecycle import Action
     from abatch.outage import Outage
@@ -1005,8 +1006,9 @@ class Driver:
             planned = msgspec.structs.replace(collected.retry, part=site.job.take_part())
             entries.append(Entry(site.job.job, planned, retry, 0))
         unpaid = collected.billing and site.job.stopped is None
-        if unpaid:
-            entries.append(Entry(site.job.job, BILLING))
+        stop = BILLING if unpaid else self._stop_of_failing(collected.drained)
+        if stop is not None:
+            entries.append(Entry(site.job.job, stop))
         await site.ledger.record(*entries)
         if state.batch_id is not None:
             site.scope.drained(state.batch_id)
@@ -1022,9 +1024,24 @@ class Driver:
         )
         if retry is not None:
             site.spawn(retry)
-        if unpaid:
-            log.error("job_stopped", job=site.job.key, reason=BILLING.reason)
+        if stop is not None:
+            log.error("job_stopped", job=site.job.key, reason=stop.reason)
         return True
+
+    def _stop_of_failing(self, drained: Drained) -> Stopped | None:
+        """The end of submitting, if this batch failed as a whole, none succeeded before, and requests are unsent."""
+        site, job = self.site, self.site.job
+        if site.config.failing != "stop" or job.stopped is not None or job.cancel_wished:
+            return None
+        largest = max(shard.planned.rows for shard in job.shards.values())
+        failure = one_failure(drained, self.shard.planned.rows, largest)
+        if failure is None:
+            return None
+        done = job.progress()
+        unsent = not job.cut.last or any(isinstance(shard.state, Ready) for shard in job.open_shards.values())
+        if done.sealed > done.failed or not unsent:
+            return None
+        return stop_for(failure, self.shard.batch_id)
 
     async def unless_called_lost(self, sleep: Callable[[float], Awaitable[None]], seconds: float) -> None:
         """Sleep, but no longer than until an operator gives up what this attempt made."""

@@ -7,6 +7,7 @@
     ├── BadRequest                        a request that must be changed before it can be sent
     ├── JobConflict                       this key already names another job
     ├── JobStopped                        the job cannot go on until somebody acts
+    │   └── LimitReached                  what its limit allows is done
     ├── ManagerClosed                     its manager was left while somebody waited for the job
     ├── StillInDoubt                      shards wait for an operator's word
     ├── JobFailed                         raised by `wait(check=True)` alone
@@ -47,6 +48,7 @@ __all__ = [
     "JournalCorrupt",
     "JournalError",
     "JournalLocked",
+    "LimitReached",
     "ManagerClosed",
     "StillInDoubt",
     "TooManyOpenFiles",
@@ -173,16 +175,33 @@ class JobConflict(AbatchError):
 
 
 class JobStopped(AbatchError):
-    """The job cannot go on until somebody acts; handing it over again tries again."""
+    """The job cannot go on until somebody acts; handing it over again tries again.
 
-    def __init__(self, key: str, reason: str, remedy: str) -> None:
+    `failing` says that its first results failed: it goes on only once `Config.failing` is `go-on`.
+    """
+
+    def __init__(self, key: str, reason: str, remedy: str, *, failing: bool = False) -> None:
         super().__init__(key, reason, remedy)
         self.key = key
         self.reason = reason
         self.remedy = remedy
+        self.failing = failing
 
     def __str__(self) -> str:
         return f"job {self.key!r} stopped: {self.reason.removesuffix('.')}. {self.remedy}"
+
+
+class LimitReached(JobStopped):
+    """The requests that the job's limit allows are done, and the others are held back: the job is not finished."""
+
+    def __init__(self, key: str, limit: int) -> None:
+        super().__init__(
+            key,
+            f"only its first {limit:,} requests were to be sent",
+            "Hand it over without a limit (`abatch run` without --limit) to send the others, and the first not again.",
+        )
+        self.args = (key, limit)
+        self.limit = limit
 
 
 class ManagerClosed(AbatchError):

@@ -37,6 +37,7 @@ __all__ = [
     "Held",
     "IterableSource",
     "JobFact",
+    "Limited",
     "Lost",
     "LostWished",
     "Moved",
@@ -376,6 +377,17 @@ class Submitted(Recorded, frozen=True, kw_only=True):
     source: Source
     headers: Headers = Headers()
     tries: int = 3
+    limit: int | None = None
+    """Only so many requests, the first ones, are sent until `Limited` says otherwise."""
+    pilot: int = 0
+    """So many requests, the first ones, are sent alone, and the others after their results; 0 for none."""
+
+
+class Limited(Recorded, frozen=True, kw_only=True):
+    """The job was handed over with another limit."""
+
+    rows: int | None
+    """Only so many requests, the first ones, are sent; None for all."""
 
 
 class Cut(Recorded, frozen=True, kw_only=True):
@@ -437,6 +449,8 @@ class Stopped(Recorded, frozen=True, kw_only=True):
 
     reason: str
     remedy: str
+    failing: bool = False
+    """Its first results failed: to hand it over again is not enough, `Config.failing` has to be `go-on`."""
 
 
 class Resumed(Recorded, frozen=True, kw_only=True):
@@ -460,6 +474,7 @@ class Finished(Recorded, frozen=True, kw_only=True):
 
 JobFact: TypeAlias = (
     Submitted
+    | Limited
     | Cut
     | CancelWished
     | ResolveWished

@@ -37,13 +37,14 @@ from abatch.errors import BackendUnavailable, BadRequest, ConfigError
 from abatch.facts import FilePart, FileSource, FilesSource, source_of
 from abatch.kinds import check_kind, is_gzip, is_zstd
 from abatch.problems import Problems
-from abatch.request import BLANK, BOM, Request, Row, check_lines, from_line, from_object
+from abatch.request import BLANK, BOM, Request, Row, check_lines, from_checked_lines, from_line, from_object
 from abatch.wire import body_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from abatch.params import Check
+    from abatch.request import Rows
 
 __all__ = [
     "HEAD_ROWS",
@@ -53,6 +54,7 @@ __all__ = [
     "IterableInput",
     "Lines",
     "Numbered",
+    "Preview",
     "SeenIds",
     "check_beginning",
     "check_file",
@@ -119,6 +121,16 @@ class Lines(NamedTuple):
             if request := line.strip(BLANK):
                 told.append((request, number, end))
         return told
+
+
+class Preview(Protocol):
+    """Sees the requests of files while they are checked, and may keep a job from being begun."""
+
+    def add(self, rows: Rows, /) -> None:
+        """Take in the next requests of the input; called in a worker thread."""
+
+    async def agree(self) -> None:
+        """All of them are sound, and nothing was begun or sent. What this raises is raised by `submit`."""
 
 
 class Heaps:
@@ -677,7 +689,12 @@ async def check_file(
 
 
 async def check_files(
-    paths: Sequence[Path], folder: Path | None, *, bytes_per_batch: int, params: Check | None = None
+    paths: Sequence[Path],
+    folder: Path | None,
+    *,
+    bytes_per_batch: int,
+    params: Check | None = None,
+    note: Callable[[Rows], None] | None = None,
 ) -> FileSource | FilesSource:
     """Check files from end to end, which are one input in this order; nothing is promised or sent.
 
@@ -686,6 +703,7 @@ async def check_files(
         folder: where the digests of their custom_ids may be kept meanwhile; None keeps them in memory.
         bytes_per_batch: what a request must fit into.
         params: checks params; else any will do.
+        note: called in a worker thread with the requests that are read, in their order, as long as all are sound.
 
     Raises:
         BadRequest: with up to twenty problems, each with line and custom_id, and with its file if there are several.
@@ -702,13 +720,13 @@ async def check_files(
         stats = file.stats()
         try:
             async with _closing(Heaps(folder)) as heaps:
-                check = await _check(file, heaps, bytes_per_batch, params)
+                check = await _check(file, heaps, bytes_per_batch, params, note)
                 different = await heaps.all_different()
             if not different:  # once more, to say where
                 again = await open_all()
                 open_.callback(again.close)
                 async with _closing(SeenIds(folder, again.place)) as seen:
-                    check = await _check(again, seen, bytes_per_batch, params)
+                    check = await _check(again, seen, bytes_per_batch, params, None)
                 if not check.problems.total or again.stats() != stats:
                     raise _changed(named)
         except OSError as failure:
@@ -736,11 +754,15 @@ async def _closing(seen: S) -> AsyncGenerator[S, None]:
 
 
 async def _check(
-    file: FileInput | FilesInput, seen: Heaps | SeenIds, bytes_per_batch: int, params: Check | None
+    file: FileInput | FilesInput,
+    seen: Heaps | SeenIds,
+    bytes_per_batch: int,
+    params: Check | None,
+    note: Callable[[Rows], None] | None,
 ) -> _Check:
     if params is not None:
         params.begin(file.place)
-    check = _Check(seen, bytes_per_batch, params, Problems(file.place))
+    check = _Check(seen, bytes_per_batch, params, Problems(file.place), note)
     while await threads.run(check.turn, file):
         pass
     return check
@@ -749,8 +771,16 @@ async def _check(
 class _Check:
     """What was found in a file so far."""
 
-    def __init__(self, seen: Heaps | SeenIds, bytes_per_batch: int, params: Check | None, problems: Problems) -> None:
+    def __init__(
+        self,
+        seen: Heaps | SeenIds,
+        bytes_per_batch: int,
+        params: Check | None,
+        problems: Problems,
+        rows_read: Callable[[Rows], None] | None,
+    ) -> None:
         self._seen = seen
+        self._rows_read = rows_read
         self._bytes_per_batch = bytes_per_batch
         self._params = params
         self._header_sets: set[frozenset[str]] = set()
@@ -772,6 +802,8 @@ class _Check:
             weight += len(block.text)
             if not self._takes(block):
                 self._look_at_each(block)
+            if self._rows_read is not None and not self.problems.total:
+                self._rows_read(from_checked_lines(block.text))
         return True
 
     def _takes(self, block: Lines) -> bool:

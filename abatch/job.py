@@ -64,6 +64,11 @@ class Job:
         return self._job.finished is not None
 
     @property
+    def limit(self) -> int | None:
+        """How many of its requests are sent at most, the first ones; None for all."""
+        return self._job.limit
+
+    @property
     def _job(self) -> JobRecord:
         return self._run.job
 
@@ -109,6 +114,7 @@ class Job:
 
         Raises:
             JobFailed: only with `check`.
+            LimitReached: what its limit allows is done, and its other requests are held back.
             JobStopped: it cannot go on until somebody acts; raised after everything else is finished, or as soon as
                 several looks at its batches in a row were refused.
             ManagerClosed: the manager is left meanwhile; raised at once.

@@ -31,6 +31,7 @@ from abatch.facts import (
     FilesSource,
     Finished,
     Found,
+    Limited,
     LostWished,
     Moved,
     Planned,
@@ -214,6 +215,8 @@ class JobRecord:
     refused: frozenset[int] = frozenset()
     """Shards on which the last word was refused: the API said otherwise."""
     stopped: Stopped | None = None
+    limited: Limited | None = None
+    """The last word on how many of its requests are sent."""
     finished: Finished | None = None
     duplicates: frozenset[str] = frozenset()
     """Batches that were paid for besides those that count."""
@@ -259,6 +262,11 @@ class JobRecord:
     def key(self) -> str:
         """The job's key."""
         return self.submitted.key
+
+    @property
+    def limit(self) -> int | None:
+        """How many of its requests are sent, the first ones; None for all."""
+        return self.submitted.limit if self.limited is None else self.limited.rows
 
     def take_part(self) -> int:
         """The part number for a new shard; one that is then not recorded leaves a gap."""
@@ -360,6 +368,8 @@ class JobRecord:
                 self.stopped = fact
             case Resumed():
                 self.stopped = None
+            case Limited():
+                self.limited = fact
             case Moved():
                 self.moves += (fact,)
                 self.cuts += 1

@@ -25,7 +25,7 @@ from abatch.disk import remove
 from abatch.driver import Stop
 from abatch.durations import KEPT_FOR
 from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError
-from abatch.facts import DuplicateSeen, Headers, IterableSource, Submitted, files_of, source_of
+from abatch.facts import DuplicateSeen, Headers, IterableSource, Limited, Submitted, files_of, source_of
 from abatch.intake import HEAD_ROWS, check_files, file_sha256, not_empty, other_row, read_row, stat_of
 from abatch.job import Job
 from abatch.journal import Entry, Journal
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from abatch.client import Client
     from abatch.facts import Source
+    from abatch.intake import Preview
     from abatch.ledger import JobRecord
     from abatch.request import RequestSource
 
@@ -459,6 +460,9 @@ class BatchManager:
         user_profile_id: str | None = None,
         workspace_id: str | None = None,
         tries: int = 3,
+        limit: int | None = None,
+        pilot: int = 0,
+        preview: Preview | None = None,
     ) -> Job:
         """Hand over a job, or hand it over again: the same key with the same content goes on, or is done at once.
 
@@ -476,6 +480,11 @@ class BatchManager:
             user_profile_id: `anthropic-user-profile-id` for every request.
             workspace_id: `anthropic-workspace-id` for every call.
             tries: how often a request is sent at most when it expires or fails for a passing reason.
+            limit: send only the first so many requests and hold the others back: `wait` raises LimitReached then.
+                Handed over with another limit or without, the job goes on, and the first are not sent again.
+            pilot: send so many requests, the first ones, alone; the others go once four fifths of these succeeded. If
+                more than a fifth fail, the job stops, see `Config.failing`. It is of the call that begins the job.
+            preview: sees the requests of files while they are checked, and may raise before a new job is begun.
 
         Raises:
             BadRequest: the file holds requests that cannot be sent; nothing was promised or sent.
@@ -488,6 +497,10 @@ class BatchManager:
         self._check_open("submit")
         if not 1 <= tries <= 100:
             raise ConfigError(f"tries must be 1..100, got {tries}")
+        if limit is not None and limit < 1:
+            raise ConfigError(f"limit must be at least 1, got {limit}")
+        if pilot < 0:
+            raise ConfigError(f"pilot must be at least 0, got {pilot}")
         paths = paths_of(requests)
         if unnamed := [path for path in paths if not is_text(str(path))]:
             raise ConfigError(
@@ -512,8 +525,8 @@ class BatchManager:
             if job is None:
                 if not paths:
                     requests = cast("RequestSource", not_empty(requests))
-                source = await self._source(paths, key, headers)
-                fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries)
+                source = await self._source(paths, key, headers, preview)
+                fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries, limit=limit, pilot=pilot)
                 job = await self._begin(fact, backend)
             else:
                 await self._compare(job, paths, url, headers)
@@ -521,6 +534,8 @@ class BatchManager:
                     await self._compare_first_rows(job, cast("Sequence[object]", requests))
                 if backend is not None and not job.to:  # one that was moved has another destination since
                     self._run_of(job).use(backend)
+            if limit != job.limit and job.finished is None and not job.cut.last:
+                await self._ledger.record(Entry(job.job, Limited(rows=limit)))
             run = self._run_of(job)
             if job.finished is not None:
                 await run.tidy()
@@ -614,12 +629,16 @@ class BatchManager:
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", paths[0].name.split(".")[0]).lstrip("._-")[:80] or "job"
         return f"{stem}-{hashlib.sha256(os.fsencode(named)).hexdigest()[:8]}"
 
-    async def _source(self, paths: Sequence[Path], key: str, headers: Headers) -> Source:
+    async def _source(self, paths: Sequence[Path], key: str, headers: Headers, preview: Preview | None) -> Source:
         if not paths:
             return IterableSource()
         params = check_of(self._config.params, betas=bool(headers.betas))
         source = await check_files(
-            paths, self._ledger.journal.folder, bytes_per_batch=self._config.bytes_per_batch, params=params
+            paths,
+            self._ledger.journal.folder,
+            bytes_per_batch=self._config.bytes_per_batch,
+            params=params,
+            note=None if preview is None else preview.add,
         )
         if params is not None:
             log_doubts(key, params.fresh_doubts())
@@ -631,6 +650,8 @@ class BatchManager:
                 f"journal {self._folder} needs about {needed:,} bytes of disk for this input, {free:,} are free; "
                 "free some, or put the journal on another disk"
             )
+        if preview is not None:
+            await preview.agree()
         files = [replace(file, path=relative(self._folder, Path(file.path))) for file in files_of(source)]
         return source_of(files, source.rows)
 

@@ -106,6 +106,10 @@ class Planner:
         self._open: dict[Headers, _Open] = {}
         self._header_sets = set(job.header_sets)
         self._params = check_of(config.params, betas=bool(job.submitted.headers.betas))
+        self._filled = job.cut.rows
+        """Rows that are planned, or in the open shards."""
+        self._met_end = False
+        """A row stands behind the last one that may be planned now."""
         self._rest: tuple[Lines, Rows, int] | None = None  # of a file's block, from the row that did not fit any more
 
     async def run_file(self, source: FileSource | FilesSource, *paths: Path) -> None:
@@ -117,9 +121,10 @@ class Planner:
 
         """
         cut = self._job.cut
-        if cut.last or not await self._may_fill():
+        limit = self._job.limit
+        if cut.last or (limit is not None and limit <= cut.rows < source.rows) or not await self._may_fill():
             return
-        rows = cut.rows
+        rows = self._filled = cut.rows
         # it was found good perhaps under a larger limit than now's
         file = await opened_input(paths, longest=2 * BATCH_BYTES)
         with closing(file):
@@ -161,6 +166,7 @@ class Planner:
             return
         head = (await self._ledger.in_full(self._job)).head
         source, rows = IterableInput(requests), 0
+        self._filled = before.rows
         seen = SeenIds(self._ledger.journal.folder)
         try:
             async with aclosing(source.blocks(most=self._config.requests_per_batch)) as blocks:
@@ -248,16 +254,31 @@ class Planner:
         """Put rows into the open shards, from `begin` to what is returned; whether a shard is full."""
         for betas, run in groupby(rows.betas[begin:]):
             end = begin + len(list(run))
+            left = self._left()
+            if left == 0:
+                self._met_end = True
+                return begin, True
             shard = self._shard_for(betas)
             if shard is None:
                 raise too_many_header_sets(rows.custom_ids[begin], rows.number + begin)
-            writer, params = shard.writer, rows.params[begin : min(end, begin + shard.limit - shard.writer.rows)]
+            writer = shard.writer
+            most = shard.limit - writer.rows if left is None else min(shard.limit - writer.rows, left)
+            params = rows.params[begin : min(end, begin + most)]
             fitting = writer.room_for(list(map(len, params)), self._config.bytes_per_batch)
             writer.extend(rows.custom_ids[begin : begin + fitting], params[:fitting])
             begin += fitting
+            self._filled += fitting
+            self._met_end = begin < end and fitting == left
             if begin < end or writer.rows >= shard.limit:
                 return begin, True
         return begin, False
+
+    def _left(self) -> int | None:
+        """Rows before the next place where a cut has to be made: the end of a pilot, or of what a limit allows."""
+        planned, limit, pilot = self._job.cut.rows, self._job.limit, self._job.submitted.pilot
+        ends = [pilot] if planned < pilot else []
+        ends += [] if limit is None else [max(limit, planned)]
+        return max(min(ends) - self._filled, 0) if ends else None
 
     def _shard_for(self, betas: tuple[str, ...]) -> _Open | None:
         """The open shard for these betas; None if they are one set of headers too many."""
@@ -311,6 +332,9 @@ class Planner:
 
     async def _cut(self, cut: Cut) -> bool:
         """Seal all open shards and record the position; whether planning goes on."""
+        if not self._open and not cut.last:  # a limit ends where a cut was made before
+            return False
+        met_end, self._met_end = self._met_end, False
         entries: list[Entry] = []
         for headers, shard in self._open.items():
             number = self._ledger.number_shard()
@@ -321,7 +345,10 @@ class Planner:
         self._open.clear()
         await self._ledger.record(*entries, Entry(self._job.job, cut, n=self._job.cuts))
         self._cut_made()
-        return not cut.last and await self._may_fill()
+        limit = self._job.limit
+        if cut.last or (met_end and limit is not None and cut.rows >= limit):
+            return False
+        return await self._may_fill()
 
     def _discard(self, seen: SeenIds | None = None) -> None:
         if seen is not None:

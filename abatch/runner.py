@@ -18,12 +18,14 @@ from abatch import backend as backends
 from abatch import threads
 from abatch.collector import Collector, sealed_of
 from abatch.driver import Driver, Site, Turns, backend_unknown
+from abatch.early import judged, stop_after_pilot
 from abatch.errors import (
     AbatchError,
     BackendError,
     JobConflict,
     JobStopped,
     JournalError,
+    LimitReached,
     ManagerClosed,
     StillInDoubt,
 )
@@ -374,9 +376,10 @@ class JobRun:
         """Go on with what was handed over while the run was under way."""
         self.may_submit = self._handed_over = True
         self._again = True  # should it end meanwhile, it goes round once more
+        if self._site is not None:  # also where the round has just begun: it may read what was handed over
+            self._site.may_submit = True
         if self._live_group() is None or self._site is None:
             return
-        self._site.may_submit = True
         if self._site.backend is None:
             await self._equip(self._site)
         await self._resume()
@@ -410,7 +413,8 @@ class JobRun:
             return
         if self._site is not None:
             self._site.scope.start_over()
-        if self.job.stopped is not None:
+        stopped = self.job.stopped
+        if stopped is not None and (not stopped.failing or self._shop.config.failing == "go-on"):
             await self._shop.ledger.record(Entry(self.job.job, Resumed()))
         self._handed_over = False  # a run that goes round once more does not take up what has stopped since
 
@@ -541,11 +545,39 @@ class JobRun:
         """Wait until few enough sealed shards wait to be sent; False if planning is not wanted (any more)."""
         job, site = self.job, self._site
         while site is not None and site.wants_more:
+            if await self._pilot_holds():
+                if not self._driven:  # what is left of the pilot waits for an operator
+                    return False
+                await job.change()
+                continue
             waiting = sum(isinstance(shard.state, Ready) for shard in job.open_shards.values())
             if waiting < self._shop.config.sealed_unsent:
                 return True
             await job.change()
         return False
+
+    async def _pilot_holds(self) -> bool:
+        """Whether requests after the pilot have to wait; ends the submitting if too many of the pilot failed.
+
+        Only the pilot is planned by now, so that what the job came to is what the pilot came to. A request that is
+        planned after it puts on record that the pilot has passed.
+        """
+        job, pilot = self.job, self.job.submitted.pilot
+        source = job.submitted.source
+        is_all = isinstance(source, FileSource | FilesSource) and source.rows <= pilot
+        if not pilot or job.cut.rows != pilot or job.cut.last or is_all:
+            return False
+        done = job.progress()
+        match judged(pilot, succeeded=done.sealed - done.failed, failed=done.failed):
+            case "waits":
+                return True
+            case "failed" if self._shop.config.failing == "stop":
+                stop = stop_after_pilot(pilot, done.failed, job.failures())
+                await self._shop.ledger.record(Entry(job.job, stop))
+                log.error("job_stopped", job=job.key, reason=stop.reason)
+                return True
+            case _:
+                return False
 
     def _drive_open_shards(self) -> None:
         for number in list(self.job.open_shards):
@@ -596,7 +628,7 @@ class JobRun:
         if job.finished is not None:
             return None
         if job.stopped is not None:
-            return JobStopped(job.key, job.stopped.reason, job.stopped.remedy)
+            return JobStopped(job.key, job.stopped.reason, job.stopped.remedy, failing=job.stopped.failing)
         if self.left:
             return ManagerClosed(job.key)
         if job.cut.last and self._backend is None and self._destination is None:
@@ -604,6 +636,8 @@ class JobRun:
         held = [(s.shard, s.state.reason) for s in job.open_shards.values() if isinstance(s.state, Held)]
         if held:
             return StillInDoubt(job.key, held)
+        if job.limit is not None and not job.cut.last and job.cut.rows >= job.limit and not job.open_shards:
+            return LimitReached(job.key, job.limit)
         return JobStopped(
             job.key,
             "not all of its requests were handed over in this run",

@@ -35,8 +35,9 @@ def resuming(ledger: Ledger, job: JobRecord) -> tuple[str, str]:
     """The command that goes on with a job, and what else it needs; empty where only an application can."""
     folder, submitted, headers = ledger.journal.folder, job.submitted, job.submitted.headers
     first = retried_key(job.key)
+    in_spite = ["--failing", "go-on"] if job.stopped is not None and job.stopped.failing else []
     if ledger.job(first) is not None:
-        return command(folder, "retry", first), "with the options it was begun with"
+        return command(folder, "retry", first, *in_spite), "with the options it was begun with"
     if not job.to or headers.user_profile_id is not None:
         return "", "by the application that began it"
     files = files_of(submitted.source)
@@ -44,7 +45,7 @@ def resuming(ledger: Ledger, job: JobRecord) -> tuple[str, str]:
     words = ["run", *sources, "--to", _destination(absolute_url(folder, job.to)), "--key", job.key]
     words += [word for beta in headers.betas for word in ("--beta", beta)]
     words += [] if headers.workspace_id is None else ["--workspace", headers.workspace_id]
-    return command(folder, *words), "" if files else "with the same lines on stdin"
+    return command(folder, *words, *in_spite), "" if files else "with the same lines on stdin"
 
 
 def about_failures(summary: Summary, failures: Sequence[Failure], folder: Path, *, from_file: bool) -> list[str]:

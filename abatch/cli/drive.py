@@ -20,6 +20,7 @@ import typer
 from abatch import threads
 from abatch.backend import failed_elsewhere, load, normalize
 from abatch.cli.again import about_failures, about_stops
+from abatch.cli.commands import command
 from abatch.cli.destination import folder_to_make
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import failures_table, follow, summary_json, summary_table
@@ -30,7 +31,7 @@ from abatch.cli.screen import configure_logs
 from abatch.cli.streams import OutputGone
 from abatch.cli.text import clean
 from abatch.config import Config
-from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped
+from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped, LimitReached
 from abatch.log import ranges
 from abatch.manager import BatchManager
 from abatch.params import check_of
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from abatch.cli.screen import Screen
-    from abatch.config import Params, Parked, Refusals, Tier, Unresolved
+    from abatch.cli.spending import Spending
+    from abatch.config import Failing, Params, Parked, Refusals, Tier, Unresolved
     from abatch.job import Job
     from abatch.result import Failure
 
@@ -75,6 +77,12 @@ class Order:
     tries: int = 3
     piped: bool = False
     """Its lines come from stdin."""
+    limit: int | None = None
+    """Only so many requests are sent, the first ones."""
+    pilot: int = 0
+    """So many are sent alone, the first ones."""
+    spending: Spending | None = None
+    """Says what it may cost before anything is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +116,8 @@ class _Course:
     interrupted: bool = False
     failures: tuple[Failure, ...] = ()
     """Why requests did not succeed, once the job is done."""
+    limited: LimitReached | None = None
+    """Its limit is reached: the job is not finished, and what this command was to do is done."""
     carried_out: bool = False
     """A redrain did what it was asked to do."""
 
@@ -123,6 +133,8 @@ class _Course:
                 return FAILED
             case Exception():
                 return status_of(self.error)
+            case None if self.job is not None and self.limited is not None:
+                return OK if self.job.summary().ok else FAILED
             case None if self.carried_out:
                 return OK
             case None if self.job is not None and self.job.done:
@@ -133,7 +145,7 @@ class _Course:
     @property
     def goes_on(self) -> bool:
         """Whether the same command, run again, goes on from here."""
-        unfinished = self.job is None or not self.job.done
+        unfinished = self.limited is None and (self.job is None or not self.job.done)
         return self.status in (STUCK, INTERRUPTED) or (self.status == FAILED and unfinished)
 
 
@@ -153,6 +165,7 @@ def config_of(
     unresolved: Unresolved = "resubmit",
     refusals: Refusals = "believe",
     parked: Parked = "wait",
+    failing: Failing = "stop",
     tier: Tier = "start",
     params: Params = "check",
 ) -> Config:
@@ -183,6 +196,7 @@ def config_of(
         unresolved=unresolved,
         refusals=refusals,
         parked=parked,
+        failing=failing,
         tier=tier,
         params=params,
         **{name: value for name, value in given.items() if value is not None},
@@ -279,8 +293,13 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
         if screen.live:
             screen.say("Checking the API and the requests.")
         is_done = any(known.key == course.key and known.done for known in manager.jobs())
+        if order.piped and not any(known.key == course.key for known in manager.jobs()):
+            screen.say("cost         unknown: requests from stdin are sent as they come")
         if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API
             await _check_api(manager, course.key, order.workspace_id)
+        begun = next((known for known in manager.jobs() if known.key == course.key and not known.done), None)
+        if begun is not None and begun.limit is not None and order.spending and isinstance(order.requests, list):
+            await order.spending.agree_to_more(order.requests, begun.limit)
         try:
             job = course.job = await manager.submit(
                 await _requests(order, around.config),
@@ -290,6 +309,9 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
                 user_profile_id=order.user_profile_id,
                 workspace_id=order.workspace_id,
                 tries=order.tries,
+                limit=order.limit,
+                pilot=order.pilot,
+                preview=order.spending,
             )
             if (here := job.destination) != absolute_url(journal, relative_url(journal, url)):
                 screen.say(f"job {job.key} was moved: its results are in {shown(here)}")
@@ -298,7 +320,14 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
             others = [other.key for other in manager.jobs() if not other.done and other.key != job.key]
             if others:
                 screen.say(f"also unfinished here, polled but not submitted: {', '.join(others)}")
-            await follow(job, screen)
+            try:
+                await follow(job, screen)
+            except LimitReached as limited:
+                course.limited = limited
+            except JobStopped as stop:
+                if stop.failing:
+                    course.failures = await job.failures()
+                raise
             course.failures = await job.failures()
         except Exception as failure:
             if (told := failed_elsewhere(url, failure)) is not None:
@@ -405,7 +434,7 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
     screen, job = around.screen, course.job
     if course.error is not None:
         screen.complain(f"error: {tell(course.error, around.journal)}")
-    elif job is not None and job.done:
+    elif job is not None and (job.done or course.limited is not None):
         summary = job.summary()
         if not around.json:
             screen.show(summary_table(summary))
@@ -417,12 +446,21 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
             if not around.json and course.failures:
                 screen.show(failures_table(course.failures))
             lines = about_failures(summary, course.failures, folder_of(around.journal), from_file=from_file)
-            screen.say("\n".join(lines))
+            if course.limited is None:
+                screen.say("\n".join(lines))
     if isinstance(course.error, BadRequest) and job is not None:
         done = job.progress()
         screen.complain(f"Of the requests before it {done.submitted:,} were sent, {done.sealed:,} have their result.")
-    resume = shlex.join(["abatch", *sys.argv[1:]])
-    if course.goes_on:
+    failing = isinstance(order, Order) and isinstance(course.error, JobStopped) and course.error.failing
+    resume = shlex.join(["abatch", *sys.argv[1:], *["--failing", "go-on"] * failing])
+    if job is not None and course.limited is not None:
+        resume = shlex.join(["abatch", *_without_limit(sys.argv[1:])])
+        screen.complain(_held_back(job, course.limited, folder_of(around.journal), resume))
+    elif failing:
+        if not around.json and course.failures:
+            screen.show(failures_table(course.failures))
+        screen.complain(f"To send the rest all the same: {resume}")
+    elif course.goes_on:
         mend = "mend the input, then " * isinstance(course.error, BadRequest)
         pipe = "give all the lines again to " * (isinstance(order, Order) and order.piped)
         screen.complain(f"To go on: {mend}{pipe}{resume}")
@@ -434,11 +472,33 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
                 "state": "done" if job is not None and job.done else "unfinished",
                 "exit_status": course.status,
                 "error": None if course.error is None else _error_json(course.error, around.journal),
-                "resume": resume if course.goes_on else None,
+                "resume": resume if course.goes_on or course.limited is not None else None,
                 **({} if job is None else summary_json(job.summary())),
                 "failures": [msgspec.structs.asdict(each) for each in course.failures],
             }
         )
+
+
+def _held_back(job: Job, limited: LimitReached, folder: Path, resume: str) -> str:
+    total = job.progress().total
+    of_all = "" if total is None else f" of {total:,}"
+    return (
+        f"The job is not finished: its first {limited.limit:,}{of_all} requests are done, the others are held back.\n"
+        f"To see these results: {command(folder, 'results', job.key)}\n"
+        f"To send the others, and the first not again: {resume}"
+    )
+
+
+def _without_limit(words: list[str]) -> list[str]:
+    """The command line without `--limit N`."""
+    kept: list[str] = []
+    coming = iter(words)
+    for word in coming:
+        if word == "--limit":
+            next(coming, None)
+        elif not word.startswith("--limit="):
+            kept.append(word)
+    return kept
 
 
 def _error_json(error: Exception, journal: Path) -> dict[str, Any]:
@@ -455,5 +515,5 @@ def _error_json(error: Exception, journal: Path) -> dict[str, Any]:
             for each in error.problems
         ]
     if isinstance(error, JobStopped):
-        told |= {"reason": error.reason, "remedy": error.remedy}
+        told |= {"reason": error.reason, "remedy": error.remedy, "failing": error.failing}
     return told

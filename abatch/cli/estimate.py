@@ -7,13 +7,13 @@ import tempfile
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import msgspec
 import typer
 
-from abatch import threads
 from abatch.charges import charges_of, merged
 from abatch.cli.exits import perform
 from abatch.cli.lines import inputs
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
     from abatch.params import Check
     from abatch.prices import PriceList
-    from abatch.request import Row
+    from abatch.request import Row, Rows
 
-__all__ = ["Estimate", "estimate", "estimate_file", "rows_of", "warn_of_params"]
+__all__ = ["Estimate", "Measure", "estimate", "estimate_file", "rows_of", "warn_of_params"]
 
 BYTES_PER_TOKEN: Final = 4
 WORTH_IT: Final = 100
@@ -57,6 +57,65 @@ class _Asked(msgspec.Struct):
     model: Any = None
     max_tokens: int = 0
     inference_geo: Any = None
+
+
+class Measure:
+    """Sums requests up as they are checked, so that the input is read once for both.
+
+    Args:
+        config: how batches are cut.
+        prices: what tokens cost.
+        limit: how many requests are measured, the first ones; None for all.
+        skip: how many of these are left out, the first ones.
+
+    """
+
+    def __init__(self, config: Config, prices: PriceList, *, limit: int | None = None, skip: int = 0) -> None:
+        self._prices = prices
+        self._limit = limit
+        self._skip = skip
+        self._seen = 0
+        self._requests = 0
+        self._sums: dict[_Kind, _Sum] = {}
+        self._cutter = _Cutter(config)
+        self._decode = msgspec.json.Decoder(_Asked).decode
+
+    def add(self, rows: Rows) -> None:
+        """Take in the next requests of the input; called in a worker thread."""
+        count = len(rows.params)
+        first = min(max(self._skip - self._seen, 0), count)
+        end = count if self._limit is None else min(max(self._limit - self._seen, first), count)
+        self._seen += count
+        self._requests += end - first
+        for params, betas in islice(zip(rows.params, rows.betas, strict=True), first, end):
+            asked = self._decode(params)
+            tokens = len(params) // BYTES_PER_TOKEN
+            geo = ""
+            if asked.inference_geo is not None:
+                geo = charges_of(geo=str(asked.inference_geo)).inference_geo
+            key = (str(asked.model), tokens > self._prices.long_prompt_tokens, geo)
+            spent = self._sums.get(key)
+            if spent is None:
+                spent = self._sums[key] = _Sum()
+            spent.input_tokens += tokens
+            spent.output_tokens += asked.max_tokens
+            self._cutter.add(betas, len(params))
+
+    def end(self) -> Estimate:
+        """What all of them come to."""
+        sums, prices = self._sums, self._prices
+        batches, size = self._cutter.end()
+        made = Estimate(requests=self._requests, batches=batches, bytes=size, prices_of=prices.date)
+        made.input_tokens = sum(spent.input_tokens for spent in sums.values())
+        made.output_tokens_at_most = sum(spent.output_tokens for spent in sums.values())
+        made.models = sorted({model for model, _, _ in sums})
+        made.unpriced = [model for model in made.models if prices.price(model) is None]
+        made.why_unpriced = merged(*(prices.why_unpriced(Usage(inference_geo=geo), model) for model, _, geo in sums))
+        if not made.why_unpriced:
+            low, high = (_dollars(sums, prices, with_output=wanted) for wanted in (False, True))
+            made.synchronous_cost = low, high
+            made.cost = low * BATCH_DISCOUNT, high * BATCH_DISCOUNT
+        return made
 
 
 @dataclass(slots=True)
@@ -104,13 +163,14 @@ async def estimate_file(
 
     """
     if any(str(path) == "-" for path in paths):
-        raise ConfigError("an estimate needs a file, which is read twice; stdin can be read only once")
+        raise ConfigError("an estimate needs a file; stdin can be read only once, by the run itself")
     with ExitStack() as opened:
         folder = None
         with suppress(OSError):  # without a temporary folder that can be written, memory does: 16 bytes a request
             folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="abatch-")))
-        await check_files(paths, folder, bytes_per_batch=config.bytes_per_batch, params=params)
-    return await threads.run(_measure, paths, config, prices)
+        measure = Measure(config, prices)
+        await check_files(paths, folder, bytes_per_batch=config.bytes_per_batch, params=params, note=measure.add)
+    return measure.end()
 
 
 def rows_of(*paths: Path, longest: int) -> Generator[tuple[bytes, Row], None, None]:
@@ -119,34 +179,6 @@ def rows_of(*paths: Path, longest: int) -> Generator[tuple[bytes, Row], None, No
         while (block := file.block()) is not None:
             for line, number, _ in block.requests():
                 yield line, from_line(line, number)
-
-
-def _measure(paths: list[Path], config: Config, prices: PriceList) -> Estimate:
-    made = Estimate(prices_of=prices.date)
-    sums: dict[_Kind, _Sum] = {}
-    cutter = _Cutter(config)
-    decode = msgspec.json.Decoder(_Asked).decode
-    for _, row in rows_of(*paths, longest=2 * config.bytes_per_batch):
-        asked = decode(row.params)
-        tokens = len(row.params) // BYTES_PER_TOKEN
-        geo = charges_of(geo=None if asked.inference_geo is None else str(asked.inference_geo)).inference_geo
-        key = (str(asked.model), tokens > prices.long_prompt_tokens, geo)
-        spent = sums.setdefault(key, _Sum())
-        spent.input_tokens += tokens
-        spent.output_tokens += asked.max_tokens
-        cutter.add(row)
-        made.requests += 1
-    made.batches, made.bytes = cutter.end()
-    made.input_tokens = sum(spent.input_tokens for spent in sums.values())
-    made.output_tokens_at_most = sum(spent.output_tokens for spent in sums.values())
-    made.models = sorted({model for model, _, _ in sums})
-    made.unpriced = [model for model in made.models if prices.price(model) is None]
-    made.why_unpriced = merged(*(prices.why_unpriced(Usage(inference_geo=geo), model) for model, _, geo in sums))
-    if not made.why_unpriced:
-        low, high = (_dollars(sums, prices, with_output=wanted) for wanted in (False, True))
-        made.synchronous_cost = low, high
-        made.cost = low * BATCH_DISCOUNT, high * BATCH_DISCOUNT
-    return made
 
 
 class _Cutter:
@@ -159,13 +191,13 @@ class _Cutter:
         self._open: dict[tuple[str, ...], tuple[int, int]] = {}
         self._batches = self._bytes = 0
 
-    def add(self, row: Row) -> None:
-        """Put a row into the open batch of its headers; a full one closes them all."""
-        rows, size = self._open.get(row.betas, (0, 0))
-        if rows and body_size(rows + 1, size + len(row.params)) > self._bytes_at_most:
+    def add(self, betas: tuple[str, ...], params: int) -> None:
+        """Put a row with so many bytes of params into the open batch of its headers; a full one closes them all."""
+        rows, size = self._open.get(betas, (0, 0))
+        if rows and body_size(rows + 1, size + params) > self._bytes_at_most:
             self._cut()
             rows, size = 0, 0
-        self._open[row.betas] = rows + 1, size + len(row.params)
+        self._open[betas] = rows + 1, size + params
         if rows + 1 >= self._rows_at_most:
             self._cut()
 

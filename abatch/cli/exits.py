@@ -4,7 +4,7 @@
 |---|---|
 | 0 | every request succeeded; or what was asked for was shown or done |
 | 1 | finished, and some requests failed for good or are missing, or the results were moved; or a bad row in stdin |
-| 2 | bad input or usage; nothing was submitted |
+| 2 | bad input or usage, or the answer to a question was no; nothing was submitted |
 | 3 | cannot go on now; the text says what to do, and the same command resumes |
 | 4 | only of `abatch status --exit-code`: a job is not done, and a process drives it |
 | 130 | interrupted; the same command resumes |

@@ -7,7 +7,10 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from abatch.config import Failing
+
 __all__ = [
+    "FailingOption",
     "JobArgument",
     "JournalOption",
     "JsonOption",
@@ -27,5 +30,8 @@ JournalOption: TypeAlias = Annotated[Path, typer.Option("--journal", file_okay=F
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else there.")]
 StoragePatienceOption: TypeAlias = Annotated[
     float | None, typer.Option(help="Seconds a destination may fail in a way that passes before the job ends. [900]")
+]
+FailingOption: TypeAlias = Annotated[
+    Failing, typer.Option(help="What to do with the rest if all of a first batch failed with one error.")
 ]
 QuietOption: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors alone.")]

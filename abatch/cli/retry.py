@@ -25,6 +25,7 @@ from abatch.cli.estimate import rows_of
 from abatch.cli.exits import perform, reported
 from abatch.cli.family import CANCELED, FAILED, FINAL, MISSING, STOPPED, last_words, mark_of, retried_key, retries_of
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
+    FailingOption,
     JobArgument,
     JsonOption,
     QuietOption,
@@ -131,6 +132,7 @@ def retry(
     tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
     poll_interval: Annotated[float | None, typer.Option(help="Seconds between two looks; grows fourfold. [15]")] = None,
     storage_patience: StoragePatienceOption = None,
+    failing: FailingOption = "stop",
     sandbox: Annotated[bool, typer.Option("--sandbox", help="The job was run with --sandbox.")] = False,
     sandbox_latency: Annotated[str, typer.Option(hidden=True, envvar="ABATCH_SANDBOX_LATENCY")] = "1,3",
     quiet: QuietOption = False,
@@ -160,6 +162,7 @@ def retry(
             sandbox=sandbox,
             poll_interval=poll_interval,
             storage_patience=storage_patience,
+            failing=failing,
             tier=tier,
             params="unchecked",  # they were checked, or sent unchecked, when the job was made
         )

@@ -15,12 +15,14 @@ from abatch.cli.estimate import as_json, estimate_file, rows_to_show, warn_of_pa
 from abatch.cli.exits import BAD_INPUT, perform, reported, tell
 from abatch.cli.lines import inputs, stdin_lines
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
+    FailingOption,
     JsonOption,
     QuietOption,
     StoragePatienceOption,
 )
 from abatch.cli.places import DEFAULT_JOURNAL, SANDBOX_JOURNAL
 from abatch.cli.screen import Screen, table
+from abatch.cli.spending import CONFIRM_ABOVE, Spending
 from abatch.config import Parked, Refusals, Tier, Unresolved  # noqa: TC001 - typer reads the annotations
 from abatch.errors import BackendError, ConfigError
 from abatch.params import check_of
@@ -76,6 +78,7 @@ def run(
     parked: Annotated[
         Parked, typer.Option(help="What to do with a batch that is far older than usual and has not moved.")
     ] = "wait",
+    failing: FailingOption = "stop",
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse params that the API may refuse, instead of a warning.")
     ] = False,
@@ -88,6 +91,20 @@ def run(
     prices: Annotated[Path | None, typer.Option(help="A price file of your own.")] = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Try it out: synthetic answers, no key, no cost.")] = False,
     sandbox_latency: Annotated[str, typer.Option(hidden=True, envvar="ABATCH_SANDBOX_LATENCY")] = "1,3",
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="For a trial: send the first N requests, hold back the rest."),
+    ] = None,
+    pilot: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Send the first N requests alone; stop if more than a fifth of them fail. [0]"
+        ),
+    ] = 0,
+    confirm_above: Annotated[
+        float, typer.Option(min=0, metavar="USD", help="Ask, on a terminal, if it may cost more than this.")
+    ] = CONFIRM_ABOVE,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, whatever it may cost.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the input and the destination, and estimate; send nothing.")
     ] = False,
@@ -114,6 +131,7 @@ def run(
             unresolved=unresolved,
             refusals=refusals,
             parked=parked,
+            failing=failing,
             tier=tier,
             params=params_of(strict=strict, unchecked=unchecked),
         )
@@ -123,7 +141,8 @@ def run(
         paths = [] if piped else inputs(sources)
         if piped and key is None:
             raise ConfigError("requests from stdin have no name: give the job one with --key")
-    price_file = None if prices is None else str(prices)
+        price_file = None if prices is None else str(prices)
+        price_list = load_prices(price_file)
     if dry_run:
         _dry_run([Path(STDIN)] if piped else paths, to, config, price_file, screen, as_json_=as_json_, betas=bool(beta))
         return
@@ -136,6 +155,17 @@ def run(
             betas=tuple(beta or ()),
             workspace_id=workspace,
             tries=max_tries,
+            limit=limit,
+            pilot=pilot,
+            spending=Spending(
+                screen,
+                config,
+                price_list,
+                confirm_above=confirm_above,
+                ask=not (yes or sandbox),
+                limit=limit,
+                pilot=pilot,
+            ),
         ),
         Surroundings(
             journal=journal_of(journal, sandbox=sandbox),

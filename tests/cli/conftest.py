@@ -62,9 +62,8 @@ class Cli:
             self._command(args),
             cwd=self.folder,
             env=self.env,
-            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            **{"stderr": subprocess.PIPE, "text": True, **popen},
+            **{"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, **popen},
         )
 
     def write(

@@ -21,6 +21,7 @@ from typing import Any
 import anyio
 import pytest
 
+from abatch import JobStopped
 from abatch.facts import WishRefused
 from abatch.sandbox import answer_text
 from abatch.sandbox.api import Settings
@@ -46,6 +47,8 @@ ALL = bool(os.environ.get("ABATCH_NIGHTLY"))
 """Whether the others are tried, too, each share of them in a test of its own."""
 OF_PARKED = 11
 """Of how many points one is tried where batches are parked."""
+OF_PILOT = 7
+"""The same, where a pilot decides about the rest."""
 OF_REFUSED = 5
 """The same, where an operator's word is refused."""
 EFFECTS = {
@@ -243,6 +246,45 @@ async def test_parked_batch_is_given_up_and_each_row_is_paid_once_whenever_it_di
         killed.append(crash.where)
     await bury()
     assert twice > len(killed) / 2  # a batch in doubt is not cancelled before it is proven ours
+    assert len(killed) > 15
+
+
+@pytest.mark.parametrize("first", range(1, OF_PILOT + 1 if ALL else 2))
+@pytest.mark.parametrize("wrong", [0, 2], ids=["a pilot that passes", "a pilot that fails"])
+async def test_a_pilot_decides_about_the_rest_and_each_row_is_paid_once_whenever_it_dies(
+    monkeypatch: pytest.MonkeyPatch, quick_path: Path, wrong: int, first: int
+) -> None:
+    rows, killed, pilot = requests(9), list[str](), 4
+    for row in rows[:wrong]:
+        row["params"]["metadata"] = {"user_id": "sandbox:errored:not_found_error"}
+    for point in count(first, OF_PILOT):
+        home = quick_path / f"{point}"
+        home.mkdir()
+        monkeypatch.chdir(home)
+        server, path = Server(), write(rows)
+        server.submitting = {"pilot": pilot}
+        account, crash = server.machine.account, CrashPoints(point)
+
+        async def until_it_dies() -> bool:
+            try:
+                return await die_at(server, path, "results.jsonl", crash, monkeypatch)  # noqa: B023 - called below
+            except JobStopped:
+                return False
+
+        died_here = await until_it_dies()
+        told = f"after death at point {point}, {crash.where}"
+        if wrong:
+            with pytest.raises(JobStopped, match="2 of the 4 requests of its pilot failed"):
+                await server.run(path, "results.jsonl")
+            assert [account.times(raw_params(row)) for row in rows] == [1] * pilot + [0] * 5, told
+        summary = await server.run(path, "results.jsonl", failing="go-on" if wrong else "stop")
+        assert account.violated == 0, told
+        assert [account.times(raw_params(row)) for row in rows] == [1] * 9, told
+        assert (summary.succeeded, summary.errored) == (9 - wrong, wrong), told
+        if not died_here:
+            break
+        killed.append(crash.where)
+    await bury()
     assert len(killed) > 15
 
 

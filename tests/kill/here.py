@@ -29,6 +29,8 @@ class Server:
         self.now = datetime(2026, 11, 1, tzinfo=UTC)
         self.machine = Machine(clock=self._tick, rng=Random(5), settings=settings)
         self.each_call = each_call
+        self.submitting: dict[str, Any] = {}
+        """Further arguments of `submit`."""
 
     def _tick(self) -> datetime:
         self.now += timedelta(seconds=0.5)
@@ -47,7 +49,7 @@ class Server:
                 **more,
             }
             async with BatchManager(client=client, config=config(requests_per_batch=8, **quick)) as manager:
-                job = await manager.submit(path, to=to, key="job")
+                job = await manager.submit(path, to=to, key="job", **self.submitting)
                 return await job.wait()
 
 

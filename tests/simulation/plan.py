@@ -146,6 +146,8 @@ class Plan:
     """Batches are deleted, or looked for in vain for days: the end may take as long."""
     outages: tuple[Outage, ...] = ()
     """Of the destinations in memory, until the calm end."""
+    pilot: int = 0
+    """First requests of each job that are sent alone."""
 
     @property
     def fenced(self) -> bool:
@@ -445,6 +447,13 @@ def _parking(chance: Random, plan: Plan) -> Plan:
     )
 
 
+def _piloting(chance: Random, plan: Plan) -> Plan:
+    """The same world; in some, the first requests of each job are sent alone."""
+    if chance.random() > 0.1 or plan.weighed:
+        return plan
+    return replace(plan, pilot=chance.randrange(1, 6))
+
+
 def _storage_out(chance: Random, plan: Plan) -> Plan:
     """The same world; in some, what results go to fails for a while, mostly for less than jobs are patient."""
     if chance.random() > 0.08 or plan.weighed or all(work.to != "memory" for work in plan.jobs):
@@ -526,6 +535,7 @@ def kind(seed: int) -> Plan:
             poll_every=timedelta(seconds=first),
             poll_at_most=timedelta(seconds=most),
             unresolved="hold" if chance.random() < 0.1 else "resubmit",
+            failing="go-on",  # batches of a few requests often fail as a whole here
             grace=timedelta(minutes=30) if own_socket else None,
         ),
         settings=Settings(
@@ -554,4 +564,5 @@ def kind(seed: int) -> Plan:
     plan = _doubting(Random(f"{seed} doubted refusals"), plan)
     plan = _parking(Random(f"{seed} parked"), plan)
     plan = _storage_out(Random(f"{seed} storage"), plan)
+    plan = _piloting(Random(f"{seed} pilot"), plan)
     return _rare(Random(f"{seed} rare"), plan)

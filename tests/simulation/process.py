@@ -239,7 +239,12 @@ class Process(Owner):
             self.met_limit.pop(work.workspace_id, None)
             self.limited.pop(work.workspace_id, None)  # who hands a job over may have acted on it
             job = await manager.submit(
-                self._input(work), to=world.to(work), key=work.key, workspace_id=work.workspace_id, tries=work.tries
+                self._input(work),
+                to=world.to(work),
+                key=work.key,
+                workspace_id=work.workspace_id,
+                tries=work.tries,
+                pilot=world.plan.pilot,
             )
             world.handed_over(work)
             try:

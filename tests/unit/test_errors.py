@@ -25,6 +25,7 @@ from abatch.errors import (
     JournalCorrupt,
     JournalError,
     JournalLocked,
+    LimitReached,
     ManagerClosed,
     StillInDoubt,
     TooManyOpenFiles,
@@ -40,6 +41,7 @@ EACH = [
     (BadRequest(7, "a", "max_tokens is missing"), ["line 7", "'a'", "max_tokens is missing"]),
     (BadRequest(7, None, "not JSON"), ["line 7: not JSON"]),
     (JobConflict("k", "other requests"), ["'k'", "other requests", "another key"]),
+    (LimitReached("k", 1200), ["'k'", "only its first 1,200 requests", "without --limit"]),
     (JobStopped("k", "the key is invalid", "Check the API key."), ["'k'", "the key is invalid", "Check the API key."]),
     (ManagerClosed("k"), ["'k'", "was left", "same key"]),
     (

@@ -28,6 +28,7 @@ PUBLIC = [
     "JournalCorrupt",
     "JournalError",
     "JournalLocked",
+    "LimitReached",
     "Line",
     "ManagerClosed",
     "Progress",

@@ -1,0 +1,44 @@
+"""Ask a person at a terminal a question that is answered with yes or no."""
+
+from __future__ import annotations
+
+import sys
+
+import anyio
+
+from abatch.cli.text import clean
+
+__all__ = ["can_ask", "confirmed", "confirmed_meanwhile"]
+
+
+def can_ask() -> bool:
+    """Whether a person can be asked: stdin and stderr are both a terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirmed(question: str) -> bool:
+    """Whether the question is answered with yes; False without a terminal, see `can_ask`."""
+    if not can_ask():
+        return False
+    _put(question)
+    return _is_yes(sys.stdin.readline())
+
+
+async def confirmed_meanwhile(question: str) -> bool:
+    """Ask as `confirmed` does, while the event loop goes on: a signal ends the wait."""
+    if not can_ask():
+        return False
+    _put(question)
+    await anyio.wait_readable(sys.stdin)  # a terminal gives whole lines, so that reading one does not wait
+    return _is_yes(sys.stdin.readline())
+
+
+def _put(question: str) -> None:
+    sys.stderr.write(f"{clean(question)} [y/N] ")
+    sys.stderr.flush()
+
+
+def _is_yes(answer: str) -> bool:
+    if not answer.endswith("\n"):  # the end of the input, where no newline was echoed
+        sys.stderr.write("\n")
+    return answer.strip().lower() in ("y", "yes")

@@ -1,0 +1,130 @@
+"""Say what a run will send and may cost before anything is sent, and ask where that is much."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from abatch import threads
+from abatch.cli.confirm import can_ask, confirmed_meanwhile
+from abatch.cli.estimate import Measure, rows_of
+from abatch.cli.text import clean, money, price_age, span
+from abatch.errors import ConfigError
+from abatch.request import Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from abatch.cli.estimate import Estimate
+    from abatch.cli.screen import Screen
+    from abatch.config import Config
+    from abatch.prices import PriceList
+    from abatch.request import Row
+
+__all__ = ["CONFIRM_ABOVE", "Spending"]
+
+ROWS: Final = 1000
+"""Rows of the input looked at in one turn of a worker thread."""
+CONFIRM_ABOVE: Final = 50.0
+"""US dollars; a run that may cost more is confirmed on a terminal."""
+
+
+class Spending:
+    """What a run may spend: a `Preview` of its job.
+
+    Args:
+        screen: where it is said.
+        config: how batches are cut.
+        prices: what tokens cost.
+        confirm_above: US dollars above which a person at a terminal is asked.
+        ask: whether somebody may be asked at all.
+        limit: how many requests are sent, the first ones; None for all.
+        pilot: how many of them are in a batch of their own, the first ones.
+
+    """
+
+    def __init__(
+        self,
+        screen: Screen,
+        config: Config,
+        prices: PriceList,
+        *,
+        confirm_above: float,
+        ask: bool,
+        limit: int | None = None,
+        pilot: int = 0,
+    ) -> None:
+        self._screen = screen
+        self._config = config
+        self._prices = prices
+        self._limit = limit
+        self._pilot = pilot
+        self._measure = Measure(config, prices, limit=limit)
+        self._confirm_above = confirm_above
+        self._ask = ask
+
+    def add(self, rows: Rows, /) -> None:
+        """Take in the next requests of the input."""
+        self._measure.add(rows)
+
+    async def agree(self) -> None:
+        """Say what the requests may cost, and ask if that is much.
+
+        Raises:
+            ConfigError: the answer is no.
+
+        """
+        made = self._measure.end()
+        if 0 < self._pilot < made.requests:
+            made.batches += 1
+        self._screen.say("\n".join(_lines(made)))
+        if self._ask and (question := self._question(made)) and can_ask() and not await confirmed_meanwhile(question):
+            raise ConfigError("the question was not answered with yes, so nothing was sent; --yes skips it")
+
+    async def agree_to_more(self, paths: Sequence[Path], before: int) -> None:
+        """Do as `agree` for a job whose limit was lower, for the requests after those that it allowed.
+
+        Raises:
+            BadRequest, ConfigError: as of `agree`, or the input cannot be read.
+
+        """
+        if self._limit is not None and self._limit <= before:
+            return
+        self._pilot = 0  # it was of the run that began the job
+        self._measure = Measure(self._config, self._prices, limit=self._limit, skip=before)
+        with closing(rows_of(*paths, longest=2 * self._config.bytes_per_batch)) as rows:
+            while more := await threads.run(_next_rows, rows):
+                self._measure.add(more)
+        await self.agree()
+
+    def _question(self, made: Estimate) -> str:
+        """What is asked; empty where the cost is certainly not much."""
+        most = made.cost[1]
+        if most is None:
+            return f"What this may cost is not known ({'; '.join(made.why_unpriced)}). Send {made.requests:,} requests?"
+        if most > self._confirm_above:
+            return f"This may cost up to {money(most)}. Send {made.requests:,} requests?"
+        return ""
+
+
+def _next_rows(rows: Iterator[tuple[bytes, Row]]) -> Rows | None:
+    some = [row for _, row in islice(rows, ROWS)]
+    if not some:
+        return None
+    return Rows([row.custom_id for row in some], [row.params for row in some], [row.betas for row in some])
+
+
+def _lines(made: Estimate) -> list[str]:
+    batches = "1 batch" if made.batches == 1 else f"about {made.batches:,} batches"
+    lines = [f"requests     {made.requests:,} in {batches}"]
+    if made.why_unpriced:
+        lines.append(f"cost         unknown: {'; '.join(map(clean, made.why_unpriced))}")
+    else:
+        lines.append(f"cost         {span(*made.cost)}, by length and max_tokens")
+        lines.append(f"synchronous  {span(*made.synchronous_cost)}")
+    if age := price_age(made.prices_of, datetime.now().astimezone().date()):
+        lines.append(f"prices       {age}")
+    return lines
