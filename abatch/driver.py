@@ -1033,6 +1033,8 @@ class Driver:
         site, job = self.site, self.site.job
         if site.config.failing != "stop" or job.stopped is not None or job.cancel_wished:
             return None
+        if drained.counts.errored < self.shard.planned.rows:  # of most; what follows looks at every shard
+            return None
         largest = max(shard.planned.rows for shard in job.shards.values())
         failure = one_failure(drained, self.shard.planned.rows, largest)
         if failure is None:

@@ -48,6 +48,7 @@ from abatch.facts import (
     CancelledAsParked,
     CandidatesChanged,
     Fact,
+    Limited,
     Lost,
     LostWished,
     Moved,
@@ -76,6 +77,7 @@ OLDER: Final = 2
 SINCE_OLDER: Final = (
     CancelledAsParked,
     CandidatesChanged,
+    Limited,
     LostWished,
     Moved,
     Vanished,
