@@ -163,12 +163,13 @@ class JobConflict(AbatchError):
         super().__init__(key, difference)
         self.key = key
         self.difference = difference
-        self.remedy = remedy
+        self.remedy = remedy or (
+            "give this one another key and another destination, and all of its requests are sent and paid for"
+        )
 
     def __str__(self) -> str:
         return (
-            f"job {self.key!r} exists with {self.difference}; give this one another key, "
-            f"or hand over what the job was started with{self.remedy and '; '}{self.remedy}"
+            f"job {self.key!r} exists with {self.difference}; hand over what the job was started with; or {self.remedy}"
         )
 
 

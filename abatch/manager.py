@@ -40,6 +40,7 @@ from abatch.planner import log_doubts, spool_needed
 from abatch.poller import Scope
 from abatch.prices import load as load_prices
 from abatch.redrain import reopen_missing_parts
+from abatch.repeats import repeated
 from abatch.request import HEADER_VALUE, exact, paths_of
 from abatch.runner import HandedOver, JobRun, Workshop
 from abatch.survey import Survey, Surveys
@@ -449,6 +450,25 @@ class BatchManager:
                 self._look(job)
             return shards
 
+    async def same_requests(self, requests: RequestSource, *, betas: Sequence[str] = ()) -> list[Job]:
+        """The jobs of this journal that hold requests of these files, and were paid for or may be.
+
+        Files are compared by their content, whatever their names and the jobs' destinations; one that has grown since
+        holds the requests that it held before. Submitting them under another key pays for these requests again: read
+        the results of a finished job, `move` an unfinished one, or `submit` with `skip_answered`.
+
+        Args:
+            requests: a path, or a list or tuple of paths; of an iterable nothing is known, and the list is empty.
+            betas: values of `anthropic-beta` for every request: with others the requests are others.
+
+        Raises:
+            ConfigError: a file cannot be read.
+
+        """
+        self._check_open("same_requests")
+        jobs = await repeated(self._ledger, paths_of(requests), tuple(map(exact, betas)))
+        return [self._handle(job) for job in jobs]
+
     async def submit(
         self,
         requests: RequestSource,
@@ -653,7 +673,7 @@ class BatchManager:
         known = job.submitted
         if url not in job.places:
             place = f"destination {shown(absolute_url(self._folder, job.to))}" if job.to else "a backend object"
-            remedy = f"to take the job elsewhere: abatch move {job.key} --to DEST" if job.finished is None else ""
+            remedy = f"take the job elsewhere: abatch move {job.key} --to DEST" if job.finished is None else ""
             raise JobConflict(job.key, place, remedy=remedy)
         if known.headers != headers:
             raise JobConflict(job.key, "other betas, user profile or workspace")

@@ -20,6 +20,7 @@ import typer
 from abatch import threads
 from abatch.backend import failed_elsewhere, load, normalize
 from abatch.cli.again import about_failures, about_stops
+from abatch.cli.conflicts import Typed, ask_before_paying_again, with_commands
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import failures_table, follow, summary_json, summary_table
 from abatch.cli.lines import begun
@@ -29,7 +30,7 @@ from abatch.cli.screen import configure_logs
 from abatch.cli.streams import OutputGone
 from abatch.cli.text import clean
 from abatch.config import Config
-from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped
+from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobConflict, JobStopped
 from abatch.log import ranges
 from abatch.manager import BatchManager
 from abatch.params import check_of
@@ -74,6 +75,8 @@ class Order:
     tries: int = 3
     piped: bool = False
     """Its lines come from stdin."""
+    again: bool = False
+    """Whether requests that another job holds are sent, and paid for, again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +276,13 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     async with manager:
         if isinstance(order.requests, list) and order.key is None:
             course.key = manager.default_key(order.requests, order.to)  # a job that was moved has kept its key
+        typed = _typed(order, journal)
+        if (
+            isinstance(order.requests, list)
+            and not order.again
+            and all(each.key != course.key for each in manager.jobs())
+        ):
+            await ask_before_paying_again(manager, typed)
         is_done = any(known.key == course.key and known.done for known in manager.jobs())
         if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API
             await _check_api(manager, course.key, order.workspace_id)
@@ -295,10 +305,26 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
                 screen.say(f"also unfinished here, polled but not submitted: {', '.join(others)}")
             await follow(job, screen)
             course.failures = await job.failures()
+        except JobConflict as conflict:
+            if isinstance(order.requests, list) or order.piped:
+                raise with_commands(conflict, manager, typed) from conflict
+            raise
         except Exception as failure:
             if (told := failed_elsewhere(url, failure)) is not None:
                 raise told from failure
             raise
+
+
+def _typed(order: Order, journal: Path) -> Typed:
+    """What of the command makes its job."""
+    return Typed(
+        journal,
+        order.requests if isinstance(order.requests, list) else (),
+        order.to,
+        key=order.key,
+        betas=order.betas,
+        workspace_id=order.workspace_id,
+    )
 
 
 async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> None:
@@ -351,7 +377,7 @@ async def _check_in_place(job: Job, url: str) -> None:
     raise BackendError(
         url,
         f"job {job.key!r} is done, but its results are not where they were: {why}; "
-        "or give another --key, and the requests are sent, and paid for, again",
+        "or give another --key and --again, and the requests are sent, and paid for, again",
     )
 
 

@@ -81,6 +81,9 @@ def run(
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Send params as they are, without a check against the SDK's types.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Send, and pay for, requests again that another job here holds.")
+    ] = False,
     tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
     beta: Annotated[list[str] | None, typer.Option(help="A value of anthropic-beta; may be repeated.")] = None,
     workspace: Annotated[str | None, typer.Option(help="The workspace of every call.")] = None,
@@ -133,6 +136,7 @@ def run(
             betas=tuple(beta or ()),
             workspace_id=workspace,
             tries=max_tries,
+            again=again,
         ),
         Surroundings(
             journal=journal_of(journal, sandbox=sandbox),
