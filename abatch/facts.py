@@ -47,6 +47,7 @@ __all__ = [
     "ResolveWished",
     "Resumed",
     "SealedRecord",
+    "SelectedSource",
     "ShardFact",
     "Source",
     "Spend",
@@ -149,11 +150,32 @@ class FilesSource(Value, frozen=True, tag=True, kw_only=True):
     """Of all of them."""
 
 
+class SelectedSource(Value, frozen=True, tag=True, kw_only=True):
+    """The job's requests came from these files, but for those that another job had answered.
+
+    It is a class of its own, which an older abatch refuses to read: it would send, and pay for, all of the requests.
+    """
+
+    files: tuple[FilePart, ...]
+    rows: int
+    """Requests that are sent."""
+    answered_by: str
+    """The key of the other job."""
+    skipped: int
+    """Requests that are not sent."""
+    changed: int = 0
+    """Requests that it answered with other params, and that are sent."""
+    uncompared: int = 0
+    """Requests that are not sent, though nothing is known of the params that were answered."""
+    mask: bytes
+    """A byte per request of the files, 1 where it is not sent; compressed by zlib."""
+
+
 class IterableSource(Value, frozen=True, tag=True, kw_only=True):
     """The job's requests came from the caller; the digests of `Cut` tell whether they come again."""
 
 
-Source: TypeAlias = FileSource | FilesSource | IterableSource
+Source: TypeAlias = FileSource | FilesSource | SelectedSource | IterableSource
 
 
 def files_of(source: Source) -> tuple[FilePart, ...]:
@@ -161,7 +183,7 @@ def files_of(source: Source) -> tuple[FilePart, ...]:
     match source:
         case FileSource(path=path, size=size, mtime_ns=mtime_ns, sha256=sha256):
             return (FilePart(path=path, size=size, mtime_ns=mtime_ns, sha256=sha256),)
-        case FilesSource(files=files):
+        case FilesSource(files=files) | SelectedSource(files=files):
             return files
         case IterableSource():
             return ()

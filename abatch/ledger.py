@@ -28,10 +28,9 @@ from abatch.facts import (
     Drained,
     DuplicateSeen,
     Ended,
-    FileSource,
-    FilesSource,
     Finished,
     Found,
+    IterableSource,
     LostWished,
     Moved,
     Planned,
@@ -479,7 +478,9 @@ class JobRecord:
     @property
     def _total(self) -> int | None:
         source = self.submitted.source
-        return self.cut.rows if self.cut.last else source.rows if isinstance(source, FileSource | FilesSource) else None
+        if self.cut.last:
+            return self.cut.rows
+        return None if isinstance(source, IterableSource) else source.rows
 
     @property
     def missing(self) -> int:

@@ -18,6 +18,7 @@ import anyio
 from msgspec.structs import replace
 
 from abatch import threads, wire
+from abatch.answered import answering, without_answered
 from abatch.backend import Backend, JobRef, connect, normalize
 from abatch.bulletin import Bulletin, post
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
@@ -25,7 +26,15 @@ from abatch.disk import remove
 from abatch.driver import Stop
 from abatch.durations import KEPT_FOR
 from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError
-from abatch.facts import DuplicateSeen, Headers, IterableSource, Submitted, files_of, source_of
+from abatch.facts import (
+    DuplicateSeen,
+    Headers,
+    IterableSource,
+    SelectedSource,
+    Submitted,
+    files_of,
+    source_of,
+)
 from abatch.intake import HEAD_ROWS, check_files, file_sha256, not_empty, other_row, read_row, stat_of
 from abatch.job import Job
 from abatch.journal import Entry, Journal
@@ -450,7 +459,9 @@ class BatchManager:
                 self._look(job)
             return shards
 
-    async def same_requests(self, requests: RequestSource, *, betas: Sequence[str] = ()) -> list[Job]:
+    async def same_requests(
+        self, requests: RequestSource, *, betas: Sequence[str] = (), skip_answered: str | None = None
+    ) -> list[Job]:
         """The jobs of this journal that hold requests of these files, and were paid for or may be.
 
         Files are compared by their content, whatever their names and the jobs' destinations; one that has grown since
@@ -460,14 +471,17 @@ class BatchManager:
         Args:
             requests: a path, or a list or tuple of paths; of an iterable nothing is known, and the list is empty.
             betas: values of `anthropic-beta` for every request: with others the requests are others.
+            skip_answered: as for `submit`; jobs whose answers it leaves out are not named.
 
         Raises:
-            ConfigError: a file cannot be read.
+            ConfigError: a file cannot be read, or `skip_answered` cannot work.
 
         """
         self._check_open("same_requests")
         jobs = await repeated(self._ledger, paths_of(requests), tuple(map(exact, betas)))
-        return [self._handle(job) for job in jobs]
+        left_out = () if skip_answered is None else answering(self._ledger, skip_answered)
+        numbers = {job.job for job in left_out}
+        return [self._handle(job) for job in jobs if job.job not in numbers]
 
     async def submit(
         self,
@@ -479,6 +493,7 @@ class BatchManager:
         user_profile_id: str | None = None,
         workspace_id: str | None = None,
         tries: int = 3,
+        skip_answered: str | None = None,
     ) -> Job:
         """Hand over a job, or hand it over again: the same key with the same content goes on, or is done at once.
 
@@ -496,6 +511,9 @@ class BatchManager:
             user_profile_id: `anthropic-user-profile-id` for every request.
             workspace_id: `anthropic-workspace-id` for every call.
             tries: how often a request is sent at most when it expires or fails for a passing reason.
+            skip_answered: the key of a finished job: requests of the files that it, one of its retries, or a job whose
+                answers it left out itself answered with success are not sent. One whose params are known to be others
+                is sent. The choice is made once, and belongs to the job from then on.
 
         Raises:
             BadRequest: the file holds requests that cannot be sent; nothing was promised or sent.
@@ -521,6 +539,8 @@ class BatchManager:
             user_profile_id=None if user_profile_id is None else exact(user_profile_id),
             workspace_id=None if workspace_id is None else exact(workspace_id),
         )
+        if skip_answered is not None and not paths:
+            raise ConfigError("skip_answered needs a file, which is read twice; leave answered requests out yourself")
         backend = to if isinstance(to, Backend) and not isinstance(to, str | os.PathLike) else None
         url = "" if backend is not None else relative_url(self._folder, normalize(os.fspath(to)))  # type: ignore[arg-type]
         key = self._default_key(paths, url) if key is None else exact(key)
@@ -532,11 +552,11 @@ class BatchManager:
             if job is None:
                 if not paths:
                     requests = cast("RequestSource", not_empty(requests))
-                source = await self._source(paths, key, headers)
+                source = await self._source(paths, key, headers, skip_answered)
                 fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries)
                 job = await self._begin(fact, backend)
             else:
-                await self._compare(job, paths, url, headers)
+                await self._compare(job, paths, url, headers, skip_answered)
                 if not paths and isinstance(requests, list | tuple):
                     await self._compare_first_rows(job, cast("Sequence[object]", requests))
                 if backend is not None and not job.to:  # one that was moved has another destination since
@@ -634,9 +654,11 @@ class BatchManager:
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", paths[0].name.split(".")[0]).lstrip("._-")[:80] or "job"
         return f"{stem}-{hashlib.sha256(os.fsencode(named)).hexdigest()[:8]}"
 
-    async def _source(self, paths: Sequence[Path], key: str, headers: Headers) -> Source:
+    async def _source(self, paths: Sequence[Path], key: str, headers: Headers, skip_answered: str | None) -> Source:
         if not paths:
             return IterableSource()
+        if skip_answered is not None:
+            answering(self._ledger, skip_answered)  # before the files are read
         params = check_of(self._config.params, betas=bool(headers.betas))
         source = await check_files(
             paths, self._ledger.journal.folder, bytes_per_batch=self._config.bytes_per_batch, params=params
@@ -652,7 +674,21 @@ class BatchManager:
                 "free some, or put the journal on another disk"
             )
         files = [replace(file, path=relative(self._folder, Path(file.path))) for file in files_of(source)]
-        return source_of(files, source.rows)
+        checked = source_of(files, source.rows)
+        if skip_answered is None:
+            return checked
+        selected = await without_answered(
+            self._ledger, checked, paths, betas=headers.betas, answered_by=skip_answered, run_of=self._run_of
+        )
+        log.info(
+            "answered_left_out",
+            job=key,
+            answered_by=skip_answered,
+            skipped=selected.skipped,
+            changed=selected.changed,
+            uncompared=selected.uncompared,
+        )
+        return selected
 
     async def _begin(self, fact: Submitted, backend: Backend | None) -> JobRecord:
         """Claim the destination, then make the job durable."""
@@ -669,7 +705,9 @@ class BatchManager:
         log.info("job_submitted", job=job.key)
         return job
 
-    async def _compare(self, job: JobRecord, paths: Sequence[Path], url: str, headers: Headers) -> None:
+    async def _compare(
+        self, job: JobRecord, paths: Sequence[Path], url: str, headers: Headers, skip_answered: str | None
+    ) -> None:
         known = job.submitted
         if url not in job.places:
             place = f"destination {shown(absolute_url(self._folder, job.to))}" if job.to else "a backend object"
@@ -677,6 +715,14 @@ class BatchManager:
             raise JobConflict(job.key, place, remedy=remedy)
         if known.headers != headers:
             raise JobConflict(job.key, "other betas, user profile or workspace")
+        answered_by = known.source.answered_by if isinstance(known.source, SelectedSource) else None
+        if answered_by != skip_answered:
+            others = (
+                "all requests of its files (no --skip-answered)"
+                if answered_by is None
+                else f"the requests that job {answered_by!r} answered left out (--skip-answered {answered_by})"
+            )
+            raise JobConflict(job.key, others)
         files = files_of(known.source)
         if len(files) != len(paths):
             raise JobConflict(job.key, "requests from another kind of source, or from more or fewer files")

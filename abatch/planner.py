@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 from abatch import threads
 from abatch.config import BATCH_BYTES
 from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped
-from abatch.facts import Cut, FilePart, FileSource, FilesSource, Headers, files_of
+from abatch.facts import Cut, FilePart, FileSource, FilesSource, Headers, SelectedSource, files_of
 from abatch.intake import (
     BLOCK,
     HEADER_SETS,
@@ -27,9 +27,10 @@ from abatch.intake import (
     Lines,
     Numbered,
     SeenIds,
+    SelectedInput,
     check_size,
     file_sha256,
-    opened_input,
+    opened_source,
     other_row,
     too_many_header_sets,
 )
@@ -108,7 +109,7 @@ class Planner:
         self._params = check_of(config.params, betas=bool(job.submitted.headers.betas))
         self._rest: tuple[Lines, Rows, int] | None = None  # of a file's block, from the row that did not fit any more
 
-    async def run_file(self, source: FileSource | FilesSource, *paths: Path) -> None:
+    async def run_file(self, source: FileSource | FilesSource | SelectedSource, *paths: Path) -> None:
         """Plan what is left of a file that was checked, or of several.
 
         Raises:
@@ -121,7 +122,7 @@ class Planner:
             return
         rows = cut.rows
         # it was found good perhaps under a larger limit than now's
-        file = await opened_input(paths, longest=2 * BATCH_BYTES)
+        file = await opened_source(source, paths, longest=2 * BATCH_BYTES)
         with closing(file):
             now = file.stats()
             for path, stat, then in zip(paths, now, files_of(source), strict=True):
@@ -213,7 +214,7 @@ class Planner:
 
     # ---- filling ----------------------------------------------------------------------------------------------
 
-    def _fill_from(self, file: FileInput | FilesInput) -> _Taken | None:
+    def _fill_from(self, file: FileInput | FilesInput | SelectedInput) -> _Taken | None:
         """Put about a megabyte of a file into the open shards, less if one is full; None at the end."""
         taken = weight = 0
         while weight < BLOCK:
@@ -221,7 +222,7 @@ class Planner:
                 block = file.block()
                 if block is None:
                     break
-                weight += len(block.text)
+                weight += len(block.text) or BLOCK  # of which nothing is sent: it took its time all the same
                 self._rest = block, from_checked_lines(block.text), 0
             block, rows, begin = self._rest
             end, full = self._fill(rows, begin)
@@ -353,7 +354,7 @@ def log_doubts(key: str, doubts: Sequence[Alike]) -> None:
         log.warning("params_doubtful", job=key, why=first.why, requests=doubt.count, lines=lines)
 
 
-def spool_needed(source: FileSource | FilesSource, config: Config) -> int:
+def spool_needed(source: FileSource | FilesSource | SelectedSource, config: Config) -> int:
     """Bytes that a file's shards may take in the spool at once: those in flight and those that wait."""
     _, queue = LIMITS[config.tier]
     waiting = (config.sealed_unsent + 1) * config.requests_per_batch

@@ -15,8 +15,8 @@ from abatch import threads
 from abatch.config import BATCH_BYTES
 from abatch.disk import remove
 from abatch.errors import BadRequest, ConfigError
-from abatch.facts import Cut, Headers, Planned, Split
-from abatch.intake import FileInput, FilesInput, opened_input
+from abatch.facts import Cut, Headers, IterableSource, Planned, Split
+from abatch.intake import FileInput, FilesInput, SelectedInput, opened_source
 from abatch.lifecycle import Dead
 from abatch.request import from_checked_lines
 from abatch.spool import SpoolWriter, guarded
@@ -72,10 +72,11 @@ async def respool(ledger: Ledger, job: JobRecord, paths: Sequence[Path], shards:
         root, rows = _root_of(job, shard)
         if root in stretches:
             wanted.append(_Wanted(shard=shard.shard, planned=shard.planned, stretch=stretches[root], rows=rows))
-    if not wanted:
+    source = job.submitted.source
+    if not wanted or isinstance(source, IterableSource):
         return set()
     try:
-        file = await opened_input(paths, longest=2 * BATCH_BYTES)
+        file = await opened_source(source, paths, longest=2 * BATCH_BYTES)
     except ConfigError:  # it is gone
         return set()
     reading = _Pass(ledger.journal.spool, job.submitted.headers, file, wanted)
@@ -134,7 +135,9 @@ async def _stretches(ledger: Ledger, job: JobRecord) -> dict[int, _Stretch]:
 class _Pass:
     """One read of the input, from the first stretch that is wanted to the end of the last."""
 
-    def __init__(self, folder: Path, common: Headers, file: FileInput | FilesInput, wanted: Sequence[_Wanted]) -> None:
+    def __init__(
+        self, folder: Path, common: Headers, file: FileInput | FilesInput | SelectedInput, wanted: Sequence[_Wanted]
+    ) -> None:
         self.written: set[int] = set()
         self._folder = folder
         self._common = common

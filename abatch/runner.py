@@ -27,7 +27,7 @@ from abatch.errors import (
     ManagerClosed,
     StillInDoubt,
 )
-from abatch.facts import FileSource, FilesSource, Finished, Resumed, Stopped
+from abatch.facts import Finished, IterableSource, Resumed, Stopped
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Held, Ready
 from abatch.log import log
@@ -507,7 +507,7 @@ class JobRun:
             while self._plan_again:
                 self._plan_again = False
                 planner = Planner(shop.ledger, job, shop.config, room=room, cut_made=cut_made)
-                if isinstance(source, FileSource | FilesSource) and self.input_paths and not job.cancel_wished:
+                if not isinstance(source, IterableSource) and self.input_paths and not job.cancel_wished:
                     await planner.run_file(source, *self.input_paths)
                 while self._handed:
                     await self._plan_or_compare(planner, self._handed.popleft())

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from abatch.cli.screen import Screen
     from abatch.job import Job
     from abatch.manager import BatchManager
 
-__all__ = ["Typed", "ask_before_paying_again", "with_commands"]
+__all__ = ["Typed", "ask_before_paying_again", "say_left_out", "with_commands"]
 
 KEY_LENGTH: Final = 100
 
@@ -35,6 +36,7 @@ class Typed:
         key: the job's key, if one was given.
         betas: values of `--beta`.
         workspace_id: the value of `--workspace`.
+        skip_answered: the value of `--skip-answered`.
 
     """
 
@@ -47,6 +49,7 @@ class Typed:
         key: str | None,
         betas: Sequence[str],
         workspace_id: str | None,
+        skip_answered: str | None = None,
     ) -> None:
         self.folder = folder
         self.paths = tuple(paths)
@@ -54,6 +57,7 @@ class Typed:
         self.key = key
         self.betas = tuple(betas)
         self.workspace_id = workspace_id
+        self.skip_answered = skip_answered
 
     def named(self) -> str:
         """The input as people write it."""
@@ -76,7 +80,7 @@ async def ask_before_paying_again(manager: BatchManager, typed: Typed) -> None:
         ConfigError: they are not; or nobody can be asked.
 
     """
-    jobs = await manager.same_requests(list(typed.paths), betas=typed.betas)
+    jobs = await manager.same_requests(list(typed.paths), betas=typed.betas, skip_answered=typed.skip_answered)
     if not jobs:
         return
     first, *more = jobs
@@ -84,7 +88,7 @@ async def ask_before_paying_again(manager: BatchManager, typed: Typed) -> None:
     if confirmed(f"{known}.\nSend all requests of {typed.named()}, and pay for them again?"):
         return
     raise ConfigError(
-        f"{known}. Nothing was sent now.\n{_without_paying(first, typed)}\n"
+        f"{known}. Nothing was sent now.\n{_without_paying(first, typed)}\n{_without_answered(first, manager, typed)}"
         f"To send them all, and pay for them again: {typed.again('--again', to=_free_destination(typed, manager))}"
     )
 
@@ -114,6 +118,14 @@ def _without_paying(job: Job, typed: Typed) -> str:
     return f"To have its answers here, for nothing: {command(typed.folder, 'results', job.key)} > {shlex.quote(file)}"
 
 
+def _without_answered(job: Job, manager: BatchManager, typed: Typed) -> str:
+    """The command that sends what a finished job did not answer; empty for another."""
+    if not job.done:
+        return ""
+    wanted = typed.again("--skip-answered", job.key, to=_free_destination(typed, manager))
+    return f"To send only requests that it did not answer: {wanted}\n"
+
+
 def _move(job: Job, typed: Typed) -> str:
     return shlex.join(["abatch", "move", job.key, "--to", typed.to])  # how errors are told completes it
 
@@ -133,7 +145,23 @@ def with_commands(conflict: JobConflict, manager: BatchManager, typed: Typed) ->
         f"answers of job {job.key!r} cost {money(summary.cost, summary.unpriced)}): "
         + typed.again(*["--again"] * bool(typed.paths), to=to, key=key),
     ]
+    if typed.paths and job.done and summary.succeeded:
+        others = typed.again("--skip-answered", job.key, to=to, key=key)
+        ways.append(f"send only requests that job {job.key!r} did not answer: {others}")
     return JobConflict(conflict.key, conflict.difference, remedy="\nor ".join(ways))
+
+
+def say_left_out(job: Job, screen: Screen) -> None:
+    """Say which requests are not sent because another job had answered them."""
+    if (left_out := job.left_out) is None:
+        return
+    by = left_out.answered_by
+    parts = [f"{left_out.skipped:,} requests are not sent: job {by!r} has answered them"]
+    if left_out.uncompared:
+        parts.append(f"{left_out.uncompared:,} of them are known by custom_id alone, their params cannot be compared")
+    if left_out.changed:
+        parts.append(f"{left_out.changed:,} requests that it answered are sent again: their params are others now")
+    screen.say("; ".join(parts))
 
 
 def _free_key(key: str, manager: BatchManager) -> str:

@@ -20,7 +20,7 @@ import typer
 from abatch import threads
 from abatch.backend import failed_elsewhere, load, normalize
 from abatch.cli.again import about_failures, about_stops
-from abatch.cli.conflicts import Typed, ask_before_paying_again, with_commands
+from abatch.cli.conflicts import Typed, ask_before_paying_again, say_left_out, with_commands
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import failures_table, follow, summary_json, summary_table
 from abatch.cli.lines import begun
@@ -75,6 +75,8 @@ class Order:
     tries: int = 3
     piped: bool = False
     """Its lines come from stdin."""
+    skip_answered: str | None = None
+    """The job whose answered requests are not sent."""
     again: bool = False
     """Whether requests that another job holds are sent, and paid for, again."""
 
@@ -295,7 +297,9 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
                 user_profile_id=order.user_profile_id,
                 workspace_id=order.workspace_id,
                 tries=order.tries,
+                skip_answered=order.skip_answered,
             )
+            say_left_out(job, screen)
             if (here := job.destination) != absolute_url(journal, relative_url(journal, url)):
                 screen.say(f"job {job.key} was moved: its results are in {shown(here)}")
             if job.done and is_local(here):
@@ -324,6 +328,7 @@ def _typed(order: Order, journal: Path) -> Typed:
         key=order.key,
         betas=order.betas,
         workspace_id=order.workspace_id,
+        skip_answered=order.skip_answered,
     )
 
 

@@ -81,6 +81,10 @@ def run(
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Send params as they are, without a check against the SDK's types.")
     ] = False,
+    skip_answered: Annotated[
+        str | None,
+        typer.Option(metavar="JOB", help="Send only requests that this finished job has no successful answer for."),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Send, and pay for, requests again that another job here holds.")
     ] = False,
@@ -136,6 +140,7 @@ def run(
             betas=tuple(beta or ()),
             workspace_id=workspace,
             tries=max_tries,
+            skip_answered=skip_answered,
             again=again,
         ),
         Surroundings(

@@ -220,3 +220,31 @@ def test_other_lines_on_stdin_name_the_command_that_works(cli: Any, api: Sandbox
     words = shown(refused.err, "run - --to out-2.jsonl --key k-2")
     assert cli(*words, *FAST, stdin=other).status == 0
     assert (api.account.requests, api.account.violated) == (6, 0)
+
+
+def test_appended_rows_alone_are_sent_by_the_command_that_the_conflict_names(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 6)
+    assert cli.here("run", "in.jsonl", "--to", "results.jsonl", *FAST).status == 0
+    cli.write("in.jsonl", 9)
+    refused = cli.here("run", "in.jsonl", "--to", "results.jsonl", *FAST)
+    words = next(
+        words for words in (shlex.split(each) for each in refused.err.splitlines()) if "--skip-answered" in words
+    )
+    words = words[words.index("abatch") + 1 :]
+    assert words[2:4] == ["--to", "results-2.jsonl"]
+    sent = cli.here(*words, *FAST)
+    assert sent.status == 0, sent
+    assert "6 requests are not sent: job 'in-" in sent.err
+    assert cli.lines("results-2.jsonl") == {f"r{n}": "succeeded" for n in range(6, 9)}
+    assert cli.here(*words, "--json", *FAST).json["state"] == "done"
+    assert (api.account.requests, api.account.violated) == (9, 0)
+
+
+def test_the_question_for_a_file_that_grew_names_the_command_that_sends_what_is_new(cli: Any, api: Sandbox) -> None:
+    ran(cli)
+    cli.write("in.jsonl", 8)
+    refused = cli.here("run", "in.jsonl", "--to", "b.jsonl", *FAST)
+    sent = typed(cli, refused.err, "run in.jsonl --to b.jsonl --skip-answered first", *FAST)
+    assert sent.status == 0, sent
+    assert cli.lines("b.jsonl") == {"r6": "succeeded", "r7": "succeeded"}
+    assert (api.account.requests, api.account.violated) == (8, 0)
