@@ -62,8 +62,7 @@ def answering(ledger: Ledger, key: str) -> list[JobRecord]:
         for each in family:
             if each.finished is None:
                 raise ConfigError(
-                    f"job {each.key!r} is not finished, so its answers are not all known; run it to its end first, or "
-                    f"end it: abatch cancel {each.key}"
+                    f"job {each.key!r} is not finished, so its answers are not all known; run it to its end first"
                 )
         found += family
         source = job.submitted.source

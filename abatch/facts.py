@@ -23,6 +23,7 @@ __all__ = [
     "CancelledAsParked",
     "Candidate",
     "CandidatesChanged",
+    "ChangedSource",
     "Committing",
     "Counts",
     "Cut",
@@ -35,6 +36,7 @@ __all__ = [
     "Found",
     "Headers",
     "Held",
+    "InputChanged",
     "IterableSource",
     "JobFact",
     "Lost",
@@ -54,6 +56,7 @@ __all__ = [
     "Split",
     "Stopped",
     "Submitted",
+    "Unplanned",
     "Unreadable",
     "Vanished",
     "WishRefused",
@@ -171,11 +174,26 @@ class SelectedSource(Value, frozen=True, tag=True, kw_only=True):
     """A byte per request of the files, 1 where it is not sent; compressed by zlib."""
 
 
+class ChangedSource(Value, frozen=True, tag=True, kw_only=True):
+    """The input changed: what the job had not sent by then comes from these files.
+
+    It is a class of its own, as SelectedSource is, for the same reason.
+    """
+
+    files: tuple[FilePart, ...]
+    rows: int
+    """Of the whole job."""
+    sent: int
+    """Of these: requests that were sent before the change."""
+    mask: bytes
+    """A byte per request of the files, 1 where it was sent before; compressed by zlib."""
+
+
 class IterableSource(Value, frozen=True, tag=True, kw_only=True):
     """The job's requests came from the caller; the digests of `Cut` tell whether they come again."""
 
 
-Source: TypeAlias = FileSource | FilesSource | SelectedSource | IterableSource
+Source: TypeAlias = FileSource | FilesSource | SelectedSource | ChangedSource | IterableSource
 
 
 def files_of(source: Source) -> tuple[FilePart, ...]:
@@ -183,7 +201,7 @@ def files_of(source: Source) -> tuple[FilePart, ...]:
     match source:
         case FileSource(path=path, size=size, mtime_ns=mtime_ns, sha256=sha256):
             return (FilePart(path=path, size=size, mtime_ns=mtime_ns, sha256=sha256),)
-        case FilesSource(files=files) | SelectedSource(files=files):
+        case FilesSource(files=files) | SelectedSource(files=files) | ChangedSource(files=files):
             return files
         case IterableSource():
             return ()
@@ -349,6 +367,10 @@ class Split(Recorded, frozen=True, kw_only=True):
     into: tuple[int, ...]
 
 
+class Unplanned(Recorded, frozen=True, kw_only=True):
+    """The input changed before the shard was sent: its rows are planned once more, from the changed input."""
+
+
 class Abandoned(Recorded, frozen=True, kw_only=True):
     """The shard will not be sent; its fallback lines are sealed."""
 
@@ -382,6 +404,7 @@ ShardFact: TypeAlias = (
     | Drained
     | Reopened
     | Split
+    | Unplanned
     | Abandoned
     | Held
 )
@@ -465,6 +488,12 @@ class Resumed(Recorded, frozen=True, kw_only=True):
     """The job was handed over again after a stop."""
 
 
+class InputChanged(Recorded, frozen=True, kw_only=True):
+    """The job goes on with a changed input; planning begins behind the rows that were sent before."""
+
+    source: ChangedSource
+
+
 class Moved(Recorded, frozen=True, kw_only=True):
     """The job's destination is another one now; what was sealed before is sealed there, too."""
 
@@ -490,6 +519,7 @@ JobFact: TypeAlias = (
     | DuplicateSeen
     | Stopped
     | Resumed
+    | InputChanged
     | Moved
     | Finished
 )

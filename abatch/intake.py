@@ -34,7 +34,7 @@ from anyio.lowlevel import checkpoint
 
 from abatch import threads
 from abatch.errors import BackendUnavailable, BadRequest, ConfigError
-from abatch.facts import FilePart, FileSource, FilesSource, SelectedSource, source_of
+from abatch.facts import ChangedSource, FilePart, FileSource, FilesSource, SelectedSource, source_of
 from abatch.kinds import check_kind, is_gzip, is_zstd
 from abatch.problems import Problems
 from abatch.request import BLANK, BOM, Request, Row, check_lines, from_line, from_object
@@ -670,7 +670,7 @@ class SelectedInput:
 
 
 async def opened_source(
-    source: FileSource | FilesSource | SelectedSource, paths: Sequence[Path], *, longest: int
+    source: FileSource | FilesSource | SelectedSource | ChangedSource, paths: Sequence[Path], *, longest: int
 ) -> FileInput | FilesInput | SelectedInput:
     """Open the files of a job, without the requests of them that it does not send.
 
@@ -679,7 +679,7 @@ async def opened_source(
 
     """
     file = await opened_input(paths, longest=longest)
-    return SelectedInput(file, source.mask) if isinstance(source, SelectedSource) else file
+    return SelectedInput(file, source.mask) if isinstance(source, SelectedSource | ChangedSource) else file
 
 
 def open_input(paths: Sequence[Path], *, longest: int) -> FileInput | FilesInput:

@@ -30,6 +30,7 @@ from abatch.facts import (
     Ended,
     Finished,
     Found,
+    InputChanged,
     IterableSource,
     LostWished,
     Moved,
@@ -41,6 +42,7 @@ from abatch.facts import (
     Split,
     Stopped,
     Submitted,
+    Unplanned,
     Unreadable,
     WishRefused,
     Withdrawn,
@@ -353,6 +355,10 @@ class JobRecord:
                 self.stopped = fact
             case Resumed():
                 self.stopped = None
+            case InputChanged(source=source):
+                self.submitted = msgspec.structs.replace(self.submitted, source=source)
+                self.cut = Cut(rows=source.sent)
+                self.cuts += 1
             case Moved():
                 self.moves += (fact,)
                 self.cuts += 1
@@ -401,7 +407,7 @@ class JobRecord:
                     self.missing_shards.remove(number)
                 if fact.listed and fact.listed not in self.listed:
                     self.listed += (fact.listed,)
-            case Split():
+            case Split() | Unplanned():
                 self.open_shards.pop(number)
             case _:
                 pass

@@ -21,6 +21,7 @@ from abatch import threads, wire
 from abatch.answered import answering, without_answered
 from abatch.backend import Backend, JobRef, connect, normalize
 from abatch.bulletin import Bulletin, post
+from abatch.changed import check_may_change, take_changed
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
 from abatch.disk import remove
 from abatch.driver import Stop
@@ -28,6 +29,9 @@ from abatch.durations import KEPT_FOR
 from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError
 from abatch.facts import (
     DuplicateSeen,
+    FilePart,
+    FileSource,
+    FilesSource,
     Headers,
     IterableSource,
     SelectedSource,
@@ -37,7 +41,7 @@ from abatch.facts import (
 )
 from abatch.intake import HEAD_ROWS, check_files, file_sha256, not_empty, other_row, read_row, stat_of
 from abatch.job import Job
-from abatch.journal import Entry, Journal
+from abatch.journal import Entry, Journal, Overtaken
 from abatch.ledger import Ledger
 from abatch.lifecycle import Done, Held, InDoubt, Lost, doubt_of
 from abatch.lifetime import Lifetime
@@ -494,6 +498,7 @@ class BatchManager:
         workspace_id: str | None = None,
         tries: int = 3,
         skip_answered: str | None = None,
+        changed_input: bool = False,
     ) -> Job:
         """Hand over a job, or hand it over again: the same key with the same content goes on, or is done at once.
 
@@ -514,6 +519,9 @@ class BatchManager:
             skip_answered: the key of a finished job: requests of the files that it, one of its retries, or a job whose
                 answers it left out itself answered with success are not sent. One whose params are known to be others
                 is sent. The choice is made once, and belongs to the job from then on.
+            changed_input: whether an unfinished job takes files whose content changed. What it has sent must be the
+                same in them, and nothing may be in flight; all else is planned once more. Means nothing where the
+                content is the same.
 
         Raises:
             BadRequest: the file holds requests that cannot be sent; nothing was promised or sent.
@@ -556,6 +564,8 @@ class BatchManager:
                 fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries)
                 job = await self._begin(fact, backend)
             else:
+                if changed_input and paths and job.finished is None and not job.cancel_wished:
+                    await self._take_changed(job, paths, headers)
                 await self._compare(job, paths, url, headers, skip_answered)
                 if not paths and isinstance(requests, list | tuple):
                     await self._compare_first_rows(job, cast("Sequence[object]", requests))
@@ -690,6 +700,28 @@ class BatchManager:
         )
         return selected
 
+    async def _take_changed(self, job: JobRecord, paths: Sequence[Path], headers: Headers) -> None:
+        """Let a job go on with files whose content changed; nothing is done for files that are as they were."""
+        known = job.submitted
+        if isinstance(known.source, IterableSource) or known.headers != headers:  # a conflict, as without this
+            return
+        files = files_of(known.source)
+        if len(files) == len(paths) and all(
+            [await _is_same(file, path) for file, path in zip(files, paths, strict=True)]
+        ):
+            return
+        async with self._run_of(job).paused():
+            check_may_change(job)  # before the files are read
+            source = await self._source(paths, job.key, headers, None)
+            assert isinstance(source, FileSource | FilesSource)
+            while job.finished is None:
+                try:
+                    await take_changed(self._ledger, job, source, paths)
+                except Overtaken:  # another process changed the job; look at it as it is now
+                    log.warning("change_overtaken", job=job.key)
+                else:
+                    return
+
     async def _begin(self, fact: Submitted, backend: Backend | None) -> JobRecord:
         """Claim the destination, then make the job durable."""
         if backend is None:
@@ -727,9 +759,9 @@ class BatchManager:
         if len(files) != len(paths):
             raise JobConflict(job.key, "requests from another kind of source, or from more or fewer files")
         for file, path in zip(files, paths, strict=True):  # an iterable is compared row by row, as it is read
-            now = await threads.run(stat_of, path)
-            if now != (file.size, file.mtime_ns) and await file_sha256(path) != file.sha256:
-                raise JobConflict(job.key, f"other content of {file.path}")
+            if not await _is_same(file, path):
+                way = "take the requests that were not sent from it: the same command with --changed-input"
+                raise JobConflict(job.key, f"other content of {file.path}", remedy=way if job.finished is None else "")
 
     async def _compare_first_rows(self, job: JobRecord, requests: Sequence[object]) -> None:
         """Refuse a list that differs at its beginning or in its length; the rest is compared as it is read."""
@@ -741,6 +773,12 @@ class BatchManager:
         if len(requests) < planned.rows or (planned.last and len(requests) > planned.rows):
             kind = "more" if len(requests) < planned.rows else "fewer"
             raise JobConflict(job.key, f"{kind} requests: {planned.rows:,}, where these are {len(requests):,}")
+
+
+async def _is_same(file: FilePart, path: Path) -> bool:
+    """Whether a file has the content that a job was begun with."""
+    now = await threads.run(stat_of, path)
+    return now == (file.size, file.mtime_ns) or await file_sha256(path) == file.sha256
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -12,12 +12,12 @@ import zlib
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeAlias, TypeVar
 
 from abatch import threads
 from abatch.config import BATCH_BYTES
 from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped
-from abatch.facts import Cut, FilePart, FileSource, FilesSource, Headers, SelectedSource, files_of
+from abatch.facts import ChangedSource, Cut, FilePart, FileSource, FilesSource, Headers, SelectedSource, files_of
 from abatch.intake import (
     BLOCK,
     HEADER_SETS,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Planner", "log_doubts", "spool_needed"]
 
+FilesOf: TypeAlias = FileSource | FilesSource | SelectedSource | ChangedSource
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ class Planner:
         self._params = check_of(config.params, betas=bool(job.submitted.headers.betas))
         self._rest: tuple[Lines, Rows, int] | None = None  # of a file's block, from the row that did not fit any more
 
-    async def run_file(self, source: FileSource | FilesSource | SelectedSource, *paths: Path) -> None:
+    async def run_file(self, source: FilesOf, *paths: Path) -> None:
         """Plan what is left of a file that was checked, or of several.
 
         Raises:
@@ -129,7 +130,7 @@ class Planner:
                 if stat != (then.size, then.mtime_ns):
                     await self._compare(path, then)
             try:
-                left = cut.rows
+                left = cut.rows - (source.sent if isinstance(source, ChangedSource) else 0)
                 while left := await threads.run(file.skip, offset=cut.offset, rows=left):
                     pass
                 while (taken := await self._in_spool(self._fill_from, file)) is not None:
@@ -340,7 +341,8 @@ class Planner:
         return JobStopped(
             self._job.key,
             f"input {' or '.join(map(str, paths[:3]))} changed since the job was started",
-            "Put the old content back and run again; or give the new content a key of its own.",
+            "Put the old content back and run the same command again; or run it with --changed-input "
+            "(`changed_input=True`), which takes the changed requests that were not sent.",
         )
 
 
@@ -354,7 +356,7 @@ def log_doubts(key: str, doubts: Sequence[Alike]) -> None:
         log.warning("params_doubtful", job=key, why=first.why, requests=doubt.count, lines=lines)
 
 
-def spool_needed(source: FileSource | FilesSource | SelectedSource, config: Config) -> int:
+def spool_needed(source: FilesOf, config: Config) -> int:
     """Bytes that a file's shards may take in the spool at once: those in flight and those that wait."""
     _, queue = LIMITS[config.tier]
     waiting = (config.sealed_unsent + 1) * config.requests_per_batch

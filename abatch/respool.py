@@ -15,7 +15,7 @@ from abatch import threads
 from abatch.config import BATCH_BYTES
 from abatch.disk import remove
 from abatch.errors import BadRequest, ConfigError
-from abatch.facts import Cut, Headers, IterableSource, Planned, Split
+from abatch.facts import Cut, Headers, InputChanged, IterableSource, Planned, Split
 from abatch.intake import FileInput, FilesInput, SelectedInput, opened_source
 from abatch.lifecycle import Dead
 from abatch.request import from_checked_lines
@@ -113,18 +113,22 @@ async def _stretches(ledger: Ledger, job: JobRecord) -> dict[int, _Stretch]:
     """Per shard that was cut from the input: where its rows are in it."""
     found: dict[int, _Stretch] = {}
     fresh: list[int] = []
-    before = Cut(rows=0)
+    before, sent = Cut(rows=0), 0
 
     def visit(recorded: Recorded) -> None:
-        nonlocal before
+        nonlocal before, sent
         match recorded.fact:
             case Planned(parent=None) if recorded.shard is not None:
                 fresh.append(recorded.shard)
             case Cut() as cut:
-                stretch = _Stretch(first=before.rows, offset=before.offset, end=cut.rows)
+                stretch = _Stretch(first=before.rows - sent, offset=before.offset, end=cut.rows - sent)
                 found.update(dict.fromkeys(fresh, stretch))
                 fresh.clear()
                 before = cut
+            case InputChanged(source=changed):  # the rows before it were planned from what is no more
+                found.clear()
+                fresh.clear()
+                before, sent = Cut(rows=changed.sent), changed.sent
             case _:
                 pass
 

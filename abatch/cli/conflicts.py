@@ -137,10 +137,17 @@ def with_commands(conflict: JobConflict, manager: BatchManager, typed: Typed) ->
     job = manager.job(conflict.key)
     to, key = _free_destination(typed, manager), _free_key(conflict.key, manager)
     summary = job.summary()
-    move = [f"take the job elsewhere: {_move(job, typed)}"]
+    before: list[str] = []
+    if "abatch move" in conflict.remedy:
+        before.append(f"take the job elsewhere: {_move(job, typed)}")
+    elif conflict.difference.startswith("other content") and not job.done:
+        changed = typed.again("--changed-input")
+        before.append(f"let the job take the requests that it has not sent from the new content: {changed}")
+    elif conflict.names_a_way:
+        before.append(conflict.remedy)
     lines = "" if typed.paths else ", with the lines on stdin"
     ways = [
-        *(move if "abatch move" in conflict.remedy else []),
+        *before,
         f"send these requests as a job of their own{lines}, which pays for all of them (the {summary.succeeded:,} "
         f"answers of job {job.key!r} cost {money(summary.cost, summary.unpriced)}): "
         + typed.again(*["--again"] * bool(typed.paths), to=to, key=key),

@@ -77,6 +77,8 @@ class Order:
     """Its lines come from stdin."""
     skip_answered: str | None = None
     """The job whose answered requests are not sent."""
+    changed_input: bool = False
+    """Whether an unfinished job takes a changed input for what it has not sent."""
     again: bool = False
     """Whether requests that another job holds are sent, and paid for, again."""
 
@@ -298,6 +300,7 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
                 workspace_id=order.workspace_id,
                 tries=order.tries,
                 skip_answered=order.skip_answered,
+                changed_input=order.changed_input,
             )
             say_left_out(job, screen)
             if (here := job.destination) != absolute_url(journal, relative_url(journal, url)):

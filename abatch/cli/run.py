@@ -85,6 +85,10 @@ def run(
         str | None,
         typer.Option(metavar="JOB", help="Send only requests that this finished job has no successful answer for."),
     ] = None,
+    changed_input: Annotated[
+        bool,
+        typer.Option("--changed-input", help="Let an unfinished job take a changed input for what was not sent."),
+    ] = False,
     again: Annotated[
         bool, typer.Option("--again", help="Send, and pay for, requests again that another job here holds.")
     ] = False,
@@ -141,6 +145,7 @@ def run(
             workspace_id=workspace,
             tries=max_tries,
             skip_answered=skip_answered,
+            changed_input=changed_input,
             again=again,
         ),
         Surroundings(

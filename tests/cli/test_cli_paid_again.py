@@ -248,3 +248,23 @@ def test_the_question_for_a_file_that_grew_names_the_command_that_sends_what_is_
     assert sent.status == 0, sent
     assert cli.lines("b.jsonl") == {"r6": "succeeded", "r7": "succeeded"}
     assert (api.account.requests, api.account.violated) == (8, 0)
+
+
+def test_the_command_that_a_refused_create_names_takes_the_corrected_line(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 6)
+    args = ("run", "in.jsonl", "--to", "a.jsonl", *FAST)
+    api.faults.next("create", Status(400, "invalid_request_error", "requests.3.params.messages: bad"))
+    refused = cli.here(*args)
+    assert refused.status == 3, refused
+    assert f"requests.3 of this batch is line 4 of {cli.folder / 'in.jsonl'}, custom_id 'r3'" in refused.err
+    assert "run the same command again with --changed-input" in refused.err
+    rows = (cli.folder / "in.jsonl").read_bytes().splitlines()
+    (cli.folder / "in.jsonl").write_bytes(b"\n".join([*rows[:3], line(3, max_tokens=9), *rows[4:]]))
+    conflict = cli.here(*args)  # the option was forgotten
+    assert conflict.status == 2, conflict
+    assert api.account.requests == 0
+    went_on = typed(cli, conflict.err, "run in.jsonl --to a.jsonl --changed-input", *FAST)
+    assert went_on.status == 0, went_on
+    assert cli.lines("a.jsonl") == {f"r{n}": "succeeded" for n in range(6)}
+    assert cli.here(*args, "--changed-input").status == 0  # it means nothing now
+    assert (api.account.requests, api.account.violated) == (6, 0)
