@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from abatch.errors import JobFailed, JobStopped, ManagerClosed
-from abatch.facts import CancelWished, SelectedSource
+from abatch.facts import CancelWished, SelectedSource, files_of
 from abatch.journal import Entry
 from abatch.places import absolute_url
 from abatch.result import LeftOut, Result
@@ -67,6 +67,11 @@ class Job:
             changed=source.changed,
             uncompared=source.uncompared,
         )
+
+    @property
+    def input_bytes(self) -> int:
+        """The size of the files that the job's requests come from; 0 for an iterable."""
+        return sum(file.size for file in files_of(self._job.submitted.source))
 
     @property
     def done(self) -> bool:

@@ -119,8 +119,9 @@ def _without_paying(job: Job, typed: Typed) -> str:
 
 
 def _without_answered(job: Job, manager: BatchManager, typed: Typed) -> str:
-    """The command that sends what a finished job did not answer; empty for another."""
-    if not job.done:
+    """The command that sends what a finished job did not answer; empty if that is nothing, or not known yet."""
+    grew = sum(path.stat().st_size for path in typed.paths) != job.input_bytes
+    if not job.done or (job.summary().ok and not grew):
         return ""
     wanted = typed.again("--skip-answered", job.key, to=_free_destination(typed, manager))
     return f"To send only requests that it did not answer: {wanted}\n"

@@ -55,6 +55,7 @@ def test_the_same_requests_to_another_destination_send_nothing_and_name_what_is_
     assert (api.account.requests, api.account.violated) == (6, 0)
     assert "these requests were sent before, by job 'first': 6 of 6 answered, which cost $0." in refused.err
     assert "its results are in a.jsonl" in refused.err
+    assert "--skip-answered" not in refused.err  # nothing would be left to send
     assert not (cli.folder / "b.jsonl").exists()
     assert typed(cli, refused.err, "results first > b.jsonl").status == 0
     assert cli.lines("b.jsonl") == cli.lines("a.jsonl")
