@@ -662,9 +662,11 @@ class _Drain:
         if isinstance(self._reader, KeptIds):
             return
         with guarded(self._owner.journal.ids):
-            await threads.run(
-                write_kept, self._owner.journal.ids, self._shard.shard, self._reader.custom_id, self._withheld_rows
-            )
+            await threads.run(self._write_ids, self._reader)
+
+    def _write_ids(self, reader: SpoolReader) -> None:
+        folder = self._owner.journal.ids
+        write_kept(folder, self._shard.shard, reader.custom_id, self._withheld_rows, reader.params_marks())
 
     def _note_withheld(self, written: Written) -> None:
         """Mark the rows that an earlier run put into the retry shard, which no fact describes yet."""

@@ -58,6 +58,7 @@ from abatch.facts import (
     Vanished,
     WishRefused,
     Withdrawn,
+    files_of,
 )
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import (
@@ -76,9 +77,11 @@ from abatch.lifecycle import (
 )
 from abatch.lifecycle import Held as HeldState
 from abatch.lifecycle import Lost as LostState
+from abatch.located import located
 from abatch.log import log
 from abatch.pacing import READ_AGAIN, Backoff
 from abatch.reconcile import (
+    CORRECT,
     Absent,
     Created,
     CreatedUnnamed,
@@ -639,7 +642,7 @@ class Driver:
 
     async def _refused(self, verdict: Refused | TooLarge | Later) -> None:
         """A definite no: nothing was created."""
-        committed = isinstance(self.shard.state, InDoubt)
+        committed, site = isinstance(self.shard.state, InDoubt), self.site
         match verdict:
             case Later(wait=asked):
                 wait = self.site.scope.pace.refused(anyio.current_time(), asked, random.random())  # noqa: S311
@@ -651,6 +654,10 @@ class Driver:
             case Refused(reason=reason, remedy=remedy):
                 if committed:
                     await self._record(Withdrawn(why=reason))
+                if not verdict.whole_scope:
+                    reason = await located(reason, site.job, self.shard.planned, site.ledger.journal.spool)
+                if remedy == CORRECT:
+                    remedy = CORRECT_FILE if files_of(site.job.submitted.source) else CORRECT_ITERABLE
                 if verdict.whole_scope:
                     self.site.scope.refusal = verdict
                 await self._stop_job(reason, remedy)
@@ -1121,6 +1128,14 @@ CALLED_LOST: Final = "an operator says that it is lost"
 OTHER_KEY: Final = (
     "the API key is not known to be the one that the batch was sent with, and sees no other batch of this journal; "
     "use that key, or say --lost --any-key if it is gone"
+)
+CORRECT_FILE: Final = (
+    "Correct what the message names in the input, then run the same command again with --changed-input "
+    "(`changed_input=True` in Python)."
+)
+CORRECT_ITERABLE: Final = (
+    "Cancel the job, correct what the message names, and submit the requests that the job did not answer under "
+    "another key."
 )
 RESTORE: Final = "Put the file back; or submit its requests, which were not sent, under another key."
 RESTORE_PAID: Final = (

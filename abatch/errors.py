@@ -158,6 +158,9 @@ class BadRequest(AbatchError):
         return text if unseen <= 0 else f"{text}\nand {unseen} more"
 
 
+_ANOTHER_JOB = "give this one another key and another destination, and all of its requests are sent and paid for"
+
+
 class JobConflict(AbatchError):
     """The key already names a job with other content or another destination; nothing was changed."""
 
@@ -165,12 +168,16 @@ class JobConflict(AbatchError):
         super().__init__(key, difference)
         self.key = key
         self.difference = difference
-        self.remedy = remedy
+        self.remedy = remedy or _ANOTHER_JOB
+
+    @property
+    def names_a_way(self) -> bool:
+        """Whether the remedy is one of this conflict, not that of every one."""
+        return self.remedy != _ANOTHER_JOB
 
     def __str__(self) -> str:
         return (
-            f"job {self.key!r} exists with {self.difference}; give this one another key, "
-            f"or hand over what the job was started with{self.remedy and '; '}{self.remedy}"
+            f"job {self.key!r} exists with {self.difference}; hand over what the job was started with; or {self.remedy}"
         )
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "CancelledAsParked",
     "Candidate",
     "CandidatesChanged",
+    "ChangedSource",
     "Committing",
     "Counts",
     "Cut",
@@ -35,6 +36,7 @@ __all__ = [
     "Found",
     "Headers",
     "Held",
+    "InputChanged",
     "IterableSource",
     "JobFact",
     "Limited",
@@ -48,12 +50,14 @@ __all__ = [
     "ResolveWished",
     "Resumed",
     "SealedRecord",
+    "SelectedSource",
     "ShardFact",
     "Source",
     "Spend",
     "Split",
     "Stopped",
     "Submitted",
+    "Unplanned",
     "Unreadable",
     "Vanished",
     "WishRefused",
@@ -150,11 +154,47 @@ class FilesSource(Value, frozen=True, tag=True, kw_only=True):
     """Of all of them."""
 
 
+class SelectedSource(Value, frozen=True, tag=True, kw_only=True):
+    """The job's requests came from these files, but for those that another job had answered.
+
+    It is a class of its own, which an older abatch refuses to read: it would send, and pay for, all of the requests.
+    """
+
+    files: tuple[FilePart, ...]
+    rows: int
+    """Requests that are sent."""
+    answered_by: str
+    """The key of the other job."""
+    skipped: int
+    """Requests that are not sent."""
+    changed: int = 0
+    """Requests that it answered with other params, and that are sent."""
+    uncompared: int = 0
+    """Requests that are not sent, though nothing is known of the params that were answered."""
+    mask: bytes
+    """A byte per request of the files, 1 where it is not sent; compressed by zlib."""
+
+
+class ChangedSource(Value, frozen=True, tag=True, kw_only=True):
+    """The input changed: what the job had not sent by then comes from these files.
+
+    It is a class of its own, as SelectedSource is, for the same reason.
+    """
+
+    files: tuple[FilePart, ...]
+    rows: int
+    """Of the whole job."""
+    sent: int
+    """Of these: requests that were sent before the change."""
+    mask: bytes
+    """A byte per request of the files, 1 where it was sent before; compressed by zlib."""
+
+
 class IterableSource(Value, frozen=True, tag=True, kw_only=True):
     """The job's requests came from the caller; the digests of `Cut` tell whether they come again."""
 
 
-Source: TypeAlias = FileSource | FilesSource | IterableSource
+Source: TypeAlias = FileSource | FilesSource | SelectedSource | ChangedSource | IterableSource
 
 
 def files_of(source: Source) -> tuple[FilePart, ...]:
@@ -162,7 +202,7 @@ def files_of(source: Source) -> tuple[FilePart, ...]:
     match source:
         case FileSource(path=path, size=size, mtime_ns=mtime_ns, sha256=sha256):
             return (FilePart(path=path, size=size, mtime_ns=mtime_ns, sha256=sha256),)
-        case FilesSource(files=files):
+        case FilesSource(files=files) | SelectedSource(files=files) | ChangedSource(files=files):
             return files
         case IterableSource():
             return ()
@@ -328,6 +368,10 @@ class Split(Recorded, frozen=True, kw_only=True):
     into: tuple[int, ...]
 
 
+class Unplanned(Recorded, frozen=True, kw_only=True):
+    """The input changed before the shard was sent: its rows are planned once more, from the changed input."""
+
+
 class Abandoned(Recorded, frozen=True, kw_only=True):
     """The shard will not be sent; its fallback lines are sealed."""
 
@@ -361,6 +405,7 @@ ShardFact: TypeAlias = (
     | Drained
     | Reopened
     | Split
+    | Unplanned
     | Abandoned
     | Held
 )
@@ -457,6 +502,12 @@ class Resumed(Recorded, frozen=True, kw_only=True):
     """The job was handed over again after a stop."""
 
 
+class InputChanged(Recorded, frozen=True, kw_only=True):
+    """The job goes on with a changed input; planning begins behind the rows that were sent before."""
+
+    source: ChangedSource
+
+
 class Moved(Recorded, frozen=True, kw_only=True):
     """The job's destination is another one now; what was sealed before is sealed there, too."""
 
@@ -483,6 +534,7 @@ JobFact: TypeAlias = (
     | DuplicateSeen
     | Stopped
     | Resumed
+    | InputChanged
     | Moved
     | Finished
 )

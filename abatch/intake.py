@@ -34,7 +34,7 @@ from anyio.lowlevel import checkpoint
 
 from abatch import threads
 from abatch.errors import BackendUnavailable, BadRequest, ConfigError
-from abatch.facts import FilePart, FileSource, FilesSource, source_of
+from abatch.facts import ChangedSource, FilePart, FileSource, FilesSource, SelectedSource, source_of
 from abatch.kinds import check_kind, is_gzip, is_zstd
 from abatch.problems import Problems
 from abatch.request import BLANK, BOM, Request, Row, check_lines, from_checked_lines, from_line, from_object
@@ -56,12 +56,14 @@ __all__ = [
     "Numbered",
     "Preview",
     "SeenIds",
+    "SelectedInput",
     "check_beginning",
     "check_file",
     "check_files",
     "not_empty",
     "open_input",
     "opened_input",
+    "opened_source",
     "other_row",
     "read_row",
     "stat_of",
@@ -552,7 +554,7 @@ def _skip(read: Callable[[], Lines | None], rows: int) -> tuple[int, Lines | Non
             _, number, end = requests[rows - 1]
             return 0, Lines(block.text[end - block.offset :], number, end)
         rows -= len(requests)
-        passed += len(block.text)
+        passed += len(block.text) or BLOCK  # a block of which nothing is sent took its time, too
     return rows, None
 
 
@@ -631,6 +633,65 @@ class FilesInput:
         """Close the file that is open."""
         if self._file is not None:
             self._file.close()
+
+
+class SelectedInput:
+    """Files without the requests that are not to be sent; a place in it is found by its rows, as in several files."""
+
+    plain = False
+
+    def __init__(self, file: FileInput | FilesInput, mask: bytes) -> None:
+        self._file = file
+        self._skipped = zlib.decompress(mask)
+        self._row = 0
+        self._put_back: Lines | None = None
+
+    def stats(self) -> tuple[tuple[int, int], ...]:
+        """As those of `FilesInput`."""
+        return self._file.stats()
+
+    def skip(self, *, offset: int, rows: int) -> int:  # noqa: ARG002 - as of several files
+        """Pass so many rows of those that are sent; as of several files."""
+        left, self._put_back = _skip(self.block, rows)
+        return left
+
+    def block(self) -> Lines | None:
+        """The next lines that are sent, perhaps none of a block; None at the end.
+
+        Raises:
+            BadRequest: as of `FileInput`; or there are more requests than there were.
+
+        """
+        if (lines := self._put_back) is not None:
+            self._put_back = None
+            return lines
+        block = self._file.block()
+        if block is None:
+            return None
+        requests = block.requests()
+        skipped = self._skipped[self._row : self._row + len(requests)]
+        if len(skipped) < len(requests):
+            raise BadRequest(block.before + 1, None, "more requests than there were")
+        self._row += len(requests)
+        kept = [line for (line, _, _), is_skipped in zip(requests, skipped, strict=True) if not is_skipped]
+        return Lines(b"".join(line + b"\n" for line in kept), block.before, block.offset)
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        self._file.close()
+
+
+async def opened_source(
+    source: FileSource | FilesSource | SelectedSource | ChangedSource, paths: Sequence[Path], *, longest: int
+) -> FileInput | FilesInput | SelectedInput:
+    """Open the files of a job, without the requests of them that it does not send.
+
+    Raises:
+        ConfigError, BackendUnavailable: as of `FileInput`.
+
+    """
+    file = await opened_input(paths, longest=longest)
+    return SelectedInput(file, source.mask) if isinstance(source, SelectedSource | ChangedSource) else file
 
 
 def open_input(paths: Sequence[Path], *, longest: int) -> FileInput | FilesInput:

@@ -6,11 +6,11 @@ import time
 from typing import TYPE_CHECKING
 
 from abatch.errors import JobFailed, JobStopped, ManagerClosed
-from abatch.facts import CancelWished
+from abatch.facts import CancelWished, SelectedSource, files_of
 from abatch.forecast import forecast
 from abatch.journal import Entry
 from abatch.places import absolute_url
-from abatch.result import Result
+from abatch.result import LeftOut, Result
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -57,6 +57,24 @@ class Job:
     def destination(self) -> str:
         """The URL of the job's destination, which `BatchManager.move` changes; empty for a backend object."""
         return absolute_url(self._job.folder, self._job.to) if self._job.to else ""
+
+    @property
+    def left_out(self) -> LeftOut | None:
+        """What `skip_answered` left out of the job's files; None if it was not given."""
+        source = self._job.submitted.source
+        if not isinstance(source, SelectedSource):
+            return None
+        return LeftOut(
+            answered_by=source.answered_by,
+            skipped=source.skipped,
+            changed=source.changed,
+            uncompared=source.uncompared,
+        )
+
+    @property
+    def input_bytes(self) -> int:
+        """The size of the files that the job's requests come from; 0 for an iterable."""
+        return sum(file.size for file in files_of(self._job.submitted.source))
 
     @property
     def done(self) -> bool:

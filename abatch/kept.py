@@ -1,9 +1,10 @@
 """Keep the custom_ids of a drained shard for as long as the API keeps its results, so that they can be read once more.
 
-    ids/NNNNNNNN      magic, digest of the rest, then compressed: which rows went to a retry shard (a byte each),
-                      where each custom_id ends, the custom_ids as JSON strings
+    ids/NNNNNNNN      magic, digest of the rest, a digest of each row's params, then compressed: which rows went to a
+                      retry shard (a byte each), where each custom_id ends, the custom_ids as JSON strings
 
-A damaged file is ignored. These calls block: see `threads.run`.
+The digests of params tell whether a request is still the one that was answered. Files of an older abatch have none. A
+damaged file is ignored. These calls block: see `threads.run`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from typing import TYPE_CHECKING, Final
 from abatch.disk import durable, sync
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
-__all__ = ["KeptIds", "kept_name", "read_kept", "write_kept"]
+__all__ = ["MARK", "KeptIds", "kept_name", "params_mark", "read_kept", "write_kept"]
 
 MAGIC: Final = b"abatch-ids-1\n\0\0\0"
+"""Of a file without digests of params."""
+WITH_MARKS: Final = b"abatch-ids-2\n\0\0\0"
+MARK: Final = 8
+"""Bytes of the digest of a request's params."""
 DIGEST: Final = 16
 QUICK: Final = 1
 """Of zlib: a third of the size for a few milliseconds in ten thousand rows."""
@@ -39,9 +44,10 @@ def kept_name(shard: int) -> str:
 class KeptIds:
     """The custom_ids of one shard, by row."""
 
-    def __init__(self, withheld: bytes, ends: array[int], ids: bytes) -> None:
+    def __init__(self, withheld: bytes, ends: array[int], ids: bytes, marks: bytes = b"") -> None:
         self.withheld = withheld
         """A byte per row: 1 where it went to a retry shard."""
+        self._marks = marks
         self._ends = ends
         self._ids = ids
 
@@ -49,19 +55,34 @@ class KeptIds:
         """The custom_id of a row, as a JSON string."""
         return self._ids[self._ends[row - 1] if row else 0 : self._ends[row]]
 
+    def params_mark(self, row: int) -> bytes:
+        """The digest of the params and betas of a row; empty if none was kept."""
+        return self._marks[MARK * row : MARK * (row + 1)]
+
     def close(self) -> None:
         """Do nothing: all of it is in memory."""
 
 
-def write_kept(folder: Path, shard: int, custom_id: Callable[[int], bytes], withheld: bytes | bytearray) -> None:
-    """Write the file of a shard durably; one that exists is replaced."""
+def params_mark(params: bytes, betas: Iterable[str]) -> bytes:
+    """What stands for the params of a request as they were given, and for its betas."""
+    digest = blake2b(params, digest_size=MARK)
+    for beta in betas:
+        digest.update(b"\0%b" % beta.encode())  # JSON holds no NUL
+    return digest.digest()
+
+
+def write_kept(
+    folder: Path, shard: int, custom_id: Callable[[int], bytes], withheld: bytes | bytearray, marks: bytes = b""
+) -> None:
+    """Write the file of a shard durably; one that exists is replaced. `marks` are those of its rows' params."""
     ids = [custom_id(row) for row in range(len(withheld))]
     ends = array("Q", accumulate(map(len, ids)))
-    packed = zlib.compress(b"".join((withheld, ends.tobytes(), *ids)), QUICK)
+    packed = marks + zlib.compress(b"".join((withheld, ends.tobytes(), *ids)), QUICK)
+    magic = WITH_MARKS if marks else MAGIC
     descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)  # O_EXCL, 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(MAGIC + blake2b(packed, digest_size=DIGEST).digest() + packed)
+            file.write(magic + blake2b(packed, digest_size=DIGEST).digest() + packed)
             file.flush()
             sync(file.fileno())
         with durable(folder):
@@ -80,12 +101,14 @@ def read_kept(folder: Path, shard: int, rows: int) -> KeptIds | None:
         return None
     begin = len(MAGIC) + DIGEST
     packed = content[begin:]
-    if content[:begin] != MAGIC + blake2b(packed, digest_size=DIGEST).digest():
+    digest = blake2b(packed, digest_size=DIGEST).digest()
+    if content[:begin] not in (MAGIC + digest, WITH_MARKS + digest):
         return None
-    unpacked = zlib.decompress(packed)
+    marks = packed[: MARK * rows] if content.startswith(WITH_MARKS) else b""
+    unpacked = zlib.decompress(packed[len(marks) :])
     ends = array("Q")
     ends.frombytes(unpacked[rows : 9 * rows])
     ids = unpacked[9 * rows :]
     if len(ends) != rows or not rows or ends[-1] != len(ids):
         return None
-    return KeptIds(unpacked[:rows], ends, ids)
+    return KeptIds(unpacked[:rows], ends, ids, marks)

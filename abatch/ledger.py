@@ -27,10 +27,10 @@ from abatch.facts import (
     Drained,
     DuplicateSeen,
     Ended,
-    FileSource,
-    FilesSource,
     Finished,
     Found,
+    InputChanged,
+    IterableSource,
     Limited,
     LostWished,
     Moved,
@@ -42,6 +42,7 @@ from abatch.facts import (
     Split,
     Stopped,
     Submitted,
+    Unplanned,
     Unreadable,
     WishRefused,
     Withdrawn,
@@ -370,6 +371,10 @@ class JobRecord:
                 self.stopped = None
             case Limited():
                 self.limited = fact
+            case InputChanged(source=source):
+                self.submitted = msgspec.structs.replace(self.submitted, source=source)
+                self.cut = Cut(rows=source.sent)
+                self.cuts += 1
             case Moved():
                 self.moves += (fact,)
                 self.cuts += 1
@@ -418,7 +423,7 @@ class JobRecord:
                     self.missing_shards.remove(number)
                 if fact.listed and fact.listed not in self.listed:
                     self.listed += (fact.listed,)
-            case Split():
+            case Split() | Unplanned():
                 self.open_shards.pop(number)
             case _:
                 pass
@@ -495,7 +500,9 @@ class JobRecord:
     @property
     def _total(self) -> int | None:
         source = self.submitted.source
-        return self.cut.rows if self.cut.last else source.rows if isinstance(source, FileSource | FilesSource) else None
+        if self.cut.last:
+            return self.cut.rows
+        return None if isinstance(source, IterableSource) else source.rows
 
     @property
     def missing(self) -> int:

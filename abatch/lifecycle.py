@@ -12,23 +12,24 @@
 The state is the replay of the shard's facts, and `next_action` of the state says what the driver does. Running
 and recovering are therefore the same code: after a crash the facts say where to go on. Everything here is pure.
 
-| state      | Committing | Candidates | Unreadable | Accepted   | Found      | Withdrawn | Rejected | CancelledAsParked | Vanished   | Reappeared | Lost | Ended    | Drained | Reopened  | Split | Abandoned | Held  |
-|------------|------------|------------|------------|------------|------------|-----------|----------|-------------------|------------|------------|------|----------|---------|-----------|-------|-----------|-------|
-| Ready      | InDoubt    |            |            |            |            |           | Rejected |                   |            |            |      |          |         |           | Dead  | Dead      |       |
-| InDoubt    |            | InDoubt    | InDoubt    | Processing | Processing | Ready     | Rejected |                   |            |            | Lost |          |         |           |       |           | Held  |
-| Held       |            | Held       |            |            | Processing | Ready     |          |                   |            |            | Lost |          |         |           |       |           |       |
-| Processing |            |            |            |            |            |           |          | Processing³       | Processing | Processing | Lost | Draining |         |           |       |           | Held¹ |
-| Draining   |            |            |            |            |            |           |          |                   | Draining   | Draining   |      |          | Done    |           |       |           | Held¹ |
-| Lost       |            |            |            |            |            |           |          |                   |            |            |      |          | Done    |           |       |           |       |
-| Rejected   |            |            |            |            |            |           |          |                   |            |            |      |          |         |           |       | Dead      |       |
-| Done       |            |            |            |            |            |           |          |                   |            |            |      |          |         | Draining² |       |           |       |
-| Dead       |            |            |            |            |            |           |          |                   |            |            |      |          |         |           |       |           |       |
+| state      | Committing | Candidates | Unreadable | Accepted   | Found      | Withdrawn | Rejected | CancelledAsParked | Vanished   | Reappeared | Lost | Ended    | Drained | Reopened  | Split | Unplanned | Abandoned | Held  |
+|------------|------------|------------|------------|------------|------------|-----------|----------|-------------------|------------|------------|------|----------|---------|-----------|-------|-----------|-----------|-------|
+| Ready      | InDoubt    |            |            |            |            |           | Rejected |                   |            |            |      |          |         |           | Dead  | Dead      | Dead      |       |
+| InDoubt    |            | InDoubt    | InDoubt    | Processing | Processing | Ready     | Rejected |                   |            |            | Lost |          |         |           |       |           |           | Held  |
+| Held       |            | Held       |            |            | Processing | Ready     |          |                   |            |            | Lost |          |         |           |       |           |           |       |
+| Processing |            |            |            |            |            |           |          | Processing³       | Processing | Processing | Lost | Draining |         |           |       |           |           | Held¹ |
+| Draining   |            |            |            |            |            |           |          |                   | Draining   | Draining   |      |          | Done    |           |       |           |           | Held¹ |
+| Lost       |            |            |            |            |            |           |          |                   |            |            |      |          | Done    |           |       |           |           |       |
+| Rejected   |            |            |            |            |            |           |          |                   |            |            |      |          |         |           |       |           | Dead      |       |
+| Done       |            |            |            |            |            |           |          |                   |            |            |      |          |         | Draining² |       |           |           |       |
+| Dead       |            |            |            |            |            |           |          |                   |            |            |      |          |         |           |       |           |           |       |
 
 ¹ Only a batch that an operator named and no tag has proven yet.
 ² Lost where the batch never was known. `Vanished` follows only where it did not, or `Reappeared` came since, and
 `Reappeared` only where it did.
 ³ Only a batch that is proven ours, and once.
-`Candidates` is the fact `CandidatesChanged`. `Planned` is the first fact of a shard and of no other state.
+`Candidates` is the fact `CandidatesChanged`. `Unplanned` comes with the job's fact `InputChanged`.
+`Planned` is the first fact of a shard and of no other state.
 Every empty place raises IllegalTransition, and the journal is left as it is.
 """
 
@@ -57,6 +58,7 @@ from abatch.facts import (
     Reappeared,
     Reopened,
     Split,
+    Unplanned,
     Unreadable,
     Vanished,
     Withdrawn,
@@ -120,7 +122,7 @@ class Ready(_State, frozen=True, kw_only=True):
                 )
             case RejectedFact(error=error):
                 return Rejected(error=error)
-            case Split() | Abandoned():
+            case Split() | Unplanned() | Abandoned():
                 return Dead(end=fact)
             case _:
                 return None
@@ -326,9 +328,9 @@ class Done(_State, frozen=True, kw_only=True):
 
 
 class Dead(_State, frozen=True, kw_only=True):
-    """The shard will never be a batch: split, or abandoned with its fallback lines sealed."""
+    """The shard will never be a batch: split, planned once more, or abandoned with its fallback lines sealed."""
 
-    end: Split | Abandoned
+    end: Split | Unplanned | Abandoned
 
 
 State: TypeAlias = Ready | InDoubt | Held | Rejected | Processing | Draining | Lost | Done | Dead

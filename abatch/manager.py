@@ -18,17 +18,31 @@ import anyio
 from msgspec.structs import replace
 
 from abatch import threads, wire
+from abatch.answered import answering, without_answered
 from abatch.backend import Backend, JobRef, connect, normalize
 from abatch.bulletin import Bulletin, post
+from abatch.changed import check_may_change, take_changed
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
 from abatch.disk import remove
 from abatch.driver import Stop
 from abatch.durations import KEPT_FOR
 from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError
-from abatch.facts import DuplicateSeen, Headers, IterableSource, Limited, Submitted, files_of, source_of
+from abatch.facts import (
+    DuplicateSeen,
+    FilePart,
+    FileSource,
+    FilesSource,
+    Headers,
+    IterableSource,
+    Limited,
+    SelectedSource,
+    Submitted,
+    files_of,
+    source_of,
+)
 from abatch.intake import HEAD_ROWS, check_files, file_sha256, not_empty, other_row, read_row, stat_of
 from abatch.job import Job
-from abatch.journal import Entry, Journal
+from abatch.journal import Entry, Journal, Overtaken
 from abatch.ledger import Ledger
 from abatch.lifecycle import Done, Held, InDoubt, Lost, doubt_of
 from abatch.lifetime import Lifetime
@@ -40,6 +54,7 @@ from abatch.planner import log_doubts, spool_needed
 from abatch.poller import Scope
 from abatch.prices import load as load_prices
 from abatch.redrain import reopen_missing_parts
+from abatch.repeats import repeated
 from abatch.request import HEADER_VALUE, exact, paths_of
 from abatch.runner import HandedOver, JobRun, Workshop
 from abatch.survey import Survey, Surveys
@@ -450,6 +465,30 @@ class BatchManager:
                 self._look(job)
             return shards
 
+    async def same_requests(
+        self, requests: RequestSource, *, betas: Sequence[str] = (), skip_answered: str | None = None
+    ) -> list[Job]:
+        """The jobs of this journal that hold requests of these files, and were paid for or may be.
+
+        Files are compared by their content, whatever their names and the jobs' destinations; one that has grown since
+        holds the requests that it held before. Submitting them under another key pays for these requests again: read
+        the results of a finished job, `move` an unfinished one, or `submit` with `skip_answered`.
+
+        Args:
+            requests: a path, or a list or tuple of paths; of an iterable nothing is known, and the list is empty.
+            betas: values of `anthropic-beta` for every request: with others the requests are others.
+            skip_answered: as for `submit`; jobs whose answers it leaves out are not named.
+
+        Raises:
+            ConfigError: a file cannot be read, or `skip_answered` cannot work.
+
+        """
+        self._check_open("same_requests")
+        jobs = await repeated(self._ledger, paths_of(requests), tuple(map(exact, betas)))
+        left_out = () if skip_answered is None else answering(self._ledger, skip_answered)
+        numbers = {job.job for job in left_out}
+        return [self._handle(job) for job in jobs if job.job not in numbers]
+
     async def submit(
         self,
         requests: RequestSource,
@@ -463,6 +502,8 @@ class BatchManager:
         limit: int | None = None,
         pilot: int = 0,
         preview: Preview | None = None,
+        skip_answered: str | None = None,
+        changed_input: bool = False,
     ) -> Job:
         """Hand over a job, or hand it over again: the same key with the same content goes on, or is done at once.
 
@@ -485,6 +526,12 @@ class BatchManager:
             pilot: send so many requests, the first ones, alone; the others go once four fifths of these succeeded. If
                 more than a fifth fail, the job stops, see `Config.failing`. It is of the call that begins the job.
             preview: sees the requests of files while they are checked, and may raise before a new job is begun.
+            skip_answered: the key of a finished job: requests of the files that it, one of its retries, or a job whose
+                answers it left out itself answered with success are not sent. One whose params are known to be others
+                is sent. The choice is made once, and belongs to the job from then on.
+            changed_input: whether an unfinished job takes files whose content changed. What it has sent must be the
+                same in them, and nothing may be in flight; all else is planned once more. Means nothing where the
+                content is the same.
 
         Raises:
             BadRequest: the file holds requests that cannot be sent; nothing was promised or sent.
@@ -514,6 +561,8 @@ class BatchManager:
             user_profile_id=None if user_profile_id is None else exact(user_profile_id),
             workspace_id=None if workspace_id is None else exact(workspace_id),
         )
+        if skip_answered is not None and not paths:
+            raise ConfigError("skip_answered needs a file, which is read twice; leave answered requests out yourself")
         backend = to if isinstance(to, Backend) and not isinstance(to, str | os.PathLike) else None
         url = "" if backend is not None else relative_url(self._folder, normalize(os.fspath(to)))  # type: ignore[arg-type]
         key = self._default_key(paths, url) if key is None else exact(key)
@@ -525,11 +574,13 @@ class BatchManager:
             if job is None:
                 if not paths:
                     requests = cast("RequestSource", not_empty(requests))
-                source = await self._source(paths, key, headers, preview)
+                source = await self._source(paths, key, headers, preview, skip_answered)
                 fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries, limit=limit, pilot=pilot)
                 job = await self._begin(fact, backend)
             else:
-                await self._compare(job, paths, url, headers)
+                if changed_input and paths and job.finished is None and not job.cancel_wished:
+                    await self._take_changed(job, paths, headers)
+                await self._compare(job, paths, url, headers, skip_answered)
                 if not paths and isinstance(requests, list | tuple):
                     await self._compare_first_rows(job, cast("Sequence[object]", requests))
                 if backend is not None and not job.to:  # one that was moved has another destination since
@@ -629,16 +680,21 @@ class BatchManager:
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", paths[0].name.split(".")[0]).lstrip("._-")[:80] or "job"
         return f"{stem}-{hashlib.sha256(os.fsencode(named)).hexdigest()[:8]}"
 
-    async def _source(self, paths: Sequence[Path], key: str, headers: Headers, preview: Preview | None) -> Source:
+    async def _source(
+        self, paths: Sequence[Path], key: str, headers: Headers, preview: Preview | None, skip_answered: str | None
+    ) -> Source:
         if not paths:
             return IterableSource()
+        if skip_answered is not None:
+            answering(self._ledger, skip_answered)  # before the files are read
         params = check_of(self._config.params, betas=bool(headers.betas))
+        note = None if preview is None else preview.add
         source = await check_files(
             paths,
             self._ledger.journal.folder,
             bytes_per_batch=self._config.bytes_per_batch,
             params=params,
-            note=None if preview is None else preview.add,
+            note=note if skip_answered is None else None,
         )
         if params is not None:
             log_doubts(key, params.fresh_doubts())
@@ -650,10 +706,52 @@ class BatchManager:
                 f"journal {self._folder} needs about {needed:,} bytes of disk for this input, {free:,} are free; "
                 "free some, or put the journal on another disk"
             )
+        files = [replace(file, path=relative(self._folder, Path(file.path))) for file in files_of(source)]
+        checked = source_of(files, source.rows)
+        chosen: FileSource | FilesSource | SelectedSource = checked
+        if skip_answered is not None:
+            chosen = await without_answered(
+                self._ledger,
+                checked,
+                paths,
+                betas=headers.betas,
+                answered_by=skip_answered,
+                run_of=self._run_of,
+                note=note,
+            )
+            log.info(
+                "answered_left_out",
+                job=key,
+                answered_by=skip_answered,
+                skipped=chosen.skipped,
+                changed=chosen.changed,
+                uncompared=chosen.uncompared,
+            )
         if preview is not None:
             await preview.agree()
-        files = [replace(file, path=relative(self._folder, Path(file.path))) for file in files_of(source)]
-        return source_of(files, source.rows)
+        return chosen
+
+    async def _take_changed(self, job: JobRecord, paths: Sequence[Path], headers: Headers) -> None:
+        """Let a job go on with files whose content changed; nothing is done for files that are as they were."""
+        known = job.submitted
+        if isinstance(known.source, IterableSource) or known.headers != headers:  # a conflict, as without this
+            return
+        files = files_of(known.source)
+        if len(files) == len(paths) and all(
+            [await _is_same(file, path) for file, path in zip(files, paths, strict=True)]
+        ):
+            return
+        async with self._run_of(job).paused():
+            check_may_change(job)  # before the files are read
+            source = await self._source(paths, job.key, headers, None, None)
+            assert isinstance(source, FileSource | FilesSource)
+            while job.finished is None:
+                try:
+                    await take_changed(self._ledger, job, source, paths)
+                except Overtaken:  # another process changed the job; look at it as it is now
+                    log.warning("change_overtaken", job=job.key)
+                else:
+                    return
 
     async def _begin(self, fact: Submitted, backend: Backend | None) -> JobRecord:
         """Claim the destination, then make the job durable."""
@@ -670,21 +768,31 @@ class BatchManager:
         log.info("job_submitted", job=job.key)
         return job
 
-    async def _compare(self, job: JobRecord, paths: Sequence[Path], url: str, headers: Headers) -> None:
+    async def _compare(
+        self, job: JobRecord, paths: Sequence[Path], url: str, headers: Headers, skip_answered: str | None
+    ) -> None:
         known = job.submitted
         if url not in job.places:
             place = f"destination {shown(absolute_url(self._folder, job.to))}" if job.to else "a backend object"
-            remedy = f"to take the job elsewhere: abatch move {job.key} --to DEST" if job.finished is None else ""
+            remedy = f"take the job elsewhere: abatch move {job.key} --to DEST" if job.finished is None else ""
             raise JobConflict(job.key, place, remedy=remedy)
         if known.headers != headers:
             raise JobConflict(job.key, "other betas, user profile or workspace")
+        answered_by = known.source.answered_by if isinstance(known.source, SelectedSource) else None
+        if answered_by != skip_answered:
+            others = (
+                "all requests of its files (no --skip-answered)"
+                if answered_by is None
+                else f"the requests that job {answered_by!r} answered left out (--skip-answered {answered_by})"
+            )
+            raise JobConflict(job.key, others)
         files = files_of(known.source)
         if len(files) != len(paths):
             raise JobConflict(job.key, "requests from another kind of source, or from more or fewer files")
         for file, path in zip(files, paths, strict=True):  # an iterable is compared row by row, as it is read
-            now = await threads.run(stat_of, path)
-            if now != (file.size, file.mtime_ns) and await file_sha256(path) != file.sha256:
-                raise JobConflict(job.key, f"other content of {file.path}")
+            if not await _is_same(file, path):
+                way = "take the requests that were not sent from it: the same command with --changed-input"
+                raise JobConflict(job.key, f"other content of {file.path}", remedy=way if job.finished is None else "")
 
     async def _compare_first_rows(self, job: JobRecord, requests: Sequence[object]) -> None:
         """Refuse a list that differs at its beginning or in its length; the rest is compared as it is read."""
@@ -696,6 +804,12 @@ class BatchManager:
         if len(requests) < planned.rows or (planned.last and len(requests) > planned.rows):
             kind = "more" if len(requests) < planned.rows else "fewer"
             raise JobConflict(job.key, f"{kind} requests: {planned.rows:,}, where these are {len(requests):,}")
+
+
+async def _is_same(file: FilePart, path: Path) -> bool:
+    """Whether a file has the content that a job was begun with."""
+    now = await threads.run(stat_of, path)
+    return now == (file.size, file.mtime_ns) or await file_sha256(path) == file.sha256
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -12,12 +12,12 @@ import zlib
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeAlias, TypeVar
 
 from abatch import threads
 from abatch.config import BATCH_BYTES
 from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped
-from abatch.facts import Cut, FilePart, FileSource, FilesSource, Headers, files_of
+from abatch.facts import ChangedSource, Cut, FilePart, FileSource, FilesSource, Headers, SelectedSource, files_of
 from abatch.intake import (
     BLOCK,
     HEADER_SETS,
@@ -27,9 +27,10 @@ from abatch.intake import (
     Lines,
     Numbered,
     SeenIds,
+    SelectedInput,
     check_size,
     file_sha256,
-    opened_input,
+    opened_source,
     other_row,
     too_many_header_sets,
 )
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Planner", "log_doubts", "spool_needed"]
 
+FilesOf: TypeAlias = FileSource | FilesSource | SelectedSource | ChangedSource
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -112,7 +114,7 @@ class Planner:
         """A row stands behind the last one that may be planned now."""
         self._rest: tuple[Lines, Rows, int] | None = None  # of a file's block, from the row that did not fit any more
 
-    async def run_file(self, source: FileSource | FilesSource, *paths: Path) -> None:
+    async def run_file(self, source: FilesOf, *paths: Path) -> None:
         """Plan what is left of a file that was checked, or of several.
 
         Raises:
@@ -126,14 +128,14 @@ class Planner:
             return
         rows = self._filled = cut.rows
         # it was found good perhaps under a larger limit than now's
-        file = await opened_input(paths, longest=2 * BATCH_BYTES)
+        file = await opened_source(source, paths, longest=2 * BATCH_BYTES)
         with closing(file):
             now = file.stats()
             for path, stat, then in zip(paths, now, files_of(source), strict=True):
                 if stat != (then.size, then.mtime_ns):
                     await self._compare(path, then)
             try:
-                left = cut.rows
+                left = cut.rows - (source.sent if isinstance(source, ChangedSource) else 0)
                 while left := await threads.run(file.skip, offset=cut.offset, rows=left):
                     pass
                 while (taken := await self._in_spool(self._fill_from, file)) is not None:
@@ -219,7 +221,7 @@ class Planner:
 
     # ---- filling ----------------------------------------------------------------------------------------------
 
-    def _fill_from(self, file: FileInput | FilesInput) -> _Taken | None:
+    def _fill_from(self, file: FileInput | FilesInput | SelectedInput) -> _Taken | None:
         """Put about a megabyte of a file into the open shards, less if one is full; None at the end."""
         taken = weight = 0
         while weight < BLOCK:
@@ -227,7 +229,7 @@ class Planner:
                 block = file.block()
                 if block is None:
                     break
-                weight += len(block.text)
+                weight += len(block.text) or BLOCK  # of which nothing is sent: it took its time all the same
                 self._rest = block, from_checked_lines(block.text), 0
             block, rows, begin = self._rest
             end, full = self._fill(rows, begin)
@@ -366,7 +368,8 @@ class Planner:
         return JobStopped(
             self._job.key,
             f"input {' or '.join(map(str, paths[:3]))} changed since the job was started",
-            "Put the old content back and run again; or give the new content a key of its own.",
+            "Put the old content back and run the same command again; or run it with --changed-input "
+            "(`changed_input=True`), which takes the changed requests that were not sent.",
         )
 
 
@@ -380,7 +383,7 @@ def log_doubts(key: str, doubts: Sequence[Alike]) -> None:
         log.warning("params_doubtful", job=key, why=first.why, requests=doubt.count, lines=lines)
 
 
-def spool_needed(source: FileSource | FilesSource, config: Config) -> int:
+def spool_needed(source: FilesOf, config: Config) -> int:
     """Bytes that a file's shards may take in the spool at once: those in flight and those that wait."""
     _, queue = LIMITS[config.tier]
     waiting = (config.sealed_unsent + 1) * config.requests_per_batch

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from abatch.lifecycle import InDoubt
 
 __all__ = [
+    "CORRECT",
     "Absent",
     "AbsentOnce",
     "BatchSeen",
@@ -174,6 +175,8 @@ _REFUSALS: Final = frozenset({400, 401, 402, 403, 404, 422})
 _SENT_ELSEWHERE: Final = frozenset({307, 308})
 """The redirects that ask for the same request at another place. 303, and by habit 301 and 302, point to the result
 of a request that was carried out."""
+CORRECT: Final = "Change what the message names, then hand the job over again."
+"""Of a refusal of the requests; how that is done depends on where they came from."""
 _REMEDIES: Final = {
     401: "Check the API key, then run the same command again.",
     402: "Settle the account's billing, then run the same command again.",
@@ -208,7 +211,7 @@ def judge(answer: Replied | NoAnswer) -> Verdict:
         whole_scope = answer.error_code not in OF_ONE_JOB
         return Refused(rule="A8" if status == 429 else "A6", reason=said, remedy=lifts, whole_scope=whole_scope)
     if kind is not None and status in _REFUSALS:
-        remedy = _REMEDIES.get(status, "Change what the message names, then hand the job over again.")
+        remedy = _REMEDIES.get(status, CORRECT)
         return Refused(rule="A6", reason=said, remedy=remedy, whole_scope=status in (401, 402, 403))
     if kind is not None and status == 429:
         return Later(rule="A8", wait=answer.retry_after)

@@ -15,8 +15,8 @@ from abatch import threads
 from abatch.config import BATCH_BYTES
 from abatch.disk import remove
 from abatch.errors import BadRequest, ConfigError
-from abatch.facts import Cut, Headers, Planned, Split
-from abatch.intake import FileInput, FilesInput, opened_input
+from abatch.facts import Cut, Headers, InputChanged, IterableSource, Planned, Split
+from abatch.intake import FileInput, FilesInput, SelectedInput, opened_source
 from abatch.lifecycle import Dead
 from abatch.request import from_checked_lines
 from abatch.spool import SpoolWriter, guarded
@@ -72,10 +72,11 @@ async def respool(ledger: Ledger, job: JobRecord, paths: Sequence[Path], shards:
         root, rows = _root_of(job, shard)
         if root in stretches:
             wanted.append(_Wanted(shard=shard.shard, planned=shard.planned, stretch=stretches[root], rows=rows))
-    if not wanted:
+    source = job.submitted.source
+    if not wanted or isinstance(source, IterableSource):
         return set()
     try:
-        file = await opened_input(paths, longest=2 * BATCH_BYTES)
+        file = await opened_source(source, paths, longest=2 * BATCH_BYTES)
     except ConfigError:  # it is gone
         return set()
     reading = _Pass(ledger.journal.spool, job.submitted.headers, file, wanted)
@@ -112,18 +113,22 @@ async def _stretches(ledger: Ledger, job: JobRecord) -> dict[int, _Stretch]:
     """Per shard that was cut from the input: where its rows are in it."""
     found: dict[int, _Stretch] = {}
     fresh: list[int] = []
-    before = Cut(rows=0)
+    before, sent = Cut(rows=0), 0
 
     def visit(recorded: Recorded) -> None:
-        nonlocal before
+        nonlocal before, sent
         match recorded.fact:
             case Planned(parent=None) if recorded.shard is not None:
                 fresh.append(recorded.shard)
             case Cut() as cut:
-                stretch = _Stretch(first=before.rows, offset=before.offset, end=cut.rows)
+                stretch = _Stretch(first=before.rows - sent, offset=before.offset, end=cut.rows - sent)
                 found.update(dict.fromkeys(fresh, stretch))
                 fresh.clear()
                 before = cut
+            case InputChanged(source=changed):  # the rows before it were planned from what is no more
+                found.clear()
+                fresh.clear()
+                before, sent = Cut(rows=changed.sent), changed.sent
             case _:
                 pass
 
@@ -134,7 +139,9 @@ async def _stretches(ledger: Ledger, job: JobRecord) -> dict[int, _Stretch]:
 class _Pass:
     """One read of the input, from the first stretch that is wanted to the end of the last."""
 
-    def __init__(self, folder: Path, common: Headers, file: FileInput | FilesInput, wanted: Sequence[_Wanted]) -> None:
+    def __init__(
+        self, folder: Path, common: Headers, file: FileInput | FilesInput | SelectedInput, wanted: Sequence[_Wanted]
+    ) -> None:
         self.written: set[int] = set()
         self._folder = folder
         self._common = common

@@ -26,6 +26,7 @@ __all__ = [
     "OUTCOMES",
     "Block",
     "Failure",
+    "LeftOut",
     "Line",
     "Result",
     "ResultError",
@@ -342,6 +343,20 @@ def _number(digits: str) -> int | float:
         return int(digits)
     except ValueError:
         return float(digits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Requests of an input that are not sent, because another job had answered them."""
+
+    answered_by: str
+    """The key of the other job."""
+    skipped: int
+    """Requests that are not sent."""
+    changed: int
+    """Requests that it answered with other params: they are sent."""
+    uncompared: int
+    """Requests that are not sent, though nothing is known of the params that were answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from abatch.errors import (
     ManagerClosed,
     StillInDoubt,
 )
-from abatch.facts import FileSource, FilesSource, Finished, Resumed, Stopped
+from abatch.facts import Finished, IterableSource, Resumed, Stopped
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Held, Ready
 from abatch.log import log
@@ -511,7 +511,7 @@ class JobRun:
             while self._plan_again:
                 self._plan_again = False
                 planner = Planner(shop.ledger, job, shop.config, room=room, cut_made=cut_made)
-                if isinstance(source, FileSource | FilesSource) and self.input_paths and not job.cancel_wished:
+                if not isinstance(source, IterableSource) and self.input_paths and not job.cancel_wished:
                     await planner.run_file(source, *self.input_paths)
                 while self._handed:
                     await self._plan_or_compare(planner, self._handed.popleft())
@@ -564,7 +564,7 @@ class JobRun:
         """
         job, pilot = self.job, self.job.submitted.pilot
         source = job.submitted.source
-        is_all = isinstance(source, FileSource | FilesSource) and source.rows <= pilot
+        is_all = not isinstance(source, IterableSource) and source.rows <= pilot
         if not pilot or job.cut.rows != pilot or job.cut.last or is_all:
             return False
         done = job.progress()

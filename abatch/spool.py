@@ -34,6 +34,7 @@ from abatch import threads, wire
 from abatch.disk import OUT_OF_FILES, durable, sync
 from abatch.errors import AbatchError, TooManyOpenFiles
 from abatch.facts import Planned
+from abatch.kept import params_mark
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -315,6 +316,18 @@ class SpoolReader:
         """The params of a row, as the caller gave them."""
         ends = self._params_ends
         return self._map[(ends[row - 1] if row else START) + GAP : ends[row]]
+
+    def params_marks(self) -> bytes:
+        """The digests of all rows' params and betas, one after the other, as `kept.py` keeps them."""
+        marks, betas, passed = bytearray(), self._planned.headers.betas, 0
+        for row in range(self.rows):
+            params = self.params(row)
+            marks += params_mark(params, betas)
+            passed += len(params)
+            if passed >= PIECE:
+                self._forget()
+                passed = 0
+        return bytes(marks)
 
     def own_fallback(self, row: int) -> bytes:
         """The line that an earlier try left for this row; empty without one."""

@@ -9,7 +9,7 @@ from abatch.backend import normalize
 from abatch.cli.commands import command, near
 from abatch.cli.family import retried_key
 from abatch.errors import ConfigError
-from abatch.facts import files_of
+from abatch.facts import SelectedSource, files_of
 from abatch.places import absolute, absolute_url, shown
 from abatch.stops import CUT
 
@@ -45,6 +45,8 @@ def resuming(ledger: Ledger, job: JobRecord) -> tuple[str, str]:
     words = ["run", *sources, "--to", _destination(absolute_url(folder, job.to)), "--key", job.key]
     words += [word for beta in headers.betas for word in ("--beta", beta)]
     words += [] if headers.workspace_id is None else ["--workspace", headers.workspace_id]
+    if isinstance(submitted.source, SelectedSource):
+        words += ["--skip-answered", submitted.source.answered_by]
     return command(folder, *words, *in_spite), "" if files else "with the same lines on stdin"
 
 

@@ -21,6 +21,7 @@ from abatch import threads
 from abatch.backend import failed_elsewhere, load, normalize
 from abatch.cli.again import about_failures, about_stops
 from abatch.cli.commands import command
+from abatch.cli.conflicts import Typed, ask_before_paying_again, say_left_out, with_commands
 from abatch.cli.destination import folder_to_make
 from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import failures_table, follow, summary_json, summary_table
@@ -31,7 +32,7 @@ from abatch.cli.screen import configure_logs
 from abatch.cli.streams import OutputGone
 from abatch.cli.text import clean
 from abatch.config import Config
-from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobStopped, LimitReached
+from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobConflict, JobStopped, LimitReached
 from abatch.log import ranges
 from abatch.manager import BatchManager
 from abatch.params import check_of
@@ -83,6 +84,12 @@ class Order:
     """So many are sent alone, the first ones."""
     spending: Spending | None = None
     """Says what it may cost before anything is sent."""
+    skip_answered: str | None = None
+    """The job whose answered requests are not sent."""
+    changed_input: bool = False
+    """Whether an unfinished job takes a changed input for what it has not sent."""
+    again: bool = False
+    """Whether requests that another job holds are sent, and paid for, again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,12 +295,16 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     async with manager:
         if isinstance(order.requests, list) and order.key is None:
             course.key = manager.default_key(order.requests, order.to)  # a job that was moved has kept its key
-        if all(known.key != course.key for known in manager.jobs()) and (made := folder_to_make(url)) is not None:
+        typed = _typed(order, journal)
+        is_new = all(known.key != course.key for known in manager.jobs())
+        if is_new and isinstance(order.requests, list) and not order.again and around.sandbox is None:
+            await ask_before_paying_again(manager, typed)
+        if is_new and (made := folder_to_make(url)) is not None:
             screen.say(f"The folder {made} does not exist; it is made.")
         if screen.live:
             screen.say("Checking the API and the requests.")
         is_done = any(known.key == course.key and known.done for known in manager.jobs())
-        if order.piped and not any(known.key == course.key for known in manager.jobs()):
+        if order.piped and is_new:
             screen.say("cost         unknown: requests from stdin are sent as they come")
         if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API
             await _check_api(manager, course.key, order.workspace_id)
@@ -312,7 +323,10 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
                 limit=order.limit,
                 pilot=order.pilot,
                 preview=order.spending,
+                skip_answered=order.skip_answered,
+                changed_input=order.changed_input,
             )
+            say_left_out(job, screen)
             if (here := job.destination) != absolute_url(journal, relative_url(journal, url)):
                 screen.say(f"job {job.key} was moved: its results are in {shown(here)}")
             if job.done and is_local(here):
@@ -329,10 +343,27 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
                     course.failures = await job.failures()
                 raise
             course.failures = await job.failures()
+        except JobConflict as conflict:
+            if isinstance(order.requests, list) or order.piped:
+                raise with_commands(conflict, manager, typed) from conflict
+            raise
         except Exception as failure:
             if (told := failed_elsewhere(url, failure)) is not None:
                 raise told from failure
             raise
+
+
+def _typed(order: Order, journal: Path) -> Typed:
+    """What of the command makes its job."""
+    return Typed(
+        journal,
+        order.requests if isinstance(order.requests, list) else (),
+        order.to,
+        key=order.key,
+        betas=order.betas,
+        workspace_id=order.workspace_id,
+        skip_answered=order.skip_answered,
+    )
 
 
 async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> None:
@@ -385,7 +416,7 @@ async def _check_in_place(job: Job, url: str) -> None:
     raise BackendError(
         url,
         f"job {job.key!r} is done, but its results are not where they were: {why}; "
-        "or give another --key, and the requests are sent, and paid for, again",
+        "or give another --key and --again, and the requests are sent, and paid for, again",
     )
 
 

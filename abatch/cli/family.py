@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from abatch import threads, wire
+from abatch.answered import retries_of
 from abatch.cli.reading import read_results
 from abatch.collector import failure_of
 
@@ -52,14 +53,6 @@ def retried_key(key: str) -> str:
 def root_of(ledger: Ledger, job: JobRecord) -> JobRecord:
     """The job that a retry is of; a job that is no retry itself."""
     return ledger.job(retried_key(job.key)) or job
-
-
-def retries_of(ledger: Ledger, job: JobRecord) -> list[JobRecord]:
-    """The retries of a job, the first one first; the last may be unfinished."""
-    found: list[JobRecord] = []
-    while (retry := ledger.job(f"{job.key}.retry-{len(found) + 1}")) is not None:
-        found.append(retry)
-    return found
 
 
 def mark_of(custom_id: bytes) -> bytes:

@@ -85,6 +85,17 @@ def run(
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Send params as they are, without a check against the SDK's types.")
     ] = False,
+    skip_answered: Annotated[
+        str | None,
+        typer.Option(metavar="JOB", help="Send only requests that this finished job has no successful answer for."),
+    ] = None,
+    changed_input: Annotated[
+        bool,
+        typer.Option("--changed-input", help="Let an unfinished job take a changed input for what was not sent."),
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Send, and pay for, requests again that another job here holds.")
+    ] = False,
     tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
     beta: Annotated[list[str] | None, typer.Option(help="A value of anthropic-beta; may be repeated.")] = None,
     workspace: Annotated[str | None, typer.Option(help="The workspace of every call.")] = None,
@@ -166,6 +177,9 @@ def run(
                 limit=limit,
                 pilot=pilot,
             ),
+            skip_answered=skip_answered,
+            changed_input=changed_input,
+            again=again,
         ),
         Surroundings(
             journal=journal_of(journal, sandbox=sandbox),

@@ -129,7 +129,7 @@ def test_conflict_names_the_destination_as_a_path_and_move_for_an_unfinished_job
     refused = job(cli, "other/")
     assert refused.status == 2, refused
     assert f"exists with destination {cli.folder / 'out'}/" in refused.err
-    assert "abatch move nightly --to DEST" in refused.err
+    assert "abatch move nightly --to other/" in refused.err
     api.faults.clear()
     assert job(cli, "out/").status == 0
     assert "abatch move" not in job(cli, "other/").err

@@ -145,7 +145,7 @@ def test_a_key_with_other_content_and_a_foreign_destination_are_exit_2(cli: Any)
     assert other.status == 2, other
     assert "job 'k' exists" in other.err
     (cli.folder / "mine.jsonl").write_text("precious\n")
-    taken = cli.here("run", "in.jsonl", "--to", "mine.jsonl")
+    taken = cli.here("run", "in.jsonl", "--to", "mine.jsonl", "--again")
     assert taken.status == 2, taken
     assert "choose another destination" in taken.err
     assert (cli.folder / "mine.jsonl").read_text() == "precious\n"
@@ -244,7 +244,7 @@ def test_json_that_is_not_json_lines_is_one_error(cli: Any, line: Any) -> None:
 def test_results_that_were_moved_are_told_of(cli: Any, api: Sandbox) -> None:
     cli.write("in.jsonl", 3)
     for name in ("out.jsonl", "out.db", "out/"):
-        args = ("run", "in.jsonl", "--to", name, "--json", *FAST)
+        args = ("run", "in.jsonl", "--to", name, "--json", "--again", *FAST)
         assert cli.here(*args).status == 0
         (cli.folder / name).rename(cli.folder / "elsewhere")
         again = cli.here(*args)

@@ -100,7 +100,7 @@ def test_a_run_reads_its_input_as_often_as_before(cli: Any, api: Sandbox, monkey
     ended = cli.here(*RUN)
     assert ended.status == 0, ended
     assert "synchronous  $" in ended.err
-    assert len(opened) == 1
+    assert len(opened) == 2
     assert api.account.requests == 5
 
 
@@ -148,9 +148,9 @@ def test_nobody_is_asked_below_the_bound_with_yes_or_without_a_terminal(cli: Any
     write_expensive(cli, 12)
     below = Terminal(cli, *RUN, "--confirm-above", 60.5)
     assert below.ends() == 0, below.seen
-    yes = Terminal(cli, *RUN, "--key", "yes", "--to", "yes.jsonl", "--yes")
+    yes = Terminal(cli, *RUN, "--key", "yes", "--to", "yes.jsonl", "--yes", "--again")
     assert yes.ends() == 0, yes.seen
-    piped = cli(*RUN, "--key", "piped", "--to", "piped.jsonl")
+    piped = cli(*RUN, "--key", "piped", "--to", "piped.jsonl", "--again")
     assert piped.status == 0, piped
     assert "[y/N]" not in below.seen + yes.seen + piped.err
     assert api.account.batches == 3
@@ -230,8 +230,10 @@ def test_a_limited_run_sends_the_first_rows_and_the_command_it_names_sends_the_r
     results, rest = (shlex.split(each) for each in sorted(named))
     assert "--limit" not in rest
     assert shlex.split(again.json["resume"])[1:] == [*rest, "--json"]
+    assert results[0] == "results"
     seen = cli(*results)
     assert seen.out.count("\n") == 7
+    assert rest[0] == "run"
     whole = cli(*rest)
     assert whole.status == 0, whole
     assert "requests     23 in 1 batch" in whole.err

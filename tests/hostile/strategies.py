@@ -372,6 +372,7 @@ SOME_FACTS = [
     facts.Ended(counts=Counts(succeeded=1)),
     facts.Drained(counts=Counts(succeeded=1), sealed=SealedRecord(part=0, lines=1)),
     facts.Split(into=(2, 3)),
+    facts.Unplanned(),
     facts.Held(reason="x"),
     facts.Cut(rows=1),
     facts.Planned(part=1, rows=1, body_bytes=1, spool="s", params_digest="p", ids_digest="i"),

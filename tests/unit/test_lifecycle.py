@@ -51,6 +51,7 @@ FACTS = {
     "Drained": drained(),
     "Reopened": facts.Reopened(why="w"),
     "Split": facts.Split(into=(8, 9)),
+    "Unplanned": facts.Unplanned(),
     "Abandoned": facts.Abandoned(why="canceled", counts=Counts(canceled=10), sealed=SealedRecord(part=0, lines=10)),
     "Held": facts.Held(reason="who knows"),
 }
@@ -106,6 +107,7 @@ STATES = {
     "Done, cancelled as parked": DONE_PARKED,
     "Done, never known": Done(drained=drained(gone="w"), doubt=DOUBT, batch_id=None, created_at=NOON),
     "Dead, split": Dead(end=facts.Split(into=(8, 9))),
+    "Dead, planned once more": Dead(end=facts.Unplanned()),
     "Dead, abandoned": Dead(end=FACTS["Abandoned"]),
 }
 
@@ -118,6 +120,7 @@ LEGAL = {
     ("nothing", "Planned"): Ready(attempt=0),
     ("Ready", "Committing"): InDoubt(attempt=3, date=NOON, fingerprint="f"),
     ("Ready", "Split"): Dead(end=FACTS["Split"]),
+    ("Ready", "Unplanned"): Dead(end=FACTS["Unplanned"]),
     ("Ready", "Abandoned"): Dead(end=FACTS["Abandoned"]),
     ("Ready", "Rejected"): Rejected(error="{}"),
     ("Rejected", "Abandoned"): Dead(end=FACTS["Abandoned"]),

@@ -1,0 +1,209 @@
+"""Say what works where requests would be paid for again, or a key names another job: each as a command to type."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import TYPE_CHECKING, Final
+
+from abatch.backend import normalize
+from abatch.cli.commands import command, near
+from abatch.cli.confirm import confirmed
+from abatch.cli.text import money
+from abatch.errors import ConfigError, JobConflict
+from abatch.places import absolute_url, relative_url, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from abatch.cli.screen import Screen
+    from abatch.job import Job
+    from abatch.manager import BatchManager
+
+__all__ = ["Typed", "ask_before_paying_again", "say_left_out", "with_commands"]
+
+KEY_LENGTH: Final = 100
+
+
+class Typed:
+    """What of a `run` makes its job: enough to write the command down once more, with other options.
+
+    Args:
+        folder: the journal's.
+        paths: the input's files; none for stdin.
+        to: the destination.
+        key: the job's key, if one was given.
+        betas: values of `--beta`.
+        workspace_id: the value of `--workspace`.
+        skip_answered: the value of `--skip-answered`.
+
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        paths: Sequence[Path],
+        to: str,
+        *,
+        key: str | None,
+        betas: Sequence[str],
+        workspace_id: str | None,
+        skip_answered: str | None = None,
+    ) -> None:
+        self.folder = folder
+        self.paths = tuple(paths)
+        self.to = to
+        self.key = key
+        self.betas = tuple(betas)
+        self.workspace_id = workspace_id
+        self.skip_answered = skip_answered
+
+    def named(self) -> str:
+        """The input as people write it."""
+        return ", ".join(map(str, self.paths[:3])) + ", …" * (len(self.paths) > 3) if self.paths else "stdin"
+
+    def again(self, *options: str, to: str | None = None, key: str | None = None) -> str:
+        """The command with another destination or key, and more options."""
+        named = key or self.key
+        words = ["run", *([near(str(path.absolute())) for path in self.paths] or ["-"]), "--to", to or self.to]
+        words += [] if named is None else ["--key", named]
+        words += [word for beta in self.betas for word in ("--beta", beta)]
+        words += [] if self.workspace_id is None else ["--workspace", self.workspace_id]
+        return command(self.folder, *words, *options)
+
+
+async def ask_before_paying_again(manager: BatchManager, typed: Typed) -> None:
+    """Ask whether requests that another job of the journal holds are to be sent again.
+
+    Raises:
+        ConfigError: they are not; or nobody can be asked.
+
+    """
+    jobs = await manager.same_requests(list(typed.paths), betas=typed.betas, skip_answered=typed.skip_answered)
+    if not jobs:
+        return
+    first, *more = jobs
+    known = f"{_told(first)}{f', and {len(more):,} more jobs hold them, too' if more else ''}"
+    if confirmed(f"{known}.\nSend all requests of {typed.named()}, and pay for them again?"):
+        return
+    raise ConfigError(
+        f"{known}. Nothing was sent now.\n{_without_paying(first, typed)}\n{_without_answered(first, manager, typed)}"
+        f"To send them all, and pay for them again: {typed.again('--again', to=_free_destination(typed, manager))}"
+    )
+
+
+def _told(job: Job) -> str:
+    progress, summary = job.progress(), job.summary()
+    of = f" of {progress.total:,}" if progress.total is not None else ""
+    answered = f"{summary.succeeded:,}{of} answered, which cost {money(summary.cost, summary.unpriced)}"
+    if job.done:
+        return f"these requests were sent before, by job {job.key!r}: {answered}; its results are in {_place(job)}"
+    return (
+        f"these requests are in job {job.key!r}, which is not finished: {answered}; {progress.in_flight:,} in flight, "
+        f"which are being paid for; its results go to {_place(job)}"
+    )
+
+
+def _place(job: Job) -> str:
+    return near(shown(job.destination)) if job.destination else "a backend of its application"
+
+
+def _without_paying(job: Job, typed: Typed) -> str:
+    """The commands that give the answers of a job for nothing."""
+    if not job.done:
+        return f"To have its results in {typed.to}, without another payment: {_move(job, typed)}"
+    wanted = typed.to if typed.to.endswith((".jsonl", ".ndjson")) and "://" not in typed.to else "answers.jsonl"
+    file = _free(wanted, os.path.lexists)
+    return f"To have its answers here, for nothing: {command(typed.folder, 'results', job.key)} > {shlex.quote(file)}"
+
+
+def _without_answered(job: Job, manager: BatchManager, typed: Typed) -> str:
+    """The command that sends what a finished job did not answer; empty if that is nothing, or not known yet."""
+    grew = sum(path.stat().st_size for path in typed.paths) != job.input_bytes
+    if not job.done or (job.summary().ok and not grew):
+        return ""
+    wanted = typed.again("--skip-answered", job.key, to=_free_destination(typed, manager))
+    return f"To send only requests that it did not answer: {wanted}\n"
+
+
+def _move(job: Job, typed: Typed) -> str:
+    return shlex.join(["abatch", "move", job.key, "--to", typed.to])  # how errors are told completes it
+
+
+def with_commands(conflict: JobConflict, manager: BatchManager, typed: Typed) -> JobConflict:
+    """The same conflict with the commands that work, and what they cost."""
+    if all(job.key != conflict.key for job in manager.jobs()):  # another process began it just now
+        return conflict
+    job = manager.job(conflict.key)
+    to, key = _free_destination(typed, manager), _free_key(conflict.key, manager)
+    summary = job.summary()
+    before: list[str] = []
+    if "abatch move" in conflict.remedy:
+        before.append(f"take the job elsewhere: {_move(job, typed)}")
+    elif conflict.difference.startswith("other content") and not job.done:
+        changed = typed.again("--changed-input")
+        before.append(f"let the job take the requests that it has not sent from the new content: {changed}")
+    elif conflict.names_a_way:
+        before.append(conflict.remedy)
+    lines = "" if typed.paths else ", with the lines on stdin"
+    ways = [
+        *before,
+        f"send these requests as a job of their own{lines}, which pays for all of them (the {summary.succeeded:,} "
+        f"answers of job {job.key!r} cost {money(summary.cost, summary.unpriced)}): "
+        + typed.again(*["--again"] * bool(typed.paths), to=to, key=key),
+    ]
+    if typed.paths and job.done and summary.succeeded:
+        others = typed.again("--skip-answered", job.key, to=to, key=key)
+        ways.append(f"send only requests that job {job.key!r} did not answer: {others}")
+    return JobConflict(conflict.key, conflict.difference, remedy="\nor ".join(ways))
+
+
+def say_left_out(job: Job, screen: Screen) -> None:
+    """Say which requests are not sent because another job had answered them."""
+    if (left_out := job.left_out) is None:
+        return
+    by = left_out.answered_by
+    parts = [f"{left_out.skipped:,} requests are not sent: job {by!r} has answered them"]
+    if left_out.uncompared:
+        parts.append(f"{left_out.uncompared:,} of them are known by custom_id alone, their params cannot be compared")
+    if left_out.changed:
+        parts.append(f"{left_out.changed:,} requests that it answered are sent again: their params are others now")
+    screen.say("; ".join(parts))
+
+
+def _free_key(key: str, manager: BatchManager) -> str:
+    taken = {job.key for job in manager.jobs()}
+    return next(made for n in range(2, len(taken) + 3) if (made := f"{key[: KEY_LENGTH - 8]}-{n}") not in taken)
+
+
+def _free_destination(typed: Typed, manager: BatchManager) -> str:
+    """The destination if it is free, else one beside it; a database or bucket holds many jobs, so it stays."""
+    if not normalize(typed.to).startswith("jsonl:"):
+        return typed.to
+    to = typed.to
+    if _absolute(typed, to).endswith("/") and not to.endswith("/"):  # the name of a folder that exists
+        to += "/"
+    taken = {job.destination for job in manager.jobs()}
+
+    def is_taken(made: str) -> bool:
+        url = _absolute(typed, made)
+        return url in taken or os.path.lexists(shown(url))
+
+    return _free(to, is_taken)
+
+
+def _free(name: str, is_taken: Callable[[str], bool]) -> str:
+    """The name of a file or folder if it is free, else with a number before its ending."""
+    folder, slash, last = name.rstrip("/").rpartition("/")
+    begin, dot, ending = last.partition(".") if not last.startswith(".") else (last, "", "")
+    tail = f"{dot}{ending}{'/' * name.endswith('/')}"
+    made, number = name, 1
+    while is_taken(made):
+        number += 1
+        made = f"{folder}{slash}{begin}-{number}{tail}"
+    return made
+
+
+def _absolute(typed: Typed, to: str) -> str:
+    return absolute_url(typed.folder, relative_url(typed.folder, normalize(to)))
