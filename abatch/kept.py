@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-__all__ = ["MARK", "KeptIds", "kept_name", "params_mark", "read_kept", "write_kept"]
+__all__ = ["MARK", "KeptIds", "kept_name", "params_mark", "params_marks", "read_kept", "write_kept"]
 
 MAGIC: Final = b"abatch-ids-1\n\0\0\0"
 """Of a file without digests of params."""
@@ -65,10 +65,15 @@ class KeptIds:
 
 def params_mark(params: bytes, betas: Iterable[str]) -> bytes:
     """What stands for the params of a request as they were given, and for its betas."""
-    digest = blake2b(params, digest_size=MARK)
-    for beta in betas:
-        digest.update(b"\0%b" % beta.encode())  # JSON holds no NUL
-    return digest.digest()
+    return params_marks((params,), betas)
+
+
+def params_marks(rows: Iterable[bytes], betas: Iterable[str]) -> bytes:
+    """What stands for the params of several requests, one behind the other, which have these betas."""
+    behind = b"".join([b"\0%b" % beta.encode() for beta in betas])  # JSON holds no NUL
+    if behind:
+        rows = (b"%b%b" % (params, behind) for params in rows)
+    return b"".join([blake2b(params, digest_size=MARK).digest() for params in rows])
 
 
 def write_kept(

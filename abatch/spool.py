@@ -34,10 +34,10 @@ from abatch import threads, wire
 from abatch.disk import OUT_OF_FILES, durable, sync
 from abatch.errors import AbatchError, TooManyOpenFiles
 from abatch.facts import Planned
-from abatch.kept import params_mark
+from abatch.kept import params_marks
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from abatch.facts import Headers
@@ -319,15 +319,16 @@ class SpoolReader:
 
     def params_marks(self) -> bytes:
         """The digests of all rows' params and betas, one after the other, as `kept.py` keeps them."""
-        marks, betas, passed = bytearray(), self._planned.headers.betas, 0
-        for row in range(self.rows):
-            params = self.params(row)
-            marks += params_mark(params, betas)
-            passed += len(params)
-            if passed >= PIECE:
+        return params_marks(self._all_params(), self._planned.headers.betas)
+
+    def _all_params(self) -> Iterator[bytes]:
+        begin, forget_at = START, PIECE
+        for end in self._params_ends:
+            yield self._map[begin + GAP : end]
+            begin = end
+            if end >= forget_at:
                 self._forget()
-                passed = 0
-        return bytes(marks)
+                forget_at = end + PIECE
 
     def own_fallback(self, row: int) -> bytes:
         """The line that an earlier try left for this row; empty without one."""

@@ -8,7 +8,7 @@ import anyio
 
 from abatch.cli.text import clean
 
-__all__ = ["can_ask", "confirmed", "confirmed_meanwhile"]
+__all__ = ["can_ask", "confirmed"]
 
 
 def can_ask() -> bool:
@@ -16,16 +16,8 @@ def can_ask() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def confirmed(question: str) -> bool:
-    """Whether the question is answered with yes; False without a terminal, see `can_ask`."""
-    if not can_ask():
-        return False
-    _put(question)
-    return _is_yes(sys.stdin.readline())
-
-
-async def confirmed_meanwhile(question: str) -> bool:
-    """Ask as `confirmed` does, while the event loop goes on: a signal ends the wait."""
+async def confirmed(question: str) -> bool:
+    """Whether a question is answered with yes; no without a terminal. The event loop goes on, so a signal is heard."""
     if not can_ask():
         return False
     _put(question)

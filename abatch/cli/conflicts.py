@@ -85,7 +85,7 @@ async def ask_before_paying_again(manager: BatchManager, typed: Typed) -> None:
         return
     first, *more = jobs
     known = f"{_told(first)}{f', and {len(more):,} more jobs hold them, too' if more else ''}"
-    if confirmed(f"{known}.\nSend all requests of {typed.named()}, and pay for them again?"):
+    if await confirmed(f"{known}.\nSend all requests of {typed.named()}, and pay for them again?"):
         return
     raise ConfigError(
         f"{known}. Nothing was sent now.\n{_without_paying(first, typed)}\n{_without_answered(first, manager, typed)}"

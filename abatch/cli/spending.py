@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from abatch import threads
-from abatch.cli.confirm import can_ask, confirmed_meanwhile
+from abatch.cli.confirm import can_ask, confirmed
 from abatch.cli.estimate import Measure, rows_of
 from abatch.cli.text import clean, money, price_age, span
 from abatch.errors import ConfigError
@@ -81,7 +81,7 @@ class Spending:
         if 0 < self._pilot < made.requests:
             made.batches += 1
         self._screen.say("\n".join(_lines(made)))
-        if self._ask and (question := self._question(made)) and can_ask() and not await confirmed_meanwhile(question):
+        if self._ask and (question := self._question(made)) and can_ask() and not await confirmed(question):
             raise ConfigError("the question was not answered with yes, so nothing was sent; --yes skips it")
 
     async def agree_to_more(self, paths: Sequence[Path], before: int) -> None:
