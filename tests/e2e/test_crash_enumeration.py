@@ -49,6 +49,8 @@ OF_PARKED = 11
 """Of how many points one is tried where batches are parked."""
 OF_PILOT = 7
 """The same, where a pilot decides about the rest."""
+OF_CHANGED = 7
+"""The same, where a job goes on with a changed input."""
 OF_REFUSED = 5
 """The same, where an operator's word is refused."""
 EFFECTS = {
@@ -281,6 +283,42 @@ async def test_a_pilot_decides_about_the_rest_and_each_row_is_paid_once_whenever
         assert account.violated == 0, told
         assert [account.times(raw_params(row)) for row in rows] == [1] * 9, told
         assert (summary.succeeded, summary.errored) == (9 - wrong, wrong), told
+        if not died_here:
+            break
+        killed.append(crash.where)
+    await bury()
+    assert len(killed) > 15
+
+
+@pytest.mark.parametrize("first", range(1, OF_CHANGED + 1 if ALL else 2))
+async def test_changed_input_is_taken_once_and_each_row_is_paid_once_whenever_it_dies(
+    monkeypatch: pytest.MonkeyPatch, quick_path: Path, first: int
+) -> None:
+    rows, corrected, killed = requests(20), requests(22, temperature=0.5), list[str]()
+    for point in count(first, OF_CHANGED):
+        home = quick_path / f"{point}"
+        home.mkdir()
+        monkeypatch.chdir(home)
+        server, path = Server(), write(rows)
+        account, crash = server.machine.account, CrashPoints(point)
+        server.machine.faults.next("create")  # as always
+        server.machine.faults.next("create", Status(400, "invalid_request_error", "requests.1.params: no"))
+        with pytest.raises(JobStopped, match="of this batch is line"):
+            await server.run(path, "results.jsonl", uploads=1)
+        sent = [account.times(raw_params(row)) for row in rows]
+        assert 0 < sum(sent) < 20
+        new = [row if times else other for row, other, times in zip(rows, corrected, sent, strict=False)]
+        new = [*corrected[20:], *new[::-1]]
+        write(new)
+        server.submitting = {"changed_input": True}
+        died_here = await die_at(server, path, "results.jsonl", crash, monkeypatch)
+        summary = await server.run(path, "results.jsonl")
+        told = f"after death at point {point}, {crash.where}"
+        assert account.violated == 0, told
+        assert [account.times(raw_params(row)) for row in new] == [1] * 22, told
+        assert account.requests == 22, told
+        assert summary.succeeded == summary.requests == 22, told
+        assert_each_answered("results.jsonl", new)
         if not died_here:
             break
         killed.append(crash.where)
