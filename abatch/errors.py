@@ -158,7 +158,7 @@ class BadRequest(AbatchError):
         return text if unseen <= 0 else f"{text}\nand {unseen} more"
 
 
-_ANOTHER_JOB = "give this one another key and another destination, and all of its requests are sent and paid for"
+_ANOTHER_JOB = "give this one another key and another destination, which sends, and pays for, all of its requests"
 
 
 class JobConflict(AbatchError):

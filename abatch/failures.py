@@ -36,7 +36,7 @@ _UNCHANGED_NEVER: Final = frozenset({"invalid_request_error", "not_found_error",
 def is_final(error_type: str | None, message: str) -> bool:
     """Whether a request that errored so cannot succeed as it is, whoever sends it again and whenever.
 
-    A refused key, a permission or the account's billing may be mended without a change of the request. So may a lack of
+    A refused key, a permission or the account's billing may pass without a change of the request. So may a lack of
     credit, which the API calls a bad request.
     """
     return error_type in _UNCHANGED_NEVER and remedy_of(400, None, message) is None

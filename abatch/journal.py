@@ -406,7 +406,7 @@ class Journal:
             except sqlite3.Error as failure:
                 self._broken = JournalError(
                     f"journal {self.folder} cannot be used: {failure}; nothing more is sent. "
-                    "Free the disk or mend it, then run the same command again"
+                    "Free the disk or repair it, then run the same command again"
                 )
                 raise self._broken from failure
 

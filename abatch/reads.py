@@ -105,7 +105,7 @@ class Reads:
         return max(0.0, self._next_at - now)
 
     def start_over(self) -> None:
-        """Forget refusals: somebody may have acted, so the next read is made at once, and failures count anew."""
+        """Forget refusals: somebody may have acted, so the next read is made at once, and failures count from zero."""
         self.refusal = None
         self._looks = 0
         self._next_at = 0.0

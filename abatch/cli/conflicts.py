@@ -112,10 +112,10 @@ def _place(job: Job) -> str:
 def _without_paying(job: Job, typed: Typed) -> str:
     """The commands that give the answers of a job for nothing."""
     if not job.done:
-        return f"To have its results in {typed.to}, without another payment: {_move(job, typed)}"
+        return f"To get its results in {typed.to} without paying again: {_move(job, typed)}"
     wanted = typed.to if typed.to.endswith((".jsonl", ".ndjson")) and "://" not in typed.to else "answers.jsonl"
     file = _free(wanted, os.path.lexists)
-    return f"To have its answers here, for nothing: {command(typed.folder, 'results', job.key)} > {shlex.quote(file)}"
+    return f"To print its answers at no cost: {command(typed.folder, 'results', job.key)} > {shlex.quote(file)}"
 
 
 def _without_answered(job: Job, manager: BatchManager, typed: Typed) -> str:

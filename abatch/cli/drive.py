@@ -492,9 +492,9 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
             screen.show(failures_table(course.failures))
         screen.complain(f"To send the rest all the same: {resume}")
     elif course.goes_on:
-        mend = "mend the input, then " * isinstance(course.error, BadRequest)
+        fix = "correct the input, then " * isinstance(course.error, BadRequest)
         pipe = "give all the lines again to " * (isinstance(order, Order) and order.piped)
-        screen.complain(f"To go on: {mend}{pipe}{resume}")
+        screen.complain(f"To go on: {fix}{pipe}{resume}")
     if around.json:
         screen.give(
             {

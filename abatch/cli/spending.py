@@ -82,7 +82,7 @@ class Spending:
             made.batches += 1
         self._screen.say("\n".join(_lines(made)))
         if self._ask and (question := self._question(made)) and can_ask() and not await confirmed(question):
-            raise ConfigError("the question was not answered with yes, so nothing was sent; --yes skips it")
+            raise ConfigError("you did not answer yes, so nothing was sent; --yes skips it")
 
     async def agree_to_more(self, paths: Sequence[Path], before: int) -> None:
         """Do as `agree` for a job whose limit was lower, for the requests after those that it allowed.
@@ -104,7 +104,7 @@ class Spending:
         """What is asked; empty where the cost is certainly not much."""
         most = made.cost[1]
         if most is None:
-            return f"What this may cost is not known ({'; '.join(made.why_unpriced)}). Send {made.requests:,} requests?"
+            return f"The cost is unknown ({'; '.join(made.why_unpriced)}). Send {made.requests:,} requests?"
         if most > self._confirm_above:
             return f"This may cost up to {money(most)}. Send {made.requests:,} requests?"
         return ""

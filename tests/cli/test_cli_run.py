@@ -190,7 +190,7 @@ def test_a_bad_row_in_stdin_ends_the_run_after_the_sealed_shards(cli: Any, line:
     sent = told["succeeded"]
     assert sent >= 10
     assert f"Of the requests before it {sent} were sent, {sent} have their result." in ended.err
-    assert "To go on: mend the input, then give all the lines again to abatch run -" in ended.err
+    assert "To go on: correct the input, then give all the lines again to abatch run -" in ended.err
     mended = rows.replace(b"nonsense", line(25))
     assert cli(*args, stdin=mended).status == 0
     assert len(cli.lines("out.jsonl")) == 27

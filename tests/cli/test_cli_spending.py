@@ -160,7 +160,7 @@ def test_an_unknown_cost_is_asked_for_at_the_terminal(cli: Any, api: Sandbox) ->
     (cli.folder / "in.jsonl").write_bytes(line(0, model="claude-unheard-of"))
     person = Terminal(cli, *RUN)
     person.reads("[y/N] ")
-    assert "What this may cost is not known (no price for 'claude-unheard-of')." in person.seen
+    assert "The cost is unknown (no price for 'claude-unheard-of')." in person.seen
     person.types("\n")
     assert person.ends() == 2, person.seen
     assert api.account.requests == 0

@@ -116,7 +116,7 @@ async def test_a_failed_commit_ends_the_manager_and_is_never_tried_again(
         if not fault.happened:
             break
     assert number > FACTS_OF_A_JOB
-    assert "nothing more is sent. Free the disk or mend it, then run the same command again" in texts
+    assert "nothing more is sent. Free the disk or repair it, then run the same command again" in texts
 
 
 @pytest.mark.parametrize("medium", [Jsonl(), Folder()], ids=lambda medium: medium.name)

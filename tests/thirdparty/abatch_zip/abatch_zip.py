@@ -54,7 +54,7 @@ class ZipArchive:
         try:
             return await to_thread.run_sync(partial(work, *args, **kwargs))
         except REFUSED as refused:
-            raise BackendError(self.url, f"{refused}; mend that, then hand the job over again") from refused
+            raise BackendError(self.url, f"{refused}; correct that, then hand the job over again") from refused
 
     def claim(self, job: JobRef) -> None:
         """Write whose archive this is. A symbolic link is there with its text or not at all; the first one stays."""
@@ -163,7 +163,7 @@ class ZipSink:
         self.draft = backend.parts / f".part-{part:05}.draft"
 
     def begin(self) -> None:
-        """Begin anew: what a run that died left under this name is dropped."""
+        """Start again: what a run that died left under this name is dropped."""
         self.file = create(self.draft)
         self.backend.sinks.add(self)
 
