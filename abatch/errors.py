@@ -250,7 +250,8 @@ class JobFailed(AbatchError):
 
     def __str__(self) -> str:
         s = self.summary
-        return f"job {s.key!r}: {s.requests - s.succeeded} of {s.requests} requests did not succeed"
+        left = "" if s.not_sent == 0 else f", and {'some' if s.not_sent is None else s.not_sent} were not sent"
+        return f"job {s.key!r}: {s.requests - s.succeeded} of {s.requests} requests did not succeed{left}"
 
 
 class BackendError(AbatchError):

@@ -505,6 +505,13 @@ class JobRecord:
         return None if isinstance(source, IterableSource) else source.rows
 
     @property
+    def not_sent(self) -> int | None:
+        """Requests that it never took up because it was cancelled; None if their number is not known."""
+        if self.finished is None or self.cut.last:
+            return 0
+        return None if self._total is None else self._total - self.cut.rows
+
+    @property
     def missing(self) -> int:
         """How many of its requests have no result."""
         return self._totals().missing
@@ -534,6 +541,7 @@ class JobRecord:
             expired=counts.expired,
             other=counts.other,
             missing=totals.missing,
+            not_sent=self.not_sent,
             batches=totals.batches,
             retried=totals.retried,
             duplicates=len(self.duplicates),

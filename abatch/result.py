@@ -375,6 +375,8 @@ class Summary:
     """Results of a kind this version does not know."""
     missing: int = 0
     """Requests whose result the API has or had and that could not be got; listed beside the results."""
+    not_sent: int | None = 0
+    """Requests that a cancelled job never took up: no line stands for them. None if their number is not known."""
     batches: int = 0
     retried: int = 0
     """Requests that were sent again because a try of theirs expired or failed for a passing reason."""
@@ -398,5 +400,5 @@ class Summary:
 
     @property
     def ok(self) -> bool:
-        """Whether every request succeeded."""
-        return self.succeeded == self.requests
+        """Whether every request of the input succeeded."""
+        return self.succeeded == self.requests and self.not_sent == 0

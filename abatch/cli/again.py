@@ -60,11 +60,19 @@ def about_failures(summary: Summary, failures: Sequence[Failure], folder: Path, 
     }
     kinds = [kind for kind, count in counts.items() if count]
     first = retried_key(summary.key)
-    lines = [f"To see them: {command(folder, 'results', summary.key, '--failed')}"] * (kinds != ["--missing"])
+    has_lines = final or kinds not in ([], ["--missing"])
+    lines = [f"To see them: {command(folder, 'results', summary.key, '--failed')}"] * bool(has_lines)
     if final:
         lines.append(f"{final:,} of them cannot succeed as they are: their requests have to be changed.")
     if kinds and (from_file or first):
         lines.append(f"To send them again: {command(folder, 'retry', first or summary.key, *kinds)}")
+    if summary.not_sent != 0:
+        count = "Some" if summary.not_sent is None else f"{summary.not_sent:,}"
+        lines.append(f"{count} of the requests were not sent, because the job was cancelled before they were.")
+        if from_file:
+            lines.append(
+                f"To send them: the same command with another --key and --to, and with --skip-answered {summary.key}"
+            )
     return lines
 
 

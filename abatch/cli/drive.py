@@ -304,6 +304,8 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
         if screen.live:
             screen.say("Checking the API and the requests.")
         is_done = any(known.key == course.key and known.done for known in manager.jobs())
+        if is_done:
+            screen.say(f"Job {course.key} was done before; nothing is sent now.")
         if order.piped and is_new:
             screen.say("cost         unknown: requests from stdin are sent as they come")
         if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API

@@ -136,6 +136,7 @@ def summary_rows(summary: Summary, *, today: date | None = None) -> list[tuple[s
             for name in ("errored", "expired", "canceled", "other", "missing")
             if (count := getattr(summary, name))
         ),
+        *([] if summary.not_sent == 0 else [("not sent", f"{_number(summary.not_sent)}: the job was cancelled")]),
         *([("stopped by", stops)] if stops else []),
         ("batches", f"{summary.batches:,}" + (f" ({summary.retried:,} requests tried again)" * bool(summary.retried))),
         ("tokens", f"{usage.prompt_tokens:,} in, {usage.output_tokens:,} out"),
@@ -148,6 +149,10 @@ def summary_rows(summary: Summary, *, today: date | None = None) -> list[tuple[s
     if summary.duplicates:
         rows.append(("accepted twice", f"{summary.duplicates:,}: see docs/reliability.md"))
     return rows
+
+
+def _number(count: int | None) -> str:
+    return "some" if count is None else f"{count:,}"
 
 
 def failures_table(failures: Sequence[Failure]) -> RenderableType:

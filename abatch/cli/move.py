@@ -71,7 +71,11 @@ def move(
                 )
             copied = sealed.difference(again)
             after = _place(driven.folder, job.to)
-            kept = "" if before == after or not copied else f" {before} keeps a copy, which you may remove."
+            kept = (
+                ""
+                if before == after or not copied
+                else f" The parts in {_parts(before)} are left; you may remove them."
+            )
             screen.say(clean(f"Job {key} is in {after} now.{kept}"))
             if again:
                 screen.say(
@@ -95,6 +99,12 @@ async def _client(journal: Journal, opened: AsyncExitStack) -> Client:
     opened.push_async_callback(client.aclose)
     await journal.bind(client.base_url)
     return client
+
+
+def _parts(place: str) -> str:
+    """Where the parts of an unfinished job are: of a single file they are in a hidden folder beside it."""
+    folder, slash, name = place.rpartition("/")
+    return f"{folder}{slash}.{name}.abatch/" if name.endswith((".jsonl", ".ndjson")) and "://" not in place else place
 
 
 def _place(folder: Path, to: str) -> str:

@@ -8,7 +8,6 @@ resumes one that is unfinished.
 from __future__ import annotations
 
 import resource
-import sys
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -16,10 +15,12 @@ from itertools import islice
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final
 
+import anyio
 import msgspec
 import typer
 
 from abatch import threads
+from abatch.cli.confirm import can_ask, confirmed
 from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
 from abatch.cli.estimate import rows_of
 from abatch.cli.exits import perform, reported
@@ -181,11 +182,10 @@ def retry(
         counts = ", ".join(f"{count:,} {_IN_WORDS.get(kind, kind)}" for kind, count in made.counts.items())
         screen.say(f"{len(made.wanted):,} requests to send again ({counts}) as job {made.key}, to {shown(made.to)}")
         if not (yes or made.resumes):
-            if not sys.stdin.isatty():
+            if not can_ask():
                 raise ConfigError("this sends requests that cost money; say --yes where nobody can be asked")
-            if not typer.confirm("Send them?", err=True):
-                screen.say("Nothing was sent.")
-                raise typer.Exit
+            if not anyio.run(confirmed, "Send them?"):
+                raise ConfigError("you did not answer yes, so nothing was sent; --yes skips the question")
     headers = made.headers
     drive(
         Order(

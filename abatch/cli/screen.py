@@ -55,7 +55,7 @@ IN_WORDS: Final = {
     "journal_folder_was_open": "other users could read {folder}; it is closed to them now",
 }
 """Events that short lines tell as sentences."""
-SAID: Final = frozenset({"shards_reopened"})
+SAID: Final = frozenset({"job_stopped", "shards_reopened"})
 """Events that short lines leave out, because the command says so itself."""
 
 

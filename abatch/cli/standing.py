@@ -35,7 +35,7 @@ def standing_of(job: JobRecord) -> Standing:
     """How a job stands, what matters most first."""
     if job.finished is not None:
         return Standing(state="done", reason="cancelled" if job.cancel_wished else "")
-    if job.stopped is not None:
+    if job.stopped is not None and not job.cancel_wished:
         return Standing(state="stopped", reason=job.stopped.reason, remedy=job.stopped.remedy)
     for shard in job.open_shards.values():
         if isinstance(shard.state, Held):
@@ -73,7 +73,7 @@ def exit_code_of(jobs: Iterable[JobRecord], *, driven: bool) -> int:
 
     def code(job: JobRecord) -> int:
         if job.finished is not None:
-            return FAILED if job.progress().failed else OK
+            return FAILED if job.progress().failed or job.not_sent != 0 else OK
         return RUNNING if driven and standing_of(job).state not in WANTS_SOMEBODY else STUCK
 
     return max(map(code, jobs), key=WORST_LAST.index, default=OK)

@@ -75,7 +75,7 @@ def test_a_move_asks_for_a_key_only_if_results_have_to_be_read_again(new_cli: An
         copied = cli.here("move", key, "--to", "copied/", ANTHROPIC_API_KEY="")
         assert copied.status == 0, copied
         assert "could not be read" not in copied.err
-        assert f"{cli.folder / 'out'}/ keeps a copy" in copied.err
+        assert f"The parts in {cli.folder / 'out'}/ are left" in copied.err
 
         shutil.rmtree(cli.folder / "copied")
         refused = cli.here("move", key, "--to", "moved.jsonl", ANTHROPIC_API_KEY="")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import shlex
 import signal
@@ -272,6 +273,25 @@ def test_a_limit_holds_for_lines_from_stdin(cli: Any, api: Sandbox) -> None:
     assert len(cli.lines("out.jsonl")) == 30
     assert api.account.requests == 30
     assert api.account.violated == 0
+
+
+def test_a_job_that_was_cancelled_before_all_was_sent_did_not_succeed(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 30)
+    assert cli(*RUN, "--limit", 10, "--key", "in").status == 0
+    assert cli("cancel", "in").status == 0
+    assert cli("status", "--json").json["jobs"][0]["state"] == "cancelling"
+    ended = cli(*RUN, "--key", "in")
+    assert ended.status == 1, ended
+    assert re.search(r"not sent +20: the job was cancelled", ended.err)
+    assert "20 of the requests were not sent, because the job was cancelled" in ended.err
+    again = cli(*RUN, "--key", "in", "--json")
+    assert (again.status, again.json["ok"], again.json["not_sent"]) == (1, False, 20)
+    assert "was done before; nothing is sent now" in again.err
+    assert cli("status", "--exit-code").status == 1
+    rest = cli("run", "in.jsonl", "--to", "rest.jsonl", "--key", "rest", "--skip-answered", "in", *FAST)
+    assert rest.status == 0, rest
+    assert cli.lines("rest.jsonl") == {f"r{n}": "succeeded" for n in range(10, 30)}
+    assert (api.account.requests, api.account.violated) == (30, 0)
 
 
 def test_a_failed_pilot_shows_grouped_errors_and_the_command_it_names_goes_on(cli: Any, api: Sandbox) -> None:
