@@ -41,6 +41,7 @@ __all__ = ["check_may_change", "take_changed"]
 
 QUICK: Final = 1
 """Of zlib."""
+OTHER_NOW: Final = "the input changed while it was checked; run again once it is complete"
 
 
 def check_may_change(job: JobRecord) -> None:
@@ -82,7 +83,7 @@ async def take_changed(ledger: Ledger, job: JobRecord, source: FileSource | File
     sent: dict[bytes, bytes] = {}
     unplanned: list[ShardRecord] = []
     for shard in job.shards.values():
-        if _is_retry(job, shard):
+        if shard.planned.trial > 1:  # its rows were sent in another one, and failed there
             continue
         match shard.state:
             case Done():
@@ -91,14 +92,17 @@ async def take_changed(ledger: Ledger, job: JobRecord, source: FileSource | File
                 unplanned.append(shard)
             case _:
                 pass
+    _check_accounts(job, len(sent), unplanned)
     comparison = _Comparison(sent, job.submitted.headers.betas)
     with closing(await opened_input(paths, longest=2 * BATCH_BYTES)) as file:
         try:
             while await threads.run(comparison.turn, file):
                 pass
         except BadRequest as bad:  # every line was good when it was checked
-            raise ConfigError("the input changed while it was checked; run again once it is complete") from bad
+            raise ConfigError(OTHER_NOW) from bad
     comparison.check(job.key)
+    if len(comparison.mask) != source.rows:
+        raise ConfigError(OTHER_NOW)
     changed = ChangedSource(
         files=files_of(source),
         rows=source.rows,
@@ -112,10 +116,14 @@ async def take_changed(ledger: Ledger, job: JobRecord, source: FileSource | File
         await threads.run(remove, ledger.journal.spool / shard.planned.spool)
 
 
-def _is_retry(job: JobRecord, shard: ShardRecord) -> bool:
-    """Whether the rows of a shard were sent in another one, and failed there; those of half a split shard were not."""
-    parent = shard.planned.parent
-    return parent is not None and not isinstance(job.shards[parent].state, Dead)
+def _check_accounts(job: JobRecord, sent: int, unplanned: Sequence[ShardRecord]) -> None:
+    """Make sure that each planned row was either sent or is planned once more: no row is lost, or sent twice."""
+    accounted = sent + sum(shard.planned.rows for shard in unplanned)
+    if accounted != job.cut.rows:
+        raise JobConflict(
+            job.key,
+            f"another input, and its shards hold {accounted:,} requests where {job.cut.rows:,} were planned",
+        )
 
 
 def _note_sent(folder: Path, job: JobRecord, shard: ShardRecord, sent: dict[bytes, bytes]) -> None:

@@ -578,9 +578,10 @@ class BatchManager:
                 fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries, limit=limit, pilot=pilot)
                 job = await self._begin(fact, backend)
             else:
+                self._compare_terms(job, url, headers, skip_answered)
                 if changed_input and paths and job.finished is None and not job.cancel_wished:
                     await self._take_changed(job, paths, headers)
-                await self._compare(job, paths, url, headers, skip_answered)
+                await self._compare_content(job, paths)
                 if not paths and isinstance(requests, list | tuple):
                     await self._compare_first_rows(job, cast("Sequence[object]", requests))
                 if backend is not None and not job.to:  # one that was moved has another destination since
@@ -733,10 +734,9 @@ class BatchManager:
 
     async def _take_changed(self, job: JobRecord, paths: Sequence[Path], headers: Headers) -> None:
         """Let a job go on with files whose content changed; nothing is done for files that are as they were."""
-        known = job.submitted
-        if isinstance(known.source, IterableSource) or known.headers != headers:  # a conflict, as without this
+        files = files_of(job.submitted.source)
+        if not files:  # a conflict, as without this
             return
-        files = files_of(known.source)
         if len(files) == len(paths) and all(
             [await _is_same(file, path) for file, path in zip(files, paths, strict=True)]
         ):
@@ -768,9 +768,8 @@ class BatchManager:
         log.info("job_submitted", job=job.key)
         return job
 
-    async def _compare(
-        self, job: JobRecord, paths: Sequence[Path], url: str, headers: Headers, skip_answered: str | None
-    ) -> None:
+    def _compare_terms(self, job: JobRecord, url: str, headers: Headers, skip_answered: str | None) -> None:
+        """Refuse what belongs to a job besides its requests and is another; nothing is recorded before this."""
         known = job.submitted
         if url not in job.places:
             place = f"destination {shown(absolute_url(self._folder, job.to))}" if job.to else "a backend object"
@@ -786,7 +785,9 @@ class BatchManager:
                 else f"the requests that job {answered_by!r} answered left out (--skip-answered {answered_by})"
             )
             raise JobConflict(job.key, others)
-        files = files_of(known.source)
+
+    async def _compare_content(self, job: JobRecord, paths: Sequence[Path]) -> None:
+        files = files_of(job.submitted.source)
         if len(files) != len(paths):
             raise JobConflict(job.key, "requests from another kind of source, or from more or fewer files")
         for file, path in zip(files, paths, strict=True):  # an iterable is compared row by row, as it is read

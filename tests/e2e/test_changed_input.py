@@ -7,13 +7,14 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from abatch import JobConflict, JobStopped
-from abatch.facts import CancelWished
+from abatch.facts import CancelWished, InputChanged, Unplanned
 from abatch.journal import Entry
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import Status
-from tests.e2e.jobs import assert_each_answered, assert_paid_once, lines, manager, requests, run, write
+from tests.e2e.jobs import assert_each_answered, assert_paid_once, lines, manager, recorded, requests, run, write
 
 pytestmark = pytest.mark.anyio
 MESSAGE = "requests.3.params.messages.0.role: unexpected value 'sistem'"
@@ -152,3 +153,49 @@ async def test_a_cancelled_job_takes_no_other_input(api: Sandbox) -> None:
         with pytest.raises(JobConflict):
             await running.submit(write(requests(9)), to="results.jsonl", key="job", changed_input=True)
     assert api.account.requests == 0
+
+
+async def test_the_halves_of_a_retry_that_was_too_large_are_sent_after_a_change(api: Sandbox) -> None:
+    rows = requests(8)
+    for row in rows:
+        row["params"]["metadata"] = {"user_id": "sandbox:errored-once:overloaded_error"}
+    path = write(rows)
+    api.faults.next("create", times=1)  # as always: all of them fail, and go to a retry shard
+    api.faults.next("create", Status(413, "request_too_large", "too large"))
+    api.faults.next("create", REFUSED)
+    async with manager(uploads=1) as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        with anyio.fail_after(60), pytest.raises(JobStopped):
+            await job.wait()
+    more = [*rows, *requests(9)[8:]]
+    summary = await changed(write(more))
+    assert (summary.requests, summary.succeeded, summary.missing) == (9, 9, 0)
+    assert_each_answered("results.jsonl", more)
+    assert api.account.violated == 0
+
+
+async def test_a_job_whose_shards_do_not_add_up_takes_no_changed_input(api: Sandbox) -> None:
+    rows = requests(25)
+    await refused(api, rows, nth=2)
+    async with manager() as running:
+        record = running._ledger.job("job")
+        assert record is not None
+        planned = record.cut.rows
+        record.cut = replace(record.cut, rows=planned + 1)
+        with pytest.raises(JobConflict, match=f"hold {planned} requests where {planned + 1} were planned"):
+            await running.submit(write(requests(27)), to="results.jsonl", key="job", changed_input=True)
+    assert await recorded(InputChanged) == []
+    assert api.account.violated == 0
+
+
+@pytest.mark.parametrize("wrong", [{"to": "elsewhere.jsonl"}, {"skip_answered": "other"}, {"betas": ("some-beta",)}])
+async def test_a_conflict_of_another_kind_takes_nothing_from_a_changed_input(
+    api: Sandbox, wrong: dict[str, Any]
+) -> None:
+    await refused(api, requests(25), nth=2)
+    path = write(requests(27))
+    async with manager() as running:
+        with pytest.raises(JobConflict):
+            await running.submit(path, **{"to": "results.jsonl", "key": "job", "changed_input": True, **wrong})
+    assert await recorded(InputChanged) == await recorded(Unplanned) == []
+    assert api.account.violated == 0
