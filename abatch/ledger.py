@@ -21,6 +21,7 @@ from abatch.facts import (
     CancelledAsParked,
     CancelWished,
     CandidatesChanged,
+    ChangedSource,
     Committing,
     Counts,
     Cut,
@@ -38,6 +39,7 @@ from abatch.facts import (
     Reopened,
     ResolveWished,
     Resumed,
+    SelectedSource,
     Spend,
     Split,
     Stopped,
@@ -302,6 +304,10 @@ class JobRecord:
         self.header_sets = _NO_HEADERS
         self.head = ""
         self._cancelling = None
+        source = self.submitted.source
+        if isinstance(source, SelectedSource | ChangedSource):  # a byte per request, if they are many and mixed
+            source = msgspec.structs.replace(source, mask=b"")
+            self.submitted = msgspec.structs.replace(self.submitted, source=source)
 
     def take_shards_back(self, full: JobRecord) -> None:
         """Have the shards again that were let go; `full` is the job as it stood when it finished."""
@@ -312,6 +318,7 @@ class JobRecord:
         self.listed = full.listed
         self.header_sets = full.header_sets
         self.head = full.head
+        self.submitted = full.submitted
         self._sums = None
 
     async def wish(self) -> None:
@@ -660,14 +667,22 @@ class Ledger:
         """
         if not job.let_go:
             return job
+        first, last = job.seqs
+        began: list[Submitted] = []
+        if isinstance(job.submitted.source, SelectedSource | ChangedSource):  # without its mask
+            await self.journal.replay(
+                lambda each: began.append(each.fact) if isinstance(each.fact, Submitted) else None,
+                since=first - 1,
+                until=first,
+                job=job.job,
+            )
         full = JobRecord(
             job=job.job,
             folder=job.folder,
-            submitted=job.submitted,
+            submitted=began[0] if began else job.submitted,
             started_at=job.started_at,
             changed_at=job.changed_at,
         )
-        first, last = job.seqs
         await self.journal.replay(full.apply, since=first, until=last, job=job.job)
         full.duplicates = job.duplicates
         full.changed_at = job.changed_at

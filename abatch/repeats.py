@@ -7,6 +7,7 @@ files that has grown since, at its end alone, counts too: the requests at its be
 from __future__ import annotations
 
 import io
+from collections import defaultdict
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -32,16 +33,28 @@ async def repeated(ledger: Ledger, paths: Sequence[Path], betas: tuple[str, ...]
 
     """
     betas = tuple(sorted(set(betas)))
-    jobs = [job for job in ledger.jobs.values() if job.submitted.headers.betas == betas and _costs(job)]
+    jobs = {job.job: job for job in ledger.jobs.values() if job.submitted.headers.betas == betas and _costs(job)}
+    by_content, sizes_by_name = await threads.run(_indices, list(jobs.values()))
+    sizes = {size for size, _ in by_content}
     found: set[int] = set()
     for path in paths if jobs else ():
         size, _ = await threads.run(stat_of, path)
         name = relative(ledger.journal.folder, path.absolute())
-        digests = await _digests(path, _sizes(jobs, name, size))
-        for job in jobs:
-            if any(digests.get(file.size) == file.sha256 for file in files_of(job.submitted.source)):
-                found.add(job.job)
-    return sorted((job for job in jobs if job.job in found), key=lambda job: -_answered(job))
+        before = {each for each in sizes_by_name.get(name, ()) if each < size}
+        for content in (await _digests(path, before | ({size} & sizes))).items():
+            found.update(by_content.get(content, ()))
+    return sorted((jobs[number] for number in jobs if number in found), key=lambda job: -_answered(job))
+
+
+def _indices(jobs: Sequence[JobRecord]) -> tuple[dict[tuple[int, str], set[int]], dict[str, set[int]]]:
+    """Numbers of jobs by size and SHA-256 of their files; and sizes of their files by the files' names."""
+    by_content: defaultdict[tuple[int, str], set[int]] = defaultdict(set)
+    sizes_by_name: defaultdict[str, set[int]] = defaultdict(set)
+    for job in jobs:
+        for file in files_of(job.submitted.source):
+            by_content[file.size, file.sha256].add(job.job)
+            sizes_by_name[file.path].add(file.size)
+    return by_content, sizes_by_name
 
 
 def _costs(job: JobRecord) -> bool:
@@ -54,16 +67,6 @@ def _costs(job: JobRecord) -> bool:
 def _answered(job: JobRecord) -> int:
     progress = job.progress()
     return progress.sealed - progress.failed
-
-
-def _sizes(jobs: Sequence[JobRecord], name: str, size: int) -> set[int]:
-    """The sizes of files of these jobs that may be the file of this name and size, or have been it before it grew."""
-    return {
-        file.size
-        for job in jobs
-        for file in files_of(job.submitted.source)
-        if file.size == size or (file.path == name and file.size < size)
-    }
 
 
 async def _digests(path: Path, sizes: set[int]) -> dict[int, str]:
