@@ -12,12 +12,12 @@ import zlib
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from abatch import threads
 from abatch.config import BATCH_BYTES
 from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped
-from abatch.facts import ChangedSource, Cut, FilePart, FileSource, FilesSource, Headers, SelectedSource, files_of
+from abatch.facts import ChangedSource, Cut, Headers, betas_of_row, files_of
 from abatch.intake import (
     BLOCK,
     HEADER_SETS,
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
 
     from abatch.config import Config
     from abatch.errors import Alike
+    from abatch.facts import FilePart, SourceOfFiles
     from abatch.ledger import JobRecord, Ledger
 
 __all__ = ["Planner", "log_doubts", "spool_needed"]
 
-FilesOf: TypeAlias = FileSource | FilesSource | SelectedSource | ChangedSource
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ class Planner:
         """A row stands behind the last one that may be planned now."""
         self._rest: tuple[Lines, Rows, int] | None = None  # of a file's block, from the row that did not fit any more
 
-    async def run_file(self, source: FilesOf, *paths: Path) -> None:
+    async def run_file(self, source: SourceOfFiles, *paths: Path) -> None:
         """Plan what is left of a file that was checked, or of several.
 
         Raises:
@@ -299,7 +299,7 @@ class Planner:
         common = self._job.submitted.headers
         if not betas:
             return common
-        both = tuple(sorted({*common.betas, *betas}))
+        both = betas_of_row(common.betas, betas)
         return Headers(betas=both, user_profile_id=common.user_profile_id, workspace_id=common.workspace_id)
 
     def _limit(self, nth: int) -> int:
@@ -383,7 +383,7 @@ def log_doubts(key: str, doubts: Sequence[Alike]) -> None:
         log.warning("params_doubtful", job=key, why=first.why, requests=doubt.count, lines=lines)
 
 
-def spool_needed(source: FilesOf, config: Config) -> int:
+def spool_needed(source: SourceOfFiles, config: Config) -> int:
     """Bytes that a file's shards may take in the spool at once: those in flight and those that wait."""
     _, queue = LIMITS[config.tier]
     waiting = (config.sealed_unsent + 1) * config.requests_per_batch

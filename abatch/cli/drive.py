@@ -309,8 +309,8 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
         if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API
             await _check_api(manager, course.key, order.workspace_id)
         begun = next((known for known in manager.jobs() if known.key == course.key and not known.done), None)
-        if begun is not None and begun.limit is not None and order.spending and isinstance(order.requests, list):
-            await order.spending.agree_to_more(order.requests, begun.limit)
+        if begun is not None and order.spending is not None:
+            order.spending.goes_on()
         try:
             job = course.job = await manager.submit(
                 await _requests(order, around.config),

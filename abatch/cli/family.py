@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import aclosing
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -13,6 +12,7 @@ from abatch import threads, wire
 from abatch.answered import retries_of
 from abatch.cli.reading import read_results
 from abatch.collector import failure_of
+from abatch.kept import mark_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection
@@ -53,11 +53,6 @@ def retried_key(key: str) -> str:
 def root_of(ledger: Ledger, job: JobRecord) -> JobRecord:
     """The job that a retry is of; a job that is no retry itself."""
     return ledger.job(retried_key(job.key)) or job
-
-
-def mark_of(custom_id: bytes) -> bytes:
-    """What stands for a custom_id, given as a JSON string: 16 bytes, so that millions fit into memory."""
-    return blake2b(custom_id, digest_size=16).digest()
 
 
 async def last_words(

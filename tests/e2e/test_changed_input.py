@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,23 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from abatch import JobConflict, JobStopped
-from abatch.facts import CancelWished, InputChanged, Unplanned
+from abatch import ConfigError, JobConflict, JobStopped, LimitReached
+from abatch.facts import CancelWished, ChangedSource, InputChanged, Unplanned
 from abatch.journal import Entry
+from abatch.request import Rows
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import Status
-from tests.e2e.jobs import assert_each_answered, assert_paid_once, lines, manager, recorded, requests, run, write
+from tests.e2e.jobs import (
+    assert_each_answered,
+    assert_paid_once,
+    lines,
+    manager,
+    raw_params,
+    recorded,
+    requests,
+    run,
+    write,
+)
 
 pytestmark = pytest.mark.anyio
 MESSAGE = "requests.3.params.messages.0.role: unexpected value 'sistem'"
@@ -199,3 +211,83 @@ async def test_a_conflict_of_another_kind_takes_nothing_from_a_changed_input(
             await running.submit(path, **{"to": "results.jsonl", "key": "job", "changed_input": True, **wrong})
     assert await recorded(InputChanged) == await recorded(Unplanned) == []
     assert api.account.violated == 0
+
+
+class Shown:
+    """A preview that notes custom_ids, and perhaps says no."""
+
+    def __init__(self, why_not: str = "") -> None:
+        self.ids: list[str] = []
+        self.asked = 0
+        self._why_not = why_not
+
+    def add(self, rows: Rows) -> None:
+        self.ids += [json.loads(custom_id) for custom_id in rows.custom_ids]
+
+    async def agree(self) -> None:
+        self.asked += 1
+        if self._why_not:
+            raise ConfigError(self._why_not)
+
+
+async def test_a_changed_input_is_shown_without_what_was_sent_and_a_no_changes_nothing(api: Sandbox) -> None:
+    rows = requests(25)
+    await refused(api, rows, nth=2)
+    sent = api.account.requests
+    path = write(requests(40))
+    no, yes = Shown("too much"), Shown()
+    for preview, limit in ((no, None), (yes, sent + 20)):
+        async with manager() as running:
+            arguments: dict[str, Any] = {"to": "results.jsonl", "key": "job", "changed_input": True, "limit": limit}
+            if preview is no:
+                with pytest.raises(ConfigError, match="too much"):
+                    await running.submit(path, preview=no, **arguments)
+                assert await recorded(InputChanged) == []
+                assert api.account.requests == sent
+                continue
+            job = await running.submit(path, preview=yes, **arguments)
+            with anyio.fail_after(60), pytest.raises(LimitReached):
+                await job.wait()
+    assert (len(no.ids), no.asked) == (40 - sent, 1)
+    assert (len(yes.ids), yes.asked) == (20, 1)
+    assert api.account.requests == sent + 20
+    rows = requests(40)
+    assert [api.account.times(raw_params(row)) for row in rows if row["custom_id"] in yes.ids] == [1] * 20
+    more = Shown()
+    async with manager() as running:  # a higher limit shows what it allows, in the order in which it is sent
+        job = await running.submit(path, to="results.jsonl", key="job", limit=sent + 25, preview=more)
+        with anyio.fail_after(60), pytest.raises(LimitReached):
+            await job.wait()
+    assert more.ids == no.ids[20:25]
+    assert (more.asked, api.account.violated, api.account.requests) == (1, 0, sent + 25)
+    assert [api.account.times(raw_params(row)) for row in rows if row["custom_id"] in more.ids] == [1] * 5
+
+
+async def test_the_parts_of_a_job_with_a_changed_input_are_read_again_after_it_is_done(api: Sandbox) -> None:
+    rows = requests(25)
+    path = write(rows)
+    api.faults.next("create", times=1)
+    api.faults.next("create", REFUSED)
+    async with manager(uploads=1) as running:
+        job = await running.submit(path, to="out/", key="job")
+        with anyio.fail_after(60), pytest.raises(JobStopped):
+            await job.wait()
+    more = [*requests(30)[25:], *rows]
+    path = write(more)
+    assert (await changed(path, to="out/")).succeeded == 30
+    part = max(Path("out").glob("part-*.jsonl"))
+    for kept in sorted(Path(".abatch/ids").iterdir())[1:]:  # so that the input has to be read, but for what it lacks
+        kept.unlink()
+    part.unlink()
+    async with manager() as running:
+        record = running._ledger.job("job")
+        assert record is not None
+        assert isinstance(record.submitted.source, ChangedSource)
+        assert record.submitted.source.mask == b""  # a finished job has it in the journal alone
+        job = await running.submit(path, to="out/", key="job")
+        assert len(await running.redrain("job")) == 1
+        with anyio.fail_after(60):
+            assert (await job.wait()).ok
+    found = [line["custom_id"] for each in Path("out").glob("part-*.jsonl") for line in lines(each)]
+    assert sorted(found) == sorted(row["custom_id"] for row in more)
+    assert_paid_once(api, more)
