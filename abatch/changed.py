@@ -17,8 +17,8 @@ import msgspec
 
 from abatch import threads
 from abatch.disk import remove
-from abatch.errors import ConfigError, JobConflict
-from abatch.facts import ChangedSource, InputChanged, SelectedSource, Unplanned, betas_of_row, files_of
+from abatch.errors import ConfigError, JobConflict, cancel_and_skip
+from abatch.facts import ChangedSource, InputChanged, Unplanned, betas_of_row, files_of, takes_changed_input
 from abatch.intake import CHANGED_MEANWHILE, packed_mask, read_again, unskipped
 from abatch.journal import Entry
 from abatch.kept import params_mark, read_kept
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_may_change", "take_changed"]
 
-FORGOTTEN: Final = "another input, and what it has sent is not known any more: that is kept for 29 days"
+FORGOTTEN: Final = "what it has sent is not known any more: that is kept for 29 days"
 
 
 def check_may_change(job: JobRecord) -> None:
@@ -49,22 +49,24 @@ def check_may_change(job: JobRecord) -> None:
         JobConflict: it does not.
 
     """
+    if not takes_changed_input(job.submitted.source):
+        raise _refused(job.key, "it was begun with --skip-answered", remedy=cancel_and_skip(job.key))
     in_flight = sum(shard.planned.rows for shard in job.open_shards.values() if not isinstance(shard.state, Ready))
     if in_flight:
-        raise JobConflict(
+        raise _refused(
             job.key,
-            f"another input, and {in_flight:,} of its requests are in flight",
-            remedy="read their answers first: put the old content back, run the same command without --changed-input, "
-            "and then with the new content and --changed-input",
+            f"{in_flight:,} of its requests are in flight",
+            remedy="Restore the old input and run without --changed-input until they are answered, then use "
+            "--changed-input.",
         )
     if job.cut.last and not job.open_shards:  # its destination may be finished already
-        raise JobConflict(job.key, "another input, and all requests of its own were sent")
-    if isinstance(job.submitted.source, SelectedSource):
-        raise JobConflict(job.key, "another input, which a job that was begun with --skip-answered does not take")
+        raise _refused(job.key, "all of its requests were sent")
     if any(isinstance(shard.state, Dead) and shard.sealed is not None for shard in job.shards.values()):
-        raise JobConflict(
-            job.key, "another input, which cannot be compared: a request of it was refused as too large, or cancelled"
-        )
+        raise _refused(job.key, "a request of it was refused as too large, or cancelled, and cannot be compared")
+
+
+def _refused(key: str, why: str, *, remedy: str = "") -> JobConflict:
+    return JobConflict(key, why, why="change", remedy=remedy)
 
 
 async def take_changed(
@@ -114,11 +116,11 @@ async def take_changed(
         comparison = _Comparison(known, job.submitted.headers.betas, preview, left)
         await read_again(source, paths, comparison.look)
         if comparison.others:
-            raise JobConflict(job.key, _told(comparison.others, "have other params now", comparison.other))
+            raise _refused(job.key, _told(comparison.others, "have other params now", comparison.other))
         if gone := known.count - comparison.found:
             await read_again(source, paths, lambda rows: known.drop(rows.custom_ids))
             named = await threads.run(_first_of, ledger.journal.ids, job, sent, known)
-            raise JobConflict(job.key, _told(gone, "are not in the input any more", named))
+            raise _refused(job.key, _told(gone, "are not in the input any more", named))
         if len(comparison.mask) != source.rows:
             raise ConfigError(CHANGED_MEANWHILE)
         changed = ChangedSource(
@@ -140,10 +142,7 @@ def _check_accounts(job: JobRecord, sent: int, unplanned: Sequence[ShardRecord])
     """Make sure that each planned row was either sent or is planned once more: no row is lost, or sent twice."""
     accounted = sent + sum(shard.planned.rows for shard in unplanned)
     if accounted != job.cut.rows:
-        raise JobConflict(
-            job.key,
-            f"another input, and its shards hold {accounted:,} requests where {job.cut.rows:,} were planned",
-        )
+        raise _refused(job.key, f"its shards hold {accounted:,} requests where {job.cut.rows:,} were planned")
 
 
 def _note_sent(folder: Path, job: JobRecord, shard: ShardRecord, known: KnownParams) -> None:
@@ -154,7 +153,7 @@ def _note_sent(folder: Path, job: JobRecord, shard: ShardRecord, known: KnownPar
 def _kept(folder: Path, job: JobRecord, shard: ShardRecord) -> KeptIds:
     kept = read_kept(folder, shard.shard, shard.planned.rows)
     if kept is None:
-        raise JobConflict(job.key, FORGOTTEN)
+        raise _refused(job.key, FORGOTTEN)
     return kept
 
 
@@ -213,4 +212,4 @@ class _Comparison:
 
 def _told(count: int, what: str, custom_id: bytes) -> str:
     named = msgspec.json.decode(custom_id, type=str)
-    return f"another input: {count:,} requests that were sent {what}, such as custom_id {named[:80]!r}"
+    return f"{count:,} requests that were sent {what}, such as custom_id {named[:80]!r}"

@@ -26,7 +26,7 @@ from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
 from abatch.disk import remove
 from abatch.driver import Stop
 from abatch.durations import KEPT_FOR
-from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError
+from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError, cancel_and_skip
 from abatch.facts import (
     ChangedSource,
     DuplicateSeen,
@@ -39,6 +39,7 @@ from abatch.facts import (
     Submitted,
     files_of,
     source_of,
+    takes_changed_input,
 )
 from abatch.intake import HEAD_ROWS, check_files, is_same, not_empty, other_row, read_again, read_row
 from abatch.job import Job
@@ -801,9 +802,9 @@ class BatchManager:
         if url not in job.places:
             place = f"destination {shown(absolute_url(self._folder, job.to))}" if job.to else "a backend object"
             remedy = f"take the job elsewhere: abatch move {job.key} --to DEST" if job.finished is None else ""
-            raise JobConflict(job.key, place, remedy=remedy)
+            raise JobConflict(job.key, place, why="destination", remedy=remedy)
         if known.headers != headers:
-            raise JobConflict(job.key, "other betas, user profile or workspace")
+            raise JobConflict(job.key, "other betas, user profile or workspace", why="headers")
         answered_by = known.source.answered_by if isinstance(known.source, SelectedSource) else None
         if answered_by != skip_answered:
             others = (
@@ -811,15 +812,18 @@ class BatchManager:
                 if answered_by is None
                 else f"the requests that job {answered_by!r} answered left out (--skip-answered {answered_by})"
             )
-            raise JobConflict(job.key, others)
+            raise JobConflict(job.key, others, why="selection")
 
     async def _compare_content(self, job: JobRecord, paths: Sequence[Path]) -> None:
-        files = files_of(job.submitted.source)
+        known = job.submitted.source
+        files = files_of(known)
         if len(files) != len(paths):
             raise JobConflict(job.key, "requests from another kind of source, or from more or fewer files")
         for file, path in zip(files, paths, strict=True):  # an iterable is compared row by row, as it is read
             if not await is_same(file, path):
                 way = "take the requests that were not sent from it: the same command with --changed-input"
+                if not takes_changed_input(known):
+                    way = cancel_and_skip(job.key)
                 raise JobConflict(job.key, f"other content of {file.path}", remedy=way if job.finished is None else "")
 
     async def _compare_first_rows(self, job: JobRecord, requests: Sequence[object]) -> None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from abatch import threads
 from abatch.config import BATCH_BYTES
-from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped
-from abatch.facts import ChangedSource, Cut, Headers, betas_of_row, files_of
+from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped, cancel_and_skip
+from abatch.facts import ChangedSource, Cut, Headers, betas_of_row, files_of, takes_changed_input
 from abatch.intake import (
     BLOCK,
     HEADER_SETS,
@@ -365,11 +365,14 @@ class Planner:
             raise self._changed(path)
 
     def _changed(self, *paths: Path) -> JobStopped:
-        return JobStopped(
-            self._job.key,
-            f"input {' or '.join(map(str, paths[:3]))} changed since the job was started",
+        remedy = (
             "Put the old content back and run the same command again; or run it with --changed-input "
-            "(`changed_input=True`), which takes the changed requests that were not sent.",
+            "(`changed_input=True`), which takes the changed requests that were not sent."
+        )
+        if not takes_changed_input(self._job.submitted.source):
+            remedy = f"Put the old content back and run the same command again. Or: {cancel_and_skip(self._job.key)}"
+        return JobStopped(
+            self._job.key, f"input {' or '.join(map(str, paths[:3]))} changed since the job was started", remedy
         )
 
 

@@ -139,13 +139,18 @@ def with_commands(conflict: JobConflict, manager: BatchManager, typed: Typed) ->
     to, key = _free_destination(typed, manager), _free_key(conflict.key, manager)
     summary = job.summary()
     before: list[str] = []
-    if "abatch move" in conflict.remedy:
-        before.append(f"take the job elsewhere: {_move(job, typed)}")
-    elif conflict.difference.startswith("other content") and not job.done:
-        changed = typed.again("--changed-input")
-        before.append(f"let the job take the requests that it has not sent from the new content: {changed}")
-    elif conflict.names_a_way:
-        before.append(conflict.remedy)
+    match conflict.why:
+        case "destination" if not job.done:
+            before.append(f"take the job elsewhere: {_move(job, typed)}")
+        case "content" if conflict.names_a_way and job.left_out is None:
+            changed = typed.again("--changed-input")
+            before.append(f"let the job take the requests that it has not sent from the new content: {changed}")
+        case "content" | "change" if job.left_out is not None and not job.done:
+            before.append(_cancel_and_skip(job, typed, to=to, key=key))
+        case _ if conflict.names_a_way:
+            before.append(conflict.remedy)
+        case _:
+            pass
     lines = "" if typed.paths else ", with the lines on stdin"
     ways = [
         *before,
@@ -156,7 +161,17 @@ def with_commands(conflict: JobConflict, manager: BatchManager, typed: Typed) ->
     if typed.paths and job.done and summary.succeeded:
         others = typed.again("--skip-answered", job.key, to=to, key=key)
         ways.append(f"send only requests that job {job.key!r} did not answer: {others}")
-    return JobConflict(conflict.key, conflict.difference, remedy="\nor ".join(ways))
+    return JobConflict(conflict.key, conflict.difference, why=conflict.why, remedy="\nor ".join(ways))
+
+
+def _cancel_and_skip(job: Job, typed: Typed, *, to: str, key: str) -> str:
+    """The commands for a job that takes no changed input; they are `errors.cancel_and_skip` as they are typed here."""
+    skipping = typed.again("--skip-answered", job.key, to=to, key=key)
+    return (
+        "put the old content back, cancel the job, and run it to its end by the same command: "
+        f"{command(typed.folder, 'cancel', job.key)}\n"
+        f"  and then send from the new content what it did not answer: {skipping}"
+    )
 
 
 def say_left_out(job: Job, screen: Screen) -> None:
