@@ -25,7 +25,7 @@ A failed request is not an exception: it is counted in the job's summary and sta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,6 +158,7 @@ class BadRequest(AbatchError):
         return text if unseen <= 0 else f"{text}\nand {unseen} more"
 
 
+Why: TypeAlias = Literal["destination", "content", "headers", "selection", "change"]
 _ANOTHER_JOB = "give this one another key and another destination, and all of its requests are sent and paid for"
 
 
@@ -182,13 +183,13 @@ class JobConflict(AbatchError):
         key: str,
         difference: str,
         *,
-        why: Literal["destination", "content", "headers", "selection", "change"] = "content",
+        why: Why = "content",
         remedy: str = "",
     ) -> None:
         super().__init__(key, difference)
         self.key = key
         self.difference = difference
-        self.why = why
+        self.why: Why = why
         self.names_a_way = bool(remedy)
         """Whether the remedy is one of this conflict, not that of every one."""
         self.remedy = remedy or _ANOTHER_JOB
