@@ -29,7 +29,17 @@ if TYPE_CHECKING:
     from abatch.request import Rows
     from abatch.runner import JobRun
 
-__all__ = ["answering", "retries_of", "without_answered"]
+__all__ = ["answering", "retried_key", "retries_of", "root_of", "without_answered"]
+
+
+def retried_key(key: str) -> str:
+    """The key of the job that one of this key retries, by its form; empty if it is not that of a retry."""
+    return key.rpartition(".retry-")[0]
+
+
+def root_of(ledger: Ledger, job: JobRecord) -> JobRecord:
+    """The job that a retry is of; a job that is no retry itself."""
+    return ledger.job(retried_key(job.key)) or job
 
 
 def retries_of(ledger: Ledger, job: JobRecord) -> list[JobRecord]:
@@ -41,7 +51,7 @@ def retries_of(ledger: Ledger, job: JobRecord) -> list[JobRecord]:
 
 
 def answering(ledger: Ledger, key: str) -> list[JobRecord]:
-    """The job of this key, its retries, and the jobs whose answers it left out itself.
+    """The job of this key or the one that it retries, with all retries, and the jobs whose answers it left out itself.
 
     Raises:
         ConfigError: there is no such job, or one of them is not finished: what is in flight would be paid for twice.
@@ -52,6 +62,7 @@ def answering(ledger: Ledger, key: str) -> list[JobRecord]:
         job = ledger.job(key)
         if job is None:
             raise ConfigError(f"journal {ledger.journal.folder} has no job {key!r} whose answers could be left out")
+        job = root_of(ledger, job)
         family = [job, *retries_of(ledger, job)]
         for each in family:
             if each.finished is None:

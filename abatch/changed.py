@@ -56,8 +56,8 @@ def check_may_change(job: JobRecord) -> None:
         raise _refused(
             job.key,
             f"{in_flight:,} of its requests are in flight",
-            remedy="Restore the old input and run without --changed-input until they are answered, then use "
-            "--changed-input.",
+            remedy="Run the same command with --changed-input, which waits for their answers; in Python enter the "
+            'manager with resume="given", await Job.settled(), and then submit with changed_input=True.',
         )
     if job.cut.last and not job.open_shards:  # its destination may be finished already
         raise _refused(job.key, "all of its requests were sent")

@@ -165,8 +165,8 @@ _ANOTHER_JOB = "give this one another key and another destination, and all of it
 def cancel_and_skip(key: str) -> str:
     """The remedy for an unfinished job whose input is to change, and that cannot take a changed one."""
     return (
-        f"Cancel the job with `abatch cancel {key}` (`Job.cancel()` in Python), and run the same command to its end, "
-        "with the input as it was when the job was begun. Then run the new input under another key, to another "
+        f"Cancel the job with `abatch cancel {key}` (`Job.cancel()` in Python), and run the same command to its end. "
+        "Then run the new input under another key, to another "
         f"destination, with --skip-answered {key} (`skip_answered={key!r}`)."
     )
 

@@ -124,6 +124,19 @@ class Job:
             await self._ledger.record(Entry(self._job.job, CancelWished()))
             self._look(self._job)
 
+    async def settled(self) -> None:
+        """Wait until nothing of the job is in flight, or its run is over; before `submit(changed_input=True)`.
+
+        With `resume="given"` nothing more of a job is sent until it is handed over again.
+
+        Raises:
+            ManagerClosed: the manager is left meanwhile; raised at once.
+
+        """
+        while self._job.progress().in_flight and not self._run.over.is_set():
+            self._raise_if_left()
+            await self._job.change()
+
     async def wait(self, *, check: bool = False) -> Summary:
         """Wait until the job is done.
 

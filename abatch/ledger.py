@@ -48,6 +48,7 @@ from abatch.facts import (
     Unreadable,
     WishRefused,
     Withdrawn,
+    files_of,
 )
 from abatch.facts import Held as HeldFact
 from abatch.facts import Lost as LostFact
@@ -79,7 +80,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from abatch.facts import Headers, SealedRecord, ShardFact
+    from abatch.facts import FilePart, Headers, SealedRecord, ShardFact
     from abatch.journal import Journal, Recorded
     from abatch.prices import PriceList
     from abatch.result import Failure
@@ -223,6 +224,8 @@ class JobRecord:
     finished: Finished | None = None
     duplicates: frozenset[str] = frozenset()
     """Batches that were paid for besides those that count."""
+    earlier_files: tuple[FilePart, ...] = ()
+    """Its files before its input changed."""
     moves: tuple[Moved, ...] = ()
     """To other destinations, in their order."""
     cuts: int = 0
@@ -379,6 +382,7 @@ class JobRecord:
             case Limited():
                 self.limited = fact
             case InputChanged(source=source):
+                self.earlier_files += files_of(self.submitted.source)
                 self.submitted = msgspec.structs.replace(self.submitted, source=source)
                 self.cut = Cut(rows=source.sent)
                 self.cuts += 1

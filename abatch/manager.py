@@ -584,10 +584,12 @@ class BatchManager:
                 taken = False
                 if changed_input and paths and job.finished is None and not job.cancel_wished:
                     taken = await self._take_changed(job, paths, headers, limit, preview)
-                await self._compare_content(job, paths)
+                ends = job.cancel_wished and job.finished is None and not changed_input  # nothing is sent of its input
+                if not ends:
+                    await self._compare_content(job, paths)
                 if preview is not None and not taken:
                     await self._preview_more(job, paths, limit, preview)
-                if not paths and isinstance(requests, list | tuple):
+                if not paths and isinstance(requests, list | tuple) and not ends:
                     await self._compare_first_rows(job, cast("Sequence[object]", requests))
                 if backend is not None and not job.to:  # one that was moved has another destination since
                     self._run_of(job).use(backend)

@@ -1,7 +1,7 @@
 """Find the jobs of a journal that hold the same requests as some files: to send these again is to pay again.
 
-A job holds the same requests if one of its files has the content of one of these, whatever their names. One of its
-files that has grown since, at its end alone, counts too: the requests at its beginning are the same.
+A job holds the same requests if one of these files has the content of one of its files, or begins with it, whatever
+their names. The files that a job had before its input changed count too: requests of them may have been sent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from abatch import threads
 from abatch.facts import files_of
 from abatch.intake import BLOCK, stat_of
-from abatch.places import relative
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,27 +33,23 @@ async def repeated(ledger: Ledger, paths: Sequence[Path], betas: tuple[str, ...]
     """
     betas = tuple(sorted(set(betas)))
     jobs = {job.job: job for job in ledger.jobs.values() if job.submitted.headers.betas == betas and _costs(job)}
-    by_content, sizes_by_name = await threads.run(_indices, list(jobs.values()))
+    by_content = await threads.run(_by_content, list(jobs.values()))
     sizes = {size for size, _ in by_content}
     found: set[int] = set()
     for path in paths if jobs else ():
         size, _ = await threads.run(stat_of, path)
-        name = relative(ledger.journal.folder, path.absolute())
-        before = {each for each in sizes_by_name.get(name, ()) if each < size}
-        for content in (await _digests(path, before | ({size} & sizes))).items():
+        for content in (await _digests(path, {each for each in sizes if each <= size})).items():
             found.update(by_content.get(content, ()))
     return sorted((jobs[number] for number in jobs if number in found), key=lambda job: -_answered(job))
 
 
-def _indices(jobs: Sequence[JobRecord]) -> tuple[dict[tuple[int, str], set[int]], dict[str, set[int]]]:
-    """Numbers of jobs by size and SHA-256 of their files; and sizes of their files by the files' names."""
-    by_content: defaultdict[tuple[int, str], set[int]] = defaultdict(set)
-    sizes_by_name: defaultdict[str, set[int]] = defaultdict(set)
+def _by_content(jobs: Sequence[JobRecord]) -> dict[tuple[int, str], set[int]]:
+    """Numbers of jobs by size and SHA-256 of their files."""
+    found: defaultdict[tuple[int, str], set[int]] = defaultdict(set)
     for job in jobs:
-        for file in files_of(job.submitted.source):
-            by_content[file.size, file.sha256].add(job.job)
-            sizes_by_name[file.path].add(file.size)
-    return by_content, sizes_by_name
+        for file in (*files_of(job.submitted.source), *job.earlier_files):
+            found[file.size, file.sha256].add(job.job)
+    return found
 
 
 def _costs(job: JobRecord) -> bool:

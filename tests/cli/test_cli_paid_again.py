@@ -242,6 +242,17 @@ def test_appended_rows_alone_are_sent_by_the_command_that_the_conflict_names(cli
     assert (api.account.requests, api.account.violated) == (9, 0)
 
 
+def test_a_file_of_another_name_that_begins_with_what_was_sent_is_not_paid_for_again(cli: Any, api: Sandbox) -> None:
+    ran(cli)
+    cli.write("in.jsonl", 8)
+    (cli.folder / "in.jsonl").rename(cli.folder / "february.jsonl")
+    refused = cli.here("run", "february.jsonl", "--to", "b.jsonl", *FAST)
+    assert refused.status == 2, refused
+    assert typed(cli, refused.err, "run february.jsonl --to b.jsonl --skip-answered first", *FAST).status == 0
+    assert cli.lines("b.jsonl") == {"r6": "succeeded", "r7": "succeeded"}
+    assert (api.account.requests, api.account.violated) == (8, 0)
+
+
 def test_the_question_for_a_file_that_grew_names_the_command_that_sends_what_is_new(cli: Any, api: Sandbox) -> None:
     ran(cli)
     cli.write("in.jsonl", 8)
@@ -288,7 +299,7 @@ def test_a_job_that_takes_no_changed_input_names_the_commands_that_work(cli: Any
     assert "--changed-input" not in conflict.err
     wrong = cli.here(*args, "--changed-input")
     assert wrong.status == 2, wrong
-    assert "job 'second' cannot take the changed input: it was begun with --skip-answered. Put the old" in wrong.err
+    assert "job 'second' cannot take the changed input: it was begun with --skip-answered. Cancel the" in wrong.err
     (cli.folder / "in.jsonl").write_bytes(old)
     assert typed(cli, conflict.err, "cancel second").status == 0
     assert cli.here(*args).status == 1  # its requests are cancelled

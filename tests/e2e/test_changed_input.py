@@ -10,7 +10,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from abatch import ConfigError, JobConflict, JobStopped, LimitReached
+from abatch import BatchManager, ConfigError, JobConflict, JobStopped, LimitReached
 from abatch.facts import CancelWished, ChangedSource, InputChanged, Unplanned
 from abatch.journal import Entry
 from abatch.request import Rows
@@ -19,6 +19,7 @@ from abatch.sandbox.faults import Status
 from tests.e2e.jobs import (
     assert_each_answered,
     assert_paid_once,
+    config,
     lines,
     manager,
     raw_params,
@@ -125,7 +126,7 @@ async def test_requests_in_flight_stand_in_the_way_of_a_changed_input(monkeypatc
             with anyio.fail_after(60):
                 while job.progress().submitted < 20 or job.progress().in_doubt:
                     await job._job.change()
-        with pytest.raises(JobConflict, match=r"20 of its requests are in flight\. Restore the old input"):
+        with pytest.raises(JobConflict, match=r"20 of its requests are in flight\. Run the same command"):
             await changed(write(requests(21)))
         api.advance(20_000)
         with anyio.fail_after(60):
@@ -133,6 +134,66 @@ async def test_requests_in_flight_stand_in_the_way_of_a_changed_input(monkeypatc
         assert summary.succeeded == 20
         assert_paid_once(api, rows)
         assert api.account.requests == 20
+
+
+async def test_once_what_was_in_flight_is_settled_a_changed_input_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = requests(60)
+    with Sandbox(seed=7, latency=10_000.0) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", api.key)
+        api.faults.next("create", times=2)  # these are as always
+        api.faults.next("create", REFUSED)
+        async with manager(uploads=1) as running:
+            job = await running.submit(write(rows), to="results.jsonl", key="job")
+            with anyio.fail_after(60):
+                while running.job("job")._job.stopped is None:
+                    await job._job.change()
+        sent = api.account.requests
+        paid = [row for row in rows if api.account.times(raw_params(row))]
+        assert 0 < len(paid) == sent < 60
+        new = [row if row in paid else other for row, other in zip(rows, requests(60, temperature=0.5), strict=True)]
+        async with BatchManager(config=config(), resume="given") as running:
+            path = write(new)
+            job = running.job("job")
+            with pytest.raises(JobConflict, match="are in flight"):
+                await running.submit(path, to="results.jsonl", key="job", changed_input=True)
+            api.advance(20_000)
+            with anyio.fail_after(60):
+                await job.settled()
+                assert api.account.requests == sent  # nothing was sent of it meanwhile
+                job = await running.submit(path, to="results.jsonl", key="job", changed_input=True)
+                while job.progress().submitted < 60:
+                    await job._job.change()
+                api.advance(20_000)
+                assert (await job.wait()).succeeded == 60
+        assert_each_answered("results.jsonl", new)
+        assert_paid_once(api, new)
+
+
+async def test_the_old_content_is_known_after_a_changed_input_was_taken(api: Sandbox) -> None:
+    rows = requests(60)
+    await refused(api, rows, nth=2)
+    await changed(write([*rows, *requests(61)[60:]]))
+    async with manager() as running:
+        assert [job.key for job in await running.same_requests(write(rows, "copy.jsonl"))] == ["job"]
+
+
+async def test_a_cancelled_job_ends_though_its_input_is_another_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = requests(20)
+    with Sandbox(seed=7, latency=10_000.0) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", api.key)
+        async with manager() as running:
+            job = await running.submit(write(rows), to="results.jsonl", key="job")
+            with anyio.fail_after(60):
+                while job.progress().submitted < 20 or job.progress().in_doubt:
+                    await job._job.change()
+            await job.cancel()
+        api.advance(20_000)
+        with anyio.fail_after(60):
+            _, summary = await run(write(requests(3, temperature=0.5)))
+        assert summary.requests == 20
+        assert_paid_once(api, rows)
 
 
 async def test_a_changed_input_survives_a_death_and_a_second_change(api: Sandbox) -> None:

@@ -103,6 +103,17 @@ async def test_what_earlier_jobs_left_out_stays_left_out_night_after_night(api: 
     assert_paid_once(api, rows)
 
 
+async def test_the_key_of_a_retry_stands_for_the_job_that_it_retries_and_what_that_left_out(api: Sandbox) -> None:
+    rows = requests(30)
+    await first(rows[:10])
+    failing = {**rows[12], "params": {**rows[12]["params"], "metadata": {"user_id": "sandbox:errored:not_found_error"}}}
+    await skipping(write([*rows[:12], failing, *rows[13:20]]), to="second.jsonl", key="second")
+    await run(write([rows[12]], "again.jsonl"), to="again.jsonl.out/", key="second.retry-1")
+    _, summary = await skipping(write(rows), to="third.jsonl", key="third", by="second.retry-1")
+    assert summary.requests == 10
+    assert_each_answered("third.jsonl", rows[20:])
+
+
 async def test_a_known_key_with_another_choice_is_a_conflict(api: Sandbox) -> None:
     rows = requests(12)
     await first(rows[:10])
