@@ -159,7 +159,9 @@ def with_commands(conflict: JobConflict, manager: BatchManager, typed: Typed) ->
         case "content" | "change" if job.left_out is not None and not job.done:
             before.append(_cancel_and_skip(job, typed, to=to, key=key))
         case _ if conflict.names_a_way:
-            before.append(conflict.remedy)
+            before.append(conflict.remedy.removesuffix("."))
+        case "change":
+            before.append("put the old content back and run the same command again")
         case _:
             pass
     lines = "" if typed.paths else ", with the lines on stdin"

@@ -319,6 +319,10 @@ def test_a_changed_input_is_sent_only_after_its_cost_was_said(cli: Any, api: San
     api.faults.next("create", Status(400, "invalid_request_error", "requests.0.params.messages: bad"))
     assert cli.here(*args).status == 3
     sent = api.account.requests
+    cli.write("in.jsonl", 20, first=6)
+    without = cli.here(*args, "--changed-input")
+    told = rf"{sent} requests that were sent are not in the input any more, such as custom_id 'r\d'\. Put the old"
+    assert re.search(told, without.err), without
     cli.write("in.jsonl", 20)
     went_on = cli.here(*args, "--changed-input")
     assert went_on.status == 0, went_on
