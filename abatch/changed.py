@@ -51,8 +51,7 @@ def check_may_change(job: JobRecord) -> None:
     """
     if not takes_changed_input(job.submitted.source):
         raise _refused(job.key, "it was begun with --skip-answered", remedy=cancel_and_skip(job.key))
-    in_flight = sum(shard.planned.rows for shard in job.open_shards.values() if not isinstance(shard.state, Ready))
-    if in_flight:
+    if in_flight := job.unsettled:
         raise _refused(
             job.key,
             f"{in_flight:,} of its requests are in flight",

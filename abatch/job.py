@@ -125,7 +125,7 @@ class Job:
             self._look(self._job)
 
     async def settled(self) -> None:
-        """Wait until nothing of the job is in flight, or its run is over; before `submit(changed_input=True)`.
+        """Wait until the results of all that was sent are stored, or its run is over: see `submit(changed_input=True)`.
 
         With `resume="given"` nothing more of a job is sent until it is handed over again.
 
@@ -133,7 +133,7 @@ class Job:
             ManagerClosed: the manager is left meanwhile; raised at once.
 
         """
-        while self._job.progress().in_flight and not self._run.over.is_set():
+        while self._job.unsettled and not self._run.over.is_set():
             self._raise_if_left()
             await self._job.change()
 

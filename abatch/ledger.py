@@ -516,6 +516,11 @@ class JobRecord:
         return None if isinstance(source, IterableSource) else source.rows
 
     @property
+    def unsettled(self) -> int:
+        """Requests in shards that may have been sent, and are not sealed."""
+        return sum(shard.planned.rows for shard in self.open_shards.values() if not isinstance(shard.state, Ready))
+
+    @property
     def missing(self) -> int:
         """How many of its requests have no result."""
         return self._totals().missing

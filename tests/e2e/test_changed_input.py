@@ -162,9 +162,10 @@ async def test_once_what_was_in_flight_is_settled_a_changed_input_is_taken(monke
                 await job.settled()
                 assert api.account.requests == sent  # nothing was sent of it meanwhile
                 job = await running.submit(path, to="results.jsonl", key="job", changed_input=True)
-                while job.progress().submitted < 60:
-                    await job._job.change()
-                api.advance(20_000)
+                while not job.done:
+                    api.advance(20_000)
+                    with anyio.move_on_after(0.1):
+                        await job._job.change()
                 assert (await job.wait()).succeeded == 60
         assert_each_answered("results.jsonl", new)
         assert_paid_once(api, new)
