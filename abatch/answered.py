@@ -7,36 +7,39 @@ keeps results (`kept.py`); where there is none, the custom_id decides.
 
 from __future__ import annotations
 
-import zlib
-from contextlib import closing
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from itertools import compress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from msgspec.json import encode
 
 from abatch import threads, wire
-from abatch.config import BATCH_BYTES
-from abatch.errors import BadRequest, ConfigError
-from abatch.facts import SelectedSource, files_of
-from abatch.intake import opened_input
-from abatch.kept import MARK, params_mark, read_kept
-from abatch.request import Rows, from_checked_lines
+from abatch.errors import ConfigError
+from abatch.facts import SelectedSource, betas_of_row, files_of
+from abatch.intake import BLOCK, packed_mask, read_again, unskipped
+from abatch.kept import params_mark, read_kept
+from abatch.known import known_params
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from abatch.facts import FileSource, FilesSource
-    from abatch.intake import FileInput, FilesInput
+    from abatch.known import KnownParams
     from abatch.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.request import Rows
     from abatch.runner import JobRun
 
-__all__ = ["answering", "retries_of", "without_answered"]
+__all__ = ["answering", "retried_key", "retries_of", "root_of", "without_answered"]
 
-QUICK: Final = 1
-"""Of zlib."""
+
+def retried_key(key: str) -> str:
+    """The key of the job that one of this key retries, by its form; empty if it is not that of a retry."""
+    return key.rpartition(".retry-")[0]
+
+
+def root_of(ledger: Ledger, job: JobRecord) -> JobRecord:
+    """The job that a retry is of; a job that is no retry itself."""
+    return ledger.job(retried_key(job.key)) or job
 
 
 def retries_of(ledger: Ledger, job: JobRecord) -> list[JobRecord]:
@@ -48,7 +51,7 @@ def retries_of(ledger: Ledger, job: JobRecord) -> list[JobRecord]:
 
 
 def answering(ledger: Ledger, key: str) -> list[JobRecord]:
-    """The job of this key, its retries, and the jobs whose answers it left out itself.
+    """The job of this key or the one that it retries, with all retries, and the jobs whose answers it left out itself.
 
     Raises:
         ConfigError: there is no such job, or one of them is not finished: what is in flight would be paid for twice.
@@ -59,6 +62,7 @@ def answering(ledger: Ledger, key: str) -> list[JobRecord]:
         job = ledger.job(key)
         if job is None:
             raise ConfigError(f"journal {ledger.journal.folder} has no job {key!r} whose answers could be left out")
+        job = root_of(ledger, job)
         family = [job, *retries_of(ledger, job)]
         for each in family:
             if each.finished is None:
@@ -97,24 +101,11 @@ async def without_answered(
         BackendError: the results of a job are not where they were.
 
     """
-    answered: dict[bytes, bytes] = {}
-    for job in answering(ledger, answered_by):
-        answers = _Answers()
-        async with (run := run_of(job)).reading() as backend:
-            for sealed in await run.sealed_since(0):
-                async for raw in backend.read(sealed):
-                    answers.note(raw)
-        for shard in (await ledger.in_full(job)).shards.values():
-            await threads.run(answers.note_params, ledger.journal.ids, shard)
-        for mark, params in answers.marks.items():  # of one job may be known what is not known of another
-            answered[mark] = answered.get(mark, b"") + params
-    selection = _Selection(answered, betas, note)
-    with closing(await opened_input(paths, longest=2 * BATCH_BYTES)) as file:
-        try:
-            while await threads.run(selection.turn, file):
-                pass
-        except BadRequest as bad:  # every line was good when it was checked
-            raise ConfigError("the input changed while it was checked; run again once it is complete") from bad
+    async with known_params(ledger.journal.folder) as known:
+        for job in answering(ledger, answered_by):
+            await _note_job(ledger, job, run_of(job), known)
+        selection = _Selection(known, betas, note)
+        await read_again(source, paths, selection.look)
     rows = selection.mask.count(0)
     if not rows:
         raise ConfigError(
@@ -128,39 +119,46 @@ async def without_answered(
         skipped=len(selection.mask) - rows,
         changed=selection.changed,
         uncompared=selection.uncompared,
-        mask=await threads.run(zlib.compress, bytes(selection.mask), QUICK),
+        mask=await threads.run(packed_mask, selection.mask),
     )
 
 
-@dataclass(slots=True)
-class _Answers:
-    """The requests that one job answered, each by a digest of its custom_id."""
+async def _note_job(ledger: Ledger, job: JobRecord, run: JobRun, known: KnownParams) -> None:
+    """Note the requests that a job answered, with the digests of their params as far as they were kept."""
+    async with run.reading() as backend:
+        for sealed in await run.sealed_since(0):
+            piece: list[bytes] = []
+            weight = 0
+            async for raw in backend.read(sealed):
+                piece.append(raw)
+                weight += len(raw)
+                if weight >= BLOCK:
+                    await threads.run(_note_answers, job, piece, known)
+                    piece, weight = [], 0
+            await threads.run(_note_answers, job, piece, known)
+    for shard in (await ledger.in_full(job)).shards.values():
+        await threads.run(_note_params, ledger.journal.ids, shard, known)
 
-    marks: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
-    """With the digest of the params that were answered; empty where it is not known."""
 
-    def note(self, raw: bytes) -> None:
-        """Take a result line."""
-        line = wire.delivered(raw)
-        if line.outcome == "succeeded" and line.custom_id:
-            self.marks.setdefault(_mark(encode(line.custom_id)), b"")
+def _note_answers(job: JobRecord, results: list[bytes], known: KnownParams) -> None:
+    lines = map(wire.delivered, results)
+    known.add(
+        job.job, [(encode(line.custom_id), b"") for line in lines if line.outcome == "succeeded" and line.custom_id]
+    )
 
-    def note_params(self, folder: Path, shard: ShardRecord) -> None:
-        """Take the digests of a shard's params, if they were kept."""
-        kept = read_kept(folder, shard.shard, shard.planned.rows)
-        if kept is None:
-            return
-        for row in range(shard.planned.rows):
-            if (mark := _mark(kept.custom_id(row))) in self.marks:
-                self.marks[mark] = kept.params_mark(row)
+
+def _note_params(folder: Path, shard: ShardRecord, known: KnownParams) -> None:
+    kept = read_kept(folder, shard.shard, shard.planned.rows)
+    if kept is not None:
+        known.note(shard.job, ((kept.custom_id(row), kept.params_mark(row)) for row in range(shard.planned.rows)))
 
 
 @dataclass(slots=True)
 class _Selection:
     """Which rows of an input are left out, row by row."""
 
-    answered: dict[bytes, bytes]
-    """By custom_id: the digests of the params that were answered, one after the other; empty if none is known."""
+    known: KnownParams
+    """What was answered."""
     betas: tuple[str, ...]
     """Of the whole job."""
     note: Callable[[Rows], None] | None
@@ -168,43 +166,22 @@ class _Selection:
     changed: int = 0
     uncompared: int = 0
 
-    def turn(self, file: FileInput | FilesInput) -> bool:
-        """Look at one block of lines; False at the end."""
-        block = file.block()
-        if block is None:
-            return False
-        rows = from_checked_lines(block.text)
+    def look(self, rows: Rows) -> None:
+        """Decide on the next rows."""
         begin = len(self.mask)
         for custom_id, params, betas in zip(rows.custom_ids, rows.params, rows.betas, strict=True):
             self.mask.append(self._is_answered(custom_id, params, betas))
         if self.note is not None:
-            self.note(_left(rows, self.mask[begin:]))
-        return True
+            self.note(unskipped(rows, self.mask[begin:]))
 
     def _is_answered(self, custom_id: bytes, params: bytes, betas: tuple[str, ...]) -> bool:
-        known = self.answered.get(_mark(custom_id))
-        if known is None:
+        marks = self.known.of(custom_id)
+        if marks is None:
             return False
-        if not known:
+        if not marks:
             self.uncompared += 1
             return True
-        both = tuple(sorted({*self.betas, *betas})) if betas else self.betas
-        if params_mark(params, both) in _each(known):
+        if params_mark(params, betas_of_row(self.betas, betas)) in marks:
             return True
         self.changed += 1
         return False
-
-
-def _left(rows: Rows, mask: bytearray) -> Rows:
-    left = [not skipped for skipped in mask]
-    params, betas = compress(rows.params, left), compress(rows.betas, left)
-    return Rows(list(compress(rows.custom_ids, left)), list(params), list(betas))
-
-
-def _each(marks: bytes) -> list[bytes]:
-    return [marks[at : at + MARK] for at in range(0, len(marks), MARK)]
-
-
-def _mark(custom_id: bytes) -> bytes:
-    """What stands for a custom_id, given as a JSON string."""
-    return blake2b(custom_id, digest_size=16).digest()

@@ -11,36 +11,35 @@ of the job runs meanwhile.
 
 from __future__ import annotations
 
-import zlib
-from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from abatch import threads
-from abatch.config import BATCH_BYTES
 from abatch.disk import remove
-from abatch.errors import BadRequest, ConfigError, JobConflict
-from abatch.facts import ChangedSource, InputChanged, SelectedSource, Unplanned, files_of
-from abatch.intake import opened_input
+from abatch.errors import ConfigError, JobConflict, cancel_and_skip
+from abatch.facts import ChangedSource, InputChanged, Unplanned, betas_of_row, files_of, takes_changed_input
+from abatch.intake import CHANGED_MEANWHILE, packed_mask, read_again, unskipped
 from abatch.journal import Entry
 from abatch.kept import params_mark, read_kept
+from abatch.known import known_params
 from abatch.lifecycle import Dead, Done, Ready
 from abatch.log import log
-from abatch.request import from_checked_lines
+from abatch.request import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from abatch.facts import FileSource, FilesSource
-    from abatch.intake import FileInput, FilesInput
+    from abatch.intake import Preview
+    from abatch.kept import KeptIds
+    from abatch.known import KnownParams
     from abatch.ledger import JobRecord, Ledger, ShardRecord
 
 __all__ = ["check_may_change", "take_changed"]
 
-QUICK: Final = 1
-"""Of zlib."""
+FORGOTTEN: Final = "what it has sent is not known any more: that is kept for 29 days"
 
 
 def check_may_change(job: JobRecord) -> None:
@@ -50,26 +49,43 @@ def check_may_change(job: JobRecord) -> None:
         JobConflict: it does not.
 
     """
-    in_flight = sum(shard.planned.rows for shard in job.open_shards.values() if not isinstance(shard.state, Ready))
-    if in_flight:
-        raise JobConflict(
+    if not takes_changed_input(job.submitted.source):
+        raise _refused(job.key, "it was begun with --skip-answered", remedy=cancel_and_skip(job.key))
+    if in_flight := job.unsettled:
+        raise _refused(
             job.key,
-            f"another input, and {in_flight:,} of its requests are in flight",
-            remedy="read their answers first: put the old content back, run the same command without --changed-input, "
-            "and then with the new content and --changed-input",
+            f"{in_flight:,} of its requests are in flight",
+            remedy="Run the same command with --changed-input, which waits for their answers; in Python enter the "
+            'manager with resume="given", await Job.settled(), and then submit with changed_input=True.',
         )
     if job.cut.last and not job.open_shards:  # its destination may be finished already
-        raise JobConflict(job.key, "another input, and all requests of its own were sent")
-    if isinstance(job.submitted.source, SelectedSource):
-        raise JobConflict(job.key, "another input, which a job that was begun with --skip-answered does not take")
+        raise _refused(job.key, "all of its requests were sent")
     if any(isinstance(shard.state, Dead) and shard.sealed is not None for shard in job.shards.values()):
-        raise JobConflict(
-            job.key, "another input, which cannot be compared: a request of it was refused as too large, or cancelled"
-        )
+        raise _refused(job.key, "a request of it was refused as too large, or cancelled, and cannot be compared")
 
 
-async def take_changed(ledger: Ledger, job: JobRecord, source: FileSource | FilesSource, paths: Sequence[Path]) -> None:
+def _refused(key: str, why: str, *, remedy: str = "") -> JobConflict:
+    return JobConflict(key, why, why="change", remedy=remedy)
+
+
+async def take_changed(
+    ledger: Ledger,
+    job: JobRecord,
+    source: FileSource | FilesSource,
+    paths: Sequence[Path],
+    *,
+    limit: int | None,
+    preview: Preview | None,
+) -> None:
     """Let the job go on with these files, which were checked.
+
+    Args:
+        ledger: where it is recorded.
+        job: the job, of which nothing runs.
+        source: the files.
+        paths: where they are.
+        limit: how many requests the job will send, those included that were sent; None for all.
+        preview: sees the requests that the job will send from now on, and may raise before anything is recorded.
 
     Raises:
         JobConflict: the job does not allow it, or requests that were sent are others now; it is as it was.
@@ -79,93 +95,120 @@ async def take_changed(ledger: Ledger, job: JobRecord, source: FileSource | File
     """
     check_may_change(job)
     cuts = job.cuts
-    sent: dict[bytes, bytes] = {}
+    sent: list[ShardRecord] = []
     unplanned: list[ShardRecord] = []
     for shard in job.shards.values():
-        if _is_retry(job, shard):
+        if shard.planned.trial > 1:  # its rows were sent in another one, and failed there
             continue
         match shard.state:
             case Done():
-                await threads.run(_note_sent, ledger.journal.ids, job, shard, sent)
+                sent.append(shard)
             case Ready():
                 unplanned.append(shard)
             case _:
                 pass
-    comparison = _Comparison(sent, job.submitted.headers.betas)
-    with closing(await opened_input(paths, longest=2 * BATCH_BYTES)) as file:
-        try:
-            while await threads.run(comparison.turn, file):
-                pass
-        except BadRequest as bad:  # every line was good when it was checked
-            raise ConfigError("the input changed while it was checked; run again once it is complete") from bad
-    comparison.check(job.key)
-    changed = ChangedSource(
-        files=files_of(source),
-        rows=source.rows,
-        sent=len(sent),
-        mask=await threads.run(zlib.compress, bytes(comparison.mask), QUICK),
-    )
+    async with known_params(ledger.journal.folder) as known:
+        for shard in sent:
+            await threads.run(_note_sent, ledger.journal.ids, job, shard, known)
+        _check_accounts(job, known.count, unplanned)
+        left = None if limit is None else max(limit - known.count, 0)
+        comparison = _Comparison(known, job.submitted.headers.betas, preview, left)
+        await read_again(source, paths, comparison.look)
+        if comparison.others:
+            raise _refused(job.key, _told(comparison.others, "have other params now", comparison.other))
+        if gone := known.count - comparison.found:
+            await read_again(source, paths, lambda rows: known.drop(rows.custom_ids))
+            named = await threads.run(_first_of, ledger.journal.ids, job, sent, known)
+            raise _refused(job.key, _told(gone, "are not in the input any more", named))
+        if len(comparison.mask) != source.rows:
+            raise ConfigError(CHANGED_MEANWHILE)
+        changed = ChangedSource(
+            files=files_of(source),
+            rows=source.rows,
+            sent=known.count,
+            mask=await threads.run(packed_mask, comparison.mask),
+        )
+    if preview is not None:
+        await preview.agree()
     entries = [entry for shard in unplanned for entry in ledger.next(shard, Unplanned())]
     await ledger.record(Entry(job.job, InputChanged(source=changed), n=cuts), *entries)
-    log.warning("input_changed", job=job.key, requests=source.rows, sent=len(sent), shards_unplanned=len(unplanned))
+    log.warning("input_changed", job=job.key, requests=source.rows, sent=changed.sent, shards_unplanned=len(unplanned))
     for shard in unplanned:
         await threads.run(remove, ledger.journal.spool / shard.planned.spool)
 
 
-def _is_retry(job: JobRecord, shard: ShardRecord) -> bool:
-    """Whether the rows of a shard were sent in another one, and failed there; those of half a split shard were not."""
-    parent = shard.planned.parent
-    return parent is not None and not isinstance(job.shards[parent].state, Dead)
+def _check_accounts(job: JobRecord, sent: int, unplanned: Sequence[ShardRecord]) -> None:
+    """Make sure that each planned row was either sent or is planned once more: no row is lost, or sent twice."""
+    accounted = sent + sum(shard.planned.rows for shard in unplanned)
+    if accounted != job.cut.rows:
+        raise _refused(job.key, f"its shards hold {accounted:,} requests where {job.cut.rows:,} were planned")
 
 
-def _note_sent(folder: Path, job: JobRecord, shard: ShardRecord, sent: dict[bytes, bytes]) -> None:
+def _note_sent(folder: Path, job: JobRecord, shard: ShardRecord, known: KnownParams) -> None:
+    kept = _kept(folder, job, shard)
+    known.add(job.job, ((kept.custom_id(row), kept.params_mark(row)) for row in range(shard.planned.rows)))
+
+
+def _kept(folder: Path, job: JobRecord, shard: ShardRecord) -> KeptIds:
     kept = read_kept(folder, shard.shard, shard.planned.rows)
     if kept is None:
-        raise JobConflict(
-            job.key,
-            "another input, and what it has sent is not known any more: that is kept for 29 days",
-        )
-    for row in range(shard.planned.rows):
-        sent[kept.custom_id(row)] = kept.params_mark(row)
+        raise _refused(job.key, FORGOTTEN)
+    return kept
+
+
+def _first_of(folder: Path, job: JobRecord, shards: Sequence[ShardRecord], known: KnownParams) -> bytes:
+    """The first custom_id of these shards that is known."""
+    for shard in shards:
+        kept = _kept(folder, job, shard)
+        for row in range(shard.planned.rows):
+            if known.of(custom_id := kept.custom_id(row)) is not None:
+                return custom_id
+    raise ConfigError(CHANGED_MEANWHILE)  # it was put back
 
 
 class _Comparison:
     """The rows of the changed input, compared with what was sent."""
 
-    def __init__(self, sent: dict[bytes, bytes], betas: tuple[str, ...]) -> None:
+    def __init__(
+        self, known: KnownParams, betas: tuple[str, ...], preview: Preview | None, preview_rows: int | None
+    ) -> None:
         self.mask = bytearray()
         """A byte per row, 1 where it was sent."""
-        self._sent = sent
+        self.found = 0
+        """Rows that were sent."""
+        self.others = 0
+        """Of these: with other params or betas than now."""
+        self.other = b""
+        """The custom_id of the first of them."""
+        self._known = known
         self._betas = betas
-        self._left = set(sent)
-        self._others: list[bytes] = []
-        """Custom_ids of requests that were sent with other params or betas."""
+        self._preview = preview
+        self._preview_rows = preview_rows
+        """How many rows the preview still sees; None for all."""
 
-    def turn(self, file: FileInput | FilesInput) -> bool:
-        """Compare one block of lines; False at the end."""
-        block = file.block()
-        if block is None:
-            return False
-        rows = from_checked_lines(block.text)
+    def look(self, rows: Rows) -> None:
+        """Compare the next rows."""
+        begin = len(self.mask)
         for custom_id, params, betas in zip(rows.custom_ids, rows.params, rows.betas, strict=True):
-            mark = self._sent.get(custom_id)
-            self.mask.append(mark is not None)
-            if mark is None:
+            marks = self._known.of(custom_id)
+            self.mask.append(marks is not None)
+            if marks is None:
                 continue
-            self._left.discard(custom_id)
-            both = tuple(sorted({*self._betas, *betas})) if betas else self._betas
-            if mark and mark != params_mark(params, both):
-                self._others.append(custom_id)
-        return True
+            self.found += 1
+            if marks and params_mark(params, betas_of_row(self._betas, betas)) not in marks:
+                self.others += 1
+                self.other = self.other or custom_id
+        if self._preview is not None:
+            self._show(self._preview, unskipped(rows, self.mask[begin:]))
 
-    def check(self, key: str) -> None:
-        """Raise unless all that was sent is in the input as it was."""
-        if self._others:
-            raise JobConflict(key, _told(self._others, "have other params now"))
-        if self._left:
-            raise JobConflict(key, _told(sorted(self._left), "are not in the input any more"))
+    def _show(self, preview: Preview, rows: Rows) -> None:
+        if self._preview_rows is not None:
+            most = self._preview_rows
+            rows = Rows(rows.custom_ids[:most], rows.params[:most], rows.betas[:most])
+            self._preview_rows -= len(rows.custom_ids)
+        preview.add(rows)
 
 
-def _told(ids: Sequence[bytes], what: str) -> str:
-    first = msgspec.json.decode(ids[0], type=str)
-    return f"another input: {len(ids):,} requests that were sent {what}, such as custom_id {first[:80]!r}"
+def _told(count: int, what: str, custom_id: bytes) -> str:
+    named = msgspec.json.decode(custom_id, type=str)
+    return f"{count:,} requests that were sent {what}, such as custom_id {named[:80]!r}"

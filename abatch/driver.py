@@ -36,7 +36,7 @@ from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET
 from abatch.disk import remove
 from abatch.durations import ANSWER_WITHIN, CREATED_WITHIN, DAY, GATE_WITHIN, HOUR, KEPT_FOR, QUEUED_FOR
 from abatch.early import one_failure, stop_for
-from abatch.errors import ApiError, BackendError, JobStopped, TooManyOpenFiles
+from abatch.errors import ApiError, BackendError, JobStopped, TooManyOpenFiles, cancel_and_skip
 from abatch.facts import (
     Abandoned,
     Accepted,
@@ -46,6 +46,7 @@ from abatch.facts import (
     Ended,
     Found,
     Held,
+    IterableSource,
     Lost,
     LostWished,
     Planned,
@@ -58,7 +59,7 @@ from abatch.facts import (
     Vanished,
     WishRefused,
     Withdrawn,
-    files_of,
+    takes_changed_input,
 )
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import (
@@ -657,7 +658,7 @@ class Driver:
                 if not verdict.whole_scope:
                     reason = await located(reason, site.job, self.shard.planned, site.ledger.journal.spool)
                 if remedy == CORRECT:
-                    remedy = CORRECT_FILE if files_of(site.job.submitted.source) else CORRECT_ITERABLE
+                    remedy = _correction(site.job)
                 if verdict.whole_scope:
                     self.site.scope.refusal = verdict
                 await self._stop_job(reason, remedy)
@@ -1164,6 +1165,14 @@ EVENTS: Final[dict[type[ShardFact], str]] = {
     Held: "shard_held",
     Abandoned: "shard_abandoned",
 }
+
+
+def _correction(job: JobRecord) -> str:
+    """What helps where the API refuses a request of this job."""
+    source = job.submitted.source
+    if takes_changed_input(source):
+        return CORRECT_FILE
+    return CORRECT_ITERABLE if isinstance(source, IterableSource) else cancel_and_skip(job.key)
 
 
 def backend_unknown(key: str) -> JobStopped:

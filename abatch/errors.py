@@ -25,7 +25,7 @@ A failed request is not an exception: it is counted in the job's summary and sta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,27 +158,50 @@ class BadRequest(AbatchError):
         return text if unseen <= 0 else f"{text}\nand {unseen} more"
 
 
+Why: TypeAlias = Literal["destination", "content", "headers", "selection", "change"]
 _ANOTHER_JOB = "give this one another key and another destination, which sends, and pays for, all of its requests"
 
 
-class JobConflict(AbatchError):
-    """The key already names a job with other content or another destination; nothing was changed."""
+def cancel_and_skip(key: str) -> str:
+    """The remedy for an unfinished job whose input is to change, and that cannot take a changed one."""
+    return (
+        f"Cancel the job with `abatch cancel {key}` (`Job.cancel()` in Python), and run the same command to its end. "
+        "Then run the new input under another key, to another "
+        f"destination, with --skip-answered {key} (`skip_answered={key!r}`)."
+    )
 
-    def __init__(self, key: str, difference: str, *, remedy: str = "") -> None:
+
+class JobConflict(AbatchError):
+    """The key already names a job with other content or another destination; nothing was changed.
+
+    `why` says in what they differ: in the `destination`, the requests (`content`), the betas, user profile or workspace
+    (`headers`), or `skip_answered` (`selection`); or `change`: the job cannot take the changed input.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        difference: str,
+        *,
+        why: Why = "content",
+        remedy: str = "",
+    ) -> None:
         super().__init__(key, difference)
         self.key = key
         self.difference = difference
+        self.why: Why = why
+        self.names_a_way = bool(remedy)
+        """Whether the remedy is one of this conflict, not that of every one."""
         self.remedy = remedy or _ANOTHER_JOB
 
-    @property
-    def names_a_way(self) -> bool:
-        """Whether the remedy is one of this conflict, not that of every one."""
-        return self.remedy != _ANOTHER_JOB
-
     def __str__(self) -> str:
-        return (
-            f"job {self.key!r} exists with {self.difference}; hand over what the job was started with; or {self.remedy}"
-        )
+        if self.why != "change":
+            return (
+                f"job {self.key!r} exists with {self.difference}; hand over what the job was started with; or "
+                f"{self.remedy}"
+            )
+        remedy = self.remedy if self.names_a_way else f"hand over what the job was started with; or {self.remedy}"
+        return f"job {self.key!r} cannot take the changed input: {self.difference}. {remedy[0].upper()}{remedy[1:]}"
 
 
 class JobStopped(AbatchError):

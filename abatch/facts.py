@@ -53,6 +53,7 @@ __all__ = [
     "SelectedSource",
     "ShardFact",
     "Source",
+    "SourceOfFiles",
     "Spend",
     "Split",
     "Stopped",
@@ -62,8 +63,10 @@ __all__ = [
     "Vanished",
     "WishRefused",
     "Withdrawn",
+    "betas_of_row",
     "decode",
     "encode",
+    "takes_changed_input",
 ]
 
 
@@ -194,7 +197,18 @@ class IterableSource(Value, frozen=True, tag=True, kw_only=True):
     """The job's requests came from the caller; the digests of `Cut` tell whether they come again."""
 
 
-Source: TypeAlias = FileSource | FilesSource | SelectedSource | ChangedSource | IterableSource
+SourceOfFiles: TypeAlias = FileSource | FilesSource | SelectedSource | ChangedSource
+Source: TypeAlias = SourceOfFiles | IterableSource
+
+
+def takes_changed_input(source: Source) -> bool:
+    """Whether an unfinished job of this source may take changed files; one with `skip_answered` may not."""
+    return not isinstance(source, SelectedSource | IterableSource)
+
+
+def betas_of_row(common: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:
+    """All betas of a request: those of its job and its own."""
+    return tuple(sorted({*common, *own})) if own else common
 
 
 def files_of(source: Source) -> tuple[FilePart, ...]:

@@ -24,8 +24,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable,
 from contextlib import ExitStack, aclosing, asynccontextmanager, closing, nullcontext, suppress
 from functools import partial
 from hashlib import blake2b
-from itertools import accumulate, chain
-from pathlib import Path
+from itertools import accumulate, chain, compress
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
 
@@ -33,20 +32,25 @@ import msgspec
 from anyio.lowlevel import checkpoint
 
 from abatch import threads
+from abatch.config import BATCH_BYTES
 from abatch.errors import BackendUnavailable, BadRequest, ConfigError
 from abatch.facts import ChangedSource, FilePart, FileSource, FilesSource, SelectedSource, source_of
+from abatch.kept import ID_MARK, QUICK, mark_of
 from abatch.kinds import check_kind, is_gzip, is_zstd
 from abatch.problems import Problems
-from abatch.request import BLANK, BOM, Request, Row, check_lines, from_checked_lines, from_line, from_object
+from abatch.request import BLANK, BOM, Request, Row, Rows, check_lines, from_checked_lines, from_line, from_object
+from abatch.scratch import scratch_database
 from abatch.wire import body_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
+    from abatch.facts import SourceOfFiles
     from abatch.params import Check
-    from abatch.request import Rows
 
 __all__ = [
+    "CHANGED_MEANWHILE",
     "HEAD_ROWS",
     "FileInput",
     "FilesInput",
@@ -60,13 +64,17 @@ __all__ = [
     "check_beginning",
     "check_file",
     "check_files",
+    "is_same",
     "not_empty",
     "open_input",
     "opened_input",
     "opened_source",
     "other_row",
+    "packed_mask",
+    "read_again",
     "read_row",
     "stat_of",
+    "unskipped",
 ]
 
 S = TypeVar("S", "Heaps", "SeenIds")
@@ -84,8 +92,6 @@ IDS_IN_MEMORY: Final = 2**24
 """Bytes that custom_ids take in memory before they go to disk, each with what Python needs for it."""
 ID_WEIGHT: Final = 100
 SPILLED_AT_ONCE: Final = 2**14
-MARK_BYTES: Final = 16
-"""Of the digest of a custom_id."""
 HEAPS: Final = 2**10
 """Of the digests of a file, by their first ten bits; those of one are compared in memory."""
 HEAPS_AT_ONCE: Final = 2**6
@@ -94,6 +100,7 @@ HEAD_ROWS: Final = 8
 """First rows of an iterable that are kept one by one, so that other requests are found out at the first difference."""
 HEAD_BYTES: Final = 4
 """Of the digest of each; two rows that share it are told apart by the digest of all."""
+CHANGED_MEANWHILE: Final = "the input changed while it was checked; run again once it is complete"
 HEAPS_IN_MEMORY: Final = 2**22
 """Bytes of digests before they go to disk."""
 
@@ -159,10 +166,10 @@ class Heaps:
 
         """
         heaps = self._heaps
-        for mark in map(_mark, custom_ids):
+        for mark in map(mark_of, custom_ids):
             heaps[mark[0] << 2 | mark[1] >> 6] += mark
         self._noted += len(custom_ids)
-        self._weight += MARK_BYTES * len(custom_ids)
+        self._weight += ID_MARK * len(custom_ids)
         if self._weight >= HEAPS_IN_MEMORY and self._folder is not None:
             self._write()
         return []
@@ -273,26 +280,9 @@ class _Digests:
     """Numbers by digests of custom_ids, in a file without a name; without a folder for it, in memory."""
 
     def __init__(self, folder: Path | None) -> None:
-        name = ":memory:"
-        if folder is not None:
-            descriptor, name = tempfile.mkstemp(prefix=".seen-", suffix=".tmp", dir=folder)
-            os.close(descriptor)
-        self._db = sqlite3.connect(name, isolation_level=None, check_same_thread=False)
-        try:
-            for pragma in (
-                "journal_mode = OFF",
-                "synchronous = OFF",
-                "locking_mode = EXCLUSIVE",
-                "cache_size = -16000",
-            ):
-                self._db.execute(f"PRAGMA {pragma}")
-            self._db.execute("CREATE TABLE seen (id BLOB PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID")
-        except sqlite3.Error:
-            self._db.close()
-            raise
-        finally:
-            if folder is not None:
-                Path(name).unlink()
+        self._db = scratch_database(
+            folder, "CREATE TABLE seen (id BLOB PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID"
+        )
 
     def close(self) -> None:
         """Free the file."""
@@ -300,7 +290,7 @@ class _Digests:
 
     def note(self, custom_ids: Iterable[bytes], numbers: Iterable[int]) -> bool:
         """Note these; whether they were all new."""
-        marks = sorted(zip(map(_mark, custom_ids), numbers, strict=True))
+        marks = sorted(zip(map(mark_of, custom_ids), numbers, strict=True))
         before = self._db.total_changes
         self._db.execute("BEGIN")
         self._db.executemany("INSERT INTO seen VALUES (?, ?) ON CONFLICT DO NOTHING", marks)
@@ -309,20 +299,16 @@ class _Digests:
 
     def first(self, custom_id: bytes) -> int:
         """The number with which it was noted first."""
-        (first,) = self._db.execute("SELECT number FROM seen WHERE id = ?", (_mark(custom_id),)).fetchone()
+        (first,) = self._db.execute("SELECT number FROM seen WHERE id = ?", (mark_of(custom_id),)).fetchone()
         return int(first)
 
 
 def _marks_in(heap: bytes | bytearray) -> Iterator[tuple[bytes]]:
-    return cast("Iterator[tuple[bytes]]", struct.iter_unpack(f"{MARK_BYTES}s", heap))
+    return cast("Iterator[tuple[bytes]]", struct.iter_unpack(f"{ID_MARK}s", heap))
 
 
 def _weigh(custom_ids: Sequence[bytes]) -> int:
     return sum(map(len, custom_ids)) + ID_WEIGHT * len(custom_ids)
-
-
-def _mark(custom_id: bytes) -> bytes:
-    return blake2b(custom_id, digest_size=MARK_BYTES).digest()
 
 
 def id_text(custom_id: bytes) -> str:
@@ -681,8 +667,21 @@ class SelectedInput:
         self._file.close()
 
 
+def packed_mask(skipped: bytearray) -> bytes:
+    """A byte per request of some files, 1 where it is not sent, as the journal keeps it."""
+    return zlib.compress(skipped, QUICK)
+
+
+def unskipped(rows: Rows, skipped: bytes | bytearray) -> Rows:
+    """Those of these requests whose byte is 0."""
+    left = [not each for each in skipped]
+    return Rows(
+        list(compress(rows.custom_ids, left)), list(compress(rows.params, left)), list(compress(rows.betas, left))
+    )
+
+
 async def opened_source(
-    source: FileSource | FilesSource | SelectedSource | ChangedSource, paths: Sequence[Path], *, longest: int
+    source: SourceOfFiles, paths: Sequence[Path], *, longest: int
 ) -> FileInput | FilesInput | SelectedInput:
     """Open the files of a job, without the requests of them that it does not send.
 
@@ -711,6 +710,29 @@ async def opened_input(paths: Sequence[Path], *, longest: int) -> FileInput | Fi
         file.close()
 
     return await threads.opened(close, open_input, paths, longest=longest)
+
+
+async def read_again(source: SourceOfFiles, paths: Sequence[Path], look: Callable[[Rows], object]) -> None:
+    """Read files once more that were checked; `look` is called in a worker thread with the requests that are sent.
+
+    Raises:
+        ConfigError: a file changed since.
+
+    """
+    with closing(await opened_source(source, paths, longest=2 * BATCH_BYTES)) as file:
+        try:
+            while await threads.run(_look_at_block, file, look):
+                pass
+        except BadRequest as bad:  # every line was good when it was checked
+            raise ConfigError(CHANGED_MEANWHILE) from bad
+
+
+def _look_at_block(file: FileInput | FilesInput | SelectedInput, look: Callable[[Rows], object]) -> bool:
+    block = file.block()
+    if block is None:
+        return False
+    look(from_checked_lines(block.text))
+    return True
 
 
 def stat_of(path: Path) -> tuple[int, int]:
@@ -929,6 +951,17 @@ async def file_sha256(path: Path) -> str:
     finally:
         await threads.clean_up(file.close)
     return hashing.sha256.hexdigest()
+
+
+async def is_same(file: FilePart, path: Path) -> bool:
+    """Whether a file has the content that is named here; equal size and time are taken as equal.
+
+    Raises:
+        ConfigError: it cannot be read.
+
+    """
+    now = await threads.run(stat_of, path)
+    return now == (file.size, file.mtime_ns) or await file_sha256(path) == file.sha256
 
 
 # ---- iterables ------------------------------------------------------------------------------------------------

@@ -124,6 +124,19 @@ class Job:
             await self._ledger.record(Entry(self._job.job, CancelWished()))
             self._look(self._job)
 
+    async def settled(self) -> None:
+        """Wait until the results of all that was sent are stored, or its run is over: see `submit(changed_input=True)`.
+
+        With `resume="given"` nothing more of a job is sent until it is handed over again.
+
+        Raises:
+            ManagerClosed: the manager is left meanwhile; raised at once.
+
+        """
+        while self._job.unsettled and not self._run.over.is_set():
+            self._raise_if_left()
+            await self._job.change()
+
     async def wait(self, *, check: bool = False) -> Summary:
         """Wait until the job is done.
 

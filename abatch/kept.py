@@ -24,16 +24,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-__all__ = ["MARK", "KeptIds", "kept_name", "params_mark", "params_marks", "read_kept", "write_kept"]
+__all__ = [
+    "ID_MARK",
+    "MARK",
+    "QUICK",
+    "KeptIds",
+    "kept_name",
+    "mark_of",
+    "params_mark",
+    "params_marks",
+    "read_kept",
+    "write_kept",
+]
 
 MAGIC: Final = b"abatch-ids-1\n\0\0\0"
 """Of a file without digests of params."""
 WITH_MARKS: Final = b"abatch-ids-2\n\0\0\0"
 MARK: Final = 8
 """Bytes of the digest of a request's params."""
+ID_MARK: Final = 16
+"""Bytes of the digest of a custom_id."""
 DIGEST: Final = 16
 QUICK: Final = 1
-"""Of zlib: a third of the size for a few milliseconds in ten thousand rows."""
+"""Level of zlib: a third of the size for a few milliseconds in ten thousand rows."""
 
 
 def kept_name(shard: int) -> str:
@@ -61,6 +74,11 @@ class KeptIds:
 
     def close(self) -> None:
         """Do nothing: all of it is in memory."""
+
+
+def mark_of(custom_id: bytes) -> bytes:
+    """What stands for a custom_id, given as a JSON string."""
+    return blake2b(custom_id, digest_size=ID_MARK).digest()
 
 
 def params_mark(params: bytes, betas: Iterable[str]) -> bytes:
@@ -110,7 +128,10 @@ def read_kept(folder: Path, shard: int, rows: int) -> KeptIds | None:
     if content[:begin] not in (MAGIC + digest, WITH_MARKS + digest):
         return None
     marks = packed[: MARK * rows] if content.startswith(WITH_MARKS) else b""
-    unpacked = zlib.decompress(packed[len(marks) :])
+    try:
+        unpacked = zlib.decompress(packed[len(marks) :])
+    except zlib.error:  # of another number of rows
+        return None
     ends = array("Q")
     ends.frombytes(unpacked[rows : 9 * rows])
     ids = unpacked[9 * rows :]

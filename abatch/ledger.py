@@ -21,6 +21,7 @@ from abatch.facts import (
     CancelledAsParked,
     CancelWished,
     CandidatesChanged,
+    ChangedSource,
     Committing,
     Counts,
     Cut,
@@ -38,6 +39,7 @@ from abatch.facts import (
     Reopened,
     ResolveWished,
     Resumed,
+    SelectedSource,
     Spend,
     Split,
     Stopped,
@@ -46,6 +48,7 @@ from abatch.facts import (
     Unreadable,
     WishRefused,
     Withdrawn,
+    files_of,
 )
 from abatch.facts import Held as HeldFact
 from abatch.facts import Lost as LostFact
@@ -77,7 +80,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from abatch.facts import Headers, SealedRecord, ShardFact
+    from abatch.facts import FilePart, Headers, SealedRecord, ShardFact
     from abatch.journal import Journal, Recorded
     from abatch.prices import PriceList
     from abatch.result import Failure
@@ -221,6 +224,8 @@ class JobRecord:
     finished: Finished | None = None
     duplicates: frozenset[str] = frozenset()
     """Batches that were paid for besides those that count."""
+    earlier_files: tuple[FilePart, ...] = ()
+    """Its files before its input changed."""
     moves: tuple[Moved, ...] = ()
     """To other destinations, in their order."""
     cuts: int = 0
@@ -302,6 +307,10 @@ class JobRecord:
         self.header_sets = _NO_HEADERS
         self.head = ""
         self._cancelling = None
+        source = self.submitted.source
+        if isinstance(source, SelectedSource | ChangedSource):  # a byte per request, if they are many and mixed
+            source = msgspec.structs.replace(source, mask=b"")
+            self.submitted = msgspec.structs.replace(self.submitted, source=source)
 
     def take_shards_back(self, full: JobRecord) -> None:
         """Have the shards again that were let go; `full` is the job as it stood when it finished."""
@@ -312,6 +321,7 @@ class JobRecord:
         self.listed = full.listed
         self.header_sets = full.header_sets
         self.head = full.head
+        self.submitted = full.submitted
         self._sums = None
 
     async def wish(self) -> None:
@@ -372,6 +382,7 @@ class JobRecord:
             case Limited():
                 self.limited = fact
             case InputChanged(source=source):
+                self.earlier_files += files_of(self.submitted.source)
                 self.submitted = msgspec.structs.replace(self.submitted, source=source)
                 self.cut = Cut(rows=source.sent)
                 self.cuts += 1
@@ -510,6 +521,11 @@ class JobRecord:
         if self.finished is None or self.cut.last:
             return 0
         return None if self._total is None else self._total - self.cut.rows
+
+    @property
+    def unsettled(self) -> int:
+        """Requests in shards that may have been sent, and are not sealed."""
+        return sum(shard.planned.rows for shard in self.open_shards.values() if not isinstance(shard.state, Ready))
 
     @property
     def missing(self) -> int:
@@ -668,14 +684,22 @@ class Ledger:
         """
         if not job.let_go:
             return job
+        first, last = job.seqs
+        began: list[Submitted] = []
+        if isinstance(job.submitted.source, SelectedSource | ChangedSource):  # without its mask
+            await self.journal.replay(
+                lambda each: began.append(each.fact) if isinstance(each.fact, Submitted) else None,
+                since=first - 1,
+                until=first,
+                job=job.job,
+            )
         full = JobRecord(
             job=job.job,
             folder=job.folder,
-            submitted=job.submitted,
+            submitted=began[0] if began else job.submitted,
             started_at=job.started_at,
             changed_at=job.changed_at,
         )
-        first, last = job.seqs
         await self.journal.replay(full.apply, since=first, until=last, job=job.job)
         full.duplicates = job.duplicates
         full.changed_at = job.changed_at

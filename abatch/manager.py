@@ -26,10 +26,10 @@ from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
 from abatch.disk import remove
 from abatch.driver import Stop
 from abatch.durations import KEPT_FOR
-from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError
+from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError, cancel_and_skip
 from abatch.facts import (
+    ChangedSource,
     DuplicateSeen,
-    FilePart,
     FileSource,
     FilesSource,
     Headers,
@@ -39,8 +39,9 @@ from abatch.facts import (
     Submitted,
     files_of,
     source_of,
+    takes_changed_input,
 )
-from abatch.intake import HEAD_ROWS, check_files, file_sha256, not_empty, other_row, read_row, stat_of
+from abatch.intake import HEAD_ROWS, check_files, is_same, not_empty, other_row, read_again, read_row
 from abatch.job import Job
 from abatch.journal import Entry, Journal, Overtaken
 from abatch.ledger import Ledger
@@ -55,7 +56,7 @@ from abatch.poller import Scope
 from abatch.prices import load as load_prices
 from abatch.redrain import reopen_missing_parts
 from abatch.repeats import repeated
-from abatch.request import HEADER_VALUE, exact, paths_of
+from abatch.request import HEADER_VALUE, Rows, exact, paths_of
 from abatch.runner import HandedOver, JobRun, Workshop
 from abatch.survey import Survey, Surveys
 
@@ -525,7 +526,8 @@ class BatchManager:
                 Handed over with another limit or without, the job goes on, and the first are not sent again.
             pilot: send so many requests, the first ones, alone; the others go once four fifths of these succeeded. If
                 more than a fifth fail, the job stops, see `Config.failing`. It is of the call that begins the job.
-            preview: sees the requests of files while they are checked, and may raise before a new job is begun.
+            preview: sees the requests of files that are about to be sent, and may raise before anything is recorded:
+                those of a new job, those of a changed input that were not sent, and those that a higher limit allows.
             skip_answered: the key of a finished job: requests of the files that it, one of its retries, or a job whose
                 answers it left out itself answered with success are not sent. One whose params are known to be others
                 is sent. The choice is made once, and belongs to the job from then on.
@@ -578,10 +580,16 @@ class BatchManager:
                 fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries, limit=limit, pilot=pilot)
                 job = await self._begin(fact, backend)
             else:
+                self._compare_terms(job, url, headers, skip_answered)
+                taken = False
                 if changed_input and paths and job.finished is None and not job.cancel_wished:
-                    await self._take_changed(job, paths, headers)
-                await self._compare(job, paths, url, headers, skip_answered)
-                if not paths and isinstance(requests, list | tuple):
+                    taken = await self._take_changed(job, paths, headers, limit, preview)
+                ends = job.cancel_wished and job.finished is None and not changed_input  # nothing is sent of its input
+                if not ends:
+                    await self._compare_content(job, paths)
+                if preview is not None and not taken:
+                    await self._preview_more(job, paths, limit, preview)
+                if not paths and isinstance(requests, list | tuple) and not ends:
                     await self._compare_first_rows(job, cast("Sequence[object]", requests))
                 if backend is not None and not job.to:  # one that was moved has another destination since
                     self._run_of(job).use(backend)
@@ -731,27 +739,49 @@ class BatchManager:
             await preview.agree()
         return chosen
 
-    async def _take_changed(self, job: JobRecord, paths: Sequence[Path], headers: Headers) -> None:
-        """Let a job go on with files whose content changed; nothing is done for files that are as they were."""
-        known = job.submitted
-        if isinstance(known.source, IterableSource) or known.headers != headers:  # a conflict, as without this
-            return
-        files = files_of(known.source)
+    async def _take_changed(
+        self, job: JobRecord, paths: Sequence[Path], headers: Headers, limit: int | None, preview: Preview | None
+    ) -> bool:
+        """Let a job go on with files whose content changed, and say whether; those that are as they were do nothing."""
+        files = files_of(job.submitted.source)
+        if not files:  # a conflict, as without this
+            return False
         if len(files) == len(paths) and all(
-            [await _is_same(file, path) for file, path in zip(files, paths, strict=True)]
+            [await is_same(file, path) for file, path in zip(files, paths, strict=True)]
         ):
-            return
+            return False
         async with self._run_of(job).paused():
             check_may_change(job)  # before the files are read
             source = await self._source(paths, job.key, headers, None, None)
             assert isinstance(source, FileSource | FilesSource)
+            asking = None if preview is None else _Once(preview)
             while job.finished is None:
                 try:
-                    await take_changed(self._ledger, job, source, paths)
+                    await take_changed(self._ledger, job, source, paths, limit=limit, preview=asking)
                 except Overtaken:  # another process changed the job; look at it as it is now
                     log.warning("change_overtaken", job=job.key)
                 else:
-                    return
+                    return True
+        return False
+
+    async def _preview_more(self, job: JobRecord, paths: Sequence[Path], limit: int | None, preview: Preview) -> None:
+        """Show the requests that a higher limit allows."""
+        before, source = job.limit, job.submitted.source
+        if isinstance(source, IterableSource) or job.finished is not None or job.cancel_wished or job.cut.last:
+            return
+        if before is None or (limit is not None and limit <= before):
+            return
+        sent = source.sent if isinstance(source, ChangedSource) else 0  # they come first, and are not read
+        seen, end = sent, source.rows if limit is None else limit
+
+        def show(rows: Rows) -> None:
+            nonlocal seen
+            begin, most = max(before - seen, 0), max(end - seen, 0)
+            seen += len(rows.custom_ids)
+            preview.add(Rows(rows.custom_ids[begin:most], rows.params[begin:most], rows.betas[begin:most]))
+
+        await read_again(source, paths, show)
+        await preview.agree()
 
     async def _begin(self, fact: Submitted, backend: Backend | None) -> JobRecord:
         """Claim the destination, then make the job durable."""
@@ -768,16 +798,15 @@ class BatchManager:
         log.info("job_submitted", job=job.key)
         return job
 
-    async def _compare(
-        self, job: JobRecord, paths: Sequence[Path], url: str, headers: Headers, skip_answered: str | None
-    ) -> None:
+    def _compare_terms(self, job: JobRecord, url: str, headers: Headers, skip_answered: str | None) -> None:
+        """Refuse what belongs to a job besides its requests and is another; nothing is recorded before this."""
         known = job.submitted
         if url not in job.places:
             place = f"destination {shown(absolute_url(self._folder, job.to))}" if job.to else "a backend object"
             remedy = f"take the job elsewhere: abatch move {job.key} --to DEST" if job.finished is None else ""
-            raise JobConflict(job.key, place, remedy=remedy)
+            raise JobConflict(job.key, place, why="destination", remedy=remedy)
         if known.headers != headers:
-            raise JobConflict(job.key, "other betas, user profile or workspace")
+            raise JobConflict(job.key, "other betas, user profile or workspace", why="headers")
         answered_by = known.source.answered_by if isinstance(known.source, SelectedSource) else None
         if answered_by != skip_answered:
             others = (
@@ -785,13 +814,18 @@ class BatchManager:
                 if answered_by is None
                 else f"the requests that job {answered_by!r} answered left out (--skip-answered {answered_by})"
             )
-            raise JobConflict(job.key, others)
-        files = files_of(known.source)
+            raise JobConflict(job.key, others, why="selection")
+
+    async def _compare_content(self, job: JobRecord, paths: Sequence[Path]) -> None:
+        known = job.submitted.source
+        files = files_of(known)
         if len(files) != len(paths):
             raise JobConflict(job.key, "requests from another kind of source, or from more or fewer files")
         for file, path in zip(files, paths, strict=True):  # an iterable is compared row by row, as it is read
-            if not await _is_same(file, path):
+            if not await is_same(file, path):
                 way = "take the requests that were not sent from it: the same command with --changed-input"
+                if not takes_changed_input(known):
+                    way = cancel_and_skip(job.key)
                 raise JobConflict(job.key, f"other content of {file.path}", remedy=way if job.finished is None else "")
 
     async def _compare_first_rows(self, job: JobRecord, requests: Sequence[object]) -> None:
@@ -806,10 +840,22 @@ class BatchManager:
             raise JobConflict(job.key, f"{kind} requests: {planned.rows:,}, where these are {len(requests):,}")
 
 
-async def _is_same(file: FilePart, path: Path) -> bool:
-    """Whether a file has the content that a job was begun with."""
-    now = await threads.run(stat_of, path)
-    return now == (file.size, file.mtime_ns) or await file_sha256(path) == file.sha256
+class _Once:
+    """A preview that is asked once, however often the requests are read."""
+
+    def __init__(self, preview: Preview) -> None:
+        self._preview: Preview | None = preview
+
+    def add(self, rows: Rows, /) -> None:
+        """Show these requests unless all were shown and agreed to."""
+        if self._preview is not None:
+            self._preview.add(rows)
+
+    async def agree(self) -> None:
+        """Ask unless that was done."""
+        preview, self._preview = self._preview, None
+        if preview is not None:
+            await preview.agree()
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -12,12 +12,12 @@ import zlib
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from abatch import threads
 from abatch.config import BATCH_BYTES
-from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped
-from abatch.facts import ChangedSource, Cut, FilePart, FileSource, FilesSource, Headers, SelectedSource, files_of
+from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped, cancel_and_skip
+from abatch.facts import ChangedSource, Cut, Headers, betas_of_row, files_of, takes_changed_input
 from abatch.intake import (
     BLOCK,
     HEADER_SETS,
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
 
     from abatch.config import Config
     from abatch.errors import Alike
+    from abatch.facts import FilePart, SourceOfFiles
     from abatch.ledger import JobRecord, Ledger
 
 __all__ = ["Planner", "log_doubts", "spool_needed"]
 
-FilesOf: TypeAlias = FileSource | FilesSource | SelectedSource | ChangedSource
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ class Planner:
         """A row stands behind the last one that may be planned now."""
         self._rest: tuple[Lines, Rows, int] | None = None  # of a file's block, from the row that did not fit any more
 
-    async def run_file(self, source: FilesOf, *paths: Path) -> None:
+    async def run_file(self, source: SourceOfFiles, *paths: Path) -> None:
         """Plan what is left of a file that was checked, or of several.
 
         Raises:
@@ -299,7 +299,7 @@ class Planner:
         common = self._job.submitted.headers
         if not betas:
             return common
-        both = tuple(sorted({*common.betas, *betas}))
+        both = betas_of_row(common.betas, betas)
         return Headers(betas=both, user_profile_id=common.user_profile_id, workspace_id=common.workspace_id)
 
     def _limit(self, nth: int) -> int:
@@ -365,11 +365,14 @@ class Planner:
             raise self._changed(path)
 
     def _changed(self, *paths: Path) -> JobStopped:
-        return JobStopped(
-            self._job.key,
-            f"input {' or '.join(map(str, paths[:3]))} changed since the job was started",
+        remedy = (
             "Put the old content back and run the same command again; or run it with --changed-input "
-            "(`changed_input=True`), which takes the changed requests that were not sent.",
+            "(`changed_input=True`), which takes the changed requests that were not sent."
+        )
+        if not takes_changed_input(self._job.submitted.source):
+            remedy = f"Put the old content back and run the same command again. Or: {cancel_and_skip(self._job.key)}"
+        return JobStopped(
+            self._job.key, f"input {' or '.join(map(str, paths[:3]))} changed since the job was started", remedy
         )
 
 
@@ -383,7 +386,7 @@ def log_doubts(key: str, doubts: Sequence[Alike]) -> None:
         log.warning("params_doubtful", job=key, why=first.why, requests=doubt.count, lines=lines)
 
 
-def spool_needed(source: FilesOf, config: Config) -> int:
+def spool_needed(source: SourceOfFiles, config: Config) -> int:
     """Bytes that a file's shards may take in the spool at once: those in flight and those that wait."""
     _, queue = LIMITS[config.tier]
     waiting = (config.sealed_unsent + 1) * config.requests_per_batch

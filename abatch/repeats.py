@@ -1,19 +1,19 @@
 """Find the jobs of a journal that hold the same requests as some files: to send these again is to pay again.
 
-A job holds the same requests if one of its files has the content of one of these, whatever their names. One of its
-files that has grown since, at its end alone, counts too: the requests at its beginning are the same.
+A job holds the same requests if one of these files has the content of one of its files, or begins with it, whatever
+their names. The files that a job had before its input changed count too: requests of them may have been sent.
 """
 
 from __future__ import annotations
 
 import io
+from collections import defaultdict
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from abatch import threads
 from abatch.facts import files_of
 from abatch.intake import BLOCK, stat_of
-from abatch.places import relative
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,16 +32,24 @@ async def repeated(ledger: Ledger, paths: Sequence[Path], betas: tuple[str, ...]
 
     """
     betas = tuple(sorted(set(betas)))
-    jobs = [job for job in ledger.jobs.values() if job.submitted.headers.betas == betas and _costs(job)]
+    jobs = {job.job: job for job in ledger.jobs.values() if job.submitted.headers.betas == betas and _costs(job)}
+    by_content = await threads.run(_by_content, list(jobs.values()))
+    sizes = {size for size, _ in by_content}
     found: set[int] = set()
     for path in paths if jobs else ():
         size, _ = await threads.run(stat_of, path)
-        name = relative(ledger.journal.folder, path.absolute())
-        digests = await _digests(path, _sizes(jobs, name, size))
-        for job in jobs:
-            if any(digests.get(file.size) == file.sha256 for file in files_of(job.submitted.source)):
-                found.add(job.job)
-    return sorted((job for job in jobs if job.job in found), key=lambda job: -_answered(job))
+        for content in (await _digests(path, {each for each in sizes if each <= size})).items():
+            found.update(by_content.get(content, ()))
+    return sorted((jobs[number] for number in jobs if number in found), key=lambda job: -_answered(job))
+
+
+def _by_content(jobs: Sequence[JobRecord]) -> dict[tuple[int, str], set[int]]:
+    """Numbers of jobs by size and SHA-256 of their files."""
+    found: defaultdict[tuple[int, str], set[int]] = defaultdict(set)
+    for job in jobs:
+        for file in (*files_of(job.submitted.source), *job.earlier_files):
+            found[file.size, file.sha256].add(job.job)
+    return found
 
 
 def _costs(job: JobRecord) -> bool:
@@ -54,16 +62,6 @@ def _costs(job: JobRecord) -> bool:
 def _answered(job: JobRecord) -> int:
     progress = job.progress()
     return progress.sealed - progress.failed
-
-
-def _sizes(jobs: Sequence[JobRecord], name: str, size: int) -> set[int]:
-    """The sizes of files of these jobs that may be the file of this name and size, or have been it before it grew."""
-    return {
-        file.size
-        for job in jobs
-        for file in files_of(job.submitted.source)
-        if file.size == size or (file.path == name and file.size < size)
-    }
 
 
 async def _digests(path: Path, sizes: set[int]) -> dict[int, str]:

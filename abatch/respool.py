@@ -15,7 +15,7 @@ from abatch import threads
 from abatch.config import BATCH_BYTES
 from abatch.disk import remove
 from abatch.errors import BadRequest, ConfigError
-from abatch.facts import Cut, Headers, InputChanged, IterableSource, Planned, Split
+from abatch.facts import Cut, Headers, InputChanged, IterableSource, Planned, Split, betas_of_row
 from abatch.intake import FileInput, FilesInput, SelectedInput, opened_source
 from abatch.lifecycle import Dead
 from abatch.request import from_checked_lines
@@ -183,7 +183,7 @@ class _Pass:
         common = self._common
         headers = common
         if betas:
-            both = tuple(sorted({*common.betas, *betas}))
+            both = betas_of_row(common.betas, betas)
             headers = Headers(betas=both, user_profile_id=common.user_profile_id, workspace_id=common.workspace_id)
         for each in self._open:
             if each.planned.headers == headers:

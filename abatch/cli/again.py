@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from abatch.answered import retried_key
 from abatch.backend import normalize
 from abatch.cli.commands import command, near
-from abatch.cli.family import retried_key
 from abatch.errors import ConfigError
 from abatch.facts import SelectedSource, files_of
 from abatch.places import absolute, absolute_url, shown

@@ -37,6 +37,8 @@ class Typed:
         betas: values of `--beta`.
         workspace_id: the value of `--workspace`.
         skip_answered: the value of `--skip-answered`.
+        limit: the value of `--limit`.
+        pilot: the value of `--pilot`, 0 for none.
 
     """
 
@@ -50,6 +52,8 @@ class Typed:
         betas: Sequence[str],
         workspace_id: str | None,
         skip_answered: str | None = None,
+        limit: int | None = None,
+        pilot: int = 0,
     ) -> None:
         self.folder = folder
         self.paths = tuple(paths)
@@ -58,6 +62,8 @@ class Typed:
         self.betas = tuple(betas)
         self.workspace_id = workspace_id
         self.skip_answered = skip_answered
+        self.limit = limit
+        self.pilot = pilot
 
     def named(self) -> str:
         """The input as people write it."""
@@ -70,6 +76,8 @@ class Typed:
         words += [] if named is None else ["--key", named]
         words += [word for beta in self.betas for word in ("--beta", beta)]
         words += [] if self.workspace_id is None else ["--workspace", self.workspace_id]
+        words += [] if self.limit is None else ["--limit", str(self.limit)]
+        words += ["--pilot", str(self.pilot)] if self.pilot else []
         return command(self.folder, *words, *options)
 
 
@@ -84,11 +92,12 @@ async def ask_before_paying_again(manager: BatchManager, typed: Typed) -> None:
     if not jobs:
         return
     first, *more = jobs
-    known = f"{_told(first)}{f', and {len(more):,} more jobs hold them, too' if more else ''}"
-    if await confirmed(f"{known}.\nSend all requests of {typed.named()}, and pay for them again?"):
+    others = f", and {len(more):,} more job{'s hold' if len(more) > 1 else ' holds'} them, too" if more else ""
+    known, fewer = f"{_told(first)}{others}", _without_answered(first, manager, typed)
+    if await confirmed(f"{known}.\n{fewer}Send all requests of {typed.named()}, and pay for them again?"):
         return
     raise ConfigError(
-        f"{known}. Nothing was sent now.\n{_without_paying(first, typed)}\n{_without_answered(first, manager, typed)}"
+        f"{known}. Nothing was sent now.\n{_without_paying(first, typed)}\n{fewer}"
         f"To send them all, and pay for them again: {typed.again('--again', to=_free_destination(typed, manager))}"
     )
 
@@ -97,6 +106,8 @@ def _told(job: Job) -> str:
     progress, summary = job.progress(), job.summary()
     of = f" of {progress.total:,}" if progress.total is not None else ""
     answered = f"{summary.succeeded:,}{of} answered, which cost {money(summary.cost, summary.unpriced)}"
+    if (left := job.left_out) is not None:
+        answered += f" (and {left.skipped:,} that it left out, because job {left.answered_by!r} had answered them)"
     if job.done:
         return f"these requests were sent before, by job {job.key!r}: {answered}; its results are in {_place(job)}"
     return (
@@ -139,13 +150,20 @@ def with_commands(conflict: JobConflict, manager: BatchManager, typed: Typed) ->
     to, key = _free_destination(typed, manager), _free_key(conflict.key, manager)
     summary = job.summary()
     before: list[str] = []
-    if "abatch move" in conflict.remedy:
-        before.append(f"take the job elsewhere: {_move(job, typed)}")
-    elif conflict.difference.startswith("other content") and not job.done:
-        changed = typed.again("--changed-input")
-        before.append(f"let the job take the requests that it has not sent from the new content: {changed}")
-    elif conflict.names_a_way:
-        before.append(conflict.remedy)
+    match conflict.why:
+        case "destination" if not job.done:
+            before.append(f"take the job elsewhere: {_move(job, typed)}")
+        case "content" if conflict.names_a_way and job.left_out is None:
+            changed = typed.again("--changed-input")
+            before.append(f"let the job take the requests that it has not sent from the new content: {changed}")
+        case "content" | "change" if job.left_out is not None and not job.done:
+            before.append(_cancel_and_skip(job, typed, to=to, key=key))
+        case _ if conflict.names_a_way:
+            before.append(conflict.remedy.removesuffix("."))
+        case "change":
+            before.append("put the old content back and run the same command again")
+        case _:
+            pass
     lines = "" if typed.paths else ", with the lines on stdin"
     ways = [
         *before,
@@ -156,7 +174,17 @@ def with_commands(conflict: JobConflict, manager: BatchManager, typed: Typed) ->
     if typed.paths and job.done and summary.succeeded:
         others = typed.again("--skip-answered", job.key, to=to, key=key)
         ways.append(f"send only requests that job {job.key!r} did not answer: {others}")
-    return JobConflict(conflict.key, conflict.difference, remedy="\nor ".join(ways))
+    return JobConflict(conflict.key, conflict.difference, why=conflict.why, remedy="\nor ".join(ways))
+
+
+def _cancel_and_skip(job: Job, typed: Typed, *, to: str, key: str) -> str:
+    """The commands for a job that takes no changed input; they are `errors.cancel_and_skip` as they are typed here."""
+    skipping = typed.again("--skip-answered", job.key, to=to, key=key)
+    return (
+        "cancel the job, and run it to its end by the same command: "
+        f"{command(typed.folder, 'cancel', job.key)}\n"
+        f"  and then send from the new content what it did not answer: {skipping}"
+    )
 
 
 def say_left_out(job: Job, screen: Screen) -> None:

@@ -310,9 +310,14 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
             screen.say("cost         unknown: requests from stdin are sent as they come")
         if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API
             await _check_api(manager, course.key, order.workspace_id)
+        if order.changed_input and not is_new and (flying := manager.job(course.key).progress().in_flight):
+            screen.say(
+                f"{flying:,} requests are in flight: their answers come first, and then the changed input is taken."
+            )
+            await manager.job(course.key).settled()
         begun = next((known for known in manager.jobs() if known.key == course.key and not known.done), None)
-        if begun is not None and begun.limit is not None and order.spending and isinstance(order.requests, list):
-            await order.spending.agree_to_more(order.requests, begun.limit)
+        if begun is not None and order.spending is not None:
+            order.spending.goes_on()
         try:
             job = course.job = await manager.submit(
                 await _requests(order, around.config),
@@ -365,6 +370,8 @@ def _typed(order: Order, journal: Path) -> Typed:
         betas=order.betas,
         workspace_id=order.workspace_id,
         skip_answered=order.skip_answered,
+        limit=order.limit,
+        pilot=order.pilot,
     )
 
 

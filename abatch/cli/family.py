@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from contextlib import aclosing
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from abatch import threads, wire
-from abatch.answered import retries_of
 from abatch.cli.reading import read_results
 from abatch.collector import failure_of
+from abatch.kept import mark_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection
@@ -30,9 +29,6 @@ __all__ = [
     "last_words",
     "mark_of",
     "merged",
-    "retried_key",
-    "retries_of",
-    "root_of",
     "unanswered",
 ]
 
@@ -43,21 +39,6 @@ MISSING: Final = "missing"
 CANCELED: Final = "canceled"
 STOPPED: Final = "stopped"
 """Succeeded, and stopped for a reason that was asked for."""
-
-
-def retried_key(key: str) -> str:
-    """The key of the job that one of this key retries, by its form; empty if it is not that of a retry."""
-    return key.rpartition(".retry-")[0]
-
-
-def root_of(ledger: Ledger, job: JobRecord) -> JobRecord:
-    """The job that a retry is of; a job that is no retry itself."""
-    return ledger.job(retried_key(job.key)) or job
-
-
-def mark_of(custom_id: bytes) -> bytes:
-    """What stands for a custom_id, given as a JSON string: 16 bytes, so that millions fit into memory."""
-    return blake2b(custom_id, digest_size=16).digest()
 
 
 async def last_words(

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from abatch import wire
+from abatch.answered import retries_of, root_of
 from abatch.cli import family
 from abatch.cli.exits import perform
 from abatch.cli.options import JobArgument, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
@@ -44,8 +45,8 @@ def results(
             block: list[bytes] = []
             weight = 0
             if merged:
-                job = family.root_of(ledger, job)
-            retries = family.retries_of(ledger, job) if merged else []
+                job = root_of(ledger, job)
+            retries = retries_of(ledger, job) if merged else []
             found = family.merged(ledger, job, retries) if merged else read_results(ledger, job)
             async with aclosing(found) as lines:
                 async for line in lines:

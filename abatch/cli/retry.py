@@ -20,11 +20,12 @@ import msgspec
 import typer
 
 from abatch import threads
+from abatch.answered import retried_key, retries_of
 from abatch.cli.confirm import can_ask, confirmed
 from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
 from abatch.cli.estimate import rows_of
 from abatch.cli.exits import perform, reported
-from abatch.cli.family import CANCELED, FAILED, FINAL, MISSING, STOPPED, last_words, mark_of, retried_key, retries_of
+from abatch.cli.family import CANCELED, FAILED, FINAL, MISSING, STOPPED, last_words, mark_of
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     FailingOption,
     JobArgument,

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from datetime import datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from abatch import threads
 from abatch.cli.confirm import can_ask, confirmed
-from abatch.cli.estimate import Measure, rows_of
+from abatch.cli.estimate import Measure
 from abatch.cli.text import clean, money, price_age, span
 from abatch.errors import ConfigError
-from abatch.request import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
     from abatch.cli.estimate import Estimate
     from abatch.cli.screen import Screen
     from abatch.config import Config
     from abatch.prices import PriceList
-    from abatch.request import Row
+    from abatch.request import Rows
 
 __all__ = ["CONFIRM_ABOVE", "Spending"]
 
-ROWS: Final = 1000
-"""Rows of the input looked at in one turn of a worker thread."""
 CONFIRM_ABOVE: Final = 50.0
 """US dollars; a run that may cost more is confirmed on a terminal."""
 
@@ -84,21 +75,9 @@ class Spending:
         if self._ask and (question := self._question(made)) and can_ask() and not await confirmed(question):
             raise ConfigError("you did not answer yes, so nothing was sent; --yes skips it")
 
-    async def agree_to_more(self, paths: Sequence[Path], before: int) -> None:
-        """Do as `agree` for a job whose limit was lower, for the requests after those that it allowed.
-
-        Raises:
-            BadRequest, ConfigError: as of `agree`, or the input cannot be read.
-
-        """
-        if self._limit is not None and self._limit <= before:
-            return
-        self._pilot = 0  # it was of the run that began the job
-        self._measure = Measure(self._config, self._prices, limit=self._limit, skip=before)
-        with closing(rows_of(*paths, longest=2 * self._config.bytes_per_batch)) as rows:
-            while more := await threads.run(_next_rows, rows):
-                self._measure.add(more)
-        await self.agree()
+    def goes_on(self) -> None:
+        """The job was begun before: a pilot was of the run that began it."""
+        self._pilot = 0
 
     def _question(self, made: Estimate) -> str:
         """What is asked; empty where the cost is certainly not much."""
@@ -108,13 +87,6 @@ class Spending:
         if most > self._confirm_above:
             return f"This may cost up to {money(most)}. Send {made.requests:,} requests?"
         return ""
-
-
-def _next_rows(rows: Iterator[tuple[bytes, Row]]) -> Rows | None:
-    some = [row for _, row in islice(rows, ROWS)]
-    if not some:
-        return None
-    return Rows([row.custom_id for row in some], [row.params for row in some], [row.betas for row in some])
 
 
 def _lines(made: Estimate) -> list[str]:

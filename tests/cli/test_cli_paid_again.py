@@ -242,6 +242,17 @@ def test_appended_rows_alone_are_sent_by_the_command_that_the_conflict_names(cli
     assert (api.account.requests, api.account.violated) == (9, 0)
 
 
+def test_a_file_of_another_name_that_begins_with_what_was_sent_is_not_paid_for_again(cli: Any, api: Sandbox) -> None:
+    ran(cli)
+    cli.write("in.jsonl", 8)
+    (cli.folder / "in.jsonl").rename(cli.folder / "february.jsonl")
+    refused = cli.here("run", "february.jsonl", "--to", "b.jsonl", *FAST)
+    assert refused.status == 2, refused
+    assert typed(cli, refused.err, "run february.jsonl --to b.jsonl --skip-answered first", *FAST).status == 0
+    assert cli.lines("b.jsonl") == {"r6": "succeeded", "r7": "succeeded"}
+    assert (api.account.requests, api.account.violated) == (8, 0)
+
+
 def test_the_question_for_a_file_that_grew_names_the_command_that_sends_what_is_new(cli: Any, api: Sandbox) -> None:
     ran(cli)
     cli.write("in.jsonl", 8)
@@ -270,3 +281,50 @@ def test_the_command_that_a_refused_create_names_takes_the_corrected_line(cli: A
     assert cli.lines("a.jsonl") == {f"r{n}": "succeeded" for n in range(6)}
     assert cli.here(*args, "--changed-input").status == 0  # it means nothing now
     assert (api.account.requests, api.account.violated) == (6, 0)
+
+
+def test_a_job_that_takes_no_changed_input_names_the_commands_that_work(cli: Any, api: Sandbox) -> None:
+    ran(cli)
+    old = cli.write("in.jsonl", 10).read_bytes()
+    args = ("run", "in.jsonl", "--to", "b.jsonl", "--key", "second", "--skip-answered", "first", *FAST)
+    api.faults.next("create", Status(400, "invalid_request_error", "requests.3.params.messages: bad"))
+    refused = cli.here(*args)
+    assert refused.status == 3, refused
+    assert "--changed-input" not in refused.err
+    assert re.search(r"Cancel the job with `abatch cancel second`.*--skip-answered second", refused.err)
+    new = b"\n".join([*old.splitlines()[:9], line(9, max_tokens=9)])
+    (cli.folder / "in.jsonl").write_bytes(new)
+    conflict = cli.here(*args)
+    assert conflict.status == 2, conflict
+    assert "--changed-input" not in conflict.err
+    wrong = cli.here(*args, "--changed-input")
+    assert wrong.status == 2, wrong
+    assert "job 'second' cannot take the changed input: it was begun with --skip-answered. Cancel the" in wrong.err
+    (cli.folder / "in.jsonl").write_bytes(old)
+    assert typed(cli, conflict.err, "cancel second").status == 0
+    assert cli.here(*args).status == 1  # its requests are cancelled
+    (cli.folder / "in.jsonl").write_bytes(new)
+    begin = "run in.jsonl --to b-2.jsonl --key second-2 --skip-answered second"
+    assert shown(wrong.err, begin) == shown(conflict.err, begin)
+    ended = typed(cli, wrong.err, begin, *FAST)
+    assert ended.status == 0, ended
+    assert cli.lines("b-2.jsonl") == {f"r{n}": "succeeded" for n in range(6, 10)}
+    assert (api.account.requests, api.account.violated) == (10, 0)
+
+
+def test_a_changed_input_is_sent_only_after_its_cost_was_said(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 6)
+    args = ("run", "in.jsonl", "--to", "a.jsonl", "--max-batch-requests", 3, *FAST)
+    api.faults.next("create", times=1)
+    api.faults.next("create", Status(400, "invalid_request_error", "requests.0.params.messages: bad"))
+    assert cli.here(*args).status == 3
+    sent = api.account.requests
+    cli.write("in.jsonl", 20, first=6)
+    without = cli.here(*args, "--changed-input")
+    told = rf"{sent} requests that were sent are not in the input any more, such as custom_id 'r\d'\. Put the old"
+    assert re.search(told, without.err), without
+    cli.write("in.jsonl", 20)
+    went_on = cli.here(*args, "--changed-input")
+    assert went_on.status == 0, went_on
+    assert re.search(rf"requests     {20 - sent} in about \d+ batches\ncost         \$", went_on.err), went_on
+    assert (api.account.requests, api.account.violated) == (20, 0)

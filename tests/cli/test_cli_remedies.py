@@ -26,6 +26,7 @@ MOVE = f"{PAID}::test_requests_of_an_unfinished_job_are_being_paid_for_and_its_r
 READ = f"{PAID}::test_the_same_requests_to_another_destination_send_nothing_and_name_what_is_there"
 APPENDED = f"{PAID}::test_appended_rows_alone_are_sent_by_the_command_that_the_conflict_names"
 CORRECTED = f"{PAID}::test_the_command_that_a_refused_create_names_takes_the_corrected_line"
+CANCELLED = f"{PAID}::test_a_job_that_takes_no_changed_input_names_the_commands_that_work"
 HELD = "test_cli_commands.py::test_a_held_shard_waits_for_a_word"
 FAILED = "test_cli_run.py::test_what_failed_is_followed_by_the_commands_that_help"
 STATUS = "test_cli_commands.py::test_a_held_shard_waits_for_a_word"
@@ -39,6 +40,7 @@ REMEDIES = {
     ("cli/conflicts.py", "--again"): f"{PAID}::test_the_same_requests_go_again_where_that_is_said",
     ("cli/conflicts.py", "--skip-answered"): APPENDED,
     ("cli/conflicts.py", "--changed-input"): CORRECTED,
+    ("cli/conflicts.py", "cancel"): CANCELLED,
     ("cli/drive.py", "abatch redrain"): REDRAIN,
     ("cli/drive.py", "abatch redrain {}"): REDRAIN,
     ("cli/drive.py", "abatch status"): STATUS,
@@ -51,6 +53,7 @@ REMEDIES = {
     ("driver.py", "abatch resolve"): HELD,
     ("driver.py", "abatch status --batches"): STATUS,
     ("driver.py", "--changed-input"): CORRECTED,
+    ("errors.py", "abatch cancel {}"): CANCELLED,
     ("errors.py", "abatch run"): LIMITED,
     ("errors.py", "abatch resolve SHARD --adopt BATCH_ID"): HELD,
     ("journal.py", "abatch status"): STATUS,

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
-from abatch import JobConflict, JobStopped
-from abatch.facts import CancelWished
+from abatch import BatchManager, ConfigError, JobConflict, JobStopped, LimitReached
+from abatch.facts import CancelWished, ChangedSource, InputChanged, Unplanned
 from abatch.journal import Entry
+from abatch.request import Rows
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import Status
-from tests.e2e.jobs import assert_each_answered, assert_paid_once, lines, manager, requests, run, write
+from tests.e2e.jobs import (
+    assert_each_answered,
+    assert_paid_once,
+    config,
+    lines,
+    manager,
+    raw_params,
+    recorded,
+    requests,
+    run,
+    write,
+)
 
 pytestmark = pytest.mark.anyio
 MESSAGE = "requests.3.params.messages.0.role: unexpected value 'sistem'"
@@ -112,7 +126,7 @@ async def test_requests_in_flight_stand_in_the_way_of_a_changed_input(monkeypatc
             with anyio.fail_after(60):
                 while job.progress().submitted < 20 or job.progress().in_doubt:
                     await job._job.change()
-        with pytest.raises(JobConflict, match=r"requests are in flight.*without --changed-input"):
+        with pytest.raises(JobConflict, match=r"20 of its requests are in flight\. Run the same command"):
             await changed(write(requests(21)))
         api.advance(20_000)
         with anyio.fail_after(60):
@@ -120,6 +134,67 @@ async def test_requests_in_flight_stand_in_the_way_of_a_changed_input(monkeypatc
         assert summary.succeeded == 20
         assert_paid_once(api, rows)
         assert api.account.requests == 20
+
+
+async def test_once_what_was_in_flight_is_settled_a_changed_input_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = requests(60)
+    with Sandbox(seed=7, latency=10_000.0) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", api.key)
+        api.faults.next("create", times=2)  # these are as always
+        api.faults.next("create", REFUSED)
+        async with manager(uploads=1) as running:
+            job = await running.submit(write(rows), to="results.jsonl", key="job")
+            with anyio.fail_after(60):
+                while running.job("job")._job.stopped is None:
+                    await job._job.change()
+        sent = api.account.requests
+        paid = [row for row in rows if api.account.times(raw_params(row))]
+        assert 0 < len(paid) == sent < 60
+        new = [row if row in paid else other for row, other in zip(rows, requests(60, temperature=0.5), strict=True)]
+        async with BatchManager(config=config(), resume="given") as running:
+            path = write(new)
+            job = running.job("job")
+            with pytest.raises(JobConflict, match="are in flight"):
+                await running.submit(path, to="results.jsonl", key="job", changed_input=True)
+            api.advance(20_000)
+            with anyio.fail_after(60):
+                await job.settled()
+                assert api.account.requests == sent  # nothing was sent of it meanwhile
+                job = await running.submit(path, to="results.jsonl", key="job", changed_input=True)
+                while not job.done:
+                    api.advance(20_000)
+                    with anyio.move_on_after(0.1):
+                        await job._job.change()
+                assert (await job.wait()).succeeded == 60
+        assert_each_answered("results.jsonl", new)
+        assert_paid_once(api, new)
+
+
+async def test_the_old_content_is_known_after_a_changed_input_was_taken(api: Sandbox) -> None:
+    rows = requests(60)
+    await refused(api, rows, nth=2)
+    await changed(write([*rows, *requests(61)[60:]]))
+    async with manager() as running:
+        assert [job.key for job in await running.same_requests(write(rows, "copy.jsonl"))] == ["job"]
+
+
+async def test_a_cancelled_job_ends_though_its_input_is_another_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = requests(20)
+    with Sandbox(seed=7, latency=10_000.0) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", api.key)
+        async with manager() as running:
+            job = await running.submit(write(rows), to="results.jsonl", key="job")
+            with anyio.fail_after(60):
+                while job.progress().submitted < 20 or job.progress().in_doubt:
+                    await job._job.change()
+            await job.cancel()
+        api.advance(20_000)
+        with anyio.fail_after(60):
+            _, summary = await run(write(requests(3, temperature=0.5)))
+        assert summary.requests == 20
+        assert_paid_once(api, rows)
 
 
 async def test_a_changed_input_survives_a_death_and_a_second_change(api: Sandbox) -> None:
@@ -152,3 +227,129 @@ async def test_a_cancelled_job_takes_no_other_input(api: Sandbox) -> None:
         with pytest.raises(JobConflict):
             await running.submit(write(requests(9)), to="results.jsonl", key="job", changed_input=True)
     assert api.account.requests == 0
+
+
+async def test_the_halves_of_a_retry_that_was_too_large_are_sent_after_a_change(api: Sandbox) -> None:
+    rows = requests(8)
+    for row in rows:
+        row["params"]["metadata"] = {"user_id": "sandbox:errored-once:overloaded_error"}
+    path = write(rows)
+    api.faults.next("create", times=1)  # as always: all of them fail, and go to a retry shard
+    api.faults.next("create", Status(413, "request_too_large", "too large"))
+    api.faults.next("create", REFUSED)
+    async with manager(uploads=1) as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        with anyio.fail_after(60), pytest.raises(JobStopped):
+            await job.wait()
+    more = [*rows, *requests(9)[8:]]
+    summary = await changed(write(more))
+    assert (summary.requests, summary.succeeded, summary.missing) == (9, 9, 0)
+    assert_each_answered("results.jsonl", more)
+    assert api.account.violated == 0
+
+
+async def test_a_job_whose_shards_do_not_add_up_takes_no_changed_input(api: Sandbox) -> None:
+    rows = requests(25)
+    await refused(api, rows, nth=2)
+    async with manager() as running:
+        record = running._ledger.job("job")
+        assert record is not None
+        planned = record.cut.rows
+        record.cut = replace(record.cut, rows=planned + 1)
+        with pytest.raises(JobConflict, match=f"hold {planned} requests where {planned + 1} were planned"):
+            await running.submit(write(requests(27)), to="results.jsonl", key="job", changed_input=True)
+    assert await recorded(InputChanged) == []
+    assert api.account.violated == 0
+
+
+@pytest.mark.parametrize("wrong", [{"to": "elsewhere.jsonl"}, {"skip_answered": "other"}, {"betas": ("some-beta",)}])
+async def test_a_conflict_of_another_kind_takes_nothing_from_a_changed_input(
+    api: Sandbox, wrong: dict[str, Any]
+) -> None:
+    await refused(api, requests(25), nth=2)
+    path = write(requests(27))
+    async with manager() as running:
+        with pytest.raises(JobConflict):
+            await running.submit(path, **{"to": "results.jsonl", "key": "job", "changed_input": True, **wrong})
+    assert await recorded(InputChanged) == await recorded(Unplanned) == []
+    assert api.account.violated == 0
+
+
+class Shown:
+    """A preview that notes custom_ids, and perhaps says no."""
+
+    def __init__(self, why_not: str = "") -> None:
+        self.ids: list[str] = []
+        self.asked = 0
+        self._why_not = why_not
+
+    def add(self, rows: Rows) -> None:
+        self.ids += [json.loads(custom_id) for custom_id in rows.custom_ids]
+
+    async def agree(self) -> None:
+        self.asked += 1
+        if self._why_not:
+            raise ConfigError(self._why_not)
+
+
+async def test_a_changed_input_is_shown_without_what_was_sent_and_a_no_changes_nothing(api: Sandbox) -> None:
+    rows = requests(25)
+    await refused(api, rows, nth=2)
+    sent = api.account.requests
+    path = write(requests(40))
+    no, yes = Shown("too much"), Shown()
+    for preview, limit in ((no, None), (yes, sent + 20)):
+        async with manager() as running:
+            arguments: dict[str, Any] = {"to": "results.jsonl", "key": "job", "changed_input": True, "limit": limit}
+            if preview is no:
+                with pytest.raises(ConfigError, match="too much"):
+                    await running.submit(path, preview=no, **arguments)
+                assert await recorded(InputChanged) == []
+                assert api.account.requests == sent
+                continue
+            job = await running.submit(path, preview=yes, **arguments)
+            with anyio.fail_after(60), pytest.raises(LimitReached):
+                await job.wait()
+    assert (len(no.ids), no.asked) == (40 - sent, 1)
+    assert (len(yes.ids), yes.asked) == (20, 1)
+    assert api.account.requests == sent + 20
+    rows = requests(40)
+    assert [api.account.times(raw_params(row)) for row in rows if row["custom_id"] in yes.ids] == [1] * 20
+    more = Shown()
+    async with manager() as running:  # a higher limit shows what it allows, in the order in which it is sent
+        job = await running.submit(path, to="results.jsonl", key="job", limit=sent + 25, preview=more)
+        with anyio.fail_after(60), pytest.raises(LimitReached):
+            await job.wait()
+    assert more.ids == no.ids[20:25]
+    assert (more.asked, api.account.violated, api.account.requests) == (1, 0, sent + 25)
+    assert [api.account.times(raw_params(row)) for row in rows if row["custom_id"] in more.ids] == [1] * 5
+
+
+async def test_the_parts_of_a_job_with_a_changed_input_are_read_again_after_it_is_done(api: Sandbox) -> None:
+    rows = requests(25)
+    path = write(rows)
+    api.faults.next("create", times=1)
+    api.faults.next("create", REFUSED)
+    async with manager(uploads=1) as running:
+        job = await running.submit(path, to="out/", key="job")
+        with anyio.fail_after(60), pytest.raises(JobStopped):
+            await job.wait()
+    more = [*requests(30)[25:], *rows]
+    path = write(more)
+    assert (await changed(path, to="out/")).succeeded == 30
+    part = max(Path("out").glob("part-*.jsonl"))
+    for kept in sorted(Path(".abatch/ids").iterdir())[1:]:  # so that the input has to be read, but for what it lacks
+        kept.unlink()
+    part.unlink()
+    async with manager() as running:
+        record = running._ledger.job("job")
+        assert record is not None
+        assert isinstance(record.submitted.source, ChangedSource)
+        assert record.submitted.source.mask == b""  # a finished job has it in the journal alone
+        job = await running.submit(path, to="out/", key="job")
+        assert len(await running.redrain("job")) == 1
+        with anyio.fail_after(60):
+            assert (await job.wait()).ok
+    found = [line["custom_id"] for each in Path("out").glob("part-*.jsonl") for line in lines(each)]
+    assert sorted(found) == sorted(row["custom_id"] for row in more)
+    assert_paid_once(api, more)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import json
+import tracemalloc
+import zlib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from abatch import ConfigError, JobConflict, JobStopped
+from abatch import ConfigError, JobConflict, JobStopped, LimitReached
+from abatch.facts import FilePart, SelectedSource, Source, files_of
 from abatch.kept import MARK, params_mark, read_kept, write_kept
+from abatch.known import KnownParams, known_params
+from abatch.request import Rows
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import Status
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, lines, manager, requests, run, write
@@ -96,6 +103,17 @@ async def test_what_earlier_jobs_left_out_stays_left_out_night_after_night(api: 
     assert_paid_once(api, rows)
 
 
+async def test_the_key_of_a_retry_stands_for_the_job_that_it_retries_and_what_that_left_out(api: Sandbox) -> None:
+    rows = requests(30)
+    await first(rows[:10])
+    failing = {**rows[12], "params": {**rows[12]["params"], "metadata": {"user_id": "sandbox:errored:not_found_error"}}}
+    await skipping(write([*rows[:12], failing, *rows[13:20]]), to="second.jsonl", key="second")
+    await run(write([rows[12]], "again.jsonl"), to="again.jsonl.out/", key="second.retry-1")
+    _, summary = await skipping(write(rows), to="third.jsonl", key="third", by="second.retry-1")
+    assert summary.requests == 10
+    assert_each_answered("third.jsonl", rows[20:])
+
+
 async def test_a_known_key_with_another_choice_is_a_conflict(api: Sandbox) -> None:
     rows = requests(12)
     await first(rows[:10])
@@ -161,5 +179,111 @@ def test_digests_of_params_are_kept_beside_the_custom_ids_and_files_without_them
     assert [(older.custom_id(row), older.params_mark(row)) for row in range(3)] == [(each, b"") for each in ids]
     assert len({*marks, params_mark(b'{"n":1}', ())}) == 4
     assert all(len(mark) == MARK for mark in marks)
+    assert read_kept(tmp_path, 7, 2) is read_kept(tmp_path, 7, 4) is read_kept(tmp_path, 8, 4) is None
     (tmp_path / "00000007").write_bytes((tmp_path / "00000007").read_bytes()[:-1])
     assert read_kept(tmp_path, 7, 3) is None
+
+
+async def test_a_finished_job_keeps_the_choice_in_the_journal_alone(api: Sandbox) -> None:
+    rows = requests(12)
+    await first(rows[:5])
+    path = write(rows)
+    await skipping(path)
+    async with manager() as running:
+        record = running._ledger.job("job")
+        assert record is not None
+        assert isinstance(record.submitted.source, SelectedSource)
+        assert record.submitted.source.mask == b""
+        full = (await running._ledger.in_full(record)).submitted.source
+        assert isinstance(full, SelectedSource)
+        assert list(zlib.decompress(full.mask)) == [1] * 5 + [0] * 7
+    assert (api.account.requests, api.account.violated) == (12, 0)
+
+
+async def test_a_higher_limit_shows_only_what_is_left_of_what_was_not_answered(api: Sandbox) -> None:
+    rows = requests(60)
+    await first(rows[10:35])
+    path = write(rows)
+    with pytest.raises(LimitReached):
+        await skipping(path, limit=8)
+    shown: list[str] = []
+
+    class Preview:
+        def add(self, rows: Rows) -> None:
+            shown.extend(json.loads(custom_id) for custom_id in rows.custom_ids)
+
+        async def agree(self) -> None:
+            shown.append("asked")
+
+    await skipping(path, preview=Preview())
+    assert shown == [row["custom_id"] for row in [*rows[8:10], *rows[35:]]] + ["asked"]
+    assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize("cache_kib", [1, 16_000])
+async def test_the_choice_is_the_same_with_little_memory(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch, cache_kib: int
+) -> None:
+    monkeypatch.setattr("abatch.scratch.CACHE_KIB", cache_kib)
+    if cache_kib == 1:
+        monkeypatch.setattr("abatch.answered.BLOCK", 1)
+    rows = requests(3000)
+    await run(write(rows[:2000], "first.jsonl"), to="first.db", key="first", requests_per_batch=700)
+    other = requests(3000, temperature=0.5)
+    async with manager(requests_per_batch=700) as running:
+        path = write([*other[:10], *rows[10:]][::-1])
+        job = await running.submit(path, to="results.jsonl", key="job", skip_answered="first")
+        assert (await job.wait()).requests == 1010
+    left_out = job.left_out
+    assert left_out is not None
+    assert (left_out.skipped, left_out.changed, left_out.uncompared) == (1990, 10, 0)
+    assert (api.account.requests, api.account.violated) == (3010, 0)
+    assert list(Path(".abatch").glob(".seen-*")) == []
+
+
+def test_what_is_known_of_many_requests_does_not_take_memory(tmp_path: Path) -> None:
+    with closing(KnownParams(tmp_path)) as known:
+        tracemalloc.start()
+        for job in range(2):
+            for begin in range(0, 40_000, 1000):
+                ids = [b'"row-%d"' % number for number in range(begin, begin + 1000)]
+                known.add(job, ((custom_id, b"") for custom_id in ids))
+                known.note(job, ((custom_id, b"%08d" % job) for custom_id in ids[::2]))
+                known.note(job, ((custom_id, b"") for custom_id in ids))  # kept without digests: says nothing
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert known.count == 80_000
+        assert known.of(b'"row-7000"') == [b"00000000", b"00000001"]
+        assert known.of(b'"row-7001"') == []
+        assert known.of(b'"row-40000"') is None
+        known.drop([b'"row-7000"'])
+        assert (known.of(b'"row-7000"'), known.count) == (None, 79_998)
+    assert peak < 2**21
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_folder_that_takes_no_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be compared with what was sent before in .*gone.*; free the disk"):
+        async with known_params(tmp_path / "gone"):
+            pass
+
+
+async def test_files_of_many_jobs_are_compared_by_index(api: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = requests(8)
+    async with manager() as running:
+        for number in range(4):
+            path = write(rows[2 * number : 2 * number + 2], f"{number}.jsonl")
+            await (await running.submit(path, to=f"{number}.db", key=f"job-{number}")).wait()
+        looks: list[object] = []
+
+        def counted(source: Source) -> tuple[FilePart, ...]:
+            looks.append(source)
+            return files_of(source)
+
+        monkeypatch.setattr("abatch.repeats.files_of", counted)
+        paths = [Path(f"{number}.jsonl") for number in range(4)]
+        paths[3].write_bytes(paths[3].read_bytes() + paths[2].read_bytes())
+        assert [job.key for job in await running.same_requests(paths)] == [f"job-{number}" for number in range(4)]
+        assert [job.key for job in await running.same_requests(paths[1:2])] == ["job-1"]
+    assert len(looks) == 2 * 4
+    assert (api.account.requests, api.account.violated) == (8, 0)

@@ -41,6 +41,10 @@ EACH = [
     (BadRequest(7, "a", "max_tokens is missing"), ["line 7", "'a'", "max_tokens is missing"]),
     (BadRequest(7, None, "not JSON"), ["line 7: not JSON"]),
     (JobConflict("k", "other requests"), ["'k'", "other requests", "another key"]),
+    (
+        JobConflict("k", "it is so", why="change"),
+        ["'k' cannot take the changed input: it is so. Hand over", "another key"],
+    ),
     (LimitReached("k", 1200), ["'k'", "only its first 1,200 requests", "without --limit"]),
     (JobStopped("k", "the key is invalid", "Check the API key."), ["'k'", "the key is invalid", "Check the API key."]),
     (ManagerClosed("k"), ["'k'", "was left", "same key"]),
