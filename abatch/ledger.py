@@ -269,6 +269,13 @@ class JobRecord:
         """How many of its requests are sent, the first ones; None for all."""
         return self.submitted.limit if self.limited is None else self.limited.rows
 
+    @property
+    def limit_reached(self) -> bool:
+        """Whether its limit holds back the requests that are not planned yet."""
+        total = self._total
+        is_more = not self.cut.last and (total is None or self.cut.rows < total)
+        return self.limit is not None and self.cut.rows >= self.limit and is_more
+
     def take_part(self) -> int:
         """The part number for a new shard; one that is then not recorded leaves a gap."""
         self.parts += 1

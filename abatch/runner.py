@@ -636,7 +636,7 @@ class JobRun:
         held = [(s.shard, s.state.reason) for s in job.open_shards.values() if isinstance(s.state, Held)]
         if held:
             return StillInDoubt(job.key, held)
-        if job.limit is not None and not job.cut.last and job.cut.rows >= job.limit and not job.open_shards:
+        if job.limit is not None and job.limit_reached and not job.open_shards:
             return LimitReached(job.key, job.limit)
         return JobStopped(
             job.key,
