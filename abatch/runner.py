@@ -372,6 +372,11 @@ class JobRun:
             self.error = failure
             log.error("job_failed", job=self.job.key, error=type(failure).__name__)
 
+    @property
+    def submits(self) -> bool:
+        """Whether it is under way, and plans and sends requests."""
+        return self.may_submit and not self.over.is_set()
+
     async def join(self) -> None:
         """Go on with what was handed over while the run was under way."""
         self.may_submit = self._handed_over = True
