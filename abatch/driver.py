@@ -1038,19 +1038,13 @@ class Driver:
     def _stop_of_failing(self, drained: Drained) -> Stopped | None:
         """The end of submitting, if this batch failed as a whole, none succeeded before, and requests are unsent."""
         site, job = self.site, self.site.job
-        if site.config.failing != "stop" or job.stopped is not None or job.cancel_wished:
+        if site.config.failing != "stop" or job.stopped is not None or job.cancel_wished or job.has_succeeded:
             return None
-        if drained.counts.errored < self.shard.planned.rows:  # of most; what follows looks at every shard
-            return None
-        largest = max(shard.planned.rows for shard in job.shards.values())
-        failure = one_failure(drained, self.shard.planned.rows, largest)
+        failure = one_failure(drained, self.shard.planned.rows, job.largest)
         if failure is None:
             return None
-        done = job.progress()
         unsent = not job.cut.last or any(isinstance(shard.state, Ready) for shard in job.open_shards.values())
-        if done.sealed > done.failed or not unsent:
-            return None
-        return stop_for(failure, self.shard.batch_id)
+        return stop_for(failure, self.shard.batch_id) if unsent else None
 
     async def unless_called_lost(self, sleep: Callable[[float], Awaitable[None]], seconds: float) -> None:
         """Sleep, but no longer than until an operator gives up what this attempt made."""
