@@ -77,7 +77,7 @@ from abatch.lifecycle import (
 )
 from abatch.lifecycle import Held as HeldState
 from abatch.lifecycle import Lost as LostState
-from abatch.located import located
+from abatch.located import Named, named
 from abatch.log import log
 from abatch.pacing import READ_AGAIN, Backoff
 from abatch.reconcile import (
@@ -257,6 +257,8 @@ class Site:
     may_submit: bool
     spawn: Callable[[int], None]
     """Start a driver for a new shard of this job."""
+    look_up: Callable[[Named, Stopped], None]
+    """Look up, outside of the uploads' slots, on which lines the requests stand for which this stop was recorded."""
     guard_checked: Callable[[], bool]
 
     @property
@@ -399,12 +401,18 @@ class Driver:
         await self._record_stop(reason, remedy)
         raise JobStopped(self.site.job.key, reason, remedy)
 
-    async def _record_stop(self, reason: str, remedy: str) -> None:
-        """Submit nothing more of the job; its shards that are in doubt or in a batch go on."""
+    async def _record_stop(self, reason: str, remedy: str) -> Stopped | None:
+        """Submit nothing more of the job; its shards that are in doubt or in a batch go on.
+
+        Returns the stop, or None if the job was stopped before.
+        """
         site = self.site
-        if site.job.stopped is None:
-            await site.ledger.record(Entry(site.job.job, Stopped(reason=reason, remedy=remedy)))
-            log.error("job_stopped", job=site.job.key, reason=reason)
+        if site.job.stopped is not None:
+            return None
+        stop = Stopped(reason=reason, remedy=remedy)
+        await site.ledger.record(Entry(site.job.job, stop))
+        log.error("job_stopped", job=site.job.key, reason=reason)
+        return stop
 
     # ---- upload -----------------------------------------------------------------------------------------------
 
@@ -654,13 +662,17 @@ class Driver:
             case Refused(reason=reason, remedy=remedy):
                 if committed:
                     await self._record(Withdrawn(why=reason))
-                if not verdict.whole_scope:
-                    reason = await located(reason, site.job, self.shard.planned, site.ledger.journal.spool)
                 if remedy == CORRECT:
                     remedy = CORRECT_FILE if files_of(site.job.submitted.source) else CORRECT_ITERABLE
+                message = Named(reason=reason)
                 if verdict.whole_scope:
                     self.site.scope.refusal = verdict
-                await self._stop_job(reason, remedy)
+                else:
+                    message = await named(reason, self.shard.planned, site.ledger.journal.spool)
+                told = message.told()
+                if (stop := await self._record_stop(told, remedy)) is not None:
+                    site.look_up(message, stop)
+                raise JobStopped(site.job.key, told, remedy)
             case _:
                 assert_never(verdict)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from abatch.facts import Drained
     from abatch.result import Failure
 
-__all__ = ["GO_ON", "Pilot", "judged", "one_failure", "stop_after_pilot", "stop_for"]
+__all__ = ["GO_ON", "Pilot", "judged", "one_failure", "stands", "stop_after_pilot", "stop_for"]
 
 Pilot = Literal["waits", "passed", "failed"]
 SHOWN: Final = 3
@@ -41,6 +41,14 @@ def judged(pilot: int, *, succeeded: int, failed: int) -> Pilot:
     if failed > most:
         return "failed"
     return "passed" if pilot - succeeded <= most else "waits"
+
+
+def stands(pilot: int, *, succeeded: int, failed: int) -> bool:
+    """Whether a stop for failed results still holds, now that more batches of the job may have ended.
+
+    One for a batch that failed as a whole is over once a request has succeeded. A pilot that failed stays failed.
+    """
+    return not succeeded or (pilot > 0 and judged(pilot, succeeded=succeeded, failed=failed) == "failed")
 
 
 def stop_after_pilot(pilot: int, failed: int, failures: Sequence[Failure]) -> Stopped:
