@@ -78,7 +78,7 @@ from abatch.lifecycle import (
 )
 from abatch.lifecycle import Held as HeldState
 from abatch.lifecycle import Lost as LostState
-from abatch.located import located
+from abatch.located import Named, named
 from abatch.log import log
 from abatch.pacing import READ_AGAIN, Backoff
 from abatch.reconcile import (
@@ -258,6 +258,8 @@ class Site:
     may_submit: bool
     spawn: Callable[[int], None]
     """Start a driver for a new shard of this job."""
+    look_up: Callable[[Named, Stopped], None]
+    """Look up, outside of the uploads' slots, on which lines the requests stand for which this stop was recorded."""
     guard_checked: Callable[[], bool]
 
     @property
@@ -400,12 +402,18 @@ class Driver:
         await self._record_stop(reason, remedy)
         raise JobStopped(self.site.job.key, reason, remedy)
 
-    async def _record_stop(self, reason: str, remedy: str) -> None:
-        """Submit nothing more of the job; its shards that are in doubt or in a batch go on."""
+    async def _record_stop(self, reason: str, remedy: str) -> Stopped | None:
+        """Submit nothing more of the job; its shards that are in doubt or in a batch go on.
+
+        Returns the stop, or None if the job was stopped before.
+        """
         site = self.site
-        if site.job.stopped is None:
-            await site.ledger.record(Entry(site.job.job, Stopped(reason=reason, remedy=remedy)))
-            log.error("job_stopped", job=site.job.key, reason=reason)
+        if site.job.stopped is not None:
+            return None
+        stop = Stopped(reason=reason, remedy=remedy)
+        await site.ledger.record(Entry(site.job.job, stop))
+        log.error("job_stopped", job=site.job.key, reason=reason)
+        return stop
 
     # ---- upload -----------------------------------------------------------------------------------------------
 
@@ -655,13 +663,17 @@ class Driver:
             case Refused(reason=reason, remedy=remedy):
                 if committed:
                     await self._record(Withdrawn(why=reason))
-                if not verdict.whole_scope:
-                    reason = await located(reason, site.job, self.shard.planned, site.ledger.journal.spool)
                 if remedy == CORRECT:
                     remedy = _correction(site.job)
+                message = Named(reason=reason)
                 if verdict.whole_scope:
                     self.site.scope.refusal = verdict
-                await self._stop_job(reason, remedy)
+                else:
+                    message = await named(reason, self.shard.planned, site.ledger.journal.spool)
+                told = message.told()
+                if (stop := await self._record_stop(told, remedy)) is not None:
+                    site.look_up(message, stop)
+                raise JobStopped(site.job.key, told, remedy)
             case _:
                 assert_never(verdict)
 
@@ -1039,19 +1051,13 @@ class Driver:
     def _stop_of_failing(self, drained: Drained) -> Stopped | None:
         """The end of submitting, if this batch failed as a whole, none succeeded before, and requests are unsent."""
         site, job = self.site, self.site.job
-        if site.config.failing != "stop" or job.stopped is not None or job.cancel_wished:
+        if site.config.failing != "stop" or job.stopped is not None or job.cancel_wished or job.has_succeeded:
             return None
-        if drained.counts.errored < self.shard.planned.rows:  # of most; what follows looks at every shard
-            return None
-        largest = max(shard.planned.rows for shard in job.shards.values())
-        failure = one_failure(drained, self.shard.planned.rows, largest)
+        failure = one_failure(drained, self.shard.planned.rows, job.largest)
         if failure is None:
             return None
-        done = job.progress()
         unsent = not job.cut.last or any(isinstance(shard.state, Ready) for shard in job.open_shards.values())
-        if done.sealed > done.failed or not unsent:
-            return None
-        return stop_for(failure, self.shard.batch_id)
+        return stop_for(failure, self.shard.batch_id) if unsent else None
 
     async def unless_called_lost(self, sleep: Callable[[float], Awaitable[None]], seconds: float) -> None:
         """Sleep, but no longer than until an operator gives up what this attempt made."""

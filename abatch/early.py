@@ -9,6 +9,7 @@ them.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING, Final, Literal
 
 from abatch.facts import Stopped
@@ -20,25 +21,34 @@ if TYPE_CHECKING:
     from abatch.facts import Drained
     from abatch.result import Failure
 
-__all__ = ["GO_ON", "Pilot", "judged", "one_failure", "stop_after_pilot", "stop_for"]
+__all__ = ["GO_ON", "Pilot", "judged", "one_failure", "stands", "stop_after_pilot", "stop_for"]
 
 Pilot = Literal["waits", "passed", "failed"]
 SHOWN: Final = 3
 """Kinds of failures in a reason."""
-MAY_FAIL: Final = 5
-"""One of so many requests of a pilot."""
+MOST_FAILED: Final = Fraction(1, 5)
+"""The share of a pilot's requests that may fail."""
 
 GO_ON: Final = (
-    "If the requests are wrong, correct them and submit them under another --key and --to. To send the rest of these "
-    'all the same, run the same command with --failing go-on (in Python: Config(failing="go-on"))'
+    "If the requests are wrong, correct them and submit them under another --key and --to. To send the "
+    'remaining requests anyway, run the same command with --failing go-on (in Python: Config(failing="go-on"))'
 )
 
 
 def judged(pilot: int, *, succeeded: int, failed: int) -> Pilot:
     """Whether the rest of a job may be sent, by what came of its pilot so far."""
-    if failed * MAY_FAIL > pilot:
+    most = MOST_FAILED * pilot
+    if failed > most:
         return "failed"
-    return "passed" if (pilot - succeeded) * MAY_FAIL <= pilot else "waits"
+    return "passed" if pilot - succeeded <= most else "waits"
+
+
+def stands(pilot: int, *, succeeded: int, failed: int) -> bool:
+    """Whether a stop for failed results still holds, now that more batches of the job may have ended.
+
+    One for a batch that failed as a whole is over once a request has succeeded. A pilot that failed stays failed.
+    """
+    return not succeeded or (pilot > 0 and judged(pilot, succeeded=succeeded, failed=failed) == "failed")
 
 
 def stop_after_pilot(pilot: int, failed: int, failures: Sequence[Failure]) -> Stopped:

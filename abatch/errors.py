@@ -228,7 +228,8 @@ class LimitReached(JobStopped):
         super().__init__(
             key,
             f"only its first {limit:,} requests were to be sent",
-            "Hand it over without a limit (`abatch run` without --limit) to send the others, and the first not again.",
+            "Submit it without a limit (`abatch run` without --limit) to send the rest; "
+            f"the first {limit:,} are not sent again.",
         )
         self.args = (key, limit)
         self.limit = limit

@@ -504,7 +504,7 @@ class DuplicateSeen(Recorded, frozen=True, kw_only=True):
 
 
 class Stopped(Recorded, frozen=True, kw_only=True):
-    """The job submits nothing more until it is handed over again."""
+    """The job submits nothing more until it is handed over again; a later one while it is stopped says more of why."""
 
     reason: str
     remedy: str

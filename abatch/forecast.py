@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["LATE", "NOTHING_SENT", "NO_HISTORY", "Forecast", "forecast"]
 
 NO_HISTORY: Final = "no history yet"
-LATE: Final = "longer than past batches"
+LATE: Final = "a batch takes unusually long"
 NOTHING_SENT: Final = "nothing is sent yet"
 OPEN_INPUT: Final = "the input is still read"
-OPERATOR: Final = "a shard is held"
+OPERATOR: Final = "a shard needs an operator"
 STOPPED: Final = "the job is stopped"
 
 
@@ -55,7 +55,8 @@ def forecast(job: JobRecord, progress: Progress, durations: Collection[float], n
         return Forecast(why=STOPPED)
     if progress.held:
         return Forecast(why=OPERATOR)
-    if progress.total is None:
+    wanted = progress.wanted
+    if wanted is None:
         return Forecast(why=OPEN_INPUT)
     if not durations:
         return Forecast(why=NO_HISTORY)
@@ -71,7 +72,7 @@ def forecast(job: JobRecord, progress: Progress, durations: Collection[float], n
         if longer == len(taken):
             return Forecast(why=LATE)
         left = max(left, _middle(taken, longer) - age)
-    if (unsent := progress.total - progress.submitted) > 0 and not job.cancel_wished:
+    if (unsent := wanted - progress.submitted) > 0 and not job.cancel_wished:
         pace = _pace(job, progress, usual, now)
         if pace is None:
             return Forecast(why=NOTHING_SENT)

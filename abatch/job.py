@@ -98,9 +98,14 @@ class Job:
         """What the job came to so far; final once it is done."""
         return self._job.summary(self._prices)
 
-    def forecast(self) -> Forecast:
-        """How long the job may still take, from how long the last batches of this journal took."""
-        return forecast(self._job, self.progress(), self._ledger.durations, time.time())
+    def forecast(self, progress: Progress | None = None) -> Forecast:
+        """How long the job may still take, from how long the last batches of this journal took.
+
+        Args:
+            progress: what `progress()` returned just now, where the caller has it: it is not made a second time.
+
+        """
+        return forecast(self._job, progress or self.progress(), self._ledger.durations, time.time())
 
     async def failures(self) -> tuple[Failure, ...]:
         """Why requests did not succeed so far: up to twenty groups by type and message, and a rest; the largest first.

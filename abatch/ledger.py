@@ -167,6 +167,17 @@ class Progress:
     """Requests that were sent again because they expired or failed for a passing reason."""
     total: int | None = None
     """All requests of the job, where that is known."""
+    limit: int | None = None
+    """How many of these are sent at most, the first ones; None for all."""
+
+    @property
+    def wanted(self) -> int | None:
+        """How many requests are to be sent for now: all, or what the limit allows; None while it is not known."""
+        if self.limit is None:
+            return self.total
+        if self.planned >= self.limit:
+            return self.planned
+        return None if self.total is None else min(self.total, self.limit)
 
 
 _NO_SHARDS: Final[dict[int, ShardRecord]] = {}
@@ -234,6 +245,10 @@ class JobRecord:
     """Part numbers given out."""
     sealed_count: int = 0
     """How many shards have durable results."""
+    has_succeeded: bool = False
+    """Whether a request of it ever succeeded."""
+    largest: int = 0
+    """Requests of its largest shard."""
     seqs: tuple[int, int] = (0, 0)
     """Where its facts are in the journal, from its first to the one that ended it."""
     cancel_wished: bool = False
@@ -273,6 +288,13 @@ class JobRecord:
     def limit(self) -> int | None:
         """How many of its requests are sent, the first ones; None for all."""
         return self.submitted.limit if self.limited is None else self.limited.rows
+
+    @property
+    def limit_reached(self) -> bool:
+        """Whether its limit holds back the requests that are not planned yet."""
+        total = self._total
+        is_more = not self.cut.last and (total is None or self.cut.rows < total)
+        return self.limit is not None and self.cut.rows >= self.limit and is_more
 
     def take_part(self) -> int:
         """The part number for a new shard; one that is then not recorded leaves a gap."""
@@ -405,6 +427,7 @@ class JobRecord:
         self.parts = max(self.parts, fact.part + 1)
         shard = ShardRecord(shard=number, job=self.job, planned=fact, state=state, since=at)
         self.shards[number] = self.open_shards[number] = shard
+        self.largest = max(self.largest, fact.rows)
         if fact.headers not in self.header_sets:
             self.header_sets |= {fact.headers}
 
@@ -421,8 +444,10 @@ class JobRecord:
                     self.sealed_order.append(number)
                     self.sealed_count += 1
                 self.open_shards.pop(number)
-                if isinstance(fact, Drained) and fact.missing:
-                    self.missing_shards.append(number)
+                if isinstance(fact, Drained):
+                    self.has_succeeded = self.has_succeeded or fact.counts.succeeded > 0
+                    if fact.missing:
+                        self.missing_shards.append(number)
             case Ended() | Found() | Withdrawn() | HeldFact() | LostFact():
                 self.wishes.pop(number, None)  # an earlier answer was about the attempt just settled
                 if number in self.refused and not isinstance(fact, HeldFact):
@@ -459,6 +484,7 @@ class JobRecord:
                 batches=self._sums.batches,
                 retried=self._sums.retried,
                 total=self._total,
+                limit=self.limit,
             )
         submitted = in_flight = sealed = failed = missing = batches = flying = in_doubt = held = retried = 0
         for shard in self.shards.values():
@@ -506,6 +532,7 @@ class JobRecord:
             held=held,
             retried=retried,
             total=self._total,
+            limit=self.limit,
         )
 
     @property

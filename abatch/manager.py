@@ -523,7 +523,8 @@ class BatchManager:
             workspace_id: `anthropic-workspace-id` for every call.
             tries: how often a request is sent at most when it expires or fails for a passing reason.
             limit: send only the first so many requests and hold the others back: `wait` raises LimitReached then.
-                Handed over with another limit or without, the job goes on, and the first are not sent again.
+                Handed over with another limit or without, the job goes on, and the first are not sent again. What is
+                planned already is sent: a limit cannot be lower than that, nor be lowered while the job runs.
             pilot: send so many requests, the first ones, alone; the others go once four fifths of these succeeded. If
                 more than a fifth fail, the job stops, see `Config.failing`. It is of the call that begins the job.
             preview: sees the requests of files that are about to be sent, and may raise before anything is recorded:
@@ -593,9 +594,11 @@ class BatchManager:
                     await self._compare_first_rows(job, cast("Sequence[object]", requests))
                 if backend is not None and not job.to:  # one that was moved has another destination since
                     self._run_of(job).use(backend)
-            if limit != job.limit and job.finished is None and not job.cut.last:
-                await self._ledger.record(Entry(job.job, Limited(rows=limit)))
             run = self._run_of(job)
+            if limit != job.limit and job.finished is None and not job.cancel_wished:
+                _check_lowered(job, limit, running=run.submits)
+                if not job.cut.last:
+                    await self._ledger.record(Entry(job.job, Limited(rows=limit)))
             if job.finished is not None:
                 await run.tidy()
             handed = None  # and from here to the start nothing is awaited: a run that ends lets go of what it has
@@ -856,6 +859,25 @@ class _Once:
         preview, self._preview = self._preview, None
         if preview is not None:
             await preview.agree()
+
+
+def _check_lowered(job: JobRecord, limit: int | None, *, running: bool) -> None:
+    """Refuse a limit that could not be kept: what is planned is sent.
+
+    Raises:
+        ConfigError: it is below what is planned, or what is being planned now.
+
+    """
+    if limit is None:
+        return
+    planned = job.cut.rows
+    if limit < planned:
+        raise ConfigError(
+            f"{planned:,} requests of job {job.key!r} are planned already, and these are sent: the limit must be at "
+            f"least {planned}, got {limit}"
+        )
+    if running and not job.cut.last and (job.limit is None or limit < job.limit):
+        raise ConfigError(f"job {job.key!r} is running: its limit cannot be lowered to {limit} now; leave it first")
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -123,8 +123,7 @@ class Planner:
 
         """
         cut = self._job.cut
-        limit = self._job.limit
-        if cut.last or (limit is not None and limit <= cut.rows < source.rows) or not await self._may_fill():
+        if cut.last or self._job.limit_reached or not await self._may_fill():
             return
         rows = self._filled = cut.rows
         # it was found good perhaps under a larger limit than now's
@@ -347,8 +346,7 @@ class Planner:
         self._open.clear()
         await self._ledger.record(*entries, Entry(self._job.job, cut, n=self._job.cuts))
         self._cut_made()
-        limit = self._job.limit
-        if cut.last or (met_end and limit is not None and cut.rows >= limit):
+        if cut.last or (met_end and self._job.limit_reached):
             return False
         return await self._may_fill()
 

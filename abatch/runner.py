@@ -18,7 +18,7 @@ from abatch import backend as backends
 from abatch import threads
 from abatch.collector import Collector, sealed_of
 from abatch.driver import Driver, Site, Turns, backend_unknown
-from abatch.early import judged, stop_after_pilot
+from abatch.early import judged, stands, stop_after_pilot
 from abatch.errors import (
     AbatchError,
     BackendError,
@@ -32,6 +32,7 @@ from abatch.errors import (
 from abatch.facts import Finished, IterableSource, Resumed, Stopped
 from abatch.journal import Entry, Overtaken
 from abatch.lifecycle import Held, Ready
+from abatch.located import lines_of
 from abatch.log import log
 from abatch.outage import Outage
 from abatch.places import is_local
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from abatch.config import Config
     from abatch.driver import Stop
     from abatch.ledger import JobRecord, Ledger
+    from abatch.located import Named
     from abatch.poller import Scope
     from abatch.prices import PriceList
 
@@ -126,6 +128,8 @@ class JobRun:
         self._driven: set[int] = set()
         self.outage = Outage(job.key, shop.config)
         self._connecting = anyio.Lock()
+        self._stopping = anyio.Lock()
+        """Held while a stop is lifted, or gets its lines: one that was lifted does not come back."""
         self.finishing = anyio.Lock()
         """Held while the destination is finished: parts come and go in it meanwhile."""
         self._pause: _Pause | None = None
@@ -372,6 +376,11 @@ class JobRun:
             self.error = failure
             log.error("job_failed", job=self.job.key, error=type(failure).__name__)
 
+    @property
+    def submits(self) -> bool:
+        """Whether it is under way, and plans and sends requests."""
+        return self.may_submit and not self.over.is_set()
+
     async def join(self) -> None:
         """Go on with what was handed over while the run was under way."""
         self.may_submit = self._handed_over = True
@@ -414,9 +423,19 @@ class JobRun:
         if self._site is not None:
             self._site.scope.start_over()
         stopped = self.job.stopped
-        if stopped is not None and (not stopped.failing or self._shop.config.failing == "go-on"):
-            await self._shop.ledger.record(Entry(self.job.job, Resumed()))
+        if stopped is not None and (not stopped.failing or self._goes_on_after_failures()):
+            async with self._stopping:
+                await self._shop.ledger.record(Entry(self.job.job, Resumed()))
         self._handed_over = False  # a run that goes round once more does not take up what has stopped since
+
+    def _goes_on_after_failures(self) -> bool:
+        """Whether a stop for failed results is lifted: by the config, or by what batches in flight brought since."""
+        if self._shop.config.failing == "go-on":
+            return True
+        if not self.job.has_succeeded:
+            return False
+        done = self.job.progress()
+        return not stands(self.job.submitted.pilot, succeeded=done.sealed - done.failed, failed=done.failed)
 
     async def _run(self) -> None:
         if self.job.finished is None:
@@ -459,6 +478,7 @@ class JobRun:
             fingerprint=shop.fingerprint,
             may_submit=self.may_submit,
             spawn=self._spawn,
+            look_up=self._look_up,
             guard_checked=lambda: shop.guard_checked(workspace_id),
         )
         await self._equip(self._site)
@@ -485,6 +505,24 @@ class JobRun:
         if group is not None and number not in self._driven:
             self._driven.add(number)
             group.start_soon(self._drive, number)
+
+    def _look_up(self, message: Named, stop: Stopped) -> None:
+        group = self._live_group()
+        if group is not None and message.requests:
+            group.start_soon(self._add_lines, message, stop)
+
+    async def _add_lines(self, message: Named, stop: Stopped) -> None:
+        """Add to a stop on which lines the requests stand that the API named, if it is still in force by then."""
+        try:
+            lines = await lines_of(self.job, {custom_id for _, custom_id in message.requests})
+            async with self._stopping:
+                if lines and self.job.stopped == stop:
+                    told = Stopped(reason=message.told(lines), remedy=stop.remedy)
+                    await self._shop.ledger.record(Entry(self.job.job, told))
+        except JournalError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - whatever the file raises is the job's; the stop is on record
+            self._fail(failure)
 
     async def _drive(self, number: int) -> None:
         assert self._site is not None
@@ -636,7 +674,7 @@ class JobRun:
         held = [(s.shard, s.state.reason) for s in job.open_shards.values() if isinstance(s.state, Held)]
         if held:
             return StillInDoubt(job.key, held)
-        if job.limit is not None and not job.cut.last and job.cut.rows >= job.limit and not job.open_shards:
+        if job.limit is not None and job.limit_reached and not job.open_shards:
             return LimitReached(job.key, job.limit)
         return JobStopped(
             job.key,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from abatch.answered import retried_key
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from abatch.ledger import JobRecord, Ledger
     from abatch.result import Failure, Summary
 
-__all__ = ["about_failures", "about_stops", "resuming"]
+__all__ = ["OVERRIDE", "Resume", "about_failures", "about_stops", "resuming"]
+
+OVERRIDE: Final = ("--failing", "go-on")
+"""Options that send the rest of a job in spite of its first results."""
 
 NOT_WHOLE: Final = {
     CUT: "cut at max_tokens",
@@ -31,15 +35,37 @@ NOT_WHOLE: Final = {
 """Stop reasons of answers that succeeded and may not be what was wanted."""
 
 
-def resuming(ledger: Ledger, job: JobRecord) -> tuple[str, str]:
-    """The command that goes on with a job, and what else it needs; empty where only an application can."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """How somebody goes on with a job that no process drives."""
+
+    command: str = ""
+    """What is to be typed; empty where only an application can go on."""
+    needs: str = ""
+    """What else it takes, if anything."""
+    anyway: str = ""
+    """The command that sends the rest in spite of failed first results; empty where they did not stop the job."""
+
+    @property
+    def in_words(self) -> str:
+        """The command and what it needs, for people."""
+        return ", ".join(filter(None, [self.command, self.needs]))
+
+
+def resuming(ledger: Ledger, job: JobRecord) -> Resume:
+    """The command that goes on with a job; while a trial is under way, no further than its limit."""
     folder, submitted, headers = ledger.journal.folder, job.submitted, job.submitted.headers
     first = retried_key(job.key)
-    in_spite = ["--failing", "go-on"] if job.stopped is not None and job.stopped.failing else []
+    override = OVERRIDE if job.stopped is not None and job.stopped.failing else ()
+
+    def resume(*words: str, needs: str) -> Resume:
+        anyway = command(folder, *words, *override) if override else ""
+        return Resume(command=command(folder, *words), needs=needs, anyway=anyway)
+
     if ledger.job(first) is not None:
-        return command(folder, "retry", first, *in_spite), "with the options it was begun with"
+        return resume("retry", first, needs="with the options it was begun with")
     if not job.to or headers.user_profile_id is not None:
-        return "", "by the application that began it"
+        return Resume(needs="by the application that began it")
     files = files_of(submitted.source)
     sources = [near(str(absolute(folder, file.path))) for file in files] or ["-"]
     words = ["run", *sources, "--to", _destination(absolute_url(folder, job.to)), "--key", job.key]
@@ -47,7 +73,9 @@ def resuming(ledger: Ledger, job: JobRecord) -> tuple[str, str]:
     words += [] if headers.workspace_id is None else ["--workspace", headers.workspace_id]
     if isinstance(submitted.source, SelectedSource):
         words += ["--skip-answered", submitted.source.answered_by]
-    return command(folder, *words, *in_spite), "" if files else "with the same lines on stdin"
+    if job.limit is not None and (job.open_shards or not job.limit_reached):  # its trial is not over
+        words += ["--limit", str(job.limit)]
+    return resume(*words, needs="" if files else "with the same lines on stdin")
 
 
 def about_failures(summary: Summary, failures: Sequence[Failure], folder: Path, *, from_file: bool) -> list[str]:

@@ -19,7 +19,7 @@ import typer
 
 from abatch import threads
 from abatch.backend import failed_elsewhere, load, normalize
-from abatch.cli.again import about_failures, about_stops
+from abatch.cli.again import OVERRIDE, about_failures, about_stops
 from abatch.cli.commands import command
 from abatch.cli.conflicts import Typed, ask_before_paying_again, say_left_out, with_commands
 from abatch.cli.destination import folder_to_make
@@ -492,14 +492,15 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
         done = job.progress()
         screen.complain(f"Of the requests before it {done.submitted:,} were sent, {done.sealed:,} have their result.")
     failing = isinstance(order, Order) and isinstance(course.error, JobStopped) and course.error.failing
-    resume = shlex.join(["abatch", *sys.argv[1:], *["--failing", "go-on"] * failing])
+    resume = shlex.join(["abatch", *sys.argv[1:]])
+    resume_anyway = f"{resume} {shlex.join(OVERRIDE)}"
     if job is not None and course.limited is not None:
         resume = shlex.join(["abatch", *_without_limit(sys.argv[1:])])
         screen.complain(_held_back(job, course.limited, folder_of(around.journal), resume))
     elif failing:
         if not around.json and course.failures:
             screen.show(failures_table(course.failures))
-        screen.complain(f"To send the rest all the same: {resume}")
+        screen.complain(f"To send the remaining requests anyway: {resume_anyway}")
     elif course.goes_on:
         fix = "correct the input, then " * isinstance(course.error, BadRequest)
         pipe = "give all the lines again to " * (isinstance(order, Order) and order.piped)
@@ -513,6 +514,7 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
                 "exit_status": course.status,
                 "error": None if course.error is None else _error_json(course.error, around.journal),
                 "resume": resume if course.goes_on or course.limited is not None else None,
+                "resume_anyway": resume_anyway if failing else None,
                 **({} if job is None else summary_json(job.summary())),
                 "failures": [msgspec.structs.asdict(each) for each in course.failures],
             }
@@ -523,9 +525,9 @@ def _held_back(job: Job, limited: LimitReached, folder: Path, resume: str) -> st
     total = job.progress().total
     of_all = "" if total is None else f" of {total:,}"
     return (
-        f"The job is not finished: its first {limited.limit:,}{of_all} requests are done, the others are held back.\n"
+        f"The job is not finished: its first {limited.limit:,}{of_all} requests are done, the rest is held back.\n"
         f"To see these results: {command(folder, 'results', job.key)}\n"
-        f"To send the others, and the first not again: {resume}"
+        f"To send the rest (the first {limited.limit:,} are not sent again): {resume}"
     )
 
 

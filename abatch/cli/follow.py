@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["failures_table", "follow", "summary_json", "summary_rows", "summary_table"]
 
 FRAME: Final = 0.25
+FORECAST: Final = 1.0
+"""Seconds between two forecasts."""
 LINE: Final = 10.0
 """Seconds between two lines of progress where nobody watches a bar,"""
 GROUPS: Final = 8
@@ -79,8 +81,8 @@ class Followed(Protocol):
         """How far it is."""
         ...
 
-    def forecast(self) -> Forecast:
-        """How long it may still take."""
+    def forecast(self, progress: Progress | None = None) -> Forecast:
+        """How long it may still take, by a snapshot that was taken just now."""
         ...
 
 
@@ -91,6 +93,8 @@ class _View:
         self._job = job
         self._pace = Pace(job.progress().sealed, clock)
         self._written: tuple[list[str], float] = ([], -AT_LEAST)
+        self._forecast: tuple[Forecast, float] | None = None
+        """The last one, and when it was made."""
 
     def render(self, width: int) -> RenderableType:
         """The frame for now."""
@@ -98,10 +102,17 @@ class _View:
         bar = Table.grid(expand=True, padding=(0, 1, 0, 0), pad_edge=False)
         bar.add_column(ratio=1)
         bar.add_column(justify="right", no_wrap=True)
-        bar.add_row(ProgressBar(total=progress.total, completed=progress.sealed), percent(progress))
+        bar.add_row(ProgressBar(total=progress.wanted, completed=progress.sealed), percent(progress))
         lines = flowed(counts(progress), width)
-        lines += flowed(times(progress, self._pace, self._job.forecast()), width)
+        lines += flowed(times(progress, self._pace, self._left(progress)), width)
         return Group(bar, *(Text(line, no_wrap=True) for line in lines))
+
+    def _left(self, progress: Progress) -> Forecast:
+        """How long it may still take: made anew once in a while, for it costs as much as a frame of a large job."""
+        now = self._pace.elapsed
+        if self._forecast is None or now - self._forecast[1] >= FORECAST:
+            self._forecast = self._job.forecast(progress), now
+        return self._forecast[0]
 
     def write(self, screen: Screen, *, last: bool = False) -> None:
         """A line for now, unless nothing changed lately; the last one says no time that is left."""
@@ -111,7 +122,7 @@ class _View:
         if now == before and elapsed - at < AT_LEAST:
             return
         self._written = now, elapsed
-        told = now if last else [*now, *times(progress, self._pace, self._job.forecast())]
+        told = now if last else [*now, *times(progress, self._pace, self._left(progress))]
         when = moment(time.time())
         indent = " " * (len(when) + 1)
         lines = flowed([*filter(None, [percent(progress)]), *told], screen.messages.width - len(indent))

@@ -85,7 +85,7 @@ def move(
                     )
                 )
             if job.finished is None:
-                screen.say(clean("To go on: " + ", ".join(filter(None, resuming(ledger, job)))))
+                screen.say(clean(f"To go on: {resuming(ledger, job).in_words}"))
         finally:
             await driven.aclose()
 

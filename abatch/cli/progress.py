@@ -53,8 +53,8 @@ class Pace:
 
 
 def percent(progress: Progress) -> str:
-    """The share of results that are there, rounded down; empty while the number of requests is not known."""
-    return f"{100 * progress.sealed // progress.total}%" if progress.total else ""
+    """The share of the wanted results that are there, rounded down; empty while their number is not known."""
+    return f"{100 * progress.sealed // progress.wanted}%" if progress.wanted else ""
 
 
 def counts(progress: Progress) -> list[str]:

@@ -48,11 +48,11 @@ def standing_of(job: JobRecord) -> Standing:
         return Standing(state="cancelling")
     if any(isinstance(shard.state, InDoubt) for shard in job.open_shards.values()):
         return Standing(state="in doubt", reason="a create was not answered; it is settled by itself")
-    if (limit := job.limit) is not None and not job.cut.last and job.cut.rows >= limit and not job.open_shards:
+    if job.limit_reached and not job.open_shards:
         return Standing(
             state="stopped",
-            reason=f"only its first {limit:,} requests were to be sent (--limit)",
-            remedy="Run it without --limit to send the others.",
+            reason=f"only its first {job.limit:,} requests were to be sent (--limit)",
+            remedy="Run it without --limit to send the rest.",
         )
     return Standing(state="running" if job.cut.last or _has_begun(job) else "planning")
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from abatch import places, wire
 from abatch.bulletin import Bulletin, read
-from abatch.cli.again import resuming
+from abatch.cli.again import Resume, resuming
 from abatch.cli.commands import completed
 from abatch.cli.detail import detail_json, detail_of, time_left
 from abatch.cli.exits import OK, STUCK, perform
@@ -83,7 +83,7 @@ def status(
 
     async def work() -> int:
         async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
-            shown = first = await _look(ledger, key, batches=batches)
+            shown = first = await _take_snapshot(ledger, key, batches=batches)
             _show(screen, shown, as_json=as_json)
             if watch:
                 async for shown in _follow(ledger, key, first):
@@ -94,7 +94,7 @@ def status(
 
     async def work_live() -> int:
         async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
-            shown = first = await _look(ledger, key, batches=batches)
+            shown = first = await _take_snapshot(ledger, key, batches=batches)
             with Live(_picture(shown, width=screen.output.width), console=screen.output, auto_refresh=False) as live:
                 live.refresh()
                 async for shown in _follow(ledger, key, first):
@@ -105,7 +105,7 @@ def status(
     raise typer.Exit(perform(work_live if live else work, asked_for(journal, sandbox=sandbox)))
 
 
-def _end(screen: Screen, shown: _Look, *, watch: bool, exit_code: bool) -> int:
+def _end(screen: Screen, shown: _Snapshot, *, watch: bool, exit_code: bool) -> int:
     """Say why watching ends, if that is not because all is done; the exit code."""
     unfinished = any(job.finished is None for job in shown.jobs)
     if watch and unfinished:
@@ -116,7 +116,7 @@ def _end(screen: Screen, shown: _Look, *, watch: bool, exit_code: bool) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
+class _Snapshot:
     """What is shown at one moment."""
 
     ledger: Ledger
@@ -131,7 +131,7 @@ class _Look:
     now: float
 
 
-async def _look(ledger: Ledger, key: str | None, *, batches: bool) -> _Look:
+async def _take_snapshot(ledger: Ledger, key: str | None, *, batches: bool) -> _Snapshot:
     driver = _driver(ledger.journal.folder)
     if driver is None:
         await ledger.refresh()  # the last facts of a process that is gone by now
@@ -139,7 +139,7 @@ async def _look(ledger: Ledger, key: str | None, *, batches: bool) -> _Look:
     jobs = list(ledger.jobs.values()) if key is None else [job_named(ledger, key)]
     if batches or len(jobs) == 1:
         jobs = [await ledger.in_full(job) for job in jobs]
-    return _Look(
+    return _Snapshot(
         ledger=ledger,
         jobs=jobs,
         batches=batches,
@@ -150,12 +150,12 @@ async def _look(ledger: Ledger, key: str | None, *, batches: bool) -> _Look:
     )
 
 
-async def _follow(ledger: Ledger, key: str | None, shown: _Look) -> AsyncIterator[_Look]:
+async def _follow(ledger: Ledger, key: str | None, shown: _Snapshot) -> AsyncIterator[_Snapshot]:
     """The jobs after every change, until all are done or no process drives them."""
     while shown.driver is not None and any(job.finished is None for job in shown.jobs):
         while not await ledger.refresh() and _driver(ledger.journal.folder) == shown.driver:  # noqa: ASYNC110
             await anyio.sleep(LOOK_EVERY)  # what another process appends wakes nobody here
-        shown = await _look(ledger, key, batches=shown.batches)
+        shown = await _take_snapshot(ledger, key, batches=shown.batches)
         yield shown
 
 
@@ -171,7 +171,7 @@ async def _read_attempts(ledger: Ledger) -> dict[int, int]:
     return attempts
 
 
-def _show(screen: Screen, shown: _Look, *, as_json: bool) -> None:
+def _show(screen: Screen, shown: _Snapshot, *, as_json: bool) -> None:
     if not as_json:
         screen.output.print(_picture(shown, width=screen.output.width))
         return
@@ -193,7 +193,7 @@ def _driver(folder: Path) -> Bulletin | None:
     return bulletin if bulletin is not None and bulletin.pid == pid else Bulletin(pid=pid)
 
 
-def _picture(shown: _Look, *, width: int) -> RenderableType:
+def _picture(shown: _Snapshot, *, width: int) -> RenderableType:
     jobs, ledger, driver = shown.jobs, shown.ledger, shown.driver
     parts: list[RenderableType] = [_job_table(jobs, width)] if jobs else [Text("This journal has no jobs.")]
     for job in jobs:
@@ -209,7 +209,7 @@ def _picture(shown: _Look, *, width: int) -> RenderableType:
         parts += [Text(clean(completed(line, ledger.journal.folder))) for line in _account(driver, jobs)]
     elif unfinished:
         parts.append(Text("No process drives this journal. To go on:"))
-        parts += [Text(clean("  " + ", ".join(filter(None, resuming(ledger, job))))) for job in unfinished]
+        parts += [Text(clean(f"  {resuming(ledger, job).in_words}")) for job in unfinished]
         parts.append(
             Text("Policies of an earlier command (--unresolved, --refusals, --parked, --grace) are not kept: add them.")
         )
@@ -218,7 +218,7 @@ def _picture(shown: _Look, *, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _left(job: JobRecord, shown: _Look) -> Forecast:
+def _left(job: JobRecord, shown: _Snapshot) -> Forecast:
     return time_left(job, shown.ledger.durations, shown.now, driven=shown.driver is not None)
 
 
@@ -274,7 +274,7 @@ def _job_table(jobs: list[JobRecord], width: int) -> RenderableType:
     return tables(width, "job", "state", *numbers, "since", rows=map(row, jobs, progresses), right=numbers)
 
 
-def _shard_table(job: JobRecord, shown: _Look, width: int) -> RenderableType:
+def _shard_table(job: JobRecord, shown: _Snapshot, width: int) -> RenderableType:
     def row(shard: ShardRecord) -> tuple[object, ...]:
         told = _shard_json(shard, shown)
         return (*("" if told[name] is None else told[name] for name in OF_SHARD.values()), moment(shard.since))
@@ -284,24 +284,25 @@ def _shard_table(job: JobRecord, shown: _Look, width: int) -> RenderableType:
     )
 
 
-def _job_json(job: JobRecord, shown: _Look) -> dict[str, Any]:
+def _job_json(job: JobRecord, shown: _Snapshot) -> dict[str, Any]:
     standing, ledger, progress = standing_of(job), shown.ledger, job.progress()
-    resume, needs = resuming(ledger, job) if job.finished is None else ("", "")
+    resume = resuming(ledger, job) if job.finished is None else Resume()
     return {
         "key": job.key,
         "state": standing.state,
         "reason": standing.reason,
         "remedy": completed(standing.remedy, ledger.journal.folder),
         "destination": places.shown(job.to),
-        "resume": resume or None,
-        "resume_needs": needs or None,
+        "resume": resume.command or None,
+        "resume_anyway": resume.anyway or None,
+        "resume_needs": resume.needs or None,
         **{name: getattr(progress, name) for name in OF_JOB},
         **detail_json(job, shown.failures, _left(job, shown)),
         "since": job.changed_at,
     }
 
 
-def _shard_json(shard: ShardRecord, shown: _Look) -> dict[str, Any]:
+def _shard_json(shard: ShardRecord, shown: _Snapshot) -> dict[str, Any]:
     attempt = attempt_of(shard)
     attempt = shown.attempts.get(shard.shard, 0) if attempt is None else attempt
     lineage_key = shown.ledger.journal.lineage_key

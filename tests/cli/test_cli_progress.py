@@ -55,11 +55,16 @@ class Standing:
 
     at: Progress
     left: Forecast = field(default_factory=lambda: Forecast(why=NO_HISTORY))
+    snapshots: int = 0
+    forecasts: int = 0
 
     def progress(self) -> Progress:
+        self.snapshots += 1
         return self.at
 
-    def forecast(self) -> Forecast:
+    def forecast(self, progress: Progress | None = None) -> Forecast:
+        assert progress == self.at
+        self.forecasts += 1
         return self.left
 
 
@@ -83,6 +88,27 @@ def test_no_line_of_the_progress_is_wider_than_the_screen_and_no_piece_is_divide
     assert lines[1:] == told
     assert all(any(piece in line for line in lines) for piece in counts(LARGE))
     assert lines[0].endswith("1%")
+
+
+def test_a_frame_takes_one_snapshot_and_a_second_one_forecast() -> None:
+    clock = Clock()
+    job = Standing(LARGE)
+    view = _View(job, clock)
+    job.snapshots = 0
+    for frame in range(1, 13):
+        view.render(80)
+        assert job.snapshots == frame
+        clock.now += 0.25
+    assert job.forecasts == 3
+
+
+def test_the_share_of_a_trial_is_of_the_requests_that_its_limit_allows() -> None:
+    trial = Progress(planned=100, submitted=100, sealed=50, total=1_000_000, limit=100)
+    assert percent(trial) == "50%"
+    assert drawn(_View(Standing(trial), Clock()).render(80), 80)[0].endswith("50%")
+    assert percent(Progress(planned=40, sealed=20, total=40, limit=100)) == "50%"
+    assert percent(Progress(planned=100, sealed=50, limit=100)) == "50%"  # of an iterable that may be longer
+    assert percent(Progress(planned=40, sealed=20, limit=100)) == ""  # it may be shorter
 
 
 @WIDTHS

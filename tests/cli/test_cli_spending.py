@@ -10,6 +10,8 @@ import shlex
 import signal
 from typing import Any
 
+import pytest
+
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import Status
 from tests.cli.conftest import PATIENCE, line
@@ -202,10 +204,15 @@ def test_a_first_batch_that_fails_as_a_whole_stops_the_run_and_the_command_it_na
     assert (again.json["state"], again.json["error"]["failing"]) == ("unfinished", True)
     assert [each["type"] for each in again.json["failures"]] == ["not_found_error"]
     assert api.account.requests == sent
-    (named,) = [each for each in stopped.err.splitlines() if each.startswith("To send the rest all the same: abatch ")]
-    _, *words = shlex.split(named.partition("same: ")[2])
+    (named,) = [
+        each for each in stopped.err.splitlines() if each.startswith("To send the remaining requests anyway: abatch ")
+    ]
+    _, *words = shlex.split(named.partition("anyway: ")[2])
     assert words[-2:] == ["--failing", "go-on"]
     assert "--failing go-on" in cli("status").err + cli("status").out
+    assert_only_resume_anyway_overrides_the_stop(again.json)
+    assert_only_resume_anyway_overrides_the_stop(cli("status", "--json").json["jobs"][0])
+    assert api.account.requests == sent
     rest = cli(*words)
     assert rest.status == 1, rest  # ten failed for good
     assert len(cli.lines("out.jsonl")) == 60
@@ -213,12 +220,54 @@ def test_a_first_batch_that_fails_as_a_whole_stops_the_run_and_the_command_it_na
     assert api.account.violated == 0
 
 
+def assert_only_resume_anyway_overrides_the_stop(told: dict[str, Any]) -> None:
+    assert "--failing" not in told["resume"]
+    assert told["resume_anyway"].endswith(" --failing go-on")
+    assert told["resume_anyway"].startswith(told["resume"])
+
+
+def test_a_script_that_runs_resume_does_not_override_a_stop_after_failed_results(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 40, user=lambda n: "sandbox:errored:not_found_error" if n < 3 else None)
+    assert cli.here("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", *FAST, "--pilot", 10).status == 3
+    told = cli.here("status", "--json").json["jobs"][0]
+    assert_only_resume_anyway_overrides_the_stop(told)
+    assert cli.here(*shlex.split(told["resume"])[1:], *FAST).status == 3
+    assert api.account.requests == 10
+    anyway = cli.here(*shlex.split(told["resume_anyway"])[1:], *FAST)
+    assert anyway.status == 1, anyway
+    done = cli.here("status", "--json").json["jobs"][0]
+    assert (done["resume"], done["resume_anyway"]) == (None, None)
+    assert (api.account.requests, api.account.violated) == (40, 0)
+
+
+@pytest.mark.parametrize("limit", [7, 15])
+def test_the_command_that_resumes_an_interrupted_trial_sends_no_more_than_the_trial(
+    new_cli: Any, wait_for: Any, limit: int
+) -> None:
+    with Sandbox(seed=1, latency=2.0) as api:
+        cli = new_cli(api)
+        cli.write("in.jsonl", 30)
+        trial = ("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", *FAST, "--max-batch-requests", "10")
+        process = cli.start(*trial, "--limit", str(limit))
+        wait_for(lambda: api.account.batches, process)
+        process.kill()
+        process.communicate()
+        told = cli.here("status", "--json").json["jobs"][0]
+        resumed = cli.here(*shlex.split(told["resume"])[1:], "--grace", "0.2", *FAST)
+        assert resumed.status == 0, resumed
+        assert (api.account.requests, api.account.violated) == (limit, 0)
+        over = cli.here("status", "--json").json["jobs"][0]
+        assert (over["state"], over["resume"]) == ("stopped", "abatch run in.jsonl --to out.jsonl --key job")
+        assert cli.here(*shlex.split(over["resume"])[1:], *FAST).status == 0
+        assert (api.account.requests, api.account.violated) == (30, 0)
+
+
 def test_a_limited_run_sends_the_first_rows_and_the_command_it_names_sends_the_rest(cli: Any, api: Sandbox) -> None:
     cli.write("in.jsonl", 30)
     trial = cli(*RUN, "--limit", 7)
     assert trial.status == 0, trial
     assert "requests     7 in 1 batch" in trial.err
-    assert "The job is not finished: its first 7 of 30 requests are done, the others are held back." in trial.err
+    assert "The job is not finished: its first 7 of 30 requests are done, the rest is held back." in trial.err
     assert "error:" not in trial.err
     assert api.account.requests == 7
     listed = cli("status", "--json").json["jobs"][0]
@@ -309,7 +358,9 @@ def test_a_failed_pilot_shows_grouped_errors_and_the_command_it_names_goes_on(cl
     again = cli(*RUN)  # also without --pilot: that is no wish to go on
     assert again.status == 3, again
     assert api.account.requests == 10
-    (named,) = [each for each in stopped.err.splitlines() if each.startswith("To send the rest all the same: abatch ")]
+    (named,) = [
+        each for each in stopped.err.splitlines() if each.startswith("To send the remaining requests anyway: abatch ")
+    ]
     rest = cli(*shlex.split(named.partition(": abatch ")[2]))
     assert rest.status == 1, rest
     assert len(cli.lines("out.jsonl")) == 40

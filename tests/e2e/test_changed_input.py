@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from abatch import BatchManager, ConfigError, JobConflict, JobStopped, LimitReached
-from abatch.facts import CancelWished, ChangedSource, InputChanged, Unplanned
+from abatch.facts import CancelWished, ChangedSource, InputChanged, Stopped, Unplanned
 from abatch.journal import Entry
+from abatch.located import lines_of
 from abatch.request import Rows
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import Status
@@ -62,6 +64,29 @@ async def test_a_refused_request_is_named_by_its_line_and_custom_id(api: Sandbox
     assert f"requests.3 of this batch is line 6 of {path.absolute()}, custom_id 'row 3/é'" in str(stopped.value)
     assert "run the same command again with --changed-input" in stopped.value.remedy
     assert api.account.requests == 0
+
+
+async def test_a_refusal_stops_the_job_before_its_lines_are_looked_up(api: Sandbox) -> None:
+    await refused(api, requests(60), nth=2)
+    at_once, later = await recorded(Stopped)
+    assert at_once.reason.endswith("requests.3 of this batch is custom_id " + later.reason.rpartition("custom_id ")[2])
+    assert "requests.3 of this batch is line " in later.reason
+    assert at_once.remedy == later.remedy
+    async with BatchManager(config=config(), resume="all") as running:
+        with pytest.raises(JobStopped, match=r"of this batch is line \d+ of .*, custom_id 'row "):
+            await running.job("job").wait()
+    assert api.account.violated == 0
+
+
+async def test_lines_are_looked_up_no_further_than_requests_are_planned(api: Sandbox) -> None:
+    rows = requests(30_000)  # several megabytes, which are read one after another
+    path = write(rows)
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job", limit=10)
+        with pytest.raises(LimitReached):
+            await job.wait()
+        near, far = (msgspec.json.encode(rows[at]["custom_id"]) for at in (9, -1))
+        assert await lines_of(job._job, {near, far}) == {near: f"line 10 of {path.absolute()}"}
 
 
 async def test_a_refused_request_of_an_iterable_is_named_by_its_custom_id(api: Sandbox) -> None:

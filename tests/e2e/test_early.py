@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import anyio
 import pytest
 
-from abatch import BatchManager, JobStopped
+from abatch import BatchManager, JobStopped, Progress
+from abatch.early import stands
 from abatch.facts import Planned, Stopped
 from abatch.sandbox import Sandbox
 from tests.e2e.jobs import assert_paid_once, config, lines, manager, recorded, requests
@@ -116,6 +118,69 @@ async def test_batches_in_flight_are_drained_after_the_stop(monkeypatch: pytest.
         assert done.batches == api.account.batches
         assert done.sealed == done.submitted == api.account.requests < 60
         assert api.account.violated == 0
+
+
+async def test_a_stop_is_lifted_by_the_same_call_if_a_batch_in_flight_succeeded_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = mixed(100, range(10))
+    with Sandbox(seed=7, latency=10_000.0) as api, anyio.fail_after(60):
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+
+        async def coming() -> AsyncIterator[dict[str, Any]]:
+            for row in rows[:10]:  # fill the first batch, and perhaps begin the next
+                yield row
+            await until(lambda now: now.batches_in_flight == 1)
+            api.advance(5_000)
+            for row in rows[10:40]:
+                yield row
+            await until(lambda now: now.in_flight == 40 and not now.in_doubt)
+            api.advance(5_500)  # the first batch ends alone
+            await anyio.sleep_forever()
+
+        async def until(true: Callable[[Progress], bool]) -> None:
+            while not true(running.job("job").progress()):
+                await running.job("job")._job.change()
+
+        async with manager() as running:
+            job = await running.submit(coming(), to="results.jsonl", key="job")
+            while job._job.stopped is None:
+                await job._job.change()
+            assert not job._job.has_succeeded
+            api.advance(20_000)
+            with pytest.raises(JobStopped, match="no request of it succeeded so far"):
+                await job.wait()
+            assert job._job.has_succeeded
+        assert len(await recorded(Stopped)) == 1
+        sent = api.account.requests
+        async with BatchManager(config=config(), resume="all") as running:  # nobody hands it over: nothing is sent
+            with pytest.raises(JobStopped):
+                await running.job("job").wait()
+        assert api.account.requests == sent
+        async with manager() as running:
+            job = await running.submit(rows, to="results.jsonl", key="job")
+            await until(lambda now: now.submitted == 100 and not now.in_doubt)
+            api.advance(20_000)
+            summary = await job.wait()
+        assert (summary.succeeded, summary.errored) == (90, 10)
+        assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize(
+    ("pilot", "succeeded", "failed", "holds"),
+    [
+        (0, 0, 10, True),
+        (0, 1, 10, False),
+        (20, 0, 10, True),
+        (20, 16, 4, False),
+        (20, 15, 5, True),
+        (100, 50, 10, False),
+    ],
+)
+def test_a_stop_for_a_failed_batch_ends_with_a_success_and_that_of_a_failed_pilot_stays(
+    pilot: int, succeeded: int, failed: int, holds: bool
+) -> None:
+    assert stands(pilot, succeeded=succeeded, failed=failed) is holds
 
 
 async def test_a_job_without_unsent_requests_finishes_as_usual(api: Sandbox) -> None:

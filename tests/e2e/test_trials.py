@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import pytest
 
-from abatch import BatchManager, JobStopped, LimitReached
+from abatch import BatchManager, ConfigError, JobStopped, LimitReached
 from abatch.facts import Cut, Planned, Stopped
 from abatch.sandbox import Sandbox
+from abatch.sandbox.faults import Status
 from tests.e2e.jobs import (
     assert_each_answered,
     assert_paid_once,
@@ -88,6 +90,66 @@ async def test_a_limit_that_no_request_exceeds_changes_nothing(api: Sandbox, sou
     summary = await submit(source(rows), limit=limit)
     assert summary.succeeded == 40
     assert_paid_once(api, rows)
+
+
+async def plan_without_sending(api: Sandbox, given: Any) -> int:
+    """Let a run plan what it can, of which the API takes nothing; how many requests are planned."""
+    api.faults.always("create", Status(429, "rate_limit_error", "slow", retry_after=600.0))
+    async with manager() as running:
+        job = await running.submit(given, to="results.jsonl", key="job")
+        while (now := job.progress()).planned < 40 or now.in_doubt:
+            await job._job.change()
+    api.faults.clear()
+    assert api.account.requests == 0
+    return now.planned
+
+
+@pytest.mark.parametrize("count", [40, 200], ids=["all are planned", "more are to come"])
+async def test_a_limit_below_what_is_planned_is_refused_and_nothing_is_sent(api: Sandbox, count: int) -> None:
+    rows = requests(count)
+    path = write(rows)
+    planned = await plan_without_sending(api, path)
+    for limit in (3, planned - 1):
+        with pytest.raises(ConfigError, match=f"{planned} requests of job 'job' are planned already"):
+            await submit(path, limit=limit)
+    assert api.account.requests == 0
+    reached = await submit(path, limit=planned)
+    assert api.account.requests == planned
+    assert isinstance(reached, LimitReached) == (planned < count)
+    assert (await submit(path)).succeeded == count
+    assert_paid_once(api, rows)
+
+
+async def test_a_limit_may_be_lowered_to_what_is_planned_and_the_refused_one_leaves_no_trace(api: Sandbox) -> None:
+    rows = requests(40)
+    path = write(rows)
+    await submit(path, limit=25)
+    with pytest.raises(ConfigError, match="the limit must be at least 25, got 24"):
+        await submit(path, limit=24)
+    async with manager() as running:
+        assert running.job("job").limit == 25
+    assert isinstance(await submit(path, limit=25), LimitReached)
+    assert sent(api, rows) == [1] * 25 + [0] * 15
+
+
+async def test_a_limit_cannot_be_lowered_while_the_job_plans_requests(api: Sandbox) -> None:
+    rows, may_end = requests(40), anyio.Event()
+
+    async def coming() -> Any:
+        for row in rows[:5]:
+            yield row
+        await may_end.wait()
+        for row in rows[5:]:
+            yield row
+
+    async with manager() as running:
+        job = await running.submit(coming(), to="results.jsonl", key="job", limit=20)
+        with pytest.raises(ConfigError, match="cannot be lowered to 7 now"):
+            await running.submit(coming(), to="results.jsonl", key="job", limit=7)
+        may_end.set()
+        with pytest.raises(LimitReached):
+            await job.wait()
+    assert sent(api, rows) == [1] * 20 + [0] * 20
 
 
 async def test_a_limited_job_can_be_cancelled(api: Sandbox) -> None:

@@ -33,6 +33,7 @@ from abatch.absence import Absence
 from abatch.driver import CALLED_LOST, Driver
 from abatch.errors import ApiError, BackendError
 from abatch.facts import Committing, Lost, Withdrawn
+from abatch.ledger import JobRecord
 from abatch.lifecycle import Processing, Ready
 from abatch.log import log
 from abatch.outage import Outage
@@ -645,6 +646,11 @@ def limit_stops_one_job() -> ExitStack:
     return _patched((reconcile, "remedy_of", remedy_of), (abatch.reads, "remedy_of", remedy_of))
 
 
+def limit_forgotten() -> ExitStack:
+    """A job that is handed over again is planned to its end, whatever its limit."""
+    return _patched((JobRecord, "limit", property(lambda job: None if job.cuts else job.submitted.limit)))
+
+
 def outage_ends_the_job() -> ExitStack:
     """The first failure of the storage ends the job, though it may pass."""
 
@@ -721,6 +727,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         answer_of_a_bound_batch_is_believed,
         skew_unwatched,
         limit_stops_one_job,
+        limit_forgotten,
         outage_ends_the_job,
     )
 }
@@ -781,6 +788,7 @@ FOUND_AS: Final[dict[str, str]] = {
     "answer_of_a_bound_batch_is_believed": "J4: ",
     "skew_unwatched": "A6: ",
     "limit_stops_one_job": "limit: ",
+    "limit_forgotten": "limit of a job: ",
     "outage_ends_the_job": r".* ended with BackendError: .*memory\.outage",
 }
 """What the judges say of it, as a pattern: a mutant that only breaks down is not found out."""
@@ -828,6 +836,7 @@ SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
         and plan.config.requests_per_batch < 4
         and plan.draws(OutOfCredit, UsageLimit, SpendLimit, site="create")
     ),
+    "limit_forgotten": lambda plan: any(life.limit for life in plan.lives),
     "outage_ends_the_job": lambda plan: bool(plan.outages),
 }
 """For those that few worlds can show: which. Time is not spent on the others."""

@@ -18,6 +18,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ __all__ = [
     "check_duplicates",
     "check_end",
     "check_read",
+    "digest_of",
     "judge",
     "needed_key",
     "reached_by_log",
@@ -174,6 +176,10 @@ def check_created(world: World, fact: Fact) -> None:
     known = [facts_.decode(raw) for (raw,) in rows]
     if not any(isinstance(fact, facts_.Committing) and fact.attempt == named.attempt for fact in known):
         world.violation(f"J1: shard {named.shard} attempt {named.attempt} was created before it was committed")
+    for row in range(len(fact.requests)):
+        key, place = world.place_of.get(fact.requests.digest_of(row), ("", 0))
+        if place > world.limits.get(key, inf):
+            world.violation(f"limit of a job: request {place} of {key} was sent, and {world.limits[key]} were allowed")
 
 
 def check_read(world: World, work: Work, number: int) -> None:
@@ -229,6 +235,9 @@ def _check_error(world: World, process: Process, error: Exception | None, *, fen
     match error:
         case None:
             return
+        case JobStopped(failing=True):
+            explained = life.failing == "stop"
+            world.hit("first results failed")
         case JobStopped():
             explained = fenced or _may_stop(world, process, error.reason)
         case StillInDoubt():
@@ -555,7 +564,7 @@ def _judge_answers(world: World, book: Book, work: Work, said: dict[bytes, list[
     if any(secret.encode() in line for secret in (KEY, OTHER_KEY, CANARY) for line in lines):
         world.violation(f"I6: a secret is in the results of {work.key}")
     for line in lines:
-        digest = _digest(work, rows[_custom_id(line)])
+        digest = digest_of(work, rows[_custom_id(line)])
         answers = said.get(digest, [])
         if _is_torn(line, answers):
             _judge_torn(world, digest, line)
@@ -585,7 +594,7 @@ def _outcome(line: bytes) -> tuple[str, str]:
     return outcome, error[1].decode() if outcome == "errored" and error else outcome
 
 
-def _digest(work: Work, row: dict[str, Any]) -> bytes:
+def digest_of(work: Work, row: dict[str, Any]) -> bytes:
     """Of a row's params, as they were sent."""
     separators = None if work.source == "file" else (",", ":")
     return blake2b(
@@ -595,7 +604,7 @@ def _digest(work: Work, row: dict[str, Any]) -> bytes:
 
 def _judge_missing(world: World, work: Work, row: dict[str, Any], reason: str) -> None:
     """A row is given up only where the API had no line of it, asked again and again for most of a day."""
-    digest = _digest(work, row)
+    digest = digest_of(work, row)
     tried = [batch for batch in _own_ended(world) if digest in batch.requests.digests]
     if not tried:
         world.violation(f"I2: {row['custom_id']} is missing ({reason}), and was in no batch")

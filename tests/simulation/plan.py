@@ -70,6 +70,9 @@ class Life:
     skew: float = 0.0
     """Seconds by which its wall clock is wrong."""
     resume: Literal["all", "given"] = "all"
+    limit: int | None = None
+    """Only so many requests of each job are to be sent, the first ones."""
+    failing: Literal["stop", "go-on"] = "go-on"  # batches of a few requests often fail as a whole here
     after: float = 0.0
     """Seconds between the end of the life before and its start."""
     reboots: bool = False
@@ -454,6 +457,28 @@ def _piloting(chance: Random, plan: Plan) -> Plan:
     return replace(plan, pilot=chance.randrange(1, 6))
 
 
+def _limiting(chance: Random, plan: Plan) -> Plan:
+    """The same world; in some, the limit of the jobs goes up, down and away from life to life."""
+    if chance.random() > 0.1 or plan.weighed or any(life.twin is not None for life in plan.lives):
+        return plan
+    lives = plan.lives or [Life(stops_at=40 * HOUR)] * 3
+    return replace(plan, lives=[replace(life, limit=chance.choice([None, *range(1, 10)])) for life in lives])
+
+
+def _failing(chance: Random, plan: Plan) -> Plan:
+    """The same world; in some, jobs stop whose first results failed, until the calm end sends the rest."""
+    if chance.random() > 0.1 or plan.weighed or any(life.twin is not None for life in plan.lives):
+        return plan
+    lives = plan.lives or [Life(stops_at=40 * HOUR)]
+    first, *others = plan.jobs
+    wrong = {"metadata": {"user_id": "sandbox:errored:invalid_request_error"}}
+    most = chance.randrange(len(first.rows) + 1)
+    rows = [row | {"params": row["params"] | wrong} if number < most else row for number, row in enumerate(first.rows)]
+    return replace(
+        plan, jobs=[replace(first, rows=rows), *others], lives=[replace(life, failing="stop") for life in lives]
+    )
+
+
 def _storage_out(chance: Random, plan: Plan) -> Plan:
     """The same world; in some, what results go to fails for a while, mostly for less than jobs are patient."""
     if chance.random() > 0.08 or plan.weighed or all(work.to != "memory" for work in plan.jobs):
@@ -535,7 +560,6 @@ def kind(seed: int) -> Plan:
             poll_every=timedelta(seconds=first),
             poll_at_most=timedelta(seconds=most),
             unresolved="hold" if chance.random() < 0.1 else "resubmit",
-            failing="go-on",  # batches of a few requests often fail as a whole here
             grace=timedelta(minutes=30) if own_socket else None,
         ),
         settings=Settings(
@@ -565,4 +589,6 @@ def kind(seed: int) -> Plan:
     plan = _parking(Random(f"{seed} parked"), plan)
     plan = _storage_out(Random(f"{seed} storage"), plan)
     plan = _piloting(Random(f"{seed} pilot"), plan)
+    plan = _limiting(Random(f"{seed} limit"), plan)
+    plan = _failing(Random(f"{seed} failing"), plan)
     return _rare(Random(f"{seed} rare"), plan)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from io import FileIO
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import anthropic
@@ -13,7 +15,7 @@ import anyio
 import httpx2
 from anthropic._base_client import get_platform
 
-from abatch import BackendError, BatchManager, JobStopped
+from abatch import BackendError, BatchManager, ConfigError, JobStopped, LimitReached
 from abatch.facts import LostWished, ResolveWished
 from abatch.journal import Entry, Journal
 from abatch.ledger import Ledger
@@ -190,7 +192,10 @@ class Process(Owner):
         """Open the journal, hand the job over, wait for it."""
         world, life = self.world, self.life
         manager = BatchManager(
-            journal=world.journal, client=self._client(), config=world.plan.config, resume=life.resume
+            journal=world.journal,
+            client=self._client(),
+            config=replace(world.plan.config, failing=life.failing),
+            resume=life.resume,
         )
         async with manager:
             self.manager = manager
@@ -238,14 +243,9 @@ class Process(Owner):
         for time in range(1, HANDED_OVER + 1):
             self.met_limit.pop(work.workspace_id, None)
             self.limited.pop(work.workspace_id, None)  # who hands a job over may have acted on it
-            job = await manager.submit(
-                self._input(work),
-                to=world.to(work),
-                key=work.key,
-                workspace_id=work.workspace_id,
-                tries=work.tries,
-                pilot=world.plan.pilot,
-            )
+            job = await self._submit(manager, work)
+            if job is None:
+                return
             world.handed_over(work)
             try:
                 async with anyio.create_task_group() as group:
@@ -256,6 +256,9 @@ class Process(Owner):
                     group.cancel_scope.cancel()
             except BaseExceptionGroup as several:
                 error = several.exceptions[0]
+                if isinstance(error, LimitReached) and self.life.limit is not None:
+                    world.hit("limit reached")
+                    return
                 mendable = isinstance(error, JobStopped) or (
                     isinstance(error, BackendError) and (self.disk_failed or world.plan.outlasts)
                 )
@@ -264,6 +267,31 @@ class Process(Owner):
                 self.note(f"hands over again after {error}")
             else:
                 return
+
+    async def _submit(self, manager: BatchManager, work: Work) -> Job | None:
+        """Hand a job over with the limit of this life; None where that is below what is planned."""
+        limits, limit = self.world.limits, inf if self.life.limit is None else self.life.limit
+        before = limits.get(work.key, 0)
+        limits[work.key] = max(before, limit)
+        try:
+            job = await manager.submit(
+                self._input(work),
+                to=self.world.to(work),
+                key=work.key,
+                workspace_id=work.workspace_id,
+                tries=work.tries,
+                pilot=self.world.plan.pilot,
+                limit=self.life.limit,
+            )
+        except ConfigError as refused:
+            if limit >= before or "limit" not in str(refused):
+                raise
+            self.world.hit("lower limit refused")
+            return None
+        limits[work.key] = limit
+        if limit < before:
+            self.world.hit("limit lowered")
+        return job
 
     async def _cancel(self, job: Job) -> None:
         await anyio.sleep(self.life.cancels_at)

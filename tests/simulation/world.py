@@ -108,6 +108,14 @@ class World:
         self._known: set[str] = set()
         """Jobs in memory that were handed over."""
         self.restored = False
+        self.limits: dict[str, float] = {}
+        """Per job that was handed over: how many of its requests may have been sent by now."""
+        self.place_of = {
+            oracles.digest_of(work, row): (work.key, place)
+            for work in plan.jobs
+            for place, row in enumerate(work.rows, 1)
+        }
+        """Each request by the digest of its params: its job, and its place in that."""
         self.clashed = False
         """Two drivers at once wrote the same file."""
         self.audited_from = 0.0

@@ -22,9 +22,11 @@ HOURLY = [3_000.0, 3_600.0, 7_200.0]
 FILE = FileSource(path="in.jsonl", size=1, mtime_ns=1, sha256="s", rows=40)
 
 
-async def job_of(ledger: Ledger, *lives: list[Any], source: facts.Source = FILE, last: bool = True) -> JobRecord:
+async def job_of(
+    ledger: Ledger, *lives: list[Any], source: facts.Source = FILE, last: bool = True, key: str = "job"
+) -> JobRecord:
     """A job with a shard of ten rows for each of these lives."""
-    job = await ledger.start_job(submitted("job", source=source))
+    job = await ledger.start_job(submitted(key, source=source))
     for part, life in enumerate(lives):
         number = ledger.number_shard()
         cut = facts.Cut(rows=job.cut.rows + 10, last=last and part == len(lives) - 1)
@@ -69,6 +71,19 @@ async def test_what_is_not_sent_goes_at_the_pace_of_what_was_sent(ledger):
     assert left(job, NOON + 2_000) == 20 / (20 / 2_000) + 3_600.0
     # after two days without a process the pause counts as the usual length of a batch
     assert left(job, NOON + 2 * 86_400) == 20 / (20 / 4_600) + 3_600.0
+
+
+async def test_requests_that_a_limit_holds_back_are_not_waited_for(ledger):
+    many = msgspec.structs.replace(FILE, rows=1_000_000)
+    job = await job_of(ledger, flying(1), flying(2), source=many, last=False)
+    assert left(job, NOON + 600) > 10_000_000
+    await ledger.record(Entry(job.job, facts.Limited(rows=20)))
+    assert left(job, NOON + 600) == 3_000.0
+    await ledger.record(Entry(job.job, facts.Limited(rows=30)))
+    assert left(job, NOON + 600) == 10 / (20 / 600) + 3_600.0
+    piped = await job_of(ledger, flying(3), source=facts.IterableSource(), last=False, key="piped")
+    await ledger.record(Entry(piped.job, facts.Limited(rows=10)))
+    assert left(piped, NOON + 600) == 3_000.0
 
 
 async def test_nothing_is_said_of_what_is_not_known(ledger):

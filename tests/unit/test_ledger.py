@@ -34,6 +34,7 @@ def view(ledger: Ledger) -> object:
             job.sealed_order,
             job.wishes,
             (job.cancel_wished, job.stopped, job.finished, job.duplicates, job.parts),
+            (job.has_succeeded, job.largest),
             job.progress(),
             job.summary(load()),
         )
@@ -388,6 +389,39 @@ async def test_the_total_of_a_file_is_known_before_it_is_planned(ledger):
     job = await ledger.start_job(submitted("file", source=source))
     other_job = await ledger.start_job(submitted("iterable"))
     assert (job.progress().total, other_job.progress().total) == (123, None)
+
+
+async def test_whether_a_request_succeeded_and_the_largest_shard_are_known_without_a_look_at_all_shards(ledger, other):
+    job = await ledger.start_job(submitted())
+    failed = facts.Drained(counts=Counts(errored=10), sealed=SealedRecord(part=0, lines=10))
+    seen: list[tuple[bool, int]] = []
+    for rows, end in ((10, failed), (30, failed), (20, drained())):
+        shard = await plan(ledger, job, rows=rows)
+        await go(ledger, shard, committing(), ACCEPTED, ENDED, end)
+        await other.refresh()
+        theirs, replayed = other.jobs[job.job], (await reloaded(ledger)).jobs[job.job]
+        told = {(each.has_succeeded, each.largest) for each in (job, theirs, replayed)}
+        assert len(told) == 1
+        seen += told
+    assert seen == [(False, 10), (False, 30), (True, 30)]
+    await go(ledger, shard, facts.Reopened(why="gone"))
+    assert job.has_succeeded  # that its results are read again takes nothing back
+
+
+async def test_a_limit_is_reached_where_it_holds_requests_back(ledger):
+    source = facts.FileSource(path="p", size=1, mtime_ns=1, sha256="s", rows=20)
+    job = await ledger.start_job(submitted(source=source, limit=10))
+    assert not job.limit_reached
+    await plan(ledger, job, rows=10)
+    assert job.limit_reached
+    assert job.progress().wanted == 10
+    await ledger.record(Entry(job.job, facts.Limited(rows=20)))
+    assert not job.limit_reached
+    assert job.progress().wanted == 20
+    await plan(ledger, job, part=1, rows=10)
+    assert not job.limit_reached  # all are planned: it holds nothing back
+    await ledger.record(Entry(job.job, facts.Limited(rows=None)))
+    assert not job.limit_reached
 
 
 async def test_a_summary_adds_up_outcomes_tokens_and_money(ledger):
