@@ -12,6 +12,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final, Literal
 
+from abatch.errors import cancel_and_skip
 from abatch.facts import Stopped
 from abatch.failures import OTHERS
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from abatch.facts import Drained
     from abatch.result import Failure
 
-__all__ = ["GO_ON", "Pilot", "judged", "one_failure", "stands", "stop_after_pilot", "stop_for"]
+__all__ = ["Pilot", "judged", "one_failure", "stands", "stop_after_pilot", "stop_for"]
 
 Pilot = Literal["waits", "passed", "failed"]
 SHOWN: Final = 3
@@ -29,9 +30,10 @@ SHOWN: Final = 3
 MOST_FAILED: Final = Fraction(1, 5)
 """The share of a pilot's requests that may fail."""
 
+CORRECT: Final = "If the requests are wrong, correct them and submit them under another --key and --to."
 GO_ON: Final = (
-    "If the requests are wrong, correct them and submit them under another --key and --to. To send the "
-    'remaining requests anyway, run the same command with --failing go-on (in Python: Config(failing="go-on"))'
+    "To send the remaining requests anyway, run the same command with --failing go-on "
+    '(in Python: Config(failing="go-on")).'
 )
 
 
@@ -51,15 +53,16 @@ def stands(pilot: int, *, succeeded: int, failed: int) -> bool:
     return not succeeded or (pilot > 0 and judged(pilot, succeeded=succeeded, failed=failed) == "failed")
 
 
-def stop_after_pilot(pilot: int, failed: int, failures: Sequence[Failure]) -> Stopped:
-    """The end of submitting for a job of which too many requests of the pilot failed."""
+def stop_after_pilot(key: str, pilot: int, failed: int, failures: Sequence[Failure]) -> Stopped:
+    """The end of submitting for the job of this key, of which too many requests of the pilot failed."""
     kinds = "; ".join(
         f"{each.count:,} of {each.type}" + (f": {each.message}" if each.message else "") for each in failures[:SHOWN]
     )
     more = f"; and {len(failures) - SHOWN:,} other kinds" if len(failures) > SHOWN else ""
     return Stopped(
         reason=f"{failed:,} of the {pilot:,} requests of its pilot failed ({kinds}{more})",
-        remedy=f"The rest was not sent. {GO_ON}.",
+        # what succeeded is paid for, so that another job has to leave it out
+        remedy=f"The rest was not sent. If the requests are wrong: {cancel_and_skip(key)} {GO_ON}",
         failing=True,
     )
 
@@ -85,6 +88,6 @@ def stop_for(failure: Failure, batch_id: str | None) -> Stopped:
     error = f"{failure.type}: {failure.message}" if failure.message else failure.type
     return Stopped(
         reason=f"no request of it succeeded so far, and {count} of batch {batch_id} failed with {error}",
-        remedy=f"The rest was not sent. {GO_ON}.",
+        remedy=f"The rest was not sent. {CORRECT} {GO_ON}",
         failing=True,
     )

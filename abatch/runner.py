@@ -610,7 +610,7 @@ class JobRun:
             case "waits":
                 return True
             case "failed" if self._shop.config.failing == "stop":
-                stop = stop_after_pilot(pilot, done.failed, job.failures())
+                stop = stop_after_pilot(job.key, pilot, done.failed, job.failures())
                 await self._shop.ledger.record(Entry(job.job, stop))
                 log.error("job_stopped", job=job.key, reason=stop.reason)
                 return True

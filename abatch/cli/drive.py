@@ -32,6 +32,7 @@ from abatch.cli.screen import configure_logs
 from abatch.cli.streams import OutputGone
 from abatch.cli.text import clean
 from abatch.config import Config
+from abatch.driver import CORRECT_FILE
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobConflict, JobStopped, LimitReached
 from abatch.log import ranges
 from abatch.manager import BatchManager
@@ -492,7 +493,9 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
         done = job.progress()
         screen.complain(f"Of the requests before it {done.submitted:,} were sent, {done.sealed:,} have their result.")
     failing = isinstance(order, Order) and isinstance(course.error, JobStopped) and course.error.failing
-    resume = shlex.join(["abatch", *sys.argv[1:]])
+    changes = isinstance(order, Order) and isinstance(course.error, JobStopped) and course.error.remedy == CORRECT_FILE
+    words = ["abatch", *sys.argv[1:]]
+    resume = shlex.join(words + ["--changed-input"] * (changes and "--changed-input" not in words))
     resume_anyway = f"{resume} {shlex.join(OVERRIDE)}"
     if job is not None and course.limited is not None:
         resume = shlex.join(["abatch", *_without_limit(sys.argv[1:])])
@@ -502,7 +505,7 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
             screen.show(failures_table(course.failures))
         screen.complain(f"To send the remaining requests anyway: {resume_anyway}")
     elif course.goes_on:
-        fix = "correct the input, then " * isinstance(course.error, BadRequest)
+        fix = "correct the input, then " * (changes or isinstance(course.error, BadRequest))
         pipe = "give all the lines again to " * (isinstance(order, Order) and order.piped)
         screen.complain(f"To go on: {fix}{pipe}{resume}")
     if around.json:

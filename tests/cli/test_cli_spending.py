@@ -343,6 +343,24 @@ def test_a_job_that_was_cancelled_before_all_was_sent_did_not_succeed(cli: Any, 
     assert (api.account.requests, api.account.violated) == (30, 0)
 
 
+def test_what_succeeded_of_a_failed_pilot_is_not_paid_for_again_by_the_commands_that_are_named(
+    cli: Any, api: Sandbox
+) -> None:
+    cli.write("in.jsonl", 20, user=lambda n: "sandbox:errored:not_found_error" if n < 4 else None)
+    stopped = cli(*RUN, "--pilot", 10, "--key", "job")
+    assert stopped.status == 3, stopped
+    assert re.search(r"Cancel the job with `abatch cancel job`.*--skip-answered job", stopped.err)
+    cli.write("in.jsonl", 20)  # corrected, where the job came from
+    assert cli("cancel", "job").status == 0
+    ended = cli(*RUN, "--key", "job")
+    assert ended.status == 1, ended
+    sent = api.account.requests
+    rest = cli("run", "in.jsonl", "--to", "rest.jsonl", "--key", "rest", "--skip-answered", "job", *FAST)
+    assert rest.status == 0, rest
+    assert cli.lines("rest.jsonl") == {f"r{n}": "succeeded" for n in (*range(4), *range(10, 20))}
+    assert (sent, api.account.requests, api.account.violated) == (10, 24, 0)
+
+
 def test_a_failed_pilot_shows_grouped_errors_and_the_command_it_names_goes_on(cli: Any, api: Sandbox) -> None:
     def user(n: int) -> str | None:
         return (
