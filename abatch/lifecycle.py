@@ -109,7 +109,7 @@ class Ready(_State, frozen=True, kw_only=True):
     attempt: int = 0
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """Its row."""
+        """The row of this state."""
         match fact:
             case Committing() if fact.attempt == self.attempt + 1:
                 return InDoubt(
@@ -162,7 +162,7 @@ class InDoubt(_State, frozen=True, kw_only=True):
         )
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """Its row."""
+        """The row of this state."""
         match fact:
             case Accepted():
                 return Processing(doubt=_settled(self), batch_id=fact.batch_id, created_at=fact.created_at, proven=True)
@@ -191,7 +191,7 @@ class Held(_State, frozen=True, kw_only=True):
     reason: str
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """Its row."""
+        """The row of this state."""
         doubt = self.doubt
         match fact:
             case CandidatesChanged():
@@ -212,7 +212,7 @@ class Rejected(_State, frozen=True, kw_only=True):
     error: str
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """Its row."""
+        """The row of this state."""
         return Dead(end=fact) if isinstance(fact, Abandoned) else None
 
 
@@ -231,7 +231,7 @@ class Processing(_State, frozen=True, kw_only=True):
     """abatch cancelled it because it was parked: what comes back canceled is tried again."""
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """Its row."""
+        """The row of this state."""
         match fact:
             case Ended(counts=counts):
                 return Draining(
@@ -278,7 +278,7 @@ class Draining(_State, frozen=True, kw_only=True):
     """How it was drained before its sealed part was gone; None where this is the first time."""
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """Its row."""
+        """The row of this state."""
         match fact:
             case Drained():
                 return _done(self, fact)
@@ -305,7 +305,7 @@ class Lost(_State, frozen=True, kw_only=True):
     """As of Processing."""
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """Its row."""
+        """The row of this state."""
         return _done(self, fact) if isinstance(fact, Drained) else None
 
 
@@ -323,7 +323,7 @@ class Done(_State, frozen=True, kw_only=True):
     """As of Processing: where it is drained once more, what came back canceled is the retry shard's."""
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """Its row."""
+        """The row of this state."""
         return _reopened(self) if isinstance(fact, Reopened) else None
 
 

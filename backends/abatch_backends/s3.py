@@ -113,6 +113,8 @@ REFUSALS: Final = frozenset({400, 411, 501})
 
 
 class _Factory:
+    """Opens a backend, and can look at a destination before there is a job."""
+
     async def __call__(self, url: str, job: JobRef, /) -> Backend:
         """Claim `<prefix>/<job key>/` in a bucket."""
         return await _connected(url, job)
