@@ -478,8 +478,9 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
     elif job is not None and (job.done or course.limited is not None):
         summary = job.summary()
         if not around.json:
-            screen.show(summary_table(summary))
-            screen.say(ORDER)
+            screen.show(summary_table(summary, done=job.done))
+            if job.done:
+                screen.say(ORDER)
         from_file = isinstance(order, Order) and isinstance(order.requests, list)
         if lines := about_stops(summary, folder_of(around.journal), from_file=from_file):
             screen.say("\n".join(lines))

@@ -108,7 +108,7 @@ class _View:
         return Group(bar, *(Text(line, no_wrap=True) for line in lines))
 
     def _left(self, progress: Progress) -> Forecast:
-        """How long it may still take: made anew once in a while, for it costs as much as a frame of a large job."""
+        """How long it may still take: made again once in a while, for it costs as much as a frame of a large job."""
         now = self._pace.elapsed
         if self._forecast is None or now - self._forecast[1] >= FORECAST:
             self._forecast = self._job.forecast(progress), now
@@ -129,13 +129,13 @@ class _View:
         screen.say(f"{when} " + f"\n{indent}".join(lines))
 
 
-def summary_table(summary: Summary, *, today: date | None = None) -> RenderableType:
-    """What a job came to, as a table."""
-    return table("", "", rows=summary_rows(summary, today=today))
+def summary_table(summary: Summary, *, done: bool = True, today: date | None = None) -> RenderableType:
+    """What a job came to, as a table; of one that is not done, so far."""
+    return table("", "", rows=summary_rows(summary, done=done, today=today))
 
 
-def summary_rows(summary: Summary, *, today: date | None = None) -> list[tuple[str, str]]:
-    """What a job came to, as names and values."""
+def summary_rows(summary: Summary, *, done: bool = True, today: date | None = None) -> list[tuple[str, str]]:
+    """What a job came to, as names and values; the destination is complete only once it is done."""
     age = price_age(summary.prices_of, today or datetime.now().astimezone().date())
     usage = summary.usage
     stops = words(f"{reason} {count:,}" for reason, count in summary.stop_reasons.items())
@@ -155,7 +155,7 @@ def summary_rows(summary: Summary, *, today: date | None = None) -> list[tuple[s
         *([] if summary.cost is None else [("synchronous cost", money(summary.synchronous_cost))]),
         *([("prices", age)] if age else []),
         ("time", duration(summary.seconds)),
-        ("results", shown(summary.location)),
+        ("results" if done else "results go to", shown(summary.location)),
     ]
     if summary.duplicates:
         rows.append(("accepted twice", f"{summary.duplicates:,}: see docs/reliability.md"))

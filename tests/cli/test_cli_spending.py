@@ -269,6 +269,8 @@ def test_a_limited_run_sends_the_first_rows_and_the_command_it_names_sends_the_r
     assert "requests     7 in 1 batch" in trial.err
     assert "The job is not finished: its first 7 of 30 requests are done, the rest is held back." in trial.err
     assert "error:" not in trial.err
+    assert "results go to" in trial.err
+    assert "results are in the order" not in trial.err
     assert api.account.requests == 7
     listed = cli("status", "--json").json["jobs"][0]
     assert listed["state"] == "stopped"
