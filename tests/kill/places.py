@@ -85,6 +85,10 @@ class Reached(CrashPoints):
         self._tell(where)
 
 
+SMALL_PART = 1_200
+"""Bytes of an object from which on it is uploaded in parts."""
+
+
 def make_all(reach: Reach) -> None:
     """Make every place, for the rest of this process's life."""
     Reached(reach).__enter__()
@@ -103,8 +107,16 @@ def make_small_steps(patch: Patch) -> None:
     patch(collector, "READ_BYTES", 600)
     patch(collector, "WRITE_BYTES", 600)
     patch(sqlite, "ROWS", 2)
-    patch(s3, "PART", 1_200)
-    patch(s3._Codec, "block", s3.BLOCK)  # all lines are one part: only the last may be small
+    patch(s3._Upload, "add", _in_one_part)
+    patch(s3._Codec, "block", s3.BLOCK)  # all lines come at once
+
+
+async def _in_one_part(upload: s3._Upload, block: bytes) -> None:
+    """Send a few lines in parts all the same: in one, since a server takes a small part only as the last."""
+    upload._held.write(block)
+    upload.size += len(block)
+    if upload._held.tell() >= SMALL_PART:
+        await upload._begin_part()
 
 
 def make_in_backends(reach: Reach, patch: Patch) -> None:
