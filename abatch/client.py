@@ -165,8 +165,9 @@ class Client:
         url = sdk.base_url
         if url.userinfo:
             raise ConfigError("the base URL carries a user or password, and would stand in the journal; take them out")
-        if (found := _API_PATH.search(url.path)) is not None:
-            without = url.copy_with(path=url.path[: found.start()] or "/")
+        path = url.raw_path.partition(b"?")[0].decode("ascii")  # as it is sent: decoded it may hold what no URL may
+        if (found := _API_PATH.search(path)) is not None:
+            without = url.copy_with(raw_path=(path[: found.start()] or "/").encode())
             raise ConfigError(
                 f"base URL {url} ends in {found[0].rstrip('/')}, which is added to it for each call; "
                 f"set it to {str(without).rstrip('/')}"

@@ -148,14 +148,15 @@ async def test_list_that_says_that_more_follows_and_names_no_page_settles_nothin
     assert_paid_once(api, rows)
 
 
+@pytest.mark.parametrize("path", ["/gateway", "/%12"])
 @pytest.mark.parametrize("ends", ["/v1", "/v1/", "/v1/messages", "/v1/messages/batches"])
 async def test_base_url_that_ends_in_v1_is_refused_at_the_start(
-    api: Sandbox, ends: str, monkeypatch: pytest.MonkeyPatch
+    api: Sandbox, path: str, ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", f"{api.url}/gateway{ends}")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", f"{api.url}{path}{ends}")
     with (
         anyio.fail_after(60),
-        pytest.raises(ConfigError, match=f"ends in {ends.rstrip('/')}.*set it to {api.url}/gateway$"),
+        pytest.raises(ConfigError, match=f"ends in {ends.rstrip('/')}.*set it to {api.url}{path}$"),
     ):
         await run(requests(3))
     assert not Path(".abatch").exists()
