@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import defaultdict
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -526,15 +526,16 @@ class BatchManager:
                 Handed over with another limit or without, the job goes on, and the first are not sent again. What is
                 planned already is sent: a limit cannot be lower than that, nor be lowered while the job runs.
             pilot: send so many requests, the first ones, alone; the others go once four fifths of these succeeded. If
-                more than a fifth fail, the job stops, see `Config.failing`. It is of the call that begins the job.
+                more than a fifth fail, the job stops, see `Config.failing`. It counts only in the call that begins the
+                job.
             preview: sees the requests of files that are about to be sent, and may raise before anything is recorded:
                 those of a new job, those of a changed input that were not sent, and those that a higher limit allows.
             skip_answered: the key of a finished job: requests of the files that it, one of its retries, or a job whose
                 answers it left out itself answered with success are not sent. One whose params are known to be others
                 is sent. The choice is made once, and belongs to the job from then on.
             changed_input: whether an unfinished job takes files whose content changed. What it has sent must be the
-                same in them, and nothing may be in flight; all else is planned once more. Means nothing where the
-                content is the same.
+                same in them, and nothing may be in flight; all else is planned once more. It has no effect where
+                the content is the same.
 
         Raises:
             BadRequest: the file holds requests that cannot be sent; nothing was promised or sent.
@@ -596,9 +597,11 @@ class BatchManager:
                     self._run_of(job).use(backend)
             run = self._run_of(job)
             if limit != job.limit and job.finished is None and not job.cancel_wished:
-                _check_lowered(job, limit, running=run.submits)
-                if not job.cut.last:
-                    await self._ledger.record(Entry(job.job, Limited(rows=limit)))
+                stopped = job.stopped is not None  # held still it plans nothing, though its run may not be over yet
+                async with run.paused() if stopped else nullcontext():
+                    _check_lowered(job, limit, running=run.submits and not stopped)
+                    if not job.cut.last:
+                        await self._ledger.record(Entry(job.job, Limited(rows=limit)))
             if job.finished is not None:
                 await run.tidy()
             handed = None  # and from here to the start nothing is awaited: a run that ends lets go of what it has
@@ -826,7 +829,7 @@ class BatchManager:
             raise JobConflict(job.key, "requests from another kind of source, or from more or fewer files")
         for file, path in zip(files, paths, strict=True):  # an iterable is compared row by row, as it is read
             if not await is_same(file, path):
-                way = "take the requests that were not sent from it: the same command with --changed-input"
+                way = "take the requests that were not sent from it: --changed-input (`changed_input=True`)"
                 if not takes_changed_input(known):
                     way = cancel_and_skip(job.key)
                 raise JobConflict(job.key, f"other content of {file.path}", remedy=way if job.finished is None else "")

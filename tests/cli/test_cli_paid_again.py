@@ -316,10 +316,11 @@ def test_a_job_that_takes_no_changed_input_names_the_commands_that_work(cli: Any
 def test_a_changed_input_is_sent_only_after_its_cost_was_said(cli: Any, api: Sandbox) -> None:
     cli.write("in.jsonl", 6)
     args = ("run", "in.jsonl", "--to", "a.jsonl", "--max-batch-requests", 3, *FAST)
-    api.faults.next("create", times=1)
+    assert cli.here(*args, "--limit", 3).status == 0  # so that something was sent before the refusal
     api.faults.next("create", Status(400, "invalid_request_error", "requests.0.params.messages: bad"))
     assert cli.here(*args).status == 3
     sent = api.account.requests
+    assert sent >= 3
     cli.write("in.jsonl", 20, first=6)
     without = cli.here(*args, "--changed-input")
     told = rf"{sent} requests that were sent are not in the input any more, such as custom_id 'r\d'\. Put the old"

@@ -132,6 +132,26 @@ async def test_a_limit_may_be_lowered_to_what_is_planned_and_the_refused_one_lea
     assert sent(api, rows) == [1] * 25 + [0] * 15
 
 
+async def test_a_stopped_job_takes_a_lower_limit_though_a_batch_of_it_is_in_flight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = requests(80)
+    path = write(rows)
+    with Sandbox(seed=7, latency=10_000.0) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", api.key)
+        api.faults.next("create", times=1)  # as always
+        api.faults.next("create", Status(400, "invalid_request_error", "no"))
+        async with manager(uploads=1, sealed_unsent=1) as running:
+            job = await running.submit(path, to="results.jsonl", key="job")
+            with anyio.fail_after(60):
+                while job._job.stopped is None:
+                    await job._job.change()
+                assert job.progress().in_flight
+                job = await running.submit(path, to="results.jsonl", key="job", limit=60)
+            assert job.limit == 60
+
+
 async def test_a_limit_cannot_be_lowered_while_the_job_plans_requests(api: Sandbox) -> None:
     rows, may_end = requests(40), anyio.Event()
 
