@@ -1,4 +1,4 @@
-"""Take an unfinished job up with a changed input: what was sent must be the same, all else is planned once more.
+"""Let an unfinished job go on with a changed input: what was sent must be the same, all else is planned once more.
 
     nothing in flight             a create or batch that is not settled stands in the way
     compare what was sent         its custom_ids, and digests of its params where they were kept

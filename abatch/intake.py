@@ -133,13 +133,13 @@ class Lines(NamedTuple):
 
 
 class Preview(Protocol):
-    """Sees the requests of files while they are checked, and may keep a job from being begun."""
+    """Sees the requests of files that are about to be sent, and may refuse before anything is recorded."""
 
     def add(self, rows: Rows, /) -> None:
         """Take in the next requests of the input; called in a worker thread."""
 
     async def agree(self) -> None:
-        """All of them are sound, and nothing was begun or sent. What this raises is raised by `submit`."""
+        """All of them are sound, and nothing of them was recorded or sent. What this raises is raised by `submit`."""
 
 
 class Heaps:

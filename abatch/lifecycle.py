@@ -244,12 +244,6 @@ class Processing(_State, frozen=True, kw_only=True):
                 )
             case CancelledAsParked() if self.proven and not self.parked:
                 return replace(self, parked=True)
-            case HeldFact(reason=reason) if not self.proven:
-                return Held(doubt=self.doubt, reason=reason)
-            case Vanished(since=since) if self.vanished is None:
-                return replace(self, vanished=since)
-            case Reappeared() if self.vanished is not None:
-                return replace(self, vanished=None)
             case LostFact(why=why):
                 return Lost(
                     doubt=self.doubt,
@@ -259,7 +253,7 @@ class Processing(_State, frozen=True, kw_only=True):
                     proven=self.proven,
                 )
             case _:
-                return None
+                return _of_a_known_batch(self, fact)
 
 
 class Draining(_State, frozen=True, kw_only=True):
@@ -282,14 +276,8 @@ class Draining(_State, frozen=True, kw_only=True):
         match fact:
             case Drained():
                 return _done(self, fact)
-            case HeldFact(reason=reason) if not self.proven:
-                return Held(doubt=self.doubt, reason=reason)
-            case Vanished(since=since) if self.vanished is None:
-                return replace(self, vanished=since)
-            case Reappeared() if self.vanished is not None:
-                return replace(self, vanished=None)
             case _:
-                return None
+                return _of_a_known_batch(self, fact)
 
 
 class Lost(_State, frozen=True, kw_only=True):
@@ -443,6 +431,19 @@ def after(state: State | None, fact: ShardFact) -> State:
     if following is None:
         raise IllegalTransition(state, fact)
     return following
+
+
+def _of_a_known_batch(state: Processing | Draining, fact: ShardFact) -> State | None:
+    """What the rows of these two states have in common."""
+    match fact:
+        case HeldFact(reason=reason) if not state.proven:
+            return Held(doubt=state.doubt, reason=reason)
+        case Vanished(since=since) if state.vanished is None:
+            return replace(state, vanished=since)
+        case Reappeared() if state.vanished is not None:
+            return replace(state, vanished=None)
+        case _:
+            return None
 
 
 def _found(doubt: InDoubt, fact: Found) -> Processing:

@@ -1,4 +1,4 @@
-"""Find the lines of an input that a message of the API means by their places in a batch: `requests.37…`."""
+"""Find the lines of an input that an error of the API names by their places in a batch: `requests.37…`."""
 
 from __future__ import annotations
 

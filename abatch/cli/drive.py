@@ -297,27 +297,27 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
         if isinstance(order.requests, list) and order.key is None:
             course.key = manager.default_key(order.requests, order.to)  # a job that was moved has kept its key
         typed = _typed(order, journal)
-        is_new = all(known.key != course.key for known in manager.jobs())
+        known = next((each for each in manager.jobs() if each.key == course.key), None)
+        is_new, is_done = known is None, known is not None and known.done
         if is_new and isinstance(order.requests, list) and not order.again and around.sandbox is None:
             await ask_before_paying_again(manager, typed)
         if is_new and (made := folder_to_make(url)) is not None:
             screen.say(f"The folder {made} does not exist; it is made.")
         if screen.live:
             screen.say("Checking the API and the requests.")
-        is_done = any(known.key == course.key and known.done for known in manager.jobs())
         if is_done:
             screen.say(f"Job {course.key} was done before; nothing is sent now.")
         if order.piped and is_new:
             screen.say("cost         unknown: requests from stdin are sent as they come")
         if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API
             await _check_api(manager, course.key, order.workspace_id)
-        if order.changed_input and not is_new and (flying := manager.job(course.key).progress().in_flight):
-            screen.say(
-                f"{flying:,} requests are in flight: their answers come first, and then the changed input is taken."
-            )
-            await manager.job(course.key).settled()
-        begun = next((known for known in manager.jobs() if known.key == course.key and not known.done), None)
-        if begun is not None and order.spending is not None:
+        if order.changed_input and known is not None:
+            if flying := known.progress().in_flight:
+                screen.say(
+                    f"{flying:,} requests are in flight: their answers come first, and then the changed input is taken."
+                )
+            await known.settled()  # also where all batches have ended, and results are still read
+        if known is not None and not known.done and order.spending is not None:
             order.spending.goes_on()
         try:
             job = course.job = await manager.submit(
@@ -487,14 +487,15 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
         if not summary.ok:
             if not around.json and course.failures:
                 screen.show(failures_table(course.failures))
-            lines = about_failures(summary, course.failures, folder_of(around.journal), from_file=from_file)
             if course.limited is None:
+                lines = about_failures(summary, course.failures, folder_of(around.journal), from_file=from_file)
                 screen.say("\n".join(lines))
     if isinstance(course.error, BadRequest) and job is not None:
         done = job.progress()
         screen.complain(f"Of the requests before it {done.submitted:,} were sent, {done.sealed:,} have their result.")
-    failing = isinstance(order, Order) and isinstance(course.error, JobStopped) and course.error.failing
-    changes = isinstance(order, Order) and isinstance(course.error, JobStopped) and course.error.remedy == CORRECT_FILE
+    stop = course.error if isinstance(order, Order) and isinstance(course.error, JobStopped) else None
+    failing = stop is not None and stop.failing
+    changes = stop is not None and stop.remedy == CORRECT_FILE
     words = ["abatch", *sys.argv[1:]]
     resume = shlex.join(words + ["--changed-input"] * (changes and "--changed-input" not in words))
     resume_anyway = f"{resume} {shlex.join(OVERRIDE)}"
