@@ -28,11 +28,11 @@ from abatch.errors import (
     ManagerClosed,
     StillInDoubt,
 )
-from abatch.forecast import Forecast
+from abatch.input.request import Request
 from abatch.job import Job
-from abatch.ledger import Progress
+from abatch.journal.ledger import Progress
 from abatch.manager import BatchManager
-from abatch.request import Request
+from abatch.protocol.forecast import Forecast
 from abatch.result import Failure, Line, Result, ResultError, Summary, Usage
 
 __all__ = [

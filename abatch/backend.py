@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from abatch.errors import AbatchError, BackendError, BackendNotFound, BackendUnavailable, ConfigError
-from abatch.places import LOCAL, is_text
+from abatch.system.paths import LOCAL, is_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence

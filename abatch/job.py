@@ -6,21 +6,21 @@ import time
 from typing import TYPE_CHECKING
 
 from abatch.errors import JobFailed, JobStopped, ManagerClosed
-from abatch.facts import CancelWished, SelectedSource, files_of
-from abatch.forecast import forecast
-from abatch.journal import Entry
-from abatch.places import absolute_url
+from abatch.journal.sqlite import Entry
+from abatch.protocol.facts import CancelWished, SelectedSource, files_of
+from abatch.protocol.forecast import forecast
 from abatch.result import LeftOut, Result
+from abatch.system.paths import absolute_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from abatch.forecast import Forecast
-    from abatch.ledger import JobRecord, Ledger, Progress
-    from abatch.poller import Scope
+    from abatch.engine.poller import Scope
+    from abatch.engine.runner import HandedOver, JobRun
+    from abatch.journal.ledger import JobRecord, Ledger, Progress
     from abatch.prices import PriceList
+    from abatch.protocol.forecast import Forecast
     from abatch.result import Failure, Summary
-    from abatch.runner import HandedOver, JobRun
 
 __all__ = ["Job"]
 

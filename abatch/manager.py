@@ -17,17 +17,31 @@ from weakref import WeakValueDictionary
 import anyio
 from msgspec.structs import replace
 
-from abatch import threads, wire
-from abatch.answered import answering, without_answered
 from abatch.backend import Backend, JobRef, connect, normalize
-from abatch.bulletin import Bulletin, post
-from abatch.changed import check_may_change, take_changed
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
-from abatch.disk import remove
-from abatch.driver import Stop
-from abatch.durations import KEPT_FOR
+from abatch.engine.driver import Stop
+from abatch.engine.move import move
+from abatch.engine.poller import Scope
+from abatch.engine.redrain import reopen_missing_parts
+from abatch.engine.runner import HandedOver, JobRun, Workshop
 from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError, cancel_and_skip
-from abatch.facts import (
+from abatch.input.answered import answering, without_answered
+from abatch.input.changed import check_may_change, take_changed
+from abatch.input.intake import HEAD_ROWS, check_files, is_same, not_empty, other_row, read_again, read_row
+from abatch.input.params import check_of
+from abatch.input.planner import log_doubts, spool_needed
+from abatch.input.repeats import repeated
+from abatch.input.request import HEADER_VALUE, Rows, exact, paths_of
+from abatch.job import Job
+from abatch.journal.ledger import Ledger
+from abatch.journal.sqlite import Entry, Journal, Overtaken
+from abatch.journal.status import Bulletin, post
+from abatch.journal.survey import Survey, Surveys
+from abatch.log import log
+from abatch.prices import load as load_prices
+from abatch.protocol import wire
+from abatch.protocol.durations import KEPT_FOR
+from abatch.protocol.facts import (
     ChangedSource,
     DuplicateSeen,
     FileSource,
@@ -41,24 +55,11 @@ from abatch.facts import (
     source_of,
     takes_changed_input,
 )
-from abatch.intake import HEAD_ROWS, check_files, is_same, not_empty, other_row, read_again, read_row
-from abatch.job import Job
-from abatch.journal import Entry, Journal, Overtaken
-from abatch.ledger import Ledger
-from abatch.lifecycle import Done, Held, InDoubt, Lost, doubt_of
-from abatch.lifetime import Lifetime
-from abatch.log import log
-from abatch.move import move
-from abatch.params import check_of
-from abatch.places import absolute, absolute_url, folder_of, is_text, relative, relative_url, shown
-from abatch.planner import log_doubts, spool_needed
-from abatch.poller import Scope
-from abatch.prices import load as load_prices
-from abatch.redrain import reopen_missing_parts
-from abatch.repeats import repeated
-from abatch.request import HEADER_VALUE, Rows, exact, paths_of
-from abatch.runner import HandedOver, JobRun, Workshop
-from abatch.survey import Survey, Surveys
+from abatch.protocol.lifecycle import Done, Held, InDoubt, Lost, doubt_of
+from abatch.system import threads
+from abatch.system.disk import remove
+from abatch.system.lifetime import Lifetime
+from abatch.system.paths import absolute, absolute_url, folder_of, is_text, relative, relative_url, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -66,11 +67,11 @@ if TYPE_CHECKING:
 
     from anthropic import AsyncAnthropic
 
-    from abatch.client import Client
-    from abatch.facts import Source
-    from abatch.intake import Preview
-    from abatch.ledger import JobRecord
-    from abatch.request import RequestSource
+    from abatch.engine.client import Client
+    from abatch.input.intake import Preview
+    from abatch.input.request import RequestSource
+    from abatch.journal.ledger import JobRecord
+    from abatch.protocol.facts import Source
 
 __all__ = ["BatchManager"]
 
@@ -213,7 +214,7 @@ class BatchManager:
         self._group.cancel_scope.cancel()
 
     async def _make_client(self) -> Client:
-        module: Any = await threads.run(import_module, "abatch.client")  # Any: importing the SDK takes a second
+        module: Any = await threads.run(import_module, "abatch.engine.client")  # Any: importing the SDK takes a second
         if self._sdk is not None:
             made: Client = module.Client(self._sdk, own=False)
         else:

@@ -18,7 +18,7 @@ from abatch.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from abatch.facts import Spend
+    from abatch.protocol.facts import Spend
     from abatch.result import Usage
 
 __all__ = ["BATCH_DISCOUNT", "OLD_AFTER", "Bill", "Price", "PriceList", "days_old", "load"]

@@ -99,7 +99,7 @@ def manager(
     client=None,
 ):
     """A manager that looks at the list often and sends what the API takes; the SDK is imported."""
-    import abatch.client  # noqa: F401 - so that its import is not measured
+    import abatch.engine.client  # noqa: F401 - so that its import is not measured
     from abatch import BatchManager, Config
 
     config = Config(
@@ -147,7 +147,7 @@ class Drains:
     """Of all drains of this process: how many there were, most at once, a clock since the first, and their end."""
 
     def __init__(self, at_begin: Callable[[], None] = lambda: None, at_end: Callable[[], None] = lambda: None) -> None:
-        from abatch.collector import Collector
+        from abatch.engine.drain import Collector
 
         self.count = self.now = self.most = 0
         self.clock: Clock | None = None
@@ -258,7 +258,7 @@ async def s3_upload(file: str, endpoint: str, bucket: str) -> Measured:
 
 async def abatch_many(requests: str, to: str, per_batch: str, at_once: str) -> Measured:
     """Batches that end together, drained side by side, to the last one's end; how late the event loop is, over idle."""
-    from abatch.pacing import LIMITS
+    from abatch.protocol.pacing import LIMITS
 
     LIMITS["scale"] = (LIMITS["scale"][0], 10**9)  # no tier has room for all: they are to end before one is drained
     look_every = timedelta(milliseconds=500)
@@ -353,7 +353,7 @@ def abatch_run(requests: str, *options: str) -> Measured:
     import anthropic.types.messages  # noqa: F401
 
     import abatch.cli.app
-    import abatch.client  # noqa: F401
+    import abatch.engine.client  # noqa: F401
     from abatch.__main__ import main
 
     sys.argv = ["abatch", "run", requests, "--to", "out.jsonl", "--poll-interval", "0.2", "--quiet", *options]
@@ -453,8 +453,9 @@ async def abatch_jobs(to: str, count: str) -> Measured:
 
 async def write_jobs(folder: str, count: str) -> Measured:
     """A journal of so many finished jobs of one batch each, over the last two days."""
-    from abatch import Usage, facts
-    from abatch.journal import Journal
+    from abatch import Usage
+    from abatch.journal.sqlite import Journal
+    from abatch.protocol import facts
 
     clock = Clock()
     journal = await Journal.open(Path(folder), drive=True)
@@ -503,7 +504,7 @@ async def abatch_idle(folder: str, seconds: str) -> Measured:
 
 async def abatch_waiting(count: str, seconds: str) -> Measured:
     """What a manager takes while so many jobs wait for room in the queue, and somebody waits for each."""
-    from abatch.pacing import LIMITS
+    from abatch.protocol.pacing import LIMITS
 
     LIMITS["scale"] = (10**6, 10)
     params = {"model": "claude-haiku-4-5", "max_tokens": 16, "messages": [{"role": "user", "content": "Hello"}]}
@@ -531,9 +532,9 @@ async def finished_jobs(folder: str) -> Measured:
     """What a finished job takes in the memory of a manager, the ids of its batches included."""
     import tracemalloc
 
-    from abatch.journal import Journal
-    from abatch.ledger import Ledger
-    from abatch.survey import Surveys
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.sqlite import Journal
+    from abatch.journal.survey import Surveys
 
     journal = await Journal.open(Path(folder), drive=False)
     surveys = Surveys()
@@ -556,9 +557,10 @@ async def write_journal(folder: str, shards: str, recent: str = "") -> Measured:
 
     With `recent`: of one that is not finished, whose shards were sent over the last two days.
     """
-    from abatch import Usage, facts
-    from abatch.journal import Entry, Journal
-    from abatch.ledger import Ledger
+    from abatch import Usage
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.sqlite import Entry, Journal
+    from abatch.protocol import facts
 
     clock = Clock()
     journal = await Journal.open(Path(folder), drive=True)
@@ -606,8 +608,8 @@ async def write_journal(folder: str, shards: str, recent: str = "") -> Measured:
 
 async def abatch_recover(folder: str) -> Measured:
     """Open a journal and make of its facts what every job and shard is: what a manager does before anything else."""
-    from abatch.journal import Journal
-    from abatch.ledger import Ledger
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.sqlite import Journal
 
     clock = Clock()
     journal = await Journal.open(Path(folder), drive=True)
@@ -634,7 +636,7 @@ async def abatch_open(folder: str) -> Measured:
 
 def select_facts(folder: str) -> Measured:
     """Read and decode a journal's facts, and do nothing with them."""
-    from abatch import facts
+    from abatch.protocol import facts
 
     clock = Clock()
     with closing(sqlite3.connect(Path(folder, "journal.db"))) as database:

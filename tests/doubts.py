@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import structs
 
-from abatch.reconcile import Doubt
+from abatch.protocol.reconcile import Doubt
 
 __all__ = ["committed_with"]
 

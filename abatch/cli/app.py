@@ -9,17 +9,17 @@ from typing import Annotated
 import typer
 
 from abatch.cli.estimate import estimate
-from abatch.cli.exits import without_output
+from abatch.cli.exit_codes import without_output
 from abatch.cli.hints import HintingCommand
 from abatch.cli.identify import identify
 from abatch.cli.move import move
+from abatch.cli.operate import cancel, resolve
 from abatch.cli.redrain import redrain
 from abatch.cli.results import results
 from abatch.cli.retry import retry
 from abatch.cli.run import run
 from abatch.cli.sandbox import sandbox
 from abatch.cli.status import status
-from abatch.cli.steer import cancel, resolve
 from abatch.cli.streams import OutputGone
 
 __all__ = ["app", "main"]

@@ -7,8 +7,8 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Final
 
-from abatch.cli.places import DEFAULT_JOURNAL, SANDBOX_JOURNAL, has_sandbox
-from abatch.places import folder_of
+from abatch.cli.paths import DEFAULT_JOURNAL, SANDBOX_JOURNAL, has_sandbox
+from abatch.system.paths import folder_of
 
 if TYPE_CHECKING:
     from pathlib import Path

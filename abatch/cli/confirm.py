@@ -6,7 +6,7 @@ import sys
 
 import anyio
 
-from abatch.cli.text import clean
+from abatch.cli.sanitize import clean
 
 __all__ = ["can_ask", "confirmed"]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 from abatch.backend import normalize
 from abatch.cli.commands import command, near
 from abatch.cli.confirm import confirmed
-from abatch.cli.text import money
+from abatch.cli.sanitize import money
 from abatch.errors import ConfigError, JobConflict
-from abatch.places import absolute_url, relative_url, shown
+from abatch.system.paths import absolute_url, relative_url, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from abatch import threads
 from abatch.backend import Checked, load
 from abatch.errors import BackendError
-from abatch.places import folder_of, is_local, shown
+from abatch.system import threads
+from abatch.system.paths import folder_of, is_local, shown
 
 if TYPE_CHECKING:
     from pathlib import Path

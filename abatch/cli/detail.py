@@ -10,17 +10,17 @@ import msgspec
 from rich.text import Text
 
 from abatch.cli.follow import failures_table, summary_rows
+from abatch.cli.sanitize import clean, duration, moment
 from abatch.cli.screen import table
-from abatch.cli.text import clean, duration, moment
-from abatch.forecast import Forecast, forecast
 from abatch.prices import load
+from abatch.protocol.forecast import Forecast, forecast
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from rich.console import RenderableType
 
-    from abatch.ledger import JobRecord
+    from abatch.journal.ledger import JobRecord
     from abatch.result import Failure
 
 __all__ = ["detail_json", "detail_of", "time_left"]

@@ -17,28 +17,28 @@ import anyio
 import msgspec
 import typer
 
-from abatch import threads
 from abatch.backend import failed_elsewhere, load, normalize
-from abatch.cli.again import OVERRIDE, about_failures, about_stops
 from abatch.cli.commands import command
 from abatch.cli.conflicts import Typed, ask_before_paying_again, say_left_out, with_commands
 from abatch.cli.destination import folder_to_make
-from abatch.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
+from abatch.cli.exit_codes import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import failures_table, follow, summary_json, summary_table
-from abatch.cli.lines import begun
-from abatch.cli.places import DEFAULT_JOURNAL, SANDBOX_JOURNAL
+from abatch.cli.next_steps import OVERRIDE, about_failures, about_stops
+from abatch.cli.paths import DEFAULT_JOURNAL, SANDBOX_JOURNAL
 from abatch.cli.sandbox import sandbox_beside
+from abatch.cli.sanitize import clean
 from abatch.cli.screen import configure_logs
+from abatch.cli.stdin import begun
 from abatch.cli.streams import OutputGone
-from abatch.cli.text import clean
 from abatch.config import Config
-from abatch.driver import CORRECT_FILE
+from abatch.engine.driver import CORRECT_FILE
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobConflict, JobStopped, LimitReached
+from abatch.input.params import check_of
 from abatch.log import ranges
 from abatch.manager import BatchManager
-from abatch.params import check_of
-from abatch.places import absolute_url, folder_of, is_local, relative_url, shown
-from abatch.reads import Reads, refusal_of
+from abatch.protocol.reads import Reads, refusal_of
+from abatch.system import threads
+from abatch.system.paths import absolute_url, folder_of, is_local, relative_url, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,29 +15,29 @@ import msgspec
 import typer
 
 from abatch.charges import charges_of, merged
-from abatch.cli.exits import perform
-from abatch.cli.lines import inputs
+from abatch.cli.exit_codes import perform
 from abatch.cli.options import JsonOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.sanitize import clean, duration, price_age, span
 from abatch.cli.screen import Screen, table
-from abatch.cli.text import clean, duration, price_age, span
+from abatch.cli.stdin import inputs
 from abatch.config import Config, Tier
 from abatch.errors import ConfigError
-from abatch.intake import check_files, open_input
-from abatch.pacing import LIMITS
-from abatch.params import check_of
-from abatch.planner import SPREAD
+from abatch.input.intake import check_files, open_input
+from abatch.input.params import check_of
+from abatch.input.planner import SPREAD
+from abatch.input.request import from_line
 from abatch.prices import BATCH_DISCOUNT, load
-from abatch.request import from_line
+from abatch.protocol.pacing import LIMITS
+from abatch.protocol.wire import body_size
 from abatch.result import Usage
-from abatch.wire import body_size
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from datetime import date
 
-    from abatch.params import Check
+    from abatch.input.params import Check
+    from abatch.input.request import Row, Rows
     from abatch.prices import PriceList
-    from abatch.request import Row, Rows
 
 __all__ = ["Estimate", "Measure", "estimate", "estimate_file", "rows_of", "warn_of_params"]
 

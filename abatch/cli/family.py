@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from abatch import threads, wire
 from abatch.cli.reading import read_results
-from abatch.collector import failure_of
-from abatch.kept import mark_of
+from abatch.engine.drain import failure_of
+from abatch.journal.kept import mark_of
+from abatch.protocol import wire
+from abatch.system import threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection
     from pathlib import Path
 
-    from abatch.ledger import JobRecord, Ledger
+    from abatch.journal.ledger import JobRecord, Ledger
     from abatch.result import Line
 
 __all__ = [

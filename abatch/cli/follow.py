@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from abatch.cli.progress import Pace, counts, flowed, percent, times
+from abatch.cli.sanitize import clean, duration, moment, money, price_age, words
 from abatch.cli.screen import table
-from abatch.cli.text import clean, duration, moment, money, price_age, words
-from abatch.clocks import awake
-from abatch.places import shown
+from abatch.protocol.clocks import awake
+from abatch.system.paths import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from abatch.cli.screen import Screen
-    from abatch.forecast import Forecast
     from abatch.job import Job
-    from abatch.ledger import Progress
+    from abatch.journal.ledger import Progress
+    from abatch.protocol.forecast import Forecast
     from abatch.result import Failure, Summary
 
 __all__ = ["failures_table", "follow", "summary_json", "summary_rows", "summary_table"]

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from abatch import threads, wire
-from abatch.cli.exits import perform
+from abatch.cli.exit_codes import perform
 from abatch.cli.options import JsonOption, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import asked_for, ledger_of, place_of
+from abatch.cli.paths import asked_for, ledger_of, place_of
 from abatch.cli.screen import Screen, table
 from abatch.errors import ConfigError
-from abatch.kept import read_kept
-from abatch.spool import SpoolDamaged, SpoolReader
+from abatch.input.spool import SpoolDamaged, SpoolReader
+from abatch.journal.kept import read_kept
+from abatch.protocol import wire
+from abatch.system import threads
 
 if TYPE_CHECKING:
-    from abatch.journal import Journal
-    from abatch.ledger import ShardRecord
+    from abatch.journal.ledger import ShardRecord
+    from abatch.journal.sqlite import Journal
 
 __all__ = ["identify"]
 

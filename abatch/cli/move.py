@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from abatch import threads
 from abatch.backend import load, normalize
-from abatch.cli.again import resuming
-from abatch.cli.exits import perform
+from abatch.cli.exit_codes import perform
+from abatch.cli.next_steps import resuming
 from abatch.cli.options import JobArgument, JournalOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import DEFAULT_JOURNAL, job_named, ledger_of
+from abatch.cli.paths import DEFAULT_JOURNAL, job_named, ledger_of
+from abatch.cli.sanitize import clean
 from abatch.cli.screen import Screen
-from abatch.cli.text import clean
-from abatch.facts import files_of
-from abatch.journal import Journal
-from abatch.ledger import Ledger
+from abatch.engine.move import move as move_job
+from abatch.journal.ledger import Ledger
+from abatch.journal.sqlite import Journal
 from abatch.log import ranges
-from abatch.move import move as move_job
-from abatch.places import absolute, absolute_url, folder_of, relative_url, shown
+from abatch.protocol.facts import files_of
+from abatch.system import threads
+from abatch.system.paths import absolute, absolute_url, folder_of, relative_url, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from abatch.client import Client
+    from abatch.engine.client import Client
 
 __all__ = ["move"]
 
@@ -94,7 +94,7 @@ def move(
 
 async def _client(journal: Journal, opened: AsyncExitStack) -> Client:
     """A client of the API that the journal belongs to; only a move that needs the API asks for a key."""
-    module: Any = await threads.run(import_module, "abatch.client")  # Any: importing the SDK takes a second
+    module: Any = await threads.run(import_module, "abatch.engine.client")  # Any: importing the SDK takes a second
     client: Client = module.Client.from_environment()
     opened.push_async_callback(client.aclose)
     await journal.bind(client.base_url)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from abatch.cli.text import duration
-from abatch.clocks import awake
+from abatch.cli.sanitize import duration
+from abatch.protocol.clocks import awake
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from abatch.forecast import Forecast
-    from abatch.ledger import Progress
+    from abatch.journal.ledger import Progress
+    from abatch.protocol.forecast import Forecast
 
 __all__ = ["Pace", "counts", "flowed", "percent", "times"]
 

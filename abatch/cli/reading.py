@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from abatch.backend import connect
-from abatch.cli.places import ref_of
-from abatch.collector import sealed_of
+from abatch.cli.paths import ref_of
+from abatch.engine.drain import sealed_of
 from abatch.errors import BackendError
-from abatch.places import absolute_url
+from abatch.system.paths import absolute_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from abatch.backend import Backend
-    from abatch.ledger import JobRecord, Ledger
+    from abatch.journal.ledger import JobRecord, Ledger
 
 __all__ = ["read_results"]
 

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from abatch.cli.drive import Redrain, Surroundings, config_of, drive, journal_of
-from abatch.cli.exits import perform, reported
+from abatch.cli.exit_codes import perform, reported
 from abatch.cli.options import JobArgument, JsonOption, QuietOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import job_named, ledger_of
+from abatch.cli.paths import job_named, ledger_of
 from abatch.cli.screen import Screen
 
 __all__ = ["redrain"]

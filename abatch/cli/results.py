@@ -8,15 +8,15 @@ from typing import Annotated, Final
 
 import typer
 
-from abatch import wire
-from abatch.answered import retries_of, root_of
 from abatch.cli import family
-from abatch.cli.exits import perform
+from abatch.cli.exit_codes import perform
 from abatch.cli.options import JobArgument, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import asked_for, job_named, ledger_of, place_of
+from abatch.cli.paths import asked_for, job_named, ledger_of, place_of
 from abatch.cli.reading import read_results
+from abatch.cli.sanitize import clean
 from abatch.cli.screen import Screen
-from abatch.cli.text import clean
+from abatch.input.answered import retries_of, root_of
+from abatch.protocol import wire
 
 __all__ = ["did_fail", "results"]
 

@@ -19,12 +19,10 @@ import anyio
 import msgspec
 import typer
 
-from abatch import threads
-from abatch.answered import retried_key, retries_of
 from abatch.cli.confirm import can_ask, confirmed
 from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
 from abatch.cli.estimate import rows_of
-from abatch.cli.exits import perform, reported
+from abatch.cli.exit_codes import perform, reported
 from abatch.cli.family import CANCELED, FAILED, FINAL, MISSING, STOPPED, last_words, mark_of
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     FailingOption,
@@ -33,21 +31,23 @@ from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     QuietOption,
     StoragePatienceOption,
 )
-from abatch.cli.places import job_named, ledger_of
+from abatch.cli.paths import job_named, ledger_of
 from abatch.cli.screen import Screen
 from abatch.config import Config, Tier
 from abatch.errors import ConfigError
-from abatch.facts import FilePart, files_of
-from abatch.intake import file_sha256
-from abatch.places import absolute, absolute_url, shown
-from abatch.stops import CUT
+from abatch.input.answered import retried_key, retries_of
+from abatch.input.intake import file_sha256
+from abatch.protocol.facts import FilePart, files_of
+from abatch.protocol.stops import CUT
+from abatch.system import threads
+from abatch.system.paths import absolute, absolute_url, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from abatch.facts import Headers
-    from abatch.ledger import Ledger
-    from abatch.request import Row
+    from abatch.input.request import Row
+    from abatch.journal.ledger import Ledger
+    from abatch.protocol.facts import Headers
 
 __all__ = ["retry"]
 

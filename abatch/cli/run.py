@@ -12,20 +12,20 @@ from abatch.backend import normalize
 from abatch.cli.destination import check_destination
 from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of, params_of
 from abatch.cli.estimate import as_json, estimate_file, rows_to_show, warn_of_params
-from abatch.cli.exits import BAD_INPUT, perform, reported, tell
-from abatch.cli.lines import inputs, stdin_lines
+from abatch.cli.exit_codes import BAD_INPUT, perform, reported, tell
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     FailingOption,
     JsonOption,
     QuietOption,
     StoragePatienceOption,
 )
-from abatch.cli.places import DEFAULT_JOURNAL, SANDBOX_JOURNAL
+from abatch.cli.paths import DEFAULT_JOURNAL, SANDBOX_JOURNAL
 from abatch.cli.screen import Screen, table
 from abatch.cli.spending import CONFIRM_ABOVE, Spending
+from abatch.cli.stdin import inputs, stdin_lines
 from abatch.config import Parked, Refusals, Tier, Unresolved  # noqa: TC001 - typer reads the annotations
 from abatch.errors import BackendError, ConfigError
-from abatch.params import check_of
+from abatch.input.params import check_of
 from abatch.prices import load as load_prices
 
 if TYPE_CHECKING:

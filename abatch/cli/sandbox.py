@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from abatch.cli.exits import reported
-from abatch.cli.places import PORT
+from abatch.cli.exit_codes import reported
+from abatch.cli.paths import PORT
 from abatch.cli.screen import Screen
 from abatch.errors import BackendUnavailable, ConfigError, JournalLocked
 

@@ -14,7 +14,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.table import Table
 
-from abatch.cli.text import clean, json_line
+from abatch.cli.sanitize import clean, json_line
 from abatch.errors import ConfigError
 from abatch.log import redact, without_none
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 from abatch.cli.confirm import can_ask, confirmed
 from abatch.cli.estimate import Measure
-from abatch.cli.text import clean, money, price_age, span
+from abatch.cli.sanitize import clean, money, price_age, span
 from abatch.errors import ConfigError
 
 if TYPE_CHECKING:
     from abatch.cli.estimate import Estimate
     from abatch.cli.screen import Screen
     from abatch.config import Config
+    from abatch.input.request import Rows
     from abatch.prices import PriceList
-    from abatch.request import Rows
 
 __all__ = ["CONFIRM_ABOVE", "Spending"]
 

@@ -13,21 +13,22 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from abatch import places, wire
-from abatch.bulletin import Bulletin, read
-from abatch.cli.again import Resume, resuming
 from abatch.cli.commands import completed
 from abatch.cli.detail import detail_json, detail_of, time_left
-from abatch.cli.exits import OK, STUCK, perform
+from abatch.cli.exit_codes import OK, STUCK, perform
+from abatch.cli.job_status import attempt_of, exit_code_of, standing_of, state_of, wish_in_words
+from abatch.cli.next_steps import Resume, resuming
 from abatch.cli.options import JsonOption, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.places import asked_for, job_named, ledger_of, place_of
+from abatch.cli.paths import asked_for, job_named, ledger_of, place_of
+from abatch.cli.sanitize import clean, moment
 from abatch.cli.screen import Screen, tables
-from abatch.cli.standing import attempt_of, exit_code_of, standing_of, state_of, wish_in_words
-from abatch.cli.text import clean, moment
-from abatch.facts import Committing
-from abatch.journal import is_driven
-from abatch.ledger import Progress
-from abatch.lifecycle import Held
+from abatch.journal.ledger import Progress
+from abatch.journal.sqlite import is_driven
+from abatch.journal.status import Bulletin, read
+from abatch.protocol import wire
+from abatch.protocol.facts import Committing
+from abatch.protocol.lifecycle import Held
+from abatch.system import paths
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from abatch.forecast import Forecast
-    from abatch.journal import Recorded
-    from abatch.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.journal.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.journal.sqlite import Recorded
+    from abatch.protocol.forecast import Forecast
     from abatch.result import Failure
 
 __all__ = ["status"]
@@ -292,7 +293,7 @@ def _job_json(job: JobRecord, shown: _Snapshot) -> dict[str, Any]:
         "state": standing.state,
         "reason": standing.reason,
         "remedy": completed(standing.remedy, ledger.journal.folder),
-        "destination": places.shown(job.to),
+        "destination": paths.shown(job.to),
         "resume": resume.command or None,
         "resume_anyway": resume.anyway or None,
         "resume_needs": resume.needs or None,

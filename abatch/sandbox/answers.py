@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import msgspec
 
-from abatch.params import read_json, table
+from abatch.input.params import read_json, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, TypeVar, assert
 import msgspec
 
 from abatch.errors import ConfigError
-from abatch.params import table
+from abatch.input.params import table
 from abatch.sandbox import faults as f
 from abatch.sandbox.answers import (
     Canceled,

@@ -16,7 +16,7 @@ from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING
 
-from abatch import wire
+from abatch.protocol import wire
 from abatch.sandbox.account import Account
 from abatch.sandbox.answers import CANCELED, CUT, EXPIRED, REFUSED, SUCCEEDED, Columns, Requests, Succeeded, scattered
 from abatch.sandbox.store import Aborted, Accepted, CancelRequested, Deleted, Fact, ForeignAdded

@@ -38,10 +38,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import anyio
 
-from abatch import threads
 from abatch.backend import JobRef, Sealed, ShardRef, Sink
 from abatch.errors import BackendError
 from abatch.result import Line, Usage
+from abatch.system import threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence

@@ -19,9 +19,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from abatch import backend as backends
-from abatch import threads
 from abatch.backend import Sealed
-from abatch.journal import forget_locks
+from abatch.journal.sqlite import forget_locks
+from abatch.system import threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

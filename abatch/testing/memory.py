@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
 from abatch.errors import BackendError, ConfigError
+from abatch.system import threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

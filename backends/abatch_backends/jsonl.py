@@ -27,11 +27,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
-from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
-from abatch.disk import OUT_OF_FILES, Writeback, durable, make_folders, passes, sync, sync_folder
 from abatch.errors import BackendError, ConfigError, TooManyOpenFiles
 from abatch.result import in_pieces
+from abatch.system import threads
+from abatch.system.disk import OUT_OF_FILES, Writeback, durable, make_folders, passes, sync, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence

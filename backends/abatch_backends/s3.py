@@ -33,12 +33,12 @@ from anyio.lowlevel import RunVar
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
 from botocore.exceptions import ConnectionError as NoConnection
 
-from abatch import disk, threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
-from abatch.disk import OUT_OF_FILES
 from abatch.errors import BackendError, BackendUnavailable, ConfigError, TooManyOpenFiles
 from abatch.log import log
 from abatch.result import joined
+from abatch.system import disk, threads
+from abatch.system.disk import OUT_OF_FILES
 
 if TYPE_CHECKING:
     from collections.abc import (

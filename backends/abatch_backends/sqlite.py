@@ -33,11 +33,11 @@ import anyio
 import msgspec
 from anyio.lowlevel import RunVar
 
-from abatch import threads
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
-from abatch.disk import OUT_OF_FILES, can_open_more, make_folders, passes
 from abatch.errors import BackendError, ConfigError, TooManyOpenFiles
 from abatch.result import LONG, Block
+from abatch.system import threads
+from abatch.system.disk import OUT_OF_FILES, can_open_more, make_folders, passes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence

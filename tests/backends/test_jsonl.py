@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import pytest
 from anyio import from_thread
 
-from abatch import disk, result
+from abatch import result
 from abatch.backend import Backend, JobRef, Sealed, connect, normalize
 from abatch.errors import BackendError, ConfigError
 from abatch.result import Block, joined
+from abatch.system import disk
 from abatch.testing import OutageContract
 from abatch.testing.contract import make_line, make_lines, raw, read
 from abatch_backends import jsonl

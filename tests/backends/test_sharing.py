@@ -17,7 +17,7 @@ import pytest
 
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink, connect
 from abatch.errors import BackendError, TooManyOpenFiles
-from abatch.spool import guarded, open_spool
+from abatch.input.spool import guarded, open_spool
 from abatch.testing import BackendContract
 from abatch.testing.contract import make_lines, raw, read
 from abatch_backends import s3, sqlite

@@ -10,8 +10,8 @@ import subprocess
 from contextlib import suppress
 from typing import Any
 
-from abatch.bulletin import Bulletin, StorageDown, post
-from abatch.cli.text import moment
+from abatch.cli.sanitize import moment
+from abatch.journal.status import Bulletin, StorageDown, post
 from abatch.sandbox import Sandbox
 from abatch.sandbox.answers import Outcomes
 

@@ -20,7 +20,7 @@ from abatch.__main__ import _first_words
 from abatch.cli.follow import AT_LEAST, LINE, _View, failures_table
 from abatch.cli.progress import Pace, counts, flowed, percent, times
 from abatch.cli.screen import Screen, tables
-from abatch.forecast import LATE, NO_HISTORY, NOTHING_SENT, OPEN_INPUT, OPERATOR, STOPPED
+from abatch.protocol.forecast import LATE, NO_HISTORY, NOTHING_SENT, OPEN_INPUT, OPERATOR, STOPPED
 
 WIDTHS = pytest.mark.parametrize("width", [60, 80, 120])
 WHYS = pytest.mark.parametrize("why", [NO_HISTORY, LATE, NOTHING_SENT, OPEN_INPUT, OPERATOR, STOPPED])

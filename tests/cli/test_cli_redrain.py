@@ -12,9 +12,9 @@ import pytest
 from abatch.cli.commands import completed
 from abatch.cli.screen import Screen, configure_logs
 from abatch.log import log, ranges
-from abatch.places import folder_of
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import Status
+from abatch.system.paths import folder_of
 from tests.cli.test_cli_commands import FAST, fails
 
 

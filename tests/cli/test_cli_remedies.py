@@ -33,8 +33,8 @@ STATUS = "test_cli_commands.py::test_a_held_shard_waits_for_a_word"
 LIMITED = "test_cli_spending.py::test_a_limited_run_sends_the_first_rows_and_the_command_it_names_sends_the_rest"
 REDRAIN = f"{HERE}::test_parts_that_are_gone_are_read_again_by_the_command_that_is_named"
 REMEDIES = {
-    ("cli/again.py", "retry"): FAILED,
-    ("cli/again.py", "results"): FAILED,
+    ("cli/next_steps.py", "retry"): FAILED,
+    ("cli/next_steps.py", "results"): FAILED,
     ("cli/conflicts.py", "abatch move"): MOVE,
     ("cli/conflicts.py", "results"): READ,
     ("cli/conflicts.py", "--again"): f"{PAID}::test_the_same_requests_go_again_where_that_is_said",
@@ -46,17 +46,17 @@ REMEDIES = {
     ("cli/drive.py", "abatch status"): STATUS,
     ("cli/drive.py", "results"): LIMITED,
     ("cli/retry.py", "abatch retry {}"): f"{HERE}::test_a_retry_of_a_retry_names_the_command_that_works",
-    ("cli/standing.py", "abatch resolve {} --adopt BATCH_ID"): HELD,
+    ("cli/job_status.py", "abatch resolve {} --adopt BATCH_ID"): HELD,
     ("cli/status.py", "abatch cancel {}"): f"{HERE}::test_a_parked_batch_is_cancelled_by_the_command_that_status_shows",
-    ("cli/steer.py", "abatch run"): HELD,
-    ("cli/steer.py", "abatch status"): STATUS,
-    ("driver.py", "abatch resolve"): HELD,
-    ("driver.py", "abatch status --batches"): STATUS,
-    ("driver.py", "--changed-input"): CORRECTED,
+    ("cli/operate.py", "abatch run"): HELD,
+    ("cli/operate.py", "abatch status"): STATUS,
+    ("engine/driver.py", "abatch resolve"): HELD,
+    ("engine/driver.py", "abatch status --batches"): STATUS,
+    ("engine/driver.py", "--changed-input"): CORRECTED,
     ("errors.py", "abatch cancel {}"): CANCELLED,
     ("errors.py", "abatch run"): LIMITED,
     ("errors.py", "abatch resolve SHARD --adopt BATCH_ID"): HELD,
-    ("journal.py", "abatch status"): STATUS,
+    ("journal/sqlite.py", "abatch status"): STATUS,
     ("manager.py", "abatch move {} --to DEST"): f"{PAID}::test_the_commands_name_the_journal_where_it_is_another",
 }
 """By file and command, or by the option that an error adds to the same command: the test that types it."""
@@ -93,7 +93,7 @@ def named() -> set[tuple[str, str]]:
         for text, is_command in texts(path):
             shown = [text] if is_command else [each[0].strip() for each in SHOWN.finditer(text)]
             found |= {(name, each) for each in shown}
-            if name in ("cli/conflicts.py", "driver.py"):
+            if name in ("cli/conflicts.py", "engine/driver.py"):
                 found |= {(name, option) for option in OPTION.findall(text) if (name, option) in REMEDIES}
     return found
 

@@ -89,7 +89,7 @@ def test_the_estimate_of_a_run_is_that_of_abatch_estimate(cli: Any) -> None:
 
 def test_a_run_reads_its_input_as_often_as_before(cli: Any, api: Sandbox, monkeypatch: Any) -> None:
     """Once to check it, and once to plan it: an estimate costs no further read."""
-    from abatch import intake
+    from abatch.input import intake
 
     cli.write("in.jsonl", 5)
     opened: list[Any] = []

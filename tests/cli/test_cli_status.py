@@ -7,7 +7,7 @@ import os
 import signal
 from typing import Any
 
-from abatch.journal import is_driven
+from abatch.journal.sqlite import is_driven
 from abatch.sandbox import Sandbox
 from tests.cli.conftest import PATIENCE
 

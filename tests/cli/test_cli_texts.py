@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from abatch.cli.app import app
 from abatch.cli.estimate import Estimate, rows_to_show, submit_every
-from abatch.cli.exits import status_of, tell
+from abatch.cli.exit_codes import status_of, tell
 from abatch.cli.follow import summary_table
+from abatch.cli.sanitize import clean, duration, money
 from abatch.cli.screen import Screen, table, tables
-from abatch.cli.text import clean, duration, money
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobConflict, JobStopped
 from abatch.result import Summary
 

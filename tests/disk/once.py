@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from abatch import journal
+from abatch.journal import sqlite
 
 
 class FsyncFailsOnce:
@@ -74,13 +74,13 @@ class CommitFailsOnce:
 
     def patch(self, setattr_: Callable[[Any, str, Any], None]) -> None:
         """Stand between the journal and SQLite."""
-        connect = journal._connect
+        connect = sqlite._connect
 
         def connected(path: Path, **more: Any) -> tuple[Any, bytes]:
             database, lineage_key = connect(path, **more)
             return _Failing(self, database), lineage_key
 
-        setattr_(journal, "_connect", connected)
+        setattr_(sqlite, "_connect", connected)
 
     def execute(self, database: sqlite3.Connection, statement: str, *values: Any) -> Any:
         """One statement."""

@@ -84,7 +84,7 @@ def test_the_page_of_the_commands_has_every_command():
 
 
 def test_the_exit_codes_of_states_are_those_of_the_code():
-    from abatch.cli.standing import WORST_LAST
+    from abatch.cli.job_status import WORST_LAST
 
     section = (ROOT / "docs" / "cli.md").read_text().partition("## abatch status")[2].partition("\n## ")[0]
     assert tuple(int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)) == WORST_LAST
@@ -92,8 +92,8 @@ def test_the_exit_codes_of_states_are_those_of_the_code():
 
 @pytest.mark.parametrize("name", ["README.md", "docs/cli.md"])
 def test_the_exit_codes_are_those_of_the_code(name):
-    from abatch.cli import exits
+    from abatch.cli import exit_codes
 
-    codes = {exits.OK, exits.FAILED, exits.BAD_INPUT, exits.STUCK, exits.INTERRUPTED}
+    codes = {exit_codes.OK, exit_codes.FAILED, exit_codes.BAD_INPUT, exit_codes.STUCK, exit_codes.INTERRUPTED}
     table = (ROOT / name).read_text().partition("## Exit codes")[2].partition("\n## ")[0]
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == codes

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from abatch.request import from_line
+from abatch.input.request import from_line
 from tests.docs.pages import ROOT, blocks
 
 PYTHON = blocks("python")

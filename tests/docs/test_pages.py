@@ -85,7 +85,7 @@ def test_every_error_has_its_advice():
 
 
 def test_the_unit_of_systemd_takes_a_run_that_was_stopped_for_a_success():
-    exits = import_module("abatch.cli.exits")
+    exits = import_module("abatch.cli.exit_codes")
     unit = text("operate.md").partition("## systemd")[2].partition("```ini")[2].partition("```")[0]
     assert f"SuccessExitStatus={exits.INTERRUPTED}" in unit.splitlines()
     assert f"RestartPreventExitStatus={exits.FAILED} {exits.BAD_INPUT}" in unit.splitlines()
@@ -110,7 +110,7 @@ def test_every_event_of_the_log_is_explained():
 
 def events():
     """What the code logs: the first argument of `log.info` and its like, and the events of facts."""
-    driver = import_module("abatch.driver")
+    driver = import_module("abatch.engine.driver")
     found = set(driver.EVENTS.values()) - {"duplicate_recorded"}  # the poller logs that as duplicate_seen
     for source in SOURCES:
         for node in ast.walk(ast.parse(source.read_text())):

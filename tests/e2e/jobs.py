@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import anthropic
 
 from abatch import BatchManager, Config, Job, Summary
-from abatch.facts import Fact, JobFact
-from abatch.journal import Entry, Journal
-from abatch.ledger import Ledger
-from abatch.lifecycle import doubt_of
+from abatch.journal.ledger import Ledger
+from abatch.journal.sqlite import Entry, Journal
+from abatch.protocol.facts import Fact, JobFact
+from abatch.protocol.lifecycle import doubt_of
 from abatch.sandbox import Sandbox, answer_text
 
 T = TypeVar("T", bound=Fact)

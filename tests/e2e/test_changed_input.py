@@ -12,10 +12,10 @@ import pytest
 from msgspec.structs import replace
 
 from abatch import BatchManager, ConfigError, JobConflict, JobStopped, LimitReached
-from abatch.facts import CancelWished, ChangedSource, InputChanged, Stopped, Unplanned
-from abatch.journal import Entry
-from abatch.located import lines_of
-from abatch.request import Rows
+from abatch.input.located import lines_of
+from abatch.input.request import Rows
+from abatch.journal.sqlite import Entry
+from abatch.protocol.facts import CancelWished, ChangedSource, InputChanged, Stopped, Unplanned
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import Status
 from tests.e2e.jobs import (

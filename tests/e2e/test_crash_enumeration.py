@@ -22,7 +22,7 @@ import anyio
 import pytest
 
 from abatch import JobStopped
-from abatch.facts import WishRefused
+from abatch.protocol.facts import WishRefused
 from abatch.sandbox import answer_text
 from abatch.sandbox.api import Settings
 from abatch.sandbox.faults import Status

@@ -12,12 +12,14 @@ import anyio
 import httpx2
 import pytest
 
-from abatch import BackendError, JobStopped, StillInDoubt, Summary, client, collector, driver, pacing
-from abatch.collector import Alone, Collector
-from abatch.driver import Postponed
+from abatch import BackendError, JobStopped, StillInDoubt, Summary
+from abatch.engine import client, drain, driver
+from abatch.engine.drain import Alone, Collector
+from abatch.engine.driver import Postponed
 from abatch.errors import ApiError
-from abatch.facts import ResolveWished
-from abatch.journal import Entry, Journal
+from abatch.journal.sqlite import Entry, Journal
+from abatch.protocol import pacing
+from abatch.protocol.facts import ResolveWished
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import CutAtLine, CutInLine, ResetBeforeAccept
 from abatch_backends import jsonl
@@ -50,8 +52,8 @@ async def test_disk_that_fails_while_the_stream_breaks_ends_the_job_and_nothing_
             raise OSError(errno.EDQUOT, "Disk quota exceeded")
         write(descriptor, block)
 
-    monkeypatch.setattr(collector, "READ_BYTES", 2000)
-    monkeypatch.setattr(collector, "WRITE_BYTES", 2000)
+    monkeypatch.setattr(drain, "READ_BYTES", 2000)
+    monkeypatch.setattr(drain, "WRITE_BYTES", 2000)
     monkeypatch.setattr(client, "_chunks", chunks)
     monkeypatch.setattr(jsonl, "_write_all", full)
     rows = requests(60)

@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 from abatch import BatchManager, JobStopped, Progress
-from abatch.early import stands
-from abatch.facts import Planned, Stopped
+from abatch.protocol.early import stands
+from abatch.protocol.facts import Planned, Stopped
 from abatch.sandbox import Sandbox
 from tests.e2e.jobs import assert_paid_once, config, lines, manager, recorded, requests
 

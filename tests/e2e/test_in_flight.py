@@ -10,12 +10,13 @@ import anyio
 import pytest
 import structlog
 
-from abatch import client, wire
-from abatch.facts import Candidate, CandidatesChanged, Unreadable
-from abatch.journal import Journal, Overtaken
-from abatch.ledger import Ledger
-from abatch.lifecycle import InDoubt
-from abatch.reconcile import NoAnswer, Replied
+from abatch.engine import client
+from abatch.journal.ledger import Ledger
+from abatch.journal.sqlite import Journal, Overtaken
+from abatch.protocol import wire
+from abatch.protocol.facts import Candidate, CandidatesChanged, Unreadable
+from abatch.protocol.lifecycle import InDoubt
+from abatch.protocol.reconcile import NoAnswer, Replied
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import OtherWorkspace, ResetAfterAccept, ResetBeforeAccept, Status
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, manager, requests, run, write
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from abatch import Job
-    from abatch.journal import Entry
+    from abatch.journal.sqlite import Entry
 
 pytestmark = pytest.mark.anyio
 

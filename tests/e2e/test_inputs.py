@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from abatch import BadRequest, JobConflict, JobStopped
-from abatch.facts import Cut
-from abatch.planner import Planner
+from abatch.input.planner import Planner
+from abatch.protocol.facts import Cut
 from abatch.sandbox import Sandbox
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, lines, manager, params, requests, write
 

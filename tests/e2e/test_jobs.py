@@ -18,27 +18,18 @@ import httpx2
 import pytest
 
 import abatch
-from abatch import (
-    BackendError,
-    BadRequest,
-    BatchManager,
-    ConfigError,
-    JobConflict,
-    JobFailed,
-    JobStopped,
-    Request,
-    collector,
-)
+from abatch import BackendError, BadRequest, BatchManager, ConfigError, JobConflict, JobFailed, JobStopped, Request
 from abatch import backend as backends
 from abatch.backend import JobRef
-from abatch.driver import Driver
-from abatch.lifecycle import Draining
-from abatch.pacing import LIMITS
-from abatch.planner import Planner
+from abatch.engine import drain
+from abatch.engine.driver import Driver
+from abatch.input.planner import Planner
+from abatch.input.spool import SpoolReader, SpoolWriter
+from abatch.protocol.lifecycle import Draining
+from abatch.protocol.pacing import LIMITS
 from abatch.result import Block
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import NotYet
-from abatch.spool import SpoolReader, SpoolWriter
 from abatch.testing import memory
 from tests.e2e.jobs import (
     assert_each_answered,
@@ -655,7 +646,7 @@ async def test_job_that_is_handed_over_as_what_waits_for_that_leaves_is_done(
 
 
 async def test_wait_that_the_api_asks_for_is_believed_within_reason(api: Sandbox) -> None:
-    from abatch.client import _retry_after
+    from abatch.engine.client import _retry_after
 
     for text, wait in (("inf", None), ("nan", None), ("1e300", 3600.0), ("-5", 0.0), ("7", 7.0), ("soon", None)):
         assert _retry_after(httpx2.Response(429, headers={"retry-after": text})) == wait
@@ -707,7 +698,7 @@ async def test_event_loop_goes_round_between_any_two_blocks_of_all_drains(
     api: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An embedded service's own tasks wait for one block, however many drains run."""
-    blocks, take, loop = collector._blocks, collector._Drain._take, asyncio.get_running_loop()
+    blocks, take, loop = drain._blocks, drain._Drain._take, asyncio.get_running_loop()
     rows, all_there, at = requests(8), anyio.Event(), list[int]()
     here = rounds = 0
 
@@ -720,7 +711,7 @@ async def test_event_loop_goes_round_between_any_two_blocks_of_all_drains(
             await all_there.wait()
             yield block
 
-    def watched(self: collector._Drain, text: bytes, block: Block) -> None:
+    def watched(self: drain._Drain, text: bytes, block: Block) -> None:
         at.append(rounds)
         take(self, text, block)
 
@@ -730,8 +721,8 @@ async def test_event_loop_goes_round_between_any_two_blocks_of_all_drains(
         if len(at) < len(rows):
             loop.call_soon(go_round)
 
-    monkeypatch.setattr(collector, "_blocks", together)
-    monkeypatch.setattr(collector._Drain, "_take", watched)
+    monkeypatch.setattr(drain, "_blocks", together)
+    monkeypatch.setattr(drain._Drain, "_take", watched)
     async with manager(requests_per_batch=1) as running:
         job = await running.submit(rows, to="results.jsonl", key="job")
         await all_there.wait()

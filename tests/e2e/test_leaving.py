@@ -11,9 +11,10 @@ from typing import Any
 import anyio
 import pytest
 
-from abatch import BatchManager, Job, JournalError, ManagerClosed, threads
-from abatch.ledger import Ledger
+from abatch import BatchManager, Job, JournalError, ManagerClosed
+from abatch.journal.ledger import Ledger
 from abatch.sandbox import Sandbox
+from abatch.system import threads
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, manager, raw_params, requests
 
 pytestmark = pytest.mark.anyio

@@ -11,15 +11,16 @@ import anyio
 import pytest
 import structlog
 
-from abatch import BatchManager, Job, StillInDoubt, client, collector, driver, poller
-from abatch.cli.standing import shard_in_words
-from abatch.clocks import Moment
-from abatch.facts import Drained, Lost, LostWished, Reappeared, Vanished, WishRefused
-from abatch.journal import Entry, Journal
-from abatch.ledger import Ledger
-from abatch.lifecycle import Done, Draining, Processing
-from abatch.pacing import Backoff
-from abatch.reconcile import BatchSeen
+from abatch import BatchManager, Job, StillInDoubt
+from abatch.cli.job_status import shard_in_words
+from abatch.engine import client, drain, driver, poller
+from abatch.journal.ledger import Ledger
+from abatch.journal.sqlite import Entry, Journal
+from abatch.protocol.clocks import Moment
+from abatch.protocol.facts import Drained, Lost, LostWished, Reappeared, Vanished, WishRefused
+from abatch.protocol.lifecycle import Done, Draining, Processing
+from abatch.protocol.pacing import Backoff
+from abatch.protocol.reconcile import BatchSeen
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import CutAtLine, OtherWorkspace, ResetAfterAccept, ResetBeforeAccept, Stall, Status
 from tests.e2e.jobs import (
@@ -364,7 +365,7 @@ async def test_batch_that_an_operator_named_and_that_is_gone_before_a_line_prove
 async def test_batch_that_lists_show_is_not_lost_though_its_results_and_its_id_are_a_404_for_days(
     api: Sandbox, monkeypatch: pytest.MonkeyPatch, drains_missed: list[Moment]
 ) -> None:
-    monkeypatch.setattr(collector, "Backoff", lambda **_: Backoff(first=0.05, most=0.1))
+    monkeypatch.setattr(drain, "Backoff", lambda **_: Backoff(first=0.05, most=0.1))
     rows = requests(8)
     path = await in_flight(api, rows)
     api.faults.always("results", Status(404))

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from abatch import JobStopped
-from abatch.pacing import LIMITS
+from abatch.protocol.pacing import LIMITS
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import Status
 from tests.e2e.jobs import assert_paid_once, manager, params, requests

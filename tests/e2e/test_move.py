@@ -19,13 +19,13 @@ import pytest
 from anthropic import AsyncAnthropic
 
 from abatch import BackendError, BatchManager, ConfigError, Job, JobConflict, JobStopped, Summary
+from abatch.protocol.wire import delivered
 from abatch.sandbox import Sandbox, answer_text
 from abatch.sandbox.answers import Outcomes
 from abatch.sandbox.faults import Status
 from abatch.sandbox.transport import URL, MachineTransport
 from abatch.testing import memory
 from abatch.testing.crash import CrashPoints, died
-from abatch.wire import delivered
 from abatch_backends import jsonl
 from tests.e2e.jobs import assert_paid_once, config, lines, manager, raw_params, requests, write
 from tests.e2e.test_crash_enumeration import Noted, bury

@@ -9,9 +9,9 @@ import anyio
 import pytest
 
 from abatch import BatchManager, Job, JobStopped, StillInDoubt
-from abatch.bulletin import read as read_bulletin
-from abatch.facts import ResolveWished
-from abatch.lifecycle import Held, InDoubt
+from abatch.journal.status import read as read_bulletin
+from abatch.protocol.facts import ResolveWished
+from abatch.protocol.lifecycle import Held, InDoubt
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import (
     CutInLine,

@@ -14,9 +14,10 @@ from typing import Any
 import anyio
 import pytest
 
-from abatch import BackendError, Job, bulletin
-from abatch.disk import passes
+from abatch import BackendError, Job
+from abatch.journal.sqlite import status
 from abatch.sandbox import Sandbox
+from abatch.system.disk import passes
 from abatch.testing import memory
 from abatch_backends import jsonl, sqlite
 from tests.e2e.jobs import (
@@ -201,7 +202,7 @@ async def test_the_bulletin_says_that_the_storage_is_down_and_since_when(api: Sa
     async with manager(**QUICK) as running:
         job = await running.submit(requests(5), to="memory:answers", key="job")
         memory.outage("answers")
-        while not (told := bulletin.read(Path(".abatch"))) or not told.storage_down:
+        while not (told := status.read(Path(".abatch"))) or not told.storage_down:
             await anyio.sleep(0.02)
         (down,) = told.storage_down
         assert (down.job, down.why) == ("job", "the place is out for a while, by memory.outage")

@@ -11,8 +11,8 @@ import pytest
 import structlog
 
 from abatch import Job, Summary
-from abatch.bulletin import read as read_bulletin
-from abatch.facts import CancelledAsParked
+from abatch.journal.status import read as read_bulletin
+from abatch.protocol.facts import CancelledAsParked
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import ResetAfterAccept, Status
 from tests.e2e.jobs import assert_each_answered, lines, manager, raw_params, recorded, requests, sdk, write

@@ -10,12 +10,13 @@ import anyio
 import httpx2
 import pytest
 
-from abatch import ConfigError, JobStopped, client
-from abatch.bulletin import read as read_bulletin
-from abatch.journal import Journal
-from abatch.ledger import Ledger
-from abatch.lifecycle import InDoubt
-from abatch.reads import LOOKS
+from abatch import ConfigError, JobStopped
+from abatch.engine import client
+from abatch.journal.ledger import Ledger
+from abatch.journal.sqlite import Journal
+from abatch.journal.status import read as read_bulletin
+from abatch.protocol.lifecycle import InDoubt
+from abatch.protocol.reads import LOOKS
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import Garbage, NoDate, Redirect, ResetBeforeAccept, Status
 from tests.e2e.jobs import assert_paid_once, manager, requests, run, write

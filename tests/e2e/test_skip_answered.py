@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from abatch import ConfigError, JobConflict, JobStopped, LimitReached
-from abatch.facts import FilePart, SelectedSource, Source, files_of
-from abatch.kept import MARK, params_mark, read_kept, write_kept
-from abatch.known import KnownParams, known_params
-from abatch.request import Rows
+from abatch.input.known import KnownParams, known_params
+from abatch.input.request import Rows
+from abatch.journal.kept import MARK, params_mark, read_kept, write_kept
+from abatch.protocol.facts import FilePart, SelectedSource, Source, files_of
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import Status
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, lines, manager, requests, run, write
@@ -224,9 +224,9 @@ async def test_a_higher_limit_shows_only_what_is_left_of_what_was_not_answered(a
 async def test_the_choice_is_the_same_with_little_memory(
     api: Sandbox, monkeypatch: pytest.MonkeyPatch, cache_kib: int
 ) -> None:
-    monkeypatch.setattr("abatch.scratch.CACHE_KIB", cache_kib)
+    monkeypatch.setattr("abatch.system.scratch.CACHE_KIB", cache_kib)
     if cache_kib == 1:
-        monkeypatch.setattr("abatch.answered.BLOCK", 1)
+        monkeypatch.setattr("abatch.input.answered.BLOCK", 1)
     rows = requests(3000)
     await run(write(rows[:2000], "first.jsonl"), to="first.db", key="first", requests_per_batch=700)
     other = requests(3000, temperature=0.5)
@@ -280,7 +280,7 @@ async def test_files_of_many_jobs_are_compared_by_index(api: Sandbox, monkeypatc
             looks.append(source)
             return files_of(source)
 
-        monkeypatch.setattr("abatch.repeats.files_of", counted)
+        monkeypatch.setattr("abatch.input.repeats.files_of", counted)
         paths = [Path(f"{number}.jsonl") for number in range(4)]
         paths[3].write_bytes(paths[3].read_bytes() + paths[2].read_bytes())
         assert [job.key for job in await running.same_requests(paths)] == [f"job-{number}" for number in range(4)]

@@ -12,10 +12,11 @@ import httpx2
 import pytest
 import structlog
 
-from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt, client, driver, poller, proof
-from abatch.facts import Resumed
-from abatch.poller import Scope
-from abatch.reconcile import Refused, Replied
+from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt
+from abatch.engine import client, driver, poller, proof
+from abatch.engine.poller import Scope
+from abatch.protocol.facts import Resumed
+from abatch.protocol.reconcile import Refused, Replied
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import (
     CutBody,

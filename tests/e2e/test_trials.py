@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from abatch import BatchManager, ConfigError, JobStopped, LimitReached
-from abatch.facts import Cut, Planned, Stopped
+from abatch.protocol.facts import Cut, Planned, Stopped
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import Status
 from tests.e2e.jobs import (

@@ -12,11 +12,11 @@ import anthropic
 import anyio
 import httpx2
 
-from abatch import facts
-from abatch.client import LONGEST_WAIT, Client
+from abatch.engine.client import LONGEST_WAIT, Client
 from abatch.errors import ApiError
-from abatch.facts import Accepted, Ended, Headers
-from abatch.reconcile import BatchSeen, Created, Later, NoAnswer, Refused, Replied, counts_of, judge
+from abatch.protocol import facts
+from abatch.protocol.facts import Accepted, Ended, Headers
+from abatch.protocol.reconcile import BatchSeen, Created, Later, NoAnswer, Refused, Replied, counts_of, judge
 from tests.hostile.properties import deeper
 
 __all__ = ["Answer", "answer_is_understood_or_an_error"]

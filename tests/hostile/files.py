@@ -15,11 +15,12 @@ import anyio
 import pytest
 import zstandard
 
-from abatch import facts, intake, spool, wire
 from abatch.errors import BadRequest, ConfigError
-from abatch.intake import BOM, HEADER_SETS, FileInput, check_file
-from abatch.request import Row, Rows, check_lines, from_checked_lines, from_line
-from abatch.spool import SpoolDamaged, SpoolReader, SpoolWriter, Written, examine
+from abatch.input import intake, spool
+from abatch.input.intake import BOM, HEADER_SETS, FileInput, check_file
+from abatch.input.request import Row, Rows, check_lines, from_checked_lines, from_line
+from abatch.input.spool import SpoolDamaged, SpoolReader, SpoolWriter, Written, examine
+from abatch.protocol import facts, wire
 from tests.hostile.properties import PREFIX, folder_until_exit, roomy
 
 __all__ = [

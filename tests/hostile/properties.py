@@ -21,16 +21,16 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from abatch import facts, wire
 from abatch.backend import normalize
-from abatch.client import Client
+from abatch.engine.client import Client
 from abatch.errors import BadRequest, ConfigError, JournalCorrupt
-from abatch.facts import IterableSource, Planned, Submitted
-from abatch.journal import Journal
-from abatch.ledger import Ledger
-from abatch.places import absolute_url, relative_url
-from abatch.request import Row, check_lines, from_line
+from abatch.input.request import Row, check_lines, from_line
+from abatch.journal.ledger import Ledger
+from abatch.journal.sqlite import Journal
+from abatch.protocol import facts, wire
+from abatch.protocol.facts import IterableSource, Planned, Submitted
 from abatch.result import Result
+from abatch.system.paths import absolute_url, relative_url
 from abatch_backends.s3 import _parse
 
 __all__ = [

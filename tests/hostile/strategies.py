@@ -9,8 +9,8 @@ from functools import partial
 import zstandard
 from hypothesis import strategies as st
 
-from abatch import facts
-from abatch.facts import Counts, SealedRecord
+from abatch.protocol import facts
+from abatch.protocol.facts import Counts, SealedRecord
 from tests.hostile.properties import OUR_ID
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import zstandard
 
-from abatch import facts
+from abatch.protocol import facts
 from tests.hostile import properties
 from tests.hostile.answers import answer_is_understood_or_an_error
 from tests.hostile.files import (

@@ -10,7 +10,7 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from abatch import wire
+from abatch.protocol import wire
 from tests.hostile import properties
 from tests.hostile.answers import answer_is_understood_or_an_error
 from tests.hostile.files import (

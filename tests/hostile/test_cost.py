@@ -19,11 +19,11 @@ from itertools import pairwise
 import pytest
 import zstandard
 
-from abatch import wire
-from abatch.cli.text import clean
+from abatch.cli.sanitize import clean
 from abatch.errors import BadRequest
-from abatch.intake import BLOCK, FileInput
-from abatch.request import from_line
+from abatch.input.intake import BLOCK, FileInput
+from abatch.input.request import from_line
+from abatch.protocol import wire
 from abatch.result import Result
 from tests.hostile.properties import OUR_ID
 

@@ -15,13 +15,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from abatch import collector, facts, wire
+import abatch.engine.drain
 from abatch.backend import JobRef
-from abatch.collector import Collector
-from abatch.journal import Journal
-from abatch.ledger import ShardRecord
-from abatch.lifecycle import Draining, InDoubt
+from abatch.engine.drain import Collector
+from abatch.journal.ledger import ShardRecord
+from abatch.journal.sqlite import Journal
 from abatch.prices import load
+from abatch.protocol import facts, wire
+from abatch.protocol.lifecycle import Draining, InDoubt
 from abatch.testing import memory
 from tests.hostile.properties import OUR_ID, PREFIX
 from tests.hostile.strategies import RESULT_LINES, TEXTS
@@ -52,8 +53,8 @@ class Answers:
 @pytest.fixture
 def drain(tmp_path, monkeypatch):
     """Drain this stream into memory; what came of it, and the lines."""
-    monkeypatch.setattr(collector, "RECOUNTS", 0)  # the rows decide, and nobody has counted these
-    monkeypatch.setattr(collector, "READ_AGAIN", ())  # the stream will be the same
+    monkeypatch.setattr(abatch.engine.drain, "RECOUNTS", 0)  # the rows decide, and nobody has counted these
+    monkeypatch.setattr(abatch.engine.drain, "READ_AGAIN", ())  # the stream will be the same
 
     async def drain(stream: bytes, chunk: int) -> tuple[facts.Drained, list[bytes]]:
         number = next(FRESH)

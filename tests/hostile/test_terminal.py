@@ -17,15 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from abatch import facts
 from abatch.backend import JobRef, ShardRef, connect
-from abatch.bulletin import Bulletin, post
 from abatch.cli.app import app
-from abatch.cli.exits import tell
+from abatch.cli.exit_codes import tell
+from abatch.cli.sanitize import clean
 from abatch.cli.screen import Screen, table
-from abatch.cli.text import clean
 from abatch.errors import ApiError, BackendError, BackendNotFound, BadRequest, JobStopped, StillInDoubt
-from abatch.journal import Entry, Journal
+from abatch.journal.sqlite import Entry, Journal
+from abatch.journal.status import Bulletin, post
+from abatch.protocol import facts
 from abatch.result import Line
 from tests.hostile.strategies import TEXTS
 from tests.unit.make import committing, planned, submitted

@@ -24,7 +24,9 @@ from typing import Any
 
 import aiosqlite
 
-from abatch import client, collector, journal, wire
+from abatch.engine import client, drain
+from abatch.journal.sqlite import Journal, _Transaction
+from abatch.protocol import wire
 from abatch.testing.crash import CrashPoints
 from abatch_backends import s3, sqlite
 
@@ -104,8 +106,8 @@ def make_all(reach: Reach) -> None:
 
 def make_small_steps(patch: Patch) -> None:
     """Let a few lines be enough for many writes and transactions, and for an upload in parts."""
-    patch(collector, "READ_BYTES", 600)
-    patch(collector, "WRITE_BYTES", 600)
+    patch(drain, "READ_BYTES", 600)
+    patch(drain, "WRITE_BYTES", 600)
     patch(sqlite, "ROWS", 2)
     patch(s3._Upload, "add", _in_one_part)
     patch(s3._Codec, "block", s3.BLOCK)  # all lines come at once
@@ -131,7 +133,7 @@ def make_in_backends(reach: Reach, patch: Patch) -> None:
 
 
 def _make_in_journal(reach: Reach) -> None:
-    append, add_job, leave = journal.Journal._append, journal.Journal._add_job, journal._Transaction.__exit__
+    append, add_job, leave = Journal._append, Journal._add_job, _Transaction.__exit__
 
     @wraps(append)
     def appending(self: Any, entries: Any) -> Any:
@@ -155,8 +157,8 @@ def _make_in_journal(reach: Reach) -> None:
         reach("before COMMIT" if kind is None else "before ROLLBACK")
         leave(self, kind, *rest)
 
-    journal.Journal._append, journal.Journal._add_job = appending, adding  # type: ignore[method-assign]
-    journal._Transaction.__exit__ = leaving  # type: ignore[method-assign]
+    Journal._append, Journal._add_job = appending, adding  # type: ignore[method-assign]
+    _Transaction.__exit__ = leaving  # type: ignore[method-assign]
 
 
 def _make_on_wire(reach: Reach) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from abatch import driver
+from abatch.engine import driver
 from tests.kill.processes import Deed, Ended, KillAt
 from tests.kill.trials import Trial, facts_of
 

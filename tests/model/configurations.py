@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec.structs import replace as replace_moment
 
-from abatch.absence import Absence
-from abatch.durations import HIDDEN_FOR
-from abatch.facts import Lost, Withdrawn
-from abatch.lifecycle import after
-from abatch.reconcile import NoAnswer, Refused, Replied, Verdict, closing, judge, newly_seen, settle
+from abatch.protocol.absence import Absence
+from abatch.protocol.durations import HIDDEN_FOR
+from abatch.protocol.facts import Lost, Withdrawn
+from abatch.protocol.lifecycle import after
+from abatch.protocol.reconcile import NoAnswer, Refused, Replied, Verdict, closing, judge, newly_seen, settle
 from tests.doubts import committed_with
 from tests.model.world import DAY, GIVEN_UP, NOT_OURS, PAID_TWICE, STILL_OPEN, Configuration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from abatch.clocks import Moment
-    from abatch.facts import Candidate, CandidatesChanged, ShardFact, Vanished
-    from abatch.lifecycle import State
-    from abatch.reconcile import BatchSeen, Doubt, Known, Listing, Ruling
+    from abatch.protocol.clocks import Moment
+    from abatch.protocol.facts import Candidate, CandidatesChanged, ShardFact, Vanished
+    from abatch.protocol.lifecycle import State
+    from abatch.protocol.reconcile import BatchSeen, Doubt, Known, Listing, Ruling
 
 __all__ = ["BROKEN", "LONG", "SAFE", "WAITING", "Least"]
 

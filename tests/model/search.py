@@ -6,7 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from abatch.lifecycle import Held, Lost, Processing
+from abatch.protocol.lifecycle import Held, Lost, Processing
 from tests.model.world import Configuration, World, begin, moves
 
 __all__ = ["Findings", "explore"]

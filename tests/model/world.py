@@ -43,12 +43,12 @@ from typing import Final, NamedTuple, TypeAlias, assert_never
 
 from msgspec import structs
 
-from abatch import clocks
-from abatch.absence import Absence
-from abatch.clocks import Moment
-from abatch.durations import GATE_WITHIN
 from abatch.errors import IllegalTransition
-from abatch.facts import (
+from abatch.protocol import clocks
+from abatch.protocol.absence import Absence
+from abatch.protocol.clocks import Moment
+from abatch.protocol.durations import GATE_WITHIN
+from abatch.protocol.facts import (
     Accepted,
     Candidate,
     CandidatesChanged,
@@ -61,10 +61,10 @@ from abatch.facts import (
     Vanished,
     Withdrawn,
 )
-from abatch.facts import Held as HeldFact
-from abatch.facts import Lost as LostFact
-from abatch.lifecycle import Held, InDoubt, Processing, Ready, State, Upload, after, doubt_of, next_action
-from abatch.reconcile import (
+from abatch.protocol.facts import Held as HeldFact
+from abatch.protocol.facts import Lost as LostFact
+from abatch.protocol.lifecycle import Held, InDoubt, Processing, Ready, State, Upload, after, doubt_of, next_action
+from abatch.protocol.reconcile import (
     Absent,
     AbsentOnce,
     BatchSeen,

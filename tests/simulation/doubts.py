@@ -10,15 +10,15 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from abatch.absence import WHY
-from abatch.driver import CALLED_LOST
+from abatch.engine.driver import CALLED_LOST
+from abatch.protocol.absence import WHY
 from abatch.sandbox.batches import Ended
 from abatch.sandbox.faults import Drift, Hide, Jump, KeyPool, SameInstant
 from tests.simulation.plan import OTHER_KEY
 from tests.simulation.witness import tag_of
 
 if TYPE_CHECKING:
-    from abatch.lifecycle import InDoubt
+    from abatch.protocol.lifecycle import InDoubt
     from tests.simulation.oracles import Absence, Book, GivenUp
     from tests.simulation.process import Process
     from tests.simulation.world import World

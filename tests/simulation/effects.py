@@ -39,23 +39,24 @@ import anyio._backends._asyncio as anyio_asyncio
 import sniffio
 
 import abatch.backend
-import abatch.clocks
-import abatch.collector
-import abatch.disk
-import abatch.driver
-import abatch.intake
-import abatch.journal
+import abatch.engine.drain
+import abatch.engine.driver
+import abatch.engine.poller
+import abatch.engine.runner
+import abatch.input.intake
+import abatch.journal.sqlite
 import abatch.log
 import abatch.manager
-import abatch.poller
-import abatch.runner
+import abatch.protocol.clocks
 import abatch.sandbox.api
-from abatch import reconcile, threads
+import abatch.system.disk
 from abatch.backend import Sealed
-from abatch.client import Client
+from abatch.engine.client import Client
 from abatch.errors import BackendError
-from abatch.facts import Committing
-from abatch.spool import SpoolWriter
+from abatch.input.spool import SpoolWriter
+from abatch.protocol import reconcile
+from abatch.protocol.facts import Committing
+from abatch.system import threads
 from tests.simulation.api import hidden
 from tests.simulation.loop import OWNER, order_scopes
 
@@ -267,17 +268,17 @@ def _closing(doubt: Any, listing: Any, known: Any, **more: Any) -> Any:
     return change
 
 
-_may_see = abatch.poller.Scope.may_see
+_may_see = abatch.engine.poller.Scope.may_see
 
 
-async def _seen_to(self: abatch.poller.Scope, fingerprint: str | None) -> bool:
+async def _seen_to(self: abatch.engine.poller.Scope, fingerprint: str | None) -> bool:
     sees = await _may_see(self, fingerprint)
     if not sees:
         here.world.hit("guard keeps what may be lost")
     return sees
 
 
-_take_lock = abatch.journal._take_lock
+_take_lock = abatch.journal.sqlite._take_lock
 
 
 def _taken(path: Path) -> FileIO:
@@ -329,11 +330,11 @@ def _spoil(sink: Sink, url: str, shard: ShardRef) -> None:
     spoilt.write = write
 
 
-_sync = abatch.disk._sync
+_sync = abatch.system.disk._sync
 
 
 def _synced(folder: Path, failures: int) -> None:
-    """`abatch.disk._sync`, whose failure somebody hears of."""
+    """`abatch.system.disk._sync`, whose failure somebody hears of."""
     try:
         _sync(folder, failures)
     except OSError:
@@ -386,13 +387,13 @@ def simulated() -> Iterator[None]:
         (threads, "run", _run),
         (time, "time", skewed),
         (time, "clock_gettime", lambda _clock: here.world.now() - here.world.booted_at),
-        (abatch.clocks, "boot_id", lambda: here.world.boot_id()),  # noqa: PLW0108
+        (abatch.protocol.clocks, "boot_id", lambda: here.world.boot_id()),  # noqa: PLW0108
         (abatch.sandbox.api, "_is_hidden", lambda *what: hidden(here.world, *what)),
         (Client.list, "__kwdefaults__", {**(Client.list.__kwdefaults__ or {}), "limit": PAGE}),
-        (abatch.intake, "perf_counter", lambda: 0.0),
+        (abatch.input.intake, "perf_counter", lambda: 0.0),
         (abatch.manager, "WISHES_EVERY", WISHES_EVERY),
-        (abatch.driver, "LOOKS_EVERY", LOOKS_EVERY),
-        (abatch.poller, "random", SimpleNamespace(Random=lambda: random.Random(here.chance.random()))),
+        (abatch.engine.driver, "LOOKS_EVERY", LOOKS_EVERY),
+        (abatch.engine.poller, "random", SimpleNamespace(Random=lambda: random.Random(here.chance.random()))),
         (random, "random", lambda: here.chance.random()),  # noqa: PLW0108
         (secrets, "randbits", lambda k: here.chance.getrandbits(k)),  # noqa: PLW0108
         (secrets, "token_bytes", lambda n: here.chance.randbytes(n)),  # noqa: PLW0108
@@ -403,13 +404,13 @@ def simulated() -> Iterator[None]:
         (os, "link", lambda a, b, **more: here.world.disk.named(a, b, real_link, **more)),
         (os, "unlink", lambda path, **more: here.world.disk.unlink(path, real_unlink, **more)),
         (fcntl, "flock", lambda file, how: None if here.world.plan.fenced else real_flock(file, how)),
-        (abatch.journal, "_take_lock", _taken),
-        (abatch.collector, "SpoolWriter", _RetrySpool),
-        (abatch.disk, "_sync", _synced),
-        (abatch.driver, "judge", _judged),
-        (abatch.poller, "settle", _settled),
-        (abatch.poller, "closing", _closing),
-        (abatch.poller.Scope, "may_see", _seen_to),
+        (abatch.journal.sqlite, "_take_lock", _taken),
+        (abatch.engine.drain, "SpoolWriter", _RetrySpool),
+        (abatch.system.disk, "_sync", _synced),
+        (abatch.engine.driver, "judge", _judged),
+        (abatch.engine.poller, "settle", _settled),
+        (abatch.engine.poller, "closing", _closing),
+        (abatch.engine.poller.Scope, "may_see", _seen_to),
         (abatch.backend, "connect", _connected),
         (abatch.manager, "connect", _connected),
         (abatch.backend, "_registered", cache(abatch.backend._registered)),

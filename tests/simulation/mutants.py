@@ -15,31 +15,31 @@ from unittest.mock import patch
 import anyio
 import msgspec
 
-import abatch.absence
-import abatch.client
-import abatch.clocks
-import abatch.collector
-import abatch.driver
-import abatch.journal
-import abatch.ledger
-import abatch.lifecycle
+import abatch.engine.client
+import abatch.engine.drain
+import abatch.engine.driver
+import abatch.engine.poller
+import abatch.engine.proof
+import abatch.input.spool
+import abatch.journal.ledger
+import abatch.journal.sqlite
 import abatch.manager
-import abatch.poller
-import abatch.proof
-import abatch.reads
-import abatch.spool
-from abatch import reconcile, wire
-from abatch.absence import Absence
-from abatch.driver import CALLED_LOST, Driver
+import abatch.protocol.absence
+import abatch.protocol.clocks
+import abatch.protocol.lifecycle
+import abatch.protocol.reads
+from abatch.engine.driver import CALLED_LOST, Driver
+from abatch.engine.outage import Outage
+from abatch.engine.poller import Scope
+from abatch.engine.runner import JobRun
 from abatch.errors import ApiError, BackendError
-from abatch.facts import Committing, Lost, Withdrawn
-from abatch.ledger import JobRecord
-from abatch.lifecycle import Processing, Ready
+from abatch.journal.ledger import JobRecord
 from abatch.log import log
-from abatch.outage import Outage
-from abatch.poller import Scope
-from abatch.reconcile import Replied
-from abatch.runner import JobRun
+from abatch.protocol import reconcile, wire
+from abatch.protocol.absence import Absence
+from abatch.protocol.facts import Committing, Lost, Withdrawn
+from abatch.protocol.lifecycle import Processing, Ready
+from abatch.protocol.reconcile import Replied
 from abatch.sandbox.faults import (
     CutInLine,
     Deleted,
@@ -104,7 +104,7 @@ def commit_after_send() -> ExitStack:
 
 def no_fence() -> ExitStack:
     """A fact goes to the next free position, whoever was first at the one it was meant for."""
-    real = abatch.journal.Journal._insert
+    real = abatch.journal.sqlite.Journal._insert
 
     def insert(self: Any, entry: Any, at: float) -> Any:
         if entry.shard is not None:
@@ -113,7 +113,7 @@ def no_fence() -> ExitStack:
             entry = entry._replace(n=free)
         return real(self, entry, at)
 
-    return _patched((abatch.journal.Journal, "_insert", insert))
+    return _patched((abatch.journal.sqlite.Journal, "_insert", insert))
 
 
 def grace_halved() -> ExitStack:
@@ -129,14 +129,14 @@ def guard_skipped() -> ExitStack:
         return True
 
     return _patched(
-        (abatch.poller.Scope, "is_guarded", lambda _self, _fingerprint: True),
-        (abatch.poller.Scope, "vouch", vouch),
+        (abatch.engine.poller.Scope, "is_guarded", lambda _self, _fingerprint: True),
+        (abatch.engine.poller.Scope, "vouch", vouch),
     )
 
 
 def sdk_retries_on() -> ExitStack:
     """A create that was not answered, or answered 5xx, is sent again at once, as the SDK would."""
-    real = abatch.client.Client.create
+    real = abatch.engine.client.Client.create
 
     async def create(self: Any, headers: Any, size: int, body: Any) -> Any:
         sent: list[bytes] = []
@@ -154,7 +154,7 @@ def sdk_retries_on() -> ExitStack:
         lost = not isinstance(answer, Replied) or answer.status >= 500
         return await real(self, headers, size, again()) if lost and sum(map(len, sent)) == size else answer
 
-    return _patched((abatch.client.Client, "create", create))
+    return _patched((abatch.engine.client.Client, "create", create))
 
 
 def server_error_is_refusal() -> ExitStack:
@@ -204,7 +204,7 @@ def proxy_is_believed() -> ExitStack:
 
 def resubmit_on_404() -> ExitStack:
     """An accepted batch that does not show is taken as lost, and sent again."""
-    real_after, real_watch = abatch.lifecycle.after, Driver._watch
+    real_after, real_watch = abatch.protocol.lifecycle.after, Driver._watch
 
     def after(state: Any, fact: Any) -> Any:
         if isinstance(state, Processing) and isinstance(fact, Withdrawn):
@@ -220,7 +220,7 @@ def resubmit_on_404() -> ExitStack:
                 return True
         return await real_watch(self, batch_id)
 
-    return _patched((abatch.ledger, "after", after), (Driver, "_watch", watch))
+    return _patched((abatch.journal.ledger, "after", after), (Driver, "_watch", watch))
 
 
 def claim_before_proof() -> ExitStack:
@@ -245,7 +245,7 @@ def candidates_that_run_are_ignored() -> ExitStack:
         ended = tuple(each for each, batch in shown if batch is None or batch.ended)
         return real(committed_with(doubt, candidates=ended), listing, known, **policy)
 
-    return _patched((reconcile, "settle", settle), (abatch.driver, "still_open", lambda *_: []))
+    return _patched((reconcile, "settle", settle), (abatch.engine.driver, "still_open", lambda *_: []))
 
 
 def tag_not_compared() -> ExitStack:
@@ -289,7 +289,7 @@ def absence_is_held() -> ExitStack:
 
 def rename_before_fsync() -> ExitStack:
     """A spool file gets its name before its bytes are durable."""
-    return _patched((abatch.spool, "sync", lambda _descriptor: None))
+    return _patched((abatch.input.spool, "sync", lambda _descriptor: None))
 
 
 def seal_without_count() -> ExitStack:
@@ -297,15 +297,15 @@ def seal_without_count() -> ExitStack:
 
     async def read_all(self: Any, sink: Any, _state: Any) -> str:
         while await self._read_once(sink) is not None:
-            await abatch.collector.anyio.sleep(60)
+            await abatch.engine.drain.anyio.sleep(60)
         return ""
 
-    return _patched((abatch.collector._Drain, "_read_all", read_all))
+    return _patched((abatch.engine.drain._Drain, "_read_all", read_all))
 
 
 def read_but_once() -> ExitStack:
     """What a first look does not show is given up as missing."""
-    return _patched((abatch.collector, "READ_AGAIN", ()), (abatch.driver, "READ_AGAIN", ()))
+    return _patched((abatch.engine.drain, "READ_AGAIN", ()), (abatch.engine.driver, "READ_AGAIN", ()))
 
 
 def answers_mended() -> ExitStack:
@@ -339,7 +339,7 @@ def refusal_is_a_break() -> ExitStack:
         trouble: list[Exception] = []
         full, empty = anyio.create_memory_object_stream[Any](0)
         async with anyio.create_task_group() as group:
-            group.start_soon(abatch.collector._write_all, sink, empty, trouble)
+            group.start_soon(abatch.engine.drain._write_all, sink, empty, trouble)
             try:
                 async with full:
                     await self._read_into(full)
@@ -349,25 +349,25 @@ def refusal_is_a_break() -> ExitStack:
             raise trouble[0]
         return trouble[0] if trouble else None
 
-    return _patched((abatch.collector._Drain, "_read_once", read_once))
+    return _patched((abatch.engine.drain._Drain, "_read_once", read_once))
 
 
 def short_seal_is_taken() -> ExitStack:
     """The same, and a seal with fewer lines than were given is taken as well."""
     both = refusal_is_a_break()
-    both.enter_context(patch.object(abatch.collector, "_check_lines", lambda *_: None))
+    both.enter_context(patch.object(abatch.engine.drain, "_check_lines", lambda *_: None))
     return both
 
 
 def separators_dropped() -> ExitStack:
     """U+2028 is left out of lines."""
-    real = abatch.collector._blocks
+    real = abatch.engine.drain._blocks
 
     async def blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for text in real(chunks):
             yield text.replace("\u2028".encode(), b"")
 
-    return _patched((abatch.collector, "_blocks", blocks))
+    return _patched((abatch.engine.drain, "_blocks", blocks))
 
 
 def splitlines() -> ExitStack:
@@ -387,7 +387,7 @@ def splitlines() -> ExitStack:
 
 def tries_forgotten() -> ExitStack:
     """A passing error is retried without end."""
-    real = abatch.collector._Drain._is_retryable
+    real = abatch.engine.drain._Drain._is_retryable
 
     def is_retryable(self: Any, line: Any) -> bool:
         trial = self._shard.planned.trial
@@ -397,7 +397,7 @@ def tries_forgotten() -> ExitStack:
         finally:
             self._owner.tries -= trial
 
-    return _patched((abatch.collector._Drain, "_is_retryable", is_retryable))
+    return _patched((abatch.engine.drain._Drain, "_is_retryable", is_retryable))
 
 
 def key_in_the_log() -> ExitStack:
@@ -413,7 +413,7 @@ def key_in_the_log() -> ExitStack:
 
 def spool_is_left() -> ExitStack:
     """The bodies of what is drained stay on disk."""
-    return _patched((abatch.driver, "remove", lambda _path: None))
+    return _patched((abatch.engine.driver, "remove", lambda _path: None))
 
 
 def whole_batch_in_memory() -> ExitStack:
@@ -423,7 +423,7 @@ def whole_batch_in_memory() -> ExitStack:
         if whole := b"".join([chunk async for chunk in chunks]):
             yield whole
 
-    return _patched((abatch.collector, "_blocks", blocks))
+    return _patched((abatch.engine.drain, "_blocks", blocks))
 
 
 def sealed_without_end() -> ExitStack:
@@ -437,12 +437,12 @@ def sealed_without_end() -> ExitStack:
 
 def scope_forgotten() -> ExitStack:
     """Every batch goes to the key's own workspace, whatever the job's."""
-    real = abatch.client.Client.create
+    real = abatch.engine.client.Client.create
 
     async def create(self: Any, headers: Any, size: int, body: Any) -> Any:
         return await real(self, msgspec.structs.replace(headers, workspace_id=None), size, body)
 
-    return _patched((abatch.client.Client, "create", create))
+    return _patched((abatch.engine.client.Client, "create", create))
 
 
 def cancel_of_all() -> ExitStack:
@@ -475,7 +475,7 @@ def duplicates_unreported() -> ExitStack:
     async def audit(_self: Any, _listing: Any) -> None:
         return
 
-    return _patched((abatch.poller.Scope, "_audit", audit))
+    return _patched((abatch.engine.poller.Scope, "_audit", audit))
 
 
 def presence_forgotten() -> ExitStack:
@@ -486,7 +486,7 @@ def presence_forgotten() -> ExitStack:
         shown = tuple(each for each in doubt.committed.candidates if listing.visible(each.batch_id) is not None)
         return real(committed_with(doubt, candidates=shown), listing, known, **policy)
 
-    return _patched((reconcile, "settle", settle), (abatch.driver, "still_open", lambda *_: []))
+    return _patched((reconcile, "settle", settle), (abatch.engine.driver, "still_open", lambda *_: []))
 
 
 def hidden_is_foreign() -> ExitStack:
@@ -513,17 +513,17 @@ def date_alone() -> ExitStack:
     def elapsed(earlier: Any, later: Any) -> float:
         return max(0.0, later.date - earlier.date)
 
-    return _patched((abatch.poller, "elapsed", elapsed), (abatch.absence, "elapsed", elapsed))
+    return _patched((abatch.engine.poller, "elapsed", elapsed), (abatch.protocol.absence, "elapsed", elapsed))
 
 
 def own_clock_alone() -> ExitStack:
     """What this machine's clock says has passed, has passed."""
-    real = abatch.clocks.elapsed
+    real = abatch.protocol.clocks.elapsed
 
     def elapsed(earlier: Any, later: Any) -> float:
         return real(earlier, msgspec.structs.replace(later, date=earlier.date + 10.0**9))
 
-    return _patched((abatch.poller, "elapsed", elapsed), (abatch.absence, "elapsed", elapsed))
+    return _patched((abatch.engine.poller, "elapsed", elapsed), (abatch.protocol.absence, "elapsed", elapsed))
 
 
 def too_old_by_date() -> ExitStack:
@@ -533,7 +533,7 @@ def too_old_by_date() -> ExitStack:
     def oldest(doubt: Any, known: Any) -> float:
         return real(committed_with(doubt, newest=None), known)
 
-    return _patched((reconcile, "oldest", oldest), (abatch.poller, "oldest", oldest))
+    return _patched((reconcile, "oldest", oldest), (abatch.engine.poller, "oldest", oldest))
 
 
 def never_closed() -> ExitStack:
@@ -556,12 +556,12 @@ def closed_by_another_key() -> ExitStack:
 
 def short_look_is_foreign() -> ExitStack:
     """Results that are empty, or end early, prove that a batch is not ours."""
-    return _patched((abatch.proof, "SHORT_LOOKS", 0))
+    return _patched((abatch.engine.proof, "SHORT_LOOKS", 0))
 
 
 def lost_too_early() -> ExitStack:
     """A batch is given up after an hour."""
-    return _patched((abatch.absence, "LOST_AFTER", 3600.0))
+    return _patched((abatch.protocol.absence, "LOST_AFTER", 3600.0))
 
 
 def lost_without_guard() -> ExitStack:
@@ -626,7 +626,7 @@ def looks_delay_polls() -> ExitStack:
 
     async def audit(self: Scope, batches: Any) -> None:
         await real(self, batches)
-        for look in list(self._examiner._looks.values())[: abatch.poller.AUDITS]:
+        for look in list(self._examiner._looks.values())[: abatch.engine.poller.AUDITS]:
             await self._examiner._look(look)
 
     return _patched((Scope, "_audit", audit))
@@ -643,7 +643,7 @@ def limit_stops_one_job() -> ExitStack:
     def remedy_of(*_: Any) -> None:
         return None
 
-    return _patched((reconcile, "remedy_of", remedy_of), (abatch.reads, "remedy_of", remedy_of))
+    return _patched((reconcile, "remedy_of", remedy_of), (abatch.protocol.reads, "remedy_of", remedy_of))
 
 
 def limit_forgotten() -> ExitStack:

@@ -200,7 +200,7 @@ async def _answer(answered: asyncio.Future[Reply], patience: float) -> Reply:
 
 
 class Answer:
-    """What `abatch.client` reads of the SDK's answers."""
+    """What `abatch.engine.client` reads of the SDK's answers."""
 
     request: Final = httpx2.Request("GET", URL)
 
@@ -228,7 +228,7 @@ class Refusal(anthropic.APIStatusError):
 
 
 class Wire:
-    """What `abatch.client` uses of the SDK, without the SDK's cost: one request, one answer, the SDK's errors."""
+    """What `abatch.engine.client` uses of the SDK, without its cost: one request, one answer, the SDK's errors."""
 
     credentials = None
     auth_token = None

@@ -22,12 +22,13 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abatch import BackendError, ConfigError, JobConflict, JobStopped, JournalError, JournalLocked, StillInDoubt, wire
-from abatch import facts as facts_
-from abatch.absence import WHY
-from abatch.driver import CALLED_LOST
-from abatch.journal import Overtaken
-from abatch.lifecycle import Held, State, after, doubt_of
+from abatch import BackendError, ConfigError, JobConflict, JobStopped, JournalError, JournalLocked, StillInDoubt
+from abatch.engine.driver import CALLED_LOST
+from abatch.journal.sqlite import Overtaken
+from abatch.protocol import facts as facts_
+from abatch.protocol import wire
+from abatch.protocol.absence import WHY
+from abatch.protocol.lifecycle import Held, State, after, doubt_of
 from abatch.result import OUTCOMES
 from abatch.sandbox import faults as f
 from abatch.sandbox.answers import CANCELED, EXPIRED, FIRST_ERROR, MARK, SUCCEEDED
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from abatch import Summary
-    from abatch.lifecycle import InDoubt
+    from abatch.protocol.lifecycle import InDoubt
     from abatch.sandbox.batches import Batch
     from abatch.sandbox.store import Fact
     from tests.simulation.network import Read

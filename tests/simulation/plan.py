@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, Final, Literal, TypeAlias
 
 from abatch import Config
-from abatch.outage import LONGEST_WAIT
+from abatch.engine.outage import LONGEST_WAIT
 from abatch.sandbox import faults as f
 from abatch.sandbox.api import Settings
 from abatch.sandbox.shapes import ERAS

@@ -16,10 +16,10 @@ import httpx2
 from anthropic._base_client import get_platform
 
 from abatch import BackendError, BatchManager, ConfigError, JobStopped, LimitReached
-from abatch.facts import LostWished, ResolveWished
-from abatch.journal import Entry, Journal
-from abatch.ledger import Ledger
-from abatch.lifecycle import Held, InDoubt, Processing, doubt_of
+from abatch.journal.ledger import Ledger
+from abatch.journal.sqlite import Entry, Journal
+from abatch.protocol.facts import LostWished, ResolveWished
+from abatch.protocol.lifecycle import Held, InDoubt, Processing, doubt_of
 from abatch.sandbox.transport import URL
 from tests.simulation import oracles
 from tests.simulation.effects import WISHES_EVERY
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from abatch import Job, Summary
-    from abatch.lifecycle import State
-    from abatch.poller import Scope
+    from abatch.engine.poller import Scope
+    from abatch.protocol.lifecycle import State
     from abatch.sandbox.batches import Batch
     from tests.simulation.plan import Life, Work
     from tests.simulation.world import World

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from abatch import wire
-from abatch.facts import Committing, Drained, Lost, Withdrawn
+from abatch.protocol import wire
+from abatch.protocol.facts import Committing, Drained, Lost, Withdrawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from abatch.journal import Entry
+    from abatch.journal.sqlite import Entry
     from abatch.sandbox.batches import Batch
     from tests.simulation.process import Process
     from tests.simulation.world import World

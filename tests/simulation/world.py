@@ -19,8 +19,9 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from abatch import StillInDoubt, wire
-from abatch.lifecycle import InDoubt
+from abatch import StillInDoubt
+from abatch.protocol import wire
+from abatch.protocol.lifecycle import InDoubt
 from abatch.sandbox.faults import CutBody, GzipBomb, Jump, LineFault, ResetAt, Reshuffle, Slow, Status
 from abatch.testing import memory
 from tests.simulation import oracles

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from abatch.journal import Journal
-from abatch.ledger import Ledger
+from abatch.journal.ledger import Ledger
+from abatch.journal.sqlite import Journal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from abatch import facts
-from abatch.clocks import Moment
-from abatch.facts import Planned
-from abatch.lifecycle import InDoubt
-from abatch.reconcile import BatchSeen, Doubt, Listing
-from abatch.spool import SpoolReader, SpoolWriter, Written
+from abatch.input.spool import SpoolReader, SpoolWriter, Written
+from abatch.protocol import facts
+from abatch.protocol.clocks import Moment
+from abatch.protocol.facts import Planned
+from abatch.protocol.lifecycle import InDoubt
+from abatch.protocol.reconcile import BatchSeen, Doubt, Listing
 
 KEY = bytes(range(32))
 """A lineage key."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from abatch.absence import Absence
-from abatch.clocks import Moment
-from abatch.durations import LOST_AFTER, VANISHED_AFTER
-from abatch.facts import Lost, Reappeared, Vanished
+from abatch.protocol.absence import Absence
+from abatch.protocol.clocks import Moment
+from abatch.protocol.durations import LOST_AFTER, VANISHED_AFTER
+from abatch.protocol.facts import Lost, Reappeared, Vanished
 from tests.unit.make import NOON
 
 HOUR = 3600.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import anthropic
 import pytest
 
-from abatch.client import Client
+from abatch.engine.client import Client
 from abatch.errors import ApiError, ConfigError
 from tests.unit.test_proxies import call_everything, no_proxies
 

@@ -15,12 +15,12 @@ import anyio
 import httpx2
 import pytest
 
-from abatch import client, proxies
-from abatch.client import Client
+from abatch.engine import client, proxies
+from abatch.engine.client import Client
 from abatch.errors import ApiError
-from abatch.facts import Headers
-from abatch.reads import refusal_of
-from abatch.reconcile import CreatedUnnamed, Refused, Unknown, judge
+from abatch.protocol.facts import Headers
+from abatch.protocol.reads import refusal_of
+from abatch.protocol.reconcile import CreatedUnnamed, Refused, Unknown, judge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

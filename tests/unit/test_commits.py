@@ -8,11 +8,11 @@ from typing import Any
 import anyio
 import pytest
 
-from abatch.commits import CommitTimes
 from abatch.config import Config
-from abatch.durations import AUDITED_FOR, CLOCK_SLACK
-from abatch.poller import Scope
-from abatch.reconcile import Known
+from abatch.engine.poller import Scope
+from abatch.protocol.commits import CommitTimes
+from abatch.protocol.durations import AUDITED_FOR, CLOCK_SLACK
+from abatch.protocol.reconcile import Known
 from tests.unit.make import NOON, batch
 
 pytestmark = pytest.mark.anyio

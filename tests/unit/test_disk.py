@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from abatch import disk
-from abatch.disk import AHEAD, SYNC_FILE_RANGE_WRITE, Writeback, durable, make_folders
+from abatch.system import disk
+from abatch.system.disk import AHEAD, SYNC_FILE_RANGE_WRITE, Writeback, durable, make_folders
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from abatch.errors import (
     StillInDoubt,
     TooManyOpenFiles,
 )
-from abatch.lifecycle import Ready
+from abatch.protocol.lifecycle import Ready
 from abatch.result import Summary
 from tests.unit.make import committing
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from abatch import Failure
-from abatch.collector import failure_of
-from abatch.facts import Drained, decode, encode
-from abatch.failures import OTHERS, Failures, is_final
+from abatch.engine.drain import failure_of
+from abatch.protocol.facts import Drained, decode, encode
+from abatch.protocol.failures import OTHERS, Failures, is_final
 from abatch.result import Line
 from tests.unit.make import drained
 

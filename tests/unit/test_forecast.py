@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from abatch import facts
-from abatch.cli.exits import FAILED, OK, RUNNING, STUCK
-from abatch.cli.standing import exit_code_of, standing_of
-from abatch.facts import Counts, FileSource
-from abatch.forecast import LATE, NO_HISTORY, NOTHING_SENT, OPEN_INPUT, OPERATOR, STOPPED, forecast
-from abatch.journal import Entry
-from abatch.ledger import JobRecord, Ledger
+from abatch.cli.exit_codes import FAILED, OK, RUNNING, STUCK
+from abatch.cli.job_status import exit_code_of, standing_of
+from abatch.journal.ledger import JobRecord, Ledger
+from abatch.journal.sqlite import Entry
+from abatch.protocol import facts
+from abatch.protocol.facts import Counts, FileSource
+from abatch.protocol.forecast import LATE, NO_HISTORY, NOTHING_SENT, OPEN_INPUT, OPERATOR, STOPPED, forecast
 from tests.unit.make import NOON, committing, drained, planned, submitted
 
 pytestmark = pytest.mark.anyio

@@ -17,11 +17,12 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abatch import BadRequest, ConfigError, Request, intake
-from abatch.facts import FileSource
-from abatch.intake import IDS_IN_MEMORY, FileInput, Heaps, IterableInput, Numbered, SeenIds, check_file
-from abatch.request import from_object
-from abatch.wire import body_size
+from abatch import BadRequest, ConfigError, Request
+from abatch.input import intake
+from abatch.input.intake import IDS_IN_MEMORY, FileInput, Heaps, IterableInput, Numbered, SeenIds, check_file
+from abatch.input.request import from_object
+from abatch.protocol.facts import FileSource
+from abatch.protocol.wire import body_size
 from tests.unit.make import names, request_line
 
 pytestmark = pytest.mark.anyio

@@ -21,9 +21,10 @@ import anyio
 import msgspec
 import pytest
 
-from abatch import ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked, facts
-from abatch.journal import OLDER, SCHEMA, SINCE_OLDER, VERSION, Entry, Journal, Overtaken, is_driven
-from abatch.ledger import Ledger
+from abatch import ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
+from abatch.journal.ledger import Ledger
+from abatch.journal.sqlite import OLDER, SCHEMA, SINCE_OLDER, VERSION, Entry, Journal, Overtaken, is_driven
+from abatch.protocol import facts
 from tests.unit.make import NOON, committing, drained, planned, run, start, submitted
 
 pytestmark = pytest.mark.anyio
@@ -222,7 +223,7 @@ async def test_a_refused_driver_leaves_the_lock_where_it_is(journal):
 DRIVE = """
 import anyio, os, sys
 from pathlib import Path
-from abatch.journal import Journal
+from abatch.journal.sqlite import Journal
 async def main():
     journal = await Journal.open(Path(sys.argv[1]), drive=True)
     {then}
@@ -245,7 +246,7 @@ async def test_a_killed_driver_holds_the_lock_until_its_death_and_no_longer(tmp_
 FORKED = """
 import anyio, os, signal, sys
 from pathlib import Path
-from abatch.journal import Journal
+from abatch.journal.sqlite import Journal
 async def main():
     journal = await Journal.open(Path(sys.argv[1]), drive=True)
     child = os.fork()
@@ -433,7 +434,7 @@ async def test_the_lineage_is_sixteen_hex_digits_and_not_the_key(journal):
 
 async def test_neither_key_nor_prompt_nor_custom_id_stands_in_the_journal(journal, ledger):
     from abatch import Config
-    from abatch.planner import Planner
+    from abatch.input.planner import Planner
 
     key, prompt, custom_id = "sk-ant-CANARY-key", "CANARY prompt", "CANARY id"
     job = await ledger.start_job(submitted())
@@ -671,9 +672,9 @@ async def test_an_empty_file_left_by_a_crash_at_the_start_becomes_a_journal(tmp_
 FULL_DISK = """
 import anyio, json, resource, signal, sys
 from pathlib import Path
-from abatch import facts
+from abatch.protocol import facts
 from abatch.errors import JournalError
-from abatch.journal import Entry, Journal
+from abatch.journal.sqlite import Entry, Journal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 async def attempt(call, *args):
     try:
@@ -718,7 +719,7 @@ OPEN_ON_A_FULL_DISK = """
 import anyio, resource, signal, sys
 from pathlib import Path
 from abatch.errors import JournalError
-from abatch.journal import Journal
+from abatch.journal.sqlite import Journal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 async def main():
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))

@@ -7,13 +7,14 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from abatch import IllegalTransition, JobConflict, JournalCorrupt, Progress, Usage, facts
-from abatch.facts import Counts, SealedRecord, Spend
-from abatch.journal import Entry, Journal, Overtaken
-from abatch.ledger import Ledger, bound_batches
-from abatch.lifecycle import Dead, Done, Held, InDoubt, Processing, Ready
+from abatch import IllegalTransition, JobConflict, JournalCorrupt, Progress, Usage
+from abatch.journal.ledger import Ledger, bound_batches
+from abatch.journal.sqlite import Entry, Journal, Overtaken
+from abatch.journal.survey import Surveys
 from abatch.prices import load
-from abatch.survey import Surveys
+from abatch.protocol import facts
+from abatch.protocol.facts import Counts, SealedRecord, Spend
+from abatch.protocol.lifecycle import Dead, Done, Held, InDoubt, Processing, Ready
 from tests.unit.make import NOON, committing, drained, planned, submitted
 
 pytestmark = pytest.mark.anyio

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from abatch import facts, lifecycle
-from abatch.clocks import Moment
 from abatch.errors import IllegalTransition
-from abatch.facts import Counts, SealedRecord
-from abatch.lifecycle import (
+from abatch.protocol import facts, lifecycle
+from abatch.protocol.clocks import Moment
+from abatch.protocol.facts import Counts, SealedRecord
+from abatch.protocol.lifecycle import (
     Abandon,
     Dead,
     Done,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from abatch.pacing import LIMITS, Backoff, Pace
+from abatch.protocol.pacing import LIMITS, Backoff, Pace
 
 
 @pytest.mark.parametrize("tier", LIMITS)

@@ -11,8 +11,8 @@ from anthropic.types.message_create_params import MessageCreateParamsNonStreamin
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abatch.params import OLDER, Check, check_of, table
-from abatch.request import Row, check_lines, from_line
+from abatch.input.params import OLDER, Check, check_of, table
+from abatch.input.request import Row, check_lines, from_line
 
 GOOD: dict[str, Any] = {
     "model": "claude-haiku-4-5",

@@ -10,7 +10,19 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abatch.parked import ENOUGH, LEAST, LONGEST, REMEMBERED, TIMES, UNKNOWN, Parked, Parking, note, parked, patience
+from abatch.protocol.parked import (
+    ENOUGH,
+    LEAST,
+    LONGEST,
+    REMEMBERED,
+    TIMES,
+    UNKNOWN,
+    Parked,
+    Parking,
+    note,
+    parked,
+    patience,
+)
 from tests.unit.make import batch
 
 HOUR = 3600.0

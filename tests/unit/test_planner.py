@@ -14,13 +14,14 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abatch import BadRequest, Config, ConfigError, JobConflict, JobStopped, Request, facts
-from abatch.facts import Headers
-from abatch.intake import check_file
-from abatch.journal import Entry
-from abatch.ledger import JobRecord, Ledger
-from abatch.planner import HEADER_SETS, Planner, spool_needed
-from abatch.spool import SpoolReader
+from abatch import BadRequest, Config, ConfigError, JobConflict, JobStopped, Request
+from abatch.input.intake import check_file
+from abatch.input.planner import HEADER_SETS, Planner, spool_needed
+from abatch.input.spool import SpoolReader
+from abatch.journal.ledger import JobRecord, Ledger
+from abatch.journal.sqlite import Entry
+from abatch.protocol import facts
+from abatch.protocol.facts import Headers
 from tests.unit.make import names, request_line, submitted
 
 pytestmark = pytest.mark.anyio

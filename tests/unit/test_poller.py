@@ -15,20 +15,20 @@ import httpx2
 import pytest
 
 from abatch import Config
-from abatch.client import Client
-from abatch.clocks import moment
-from abatch.commits import CommitTimes
+from abatch.engine.client import Client
+from abatch.engine.poller import Scope
 from abatch.errors import ApiError
-from abatch.facts import Candidate, CandidatesChanged
-from abatch.poller import Scope
-from abatch.reads import refusal_of
-from abatch.reconcile import Known
+from abatch.protocol.clocks import moment
+from abatch.protocol.commits import CommitTimes
+from abatch.protocol.facts import Candidate, CandidatesChanged
+from abatch.protocol.reads import refusal_of
+from abatch.protocol.reconcile import Known
 from tests.unit.make import GRACE, MINUTE, NOON, doubt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
-    from abatch.reconcile import Doubt
+    from abatch.protocol.reconcile import Doubt
 
 pytestmark = pytest.mark.anyio
 

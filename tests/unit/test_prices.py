@@ -12,9 +12,9 @@ import pytest
 
 from abatch import ConfigError, Result, Usage
 from abatch.charges import MOST_REASONS
-from abatch.facts import Spend
 from abatch.prices import BATCH_DISCOUNT, Price, days_old, load
-from abatch.wire import read_line
+from abatch.protocol.facts import Spend
+from abatch.protocol.wire import read_line
 
 MILLION = Usage(input_tokens=1_000_000, output_tokens=1_000_000)
 

@@ -11,10 +11,10 @@ import anyio
 import httpx2
 from anthropic._base_client import get_platform
 
-from abatch import proof
-from abatch.client import Client
-from abatch.proof import GONE_AFTER, LOOK_WITHIN, SHORT_LOOKS, Examiner
-from abatch.reconcile import Known
+from abatch.engine import proof
+from abatch.engine.client import Client
+from abatch.engine.proof import GONE_AFTER, LOOK_WITHIN, SHORT_LOOKS, Examiner
+from abatch.protocol.reconcile import Known
 from tests.simulation.loop import SimulatedLoop
 from tests.unit.make import NOON, batch
 

@@ -10,11 +10,11 @@ import anthropic
 import httpx2
 import pytest
 
-from abatch.client import Client
+from abatch.engine.client import Client
+from abatch.engine.proxies import proxy_for
 from abatch.errors import ApiError, ConfigError
-from abatch.facts import Headers
-from abatch.proxies import proxy_for
-from abatch.reconcile import NoAnswer
+from abatch.protocol.facts import Headers
+from abatch.protocol.reconcile import NoAnswer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from abatch.errors import ApiError
-from abatch.reads import LOOKS, LOOKS_ONCE_USABLE, Reads, refusal_of
-from abatch.reconcile import Refused, Replied, judge
-from abatch.refusals import remedy_of
+from abatch.protocol.reads import LOOKS, LOOKS_ONCE_USABLE, Reads, refusal_of
+from abatch.protocol.reconcile import Refused, Replied, judge
+from abatch.protocol.refusals import remedy_of
 
 CREDIT = (
     "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or purchase "

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from abatch.facts import Candidate, CandidatesChanged, Counts
-from abatch.reconcile import (
+from abatch.protocol.facts import Candidate, CandidatesChanged, Counts
+from abatch.protocol.reconcile import (
     Absent,
     AbsentOnce,
     Created,
@@ -36,7 +36,7 @@ from abatch.reconcile import (
     still_open,
     to_inspect,
 )
-from abatch.refusals import SPEND_LIMIT
+from abatch.protocol.refusals import SPEND_LIMIT
 from tests.doubts import committed_with
 from tests.unit.make import GRACE, MINUTE, NOON, batch, doubt, listing
 

@@ -6,9 +6,9 @@ import pytest
 from anthropic._error_classes import ERROR_CLASSES  # the map itself: a code that the SDK gains must get a row here
 
 from abatch.errors import ApiError
-from abatch.reads import refusal_of
-from abatch.reconcile import Later, Refused, Replied, TooLarge, Unknown, judge
-from abatch.refusals import remedy_of
+from abatch.protocol.reads import refusal_of
+from abatch.protocol.reconcile import Later, Refused, Replied, TooLarge, Unknown, judge
+from abatch.protocol.refusals import remedy_of
 
 SCOPE = {
     (429, "enforced_spend_limit_reached"): "spend limit in the Console",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abatch import BadRequest, Request
-from abatch.request import Row, check_lines, from_checked_lines, from_line, from_object
+from abatch.input.request import Row, check_lines, from_checked_lines, from_line, from_object
 
 GOOD: dict[str, Any] = {"model": "m", "max_tokens": 1, "messages": []}
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abatch import wire
-from abatch.disk import remove
-from abatch.spool import FOOTER, PIECE, SpoolDamaged, SpoolReader, SpoolWriter, examine, write_missing
+from abatch.input.spool import FOOTER, PIECE, SpoolDamaged, SpoolReader, SpoolWriter, examine, write_missing
+from abatch.protocol import wire
+from abatch.system.disk import remove
 from tests.unit.make import KEY, names, planned_for, read_spool, rows_of, write_spool
 
 PREFIX = wire.prefix(KEY, 1, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abatch.stops import MOST, add_stops
+from abatch.protocol.stops import MOST, add_stops
 
 
 def test_stop_reasons_are_added_up():

@@ -8,7 +8,7 @@ import threading
 import anyio
 import pytest
 
-from abatch import threads
+from abatch.system import threads
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from abatch import facts, wire
-from abatch.result import Usage
-from abatch.wire import (
+from abatch.protocol import facts, wire
+from abatch.protocol.wire import (
     MAX_LINE,
     BlockReader,
     LineReader,
@@ -29,6 +28,7 @@ from abatch.wire import (
     tag,
     with_custom_id,
 )
+from abatch.result import Usage
 from tests.unit.make import KEY, WIRE_ID
 
 SHARDS = st.integers(1, 2**40 - 1)

@@ -1,0 +1,149 @@
+"""How a command ends: the exit status, the same for all of them, and what is said about it.
+
+| status | meaning |
+|---|---|
+| 0 | every request succeeded; or what was asked for was shown or done |
+| 1 | finished, and some requests failed for good or are missing, or the results were moved; or a bad row in stdin |
+| 2 | bad input or usage, or the answer to a question was no; nothing was submitted |
+| 3 | cannot go on now; the text says what to do, and the same command resumes |
+| 4 | only of `abatch status --exit-code`: a job is not done, and a process drives it |
+| 130 | interrupted; the same command resumes |
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import traceback
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import anyio
+import typer
+
+from abatch.cli.commands import completed
+from abatch.cli.screen import Screen, configure_logs
+from abatch.cli.streams import OutputGone
+from abatch.errors import AbatchError, BackendError, BackendNotFound, BadRequest, ConfigError, JobConflict
+from abatch.log import redact
+from abatch.system.paths import folder_of, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+    from pathlib import Path
+
+__all__ = [
+    "BAD_INPUT",
+    "FAILED",
+    "INTERRUPTED",
+    "OK",
+    "RUNNING",
+    "STUCK",
+    "perform",
+    "reported",
+    "status_of",
+    "tell",
+    "without_output",
+]
+
+OK: Final = 0
+FAILED: Final = 1
+BAD_INPUT: Final = 2
+STUCK: Final = 3
+RUNNING: Final = 4
+INTERRUPTED: Final = 130
+DISK_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+AS_OPTIONS: Final = {"journal= or --journal": "--journal", "key must match": "--key must match"}
+"""Arguments of Python that errors speak of, as they are called here."""
+
+T = TypeVar("T")
+
+
+def status_of(error: BaseException) -> int:
+    """The exit status that an error of abatch comes to, unless a command knows better."""
+    return BAD_INPUT if isinstance(error, ConfigError | BadRequest | JobConflict) else STUCK
+
+
+def tell(error: BaseException, journal: Path | None = None) -> str:
+    """What is said about an error: its own text where it is one that is expected, else where it came from.
+
+    The commands that it shows name `journal`, the folder that the command line was given or took for granted.
+    """
+    told = _tell(error)
+    return told if journal is None else completed(told, folder_of(journal))
+
+
+def _tell(error: BaseException) -> str:
+    match error:
+        case BackendNotFound():
+            return f"no backend takes {error.url!r}; a destination is one of:\n  " + "\n  ".join(error.forms)
+        case BackendError():
+            place = shown(error.url)
+            folder = os.path.dirname(place)  # noqa: PTH120 - it may be no path
+            return error.why if folder and folder in error.why else f"{place}: {error.why}"
+        case BadRequest():
+            return f"{error.total:,} problem(s) in the requests:\n{error}"
+        case AbatchError():
+            told = str(error)
+            for argument, option in AS_OPTIONS.items() if isinstance(error, ConfigError) else ():
+                told = told.replace(argument, option)
+            return told
+        case OSError() if error.errno in DISK_FULL:
+            return f"the disk is full ({error.strerror}). Free some, then run the same command again."
+        case _:  # no locals: they may hold a key or a prompt
+            told = "".join(traceback.format_exception(error))
+            return str(redact(None, "", {"text": f"this should not happen, please report it:\n{told}"})["text"])
+
+
+@contextmanager
+def reported(screen: Screen | None = None, journal: Path | None = None) -> Generator[None]:
+    """Turn whatever ends the block into a message and an exit status.
+
+    Raises:
+        typer.Exit: with the status.
+
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        (screen or Screen()).complain("Interrupted.")
+        raise typer.Exit(INTERRUPTED) from None
+    except OutputGone as gone:
+        raise typer.Exit(without_output(gone, screen)) from None
+    except Exception as error:
+        if isinstance(error, typer.Exit | typer.Abort) or type(error).__module__.startswith(("click", "typer")):
+            raise
+        (screen or Screen()).complain(f"error: {tell(error, journal)}")
+        raise typer.Exit(status_of(error)) from None
+
+
+def without_output(gone: OutputGone, screen: Screen | None = None) -> int:
+    """Report that stdout failed while it took what was asked for; the exit status of that."""
+    if gone.reader_left:  # it has read enough
+        return OK
+    (screen or Screen()).complain(f"error: {gone}; what was asked for is incomplete")
+    return STUCK
+
+
+def perform(work: Callable[[], Awaitable[T]], journal: Path | None = None, /) -> T:
+    """Run what a command does; Ctrl-C ends it where it stands, for it drives nothing."""
+    screen = Screen()
+    before = signal.signal(signal.SIGINT, _interrupt)
+    try:
+        with reported(screen, journal):
+            configure_logs(screen)
+            return anyio.run(partial(work))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(*_: object) -> None:
+    """End at once: raised at any line, an exception could be lost in the event loop's own code."""
+    screen = Screen()
+    if screen.output.is_terminal:
+        screen.output.show_cursor(True)
+        screen.output.line()  # a table that is watched ends without one
+    screen.complain("Interrupted.")
+    os._exit(INTERRUPTED)

@@ -1,0 +1,146 @@
+"""How jobs and shards stand, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, assert_never
+
+from abatch.cli.exit_codes import FAILED, OK, RUNNING, STUCK
+from abatch.protocol.facts import LostWished, ResolveWished
+from abatch.protocol.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost, Processing, Ready, Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from abatch.journal.ledger import JobRecord, ShardRecord
+
+__all__ = ["Standing", "attempt_of", "exit_code_of", "shard_in_words", "standing_of", "state_of", "wish_in_words"]
+
+WORST_LAST: Final = (OK, FAILED, RUNNING, STUCK)
+"""Exit codes of jobs: of several, the last one counts."""
+WANTS_SOMEBODY: Final = frozenset({"held", "stopped"})
+"""States that no process ends by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a job stands."""
+
+    state: str
+    reason: str = ""
+    remedy: str = ""
+
+
+def standing_of(job: JobRecord) -> Standing:
+    """How a job stands, what matters most first."""
+    if job.finished is not None:
+        return Standing(state="done", reason="cancelled" if job.cancel_wished else "")
+    if job.stopped is not None and not job.cancel_wished:
+        return Standing(state="stopped", reason=job.stopped.reason, remedy=job.stopped.remedy)
+    for shard in job.open_shards.values():
+        if isinstance(shard.state, Held):
+            return Standing(
+                state="held",
+                reason=f"shard {shard.shard}: {shard.state.reason}",
+                remedy=_remedy_of_held(job, shard.shard),
+            )
+    if job.cancel_wished:
+        return Standing(state="cancelling")
+    if any(isinstance(shard.state, InDoubt) for shard in job.open_shards.values()):
+        return Standing(state="in doubt", reason="a create was not answered; it is settled by itself")
+    if job.limit_reached and not job.open_shards:
+        return Standing(
+            state="stopped",
+            reason=f"only its first {job.limit:,} requests were to be sent (--limit)",
+            remedy="Run it without --limit to send the rest.",
+        )
+    return Standing(state="running" if job.cut.last or _has_begun(job) else "planning")
+
+
+def _has_begun(job: JobRecord) -> bool:
+    """Whether something of a job was sent: from then on it is more than planned, while its input is read on."""
+    return job.sealed_count > 0 or any(not isinstance(shard.state, Ready) for shard in job.open_shards.values())
+
+
+def exit_code_of(jobs: Iterable[JobRecord], *, driven: bool) -> int:
+    """The exit code that says how jobs stand: 0 if there is none.
+
+    Args:
+        jobs: the jobs.
+        driven: whether a process drives their journal.
+
+    """
+
+    def code(job: JobRecord) -> int:
+        if job.finished is not None:
+            return FAILED if job.progress().failed or job.not_sent != 0 else OK
+        return RUNNING if driven and standing_of(job).state not in WANTS_SOMEBODY else STUCK
+
+    return max(map(code, jobs), key=WORST_LAST.index, default=OK)
+
+
+def _remedy_of_held(job: JobRecord, shard: int) -> str:
+    if (wish := job.wishes.get(shard)) is not None:
+        return f"Noted, and not done yet: it {wish_in_words(wish)}"
+    refused = "Your last word was refused: the API says otherwise. " if shard in job.refused else ""
+    return f"{refused}Look in the Console, then: abatch resolve {shard} --adopt BATCH_ID, or --not-created, or --lost"
+
+
+def state_of(shard: ShardRecord) -> tuple[str, str]:
+    """How a shard stands in a word or two, and why, where there is something to say."""
+    match shard.state:
+        case Ready():
+            return "ready", ""
+        case Rejected():
+            return "rejected", "too large for the API"
+        case InDoubt():
+            return "in doubt", ""
+        case Held(reason=reason):
+            return "held", reason
+        case Processing(vanished=None, parked=True):
+            return "processing", "cancelled as parked"
+        case Processing(vanished=None):
+            return "processing", ""
+        case Draining(vanished=None):
+            return "draining", ""
+        case Processing() | Draining():
+            return "vanished", "the API does not show its batch any more"
+        case Lost(why=why):
+            return "lost", why
+        case Done():
+            return "done", ""
+        case Dead(end=end):
+            return type(end).__name__.lower(), ""
+        case _:
+            assert_never(shard.state)
+
+
+def shard_in_words(shard: ShardRecord) -> str:
+    """How a shard stands, and why."""
+    return ": ".join(filter(None, state_of(shard)))
+
+
+def wish_in_words(wish: ResolveWished | LostWished) -> str:
+    """What an operator said of a shard."""
+    match wish:
+        case LostWished():
+            return "is lost"
+        case ResolveWished(batch_id=None):
+            return "was not created"
+        case ResolveWished(batch_id=batch_id):
+            return f"is batch {batch_id}"
+        case _:
+            assert_never(wish)
+
+
+def attempt_of(shard: ShardRecord) -> int | None:
+    """The number of its last attempt, 0 before the first; None where only the journal's facts still tell."""
+    match shard.state:
+        case Ready(attempt=attempt) | InDoubt(attempt=attempt):
+            return attempt
+        case Held() | Processing() | Draining() | Lost() | Done():
+            return shard.state.doubt.attempt
+        case Rejected() | Dead():
+            return None
+        case _:
+            assert_never(shard.state)

@@ -1,0 +1,126 @@
+"""The commands that come next: what goes on with a job, and what to do about requests that failed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from abatch.backend import normalize
+from abatch.cli.commands import command, near
+from abatch.errors import ConfigError
+from abatch.input.answered import retried_key
+from abatch.protocol.facts import SelectedSource, files_of
+from abatch.protocol.stops import CUT
+from abatch.system.paths import absolute, absolute_url, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from abatch.journal.ledger import JobRecord, Ledger
+    from abatch.result import Failure, Summary
+
+__all__ = ["OVERRIDE", "Resume", "about_failures", "about_stops", "resuming"]
+
+OVERRIDE: Final = ("--failing", "go-on")
+"""Options that send the rest of a job in spite of its first results."""
+
+NOT_WHOLE: Final = {
+    CUT: "cut at max_tokens",
+    "refusal": "refused by the model",
+    "pause_turn": "paused by the model (pause_turn)",
+    "model_context_window_exceeded": "cut at the end of the model's context window",
+}
+"""Stop reasons of answers that succeeded and may not be what was wanted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """How somebody goes on with a job that no process drives."""
+
+    command: str = ""
+    """What is to be typed; empty where only an application can go on."""
+    needs: str = ""
+    """What else it takes, if anything."""
+    anyway: str = ""
+    """The command that sends the rest in spite of failed first results; empty where they did not stop the job."""
+
+    @property
+    def in_words(self) -> str:
+        """The command and what it needs, for people."""
+        return ", ".join(filter(None, [self.command, self.needs]))
+
+
+def resuming(ledger: Ledger, job: JobRecord) -> Resume:
+    """The command that goes on with a job; while a trial is under way, no further than its limit."""
+    folder, submitted, headers = ledger.journal.folder, job.submitted, job.submitted.headers
+    first = retried_key(job.key)
+    override = OVERRIDE if job.stopped is not None and job.stopped.failing else ()
+
+    def resume(*words: str, needs: str) -> Resume:
+        anyway = command(folder, *words, *override) if override else ""
+        return Resume(command=command(folder, *words), needs=needs, anyway=anyway)
+
+    if ledger.job(first) is not None:
+        return resume("retry", first, needs="with the options it was begun with")
+    if not job.to or headers.user_profile_id is not None:
+        return Resume(needs="by the application that began it")
+    files = files_of(submitted.source)
+    sources = [near(str(absolute(folder, file.path))) for file in files] or ["-"]
+    words = ["run", *sources, "--to", _destination(absolute_url(folder, job.to)), "--key", job.key]
+    words += [word for beta in headers.betas for word in ("--beta", beta)]
+    words += [] if headers.workspace_id is None else ["--workspace", headers.workspace_id]
+    if isinstance(submitted.source, SelectedSource):
+        words += ["--skip-answered", submitted.source.answered_by]
+    if job.limit is not None and (job.open_shards or not job.limit_reached):  # its trial is not over
+        words += ["--limit", str(job.limit)]
+    return resume(*words, needs="" if files else "with the same lines on stdin")
+
+
+def about_failures(summary: Summary, failures: Sequence[Failure], folder: Path, *, from_file: bool) -> list[str]:
+    """The commands that show what did not succeed, and that send it again."""
+    final = sum(each.count for each in failures if each.final)
+    counts = {
+        "--failed": max(summary.errored + summary.expired + summary.other - final, 0),
+        "--missing": summary.missing,
+        "--canceled": summary.canceled,
+    }
+    kinds = [kind for kind, count in counts.items() if count]
+    first = retried_key(summary.key)
+    has_lines = final or kinds not in ([], ["--missing"])
+    lines = [f"To see them: {command(folder, 'results', summary.key, '--failed')}"] * bool(has_lines)
+    if final:
+        lines.append(f"{final:,} of them cannot succeed as they are: their requests have to be changed.")
+    if kinds and (from_file or first):
+        lines.append(f"To send them again: {command(folder, 'retry', first or summary.key, *kinds)}")
+    if summary.not_sent != 0:
+        count = "Some" if summary.not_sent is None else f"{summary.not_sent:,}"
+        lines.append(f"{count} of the requests were not sent, because the job was cancelled before they were.")
+        if from_file:
+            lines.append(
+                f"To send them: the same command with another --key and --to, and with --skip-answered {summary.key}"
+            )
+    return lines
+
+
+def about_stops(summary: Summary, folder: Path, *, from_file: bool) -> list[str]:
+    """What is to know of answers that succeeded and are not whole, and the command that asks for more."""
+    lines: list[str] = []
+    for reason, told in NOT_WHOLE.items():
+        if count := summary.stop_reasons.get(reason, 0):
+            lines.append(f"{count:,} of {summary.requests:,} were {told}.")
+    first = retried_key(summary.key)
+    if summary.stop_reasons.get(CUT, 0) and (from_file or first):
+        again = command(folder, "retry", first or summary.key, "--stop-reason", CUT, "--max-tokens", "N")
+        lines.append(f"To ask for longer answers, which are paid for: {again}")
+    return lines
+
+
+def _destination(url: str) -> str:
+    """A destination as people write it, where that stands for the same."""
+    here = near(shown(url))
+    try:
+        return here if normalize(os.path.abspath(here) + "/" * here.endswith("/")) == url else url  # noqa: PTH100
+    except ConfigError:
+        return url

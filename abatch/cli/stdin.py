@@ -1,0 +1,130 @@
+"""Requests on their way in: the lines that stdin brings, and a look at how an input begins."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from abatch.errors import AbatchError, BadRequest, ConfigError
+from abatch.input.kinds import check_kind
+from abatch.input.problems import Problems
+from abatch.input.request import BLANK, BOM, from_line
+from abatch.protocol.wire import MAX_LINE, LineReader, LineTooLong
+from abatch.system import threads
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from abatch.input.params import Check
+
+__all__ = ["begun", "inputs", "stdin_lines"]
+
+BLOCK: Final = 2**20
+"""Bytes read at once; and of a stream, what is looked at before it makes a job."""
+
+
+def inputs(names: list[str]) -> list[Path]:
+    """The files that are named, in this order; a pattern in quotes stands for its files, sorted by name.
+
+    Raises:
+        ConfigError: no file matches a pattern.
+
+    """
+    found: list[Path] = []
+    for name in names:
+        if not glob.has_magic(name) or Path(name).exists():
+            found.append(Path(name))
+            continue
+        matching = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of a path that need not be relative
+        if not matching:
+            raise ConfigError(f"no file matches {name!r}")
+        found += map(Path, matching)
+    return found
+
+
+async def begun(lines: AsyncIterator[bytes], params: Check | None = None) -> AsyncIterator[bytes]:
+    """The same lines, once the first of them are known to be good: without these there shall be no job.
+
+    Args:
+        lines: the lines.
+        params: checks params; else any will do.
+
+    Raises:
+        BadRequest: one of them cannot be sent.
+        ConfigError: there is no line at all, or it is JSON of another kind.
+
+    """
+    head: list[bytes] = []
+    weight = 0
+    async for line in lines:
+        head.append(line)
+        weight += len(line)
+        if weight >= BLOCK:
+            break
+    if not head:
+        raise ConfigError("stdin holds no request")
+    check_kind(b"\n".join(head)[:BLOCK], None)
+    if (bad := await threads.run(_problems_of, head, params)) is not None:
+        raise bad
+    return _joined(head, lines)
+
+
+def _problems_of(lines: list[bytes], params: Check | None) -> BadRequest | None:
+    problems = Problems()
+    for number, line in enumerate(lines, 1):
+        try:
+            row = from_line(line, number)
+        except BadRequest as bad:
+            problems.add([bad])
+        else:
+            problems.add([] if params is None else params.row(row, number))
+    return problems.error()
+
+
+async def _joined(head: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while head:
+        block, head = head, []
+        for line in block:
+            yield line
+    async for line in rest:
+        yield line
+
+
+async def stdin_lines() -> AsyncIterator[bytes]:
+    """The lines of stdin, in blocks as they come; waiting for more can be cancelled."""
+    descriptor = sys.stdin.fileno()
+    reader, waits, ends, begins = LineReader(), True, 0, BOM
+    begun_to_read = False
+    while True:
+        if waits:
+            try:
+                await anyio.wait_readable(descriptor)
+            except OSError:  # a plain file never makes one wait
+                waits = False
+        try:
+            block = await threads.run(os.read, descriptor, BLOCK)
+        except OSError as failure:
+            why = f"stdin cannot be read ({failure.strerror})"
+            if begun_to_read:  # some of it may be sent already, so this is no error of the input
+                raise AbatchError(f"{why}; run the same command again, with all the lines") from failure
+            raise ConfigError(
+                f"{why}; - needs the lines on stdin: connect a file or pipe, or name the file"
+            ) from failure
+        begun_to_read = True
+        ends += block.count(b"\n")
+        try:
+            lines = reader.feed(block) if block else reader.end()
+        except LineTooLong:
+            why = f"the line is longer than {MAX_LINE} bytes; in a file it may be"
+            raise BadRequest(ends + 1, None, why) from None
+        for line in lines:
+            if request := line.removeprefix(begins).strip(BLANK):
+                yield request
+            begins = b""
+        if not block:
+            return

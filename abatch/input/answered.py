@@ -1,0 +1,188 @@
+"""Leave out of an input the requests that an earlier job answered, so that only the others are sent and paid for.
+
+A request counts as answered if the job, one of its retries, or a job whose answers it left out itself has a success
+for its custom_id, and its params are those that were answered. Of params a digest is kept for as long as the API
+keeps results (`kept.py`); where there is none, the custom_id decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from msgspec.json import encode
+
+from abatch.errors import ConfigError
+from abatch.input.intake import BLOCK, packed_mask, read_again, unskipped
+from abatch.input.known import known_params
+from abatch.journal.kept import params_mark, read_kept
+from abatch.protocol import wire
+from abatch.protocol.facts import SelectedSource, betas_of_row, files_of
+from abatch.system import threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from abatch.engine.runner import JobRun
+    from abatch.input.known import KnownParams
+    from abatch.input.request import Rows
+    from abatch.journal.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.protocol.facts import FileSource, FilesSource
+
+__all__ = ["answering", "retried_key", "retries_of", "root_of", "without_answered"]
+
+
+def retried_key(key: str) -> str:
+    """The key of the job that one of this key retries, by its form; empty if it is not that of a retry."""
+    return key.rpartition(".retry-")[0]
+
+
+def root_of(ledger: Ledger, job: JobRecord) -> JobRecord:
+    """The job that a retry is of; a job that is no retry itself."""
+    return ledger.job(retried_key(job.key)) or job
+
+
+def retries_of(ledger: Ledger, job: JobRecord) -> list[JobRecord]:
+    """The retries of a job, the first one first; the last may be unfinished."""
+    found: list[JobRecord] = []
+    while (retry := ledger.job(f"{job.key}.retry-{len(found) + 1}")) is not None:
+        found.append(retry)
+    return found
+
+
+def answering(ledger: Ledger, key: str) -> list[JobRecord]:
+    """The job of this key or the one that it retries, with all retries, and the jobs whose answers it left out itself.
+
+    Raises:
+        ConfigError: there is no such job, or one of them is not finished: what is in flight would be paid for twice.
+
+    """
+    found: list[JobRecord] = []
+    while key:
+        job = ledger.job(key)
+        if job is None:
+            raise ConfigError(f"journal {ledger.journal.folder} has no job {key!r} whose answers could be left out")
+        job = root_of(ledger, job)
+        family = [job, *retries_of(ledger, job)]
+        for each in family:
+            if each.finished is None:
+                raise ConfigError(
+                    f"job {each.key!r} is not finished, so its answers are not all known; run it to its end first"
+                )
+        found += family
+        source = job.submitted.source
+        key = source.answered_by if isinstance(source, SelectedSource) else ""
+    return found
+
+
+async def without_answered(
+    ledger: Ledger,
+    source: FileSource | FilesSource,
+    paths: Sequence[Path],
+    *,
+    betas: tuple[str, ...],
+    answered_by: str,
+    run_of: Callable[[JobRecord], JobRun],
+    note: Callable[[Rows], None] | None = None,
+) -> SelectedSource:
+    """The input without the requests that were answered.
+
+    Args:
+        ledger: the journal's jobs.
+        source: the checked files.
+        paths: where they are.
+        betas: those of all requests of the new job.
+        answered_by: the key of the earlier job.
+        run_of: gives the run of a job, by which its results are read.
+        note: called in a worker thread with the requests that are left, in their order.
+
+    Raises:
+        ConfigError: as of `answering`; or every request was answered; or a file changes meanwhile.
+        BackendError: the results of a job are not where they were.
+
+    """
+    async with known_params(ledger.journal.folder) as known:
+        for job in answering(ledger, answered_by):
+            await _note_job(ledger, job, run_of(job), known)
+        selection = _Selection(known, betas, note)
+        await read_again(source, paths, selection.look)
+    rows = selection.mask.count(0)
+    if not rows:
+        raise ConfigError(
+            f"all {source.rows:,} requests were answered by job {answered_by!r}, so nothing is left to send; nothing "
+            "was begun"
+        )
+    return SelectedSource(
+        files=files_of(source),
+        rows=rows,
+        answered_by=answered_by,
+        skipped=len(selection.mask) - rows,
+        changed=selection.changed,
+        uncompared=selection.uncompared,
+        mask=await threads.run(packed_mask, selection.mask),
+    )
+
+
+async def _note_job(ledger: Ledger, job: JobRecord, run: JobRun, known: KnownParams) -> None:
+    """Note the requests that a job answered, with the digests of their params as far as they were kept."""
+    async with run.reading() as backend:
+        for sealed in await run.sealed_since(0):
+            piece: list[bytes] = []
+            weight = 0
+            async for raw in backend.read(sealed):
+                piece.append(raw)
+                weight += len(raw)
+                if weight >= BLOCK:
+                    await threads.run(_note_answers, job, piece, known)
+                    piece, weight = [], 0
+            await threads.run(_note_answers, job, piece, known)
+    for shard in (await ledger.in_full(job)).shards.values():
+        await threads.run(_note_params, ledger.journal.ids, shard, known)
+
+
+def _note_answers(job: JobRecord, results: list[bytes], known: KnownParams) -> None:
+    lines = map(wire.delivered, results)
+    known.add(
+        job.job, [(encode(line.custom_id), b"") for line in lines if line.outcome == "succeeded" and line.custom_id]
+    )
+
+
+def _note_params(folder: Path, shard: ShardRecord, known: KnownParams) -> None:
+    kept = read_kept(folder, shard.shard, shard.planned.rows)
+    if kept is not None:
+        known.note(shard.job, ((kept.custom_id(row), kept.params_mark(row)) for row in range(shard.planned.rows)))
+
+
+@dataclass(slots=True)
+class _Selection:
+    """Which rows of an input are left out, row by row."""
+
+    known: KnownParams
+    """What was answered."""
+    betas: tuple[str, ...]
+    """Of the whole job."""
+    note: Callable[[Rows], None] | None
+    mask: bytearray = field(default_factory=bytearray)
+    changed: int = 0
+    uncompared: int = 0
+
+    def look(self, rows: Rows) -> None:
+        """Decide on the next rows."""
+        begin = len(self.mask)
+        for custom_id, params, betas in zip(rows.custom_ids, rows.params, rows.betas, strict=True):
+            self.mask.append(self._is_answered(custom_id, params, betas))
+        if self.note is not None:
+            self.note(unskipped(rows, self.mask[begin:]))
+
+    def _is_answered(self, custom_id: bytes, params: bytes, betas: tuple[str, ...]) -> bool:
+        marks = self.known.of(custom_id)
+        if marks is None:
+            return False
+        if not marks:
+            self.uncompared += 1
+            return True
+        if params_mark(params, betas_of_row(self.betas, betas)) in marks:
+            return True
+        self.changed += 1
+        return False

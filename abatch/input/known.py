@@ -1,0 +1,93 @@
+"""Remember the params of many requests by their custom_ids, each as a digest, in a file without a name.
+
+Memory does not grow with their number: ten million take about half a gigabyte of disk. The calls block: see
+`threads.run`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final
+
+from abatch.errors import ConfigError
+from abatch.journal.kept import mark_of
+from abatch.system import threads
+from abatch.system.scratch import scratch_database
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator, Iterable
+    from pathlib import Path
+
+__all__ = ["KnownParams", "known_params"]
+
+SCHEMA: Final = "CREATE TABLE known (id BLOB, job INTEGER, params BLOB NOT NULL, PRIMARY KEY (id, job)) WITHOUT ROWID"
+
+
+@asynccontextmanager
+async def known_params(folder: Path) -> AsyncGenerator[KnownParams, None]:
+    """An empty KnownParams, whose file is in this folder, and gone afterwards.
+
+    Raises:
+        ConfigError: the folder does not take a file.
+
+    """
+    known = await threads.opened(KnownParams.close, KnownParams, folder)
+    try:
+        yield known
+    finally:
+        await threads.clean_up(known.close)
+
+
+class KnownParams:
+    """Digests of params per job and custom_id. Each method raises ConfigError if the disk does not do its part."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.count = 0
+        """Custom_ids, each counted once per job."""
+        with self._guarded():
+            self._db = scratch_database(folder, SCHEMA)
+
+    def close(self) -> None:
+        """Free the file."""
+        self._db.close()
+
+    def add(self, job: int, params: Iterable[tuple[bytes, bytes]]) -> None:
+        """Add custom_ids of a job (JSON strings), each with a digest of its params, or with nothing."""
+        rows = sorted((mark_of(custom_id), job, each) for custom_id, each in params)
+        self.count += self._write("INSERT INTO known VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows)
+
+    def note(self, job: int, params: Iterable[tuple[bytes, bytes]]) -> None:
+        """Note digests of params for those of these custom_ids that the job has; an empty digest says nothing."""
+        rows = sorted((mark_of(custom_id), job, each) for custom_id, each in params if each)
+        self._write("UPDATE known SET params = ?3 WHERE id = ?1 AND job = ?2", rows)
+
+    def drop(self, custom_ids: Iterable[bytes]) -> None:
+        """Forget these custom_ids."""
+        rows = sorted((mark_of(custom_id),) for custom_id in custom_ids)
+        self.count -= self._write("DELETE FROM known WHERE id = ?", rows)
+
+    def of(self, custom_id: bytes) -> list[bytes] | None:
+        """The digests that are known for a custom_id, perhaps none; None if no job has it."""
+        with self._guarded():
+            found = self._db.execute("SELECT params FROM known WHERE id = ?", (mark_of(custom_id),)).fetchall()
+        return [params for (params,) in found if params] if found else None
+
+    def _write(self, statement: str, rows: list[tuple[bytes, int, bytes]] | list[tuple[bytes]]) -> int:
+        """Execute a statement for each of these; how many rows it changed."""
+        before = self._db.total_changes
+        with self._guarded():
+            self._db.execute("BEGIN")
+            self._db.executemany(statement, rows)
+            self._db.execute("COMMIT")
+        return self._db.total_changes - before
+
+    @contextmanager
+    def _guarded(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except (OSError, sqlite3.OperationalError) as failure:
+            raise ConfigError(
+                f"the input cannot be compared with what was sent before in {self._folder}: {failure}; free the disk"
+            ) from failure

@@ -1,0 +1,392 @@
+"""Cut a job's requests into shards, sealed in the spool; streaming, and resumable at the last cut.
+
+There is one open shard per header set. When one of them is full, all are sealed together: their `Planned` facts
+and the new input position are one transaction (a *cut*), so after a crash planning goes on exactly there. At most
+a few sealed shards wait to be sent; then planning waits, so an endless input is held back.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from contextlib import aclosing, closing, contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+
+from abatch.config import BATCH_BYTES
+from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped, cancel_and_skip
+from abatch.input.intake import (
+    BLOCK,
+    HEADER_SETS,
+    FileInput,
+    FilesInput,
+    IterableInput,
+    Lines,
+    Numbered,
+    SeenIds,
+    SelectedInput,
+    check_size,
+    file_sha256,
+    opened_source,
+    other_row,
+    too_many_header_sets,
+)
+from abatch.input.params import check_of
+from abatch.input.request import Rows, from_checked_lines
+from abatch.input.spool import FREE_DISK, SpoolUnusable, SpoolWriter, guarded
+from abatch.journal.sqlite import Entry
+from abatch.log import log
+from abatch.protocol.facts import ChangedSource, Cut, Headers, betas_of_row, files_of, takes_changed_input
+from abatch.protocol.pacing import LIMITS
+from abatch.system import threads
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Sequence
+    from pathlib import Path
+
+    from abatch.config import Config
+    from abatch.errors import Alike
+    from abatch.journal.ledger import JobRecord, Ledger
+    from abatch.protocol.facts import FilePart, SourceOfFiles
+
+__all__ = ["Planner", "log_doubts", "spool_needed"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SPREAD: Final = 256
+"""Shards of a job differ in size by up to this many rows, so that doubts seldom share a count."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Open:
+    """A shard being filled."""
+
+    writer: SpoolWriter
+    limit: int
+    """Rows at which it is full."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Taken:
+    """What one turn of the worker thread put into the open shards."""
+
+    rows: int
+    full: bool
+    offset: int = 0
+    """After the last of them in a file, if one is full."""
+
+
+class Planner:
+    """Plan one job; `run_file` or `run_iterable` returns when the input is planned, or planning is not wanted.
+
+    Args:
+        ledger: where cuts are recorded.
+        job: the job.
+        config: the limits of a batch.
+        room: awaited before shards are filled; False ends planning.
+        cut_made: called after each cut.
+
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        job: JobRecord,
+        config: Config,
+        *,
+        room: Callable[[], Awaitable[bool]],
+        cut_made: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._job = job
+        self._config = config
+        self._room = room
+        self._cut_made = cut_made
+        self._spool = ledger.journal.spool
+        self._open: dict[Headers, _Open] = {}
+        self._header_sets = set(job.header_sets)
+        self._params = check_of(config.params, betas=bool(job.submitted.headers.betas))
+        self._filled = job.cut.rows
+        """Rows that are planned, or in the open shards."""
+        self._met_end = False
+        """A row stands behind the last one that may be planned now."""
+        self._rest: tuple[Lines, Rows, int] | None = None  # of a file's block, from the row that did not fit any more
+
+    async def run_file(self, source: SourceOfFiles, *paths: Path) -> None:
+        """Plan what is left of a file that was checked, or of several.
+
+        Raises:
+            JobStopped: the file changed since, or the spool cannot be written.
+            BackendUnavailable, ConfigError: the file cannot be read.
+
+        """
+        cut = self._job.cut
+        if cut.last or self._job.limit_reached or not await self._may_fill():
+            return
+        rows = self._filled = cut.rows
+        # it was found good perhaps under a larger limit than now's
+        file = await opened_source(source, paths, longest=2 * BATCH_BYTES)
+        with closing(file):
+            now = file.stats()
+            for path, stat, then in zip(paths, now, files_of(source), strict=True):
+                if stat != (then.size, then.mtime_ns):
+                    await self._compare(path, then)
+            try:
+                left = cut.rows - (source.sent if isinstance(source, ChangedSource) else 0)
+                while left := await threads.run(file.skip, offset=cut.offset, rows=left):
+                    pass
+                while (taken := await self._in_spool(self._fill_from, file)) is not None:
+                    rows += taken.rows
+                    if file.stats() != now:
+                        raise self._changed(*paths)
+                    if taken.full and not await self._cut(Cut(rows=rows, offset=taken.offset if file.plain else 0)):
+                        return
+                if file.stats() != now or rows != source.rows:
+                    raise self._changed(*paths)
+                await self._cut(Cut(rows=rows, offset=now[0][0] if file.plain else 0, last=True))
+            except BadRequest as bad:  # the line was good when it was checked
+                raise self._changed(*paths) from bad
+            finally:
+                await threads.clean_up(self._discard)
+
+    async def run_iterable(self, requests: object) -> None:
+        """Plan a caller's iterable; what was sealed of it before is read past, and compared.
+
+        Raises:
+            BadRequest: a row cannot be sent, or its custom_id was there before; the shards before it stay.
+            JobConflict: these are not the requests the job was started with.
+            JobStopped: the spool cannot be written.
+            ConfigError: there is no request.
+            Exception: whatever the iterable raises.
+
+        """
+        before = self._job.cut
+        if not before.last and not await self._may_fill():
+            return
+        head = (await self._ledger.in_full(self._job)).head
+        source, rows = IterableInput(requests), 0
+        self._filled = before.rows
+        seen = SeenIds(self._ledger.journal.folder)
+        try:
+            async with aclosing(source.blocks(most=self._config.requests_per_batch)) as blocks:
+                async for block in blocks:
+                    problem = await self._in_spool(self._first_problem, seen, block, before.rows)
+                    good = block if problem is None else [item for item in block if item.number < problem.line]
+                    known = [item for item in good if item.number <= before.rows]
+                    for item in known:
+                        source.note(item.row)
+                        if (difference := other_row(head, item.row, item.number)) is not None:
+                            raise JobConflict(self._job.key, difference)
+                    rows += len(known)
+                    if known and rows == before.rows and source.digest() != before.digest:
+                        raise JobConflict(self._job.key, "other requests")
+                    fresh = good[len(known) :]
+                    while fresh:
+                        if before.last:
+                            raise JobConflict(self._job.key, "fewer requests")
+                        taken = await self._in_spool(self._fill_with, fresh, source)
+                        fresh = fresh[taken.rows :]
+                        rows += taken.rows
+                        if taken.full and not await self._cut(self._cut_of(source, rows)):
+                            return
+                    if problem is not None:
+                        raise problem
+            if rows < before.rows:
+                raise JobConflict(self._job.key, "more requests")
+            if rows == 0:
+                raise ConfigError(f"job {self._job.key!r} has no request")
+            if not before.last:
+                await self._cut(self._cut_of(source, rows, last=True))
+        finally:
+            await threads.clean_up(self._discard, seen)
+
+    def _cut_of(self, source: IterableInput, rows: int, *, last: bool = False) -> Cut:
+        head = "" if self._job.cuts else source.head()
+        return Cut(rows=rows, digest=source.digest(), head=head, last=last)
+
+    def _first_problem(self, seen: SeenIds, block: Sequence[Numbered], sealed: int) -> BadRequest | None:
+        """The first problem of these rows; the params of those that were sealed before are not looked at again."""
+        params: list[BadRequest] = []
+        if self._params is not None:
+            for item in block:
+                if item.number > sealed:
+                    params += self._params.row(item.row, item.number)
+            log_doubts(self._job.key, self._params.fresh_doubts())
+        too_large = (check_size(item.row, item.number, self._config.bytes_per_batch) for item in block)
+        repeated = seen.add([item.row.custom_id for item in block], [item.number for item in block])
+        return min([*filter(None, too_large), *params, *repeated], key=lambda bad: bad.line, default=None)
+
+    # ---- filling ----------------------------------------------------------------------------------------------
+
+    def _fill_from(self, file: FileInput | FilesInput | SelectedInput) -> _Taken | None:
+        """Put about a megabyte of a file into the open shards, less if one is full; None at the end."""
+        taken = weight = 0
+        while weight < BLOCK:
+            if self._rest is None:
+                block = file.block()
+                if block is None:
+                    break
+                weight += len(block.text) or BLOCK  # of which nothing is sent: it took its time all the same
+                self._rest = block, from_checked_lines(block.text), 0
+            block, rows, begin = self._rest
+            end, full = self._fill(rows, begin)
+            taken += end - begin
+            self._rest = None if end == len(rows.custom_ids) else (block, rows, end)
+            if full:
+                return _Taken(rows=taken, offset=block.requests()[end - 1][2] if end else block.offset, full=True)
+        return _Taken(rows=taken, full=False) if taken or weight else None
+
+    def _fill_with(self, items: Sequence[Numbered], source: IterableInput) -> _Taken:
+        """Put rows of an iterable into the open shards, until one is full."""
+        rows = Rows(
+            [item.row.custom_id for item in items],
+            [item.row.params for item in items],
+            [item.row.betas for item in items],
+            items[0].number,
+        )
+        end, full = self._fill(rows, 0)
+        for item in items[:end]:
+            source.note(item.row)
+        return _Taken(rows=end, full=full)
+
+    def _fill(self, rows: Rows, begin: int) -> tuple[int, bool]:
+        """Put rows into the open shards, from `begin` to what is returned; whether a shard is full."""
+        for betas, run in groupby(rows.betas[begin:]):
+            end = begin + len(list(run))
+            left = self._left()
+            if left == 0:
+                self._met_end = True
+                return begin, True
+            shard = self._shard_for(betas)
+            if shard is None:
+                raise too_many_header_sets(rows.custom_ids[begin], rows.number + begin)
+            writer = shard.writer
+            most = shard.limit - writer.rows if left is None else min(shard.limit - writer.rows, left)
+            params = rows.params[begin : min(end, begin + most)]
+            fitting = writer.room_for(list(map(len, params)), self._config.bytes_per_batch)
+            writer.extend(rows.custom_ids[begin : begin + fitting], params[:fitting])
+            begin += fitting
+            self._filled += fitting
+            self._met_end = begin < end and fitting == left
+            if begin < end or writer.rows >= shard.limit:
+                return begin, True
+        return begin, False
+
+    def _left(self) -> int | None:
+        """Rows before the next place where a cut has to be made: the end of a pilot, or of what a limit allows."""
+        planned, limit, pilot = self._job.cut.rows, self._job.limit, self._job.submitted.pilot
+        ends = [pilot] if planned < pilot else []
+        ends += [] if limit is None else [max(limit, planned)]
+        return max(min(ends) - self._filled, 0) if ends else None
+
+    def _shard_for(self, betas: tuple[str, ...]) -> _Open | None:
+        """The open shard for these betas; None if they are one set of headers too many."""
+        headers = self._headers(betas)
+        shard = self._open.get(headers)
+        if shard is None:
+            self._header_sets.add(headers)
+            if len(self._header_sets) > HEADER_SETS:
+                return None
+            nth = self._job.parts + len(self._open)
+            shard = _Open(writer=SpoolWriter(self._spool), limit=self._limit(nth))
+            self._open[headers] = shard
+        return shard
+
+    def _headers(self, betas: tuple[str, ...]) -> Headers:
+        common = self._job.submitted.headers
+        if not betas:
+            return common
+        both = betas_of_row(common.betas, betas)
+        return Headers(betas=both, user_profile_id=common.user_profile_id, workspace_id=common.workspace_id)
+
+    def _limit(self, nth: int) -> int:
+        most = self._config.requests_per_batch
+        spread = min(SPREAD, most - (most + 1) // 2 + 1)
+        return most - (zlib.crc32(self._job.key.encode()) + nth) % spread
+
+    async def _may_fill(self) -> bool:
+        if not await self._room():
+            return False
+        with self._guarded():
+            free = (await threads.run(shutil.disk_usage, self._spool)).free
+            if free < self._config.free_disk:
+                raise SpoolUnusable(self._spool, f"{free} bytes are free")
+        return True
+
+    async def _in_spool(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do blocking work on the spool."""
+        with self._guarded():
+            return await threads.run(work, *args, **kwargs)
+
+    @contextmanager
+    def _guarded(self) -> Generator[None, None, None]:
+        """Around work on the spool: an error of the disk stops the job."""
+        try:
+            with guarded(self._spool):
+                yield
+        except SpoolUnusable as failure:
+            raise JobStopped(self._job.key, str(failure), FREE_DISK) from failure
+
+    # ---- cutting ----------------------------------------------------------------------------------------------
+
+    async def _cut(self, cut: Cut) -> bool:
+        """Seal all open shards and record the position; whether planning goes on."""
+        if not self._open and not cut.last:  # a limit ends where a cut was made before
+            return False
+        met_end, self._met_end = self._met_end, False
+        entries: list[Entry] = []
+        for headers, shard in self._open.items():
+            number = self._ledger.number_shard()
+            name = f"{number:08d}.spool"
+            written = await self._in_spool(shard.writer.seal, name)
+            planned = written.planned(name, headers, part=self._job.take_part())
+            entries.append(Entry(self._job.job, planned, number, 0))
+        self._open.clear()
+        await self._ledger.record(*entries, Entry(self._job.job, cut, n=self._job.cuts))
+        self._cut_made()
+        if cut.last or (met_end and self._job.limit_reached):
+            return False
+        return await self._may_fill()
+
+    def _discard(self, seen: SeenIds | None = None) -> None:
+        if seen is not None:
+            seen.close()
+        for shard in self._open.values():
+            shard.writer.discard()
+        self._open.clear()
+        self._rest = None
+
+    async def _compare(self, path: Path, then: FilePart) -> None:
+        if await file_sha256(path) != then.sha256:
+            raise self._changed(path)
+
+    def _changed(self, *paths: Path) -> JobStopped:
+        remedy = (
+            "Put the old content back and run the same command again; or run it with --changed-input "
+            "(`changed_input=True`), which takes the changed requests that were not sent."
+        )
+        if not takes_changed_input(self._job.submitted.source):
+            remedy = f"Put the old content back and run the same command again. Or: {cancel_and_skip(self._job.key)}"
+        return JobStopped(
+            self._job.key, f"input {' or '.join(map(str, paths[:3]))} changed since the job was started", remedy
+        )
+
+
+def log_doubts(key: str, doubts: Sequence[Alike]) -> None:
+    """Log params that the API may refuse: each kind once, with the first lines that have it."""
+    for doubt in doubts:
+        first, *_ = doubt.examples
+        lines = ", ".join(
+            str(each.line) if each.file is None else f"{each.file}:{each.line}" for each in doubt.examples
+        )
+        log.warning("params_doubtful", job=key, why=first.why, requests=doubt.count, lines=lines)
+
+
+def spool_needed(source: SourceOfFiles, config: Config) -> int:
+    """Bytes that a file's shards may take in the spool at once: those in flight and those that wait."""
+    _, queue = LIMITS[config.tier]
+    waiting = (config.sealed_unsent + 1) * config.requests_per_batch
+    size = sum(file.size for file in files_of(source))
+    return int(size / max(source.rows, 1) * min(source.rows, queue + waiting))

@@ -1,0 +1,82 @@
+"""Find the jobs of a journal that hold the same requests as some files: to send these again is to pay again.
+
+A job holds the same requests if one of these files has the content of one of its files, or begins with it, whatever
+their names. The files that a job had before its input changed count too: requests of them may have been sent.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from abatch.input.intake import BLOCK, stat_of
+from abatch.protocol.facts import files_of
+from abatch.system import threads
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from abatch.journal.ledger import JobRecord, Ledger
+
+__all__ = ["repeated"]
+
+
+async def repeated(ledger: Ledger, paths: Sequence[Path], betas: tuple[str, ...]) -> list[JobRecord]:
+    """The jobs with requests of these files that were paid for, or may be; those with the most answers first.
+
+    Raises:
+        ConfigError: a file cannot be read.
+
+    """
+    betas = tuple(sorted(set(betas)))
+    jobs = {job.job: job for job in ledger.jobs.values() if job.submitted.headers.betas == betas and _costs(job)}
+    by_content = await threads.run(_by_content, list(jobs.values()))
+    sizes = {size for size, _ in by_content}
+    found: set[int] = set()
+    for path in paths if jobs else ():
+        size, _ = await threads.run(stat_of, path)
+        for content in (await _digests(path, {each for each in sizes if each <= size})).items():
+            found.update(by_content.get(content, ()))
+    return sorted((jobs[number] for number in jobs if number in found), key=lambda job: -_answered(job))
+
+
+def _by_content(jobs: Sequence[JobRecord]) -> dict[tuple[int, str], set[int]]:
+    """Numbers of jobs by size and SHA-256 of their files."""
+    found: defaultdict[tuple[int, str], set[int]] = defaultdict(set)
+    for job in jobs:
+        for file in (*files_of(job.submitted.source), *job.earlier_files):
+            found[file.size, file.sha256].add(job.job)
+    return found
+
+
+def _costs(job: JobRecord) -> bool:
+    """Whether requests of a job were paid for, or will be when it goes on; those that failed are not."""
+    if job.finished is not None:
+        return _answered(job) > 0
+    return not job.cancel_wished or job.progress().submitted > 0
+
+
+def _answered(job: JobRecord) -> int:
+    progress = job.progress()
+    return progress.sealed - progress.failed
+
+
+async def _digests(path: Path, sizes: set[int]) -> dict[int, str]:
+    """SHA-256 of so many bytes at the beginning of a file, for each of these sizes."""
+    digests: dict[int, str] = {}
+    if not sizes:
+        return digests
+    file = await threads.opened(io.FileIO.close, io.FileIO, path)
+    try:
+        digest, read = sha256(), 0
+        for size in sorted(sizes):
+            while read < size and (block := await threads.run(file.read, min(BLOCK, size - read))):
+                await threads.run(digest.update, block)
+                read += len(block)
+            digests[size] = digest.hexdigest() if read == size else ""
+    finally:
+        await threads.clean_up(file.close)
+    return digests

@@ -1,0 +1,140 @@
+"""Keep the custom_ids of a drained shard for as long as the API keeps its results, so that they can be read once more.
+
+    ids/NNNNNNNN      magic, digest of the rest, a digest of each row's params, then compressed: which rows went to a
+                      retry shard (a byte each), where each custom_id ends, the custom_ids as JSON strings
+
+The digests of params tell whether a request is still the one that was answered. Files of an older abatch have none. A
+damaged file is ignored. These calls block: see `threads.run`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zlib
+from array import array
+from contextlib import suppress
+from hashlib import blake2b
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final
+
+from abatch.system.disk import durable, sync
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+__all__ = [
+    "ID_MARK",
+    "MARK",
+    "QUICK",
+    "KeptIds",
+    "kept_name",
+    "mark_of",
+    "params_mark",
+    "params_marks",
+    "read_kept",
+    "write_kept",
+]
+
+MAGIC: Final = b"abatch-ids-1\n\0\0\0"
+"""Of a file without digests of params."""
+WITH_MARKS: Final = b"abatch-ids-2\n\0\0\0"
+MARK: Final = 8
+"""Bytes of the digest of a request's params."""
+ID_MARK: Final = 16
+"""Bytes of the digest of a custom_id."""
+DIGEST: Final = 16
+QUICK: Final = 1
+"""Level of zlib: a third of the size for a few milliseconds in ten thousand rows."""
+
+
+def kept_name(shard: int) -> str:
+    """The name of a shard's file."""
+    return f"{shard:08d}"
+
+
+class KeptIds:
+    """The custom_ids of one shard, by row."""
+
+    def __init__(self, withheld: bytes, ends: array[int], ids: bytes, marks: bytes = b"") -> None:
+        self.withheld = withheld
+        """A byte per row: 1 where it went to a retry shard."""
+        self._marks = marks
+        self._ends = ends
+        self._ids = ids
+
+    def custom_id(self, row: int) -> bytes:
+        """The custom_id of a row, as a JSON string."""
+        return self._ids[self._ends[row - 1] if row else 0 : self._ends[row]]
+
+    def params_mark(self, row: int) -> bytes:
+        """The digest of the params and betas of a row; empty if none was kept."""
+        return self._marks[MARK * row : MARK * (row + 1)]
+
+    def close(self) -> None:
+        """Do nothing: all of it is in memory."""
+
+
+def mark_of(custom_id: bytes) -> bytes:
+    """What stands for a custom_id, given as a JSON string."""
+    return blake2b(custom_id, digest_size=ID_MARK).digest()
+
+
+def params_mark(params: bytes, betas: Iterable[str]) -> bytes:
+    """What stands for the params of a request as they were given, and for its betas."""
+    return params_marks((params,), betas)
+
+
+def params_marks(rows: Iterable[bytes], betas: Iterable[str]) -> bytes:
+    """What stands for the params of several requests, one behind the other, which have these betas."""
+    behind = b"".join([b"\0%b" % beta.encode() for beta in betas])  # JSON holds no NUL
+    if behind:
+        rows = (b"%b%b" % (params, behind) for params in rows)
+    return b"".join([blake2b(params, digest_size=MARK).digest() for params in rows])
+
+
+def write_kept(
+    folder: Path, shard: int, custom_id: Callable[[int], bytes], withheld: bytes | bytearray, marks: bytes = b""
+) -> None:
+    """Write the file of a shard durably; one that exists is replaced. `marks` are those of its rows' params."""
+    ids = [custom_id(row) for row in range(len(withheld))]
+    ends = array("Q", accumulate(map(len, ids)))
+    packed = marks + zlib.compress(b"".join((withheld, ends.tobytes(), *ids)), QUICK)
+    magic = WITH_MARKS if marks else MAGIC
+    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)  # O_EXCL, 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(magic + blake2b(packed, digest_size=DIGEST).digest() + packed)
+            file.flush()
+            sync(file.fileno())
+        with durable(folder):
+            (folder / temporary).rename(folder / kept_name(shard))
+    except BaseException:
+        with suppress(FileNotFoundError):
+            (folder / temporary).unlink()
+        raise
+
+
+def read_kept(folder: Path, shard: int, rows: int) -> KeptIds | None:
+    """What was kept of a shard of so many rows; None if there is no file, or it is damaged."""
+    try:
+        content = (folder / kept_name(shard)).read_bytes()
+    except FileNotFoundError:
+        return None
+    begin = len(MAGIC) + DIGEST
+    packed = content[begin:]
+    digest = blake2b(packed, digest_size=DIGEST).digest()
+    if content[:begin] not in (MAGIC + digest, WITH_MARKS + digest):
+        return None
+    marks = packed[: MARK * rows] if content.startswith(WITH_MARKS) else b""
+    try:
+        unpacked = zlib.decompress(packed[len(marks) :])
+    except zlib.error:  # of another number of rows
+        return None
+    ends = array("Q")
+    ends.frombytes(unpacked[rows : 9 * rows])
+    ids = unpacked[9 * rows :]
+    if len(ends) != rows or not rows or ends[-1] != len(ids):
+        return None
+    return KeptIds(unpacked[:rows], ends, ids, marks)

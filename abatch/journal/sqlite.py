@@ -1,0 +1,576 @@
+"""The journal: an append-only, durable log of facts in one SQLite file, and the lock of the process that drives it.
+
+    .abatch/            0700
+      journal.db        facts in the order they became durable; WAL, synchronous=FULL
+      lock              held (flock) by the one process that drives; the kernel frees it only at that process's death
+      spool/            sealed request bodies
+      missing/          ids of rows that have no result, per shard
+      ids/              ids of drained shards, for as long as the API keeps their results
+
+*Fence*: fact n of a shard, and cut n of a job, can be appended once. Of two processes that race, the loser gets
+`Overtaken` and reads the facts again. Other processes may read, and append wishes (cancel, resolve); the driver sees
+them within a second. After a failed write or fsync nothing more is written through this connection, and the manager
+ends: what a disk did with a failed fsync cannot be known, so it is never tried again.
+
+One unit of work is one closure in one thread hop (`threads.run`), under a shield: a cancellation can neither
+split it nor leave it running unseen. That is why this uses `sqlite3` itself; see docs/design.md.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import os
+import secrets
+import sqlite3
+import time
+import weakref
+from contextlib import closing
+from io import FileIO
+from typing import TYPE_CHECKING, Final, NamedTuple, ParamSpec, Self, TypeVar
+
+import anyio
+import msgspec
+
+from abatch.errors import (
+    AbatchError,
+    ConfigError,
+    IllegalTransition,
+    JobConflict,
+    JournalCorrupt,
+    JournalError,
+    JournalLocked,
+)
+from abatch.log import log
+from abatch.protocol import facts
+from abatch.protocol.facts import (
+    CancelledAsParked,
+    CandidatesChanged,
+    Fact,
+    InputChanged,
+    Limited,
+    Lost,
+    LostWished,
+    Moved,
+    Reappeared,
+    Reopened,
+    Unplanned,
+    Vanished,
+    WishRefused,
+)
+from abatch.system import threads
+from abatch.system.disk import close_to_others, durable, make_folders
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from abatch.protocol.facts import Submitted
+
+__all__ = ["Entry", "Journal", "Overtaken", "Recorded", "forget_locks", "is_driven"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+VERSION: Final = 3
+"""Of the tables, the facts and what their columns mean: another journal is refused, never guessed at."""
+OLDER: Final = 2
+"""A format that is read, too, and migrated when a journal of it is driven: it only lacks some kinds of facts."""
+SINCE_OLDER: Final = (
+    CancelledAsParked,
+    CandidatesChanged,
+    InputChanged,
+    Limited,
+    LostWished,
+    Moved,
+    Unplanned,
+    Vanished,
+    Reappeared,
+    Lost,
+    Reopened,
+    WishRefused,
+)
+"""Kinds of facts that a journal of the older format cannot hold: an abatch that writes it cannot read them."""
+_OF_SHARD: Final = (int, type(None))
+SCHEMA: Final = """
+CREATE TABLE about (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE jobs (job INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
+CREATE TABLE facts (
+    seq INTEGER PRIMARY KEY,
+    job INTEGER NOT NULL REFERENCES jobs,
+    shard INTEGER,              -- NULL: a fact of the job itself
+    n INTEGER,                  -- position among the shard's facts, or among the job's cuts
+    at REAL NOT NULL,           -- seconds since the epoch, by this machine's clock
+    writer INTEGER NOT NULL,    -- who appended it: one number per open journal
+    fact BLOB NOT NULL          -- JSON
+);
+CREATE UNIQUE INDEX fence ON facts (shard, n) WHERE shard IS NOT NULL;
+CREATE UNIQUE INDEX cuts ON facts (job, n) WHERE shard IS NULL;
+"""
+
+
+class Overtaken(AbatchError):
+    """Another process appended this fact's position first; read the facts again."""
+
+    def __str__(self) -> str:
+        return "another process appended to this shard"
+
+
+class Entry(NamedTuple):
+    """A fact to append: to the job, or at position `n` of a shard; a `Cut` at position `n` of the job's cuts."""
+
+    job: int
+    fact: Fact
+    shard: int | None = None
+    n: int | None = None
+
+
+class Recorded(msgspec.Struct, frozen=True, gc=False):
+    """A fact as it stands in the journal."""
+
+    seq: int
+    job: int
+    shard: int | None
+    at: float
+    fact: Fact
+
+
+class Journal:
+    """One journal, opened by `Journal.open`; every method that touches the disk is awaited."""
+
+    def __init__(self, folder: Path, db: sqlite3.Connection, lock: FileIO | None, lineage_key: bytes) -> None:
+        self.folder = folder
+        self.spool = folder / "spool"
+        """The folder of sealed shards."""
+        self.missing = folder / "missing"
+        """The folder that lists rows without a result."""
+        self.ids = folder / "ids"
+        """The folder that keeps the custom_ids of drained shards."""
+        self.lineage_key = lineage_key
+        """The secret that tags are made with; it never leaves the journal."""
+        self.lineage = hashlib.blake2b(lineage_key, digest_size=8, person=b"abatch-lineage").hexdigest()
+        """16 hex digits that name the journal to backends."""
+        self._db = db
+        self._lock = lock
+        self._turn = anyio.Lock()
+        self._writer = secrets.randbits(62)
+        self._broken: JournalError | None = None
+        if lock is not None:
+            _held.add(self)
+
+    @property
+    def drives(self) -> bool:
+        """Whether this process holds the driver's lock."""
+        return self._lock is not None
+
+    @classmethod
+    async def open(cls, folder: Path, *, drive: bool) -> Self:
+        """Open the journal in `folder`; make it if `drive`.
+
+        Raises:
+            ConfigError: there is none, and it is only to be read.
+            JournalLocked: another process drives it.
+            JournalCorrupt: it is not a journal this version can read.
+            JournalError: the folder or file cannot be used.
+
+        """
+        return await threads.opened(cls._close, cls._open, folder, drive)
+
+    @classmethod
+    def _open(cls, folder: Path, drive: bool) -> Self:
+        path = folder / "journal.db"
+        lock = None
+        if not drive and not path.exists():
+            raise ConfigError(
+                f"there is no journal in {folder}: no run has made one there yet; --journal names another folder"
+            )
+        try:
+            if drive:
+                for part in (folder, folder / "spool", folder / "missing", folder / "ids"):
+                    make_folders(part)
+                    _make_ours_alone(part)
+                lock = _take_lock(folder / "lock")
+            db, lineage_key = _connect(path, migrate=drive)
+        except (NotADirectoryError, FileExistsError) as wrong:
+            _drop_lock(lock)
+            raise ConfigError(f"journal {folder} cannot be a folder: {wrong.strerror}") from wrong
+        except OSError as failure:
+            _drop_lock(lock)
+            place = f" ({failure.filename})" if failure.filename else ""
+            raise JournalError(f"journal {folder} cannot be opened: {failure.strerror}{place}") from failure
+        except BaseException:
+            _drop_lock(lock)
+            raise
+        return cls(folder, db, lock, lineage_key)
+
+    async def aclose(self) -> None:
+        """Close the file and free the lock."""
+        await threads.whole(self._aclose())
+
+    async def _aclose(self) -> None:
+        async with self._turn:
+            await threads.run(self._close)
+
+    def _close(self) -> None:
+        self._db.close()
+        self.forget_lock()
+        _held.discard(self)
+
+    def forget_lock(self) -> None:
+        """Close the lock's descriptor; in the process that took it, that gives it up."""
+        _drop_lock(self._lock)
+        self._lock = None
+
+    def fingerprint(self, api_key: str | None) -> str | None:
+        """16 hex digits that tell whether a later key is the same, and nothing else about it."""
+        if api_key is None:
+            return None
+        return hmac.digest(self.lineage_key, api_key.encode(), hashlib.sha256)[:8].hex()
+
+    async def bind(self, base_url: str) -> None:
+        """Tie the journal to one API once something may have been sent; until then the last one counts.
+
+        Raises:
+            ConfigError: it belongs to another base URL.
+
+        """
+        known = await self._unit(self._bind, base_url)
+        if known != base_url:
+            raise ConfigError(
+                f"journal {self.folder} belongs to {known}, not to {base_url}; "
+                "a journal serves one API: choose another with journal= or --journal"
+            )
+
+    def _bind(self, base_url: str) -> str:
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO about VALUES ('base_url', ?)", (base_url,))
+            nothing_sent = "NOT EXISTS (SELECT 1 FROM facts WHERE shard IS NOT NULL AND n > 0)"
+            self._db.execute(f"UPDATE about SET value = ? WHERE name = 'base_url' AND {nothing_sent}", (base_url,))  # noqa: S608
+            (known,) = self._db.execute("SELECT value FROM about WHERE name = 'base_url'").fetchone()
+        return str(known)
+
+    async def base_url(self) -> str | None:
+        """The API this journal belongs to, None before its first use."""
+
+        def read() -> str | None:
+            row = self._db.execute("SELECT value FROM about WHERE name = 'base_url'").fetchone()
+            return None if row is None else str(row[0])
+
+        return await self._unit(read)
+
+    async def add_job(self, fact: Submitted) -> Recorded:
+        """Append a job's first fact; its number is in what is returned.
+
+        Raises:
+            JobConflict: another process took the key meanwhile.
+
+        """
+        return await self._unit(self._add_job, fact)
+
+    def _add_job(self, fact: Submitted) -> Recorded:
+        with self._transaction():
+            try:
+                job = self._db.execute("INSERT INTO jobs (key) VALUES (?)", (fact.key,)).lastrowid
+            except sqlite3.IntegrityError as taken:
+                raise JobConflict(fact.key, "a start at the same moment elsewhere") from taken
+            assert job is not None
+            return self._insert(Entry(job, fact), time.time())
+
+    async def append(self, *entries: Entry) -> list[Recorded]:
+        """Make these facts durable, all or none, and return them as recorded. Not interrupted by a cancellation.
+
+        Raises:
+            Overtaken: another process has appended one of these positions.
+            JournalError: the write failed; the journal takes nothing more.
+
+        """
+        return await self._unit(self._append, entries)
+
+    def _append(self, entries: tuple[Entry, ...]) -> list[Recorded]:
+        with self._transaction():
+            self._check_format(entries)
+            at = time.time()
+            try:
+                return [self._insert(entry, at) for entry in entries]
+            except sqlite3.IntegrityError as taken:
+                raise Overtaken from taken
+
+    def _check_format(self, entries: tuple[Entry, ...]) -> None:
+        """Refuse a fact that the journal's format does not have; another process may have migrated it meanwhile."""
+        if any(isinstance(entry.fact, SINCE_OLDER) for entry in entries):
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == OLDER:
+                raise JournalError(
+                    f"journal {self.folder} has format {OLDER}, so an older abatch may be driving it, which could not "
+                    "read what was to be recorded; nothing was. Run the job once with this version "
+                    "(`abatch status` shows the command), then repeat this"
+                )
+
+    def _insert(self, entry: Entry, at: float) -> Recorded:
+        cursor = self._db.execute(
+            "INSERT INTO facts (job, shard, n, at, writer, fact) VALUES (?, ?, ?, ?, ?, ?)",
+            (entry.job, entry.shard, entry.n, at, self._writer, facts.encode(entry.fact)),
+        )
+        assert cursor.lastrowid is not None
+        return Recorded(cursor.lastrowid, entry.job, entry.shard, at, entry.fact)
+
+    async def replay(
+        self,
+        visit: Callable[[Recorded], None],
+        *,
+        since: int = 0,
+        until: int | None = None,
+        others_only: bool = False,
+        shard: int | None = None,
+        job: int | None = None,
+    ) -> int:
+        """Call `visit` (in a worker thread) with every fact after `since`, in the order they became durable.
+
+        With `until`, up to the fact of that number; with `shard` or `job`, those of it alone.
+
+        Returns:
+            The number of the last of these facts; `since` if there was none.
+
+        Raises:
+            JournalCorrupt: a fact cannot be read, or `visit` found that it does not follow from those before it.
+
+        """
+        return await self._unit(
+            self._replay, visit, since=since, until=until, others_only=others_only, shard=shard, of_job=job
+        )
+
+    def _replay(
+        self,
+        visit: Callable[[Recorded], None],
+        *,
+        since: int,
+        until: int | None,
+        others_only: bool,
+        shard: int | None,
+        of_job: int | None,
+    ) -> int:
+        query = "SELECT seq, job, shard, at, fact FROM facts WHERE seq > ?"
+        values: list[int] = [since]
+        if others_only:
+            query += " AND writer != ?"
+            values.append(self._writer)
+        for condition, value in (("seq <= ?", until), ("shard = ?", shard), ("job = ?", of_job)):
+            if value is not None:
+                query += f" AND {condition}"
+                values.append(value)
+        decode = facts.decode
+        seq = since
+        with closing(self._db.execute(query + " ORDER BY seq", values)) as cursor:
+            for seq, job, of_shard, at, fact in cursor:
+                try:
+                    decoded = decode(fact)
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as unreadable:
+                    raise JournalCorrupt(self.folder, f"fact {seq} cannot be read") from unreadable
+                # SQLite keeps any type in any column
+                if type(job) is not int or type(at) is not float or type(of_shard) not in _OF_SHARD:
+                    raise JournalCorrupt(self.folder, f"fact {seq} cannot be read")
+                try:
+                    visit(Recorded(seq, job, of_shard, at, decoded))
+                except (IllegalTransition, AssertionError) as failure:
+                    why = f"fact {seq} does not follow from those before it ({failure})"
+                    raise JournalCorrupt(self.folder, why) from failure
+        return seq
+
+    async def job_of(self, shard: int) -> int | None:
+        """The number of the job that has this shard."""
+
+        def read() -> int | None:
+            row = self._db.execute("SELECT job FROM facts WHERE shard = ? AND n = 0", (shard,)).fetchone()
+            return None if row is None else int(row[0])
+
+        return await self._unit(read)
+
+    async def version(self) -> int:
+        """A number that changes once another process has written; cheap enough to ask every second."""
+
+        def read() -> int:
+            (number,) = self._db.execute("PRAGMA data_version").fetchone()
+            return int(number)
+
+        return await self._unit(read)
+
+    async def _unit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await threads.whole(self._in_turn(work, *args, **kwargs))
+
+    async def _in_turn(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        async with self._turn:
+            if self._broken is not None:
+                raise self._broken
+            try:
+                return await threads.run(work, *args, **kwargs)
+            except sqlite3.Error as failure:
+                self._broken = JournalError(
+                    f"journal {self.folder} cannot be used: {failure}; nothing more is sent. "
+                    "Free the disk or repair it, then run the same command again"
+                )
+                raise self._broken from failure
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE … COMMIT; on any error ROLLBACK, and the error goes on."""
+
+    __slots__ = ("_db",)
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._db.execute("COMMIT")
+        elif self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+
+def _make_ours_alone(folder: Path) -> None:
+    """Prompts stand in it: refuse a folder of another user's, and take our own from the others."""
+    try:
+        bits = close_to_others(folder)
+    except OSError as refused:
+        raise JournalError(
+            f"{folder} is not for its owner alone: {refused.strerror}; choose another journal with journal= or "
+            "--journal, or give the folder to the user who runs this (chown, chmod 700)"
+        ) from refused
+    if bits:
+        log.warning("journal_folder_was_open", folder=str(folder), others_had=f"{bits:03o}")
+
+
+def _connect(path: Path, *, migrate: bool) -> tuple[sqlite3.Connection, bytes]:
+    new = not path.exists()
+    if new:
+        with durable(path.parent):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+    db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+    try:
+        return db, _prepare(db, path, migrate=migrate)
+    except (sqlite3.DatabaseError, TypeError) as failure:
+        code = getattr(failure, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        db.close()
+        if isinstance(failure, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+            # full, busy, read-only: not the file's fault
+            raise JournalError(f"journal {path.parent} cannot be opened: {failure}") from failure
+        raise JournalCorrupt(path, f"it is not a journal ({failure})") from failure
+    except BaseException:
+        db.close()
+        raise
+
+
+def _prepare(db: sqlite3.Connection, path: Path, *, migrate: bool) -> bytes:
+    """Bring a connection and, the first time, the schema into place; the journal's secret.
+
+    `migrate` is for the process that has the driver's lock: no older abatch drives the journal meanwhile.
+    """
+    _is_new(db, path)  # before anything of a stranger's database is changed
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA fullfsync = ON")  # of macOS, as `disk.sync`; nothing elsewhere
+    db.execute("PRAGMA checkpoint_fullfsync = ON")
+    with _Transaction(db):
+        if _is_new(db, path):
+            for statement in SCHEMA.split(";\n"):
+                db.execute(statement)
+            db.execute("INSERT INTO about VALUES ('lineage_key', ?)", (secrets.token_bytes(32),))
+            db.execute(f"PRAGMA user_version = {VERSION}")
+        (lineage_key,) = db.execute("SELECT value FROM about WHERE name = 'lineage_key'").fetchone()
+        if migrate and db.execute("PRAGMA user_version").fetchone() == (OLDER,):
+            db.execute(f"PRAGMA user_version = {VERSION}")
+    return bytes(lineage_key)
+
+
+def _is_new(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether a database is empty; if it is not, it is a journal of a format that is read here."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version not in {0, OLDER, VERSION}:
+        raise JournalError(
+            f"{path} has format {version}, this abatch reads {OLDER} and {VERSION}: "
+            "let the abatch that wrote it finish its jobs, or choose another journal with journal= or --journal"
+        )
+    if version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
+        raise JournalError(f"{path} is another program's database: choose another journal with journal= or --journal")
+    return bool(version == 0)
+
+
+# ---- the driver's lock ----------------------------------------------------------------------------------------
+
+_held: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+SAYS_WITHIN: Final = 50
+"""Hundredths of a second in which who has the lock writes down who it is."""
+
+
+TRIES: Final = 4
+"""How often the lock is asked for, a hundredth of a second apart: `is_driven` holds it for a moment."""
+
+
+def is_driven(folder: Path) -> bool:
+    """Whether a process drives the journal in `folder`: this one or another, in whatever container of this machine.
+
+    The lock tells it, and not the process id in it, which means nothing in another container, and something else when
+    it was given to another process since.
+    """
+    try:
+        file = FileIO(os.open(folder / "lock", os.O_RDONLY | os.O_NOFOLLOW))
+    except FileNotFoundError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _take_lock(path: Path) -> FileIO:
+    """The open lock file; closing it, or losing it, gives the lock up."""
+    file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
+    for tries_left in reversed(range(TRIES)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as held:
+            if tries_left:
+                time.sleep(0.01)
+                continue
+            with file:
+                raise JournalLocked(path.parent, _holder(file)) from held
+        break
+    file.write(b"%-19d\n" % os.getpid())  # over what the last one wrote, so that it is never empty again
+    return file
+
+
+def _holder(file: FileIO) -> int:
+    """The process that holds the lock; 0 if it has taken it for the first time and does not say so."""
+    for _ in range(SAYS_WITHIN):
+        said = os.pread(file.fileno(), 20, 0).strip()
+        if said.isdigit():
+            return int(said)
+        time.sleep(0.01)
+    return 0
+
+
+def _drop_lock(file: FileIO | None) -> None:
+    if file is not None:
+        file.close()
+
+
+def forget_locks() -> None:
+    """Close the locks of every journal opened here.
+
+    A forked child shares the descriptors, and with them the locks, which must not outlive the driver in it.
+    """
+    for journal in list(_held):
+        journal.forget_lock()
+
+
+os.register_at_fork(after_in_child=forget_locks)
