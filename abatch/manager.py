@@ -19,11 +19,11 @@ from msgspec.structs import replace
 
 from abatch.backend import Backend, JobRef, connect, normalize
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
-from abatch.engine.driver import Stop
+from abatch.engine.driver import Shutdown
 from abatch.engine.move import move
 from abatch.engine.poller import Scope
 from abatch.engine.redrain import reopen_missing_parts
-from abatch.engine.runner import HandedOver, JobRun, Workshop
+from abatch.engine.runner import HandedOver, JobRun, ManagerContext
 from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError, cancel_and_skip
 from abatch.input.answered import answering, without_answered
 from abatch.input.changed import check_may_change, take_changed
@@ -35,7 +35,7 @@ from abatch.input.request import HEADER_VALUE, Rows, exact, paths_of
 from abatch.job import Job
 from abatch.journal.ledger import Ledger
 from abatch.journal.sqlite import Entry, Journal, Overtaken
-from abatch.journal.status import Bulletin, post
+from abatch.journal.status import DriverStatus, post
 from abatch.journal.survey import Survey, Surveys
 from abatch.log import log
 from abatch.prices import load as load_prices
@@ -130,7 +130,7 @@ class BatchManager:
         self._surveys: dict[str | None, Survey] = {}
         self._guarded: set[str | None] = set()
         self._submitting: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
-        self._stop = Stop()
+        self._shutdown = Shutdown()
         self._lost_seen: set[str] = set()
         self._open = False
 
@@ -175,7 +175,7 @@ class BatchManager:
             await threads.run(self._tidy_spool)
             await threads.run(surveys.add_all, self._ledger.unfinished.values())
             self._surveys = surveys.of
-            self._shop = Workshop(
+            self._shop = ManagerContext(
                 client=self._client,
                 ledger=self._ledger,
                 config=self._config,
@@ -183,7 +183,7 @@ class BatchManager:
                 fingerprint=self._fingerprint,
                 scope=self._scope,
                 guard_checked=self._guard_checked,
-                stop=self._stop,
+                shutdown=self._shutdown,
             )
             try:
                 async with anyio.create_task_group() as self._group:
@@ -206,11 +206,11 @@ class BatchManager:
                         await run.aclose()
 
     async def _leave(self) -> None:
-        self._stop.wish()
+        self._shutdown.wish()
         for job in self._ledger.unfinished.values():
             job.wake()
         with anyio.CancelScope(shield=True):
-            await self._stop.answered()
+            await self._shutdown.answered()
         self._group.cancel_scope.cancel()
 
     async def _make_client(self) -> Client:
@@ -253,12 +253,12 @@ class BatchManager:
         posted = None
         while True:
             await anyio.sleep(WISHES_EVERY)
-            if (bulletin := self._bulletin()) != posted:
-                posted = bulletin
+            if (status := self._status()) != posted:
+                posted = status
                 try:
-                    await threads.run(post, self._folder, bulletin)
+                    await threads.run(post, self._folder, status)
                 except OSError as failure:  # nothing depends on it; the journal will say if the disk is full
-                    log.warning("bulletin_not_posted", why=failure.strerror)
+                    log.warning("driver_status_not_written", why=failure.strerror)
             await self._ledger.refresh()
             for job in self._ledger.take_wished():
                 if job.finished is None:
@@ -279,9 +279,9 @@ class BatchManager:
         else:
             run.look()
 
-    def _bulletin(self) -> Bulletin:
+    def _status(self) -> DriverStatus:
         scopes = list(self._scopes.values())
-        return Bulletin(
+        return DriverStatus(
             pid=os.getpid(),
             waiting={shard: why for scope in scopes for shard, why in scope.waiting().items()},
             not_visible=[batch_id for scope in scopes for batch_id in scope.not_visible()],

@@ -24,7 +24,7 @@ from abatch.cli.sanitize import clean, moment
 from abatch.cli.screen import Screen, tables
 from abatch.journal.ledger import Progress
 from abatch.journal.sqlite import is_driven
-from abatch.journal.status import Bulletin, read
+from abatch.journal.status import DriverStatus, read
 from abatch.protocol import wire
 from abatch.protocol.facts import Committing
 from abatch.protocol.lifecycle import Held
@@ -128,7 +128,7 @@ class _Snapshot:
     """Per shard, the number of its last attempt; only for `batches`."""
     failures: tuple[Failure, ...] | None
     """Of the one job that is shown in full; None if there are more."""
-    driver: Bulletin | None
+    driver: DriverStatus | None
     now: float
 
 
@@ -184,14 +184,14 @@ def _show(screen: Screen, shown: _Snapshot, *, as_json: bool) -> None:
     screen.give({"jobs": told, "driver": driver})
 
 
-def _driver(folder: Path) -> Bulletin | None:
+def _driver(folder: Path) -> DriverStatus | None:
     """What the process that drives the journal says of itself; None if there is none."""
     if not is_driven(folder):
         return None
     said = (folder / "lock").read_text().strip()
     pid = int(said) if said.isdigit() else 0  # it does not say so yet
-    bulletin = read(folder)
-    return bulletin if bulletin is not None and bulletin.pid == pid else Bulletin(pid=pid)
+    status = read(folder)
+    return status if status is not None and status.pid == pid else DriverStatus(pid=pid)
 
 
 def _picture(shown: _Snapshot, *, width: int) -> RenderableType:
@@ -237,7 +237,7 @@ def _noted(job: JobRecord) -> list[str]:
     return lines + [f"shard {number}: the last word was refused: the API says otherwise" for number in refused]
 
 
-def _account(driver: Bulletin, jobs: list[JobRecord]) -> list[str]:
+def _account(driver: DriverStatus, jobs: list[JobRecord]) -> list[str]:
     """The driver's account, for people."""
     job_of = {shard.batch_id: job.key for job in jobs for shard in job.shards.values()} if driver.parked else {}
     lines = [f"shard {shard} waits: {why}" for shard, why in driver.waiting.items()]

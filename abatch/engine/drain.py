@@ -136,7 +136,7 @@ _Bucket: TypeAlias = tuple[str, bool, str, tuple[str, ...]]
 _NONE: Final = (0, 0, 0, 0, 0, 0)
 
 
-class Tally:
+class UsageTotals:
     """Counts and tokens of lines as they pass; a prompt of more than `step` tokens has the long price."""
 
     def __init__(self, *, step: int) -> None:
@@ -343,11 +343,11 @@ class _Drain:
             self._withheld_rows[:] = reader.withheld
             self._seen[:] = reader.withheld
         self._marks = array("q", bytes(8 * shard.planned.rows))
-        self._tally = Tally(step=owner.step)
+        self._totals = UsageTotals(step=owner.step)
         self._withheld: SpoolWriter | None = None
         self._held_back: list[tuple[int, bytes, bytes]] = []
         """Rows of one block on their way there: row number, custom_id, line."""
-        self._withheld_tally = Tally(step=0)
+        self._withheld_totals = UsageTotals(step=0)
         self._duplicates = self._conflicts = self._foreign = 0
         self._torn = 0
         """Torn lines that were not taken."""
@@ -387,7 +387,7 @@ class _Drain:
             if self._withheld is not None:
                 await threads.clean_up(self._withheld.discard)
             raise
-        _check_lines(self._owner.job, sealed.part, sealed.lines, self._tally.counts.total)
+        _check_lines(self._owner.job, sealed.part, sealed.lines, self._totals.counts.total)
         await self._keep_ids()
         return self._collected(sealed, written, missing, gone)
 
@@ -443,7 +443,7 @@ class _Drain:
     @property
     def _counts(self) -> Counts:
         """Of every row that was seen, withheld ones too."""
-        return self._tally.counts + self._withheld_tally.counts
+        return self._totals.counts + self._withheld_totals.counts
 
     def _left(self) -> int:
         """Rows that have no line yet."""
@@ -565,7 +565,7 @@ class _Drain:
                     pieces += (row_head, id_of(row), tail[wire.ROW_SUFFIX + 1 :], b"\n")
                 else:
                     sift(self._head + tail)
-            self._tally.add_succeeded(plain)
+            self._totals.add_succeeded(plain)
         if pieces:
             few = [b"".join(pieces)] if len(text) < wire.LONG else _gathered(pieces)
             block.add(few, len(plain) + len(odd), odd)
@@ -602,12 +602,12 @@ class _Drain:
             line = Line(delivered, _decode_id(custom_id), *seen[1:])
         if self._is_retryable(line):
             self._withheld_rows[row] = 1
-            self._withheld_tally.note(seen.outcome)
+            self._withheld_totals.note(seen.outcome)
             if self._earlier is None:
                 self._held_back.append((row, custom_id, line.raw))
             return None
         self._billing |= line.error_type == "billing_error"
-        self._tally.add(line)
+        self._totals.add(line)
         return line
 
     def _row(self, wire_id: str) -> int | None:
@@ -698,14 +698,14 @@ class _Drain:
         async for raw in self._owner.backend.read(sealed):
             line = wire.delivered(raw)
             self._billing |= line.error_type == "billing_error"
-            self._tally.add(line)
+            self._totals.add(line)
         written = None
         if self._earlier is None:
             with guarded(self._owner.journal.spool):
                 written = await threads.run(examine, self._owner.journal.spool / self._retry_name)
                 if written is not None:
                     await threads.run(self._note_withheld, written)
-        lines = self._tally.counts.total
+        lines = self._totals.counts.total
         missing = self._shard.planned.rows - lines - self._retried(written)
         if missing:  # if nothing is missing, an existing list is a leftover of an earlier read
             with guarded(self._owner.journal.missing):
@@ -730,7 +730,7 @@ class _Drain:
 
     def _collected(self, sealed: Sealed, written: Written | None, missing: int, gone: str) -> Collected:
         planned = self._shard.planned
-        counts = self._tally.counts
+        counts = self._totals.counts
         if self._duplicates or self._foreign or self._conflicts or self._torn:
             log.warning(
                 "lines_dropped",
@@ -748,12 +748,12 @@ class _Drain:
         drained = Drained(
             counts=counts,
             sealed=record_of(sealed),
-            spend=self._tally.spend,
+            spend=self._totals.spend,
             retried=self._retried(written),
             missing=missing,
             gone=gone,
-            stops=self._tally.stops,
-            failures=self._tally.failures if not missing else (*self._tally.failures, self._missed(missing, gone)),
+            stops=self._totals.stops,
+            failures=self._totals.failures if not missing else (*self._totals.failures, self._missed(missing, gone)),
         )
         return Collected(drained=drained, retry=retry, billing=self._billing and self._earlier is None)
 
@@ -842,7 +842,7 @@ async def seal_fallbacks(
         result: the JSON of the `result` every row gets; None for each row's own fallback line.
 
     """
-    planned, tally = shard.planned, Tally(step=0)
+    planned, totals = shard.planned, UsageTotals(step=0)
 
     def line(row: int) -> Line:
         custom_id = spool.custom_id(row)
@@ -859,7 +859,7 @@ async def seal_fallbacks(
                 weight += len(block[-1].raw)
                 begin += 1
             for each in block:
-                tally.add(each)
+                totals.add(each)
             if sink is not None:
                 await sink.write(block)
             await anyio.lowlevel.checkpoint()
@@ -877,7 +877,7 @@ async def seal_fallbacks(
             await discard(opened)
             raise
     _check_lines(job, sealed.part, sealed.lines, spool.rows)
-    return tally.counts, record_of(sealed), tally.failures
+    return totals.counts, record_of(sealed), totals.failures
 
 
 def _check_lines(job: JobRef, part: int, lines: int, given: int) -> None:

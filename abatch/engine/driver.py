@@ -118,7 +118,7 @@ if TYPE_CHECKING:
     from abatch.protocol.parked import Parked
     from abatch.protocol.reconcile import BatchSeen, Verdict
 
-__all__ = ["Driver", "Site", "Stop", "backend_unknown"]
+__all__ = ["Driver", "JobContext", "Shutdown", "backend_unknown"]
 
 T = TypeVar("T")
 
@@ -127,10 +127,10 @@ FOREIGN_SOCKET: Final = (GRACE_FOREIGN_SOCKET - GRACE_OWN_SOCKET).total_seconds(
 LOOKS_EVERY: Final = 1.0
 """Seconds between two looks at what no fact tells: the pace. Only who is next in a scope looks."""
 SHORT_REST: Final = 10.0
-"""Seconds that may be slept in a place of `Turns`."""
+"""Seconds that may be slept in a slot of `PrioritySlots`."""
 
 
-class Stop:
+class Shutdown:
     """The manager's wish to leave: nothing new begins; attempts past their commit point get `patience` seconds."""
 
     def __init__(self, patience: float = 30.0) -> None:
@@ -167,25 +167,25 @@ class Stop:
 
 
 class Postponed(Exception):
-    """Too many drains are sleeping: release the place, and start again after these seconds."""
+    """Too many drains are sleeping: release the slot, and retry after `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
         self.seconds = seconds
 
 
-class Turns:
-    """Priority semaphore: `places` holders, lowest rank first; up to `places` more may sleep without a place."""
+class PrioritySlots:
+    """Priority semaphore: `slots` holders, lowest rank first; up to `slots` more may sleep without one."""
 
-    def __init__(self, places: int) -> None:
-        self._free = places
-        self._may_sleep = places
+    def __init__(self, slots: int) -> None:
+        self._free = slots
+        self._may_sleep = slots
         self._queue: list[tuple[float, int, anyio.Event]] = []
         self._arrivals = count()
 
     @asynccontextmanager
-    async def turn(self, rank: float) -> AsyncGenerator[Callable[[float], Awaitable[None]], None]:
-        """Hold a place during the block; yields a sleep that gives the place to another meanwhile."""
+    async def slot(self, rank: float) -> AsyncGenerator[Callable[[float], Awaitable[None]], None]:
+        """Hold a slot during the block; yields a sleep that releases the slot meanwhile."""
         holds = False
 
         async def take() -> None:
@@ -240,7 +240,7 @@ class Turns:
 
 
 @dataclass(slots=True, kw_only=True)
-class Site:
+class JobContext:
     """What the drivers of one job share."""
 
     client: Client
@@ -249,9 +249,9 @@ class Site:
     job: JobRecord
     ref: JobRef
     scope: Scope
-    stop: Stop
+    shutdown: Shutdown
     uploads: anyio.Semaphore
-    drains: Turns
+    drains: PrioritySlots
     backend: Backend | None
     collector: Collector | None
     outage: Outage
@@ -266,7 +266,7 @@ class Site:
     @property
     def submits(self) -> bool:
         """Whether shards of this job may be sent now."""
-        return self.may_submit and self.job.stopped is None and not self.stop.wished
+        return self.may_submit and self.job.stopped is None and not self.shutdown.wished
 
     @property
     def wants_more(self) -> bool:
@@ -317,7 +317,7 @@ class _NotNow(Exception):
 class Driver:
     """Drive one shard: `run` returns once it is done, or when only an operator or the caller can move it on."""
 
-    site: Site
+    context: JobContext
     shard: ShardRecord
     _pause: Backoff = field(default_factory=lambda: Backoff(first=1.0, most=120.0))
     _reads: Iterator[float] = field(default_factory=lambda: iter(READ_AGAIN))
@@ -357,10 +357,10 @@ class Driver:
                 if isinstance(action, Upload):  # the spool's: no seal follows that would end an outage
                     await self._rest(failure)
                 else:
-                    await self.site.outage.wait(failure)
+                    await self.context.outage.wait(failure)
             except BackendError as failure:  # only draining and abandoning use it: they begin again with a new sink
-                await self.site.outage.wait(failure)
-        await threads.run(remove, self.site.ledger.journal.spool / self.shard.planned.spool)
+                await self.context.outage.wait(failure)
+        await threads.run(remove, self.context.ledger.journal.spool / self.shard.planned.spool)
 
     async def _rest(self, failure: TooManyOpenFiles) -> None:
         pause = self._out_of_files.next()
@@ -389,38 +389,38 @@ class Driver:
             self._at += len(facts)
 
     async def _append(self, *facts: ShardFact, at: int) -> None:
-        await self.site.ledger.record(*self.site.ledger.next(self.shard, *facts, at=at))
+        await self.context.ledger.record(*self.context.ledger.next(self.shard, *facts, at=at))
         for fact in facts:
             say = log.warning if isinstance(fact, Vanished | Lost | CancelledAsParked) else log.info
             say(
                 EVENTS[type(fact)],
-                job=self.site.job.key,
+                job=self.context.job.key,
                 shard=self.shard.shard,
                 **{name: value for name in SAID if (value := getattr(fact, name, None)) is not None},
             )
 
     async def _stop_job(self, reason: str, remedy: str) -> NoReturn:
         await self._record_stop(reason, remedy)
-        raise JobStopped(self.site.job.key, reason, remedy)
+        raise JobStopped(self.context.job.key, reason, remedy)
 
     async def _record_stop(self, reason: str, remedy: str) -> Stopped | None:
         """Submit nothing more of the job; its shards that are in doubt or in a batch go on.
 
         Returns the stop, or None if the job was stopped before.
         """
-        site = self.site
-        if site.job.stopped is not None:
+        context = self.context
+        if context.job.stopped is not None:
             return None
         stop = Stopped(reason=reason, remedy=remedy)
-        await site.ledger.record(Entry(site.job.job, stop))
-        log.error("job_stopped", job=site.job.key, reason=reason)
+        await context.ledger.record(Entry(context.job.job, stop))
+        log.error("job_stopped", job=context.job.key, reason=reason)
         return stop
 
     # ---- upload -----------------------------------------------------------------------------------------------
 
     async def _upload(self, attempt: int) -> bool:
-        site = self.site
-        if site.job.cancel_wished:
+        context = self.context
+        if context.job.cancel_wished:
             return await self._abandon("the job was cancelled before this shard was sent")
         if attempt > wire.MAX_ATTEMPT:
             await self._stop_job(
@@ -429,65 +429,65 @@ class Driver:
         pause = 0.0
         try:
             if not await self._admitted():
-                return site.wants_more or site.job.cancel_wished  # it may have been handed over again meanwhile
-            async with site.uploads:
-                if not site.wants_more:
-                    return site.job.cancel_wished
-                if not site.scope.usable or site.scope.refused is not None:  # since this shard was admitted
+                return context.wants_more or context.job.cancel_wished  # it may have been handed over again meanwhile
+            async with context.uploads:
+                if not context.wants_more:
+                    return context.job.cancel_wished
+                if not context.scope.usable or context.scope.refused is not None:  # since this shard was admitted
                     return True
                 pause = await self._attempt(attempt)
         finally:
             if not isinstance(self.shard.state, InDoubt | Processing):
-                site.scope.pace.frees(self.shard.shard)
+                context.scope.pace.frees(self.shard.shard)
         if pause:
-            await site.while_wanted(anyio.sleep(pause))
+            await context.while_wanted(anyio.sleep(pause))
         return True
 
     async def _admitted(self) -> bool:
         """Wait for room in the queue and a turn; False if the shard is not wanted on the way any more."""
-        site = self.site
-        admitted = await site.while_wanted(self._has_turn())
-        if site.wants_more and (refusal := site.scope.refused) is not None:
+        context = self.context
+        admitted = await context.while_wanted(self._has_turn())
+        if context.wants_more and (refusal := context.scope.refused) is not None:
             await self._stop_job(refusal.reason, refusal.remedy)
         return bool(admitted)
 
     async def _has_turn(self) -> bool:
         """Wait in the scope's order; False if every create would be refused."""
-        pace, rows = self.site.scope.pace, self.shard.planned.rows
-        async with self.site.scope.turn:
-            await self.site.scope.until_usable(self.site.guard_checked)
-            while self.site.scope.refused is None:
+        pace, rows = self.context.scope.pace, self.shard.planned.rows
+        async with self.context.scope.turn:
+            await self.context.scope.until_usable(self.context.guard_checked)
+            while self.context.scope.refused is None:
                 wait = pace.wait(anyio.current_time())
                 if wait == 0 and pace.has_room(rows):
                     pace.holds(self.shard.shard, rows)
                     return True
                 with anyio.move_on_after(min(wait or LOOKS_EVERY, LOOKS_EVERY)):
-                    await self.site.job.change()
+                    await self.context.job.change()
         return False
 
     async def _attempt(self, attempt: int) -> float:
         """One create, from the first byte to its verdict; the seconds to wait before another."""
-        site, planned = self.site, self.shard.planned
-        free = (await threads.run(shutil.disk_usage, site.ledger.journal.folder)).free
-        if free < site.config.free_disk:
+        context, planned = self.context, self.shard.planned
+        free = (await threads.run(shutil.disk_usage, context.ledger.journal.folder)).free
+        if free < context.config.free_disk:
             await self._stop_job(f"{free} bytes are free on the journal's disk", FREE_DISK)
         try:
-            await site.client.renew(site.scope.workspace_id)
+            await context.client.renew(context.scope.workspace_id)
         except ApiError as failure:
             return await self._not_sent(_Gate(failure=failure), None)
-        prefix = wire.prefix(site.ledger.journal.lineage_key, self.shard.shard, attempt)
+        prefix = wire.prefix(context.ledger.journal.lineage_key, self.shard.shard, attempt)
         reader = await self._open_spool()
         gate, answer = _Gate(), None
-        site.scope.pace.called(anyio.current_time())
+        context.scope.pace.called(anyio.current_time())
         with closing(reader), anyio.CancelScope() as scope:
             try:
                 body = self._body(reader, prefix, attempt, gate, scope)
-                answer = await site.client.create(planned.headers, planned.body_bytes, body)
+                answer = await context.client.create(planned.headers, planned.body_bytes, body)
                 if gate.released:  # still shielded, so that an answer that came is recorded
                     date = answer.date if isinstance(answer, Replied) else None
                     await self._conclude(judge(answer), date, gate.before)
             finally:
-                site.stop.over(scope)
+                context.shutdown.over(scope)
         if not gate.released:
             return await self._not_sent(gate, answer)
         if answer is None:
@@ -516,38 +516,38 @@ class Driver:
             _NotNow: the tail must not be sent.
 
         """
-        site = self.site
-        if site.scope.refused is not None:  # another create of the scope was answered meanwhile
+        context = self.context
+        if context.scope.refused is not None:  # another create of the scope was answered meanwhile
             raise _NotNow
-        page = await site.scope.page(limit=1)
+        page = await context.scope.page(limit=1)
         at = moment(page.date)
-        if not site.guard_checked() and not await site.scope.vouch():
+        if not context.guard_checked() and not await context.scope.confirm_key():
             await self._stop_job(
                 "the API key is not the one that this journal's unfinished batches were sent with, "
                 "and does not see them",
                 "Use the old key, or `abatch resolve` what is open, then run again.",
             )
-        if not site.wants_more:
+        if not context.wants_more:
             raise _NotNow
-        site.stop.commit(scope)
-        gate.before = site.scope.candidates().union(batch.batch_id for batch in page.batches)
+        context.shutdown.commit(scope)
+        gate.before = context.scope.candidates().union(batch.batch_id for batch in page.batches)
         await self._record(
             Committing(
                 attempt=attempt,
                 date=page.date,
-                fingerprint=site.fingerprint,
+                fingerprint=context.fingerprint,
                 at=at,
                 newest=page.batches[0].created_at if page.batches else 0.0,
-                ahead=site.scope.known.ahead,
+                ahead=context.scope.known.ahead,
             )
         )
         gate.committed = True
         if (committed := doubt_of(self.shard.state)) is not None:
-            site.scope.awaits_answer(self._doubt_about(committed), partial(self._note, attempt))
-        site.scope.committed(self.shard.planned.rows, page.date)
-        site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, page.date + QUEUED_FOR)
+            context.scope.awaits_answer(self._doubt_about(committed), partial(self._note, attempt))
+        context.scope.committed(self.shard.planned.rows, page.date)
+        context.scope.pace.holds(self.shard.shard, self.shard.planned.rows, page.date + QUEUED_FOR)
         self._committed_here = True
-        if awake() - at.boot > GATE_WITHIN or site.stop.wished:
+        if awake() - at.boot > GATE_WITHIN or context.shutdown.wished:
             await self._record(Withdrawn(why="the tail was never sent"))
             raise _NotNow
         scope.deadline = min(scope.deadline, anyio.current_time() + ANSWER_WITHIN)
@@ -555,7 +555,7 @@ class Driver:
     async def _not_sent(self, gate: _Gate, answer: Replied | NoAnswer | None) -> float:
         """The attempt ended before its tail: nothing was created."""
         failure = gate.failure
-        self.site.scope.answered(self.shard.shard)
+        self.context.scope.answered(self.shard.shard)
         if gate.committed and isinstance(self.shard.state, InDoubt):
             await self._record(Withdrawn(why="the tail was never sent"))
         if isinstance(failure, _NotNow):
@@ -563,7 +563,7 @@ class Driver:
         if failure is not None and not isinstance(failure, ApiError):
             raise failure
         if isinstance(failure, ApiError):
-            self.site.scope.check_failed(failure)
+            self.context.scope.check_failed(failure)
             log.warning("create_not_sent", shard=self.shard.shard, error=str(failure))
         elif answer is not None:
             verdict = judge(answer)
@@ -587,7 +587,7 @@ class Driver:
         committed = doubt_of(self.shard.state)
         if committed is None:
             raise Overtaken
-        return of_another(batch, self._doubt_about(committed), self.site.scope.known, before=before)
+        return of_another(batch, self._doubt_about(committed), self.context.scope.known, before=before)
 
     async def _conclude(self, verdict: Verdict, date: float | None, before: Collection[str]) -> None:
         """Record what a complete create came to.
@@ -598,19 +598,19 @@ class Driver:
             before: batches that were shown before the commit point.
 
         """
-        site, planned = self.site, self.shard.planned
+        context, planned = self.context, self.shard.planned
         if isinstance(verdict, Created) and self._is_of_another(verdict.batch, before):
             log.warning("answer_names_another_batch", shard=self.shard.shard, batch_id=verdict.batch.batch_id)
             verdict = CreatedUnnamed(rule="A5", status=200)  # a batch was made, but not the one that was named
         refused = isinstance(verdict, Later) or (isinstance(verdict, Refused) and not verdict.definite)
-        doubted = refused and site.config.refusals == "doubt"
+        doubted = refused and context.config.refusals == "doubt"
         log.info("create_answered", shard=self.shard.shard, rule="A9" if doubted else verdict.rule)
         if not doubted and not isinstance(verdict, CreatedUnnamed | Unknown):
-            site.scope.answered(self.shard.shard)
+            context.scope.answered(self.shard.shard)
         match verdict:
             case Created(batch=batch):
                 self._pause.reset()
-                site.scope.pace.accepted()
+                context.scope.pace.accepted()
                 if batch.total != planned.rows:
                     log.error(
                         "count_differs",
@@ -621,9 +621,9 @@ class Driver:
                     )
                 committed = doubt_of(self.shard.state)
                 assert committed is not None
-                with site.scope.binding(batch.batch_id):  # at once: another answer may name it, too
+                with context.scope.binding(batch.batch_id):  # at once: another answer may name it, too
                     await self._record(Accepted(batch_id=batch.batch_id, created_at=batch.created_at, date=date))
-                site.scope.accepted(batch, gate=committed.date, answer=date)
+                context.scope.accepted(batch, gate=committed.date, answer=date)
             case CreatedUnnamed(status=status):
                 await self._record(Unreadable(status=status))
             case Refused() | Later() if doubted:
@@ -639,23 +639,23 @@ class Driver:
         """A refusal that is not believed: nothing more is sent, but table B says what became of this attempt."""
         match verdict:
             case Later(wait=asked):
-                wait = self.site.scope.pace.refused(anyio.current_time(), asked, random.random())  # noqa: S311
+                wait = self.context.scope.pace.refused(anyio.current_time(), asked, random.random())  # noqa: S311
                 log.warning("api_asks_to_wait", shard=self.shard.shard, seconds=round(wait, 1))
                 log.warning("shard_in_doubt", shard=self.shard.shard, rule="A9", why="answered 429")
             case Refused(reason=reason, remedy=remedy):
                 log.warning("shard_in_doubt", shard=self.shard.shard, rule="A9", why=reason)
                 if verdict.whole_scope:
-                    self.site.scope.refusal = verdict
+                    self.context.scope.refusal = verdict
                 await self._record_stop(reason, remedy)
             case _:
                 assert_never(verdict)
 
     async def _refused(self, verdict: Refused | TooLarge | Later) -> None:
         """A definite no: nothing was created."""
-        committed, site = isinstance(self.shard.state, InDoubt), self.site
+        committed, context = isinstance(self.shard.state, InDoubt), self.context
         match verdict:
             case Later(wait=asked):
-                wait = self.site.scope.pace.refused(anyio.current_time(), asked, random.random())  # noqa: S311
+                wait = self.context.scope.pace.refused(anyio.current_time(), asked, random.random())  # noqa: S311
                 log.warning("api_asks_to_wait", shard=self.shard.shard, seconds=round(wait, 1))
                 if committed:
                     await self._record(Withdrawn(why="429"))
@@ -665,40 +665,42 @@ class Driver:
                 if committed:
                     await self._record(Withdrawn(why=reason))
                 if remedy == CORRECT:
-                    remedy = _correction(site.job)
+                    remedy = _correction(context.job)
                 message = Named(reason=reason)
                 if verdict.whole_scope:
-                    self.site.scope.refusal = verdict
+                    self.context.scope.refusal = verdict
                 else:
-                    message = await named(reason, self.shard.planned, site.ledger.journal.spool)
+                    message = await named(reason, self.shard.planned, context.ledger.journal.spool)
                 told = message.told()
                 if (stop := await self._record_stop(told, remedy)) is not None:
-                    site.look_up(message, stop)
-                raise JobStopped(site.job.key, told, remedy)
+                    context.look_up(message, stop)
+                raise JobStopped(context.job.key, told, remedy)
             case _:
                 assert_never(verdict)
 
     async def _split(self, envelope: bytes, *, committed: bool) -> None:
         """413: the rows go in two shards; a row that is too large alone gets the error as its line."""
-        site, planned = self.site, self.shard.planned
+        context, planned = self.context, self.shard.planned
         if planned.rows == 1:
             await self._record(Rejected(error=_on_one_line(envelope)))
             return
         withdrawn: list[ShardFact] = [Withdrawn(why="413")] if committed else []
-        halves = [site.ledger.number_shard(), site.ledger.number_shard()]
-        with guarded(site.ledger.journal.spool):
+        halves = [context.ledger.number_shard(), context.ledger.number_shard()]
+        with guarded(context.ledger.journal.spool):
             written = await threads.run(self._write_halves, halves)
         async with self._recording:
-            entries = site.ledger.next(self.shard, *withdrawn, Split(into=tuple(halves)), at=self._at)
+            entries = context.ledger.next(self.shard, *withdrawn, Split(into=tuple(halves)), at=self._at)
             for number, half in zip(halves, written, strict=True):
-                entries.append(Entry(site.job.job, msgspec.structs.replace(half, part=site.job.take_part()), number, 0))
-            await site.ledger.record(*entries)
-        log.warning("shard_split", job=site.job.key, shard=self.shard.shard, into=halves)
+                entries.append(
+                    Entry(context.job.job, msgspec.structs.replace(half, part=context.job.take_part()), number, 0)
+                )
+            await context.ledger.record(*entries)
+        log.warning("shard_split", job=context.job.key, shard=self.shard.shard, into=halves)
         for number in halves:
-            site.spawn(number)
+            context.spawn(number)
 
     def _write_halves(self, numbers: list[int]) -> list[Planned]:
-        folder, planned = self.site.ledger.journal.spool, self.shard.planned
+        folder, planned = self.context.ledger.journal.spool, self.shard.planned
         halves: list[Planned] = []
         with closing(SpoolReader(folder, planned)) as reader:
             middle = planned.rows // 2
@@ -714,25 +716,25 @@ class Driver:
 
     async def _abandon(self, why: str, result: bytes | None = None) -> bool:
         """The shard is never sent: every row gets `result`, or its fallback line."""
-        site = self.site
-        if site.backend is None:
-            raise backend_unknown(site.job.key)
+        context = self.context
+        if context.backend is None:
+            raise backend_unknown(context.job.key)
         with closing(await self._open_spool()) as reader:
-            counts, sealed, failures = await seal_fallbacks(site.backend, site.ref, self.shard, reader, result)
-        site.outage.over()
+            counts, sealed, failures = await seal_fallbacks(context.backend, context.ref, self.shard, reader, result)
+        context.outage.over()
         await self._record(Abandoned(why=why, counts=counts, sealed=sealed, failures=failures))
         return True
 
     async def _open_spool(self) -> SpoolReader:
-        return await open_spool(self.site.ledger.journal.spool, self.shard.planned)
+        return await open_spool(self.context.ledger.journal.spool, self.shard.planned)
 
     # ---- doubt ------------------------------------------------------------------------------------------------
 
     async def _settle(self) -> bool:
-        site, committed = self.site, doubt_of(self.shard.state)
+        context, committed = self.context, doubt_of(self.shard.state)
         assert committed is not None
         held = isinstance(self.shard.state, HeldState)
-        site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, committed.date + QUEUED_FOR)
+        context.scope.pace.holds(self.shard.shard, self.shard.planned.rows, committed.date + QUEUED_FOR)
         match wish := self._wish():
             case ResolveWished():
                 await self._obey(wish)
@@ -743,7 +745,7 @@ class Driver:
                 once = held and not self._may_conclude(committed)
         since = None if self._committed_here else self._committed_at(committed)
         doubt = self._doubt_about(committed)
-        ruling = await site.scope.settled(doubt, since=since, note=partial(self._note, committed.attempt), once=once)
+        ruling = await context.scope.settled(doubt, since=since, note=partial(self._note, committed.attempt), once=once)
         match ruling:
             case None if wish is not None:
                 await self._lose()
@@ -752,11 +754,11 @@ class Driver:
             case Hold() if held:
                 return False
             case FoundBatch(batch=batch):
-                late = batch.created_at + site.scope.offset - committed.date - CREATED_WITHIN
-                if late > (0 if site.client.owns_socket else FOREIGN_SOCKET):
+                late = batch.created_at + context.scope.offset - committed.date - CREATED_WITHIN
+                if late > (0 if context.client.owns_socket else FOREIGN_SOCKET):
                     log.warning("bound_A1_broken", shard=self.shard.shard, batch_id=batch.batch_id)
                 await self._record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="tag"))
-                site.scope.owns(batch.batch_id, batch.created_at)
+                context.scope.owns(batch.batch_id, batch.created_at)
             case Absent():
                 await self._record_absence()
             case Hold(reason=reason):
@@ -775,15 +777,15 @@ class Driver:
             committed = doubt_of(self.shard.state)
             if committed is None:
                 raise Overtaken
-            if still_open(self._doubt_about(committed), self.site.scope.known):
+            if still_open(self._doubt_about(committed), self.context.scope.known):
                 return
-            self.site.scope.pace.frees(self.shard.shard)
+            self.context.scope.pace.frees(self.shard.shard)
             await self._append(Withdrawn(why="no batch appeared (B8)"), at=self._at)
             self._at += 1
 
     def _doubt_about(self, committed: InDoubt) -> Doubt:
         """The attempt, as table B takes it."""
-        guarded = self.site.scope.is_guarded(committed.fingerprint)
+        guarded = self.context.scope.is_guarded(committed.fingerprint)
         return Doubt(shard=self.shard.shard, rows=self.shard.planned.rows, committed=committed, guarded=guarded)
 
     async def _note(self, attempt: int, change: CandidatesChanged) -> None:
@@ -822,12 +824,12 @@ class Driver:
 
     def _may_conclude(self, doubt: InDoubt) -> bool:
         """Whether an absence would be acted on: the reason for which a shard was held may be gone."""
-        policy = self.site.config.unresolved == "resubmit"
-        return policy and not doubt.certain and self.site.scope.is_guarded(doubt.fingerprint)
+        policy = self.context.config.unresolved == "resubmit"
+        return policy and not doubt.certain and self.context.scope.is_guarded(doubt.fingerprint)
 
     def _wish(self) -> ResolveWished | LostWished | None:
         """An operator's word on the attempt in doubt."""
-        wish, doubt = self.site.job.wishes.get(self.shard.shard), doubt_of(self.shard.state)
+        wish, doubt = self.context.job.wishes.get(self.shard.shard), doubt_of(self.shard.state)
         return wish if wish is not None and doubt is not None and wish.attempt == doubt.attempt else None
 
     def is_called_lost(self) -> bool:
@@ -836,7 +838,7 @@ class Driver:
 
     async def _lose(self) -> None:
         """Table B9: an operator gave the attempt up; it is lost unless the API shows a batch that may be its."""
-        scope, committed = self.site.scope, doubt_of(self.shard.state)
+        scope, committed = self.context.scope, doubt_of(self.shard.state)
         if committed is None or not self.is_called_lost():
             return
         candidates = still_open(self._doubt_about(committed), scope.known)
@@ -847,13 +849,13 @@ class Driver:
 
     async def _obey(self, wish: ResolveWished) -> None:
         """Table B9: an operator says what became of the attempt."""
-        site = self.site
+        context = self.context
         if wish.batch_id is None:
-            site.scope.pace.frees(self.shard.shard)
+            context.scope.pace.frees(self.shard.shard)
             await self._record(Withdrawn(why="an operator says that it was not created"))
             return
         try:
-            batch = await site.client.retrieve(site.scope.workspace_id, wish.batch_id)
+            batch = await context.client.retrieve(context.scope.workspace_id, wish.batch_id)
         except ApiError as failure:
             if failure.status != 404:
                 await self._try_word_again(wish.batch_id, str(failure))
@@ -868,14 +870,14 @@ class Driver:
     # ---- the batch --------------------------------------------------------------------------------------------
 
     async def _watch(self, batch_id: str) -> bool:
-        site, state = self.site, self.shard.state
+        context, state = self.context, self.shard.state
         assert isinstance(state, Processing)
-        site.scope.pace.holds(self.shard.shard, self.shard.planned.rows, state.created_at + QUEUED_FOR)
+        context.scope.pace.holds(self.shard.shard, self.shard.planned.rows, state.created_at + QUEUED_FOR)
         news = await self._lost_by_word(batch_id) if self.is_called_lost() else await self._news_of(batch_id, state)
         if news is not None:
             await self._record(news)
         if isinstance(news, Lost):
-            site.scope.forget(batch_id)
+            context.scope.forget(batch_id)
         return True
 
     async def _lost_by_word(self, batch_id: str) -> Lost | None:
@@ -910,7 +912,7 @@ class Driver:
         wish, doubt = self._wish(), doubt_of(self.shard.state)
         assert doubt is not None
         anyhow = isinstance(wish, LostWished) and wish.any_key
-        return anyhow or await self.site.scope.may_see(doubt.fingerprint)
+        return anyhow or await self.context.scope.may_see(doubt.fingerprint)
 
     async def _shows(self, batch_id: str) -> bool:
         """Whether the API knows the batch.
@@ -920,7 +922,7 @@ class Driver:
 
         """
         try:
-            await self.site.client.retrieve(self.site.scope.workspace_id, batch_id)
+            await self.context.client.retrieve(self.context.scope.workspace_id, batch_id)
         except ApiError as failure:
             if failure.status != 404:
                 raise
@@ -934,7 +936,7 @@ class Driver:
 
     async def _refuse(self, batch_id: str, why: str) -> None:
         """An operator's word cannot be obeyed, now and after a restart."""
-        await self.site.ledger.record(Entry(self.site.job.job, WishRefused(shard=self.shard.shard)))
+        await self.context.ledger.record(Entry(self.context.job.job, WishRefused(shard=self.shard.shard)))
         log.error("resolve_refused", shard=self.shard.shard, batch_id=batch_id, why=why)
 
     async def _news_of(
@@ -952,10 +954,10 @@ class Driver:
                 group.start_soon(self._cancel, batch_id)
             elif state.proven:
                 group.start_soon(self._cancel_when_wished, batch_id)
-                if self.site.config.parked == "cancel-and-retry":
+                if self.context.config.parked == "cancel-and-retry":
                     group.start_soon(give_up)
             news.append(
-                await self.site.scope.ended(
+                await self.context.scope.ended(
                     self.shard.shard,
                     batch_id,
                     state.created_at,
@@ -968,25 +970,25 @@ class Driver:
 
     async def _parked_for_good(self, batch_id: str) -> Parked:
         """Wait until the batch is parked, and its rows could be sent again; else it is left alone."""
-        site = self.site
-        if self.shard.planned.trial >= site.job.submitted.tries:
+        context = self.context
+        if self.shard.planned.trial >= context.job.submitted.tries:
             await anyio.sleep_forever()
         while True:
-            parked = await site.scope.parking.until_parked(batch_id)
-            if site.wants_more and site.scope.refused is None:
+            parked = await context.scope.parking.until_parked(batch_id)
+            if context.wants_more and context.scope.refused is None:
                 return parked
-            await anyio.sleep(site.config.poll_at_most.total_seconds())
+            await anyio.sleep(context.config.poll_at_most.total_seconds())
 
     async def _cancel_when_wished(self, batch_id: str) -> None:
         """A wish to cancel the job cancels its batches, once each is proven ours."""
-        await self.site.job.cancelling()
+        await self.context.job.cancelling()
         await self._cancel(batch_id)
 
     async def _cancel(self, batch_id: str) -> None:
         pause = Backoff(first=1.0, most=60.0)
         while True:
             try:
-                await self.site.client.cancel(self.site.scope.workspace_id, batch_id)
+                await self.context.client.cancel(self.context.scope.workspace_id, batch_id)
             except ApiError as failure:
                 log.warning("cancel_not_taken", batch_id=batch_id, error=str(failure))
                 if failure.status == 400 and remedy_of(400, failure.error_code, failure.message) is None:
@@ -997,18 +999,18 @@ class Driver:
             return
 
     async def _drain(self) -> bool:
-        site, state = self.site, self.shard.state
+        context, state = self.context, self.shard.state
         assert isinstance(state, Draining | LostState)
-        if site.collector is None:
+        if context.collector is None:
             return False
         if isinstance(state, Draining):
-            _warn_of_deadline(self.shard.shard, state, site.scope.date)
+            _warn_of_deadline(self.shard.shard, state, context.scope.date)
         elif state.batch_id is not None:
-            site.scope.forget(state.batch_id)
+            context.scope.forget(state.batch_id)
         try:
-            async with site.drains.turn(state.created_at) as rest:
+            async with context.drains.slot(state.created_at) as rest:
                 presence = _Presence(self, rest)
-                collected = await site.collector.drain(self.shard, state, presence, self._reads)
+                collected = await context.collector.drain(self.shard, state, presence, self._reads)
         except Postponed as postponed:  # the next try begins at the first line, and with short rests
             await self.unless_called_lost(anyio.sleep, max(postponed.seconds, self._put_off.next()))
             return True
@@ -1019,24 +1021,24 @@ class Driver:
             reason = f"batch {state.batch_id} of shard {self.shard.shard}: {failure}"
             remedy = "All else of the job is done. Fetch the results of this batch from the API by hand."
             await self._stop_job(reason, remedy)
-        site.outage.over()
-        entries = site.ledger.next(self.shard, collected.drained, at=self._at)
+        context.outage.over()
+        entries = context.ledger.next(self.shard, collected.drained, at=self._at)
         retry = None
         if collected.retry is not None:
-            retry = site.ledger.number_shard()
-            planned = msgspec.structs.replace(collected.retry, part=site.job.take_part())
-            entries.append(Entry(site.job.job, planned, retry, 0))
-        unpaid = collected.billing and site.job.stopped is None
+            retry = context.ledger.number_shard()
+            planned = msgspec.structs.replace(collected.retry, part=context.job.take_part())
+            entries.append(Entry(context.job.job, planned, retry, 0))
+        unpaid = collected.billing and context.job.stopped is None
         stop = BILLING if unpaid else self._stop_of_failing(collected.drained)
         if stop is not None:
-            entries.append(Entry(site.job.job, stop))
-        await site.ledger.record(*entries)
+            entries.append(Entry(context.job.job, stop))
+        await context.ledger.record(*entries)
         if state.batch_id is not None:
-            site.scope.drained(state.batch_id)
+            context.scope.drained(state.batch_id)
         counts = collected.drained.counts
         log.info(
             "shard_drained",
-            job=site.job.key,
+            job=context.job.key,
             shard=self.shard.shard,
             succeeded=counts.succeeded,
             failed=counts.total - counts.succeeded,
@@ -1044,15 +1046,15 @@ class Driver:
             missing=collected.drained.missing,
         )
         if retry is not None:
-            site.spawn(retry)
+            context.spawn(retry)
         if stop is not None:
-            log.error("job_stopped", job=site.job.key, reason=stop.reason)
+            log.error("job_stopped", job=context.job.key, reason=stop.reason)
         return True
 
     def _stop_of_failing(self, drained: Drained) -> Stopped | None:
         """The end of submitting, if this batch failed as a whole, none succeeded before, and requests are unsent."""
-        site, job = self.site, self.site.job
-        if site.config.failing != "stop" or job.stopped is not None or job.cancel_wished or job.has_succeeded:
+        context, job = self.context, self.context.job
+        if context.config.failing != "stop" or job.stopped is not None or job.cancel_wished or job.has_succeeded:
             return None
         failure = one_failure(drained, self.shard.planned.rows, job.largest)
         if failure is None:
@@ -1065,7 +1067,7 @@ class Driver:
 
         async def wake(scope: anyio.CancelScope) -> None:
             while not self.is_called_lost():
-                await self.site.job.wish()
+                await self.context.job.wish()
             scope.cancel()
 
         failure: Postponed | None = None
@@ -1081,20 +1083,20 @@ class Driver:
 
     async def missed(self) -> str:
         """The batch that is drained, and its results, are a 404: why they are given up; empty while they are not."""
-        site, state = self.site, self.shard.state
+        context, state = self.context, self.shard.state
         if not isinstance(state, Draining):  # another process moved it on
             raise Overtaken
         before, self._missed_at = self._missed_at, anyio.current_time()
         try:
-            page = await site.scope.page(limit=1)  # only a list tells the server's time
+            page = await context.scope.page(limit=1)  # only a list tells the server's time
             news = self._absence.missed(moment(page.date), state.vanished)
-            if site.scope.listed_since(state.batch_id, before) or (
-                news is not None and await site.scope.lists(state.batch_id, state.created_at)
+            if context.scope.listed_since(state.batch_id, before) or (
+                news is not None and await context.scope.lists(state.batch_id, state.created_at)
             ):
                 await self.seen()
                 return ""
             if isinstance(news, Lost):
-                return news.why if await site.scope.may_see(state.doubt.fingerprint) else ""
+                return news.why if await context.scope.may_see(state.doubt.fingerprint) else ""
         except ApiError as failure:
             log.info("batch_not_visible", batch_id=state.batch_id, status=failure.status)
             return ""

@@ -40,7 +40,7 @@ class Outage:
         self._began: float | None = None
         self._next_try = 0.0
         self.down: StorageDown | None = None
-        """For the bulletin: why the storage is not available, and since when."""
+        """For the driver status: why the storage is not available, and since when."""
 
     async def wait(self, failure: BackendError) -> None:
         """Wait until the storage should be tried again after this failure.

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Scope"]
 
-VOUCH_EVERY: Final = HOUR
+CONFIRM_KEY_EVERY: Final = HOUR
 """Seconds between two searches for a witness for the sake of a batch that vanished."""
 DOUBT_FIRST: Final = 15.0
 DOUBT_MOST: Final = 300.0
@@ -197,7 +197,7 @@ class Scope:
         self._pending: dict[int, _Pending] = {}
         self._unanswered: dict[int, _Pending] = {}
         """Attempts past their commit point whose answer is awaited: what lists show now may be theirs."""
-        self._vouched = False
+        self._key_confirmed = False
         self._commits = commits
         self._reported: set[str] = set()
         self._asked_at: dict[str, float] = {}
@@ -213,7 +213,7 @@ class Scope:
         self._again = anyio.Event()
         """Set when a look may work although the last one failed."""
         self._idle = False
-        self._vouch_after = 0.0
+        self._confirm_after = 0.0
         """Loop time before which no witness is asked for again for the sake of a batch that vanished."""
         self.lost: set[str] = set()
         """Batches of ours that were given up, all of whose rows are missing: a list that shows one is news."""
@@ -404,9 +404,9 @@ class Scope:
 
     def is_guarded(self, fingerprint: str | None) -> bool:
         """Whether an empty list means something for what was committed under this key."""
-        return self._vouched or (fingerprint is not None and fingerprint == self._fingerprint)
+        return self._key_confirmed or (fingerprint is not None and fingerprint == self._fingerprint)
 
-    async def vouch(self) -> bool:
+    async def confirm_key(self) -> bool:
         """Try to show that this key sees the journal's batches: one that is known must be retrievable.
 
         Raises:
@@ -420,9 +420,9 @@ class Scope:
                 if failure.status != 404:
                     raise
                 continue
-            self._vouched = True
+            self._key_confirmed = True
             break
-        return self._vouched
+        return self._key_confirmed
 
     # ---- whether the list can be used -------------------------------------------------------------------------
 
@@ -448,7 +448,7 @@ class Scope:
         for nothing without it.
 
         Args:
-            guarded: whether the key needs no `vouch`. What follows if it cannot be given is decided in the gate.
+            guarded: whether the key needs no `confirm_key`. What follows if it cannot be given is decided in the gate.
 
         """
         while not (self.usable and self.polls.trouble is None) and self.refused is None:
@@ -456,7 +456,7 @@ class Scope:
             try:
                 await self.page(limit=1)
                 if not guarded():
-                    await self.vouch()
+                    await self.confirm_key()
             except ApiError as failure:
                 self.check_failed(failure)
             else:
@@ -545,8 +545,8 @@ class Scope:
         self.pace.expire(at.date)
         self.known.listed.update(self.known.live.keys() & shown.keys())
         self._listed_at.update(dict.fromkeys(self.known.live.keys() & shown.keys(), began))
-        if not self._vouched and any(batch_id in shown for batch_id in self.known.bound):
-            self._vouched = True
+        if not self._key_confirmed and any(batch_id in shown for batch_id in self.known.bound):
+            self._key_confirmed = True
         await self._audit(shown.values())
         self._look_for_lost(shown.values())
         news = False
@@ -646,7 +646,7 @@ class Scope:
             if failure.status == 404 and (watch := self._watched.get(batch_id)) is not None:
                 await self._miss(watch)
             return None
-        self._vouched |= batch_id in self.known.bound
+        self._key_confirmed |= batch_id in self.known.bound
         return batch
 
     async def _miss(self, watch: _Watch) -> None:
@@ -667,10 +667,10 @@ class Scope:
         if self.is_guarded(fingerprint):
             return True
         now = anyio.current_time()
-        if now < self._vouch_after:
+        if now < self._confirm_after:
             return False
-        sees = await self.vouch()
-        self._vouch_after = now + VOUCH_EVERY
+        sees = await self.confirm_key()
+        self._confirm_after = now + CONFIRM_KEY_EVERY
         return sees
 
     def _look_for_lost(self, batches: Iterable[BatchSeen]) -> None:
@@ -739,14 +739,14 @@ class Scope:
             each.last = listing.at
             each.looks += 1
             if (change := closing(each.doubt, listing, self.known, grace=self._grace)) is not None:
-                if each.doubt.guarded or self._vouched:
+                if each.doubt.guarded or self._key_confirmed:
                     await self._note(each, change)
                 else:  # not recorded: a list of another workspace must not close the candidates for the right key
                     each.doubt = each.doubt.after(change)
         for batch in to_inspect([each.doubt for each in pending], listing, self.known):
             self._examiner.ask(batch, date=listing.date, urgent=True)
-        if not self._vouched and not all(each.doubt.guarded for each in pending):
-            await self.vouch()  # once for all of them: each would ask for the same batches
+        if not self._key_confirmed and not all(each.doubt.guarded for each in pending):
+            await self.confirm_key()  # once for all of them: each would ask for the same batches
         news = False
         for each in pending:
             if not each.done.is_set():
@@ -754,7 +754,7 @@ class Scope:
         return news
 
     def _rule(self, pending: _Pending, listing: Listing) -> bool:
-        doubt = pending.doubt = replace(pending.doubt, guarded=pending.doubt.guarded or self._vouched)
+        doubt = pending.doubt = replace(pending.doubt, guarded=pending.doubt.guarded or self._key_confirmed)
         ruling = settle(doubt, listing, self.known, grace=self._grace, hold=self._config.unresolved == "hold")
         if pending.once and not isinstance(ruling, FoundBatch):
             if not (isinstance(ruling, Wait) and ruling.soon and pending.looks < LOOKS_WHEN_HELD):

@@ -16,7 +16,7 @@ import anyio
 
 from abatch import backend as backends
 from abatch.engine.drain import Collector, sealed_of
-from abatch.engine.driver import Driver, Site, Turns, backend_unknown
+from abatch.engine.driver import Driver, JobContext, PrioritySlots, backend_unknown
 from abatch.engine.outage import Outage
 from abatch.errors import (
     AbatchError,
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from abatch.backend import Backend, JobRef, Sealed
     from abatch.config import Config
     from abatch.engine.client import Client
-    from abatch.engine.driver import Stop
+    from abatch.engine.driver import Shutdown
     from abatch.engine.poller import Scope
     from abatch.input.located import Named
     from abatch.journal.ledger import JobRecord, Ledger
     from abatch.prices import PriceList
 
-__all__ = ["HandedOver", "JobRun", "Workshop"]
+__all__ = ["HandedOver", "JobRun", "ManagerContext"]
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +64,7 @@ class HandedOver:
     """What kept it from being planned to its end: told once the run is over."""
 
 
-class Workshop:
+class ManagerContext:
     """What all jobs of a manager share."""
 
     def __init__(
@@ -77,7 +77,7 @@ class Workshop:
         fingerprint: str | None,
         scope: Callable[[str | None], Scope],
         guard_checked: Callable[[str | None], bool],
-        stop: Stop,
+        shutdown: Shutdown,
     ) -> None:
         self.client = client
         self.ledger = ledger
@@ -86,9 +86,9 @@ class Workshop:
         self.fingerprint = fingerprint
         self.scope = scope
         self.guard_checked = guard_checked
-        self.stop = stop
+        self.shutdown = shutdown
         self.uploads = anyio.Semaphore(config.uploads)
-        self.drains = Turns(config.drains)
+        self.drains = PrioritySlots(config.drains)
         self.one_block = anyio.Lock(fast_acquire=True)
 
 
@@ -111,7 +111,7 @@ class JobRun:
 
     """
 
-    def __init__(self, shop: Workshop, job: JobRecord, *, destination: str | None) -> None:
+    def __init__(self, shop: ManagerContext, job: JobRecord, *, destination: str | None) -> None:
         self.job = job
         self.error: Exception | None = None
         """Why the run ended early: the storage, the caller's iterable, a bad row."""
@@ -124,7 +124,7 @@ class JobRun:
         self._destination = destination
         self._backend: Backend | None = None
         self._group: anyio.abc.TaskGroup | None = None
-        self._site: Site | None = None
+        self._context: JobContext | None = None
         self._driven: set[int] = set()
         self.outage = Outage(job.key, shop.config)
         self._connecting = anyio.Lock()
@@ -271,7 +271,7 @@ class JobRun:
 
     async def move_to(self, destination: str) -> None:
         """Use another destination from now on; while the run is paused."""
-        closing, self._backend, self._site, self._assembled = self._backend, None, None, False
+        closing, self._backend, self._context, self._assembled = self._backend, None, None, False
         self._destination = destination
         await self._close(closing)
 
@@ -295,7 +295,7 @@ class JobRun:
     async def _close_if_done(self) -> None:
         """A finished job keeps nothing open; whoever reads its results connects again."""
         if self.job.finished is not None and self.over.is_set() and not self._readers and self._destination is not None:
-            closing, self._backend, self._site, self._assembled = self._backend, None, None, False
+            closing, self._backend, self._context, self._assembled = self._backend, None, None, False
             with anyio.CancelScope(shield=True):  # detached first: a concurrent reader opens its own connection
                 await self._close(closing)
 
@@ -385,12 +385,12 @@ class JobRun:
         """Go on with what was handed over while the run was under way."""
         self.may_submit = self._handed_over = True
         self._again = True  # should it end meanwhile, it goes round once more
-        if self._site is not None:  # also where the round has just begun: it may read what was handed over
-            self._site.may_submit = True
-        if self._live_group() is None or self._site is None:
+        if self._context is not None:  # also where the round has just begun: it may read what was handed over
+            self._context.may_submit = True
+        if self._live_group() is None or self._context is None:
             return
-        if self._site.backend is None:
-            await self._equip(self._site)
+        if self._context.backend is None:
+            await self._equip(self._context)
         await self._resume()
         if (group := self._live_group()) is not None:
             self._drive_open_shards()
@@ -420,8 +420,8 @@ class JobRun:
         """Go on with a job that stopped, once for each time it is handed over."""
         if not self._handed_over:
             return
-        if self._site is not None:
-            self._site.scope.start_over()
+        if self._context is not None:
+            self._context.scope.start_over()
         stopped = self.job.stopped
         if stopped is not None and (not stopped.failing or self._goes_on_after_failures()):
             async with self._stopping:
@@ -439,7 +439,7 @@ class JobRun:
 
     async def _run(self) -> None:
         if self.job.finished is None:
-            await self._open_site()
+            await self._open_context()
             await self._resume()
         try:
             async with anyio.create_task_group() as group:
@@ -452,24 +452,24 @@ class JobRun:
             self._group = None
             self._planning = False
         if self.error is None and self._is_complete():
-            if self._site is not None:
-                await self._site.scope.audited()  # what it reports belongs to the job's summary
+            if self._context is not None:
+                await self._context.scope.audited()  # what it reports belongs to the job's summary
             if await self._shop.ledger.refresh() or not self._is_complete():  # another process may have planned more
                 self._again = True
             else:
                 await self._finish(self.job.cuts)
 
-    async def _open_site(self) -> None:
+    async def _open_context(self) -> None:
         shop, job = self._shop, self.job
         workspace_id = job.submitted.headers.workspace_id
-        self._site = Site(
+        self._context = JobContext(
             client=shop.client,
             ledger=shop.ledger,
             config=shop.config,
             job=job,
             ref=self.ref(),
             scope=shop.scope(workspace_id),
-            stop=shop.stop,
+            shutdown=shop.shutdown,
             uploads=shop.uploads,
             drains=shop.drains,
             backend=None,
@@ -481,22 +481,22 @@ class JobRun:
             look_up=self._look_up,
             guard_checked=lambda: shop.guard_checked(workspace_id),
         )
-        await self._equip(self._site)
+        await self._equip(self._context)
 
-    async def _equip(self, site: Site) -> None:
+    async def _equip(self, context: JobContext) -> None:
         """Give the drivers the backend, if this process has it."""
         shop, job = self._shop, self.job
-        site.backend = await self.outage.survive(self.backend)
-        if site.backend is not None:
-            site.collector = Collector(
+        context.backend = await self.outage.survive(self.backend)
+        if context.backend is not None:
+            context.collector = Collector(
                 shop.client,
                 shop.ledger.journal,
-                site.ref,
-                site.backend,
+                context.ref,
+                context.backend,
                 tries=job.submitted.tries,
                 prices=shop.prices,
                 may_retry=lambda: not job.cancel_wished,
-                server_now=lambda: site.scope.date,
+                server_now=lambda: context.scope.date,
                 one_block=shop.one_block,
             )
 
@@ -525,10 +525,10 @@ class JobRun:
             self._fail(failure)
 
     async def _drive(self, number: int) -> None:
-        assert self._site is not None
+        assert self._context is not None
         try:
             if (shard := self.job.shards.get(number)) is not None:  # else another process has just finished the job
-                await Driver(self._site, shard).run()
+                await Driver(self._context, shard).run()
         except JobStopped as stop:
             if self.job.stopped is None:  # no Stopped fact: the backend object is missing in this process
                 self._fail(stop)
@@ -566,10 +566,10 @@ class JobRun:
     async def _plan_or_compare(self, planner: Planner, handed: HandedOver) -> None:
         """Read one iterable, as long as the job wants requests: it may be long in coming."""
         try:
-            if self._site is None:
+            if self._context is None:
                 await planner.run_iterable(handed.requests)
             else:
-                await self._site.while_wanted(planner.run_iterable(handed.requests))
+                await self._context.while_wanted(planner.run_iterable(handed.requests))
         except (JobStopped, JournalError):
             raise
         except Exception as failure:
@@ -581,8 +581,8 @@ class JobRun:
 
     async def _room_for_shards(self) -> bool:
         """Wait until few enough sealed shards wait to be sent; False if planning is not wanted (any more)."""
-        job, site = self.job, self._site
-        while site is not None and site.wants_more:
+        job, context = self.job, self._context
+        while context is not None and context.wants_more:
             if await self._pilot_holds():
                 if not self._driven:  # what is left of the pilot waits for an operator
                     return False
@@ -656,7 +656,7 @@ class JobRun:
     @property
     def left(self) -> bool:
         """Whether the manager is being left, or was: nobody waits for this job any more."""
-        return self._cut_off or self._shop.stop.wished
+        return self._cut_off or self._shop.shutdown.wished
 
     def verdict(self) -> Exception | None:
         """Why a run that is over did not finish the job; None if it did."""

@@ -2,7 +2,7 @@
 
 A file is read twice: checked from end to end before anything is promised, then planned. An iterable is read once
 and checked as it comes. No custom_id may stand twice in a job. What an iterable gave may be on its way when it gives
-more, so it is told at once (`SeenIds`); a file is told at its end, for a sixth of the price (`Heaps`).
+more, so it is told at once (`DuplicateIndex`); a file is told at its end, for a sixth of the price (`HashPartitions`).
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ if TYPE_CHECKING:
 __all__ = [
     "CHANGED_MEANWHILE",
     "HEAD_ROWS",
+    "DuplicateIndex",
     "FileInput",
     "FilesInput",
-    "Heaps",
+    "HashPartitions",
     "IterableInput",
     "Lines",
     "Numbered",
     "Preview",
-    "SeenIds",
     "SelectedInput",
     "check_beginning",
     "check_file",
@@ -77,7 +77,7 @@ __all__ = [
     "unskipped",
 ]
 
-S = TypeVar("S", "Heaps", "SeenIds")
+S = TypeVar("S", "HashPartitions", "DuplicateIndex")
 BLOCK: Final = 2**20
 """Bytes of input handled in one turn of a worker thread."""
 PART: Final = 2**16
@@ -92,16 +92,16 @@ IDS_IN_MEMORY: Final = 2**24
 """Bytes that custom_ids take in memory before they go to disk, each with what Python needs for it."""
 ID_WEIGHT: Final = 100
 SPILLED_AT_ONCE: Final = 2**14
-HEAPS: Final = 2**10
+PARTITIONS: Final = 2**10
 """Of the digests of a file, by their first ten bits; those of one are compared in memory."""
-HEAPS_AT_ONCE: Final = 2**6
+PARTITIONS_AT_ONCE: Final = 2**6
 """Compared in one turn of a worker thread."""
 HEAD_ROWS: Final = 8
 """First rows of an iterable that are kept one by one, so that other requests are found out at the first difference."""
 HEAD_BYTES: Final = 4
 """Of the digest of each; two rows that share it are told apart by the digest of all."""
 CHANGED_MEANWHILE: Final = "the input changed while it was checked; run again once it is complete"
-HEAPS_IN_MEMORY: Final = 2**22
+PARTITIONS_IN_MEMORY: Final = 2**22
 """Bytes of digests before they go to disk."""
 
 
@@ -142,14 +142,14 @@ class Preview(Protocol):
         """All of them are sound, and nothing of them was recorded or sent. What this raises is raised by `submit`."""
 
 
-class Heaps:
-    """The custom_ids of a file, each as a digest on the heap that it chooses, in a file without a name."""
+class HashPartitions:
+    """The custom_ids of a file, each as a digest on the partition that it chooses, in a file without a name."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._heaps: defaultdict[int, bytearray] = defaultdict(bytearray)
+        self._partitions: defaultdict[int, bytearray] = defaultdict(bytearray)
         self._noted = self._weight = 0
         self._written: list[array[int]] = []
-        """For each time that all heaps were put behind one another in the file, where each began; and the end."""
+        """For each time that all partitions were put behind one another in the file, where each began; and the end."""
         self._folder = folder
         self._file: IO[bytes] | None = None
 
@@ -165,12 +165,12 @@ class Heaps:
             OSError: the disk does not take it.
 
         """
-        heaps = self._heaps
+        partitions = self._partitions
         for mark in map(mark_of, custom_ids):
-            heaps[mark[0] << 2 | mark[1] >> 6] += mark
+            partitions[mark[0] << 2 | mark[1] >> 6] += mark
         self._noted += len(custom_ids)
         self._weight += ID_MARK * len(custom_ids)
-        if self._weight >= HEAPS_IN_MEMORY and self._folder is not None:
+        if self._weight >= PARTITIONS_IN_MEMORY and self._folder is not None:
             self._write()
         return []
 
@@ -178,12 +178,12 @@ class Heaps:
         if self._file is None:
             folder = self._folder
             self._file = tempfile.TemporaryFile(prefix=".seen-", suffix=".tmp", dir=folder)  # noqa: SIM115 - see close
-        heaps = [self._heaps[number] for number in range(HEAPS)]
+        partitions = [self._partitions[number] for number in range(PARTITIONS)]
         begin = self._written[-1][-1] if self._written else 0
-        self._written.append(array("Q", accumulate(map(len, heaps), initial=begin)))
-        self._file.write(b"".join(heaps))
+        self._written.append(array("Q", accumulate(map(len, partitions), initial=begin)))
+        self._file.write(b"".join(partitions))
         self._file.flush()
-        self._heaps.clear()
+        self._partitions.clear()
         self._weight = 0
 
     async def all_different(self) -> bool:
@@ -194,24 +194,24 @@ class Heaps:
 
         """
         if not self._written:
-            return await threads.run(self._different_in, self._heaps) == self._noted
+            return await threads.run(self._different_in, self._partitions) == self._noted
         different = 0
-        for first in range(0, HEAPS, HEAPS_AT_ONCE):
-            different += await threads.run(self._different_in, range(first, first + HEAPS_AT_ONCE))
+        for first in range(0, PARTITIONS, PARTITIONS_AT_ONCE):
+            different += await threads.run(self._different_in, range(first, first + PARTITIONS_AT_ONCE))
         return different == self._noted
 
-    def _different_in(self, heaps: Iterable[int]) -> int:
-        return sum(map(self._different, heaps))
+    def _different_in(self, partitions: Iterable[int]) -> int:
+        return sum(map(self._different, partitions))
 
     def _different(self, number: int) -> int:
-        different = set(_marks_in(self._heaps.get(number, b"")))
-        for at in self._written:  # one by one: a custom_id that stands everywhere has one heap
+        different = set(_marks_in(self._partitions.get(number, b"")))
+        for at in self._written:  # one by one: a custom_id that stands everywhere has one partition
             assert self._file is not None
             different.update(_marks_in(os.pread(self._file.fileno(), at[number + 1] - at[number], at[number])))
         return len(different)
 
 
-class SeenIds:
+class DuplicateIndex:
     """The custom_ids of a job: some megabytes in memory; if more, all by digest in a file without a name.
 
     Without a folder for that file the digests stay in memory, too.
@@ -303,8 +303,8 @@ class _Digests:
         return int(first)
 
 
-def _marks_in(heap: bytes | bytearray) -> Iterator[tuple[bytes]]:
-    return cast("Iterator[tuple[bytes]]", struct.iter_unpack(f"{ID_MARK}s", heap))
+def _marks_in(partition: bytes | bytearray) -> Iterator[tuple[bytes]]:
+    return cast("Iterator[tuple[bytes]]", struct.iter_unpack(f"{ID_MARK}s", partition))
 
 
 def _weigh(custom_ids: Sequence[bytes]) -> int:
@@ -802,13 +802,13 @@ async def check_files(
         open_.callback(file.close)
         stats = file.stats()
         try:
-            async with _closing(Heaps(folder)) as heaps:
-                check = await _check(file, heaps, bytes_per_batch, params, note)
-                different = await heaps.all_different()
+            async with _closing(HashPartitions(folder)) as partitions:
+                check = await _check(file, partitions, bytes_per_batch, params, note)
+                different = await partitions.all_different()
             if not different:  # once more, to say where
                 again = await open_all()
                 open_.callback(again.close)
-                async with _closing(SeenIds(folder, again.place)) as seen:
+                async with _closing(DuplicateIndex(folder, again.place)) as seen:
                     check = await _check(again, seen, bytes_per_batch, params, None)
                 if not check.problems.total or again.stats() != stats:
                     raise _changed(named)
@@ -838,7 +838,7 @@ async def _closing(seen: S) -> AsyncGenerator[S, None]:
 
 async def _check(
     file: FileInput | FilesInput,
-    seen: Heaps | SeenIds,
+    seen: HashPartitions | DuplicateIndex,
     bytes_per_batch: int,
     params: Check | None,
     note: Callable[[Rows], None] | None,
@@ -856,7 +856,7 @@ class _Check:
 
     def __init__(
         self,
-        seen: Heaps | SeenIds,
+        seen: HashPartitions | DuplicateIndex,
         bytes_per_batch: int,
         params: Check | None,
         problems: Problems,

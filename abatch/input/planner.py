@@ -19,12 +19,12 @@ from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped, canc
 from abatch.input.intake import (
     BLOCK,
     HEADER_SETS,
+    DuplicateIndex,
     FileInput,
     FilesInput,
     IterableInput,
     Lines,
     Numbered,
-    SeenIds,
     SelectedInput,
     check_size,
     file_sha256,
@@ -168,7 +168,7 @@ class Planner:
         head = (await self._ledger.in_full(self._job)).head
         source, rows = IterableInput(requests), 0
         self._filled = before.rows
-        seen = SeenIds(self._ledger.journal.folder)
+        seen = DuplicateIndex(self._ledger.journal.folder)
         try:
             async with aclosing(source.blocks(most=self._config.requests_per_batch)) as blocks:
                 async for block in blocks:
@@ -206,7 +206,7 @@ class Planner:
         head = "" if self._job.cuts else source.head()
         return Cut(rows=rows, digest=source.digest(), head=head, last=last)
 
-    def _first_problem(self, seen: SeenIds, block: Sequence[Numbered], sealed: int) -> BadRequest | None:
+    def _first_problem(self, seen: DuplicateIndex, block: Sequence[Numbered], sealed: int) -> BadRequest | None:
         """The first problem of these rows; the params of those that were sealed before are not looked at again."""
         params: list[BadRequest] = []
         if self._params is not None:
@@ -350,7 +350,7 @@ class Planner:
             return False
         return await self._may_fill()
 
-    def _discard(self, seen: SeenIds | None = None) -> None:
+    def _discard(self, seen: DuplicateIndex | None = None) -> None:
         if seen is not None:
             seen.close()
         for shard in self._open.values():

@@ -1,6 +1,6 @@
 """What only the driving process knows, for those who look from outside: why a doubt waits, what is not visible.
 
-It stands in `bulletin.json` beside the journal, replaced as a whole when it changes. Nothing depends on it.
+It stands in `driver.json` beside the journal, replaced as a whole when it changes. Nothing depends on it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import msgspec
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Bulletin", "StorageDown", "post", "read"]
+__all__ = ["DriverStatus", "StorageDown", "post", "read"]
 
-NAME: Final = "bulletin.json"
+NAME: Final = "driver.json"
 
 
 class StorageDown(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +31,7 @@ class StorageDown(msgspec.Struct, frozen=True, kw_only=True):
     """When the job ends if it still fails; seconds since the epoch, 0 where that is not known."""
 
 
-class Bulletin(msgspec.Struct, frozen=True, kw_only=True):
+class DriverStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The driver's own account."""
 
     pid: int
@@ -47,21 +47,21 @@ class Bulletin(msgspec.Struct, frozen=True, kw_only=True):
     """Destinations that fail at the moment, and are tried again."""
 
 
-def post(folder: Path, bulletin: Bulletin) -> None:
-    """Replace the bulletin of the journal in `folder`."""
-    descriptor, name = tempfile.mkstemp(prefix=".bulletin-", suffix=".tmp", dir=folder)
+def post(folder: Path, status: DriverStatus) -> None:
+    """Replace the status of the journal in `folder`."""
+    descriptor, name = tempfile.mkstemp(prefix=".driver-", suffix=".tmp", dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(bulletin))
+            file.write(msgspec.json.encode(status))
         (folder / name).rename(folder / NAME)
     except BaseException:
         (folder / name).unlink(missing_ok=True)
         raise
 
 
-def read(folder: Path) -> Bulletin | None:
-    """The bulletin, None if there is none that can be read."""
+def read(folder: Path) -> DriverStatus | None:
+    """The status, None if there is none that can be read."""
     try:
-        return msgspec.json.decode((folder / NAME).read_bytes(), type=Bulletin)
+        return msgspec.json.decode((folder / NAME).read_bytes(), type=DriverStatus)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None

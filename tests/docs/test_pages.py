@@ -120,3 +120,30 @@ def events():
                 ) if level in LEVELS:
                     found.add(event)
     return found
+
+
+def test_the_listing_of_the_layout_names_every_file_once():
+    listing = (
+        (ROOT / "docs" / "design.md")
+        .read_text()
+        .partition("## Layout\n")[2]
+        .partition("```text\n")[2]
+        .partition("```")[0]
+    )
+    shown: list[str] = []
+    folders: dict[int, str] = {}
+    for line in listing.splitlines():
+        indent, name = len(line) - len(line.lstrip()), line.split()[0]
+        above = "".join(folders[each] for each in sorted(folders) if each < indent)
+        if name.endswith("/"):
+            folders = {each: folder for each, folder in folders.items() if each < indent} | {indent: name}
+        else:
+            assert len(line.split(maxsplit=1)) == 2, f"{name} has no description"
+            shown.append(above + name)
+    there = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("abatch", "backends")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name != "__init__.py" or path.parent == ROOT / "abatch"
+    ]
+    assert sorted(shown) == sorted(there)

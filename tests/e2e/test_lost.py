@@ -218,7 +218,7 @@ async def test_wrong_key_loses_nothing(monkeypatch: pytest.MonkeyPatch, api: San
         async with resumed(path) as (running, job):
             await until_vanished(server, running, job)
             await two_days_later(server, running)
-            await until(lambda: running._scope(None)._vouch_after != 0.0)
+            await until(lambda: running._scope(None)._confirm_after != 0.0)
             assert not job.done
         monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
         _, summary = await run(path)

@@ -198,7 +198,7 @@ async def test_fallback_lines_are_sealed_after_the_outage(monkeypatch: pytest.Mo
     assert summary.requests == summary.canceled + summary.succeeded == len(memory.lines("answers"))
 
 
-async def test_the_bulletin_says_that_the_storage_is_down_and_since_when(api: Sandbox) -> None:
+async def test_the_driver_status_says_that_the_storage_is_down_and_since_when(api: Sandbox) -> None:
     async with manager(**QUICK) as running:
         job = await running.submit(requests(5), to="memory:answers", key="job")
         memory.outage("answers")
@@ -209,7 +209,7 @@ async def test_the_bulletin_says_that_the_storage_is_down_and_since_when(api: Sa
         assert down.since > job._job.started_at
         memory.restore("answers")
         await job.wait()
-        assert running._bulletin().storage_down == []
+        assert running._status().storage_down == []
 
 
 async def test_locked_database_is_shown_as_an_outage_soon_and_ends_the_job_after_its_patience(

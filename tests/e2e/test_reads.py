@@ -14,7 +14,7 @@ from abatch import ConfigError, JobStopped
 from abatch.engine import client
 from abatch.journal.ledger import Ledger
 from abatch.journal.sqlite import Journal
-from abatch.journal.status import read as read_bulletin
+from abatch.journal.status import read as read_status
 from abatch.protocol.lifecycle import InDoubt
 from abatch.protocol.reads import LOOKS
 from abatch.sandbox import Sandbox
@@ -82,10 +82,10 @@ async def test_list_in_trouble_that_may_pass_is_waited_for_and_nothing_is_upload
     assert_paid_once(api, rows)
 
 
-async def test_wait_for_a_list_in_trouble_is_shown_in_the_bulletin(api: Sandbox) -> None:
+async def test_wait_for_a_list_in_trouble_is_shown_in_the_driver_status(api: Sandbox) -> None:
     def shown() -> bool:
-        bulletin = read_bulletin(Path(".abatch"))
-        return bulletin is not None and "answered 503" in bulletin.trouble
+        status = read_status(Path(".abatch"))
+        return status is not None and "answered 503" in status.trouble
 
     api.faults.always("list", Status(503))
     rows = requests(8)

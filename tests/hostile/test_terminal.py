@@ -24,7 +24,7 @@ from abatch.cli.sanitize import clean
 from abatch.cli.screen import Screen, table
 from abatch.errors import ApiError, BackendError, BackendNotFound, BadRequest, JobStopped, StillInDoubt
 from abatch.journal.sqlite import Entry, Journal
-from abatch.journal.status import Bulletin, post
+from abatch.journal.status import DriverStatus, post
 from abatch.protocol import facts
 from abatch.result import Line
 from tests.hostile.strategies import TEXTS
@@ -147,7 +147,9 @@ async def _write(folder: Path) -> None:
     )
     post(
         journal.folder,
-        Bulletin(pid=os.getpid(), waiting={1: EVIL}, not_visible=[EVIL], parked={EVIL: EVIL, "b": EVIL}, trouble=EVIL),
+        DriverStatus(
+            pid=os.getpid(), waiting={1: EVIL}, not_visible=[EVIL], parked={EVIL: EVIL, "b": EVIL}, trouble=EVIL
+        ),
     )
     await journal.aclose()
 

@@ -204,7 +204,7 @@ def _make_in_system(name: str, reach: Reach) -> None:
 
 def _kind_of(name: str) -> str:
     """A file's name without what differs from run to run."""
-    if temporary := re.fullmatch(r"\.(seen-|bulletin-|)[a-z0-9_]{8}\.tmp", name, re.IGNORECASE):
+    if temporary := re.fullmatch(r"\.(seen-|driver-|)[a-z0-9_]{8}\.tmp", name, re.IGNORECASE):
         return f".{temporary[1]}N.tmp"
     return re.sub(r"-[0-9a-f]{8,}|\d+", lambda found: "-N" if found[0].startswith("-") else "N", name)
 

@@ -72,7 +72,7 @@ FREE = 2**40
 WISHES_EVERY = 1800.0
 LOOKS_EVERY = 30.0
 PAGE = 20
-EXEMPT = (".bulletin-",)
+EXEMPT = (".driver-",)
 """Names of files on which nothing depends."""
 
 

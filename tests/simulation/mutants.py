@@ -125,12 +125,12 @@ def grace_halved() -> ExitStack:
 def guard_skipped() -> ExitStack:
     """An empty list proves absence, whatever the key."""
 
-    async def vouch(_self: Any) -> bool:
+    async def confirm_key(_self: Any) -> bool:
         return True
 
     return _patched(
         (abatch.engine.poller.Scope, "is_guarded", lambda _self, _fingerprint: True),
-        (abatch.engine.poller.Scope, "vouch", vouch),
+        (abatch.engine.poller.Scope, "confirm_key", confirm_key),
     )
 
 
@@ -213,7 +213,7 @@ def resubmit_on_404() -> ExitStack:
 
     async def watch(self: Driver, batch_id: str) -> bool:
         try:
-            await self.site.client.retrieve(self.site.scope.workspace_id, batch_id)
+            await self.context.client.retrieve(self.context.scope.workspace_id, batch_id)
         except ApiError as failure:
             if failure.status == 404:
                 await self._record(Withdrawn(why="404"))
@@ -406,7 +406,7 @@ def key_in_the_log() -> ExitStack:
 
     async def record(self: Driver, *facts: Any) -> None:
         await real(self, *facts)
-        log.info("shard_recorded", key=self.site.client.fixed_key)
+        log.info("shard_recorded", key=self.context.client.fixed_key)
 
     return _patched((Driver, "_record", record))
 
@@ -450,9 +450,9 @@ def cancel_of_all() -> ExitStack:
     real = Driver._cancel_when_wished
 
     async def cancel(self: Driver, batch_id: str) -> None:
-        while not any(job.cancel_wished for job in self.site.ledger.jobs.values()):
+        while not any(job.cancel_wished for job in self.context.ledger.jobs.values()):
             await anyio.sleep(1)
-        self.site.job.cancel_wished = True
+        self.context.job.cancel_wished = True
         await real(self, batch_id)
 
     return _patched((Driver, "_cancel_when_wished", cancel))
@@ -462,7 +462,7 @@ def parked_without_a_fact() -> ExitStack:
     """A parked batch is cancelled, and nothing on record says why."""
 
     async def parked_for_good(self: Driver, batch_id: str) -> None:
-        await self.site.scope.parking.until_parked(batch_id)
+        await self.context.scope.parking.until_parked(batch_id)
         await self._cancel(batch_id)
         await anyio.sleep_forever()
 

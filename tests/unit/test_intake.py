@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 
 from abatch import BadRequest, ConfigError, Request
 from abatch.input import intake
-from abatch.input.intake import IDS_IN_MEMORY, FileInput, Heaps, IterableInput, Numbered, SeenIds, check_file
+from abatch.input.intake import (
+    IDS_IN_MEMORY,
+    DuplicateIndex,
+    FileInput,
+    HashPartitions,
+    IterableInput,
+    Numbered,
+    check_file,
+)
 from abatch.input.request import from_object
 from abatch.protocol.facts import FileSource
 from abatch.protocol.wire import body_size
@@ -329,7 +337,7 @@ def numbered(*custom_ids: str, first: int = 1) -> tuple[list[bytes], range]:
 
 
 def test_ids_are_noted_across_calls(tmp_path):
-    with closing(SeenIds(tmp_path)) as seen:
+    with closing(DuplicateIndex(tmp_path)) as seen:
         assert seen.add(*numbered("a", "b")) == []
         assert seen.add(*numbered("c", first=3)) == []
         (problem,) = seen.add(*numbered("d", "b", first=4))
@@ -337,7 +345,7 @@ def test_ids_are_noted_across_calls(tmp_path):
 
 
 def test_many_ids_are_told_apart(tmp_path):
-    with closing(SeenIds(tmp_path)) as seen:
+    with closing(DuplicateIndex(tmp_path)) as seen:
         assert seen.add(*numbered(*map(str, range(20_000)))) == []
         assert len(seen.add(*numbered(*map(str, range(19_990, 20_010)), first=20_001))) == 10
 
@@ -347,7 +355,7 @@ def test_many_ids_are_told_apart(tmp_path):
 def test_in_memory_or_on_disk_each_repetition_names_the_first(tmp_path, room, blocks):
     first: dict[str, int] = {}
     number = 1
-    with pytest.MonkeyPatch.context() as less, closing(SeenIds(tmp_path)) as seen:
+    with pytest.MonkeyPatch.context() as less, closing(DuplicateIndex(tmp_path)) as seen:
         less.setattr(intake, "IDS_IN_MEMORY", room)
         for block in blocks:
             expected = [n for n, text in enumerate(block, number) if first.setdefault(text, n) != n]
@@ -359,7 +367,7 @@ def test_in_memory_or_on_disk_each_repetition_names_the_first(tmp_path, room, bl
 
 def test_nothing_of_it_has_a_name_in_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(intake, "IDS_IN_MEMORY", 1_000)
-    with closing(SeenIds(tmp_path)) as seen:
+    with closing(DuplicateIndex(tmp_path)) as seen:
         seen.add(*numbered(*map(str, range(5_000))))
         assert names(tmp_path) == []
         (problem,) = seen.add(*numbered("7", first=5_001))
@@ -376,31 +384,34 @@ def test_nothing_of_it_stays_where_the_disk_takes_no_table(tmp_path, monkeypatch
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **more: connect(*args, **more, factory=Full))
     monkeypatch.setattr(intake, "IDS_IN_MEMORY", 0)
-    with closing(SeenIds(tmp_path)) as seen, pytest.raises(OSError, match="cannot be noted: database or disk is full"):
+    with (
+        closing(DuplicateIndex(tmp_path)) as seen,
+        pytest.raises(OSError, match="cannot be noted: database or disk is full"),
+    ):
         seen.add(*numbered("a"))
     assert names(tmp_path) == []
 
 
 def test_few_ids_need_no_file(tmp_path):
-    with closing(SeenIds(tmp_path / "not there")) as seen:
+    with closing(DuplicateIndex(tmp_path / "not there")) as seen:
         assert seen.add(*numbered("a", "b")) == []
         with pytest.raises(OSError, match="not there"):
             seen.add(*numbered("b", first=3))
 
 
 @given(st.lists(st.integers(0, 10_000).map(str), max_size=60), st.integers(0, 200))
-def test_heaps_tell_at_the_end_whether_all_are_different(tmp_path, custom_ids, in_memory):
-    with pytest.MonkeyPatch.context() as less, closing(Heaps(tmp_path)) as heaps:
-        less.setattr(intake, "HEAPS_IN_MEMORY", in_memory)
+def test_partitions_tell_at_the_end_whether_all_are_different(tmp_path, custom_ids, in_memory):
+    with pytest.MonkeyPatch.context() as less, closing(HashPartitions(tmp_path)) as heaps:
+        less.setattr(intake, "PARTITIONS_IN_MEMORY", in_memory)
         for custom_id in custom_ids:
             assert heaps.add(*numbered(custom_id)) == []
         assert anyio.run(heaps.all_different) == (len(set(custom_ids)) == len(custom_ids))
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("in_memory", [0, 3_000, intake.HEAPS_IN_MEMORY])
+@pytest.mark.parametrize("in_memory", [0, 3_000, intake.PARTITIONS_IN_MEMORY])
 async def test_a_repeated_id_among_many_is_named_with_its_places(tmp_path, monkeypatch, in_memory):
-    monkeypatch.setattr(intake, "HEAPS_IN_MEMORY", in_memory)
+    monkeypatch.setattr(intake, "PARTITIONS_IN_MEMORY", in_memory)
     path = tmp_path / "requests.jsonl"
     ids = [f"id-{n}" for n in range(5_000)]
     ids[4_711] = ids[7]
@@ -412,8 +423,8 @@ async def test_a_repeated_id_among_many_is_named_with_its_places(tmp_path, monke
 
 
 async def test_an_id_that_stands_everywhere_takes_no_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(intake, "HEAPS_IN_MEMORY", 2**14)
-    with closing(Heaps(tmp_path)) as heaps:
+    monkeypatch.setattr(intake, "PARTITIONS_IN_MEMORY", 2**14)
+    with closing(HashPartitions(tmp_path)) as heaps:
         for _ in range(200):
             heaps.add(*numbered(*["same"] * 1_000))
         tracemalloc.start()
@@ -441,7 +452,7 @@ async def test_a_byte_that_is_no_blank_in_json_is_named_before_anything_is_promi
 
 
 async def test_a_disk_that_takes_no_digests_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(intake, "HEAPS_IN_MEMORY", 0)
+    monkeypatch.setattr(intake, "PARTITIONS_IN_MEMORY", 0)
     path = tmp_path / "requests.jsonl"
     path.write_bytes(lines("a"))
     with pytest.raises(ConfigError, match=r"cannot be checked in .*not there.*free the disk"):
@@ -578,7 +589,7 @@ async def test_a_pipe_is_refused_at_once(tmp_path):
 
 
 async def test_a_file_is_checked_without_a_folder_to_keep_digests_in(tmp_path, monkeypatch):
-    monkeypatch.setattr(intake, "HEAPS_IN_MEMORY", 64)
+    monkeypatch.setattr(intake, "PARTITIONS_IN_MEMORY", 64)
     monkeypatch.setattr(intake, "IDS_IN_MEMORY", 64)
     rows = [b'{"custom_id":"r%d","params":{"max_tokens":1}}\n' % number for number in range(500)]
     path = tmp_path / "in.jsonl"
