@@ -27,12 +27,15 @@ from abatch.cli.commands import completed
 from abatch.cli.screen import Screen, configure_logs
 from abatch.cli.streams import OutputGone
 from abatch.errors import AbatchError, BackendError, BackendNotFound, BadRequest, ConfigError, JobConflict
+from abatch.journal.states import standing_of
 from abatch.log import redact
 from abatch.system.paths import folder_of, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator, Iterable
     from pathlib import Path
+
+    from abatch.journal.ledger import JobRecord
 
 __all__ = [
     "BAD_INPUT",
@@ -41,6 +44,7 @@ __all__ = [
     "OK",
     "RUNNING",
     "STUCK",
+    "exit_code_of",
     "perform",
     "reported",
     "status_of",
@@ -54,6 +58,10 @@ BAD_INPUT: Final = 2
 STUCK: Final = 3
 RUNNING: Final = 4
 INTERRUPTED: Final = 130
+WORST_LAST: Final = (OK, FAILED, RUNNING, STUCK)
+"""Exit codes of jobs: of several, the last one counts."""
+WANTS_SOMEBODY: Final = frozenset({"held", "stopped"})
+"""States that no process ends by itself."""
 DISK_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 AS_OPTIONS: Final = {"journal= or --journal": "--journal", "key must match": "--key must match"}
 """Arguments of Python that errors speak of, as they are called here."""
@@ -64,6 +72,23 @@ T = TypeVar("T")
 def status_of(error: BaseException) -> int:
     """The exit status that an error of abatch comes to, unless a command knows better."""
     return BAD_INPUT if isinstance(error, ConfigError | BadRequest | JobConflict) else STUCK
+
+
+def exit_code_of(jobs: Iterable[JobRecord], *, driven: bool) -> int:
+    """The exit code that says how jobs stand: 0 if there is none.
+
+    Args:
+        jobs: the jobs.
+        driven: whether a process drives their journal.
+
+    """
+
+    def code(job: JobRecord) -> int:
+        if job.finished is not None:
+            return FAILED if job.progress().failed or job.not_sent != 0 else OK
+        return RUNNING if driven and standing_of(job).state not in WANTS_SOMEBODY else STUCK
+
+    return max(map(code, jobs), key=WORST_LAST.index, default=OK)
 
 
 def tell(error: BaseException, journal: Path | None = None) -> str:

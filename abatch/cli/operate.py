@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from abatch.cli.exit_codes import perform
-from abatch.cli.job_status import shard_in_words, wish_in_words
 from abatch.cli.options import JobArgument, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.paths import asked_for, job_named, ledger_of, place_of
 from abatch.cli.screen import Screen
 from abatch.errors import ConfigError
 from abatch.journal.sqlite import Entry
+from abatch.journal.states import shard_in_words, wish_in_words
 from abatch.protocol.facts import CancelWished, LostWished, ResolveWished
 from abatch.protocol.lifecycle import Held, InDoubt, doubt_of
 

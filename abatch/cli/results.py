@@ -8,13 +8,13 @@ from typing import Annotated, Final
 
 import typer
 
-from abatch.cli import family
 from abatch.cli.exit_codes import perform
 from abatch.cli.options import JobArgument, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.paths import asked_for, job_named, ledger_of, place_of
-from abatch.cli.reading import read_results
 from abatch.cli.sanitize import clean
 from abatch.cli.screen import Screen
+from abatch.engine import family
+from abatch.engine.reading import read_results
 from abatch.input.answered import retries_of, root_of
 from abatch.protocol import wire
 

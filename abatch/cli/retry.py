@@ -23,7 +23,6 @@ from abatch.cli.confirm import can_ask, confirmed
 from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
 from abatch.cli.estimate import rows_of
 from abatch.cli.exit_codes import perform, reported
-from abatch.cli.family import CANCELED, FAILED, FINAL, MISSING, STOPPED, last_words, mark_of
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     FailingOption,
     JobArgument,
@@ -34,6 +33,7 @@ from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
 from abatch.cli.paths import job_named, ledger_of
 from abatch.cli.screen import Screen
 from abatch.config import Config, Tier
+from abatch.engine.family import CANCELED, FAILED, FINAL, MISSING, STOPPED, last_words, mark_of
 from abatch.errors import ConfigError
 from abatch.input.answered import retried_key, retries_of
 from abatch.input.intake import file_sha256

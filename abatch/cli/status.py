@@ -15,8 +15,7 @@ from rich.text import Text
 
 from abatch.cli.commands import completed
 from abatch.cli.detail import detail_json, detail_of, time_left
-from abatch.cli.exit_codes import OK, STUCK, perform
-from abatch.cli.job_status import attempt_of, exit_code_of, standing_of, state_of, wish_in_words
+from abatch.cli.exit_codes import OK, STUCK, exit_code_of, perform
 from abatch.cli.next_steps import Resume, resuming
 from abatch.cli.options import JsonOption, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.paths import asked_for, job_named, ledger_of, place_of
@@ -24,6 +23,7 @@ from abatch.cli.sanitize import clean, moment
 from abatch.cli.screen import Screen, tables
 from abatch.journal.ledger import Progress
 from abatch.journal.sqlite import is_driven
+from abatch.journal.states import attempt_of, standing_of, state_of, wish_in_words
 from abatch.journal.status import DriverStatus, read
 from abatch.protocol import wire
 from abatch.protocol.facts import Committing

@@ -46,7 +46,7 @@ REMEDIES = {
     ("cli/drive.py", "abatch status"): STATUS,
     ("cli/drive.py", "results"): LIMITED,
     ("cli/retry.py", "abatch retry {}"): f"{HERE}::test_a_retry_of_a_retry_names_the_command_that_works",
-    ("cli/job_status.py", "abatch resolve {} --adopt BATCH_ID"): HELD,
+    ("journal/states.py", "abatch resolve {} --adopt BATCH_ID"): HELD,
     ("cli/status.py", "abatch cancel {}"): f"{HERE}::test_a_parked_batch_is_cancelled_by_the_command_that_status_shows",
     ("cli/operate.py", "abatch run"): HELD,
     ("cli/operate.py", "abatch status"): STATUS,

@@ -84,7 +84,7 @@ def test_the_page_of_the_commands_has_every_command():
 
 
 def test_the_exit_codes_of_states_are_those_of_the_code():
-    from abatch.cli.job_status import WORST_LAST
+    from abatch.cli.exit_codes import WORST_LAST
 
     section = (ROOT / "docs" / "cli.md").read_text().partition("## abatch status")[2].partition("\n## ")[0]
     assert tuple(int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)) == WORST_LAST

@@ -12,10 +12,10 @@ import pytest
 import structlog
 
 from abatch import BatchManager, Job, StillInDoubt
-from abatch.cli.job_status import shard_in_words
 from abatch.engine import client, drain, driver, poller
 from abatch.journal.ledger import Ledger
 from abatch.journal.sqlite import Entry, Journal
+from abatch.journal.states import shard_in_words
 from abatch.protocol.clocks import Moment
 from abatch.protocol.facts import Drained, Lost, LostWished, Reappeared, Vanished, WishRefused
 from abatch.protocol.lifecycle import Done, Draining, Processing

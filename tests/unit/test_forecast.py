@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from abatch.cli.exit_codes import FAILED, OK, RUNNING, STUCK
-from abatch.cli.job_status import exit_code_of, standing_of
+from abatch.cli.exit_codes import FAILED, OK, RUNNING, STUCK, exit_code_of
 from abatch.journal.ledger import JobRecord, Ledger
 from abatch.journal.sqlite import Entry
+from abatch.journal.states import standing_of
 from abatch.protocol import facts
 from abatch.protocol.facts import Counts, FileSource
 from abatch.protocol.forecast import LATE, NO_HISTORY, NOTHING_SENT, OPEN_INPUT, OPERATOR, STOPPED, forecast

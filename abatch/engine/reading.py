@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from abatch.backend import connect
-from abatch.cli.paths import ref_of
+from abatch.backend import JobRef, connect
 from abatch.engine.drain import sealed_of
 from abatch.errors import BackendError
 from abatch.system.paths import absolute_url
@@ -52,7 +51,7 @@ async def read_results(ledger: Ledger, job: JobRecord) -> AsyncGenerator[bytes]:
 async def _open_to_read(ledger: Ledger, job: JobRecord) -> Backend:
     if not job.to:
         raise BackendError(job.key, "its backend is an object of the application that ran it: read it there")
-    ref = ref_of(ledger, job)
+    ref = JobRef(key=job.key, lineage=ledger.journal.lineage, finished=job.finished is not None)
     backend = await connect(absolute_url(ledger.journal.folder, job.to), ref)
     if job.finished is not None:
         full = await ledger.in_full(job)

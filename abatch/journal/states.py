@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from abatch.cli.exit_codes import FAILED, OK, RUNNING, STUCK
 from abatch.protocol.facts import LostWished, ResolveWished
 from abatch.protocol.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost, Processing, Ready, Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from abatch.journal.ledger import JobRecord, ShardRecord
 
-__all__ = ["Standing", "attempt_of", "exit_code_of", "shard_in_words", "standing_of", "state_of", "wish_in_words"]
-
-WORST_LAST: Final = (OK, FAILED, RUNNING, STUCK)
-"""Exit codes of jobs: of several, the last one counts."""
-WANTS_SOMEBODY: Final = frozenset({"held", "stopped"})
-"""States that no process ends by itself."""
+__all__ = ["Standing", "attempt_of", "shard_in_words", "standing_of", "state_of", "wish_in_words"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,23 +52,6 @@ def standing_of(job: JobRecord) -> Standing:
 def _has_begun(job: JobRecord) -> bool:
     """Whether something of a job was sent: from then on it is more than planned, while its input is read on."""
     return job.sealed_count > 0 or any(not isinstance(shard.state, Ready) for shard in job.open_shards.values())
-
-
-def exit_code_of(jobs: Iterable[JobRecord], *, driven: bool) -> int:
-    """The exit code that says how jobs stand: 0 if there is none.
-
-    Args:
-        jobs: the jobs.
-        driven: whether a process drives their journal.
-
-    """
-
-    def code(job: JobRecord) -> int:
-        if job.finished is not None:
-            return FAILED if job.progress().failed or job.not_sent != 0 else OK
-        return RUNNING if driven and standing_of(job).state not in WANTS_SOMEBODY else STUCK
-
-    return max(map(code, jobs), key=WORST_LAST.index, default=OK)
 
 
 def _remedy_of_held(job: JobRecord, shard: int) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from abatch.cli.reading import read_results
 from abatch.engine.drain import failure_of
+from abatch.engine.reading import read_results
 from abatch.journal.kept import mark_of
 from abatch.protocol import wire
 from abatch.system import threads
