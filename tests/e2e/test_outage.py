@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from abatch import BackendError, Job
-from abatch.journal.sqlite import status
+from abatch.journal import status
 from abatch.sandbox import Sandbox
 from abatch.system.disk import passes
 from abatch.testing import memory
