@@ -14,9 +14,9 @@ $(READY): pyproject.toml
 	touch $@
 
 demo: $(READY)  ## a job from file to results on a local sandbox: many batches, one line per request
-	$(BIN)/abatch run examples/requests.jsonl --to demo-results.jsonl --sandbox --max-batch-requests 12
+	$(BIN)/abatch run examples/requests.jsonl --to demo-results.jsonl --sandbox --requests-per-batch 12
 	@echo; echo "demo-results.jsonl: $$(wc -l < demo-results.jsonl) results. The same command again does nothing:"
-	$(BIN)/abatch run examples/requests.jsonl --to demo-results.jsonl --sandbox --max-batch-requests 12 --quiet
+	$(BIN)/abatch run examples/requests.jsonl --to demo-results.jsonl --sandbox --requests-per-batch 12 --quiet
 
 test: $(READY)  ## every test; the servers they need are installed with them
 	$(BIN)/python -m pytest

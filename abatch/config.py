@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, get_args
+from functools import wraps
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from abatch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 __all__ = ["BATCH_BYTES", "Config", "Failing", "Params", "Parked", "Refusals", "Tier", "Unresolved"]
 
@@ -19,6 +24,8 @@ Failing = Literal["stop", "go-on"]
 
 BATCH_BYTES = 256_000_000
 """Of a create body, at most; the API takes no more."""
+POLL_INTERVAL_GROWTH = 4
+"""The wait between two looks at the list grows by this factor at most, if nothing else is said."""
 GRACE_OWN_SOCKET = timedelta(minutes=30)
 GRACE_FOREIGN_SOCKET = timedelta(minutes=45)
 
@@ -39,10 +46,10 @@ class Config:
     """Result streams under way at once."""
     tier: Tier = "start"
     """The usage tier, which sets requests per minute and the queue limit."""
-    poll_every: timedelta = timedelta(seconds=15)
+    poll_interval: timedelta = timedelta(seconds=15)
     """First wait between two looks at the list."""
-    poll_at_most: timedelta = timedelta(seconds=60)
-    """The wait grows up to this."""
+    poll_interval_max: timedelta | None = None
+    """The wait grows up to this; None for four times `poll_interval`."""
     unresolved: Unresolved = "resubmit"
     """What to do with a create whose absence is established after `grace`."""
     refusals: Refusals = "believe"
@@ -84,15 +91,57 @@ class Config:
             raise ConfigError(f"failing must be stop or go-on, got {self.failing!r}")
         if self.params not in get_args(Params):
             raise ConfigError(f"params must be one of {', '.join(get_args(Params))}, got {self.params!r}")
-        for name in ("poll_every", "poll_at_most", "grace", "storage_patience", "storage_retry_every"):
+        for name in ("poll_interval", "poll_interval_max", "grace", "storage_patience", "storage_retry_every"):
             given: object = getattr(self, name)
-            if not isinstance(given, timedelta) and not (name == "grace" and given is None):
+            if not isinstance(given, timedelta) and not (name in ("poll_interval_max", "grace") and given is None):
                 raise ConfigError(f"{name} must be a datetime.timedelta, got {given!r}")
-        if not timedelta(milliseconds=10) <= self.poll_every <= self.poll_at_most:
-            raise ConfigError(f"poll_every must be from 0.01 s to poll_at_most, got {self.poll_every}")
+        if not timedelta(milliseconds=10) <= self.poll_interval <= self.longest_poll_interval:
+            raise ConfigError(f"poll_interval must be from 0.01 s to poll_interval_max, got {self.poll_interval}")
         if self.grace is not None and self.grace < timedelta(0):
             raise ConfigError(f"grace must not be negative, got {self.grace}")
         if self.storage_patience < timedelta(0):
             raise ConfigError(f"storage_patience must not be negative, got {self.storage_patience}")
         if not timedelta(milliseconds=1) <= self.storage_retry_every <= timedelta(minutes=1):
             raise ConfigError(f"storage_retry_every must be from 0.001 s to 60 s, got {self.storage_retry_every}")
+
+    @property
+    def longest_poll_interval(self) -> timedelta:
+        """The wait between two looks at the list grows up to this."""
+        return POLL_INTERVAL_GROWTH * self.poll_interval if self.poll_interval_max is None else self.poll_interval_max
+
+    @property
+    def poll_every(self) -> timedelta:
+        """The old name of `poll_interval`; deprecated."""
+        _warn_of("poll_every", "poll_interval")
+        return self.poll_interval
+
+    @property
+    def poll_at_most(self) -> timedelta:
+        """The old name of `longest_poll_interval`; deprecated."""
+        _warn_of("poll_at_most", "longest_poll_interval")
+        return self.longest_poll_interval
+
+
+OLD_NAMES: Final[Mapping[str, str]] = {"poll_every": "poll_interval", "poll_at_most": "poll_interval_max"}
+"""Deprecated arguments of `Config`, each with its new name."""
+
+
+def _warn_of(old: str, new: str) -> None:
+    warnings.warn(f"Config.{old} is deprecated; use {new}", DeprecationWarning, stacklevel=3)
+
+
+def _also_by_old_names(init: Callable[..., None]) -> Callable[..., None]:
+    """Make `Config.__init__` take deprecated names too, which type checkers do not accept."""
+
+    @wraps(init)
+    def __init__(self: Config, **settings: object) -> None:  # noqa: N807 - it replaces that method
+        for old in OLD_NAMES.keys() & settings.keys():
+            _warn_of(old, OLD_NAMES[old])
+            # `dataclasses.replace(config, poll_every=…)` passes the new name with the value that is to be replaced
+            settings[OLD_NAMES[old]] = settings.pop(old)
+        init(self, **settings)
+
+    return __init__
+
+
+Config.__init__ = _also_by_old_names(Config.__init__)  # type: ignore[method-assign]

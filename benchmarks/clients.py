@@ -106,8 +106,8 @@ def manager(
         requests_per_batch=requests_per_batch,
         bytes_per_batch=256_000_000,
         drains=drains,
-        poll_every=look_every,
-        poll_at_most=look_every,
+        poll_interval=look_every,
+        poll_interval_max=look_every,
         tier="scale",
     )
     return BatchManager(journal=journal, config=config, client=client)

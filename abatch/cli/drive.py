@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Order", "Redrain", "Surroundings", "config_of", "drive", "journal_of", "params_of"]
 
-SLOWER: Final = 4
 """The wait between two looks at the list grows up to this many times the first."""
 SHORTEST: Final = 0.01
 LONGEST: Final = 7 * 86_400
@@ -195,8 +194,7 @@ def config_of(
     given: dict[str, Any] = {  # Any: the fields differ in type, and Config checks them
         "requests_per_batch": requests_per_batch,
         "bytes_per_batch": bytes_per_batch,
-        "poll_every": None if poll is None else timedelta(seconds=poll),
-        "poll_at_most": None if poll is None else timedelta(seconds=poll * SLOWER),
+        "poll_interval": None if poll is None else timedelta(seconds=poll),
         "grace": None if grace is None else timedelta(seconds=grace),
         "storage_patience": None if storage_patience is None else timedelta(seconds=storage_patience),
     }

@@ -1,4 +1,7 @@
-"""Name the options that an unknown one may have been meant for: visible ones that begin like it or resemble it."""
+"""Read options as people type them: by the names they had before, and with a hint where a name is unknown.
+
+The hint names visible options that begin like the unknown one or resemble it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from typer.core import TyperCommand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["HintingCommand", "nearest"]
 
@@ -17,6 +20,12 @@ ALIKE: Final = 0.7
 BEGINNING: Final = 2
 """The fewest letters that are taken for the beginning of a name, or for one word of it."""
 MOST: Final = 3
+OLD_SPELLINGS: Final[Mapping[str, str]] = {
+    "--max-batch-requests": "--requests-per-batch",
+    "--max-batch-bytes": "--bytes-per-batch",
+    "--max-tries": "--tries",
+}
+"""Names that options had before, which stand in shell histories and scripts; no help shows them."""
 
 
 def nearest(unknown: str, options: Iterable[str]) -> list[str]:
@@ -32,13 +41,25 @@ def nearest(unknown: str, options: Iterable[str]) -> list[str]:
     return [option for _, option in sorted(found)[:MOST]]
 
 
+def renamed(args: Iterable[str]) -> list[str]:
+    """Give the options among these arguments their present names; what stands behind `--` is no option."""
+    made: list[str] = []
+    rest = iter(args)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        made.append(f"{OLD_SPELLINGS.get(name, name)}{equals}{value}")
+        if argument == "--":
+            break
+    return [*made, *rest]
+
+
 class HintingCommand(TyperCommand):
-    """A command whose message about an unknown option names those that help shows, and no hidden one."""
+    """A command that takes old names of options, and whose message about an unknown one names those that help shows."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer has its own copy of click, or not
         """Parse the arguments."""
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, renamed(args))
         except Exception as failure:
             wrong: Any = failure  # NoSuchOption, of click or of typer's own copy of it
             if hasattr(wrong, "possibilities"):

@@ -54,13 +54,13 @@ def run(
         ),
     ] = None,
     key: Annotated[str | None, typer.Option(help="The job's name; needed for stdin.")] = None,
-    max_batch_requests: Annotated[
+    requests_per_batch: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Requests in one batch at most. [10000]")
     ] = None,
-    max_batch_bytes: Annotated[
+    bytes_per_batch: Annotated[
         int | None, typer.Option(min=1_000, max=256_000_000, help="Bytes of one batch at most. [240000000]")
     ] = None,
-    max_tries: Annotated[
+    tries: Annotated[
         int,
         typer.Option(min=1, max=100, help="How often a request is sent that expires or fails for a passing reason."),
     ] = 3,
@@ -134,8 +134,8 @@ def run(
     with reported(screen):
         config = config_of(
             sandbox=sandbox,
-            requests_per_batch=max_batch_requests,
-            bytes_per_batch=max_batch_bytes,
+            requests_per_batch=requests_per_batch,
+            bytes_per_batch=bytes_per_batch,
             poll_interval=poll_interval,
             grace=grace,
             storage_patience=storage_patience,
@@ -165,7 +165,7 @@ def run(
             key=key,
             betas=tuple(beta or ()),
             workspace_id=workspace,
-            tries=max_tries,
+            tries=tries,
             limit=limit,
             pilot=pilot,
             spending=Spending(

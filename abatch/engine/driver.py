@@ -977,7 +977,7 @@ class Driver:
             parked = await context.scope.parking.until_parked(batch_id)
             if context.wants_more and context.scope.refused is None:
                 return parked
-            await anyio.sleep(context.config.poll_at_most.total_seconds())
+            await anyio.sleep(context.config.longest_poll_interval.total_seconds())
 
     async def _cancel_when_wished(self, batch_id: str) -> None:
         """A wish to cancel the job cancels its batches, once each is proven ours."""

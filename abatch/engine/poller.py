@@ -181,7 +181,7 @@ class Scope:
         self.parking = Parking(durations)
         self.turn = anyio.Lock()
         """Whoever waits to be admitted; first come, first served."""
-        first = config.poll_every.total_seconds()
+        first = config.poll_interval.total_seconds()
         self.polls = Reads(first=first)
         """The looks of `run`."""
         self.checks = Reads(first=first)
@@ -507,7 +507,7 @@ class Scope:
             await self._poll()
 
     async def _poll(self) -> None:
-        first, most = self._config.poll_every.total_seconds(), self._config.poll_at_most.total_seconds()
+        first, most = self._config.poll_interval.total_seconds(), self._config.longest_poll_interval.total_seconds()
         calm = Backoff(first=first, most=most)
         doubtful = Backoff(first=min(first, DOUBT_FIRST), most=DOUBT_MOST)
         while True:

@@ -58,8 +58,8 @@ __all__ = ["Sandbox", "serve"]
 
 STDIN = 0
 QUICK: Final = Config(
-    poll_every=timedelta(milliseconds=20),
-    poll_at_most=timedelta(milliseconds=200),
+    poll_interval=timedelta(milliseconds=20),
+    poll_interval_max=timedelta(milliseconds=200),
     grace=timedelta(seconds=2),
     storage_retry_every=timedelta(milliseconds=20),
 )

@@ -20,8 +20,8 @@ def fails(n: int) -> str | None:
 
 def test_a_finished_job_is_shown_read_and_retried(cli: Any, api: Sandbox) -> None:
     cli.write("in.jsonl", 12, user=fails)
-    args = ("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", "--max-tries", 1)
-    assert cli.here(*args, "--max-batch-requests", 8, *FAST).status == 1
+    args = ("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", "--tries", 1)
+    assert cli.here(*args, "--requests-per-batch", 8, *FAST).status == 1
 
     shown = cli.here("status", "--batches")
     assert shown.status == 0
@@ -239,7 +239,7 @@ def test_a_word_that_a_shard_is_lost_ends_its_job_with_its_requests_missing(cli:
 
 def test_a_result_file_that_was_removed_is_read_again(cli: Any, api: Sandbox) -> None:
     cli.write("in.jsonl", 12)
-    args = ("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", "--max-batch-requests", 8, *FAST)
+    args = ("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", "--requests-per-batch", 8, *FAST)
     assert cli.here(*args).status == 0
     in_place = cli.here("redrain", "job")
     assert (in_place.status, "nothing is read again" in in_place.err) == (0, True), in_place

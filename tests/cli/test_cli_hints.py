@@ -9,7 +9,7 @@ import boto3
 import pytest
 
 from abatch.cli.destination import folder_to_make
-from abatch.cli.hints import nearest
+from abatch.cli.hints import nearest, renamed
 from abatch.errors import BackendError
 from abatch.sandbox import Sandbox
 from tests.servers import SeaweedS3
@@ -20,7 +20,7 @@ OPTIONS = (
     "--to",
     "--tier",
     "--poll-interval",
-    "--max-tries",
+    "--tries",
     "--dry-run",
     "--quiet",
     "--json",
@@ -34,7 +34,7 @@ OPTIONS = (
     [
         ("--poll", ["--poll-interval"]),
         ("--interval", ["--poll-interval"]),
-        ("--tries", ["--max-tries"]),
+        ("--try", ["--tries"]),
         ("--dryrun", ["--dry-run"]),
         ("--quite", ["--quiet"]),
         ("--Json", ["--json"]),
@@ -46,6 +46,33 @@ OPTIONS = (
 )
 def test_an_unknown_option_is_taken_for_one_that_resembles_it_or_for_none(unknown: str, meant: list[str]) -> None:
     assert nearest(unknown, OPTIONS) == meant
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        (["--max-tries", "1"], ["--tries", "1"]),
+        (["--max-batch-requests=8"], ["--requests-per-batch=8"]),
+        (["--max-batch-bytes", "5000", "--", "--max-tries"], ["--bytes-per-batch", "5000", "--", "--max-tries"]),
+        (["in.jsonl", "--key", "a=b"], ["in.jsonl", "--key", "a=b"]),
+    ],
+)
+def test_options_are_read_by_their_old_names_too(typed: list[str], read: list[str]) -> None:
+    assert renamed(typed) == read
+
+
+def test_a_command_of_an_old_shell_history_works_and_no_help_shows_its_names(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 6)
+    old = ("--max-batch-requests", 4, "--max-batch-bytes=100000", "--max-tries", 1)
+    done = cli.here(*RUN, *old, *FAST)
+    assert done.status == 0, done
+    assert api.account.violated == 0
+    assert cli.here(*RUN, "--requests-per-batch", 4, "--bytes-per-batch", 100_000, "--tries", 1, *FAST).status == 0
+    shown = cli.here("run", "--help").out
+    assert "--max-" not in shown
+    assert all(name in shown for name in ("--requests-per-batch", "--bytes-per-batch", "--tries"))
+    refused = cli.here(*RUN, "--max-tries", 0)
+    assert (refused.status, "--tries" in refused.err) == (2, True)
 
 
 def test_a_typo_never_proposes_a_hidden_option_nor_to_for_poll(alone: Any) -> None:

@@ -91,7 +91,7 @@ def test_from_stdin_params_that_cannot_work_and_other_kinds_make_no_job(cli: Any
 
 def test_whole_numbers_as_custom_ids_come_back_as_their_text(cli: Any, api: Sandbox, line: Any) -> None:
     write(cli.folder, *({**json.loads(line(n)), "custom_id": n} for n in range(25)))
-    ended = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--max-batch-requests", "10", *FAST)
+    ended = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--requests-per-batch", "10", *FAST)
     assert ended.status == 0, ended
     assert cli.lines("out.jsonl") == {str(n): "succeeded" for n in range(25)}
     assert api.account.violated == 0
@@ -104,7 +104,7 @@ def test_a_quoted_pattern_is_one_job_of_its_files_in_order_and_retry_finds_its_r
     cli.write("part-10.jsonl", 10, first=20)
     cli.write("part-00.jsonl", 10, user=lambda n: "sandbox:errored-once:overloaded_error" if n == 3 else None)
     cli.write("part-01.jsonl", 10, first=10, user=lambda n: "sandbox:errored:api_error" if n == 15 else None)
-    first = cli.here("run", "part-*.jsonl", "--to", "out.jsonl", "--json", "--max-tries", "1", *FAST)
+    first = cli.here("run", "part-*.jsonl", "--to", "out.jsonl", "--json", "--tries", "1", *FAST)
     assert first.status == 1, first
     assert first.json["requests"] == 30
     assert cli.lines("out.jsonl") | {"r3": "", "r15": ""} == {f"r{n}": "succeeded" for n in range(30)} | {
@@ -123,7 +123,7 @@ def test_a_quoted_pattern_is_one_job_of_its_files_in_order_and_retry_finds_its_r
 def test_lost_parts_of_a_job_of_several_files_are_read_again(cli: Any, api: Sandbox) -> None:
     for number in range(3):
         cli.write(f"in-{number}.jsonl", 7, first=7 * number)
-    assert cli.here("run", "in-*.jsonl", "--to", "out/", "--key", "k", "--max-batch-requests", "5", *FAST).status == 0
+    assert cli.here("run", "in-*.jsonl", "--to", "out/", "--key", "k", "--requests-per-batch", "5", *FAST).status == 0
     for part in list((cli.folder / "out").glob("*.jsonl"))[:2]:
         part.unlink()
     for kept in (cli.folder / ".abatch" / "ids").iterdir():

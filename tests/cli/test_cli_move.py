@@ -23,7 +23,7 @@ def test_the_command_that_was_run_before_finds_the_job_that_was_moved(
 ) -> None:
     cli = new_cli(slow_api)
     cli.write("in.jsonl", 12)
-    command = ("run", "in.jsonl", "--to", "out/", "--max-batch-requests", 6, *FAST)
+    command = ("run", "in.jsonl", "--to", "out/", "--requests-per-batch", 6, *FAST)
     running = cli.start(*command)
     wait_for(lambda: slow_api.account.requests == 12, running)
     key = cli.here("status", "--json").json["jobs"][0]["key"]
@@ -64,7 +64,7 @@ def test_a_move_asks_for_a_key_only_if_results_have_to_be_read_again(new_cli: An
     with Sandbox(seed=1, latency=10_000, outcome=Outcomes(expired=0.5)) as api:
         cli = new_cli(api)
         cli.write("in.jsonl", 12)
-        running = cli.start("run", "in.jsonl", "--to", "out/", "--max-batch-requests", 6, "--max-tries", 2, *FAST)
+        running = cli.start("run", "in.jsonl", "--to", "out/", "--requests-per-batch", 6, "--tries", 2, *FAST)
         wait_for(lambda: api.account.requests == 12, running)
         api.advance(10_001)  # the batches of the retry do not end
         wait_for(lambda: api.account.requests > 12, running)

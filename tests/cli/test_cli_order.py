@@ -17,7 +17,7 @@ SAID = "results are in the order in which batches ended; join by custom_id"
 def test_the_last_lines_of_a_run_say_in_which_order_results_are(cli: Any, api: Sandbox, to: str) -> None:
     cli.write("in.jsonl", 30, user=lambda n: "sandbox:errored:invalid_request_error" if n == 3 else None)
     for _ in range(2):  # also of a job that was done before
-        ended = cli.here("run", "in.jsonl", "--to", to, "--max-batch-requests", 10, "--poll-interval", "0.05")
+        ended = cli.here("run", "in.jsonl", "--to", to, "--requests-per-batch", 10, "--poll-interval", "0.05")
         assert ended.status == 1, ended
         assert ended.out == ""
         last = ended.err.splitlines()[-8:]

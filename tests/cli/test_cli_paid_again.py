@@ -315,7 +315,7 @@ def test_a_job_that_takes_no_changed_input_names_the_commands_that_work(cli: Any
 
 def test_a_changed_input_is_sent_only_after_its_cost_was_said(cli: Any, api: Sandbox) -> None:
     cli.write("in.jsonl", 6)
-    args = ("run", "in.jsonl", "--to", "a.jsonl", "--max-batch-requests", 3, *FAST)
+    args = ("run", "in.jsonl", "--to", "a.jsonl", "--requests-per-batch", 3, *FAST)
     assert cli.here(*args, "--limit", 3).status == 0  # so that something was sent before the refusal
     api.faults.next("create", Status(400, "invalid_request_error", "requests.0.params.messages: bad"))
     assert cli.here(*args).status == 3

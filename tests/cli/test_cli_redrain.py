@@ -19,7 +19,7 @@ from tests.cli.test_cli_commands import FAST, fails
 
 
 def job(cli: Any, to: str, *more: Any) -> Any:
-    return cli.here("run", "in.jsonl", "--to", to, "--key", "nightly", "--max-batch-requests", 8, *FAST, *more)
+    return cli.here("run", "in.jsonl", "--to", to, "--key", "nightly", "--requests-per-batch", 8, *FAST, *more)
 
 
 @pytest.mark.parametrize("damage", ["one part", "all parts", "a short file", "a row of the database"])

@@ -12,7 +12,7 @@ from abatch.sandbox.faults import Stall
 from tests.cli.conftest import Ended
 
 FAST = ("--poll-interval", "0.05")
-ONCE = ("--max-tries", 1, *FAST)
+ONCE = ("--tries", 1, *FAST)
 FATES = {
     1: "sandbox:errored:invalid_request_error",
     2: "sandbox:errored-once:overloaded_error",
@@ -128,7 +128,7 @@ def test_requests_that_were_allowed_as_much_before_are_not_paid_for_again(cli: A
 
 def test_the_last_screen_groups_failures_with_counts_and_an_example(cli: Any, api: Sandbox) -> None:
     cli.write("in.jsonl", 40, user=lambda n: FATES[1] if n < 12 else "sandbox:expired" if n in (20, 21) else None)
-    shown = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", "--max-batch-requests", 10, *ONCE)
+    shown = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", "--requests-per-batch", 10, *ONCE)
     rows = [line.split() for line in shown.err.splitlines()]
     (bad,) = [row for row in rows if row[1:2] == ["invalid_request_error"]]
     assert (bad[0], bad[-1] in {f"r{n}" for n in range(12)}) == ("12", True)

@@ -21,7 +21,7 @@ FAST = ("--poll-interval", "0.05")
 
 def test_a_job_runs_to_its_end_and_again_is_done_at_once(cli: Any, api: Sandbox) -> None:
     cli.write("in.jsonl", 30)
-    first = cli("run", "in.jsonl", "--to", "out.jsonl", "--max-batch-requests", 10, *FAST)
+    first = cli("run", "in.jsonl", "--to", "out.jsonl", "--requests-per-batch", 10, *FAST)
     assert first.status == 0, first
     assert first.out == ""
     assert cli.lines("out.jsonl") == {f"r{n}": "succeeded" for n in range(30)}
@@ -157,7 +157,7 @@ def test_usage_and_settings_are_exit_2(cli: Any) -> None:
         (("run", "in.jsonl"), "--to"),
         (("run", "in.jsonl", "--to", "out.parquet"), "destination is one of"),
         (("run", "-", "--to", "out.jsonl"), "--key"),
-        (("run", "in.jsonl", "--to", "out.jsonl", "--max-batch-requests", "0"), "--max-batch-requests"),
+        (("run", "in.jsonl", "--to", "out.jsonl", "--requests-per-batch", "0"), "--requests-per-batch"),
         (("run", "in.jsonl", "--to", "out.jsonl", "--poll-interval", "nan"), "--poll-interval"),
         (("run", "in.jsonl", "--to", "out.jsonl", "--key", "a/b"), "--key must match"),
         (("run", "in.jsonl", "--to", "out.jsonl", "--journal", "in.jsonl"), "is a file"),
@@ -172,7 +172,7 @@ def test_usage_and_settings_are_exit_2(cli: Any) -> None:
 
 def test_stdin_is_read_as_an_iterable(cli: Any, line: Any) -> None:
     rows = b"\n".join(line(n) for n in range(25))
-    ended = cli("run", "-", "--to", "out/", "--key", "piped", "--max-batch-requests", 10, *FAST, stdin=rows)
+    ended = cli("run", "-", "--to", "out/", "--key", "piped", "--requests-per-batch", 10, *FAST, stdin=rows)
     assert ended.status == 0, ended
     parts = sorted((cli.folder / "out").glob("part-*.jsonl"))
     found = [json.loads(raw)["custom_id"] for part in parts for raw in part.read_bytes().splitlines()]
@@ -181,7 +181,7 @@ def test_stdin_is_read_as_an_iterable(cli: Any, line: Any) -> None:
 
 def test_a_bad_row_in_stdin_ends_the_run_after_the_sealed_shards(cli: Any, line: Any) -> None:
     rows = b"\n".join([*(line(n, system="x" * 60_000) for n in range(25)), b"nonsense", line(26)])
-    args = ("run", "-", "--to", "out.jsonl", "--key", "piped", "--max-batch-requests", 10, *FAST)
+    args = ("run", "-", "--to", "out.jsonl", "--key", "piped", "--requests-per-batch", 10, *FAST)
     ended = cli(*args, "--json", stdin=rows)
     assert ended.status == 1, ended
     assert "line 26" in ended.err
@@ -385,7 +385,7 @@ def test_a_wrong_log_level_is_exit_2(alone: Any) -> None:
 
 def test_a_dry_run_sends_nothing_and_makes_nothing(alone: Any) -> None:
     alone.write("in.jsonl", 30)
-    ended = alone.here("run", "in.jsonl", "--to", "out.jsonl", "--dry-run", "--max-batch-requests", "10")
+    ended = alone.here("run", "in.jsonl", "--to", "out.jsonl", "--dry-run", "--requests-per-batch", "10")
     assert ended.status == 0, ended
     for word in ("requests", "30", "batches", "bytes", "cost as batches", "$", " to "):
         assert word in ended.out
@@ -400,7 +400,7 @@ def test_a_dry_run_sends_nothing_and_makes_nothing(alone: Any) -> None:
 def test_the_sandbox_beside_a_run_needs_no_key_and_a_killed_demo_resumes(alone: Any, read_until: Any) -> None:
     del alone.env["ANTHROPIC_API_KEY"]
     alone.write("in.jsonl", 40)
-    args = ("run", "in.jsonl", "--to", "out.jsonl", "--sandbox", "--max-batch-requests", 10)
+    args = ("run", "in.jsonl", "--to", "out.jsonl", "--sandbox", "--requests-per-batch", 10)
     alone.env["ABATCH_LOG"] = "info"
     process = alone.start(*args, "--sandbox-latency", "0.3")
     read_until(process, "shard_accepted")

@@ -65,7 +65,7 @@ def write_expensive(cli: Any, count: int) -> None:
 
 def test_requests_batches_cost_and_synchronous_price_are_said_before_anything_is_sent(cli: Any, api: Sandbox) -> None:
     cli.write("in.jsonl", 30)
-    ended = cli.here(*RUN, "--max-batch-requests", 10)
+    ended = cli.here(*RUN, "--requests-per-batch", 10)
     assert ended.status == 0, ended
     assert ended.err.splitlines()[3:6] == [
         "requests     30 in about 5 batches",
@@ -192,7 +192,7 @@ def test_a_first_batch_that_fails_as_a_whole_stops_the_run_and_the_command_it_na
     cli.write("in.jsonl", 60, user=lambda n: "sandbox:errored:not_found_error" if n < 10 else None)
     api.faults.next("create")
     api.faults.next("create", Status(429, retry_after=60.0), times=100)  # so that the first ends before the others go
-    command = (*RUN, "--max-batch-requests", 10)
+    command = (*RUN, "--requests-per-batch", 10)
     stopped = cli(*command)
     assert stopped.status == 3, stopped
     assert "failed with not_found_error" in stopped.err
@@ -247,7 +247,7 @@ def test_the_command_that_resumes_an_interrupted_trial_sends_no_more_than_the_tr
     with Sandbox(seed=1, latency=2.0) as api:
         cli = new_cli(api)
         cli.write("in.jsonl", 30)
-        trial = ("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", *FAST, "--max-batch-requests", "10")
+        trial = ("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", *FAST, "--requests-per-batch", "10")
         process = cli.start(*trial, "--limit", str(limit))
         wait_for(lambda: api.account.batches, process)
         process.kill()

@@ -43,8 +43,8 @@ def write(rows: list[dict[str, Any]], name: str = "input.jsonl") -> Path:
 def config(**more: Any) -> Config:
     quick: dict[str, Any] = {
         "requests_per_batch": 10,
-        "poll_every": timedelta(milliseconds=20),
-        "poll_at_most": timedelta(milliseconds=200),
+        "poll_interval": timedelta(milliseconds=20),
+        "poll_interval_max": timedelta(milliseconds=200),
         "grace": timedelta(seconds=0.3),
     }
     return Config(**{**quick, **more})

@@ -351,8 +351,8 @@ class Runs:
         async with httpx2.AsyncClient(transport=transport) as http:
             client = AsyncAnthropic(api_key=KEY, base_url=URL, http_client=http)
             quick: dict[str, Any] = {
-                "poll_every": timedelta(milliseconds=10),
-                "poll_at_most": timedelta(milliseconds=10),
+                "poll_interval": timedelta(milliseconds=10),
+                "poll_interval_max": timedelta(milliseconds=10),
             }
             settings = config(requests_per_batch=4, drains=1, **quick)
             async with BatchManager(client=client, config=settings) as running:

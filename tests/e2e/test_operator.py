@@ -74,7 +74,7 @@ async def test_adopted_batch_is_drained_once_its_tag_proves_it(api: Sandbox) -> 
     api.faults.next("create", ResetAfterAccept())
     rows = requests(5)
     path = write(rows)
-    async with manager(poll_every=timedelta(hours=1), poll_at_most=timedelta(hours=1), **PATIENT) as running:
+    async with manager(poll_interval=timedelta(hours=1), poll_interval_max=timedelta(hours=1), **PATIENT) as running:
         job = await running.submit(path, to="results.jsonl", key="job")
         await until(job, lambda: api.account.batches == 1)
     api.faults.clear("create")

@@ -183,7 +183,7 @@ async def test_one_403_among_the_polls_stops_nothing(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
         rows = requests(8)
         slow = timedelta(seconds=2)  # the pause after a refused look is long enough to be seen
-        async with manager(poll_every=slow, poll_at_most=slow) as running:
+        async with manager(poll_interval=slow, poll_interval_max=slow) as running:
             job = await running.submit(write(rows), to="results.jsonl", key="job")
             await until(job, lambda: job.progress().batches_in_flight == 1)
             api.faults.next("list", Status(403))

@@ -481,7 +481,9 @@ async def test_other_key_cannot_conclude_from_an_empty_list(tmp_path: Path, monk
         rows = requests(8)
         path = write(rows)
         async with BatchManager(
-            config=config(grace=timedelta(hours=1), poll_every=timedelta(hours=1), poll_at_most=timedelta(hours=1))
+            config=config(
+                grace=timedelta(hours=1), poll_interval=timedelta(hours=1), poll_interval_max=timedelta(hours=1)
+            )
         ) as running:
             await running.submit(path, to="results.jsonl", key="job")
             while not api.account.batches:

@@ -44,8 +44,8 @@ class Server:
         async with AsyncClient(transport=transport) as http:
             client = AsyncAnthropic(api_key=KEY, base_url=URL, http_client=http)
             quick: dict[str, Any] = {
-                "poll_every": timedelta(milliseconds=10),
-                "poll_at_most": timedelta(milliseconds=10),
+                "poll_interval": timedelta(milliseconds=10),
+                "poll_interval_max": timedelta(milliseconds=10),
                 **more,
             }
             async with BatchManager(client=client, config=config(requests_per_batch=8, **quick)) as manager:

@@ -68,7 +68,7 @@ class Trial:
         said = self.folder / f"run-{self._started}"
         arguments = [
             "run", secrets.INPUT, "--to", self.medium.destination(self.home), "--key", "job", "--json",
-            "--max-batch-requests", "5", "--poll-interval", "0.03", "--grace", "0.3",
+            "--requests-per-batch", "5", "--poll-interval", "0.03", "--grace", "0.3",
         ]  # fmt: skip
         env = {
             "PATH": "/usr/bin:/bin",

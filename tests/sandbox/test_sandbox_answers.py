@@ -204,8 +204,8 @@ def test_parts_of_all_of_are_one_schema() -> None:
 
 def test_a_manager_with_the_settings_of_the_sandbox_polls_fast() -> None:
     config = Sandbox.config()
-    assert config.poll_at_most.total_seconds() <= 0.2
+    assert config.longest_poll_interval.total_seconds() <= 0.2
     assert config.grace is not None
     assert config.grace.total_seconds() <= 2
     assert Sandbox.config(requests_per_batch=50).requests_per_batch == 50
-    assert Sandbox.config(poll_at_most=config.poll_every).poll_at_most == config.poll_every
+    assert Sandbox.config(poll_interval_max=config.poll_interval).poll_interval_max == config.poll_interval

@@ -51,7 +51,7 @@ def check_ended(world: World, process: Process, shard: int) -> None:
     assert isinstance(state, Ended)
     world.hit("end seen beside slow strangers")
     late = world.now() - max(world.at(state.at), since, process.began_at)
-    limit = 1.1 * world.plan.config.poll_at_most.total_seconds() + 15
+    limit = 1.1 * world.plan.config.longest_poll_interval.total_seconds() + 15
     if late > limit:
         world.violation(f"delay: the end of {batch_id} was seen after {late:.0f} s; {limit:.0f} s are the longest wait")
 

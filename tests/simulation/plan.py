@@ -444,7 +444,9 @@ def _parking(chance: Random, plan: Plan) -> Plan:
     return replace(
         plan,
         jobs=[replace(work, tries=2) for work in plan.jobs],
-        config=replace(plan.config, parked="cancel-and-retry", poll_at_most=timedelta(hours=chance.choice([0.2, 1]))),
+        config=replace(
+            plan.config, parked="cancel-and-retry", poll_interval_max=timedelta(hours=chance.choice([0.2, 1]))
+        ),
         settings=replace(plan.settings, latency=(13 * HOUR, 22 * HOUR)),
         real_sdk=False,
     )
@@ -557,8 +559,8 @@ def kind(seed: int) -> Plan:
             sealed_unsent=chance.randrange(1, 5),
             uploads=chance.randrange(1, 5),
             drains=chance.randrange(1, 5),
-            poll_every=timedelta(seconds=first),
-            poll_at_most=timedelta(seconds=most),
+            poll_interval=timedelta(seconds=first),
+            poll_interval_max=timedelta(seconds=most),
             unresolved="hold" if chance.random() < 0.1 else "resubmit",
             grace=timedelta(minutes=30) if own_socket else None,
         ),

@@ -97,7 +97,7 @@ class Process(Owner):
         if life.stops_at:
             world.later(life.stops_at, lambda: self._meets("stops_at", self.stop))
         if world.disturbed:
-            world.later(PATIENCE * world.plan.config.poll_at_most.total_seconds(), self.stop)
+            world.later(PATIENCE * world.plan.config.longest_poll_interval.total_seconds(), self.stop)
 
     def _meets(self, what: str, end: Callable[[], None]) -> None:
         if self.lives:

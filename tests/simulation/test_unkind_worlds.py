@@ -30,8 +30,8 @@ def world(*faults: Any, rows: int = 6, latency: tuple[float, float] = (600.0, HO
         "config": replace(
             plan.config,
             requests_per_batch=1,  # so that all batches have one size
-            poll_every=timedelta(seconds=15),
-            poll_at_most=timedelta(hours=1),  # a process lives for 120 times as long
+            poll_interval=timedelta(seconds=15),
+            poll_interval_max=timedelta(hours=1),  # a process lives for 120 times as long
             unresolved="resubmit",
             grace=None,
         ),
@@ -170,7 +170,7 @@ AWAY: dict[str, list[Any]] = {
 def test_a_date_that_jumps_by_a_month_gives_nothing_up(seed: int, away: list[Any]) -> None:
     """All of it is back after hours, and everything is answered."""
     plan = world(*away, MONTH_AHEAD, rows=3, latency=(200.0, 600.0))
-    config = replace(plan.config, poll_at_most=timedelta(minutes=10))
+    config = replace(plan.config, poll_interval_max=timedelta(minutes=10))
     lines = story(replace(plan, config=config, lives=[Life(stops_at=12 * HOUR)]), seed, told_as_broken="bound_A2")
     assert max(times(lines, "batch_ended")) < 12 * HOUR
     for given_up in ("shard_lost", "shard_held", "rows_missing", "never_readable", "no batch appeared"):

@@ -229,7 +229,7 @@ def _slow_strangers(chance: Random, plan: Plan) -> Plan:
     lost = [_lost_answer(0.3)] if chance.random() < 0.5 else []
     return replace(
         _with_good_disk(plan),
-        config=replace(plan.config, poll_every=timedelta(seconds=15), poll_at_most=timedelta(seconds=60)),
+        config=replace(plan.config, poll_interval=timedelta(seconds=15), poll_interval_max=timedelta(seconds=60)),
         settings=replace(plan.settings, latency=(1.0, 1800.0)),
         faults=[*lost, ("results", hang, 1.0)],
         foreign=chance.choice([6, 12]),
@@ -342,7 +342,7 @@ def _patient(plan: Plan) -> Plan:
     config = replace(
         plan.config,
         requests_per_batch=max(least, plan.config.requests_per_batch),
-        poll_every=min(plan.config.poll_every, timedelta(seconds=60)),
-        poll_at_most=timedelta(seconds=1800 if plan.slow_polls else 1200),
+        poll_interval=min(plan.config.poll_interval, timedelta(seconds=60)),
+        poll_interval_max=timedelta(seconds=1800 if plan.slow_polls else 1200),
     )
     return replace(plan, config=config, vanishing=True)

@@ -82,7 +82,7 @@ def abatch(*words: object, by: tuple[object, ...] = ("-m", "abatch")) -> subproc
 
 
 def run(to: str, *more: object) -> tuple[object, ...]:
-    return ("run", "requests.jsonl", "--to", to, "--sandbox", "--quiet", "--json", "--max-batch-requests", 10, *more)
+    return ("run", "requests.jsonl", "--to", to, "--sandbox", "--quiet", "--json", "--requests-per-batch", 10, *more)
 
 
 def ids_in(archive: Path) -> Counter[str]:

@@ -67,8 +67,8 @@ async def end_of(job: Job, *, patience: float) -> str:
 async def run(api: RecordedApi, scenario: str) -> str:
     config = Config(
         requests_per_batch=4 if scenario == "rate50" else 12,
-        poll_every=timedelta(seconds=0.02),
-        poll_at_most=timedelta(seconds=0.1),
+        poll_interval=timedelta(seconds=0.02),
+        poll_interval_max=timedelta(seconds=0.1),
         grace=timedelta(seconds=0.2),
     )
     async with BatchManager(config=config) as manager:
@@ -112,7 +112,7 @@ async def test_what_the_recorded_api_charges_is_in_the_cost(era: str, monkeypatc
     """Web searches cost 10 dollars per thousand, also in a batch."""
     async with RecordedApi(era, "shapes") as api:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
-        config = Config(poll_every=timedelta(seconds=0.02), poll_at_most=timedelta(seconds=0.1))
+        config = Config(poll_interval=timedelta(seconds=0.02), poll_interval_max=timedelta(seconds=0.1))
         async with BatchManager(config=config) as manager:
             job = await manager.submit(rows(), to="results.jsonl", key="job")
             summary = await job.wait()
