@@ -1,6 +1,6 @@
 """A disk that fails from the nth effect of a run on, by the kernel's own hand and without installing anything.
 
-A seccomp filter, put over all threads of the run at a place of `tests.kill.places`, lets chosen system calls fail
+A seccomp filter, put over all threads of the run at a place of `tests.harness.places`, lets chosen system calls fail
 with ENOSPC or EIO, also those of SQLite, which no patch in Python reaches. Standard streams and sockets go on. A
 *short* disk is RLIMIT_FSIZE: a write that crosses the limit is cut there, and the next one fails.
 
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from tests.kill.processes import Deed
+from tests.harness.processes import Deed
 
 EFFECTS = tuple(
     f"before {effect}"

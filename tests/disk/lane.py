@@ -1,7 +1,7 @@
 """Play one job after another on a disk that fails at its nth effect, then on one that is well again.
 
 The failing run must end by itself, with an error of abatch that says what to do, and must not write the journal again;
-the next run must find everything, and pay for nothing twice. The judges are those of `tests.kill.trials`.
+the next run must find everything, and pay for nothing twice. The judges are those of `tests.harness.trials`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.disk.faults import AGAIN, EFFECTS, FailAt, Fault, ShortOf
-from tests.kill.bench import medium_of, quick_folder, side_by_side
-from tests.kill.places import loose
-from tests.kill.processes import Api, Deed, Survey, import_everything
-from tests.kill.trials import Trial
+from tests.harness.bench import medium_of, quick_folder, side_by_side
+from tests.harness.places import loose
+from tests.harness.processes import Api, Deed, Survey, import_everything
+from tests.harness.trials import Trial
 
 NAMES = ("jsonl", "folder", "sqlite")
 SHORT = "disk short"
@@ -102,7 +102,7 @@ def _effects(folder: Path, name: str) -> tuple[int, list[str]]:
         raise RuntimeError(f"an undisturbed run into {name} fails: {violations}")
     told = json.loads(file.read_text())
     if lacking := loose(name, told["seen"]):
-        raise RuntimeError(f"no run into {name} reaches {lacking}; a wrapper of tests/kill/places.py has come loose")
+        raise RuntimeError(f"no run into {name} reaches {lacking}; a wrapper of tests/harness/places.py has come loose")
     count = sum(often for place, often in told["seen"].items() if place.startswith(EFFECTS))
     if count < LEAST:
         raise RuntimeError(f"a run into {name} has {count} effects on the disk, not {LEAST}")

@@ -19,9 +19,9 @@ from abatch.testing.crash import CrashPoints, died
 from tests.disk.once import CommitFailsOnce, FsyncFailsOnce
 from tests.e2e.jobs import raw_params, requests, write
 from tests.e2e.test_kill import lane
-from tests.kill.here import Server, quick_folder
-from tests.kill.media import Folder, Jsonl, Medium, Sqlite
-from tests.kill.trials import facts_of
+from tests.harness.here import Server, quick_folder
+from tests.harness.media import Folder, Jsonl, Medium, Sqlite
+from tests.harness.trials import facts_of
 
 pytestmark = [
     pytest.mark.anyio,

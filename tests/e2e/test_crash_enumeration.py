@@ -29,10 +29,10 @@ from abatch.sandbox.faults import Status
 from abatch.testing.crash import Crash, CrashPoints, died
 from tests.e2e.jobs import assert_each_answered, raw_params, requests, write
 from tests.e2e.test_lost import call_lost, recorded
-from tests.kill.here import Server, quick_folder
-from tests.kill.media import BUCKET, S3, Folder, Jsonl, Medium, Sqlite, s3_client
-from tests.kill.places import make_in_backends, make_small_steps
-from tests.kill.secrets import PROMPT, found_in, found_in_files, open_to_others
+from tests.harness.here import Server, quick_folder
+from tests.harness.media import BUCKET, S3, Folder, Jsonl, Medium, Sqlite, s3_client
+from tests.harness.places import make_in_backends, make_small_steps
+from tests.harness.secrets import PROMPT, found_in, found_in_files, open_to_others
 from tests.servers import SeaweedS3
 
 pytestmark = [

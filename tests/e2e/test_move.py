@@ -29,8 +29,8 @@ from abatch.testing.crash import CrashPoints, died
 from abatch_backends import jsonl
 from tests.e2e.jobs import assert_paid_once, config, lines, manager, raw_params, requests, write
 from tests.e2e.test_crash_enumeration import Noted, bury
-from tests.kill.here import Server, quick_folder
-from tests.kill.secrets import KEY
+from tests.harness.here import Server, quick_folder
+from tests.harness.secrets import KEY
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ import argparse
 import sys
 import time
 
-from tests.kill.bench import NAMES
+from tests.harness.bench import NAMES
 from tests.kill.lane import Plan, Report, is_instant, is_named, run
 
 

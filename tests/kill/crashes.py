@@ -32,7 +32,7 @@ class Tally:
 
     def rows(self) -> list[tuple[str, int, int, int]]:
         """Points at which a run died for the first time: alone, and as the first of two deaths."""
-        from tests.kill.bench import NAMES  # not before pytest, which rewrites what is imported with it
+        from tests.harness.bench import NAMES  # not before pytest, which rewrites what is imported with it
 
         return [(name, self.tried[name, "once"], self.tried[name, "twice"], self.again[name]) for name in NAMES]
 

@@ -12,11 +12,11 @@ from itertools import count, islice
 from pathlib import Path
 from random import Random
 
-from tests.kill.bench import NAMES, medium_of, quick_folder, s3_server, side_by_side
-from tests.kill.places import MUST, MUST_OF, loose
-from tests.kill.processes import INSTANT, Deed, KillAfter, KillAt, KillNth, Survey, import_everything
+from tests.harness.bench import NAMES, medium_of, quick_folder, s3_server, side_by_side
+from tests.harness.places import MUST, MUST_OF, loose
+from tests.harness.processes import INSTANT, Deed, KillAfter, KillAt, KillNth, Survey, import_everything
+from tests.harness.trials import Told, play, try_deaths
 from tests.kill.scenarios import Scenario, scenarios
-from tests.kill.trials import Told, play, try_deaths
 from tests.servers import SeaweedS3
 
 

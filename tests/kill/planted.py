@@ -10,10 +10,10 @@ import shutil
 import sys
 from collections.abc import Callable
 
-from tests.kill.bench import medium_of, quick_folder, side_by_side
-from tests.kill.processes import Deed
-from tests.kill.secrets import KEY, PROMPT
-from tests.kill.trials import Told, Trial, play
+from tests.harness.bench import medium_of, quick_folder, side_by_side
+from tests.harness.processes import Deed
+from tests.harness.secrets import KEY, PROMPT
+from tests.harness.trials import Told, Trial, play
 
 Plant = Callable[[Trial], None]
 

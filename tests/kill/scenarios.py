@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from abatch.engine import driver
-from tests.kill.processes import Deed, Ended, KillAt
-from tests.kill.trials import Trial, facts_of
+from tests.harness.processes import Deed, Ended, KillAt
+from tests.harness.trials import Trial, facts_of
 
 OK, STUCK, INTERRUPTED = 0, 3, 130
 GATE = 1.0

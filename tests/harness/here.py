@@ -18,8 +18,8 @@ from abatch.sandbox.api import Machine, Settings
 from abatch.sandbox.transport import URL, MachineTransport
 from abatch.testing.crash import CrashPoints
 from tests.e2e.jobs import config
-from tests.kill.bench import memory
-from tests.kill.secrets import KEY
+from tests.harness.bench import memory
+from tests.harness.secrets import KEY
 
 
 class Server:

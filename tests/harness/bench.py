@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.kill.media import BUCKET, S3, Folder, Jsonl, Medium, Sqlite, s3_client
-from tests.kill.processes import fork
+from tests.harness.media import BUCKET, S3, Folder, Jsonl, Medium, Sqlite, s3_client
+from tests.harness.processes import fork
 from tests.servers import SeaweedS3
 
 T = TypeVar("T")

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from abatch.sandbox.answers import answer_text
-from tests.kill import secrets
-from tests.kill.media import Answer, Medium
-from tests.kill.processes import Api, Deed, Ended, Run
+from tests.harness import secrets
+from tests.harness.media import Answer, Medium
+from tests.harness.processes import Api, Deed, Ended, Run
 from tests.servers import SeaweedS3
 
 ROWS = 11

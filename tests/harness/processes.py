@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from tests.kill.places import make_all
+from tests.harness.places import make_all
 
 PATIENCE = 120.0
 """Seconds after which a run hangs."""
