@@ -27,7 +27,9 @@ from abatch.engine.runner import HandedOver, JobRun, ManagerContext
 from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError, cancel_and_skip
 from abatch.input.answered import answering, without_answered
 from abatch.input.changed import check_may_change, take_changed
-from abatch.input.intake import HEAD_ROWS, check_files, is_same, not_empty, other_row, read_again, read_row
+from abatch.input.check import check_files
+from abatch.input.files import is_same, read_again
+from abatch.input.iterables import HEAD_ROWS, not_empty, other_row, read_row
 from abatch.input.params import check_of
 from abatch.input.planner import log_doubts, spool_needed
 from abatch.input.repeats import repeated
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
     from abatch.engine.client import Client
-    from abatch.input.intake import Preview
+    from abatch.input.check import Preview
     from abatch.input.request import RequestSource
     from abatch.journal.ledger import JobRecord
     from abatch.protocol.facts import Source

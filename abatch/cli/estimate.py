@@ -22,7 +22,8 @@ from abatch.cli.screen import Screen, table
 from abatch.cli.stdin import inputs
 from abatch.config import Config, Tier
 from abatch.errors import ConfigError
-from abatch.input.intake import check_files, open_input
+from abatch.input.check import check_files
+from abatch.input.files import open_input
 from abatch.input.params import check_of
 from abatch.input.planner import SPREAD
 from abatch.input.request import from_line

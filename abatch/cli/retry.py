@@ -36,7 +36,7 @@ from abatch.config import Config, Tier
 from abatch.engine.family import CANCELED, FAILED, FINAL, MISSING, STOPPED, last_words, mark_of
 from abatch.errors import ConfigError
 from abatch.input.answered import retried_key, retries_of
-from abatch.input.intake import file_sha256
+from abatch.input.files import file_sha256
 from abatch.protocol.facts import FilePart, files_of
 from abatch.protocol.stops import CUT
 from abatch.system import threads

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec.json import encode
 
 from abatch.errors import ConfigError
-from abatch.input.intake import BLOCK, packed_mask, read_again, unskipped
+from abatch.input.files import BLOCK, packed_mask, read_again, unskipped
 from abatch.input.known import known_params
 from abatch.journal.kept import params_mark, read_kept
 from abatch.protocol import wire

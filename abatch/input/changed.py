@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from abatch.errors import ConfigError, JobConflict, cancel_and_skip
-from abatch.input.intake import CHANGED_MEANWHILE, packed_mask, read_again, unskipped
+from abatch.input.files import CHANGED_MEANWHILE, packed_mask, read_again, unskipped
 from abatch.input.known import known_params
 from abatch.input.request import Rows
 from abatch.journal.kept import params_mark, read_kept
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from abatch.input.intake import Preview
+    from abatch.input.check import Preview
     from abatch.input.known import KnownParams
     from abatch.journal.kept import KeptIds
     from abatch.journal.ledger import JobRecord, Ledger, ShardRecord

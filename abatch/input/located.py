@@ -13,7 +13,7 @@ import msgspec
 
 from abatch.config import BATCH_BYTES
 from abatch.errors import BadRequest, ConfigError
-from abatch.input.intake import opened_input
+from abatch.input.files import opened_input
 from abatch.input.request import from_checked_lines
 from abatch.input.spool import SpoolDamaged, SpoolUnusable, open_spool
 from abatch.protocol.facts import ChangedSource, SelectedSource, files_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
-    from abatch.input.intake import FileInput, FilesInput
+    from abatch.input.files import FileInput, FilesInput
     from abatch.journal.ledger import JobRecord
     from abatch.protocol.facts import Planned
 

@@ -16,22 +16,10 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from abatch.config import BATCH_BYTES
 from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped, cancel_and_skip
-from abatch.input.intake import (
-    BLOCK,
-    HEADER_SETS,
-    DuplicateIndex,
-    FileInput,
-    FilesInput,
-    IterableInput,
-    Lines,
-    Numbered,
-    SelectedInput,
-    check_size,
-    file_sha256,
-    opened_source,
-    other_row,
-    too_many_header_sets,
-)
+from abatch.input.check import HEADER_SETS, check_size, too_many_header_sets
+from abatch.input.duplicates import DuplicateIndex
+from abatch.input.files import BLOCK, FileInput, FilesInput, Lines, SelectedInput, file_sha256, opened_source
+from abatch.input.iterables import IterableInput, Numbered, other_row
 from abatch.input.params import check_of
 from abatch.input.request import Rows, from_checked_lines
 from abatch.input.spool import FREE_DISK, SpoolUnusable, SpoolWriter, guarded

@@ -11,7 +11,7 @@ from collections import defaultdict
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from abatch.input.intake import BLOCK, stat_of
+from abatch.input.files import BLOCK, stat_of
 from abatch.protocol.facts import files_of
 from abatch.system import threads
 

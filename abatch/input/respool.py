@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from abatch.config import BATCH_BYTES
 from abatch.errors import BadRequest, ConfigError
-from abatch.input.intake import FileInput, FilesInput, SelectedInput, opened_source
+from abatch.input.files import FileInput, FilesInput, SelectedInput, opened_source
 from abatch.input.request import from_checked_lines
 from abatch.input.spool import SpoolWriter, guarded
 from abatch.protocol.facts import Cut, Headers, InputChanged, IterableSource, Planned, Split, betas_of_row

@@ -89,17 +89,18 @@ def test_the_estimate_of_a_run_is_that_of_abatch_estimate(cli: Any) -> None:
 
 def test_a_run_reads_its_input_as_often_as_before(cli: Any, api: Sandbox, monkeypatch: Any) -> None:
     """Once to check it, and once to plan it: an estimate costs no further read."""
-    from abatch.input import intake
+    from abatch.input import check, files
 
     cli.write("in.jsonl", 5)
     opened: list[Any] = []
-    whole = intake.opened_input
+    whole = files.opened_input
 
     async def counted(paths: Any, **more: Any) -> Any:
         opened.append(paths)
         return await whole(paths, **more)
 
-    monkeypatch.setattr(intake, "opened_input", counted)
+    monkeypatch.setattr(check, "opened_input", counted)
+    monkeypatch.setattr(files, "opened_input", counted)
     ended = cli.here(*RUN)
     assert ended.status == 0, ended
     assert "synchronous  $" in ended.err

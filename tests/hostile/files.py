@@ -16,9 +16,10 @@ import pytest
 import zstandard
 
 from abatch.errors import BadRequest, ConfigError
-from abatch.input import intake, spool
-from abatch.input.intake import BOM, HEADER_SETS, FileInput, check_file
-from abatch.input.request import Row, Rows, check_lines, from_checked_lines, from_line
+from abatch.input import files, spool
+from abatch.input.check import HEADER_SETS, check_file
+from abatch.input.files import FileInput
+from abatch.input.request import BOM, Row, Rows, check_lines, from_checked_lines, from_line
 from abatch.input.spool import SpoolDamaged, SpoolReader, SpoolWriter, Written, examine
 from abatch.protocol import facts, wire
 from tests.hostile.properties import PREFIX, folder_until_exit, roomy
@@ -56,7 +57,7 @@ def file_is_planned_as_it_was_checked(content: bytes, suffix: str, *, part: int,
     What is refused has a line that is refused.
     """
     with tempfile.TemporaryDirectory(dir=roomy()) as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intake, "PART", part)
+        patch.setattr(files, "PART", part)
         path = Path(folder, f"input.jsonl{suffix}")
         path.write_bytes(content)
         try:

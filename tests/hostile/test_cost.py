@@ -21,7 +21,7 @@ import zstandard
 
 from abatch.cli.sanitize import clean
 from abatch.errors import BadRequest
-from abatch.input.intake import BLOCK, FileInput
+from abatch.input.files import BLOCK, FileInput
 from abatch.input.request import from_line
 from abatch.protocol import wire
 from abatch.result import Result

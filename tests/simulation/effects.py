@@ -43,7 +43,7 @@ import abatch.engine.drain
 import abatch.engine.driver
 import abatch.engine.poller
 import abatch.engine.runner
-import abatch.input.intake
+import abatch.input.iterables
 import abatch.journal.sqlite
 import abatch.log
 import abatch.manager
@@ -390,7 +390,7 @@ def simulated() -> Iterator[None]:
         (abatch.protocol.clocks, "boot_id", lambda: here.world.boot_id()),  # noqa: PLW0108
         (abatch.sandbox.api, "_is_hidden", lambda *what: hidden(here.world, *what)),
         (Client.list, "__kwdefaults__", {**(Client.list.__kwdefaults__ or {}), "limit": PAGE}),
-        (abatch.input.intake, "perf_counter", lambda: 0.0),
+        (abatch.input.iterables, "perf_counter", lambda: 0.0),
         (abatch.manager, "WISHES_EVERY", WISHES_EVERY),
         (abatch.engine.driver, "LOOKS_EVERY", LOOKS_EVERY),
         (abatch.engine.poller, "random", SimpleNamespace(Random=lambda: random.Random(here.chance.random()))),

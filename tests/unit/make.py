@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import zstandard
 
 from abatch.input.spool import SpoolReader, SpoolWriter, Written
 from abatch.protocol import facts
@@ -125,6 +127,17 @@ def request_line(custom_id: str, **params: Any) -> bytes:
     """One line of an input file, with its newline."""
     request = {"custom_id": custom_id, "params": {"model": "m", "max_tokens": 8, **params}}
     return msgspec.json.encode(request) + b"\n"
+
+
+def request_lines(*custom_ids: str) -> bytes:
+    return b"".join(request_line(custom_id) for custom_id in custom_ids)
+
+
+def packed(name: str, raw: bytes) -> bytes:
+    """The bytes of a file of that name."""
+    if name.endswith(".gz"):
+        return gzip.compress(raw, mtime=0)
+    return zstandard.compress(raw) if name.endswith(".zst") else raw
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:

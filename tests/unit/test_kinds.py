@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from abatch import BadRequest, ConfigError
-from abatch.input.intake import check_file
+from abatch.input.check import check_file
 
 pytestmark = pytest.mark.anyio
 

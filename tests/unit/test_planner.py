@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abatch import BadRequest, Config, ConfigError, JobConflict, JobStopped, Request
-from abatch.input.intake import check_file
+from abatch.input.check import check_file
 from abatch.input.planner import HEADER_SETS, Planner, spool_needed
 from abatch.input.spool import SpoolReader
 from abatch.journal.ledger import JobRecord, Ledger
