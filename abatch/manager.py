@@ -19,11 +19,12 @@ from msgspec.structs import replace
 
 from abatch.backend import Backend, JobRef, connect, normalize
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
-from abatch.engine.driver import Shutdown
+from abatch.engine.context import ManagerContext
 from abatch.engine.move import move
 from abatch.engine.poller import Scope
 from abatch.engine.redrain import reopen_missing_parts
-from abatch.engine.runner import HandedOver, JobRun, ManagerContext
+from abatch.engine.runner import HandedOver, JobRun
+from abatch.engine.shutdown import Shutdown
 from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError, cancel_and_skip
 from abatch.input.answered import answering, without_answered
 from abatch.input.changed import check_may_change, take_changed

@@ -31,7 +31,7 @@ from abatch.cli.screen import configure_logs
 from abatch.cli.stdin import begun
 from abatch.cli.streams import OutputGone
 from abatch.config import Config
-from abatch.engine.driver import CORRECT_FILE
+from abatch.engine.upload import CORRECT_FILE
 from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobConflict, JobStopped, LimitReached
 from abatch.input.params import check_of
 from abatch.log import ranges

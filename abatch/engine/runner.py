@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, cast
 import anyio
 
 from abatch import backend as backends
+from abatch.engine.context import JobContext, backend_unknown
 from abatch.engine.drain import Collector, sealed_of
-from abatch.engine.driver import Driver, JobContext, PrioritySlots, backend_unknown
+from abatch.engine.driver import Driver
 from abatch.engine.outage import Outage
 from abatch.errors import (
     AbatchError,
@@ -39,18 +40,14 @@ from abatch.system import threads
 from abatch.system.paths import is_local
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator
 
     from abatch.backend import Backend, JobRef, Sealed
-    from abatch.config import Config
-    from abatch.engine.client import Client
-    from abatch.engine.driver import Shutdown
-    from abatch.engine.poller import Scope
+    from abatch.engine.context import ManagerContext
     from abatch.input.located import Named
-    from abatch.journal.ledger import JobRecord, Ledger
-    from abatch.prices import PriceList
+    from abatch.journal.ledger import JobRecord
 
-__all__ = ["HandedOver", "JobRun", "ManagerContext"]
+__all__ = ["HandedOver", "JobRun"]
 
 
 @dataclass(slots=True, eq=False)
@@ -62,34 +59,6 @@ class HandedOver:
     """What was wrong with it alone: the job goes on."""
     cut_short: Exception | None = None
     """What kept it from being planned to its end: told once the run is over."""
-
-
-class ManagerContext:
-    """What all jobs of a manager share."""
-
-    def __init__(
-        self,
-        *,
-        client: Client,
-        ledger: Ledger,
-        config: Config,
-        prices: PriceList,
-        fingerprint: str | None,
-        scope: Callable[[str | None], Scope],
-        guard_checked: Callable[[str | None], bool],
-        shutdown: Shutdown,
-    ) -> None:
-        self.client = client
-        self.ledger = ledger
-        self.config = config
-        self.prices = prices
-        self.fingerprint = fingerprint
-        self.scope = scope
-        self.guard_checked = guard_checked
-        self.shutdown = shutdown
-        self.uploads = anyio.Semaphore(config.uploads)
-        self.drains = PrioritySlots(config.drains)
-        self.one_block = anyio.Lock(fast_acquire=True)
 
 
 class _Pause:
@@ -389,7 +358,7 @@ class JobRun:
             self._context.may_submit = True
         if self._live_group() is None or self._context is None:
             return
-        if self._context.backend is None:
+        if self._context.collector is None:
             await self._equip(self._context)
         await self._resume()
         if (group := self._live_group()) is not None:
@@ -463,36 +432,28 @@ class JobRun:
         shop, job = self._shop, self.job
         workspace_id = job.submitted.headers.workspace_id
         self._context = JobContext(
-            client=shop.client,
-            ledger=shop.ledger,
-            config=shop.config,
+            manager=shop,
             job=job,
             ref=self.ref(),
             scope=shop.scope(workspace_id),
-            shutdown=shop.shutdown,
-            uploads=shop.uploads,
-            drains=shop.drains,
-            backend=None,
             collector=None,
             outage=self.outage,
-            fingerprint=shop.fingerprint,
             may_submit=self.may_submit,
             spawn=self._spawn,
             look_up=self._look_up,
-            guard_checked=lambda: shop.guard_checked(workspace_id),
         )
         await self._equip(self._context)
 
     async def _equip(self, context: JobContext) -> None:
         """Give the drivers the backend, if this process has it."""
         shop, job = self._shop, self.job
-        context.backend = await self.outage.survive(self.backend)
-        if context.backend is not None:
+        backend = await self.outage.survive(self.backend)
+        if backend is not None:
             context.collector = Collector(
                 shop.client,
                 shop.ledger.journal,
                 context.ref,
-                context.backend,
+                backend,
                 tries=job.submitted.tries,
                 prices=shop.prices,
                 may_retry=lambda: not job.cancel_wished,

@@ -50,9 +50,9 @@ REMEDIES = {
     ("cli/status.py", "abatch cancel {}"): f"{HERE}::test_a_parked_batch_is_cancelled_by_the_command_that_status_shows",
     ("cli/operate.py", "abatch run"): HELD,
     ("cli/operate.py", "abatch status"): STATUS,
-    ("engine/driver.py", "abatch resolve"): HELD,
+    ("engine/upload.py", "abatch resolve"): HELD,
     ("engine/driver.py", "abatch status --batches"): STATUS,
-    ("engine/driver.py", "--changed-input"): CORRECTED,
+    ("engine/upload.py", "--changed-input"): CORRECTED,
     ("errors.py", "abatch cancel {}"): CANCELLED,
     ("errors.py", "abatch run"): LIMITED,
     ("errors.py", "abatch resolve SHARD --adopt BATCH_ID"): HELD,
@@ -93,7 +93,7 @@ def named() -> set[tuple[str, str]]:
         for text, is_command in texts(path):
             shown = [text] if is_command else [each[0].strip() for each in SHOWN.finditer(text)]
             found |= {(name, each) for each in shown}
-            if name in ("cli/conflicts.py", "engine/driver.py"):
+            if name in ("cli/conflicts.py", "engine/upload.py"):
                 found |= {(name, option) for option in OPTION.findall(text) if (name, option) in REMEDIES}
     return found
 

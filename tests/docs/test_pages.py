@@ -110,8 +110,8 @@ def test_every_event_of_the_log_is_explained():
 
 def events():
     """What the code logs: the first argument of `log.info` and its like, and the events of facts."""
-    driver = import_module("abatch.engine.driver")
-    found = set(driver.EVENTS.values()) - {"duplicate_recorded"}  # the poller logs that as duplicate_seen
+    recorder = import_module("abatch.engine.recorder")
+    found = set(recorder.EVENTS.values()) - {"duplicate_recorded"}  # the poller logs that as duplicate_seen
     for source in SOURCES:
         for node in ast.walk(ast.parse(source.read_text())):
             match node:

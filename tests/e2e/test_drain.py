@@ -15,7 +15,7 @@ import pytest
 from abatch import BackendError, JobStopped, StillInDoubt, Summary
 from abatch.engine import client, drain, driver
 from abatch.engine.drain import Alone, Collector
-from abatch.engine.driver import Postponed
+from abatch.engine.slots import Postponed
 from abatch.errors import ApiError
 from abatch.journal.sqlite import Entry, Journal
 from abatch.protocol import pacing

@@ -22,7 +22,7 @@ from abatch import BackendError, BadRequest, BatchManager, ConfigError, JobConfl
 from abatch import backend as backends
 from abatch.backend import JobRef
 from abatch.engine import drain
-from abatch.engine.driver import Driver
+from abatch.engine.upload import Uploader
 from abatch.input.planner import Planner
 from abatch.input.spool import SpoolReader, SpoolWriter
 from abatch.protocol.lifecycle import Draining
@@ -615,19 +615,19 @@ async def test_job_that_is_handed_over_as_what_waits_for_that_leaves_is_done(
 ) -> None:
     path, options = write(requests(11)), config(requests_per_batch=5, sealed_unsent=9 if who == "driver" else 1)
     with monkeypatch.context() as early:
-        early.setattr(Driver, "_has_turn", lambda _: anyio.sleep_forever())
+        early.setattr(Uploader, "_has_turn", lambda _: anyio.sleep_forever())
         async with BatchManager(config=options) as running:
             job = await running.submit(path, to="results.jsonl", key="job")
             await _until(lambda: job.progress().planned == (11 if who == "driver" else 5))
     leaving, handed_over = anyio.Event(), anyio.Event()
-    admitted, run_file = Driver._admitted, Planner.run_file
+    admitted, run_file = Uploader._admitted, Planner.run_file
 
     async def leave(*, unwanted: bool) -> None:
         if unwanted and not handed_over.is_set():
             leaving.set()
             await handed_over.wait()
 
-    async def slow_driver(self: Driver) -> bool:
+    async def slow_driver(self: Uploader) -> bool:
         wanted = await admitted(self)
         await leave(unwanted=who == "driver" and not wanted)
         return wanted
@@ -636,7 +636,7 @@ async def test_job_that_is_handed_over_as_what_waits_for_that_leaves_is_done(
         await run_file(self, source, path)
         await leave(unwanted=who == "planner" and not self._job.cut.last)
 
-    monkeypatch.setattr(Driver, "_admitted", slow_driver)
+    monkeypatch.setattr(Uploader, "_admitted", slow_driver)
     monkeypatch.setattr(Planner, "run_file", slow_planner)
     async with BatchManager(config=options, resume="given") as running:
         await leaving.wait()

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt
-from abatch.engine import client, driver, poller, proof
+from abatch.engine import client, doubt, poller, proof
 from abatch.engine.poller import Scope
 from abatch.protocol.facts import Resumed
 from abatch.protocol.reconcile import Refused, Replied
@@ -93,11 +93,11 @@ def broken_bounds(events: Sequence[Mapping[str, Any]]) -> list[str]:
     return [event["event"] for event in events if event["event"].startswith("bound_")]
 
 
-@pytest.mark.parametrize(("within", "told"), [(0.5, ["bound_A1_broken"]), (driver.CREATED_WITHIN, [])])
+@pytest.mark.parametrize(("within", "told"), [(0.5, ["bound_A1_broken"]), (doubt.CREATED_WITHIN, [])])
 async def test_batch_that_comes_to_be_late_is_found_and_the_bound_is_told(
     api: Sandbox, monkeypatch: pytest.MonkeyPatch, within: float, told: list[str]
 ) -> None:
-    monkeypatch.setattr(driver, "CREATED_WITHIN", within)
+    monkeypatch.setattr(doubt, "CREATED_WITHIN", within)
     api.faults.next("create", LateAccept(seconds=1.6))
     rows = requests(8)
     with structlog.testing.capture_logs() as events:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from abatch.engine import driver
+from abatch.engine import upload
 from tests.harness.processes import Deed, Ended, KillAt
 from tests.harness.trials import Trial, facts_of
 
@@ -35,7 +35,7 @@ class _BehindTheGate(KillAt):
     """Stand still in a run whose gate is short."""
 
     def prepare(self) -> None:
-        driver.GATE_WITHIN = GATE  # type: ignore[misc]
+        upload.GATE_WITHIN = GATE  # type: ignore[misc]
 
 
 @dataclass(frozen=True)

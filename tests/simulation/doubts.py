@@ -10,7 +10,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from abatch.engine.driver import CALLED_LOST
+from abatch.engine.wishes import CALLED_LOST
 from abatch.protocol.absence import WHY
 from abatch.sandbox.batches import Ended
 from abatch.sandbox.faults import Drift, Hide, Jump, KeyPool, SameInstant

@@ -40,9 +40,9 @@ import sniffio
 
 import abatch.backend
 import abatch.engine.drain
-import abatch.engine.driver
 import abatch.engine.poller
 import abatch.engine.runner
+import abatch.engine.upload
 import abatch.input.iterables
 import abatch.journal.sqlite
 import abatch.log
@@ -392,7 +392,7 @@ def simulated() -> Iterator[None]:
         (Client.list, "__kwdefaults__", {**(Client.list.__kwdefaults__ or {}), "limit": PAGE}),
         (abatch.input.iterables, "perf_counter", lambda: 0.0),
         (abatch.manager, "WISHES_EVERY", WISHES_EVERY),
-        (abatch.engine.driver, "LOOKS_EVERY", LOOKS_EVERY),
+        (abatch.engine.upload, "LOOKS_EVERY", LOOKS_EVERY),
         (abatch.engine.poller, "random", SimpleNamespace(Random=lambda: random.Random(here.chance.random()))),
         (random, "random", lambda: here.chance.random()),  # noqa: PLW0108
         (secrets, "randbits", lambda k: here.chance.getrandbits(k)),  # noqa: PLW0108
@@ -407,7 +407,7 @@ def simulated() -> Iterator[None]:
         (abatch.journal.sqlite, "_take_lock", _taken),
         (abatch.engine.drain, "SpoolWriter", _RetrySpool),
         (abatch.system.disk, "_sync", _synced),
-        (abatch.engine.driver, "judge", _judged),
+        (abatch.engine.upload, "judge", _judged),
         (abatch.engine.poller, "settle", _settled),
         (abatch.engine.poller, "closing", _closing),
         (abatch.engine.poller.Scope, "may_see", _seen_to),

@@ -16,10 +16,12 @@ import anyio
 import msgspec
 
 import abatch.engine.client
+import abatch.engine.doubt
 import abatch.engine.drain
 import abatch.engine.driver
 import abatch.engine.poller
 import abatch.engine.proof
+import abatch.engine.wishes
 import abatch.input.spool
 import abatch.journal.ledger
 import abatch.journal.sqlite
@@ -28,10 +30,13 @@ import abatch.protocol.absence
 import abatch.protocol.clocks
 import abatch.protocol.lifecycle
 import abatch.protocol.reads
-from abatch.engine.driver import CALLED_LOST, Driver
 from abatch.engine.outage import Outage
 from abatch.engine.poller import Scope
+from abatch.engine.recorder import ShardRecorder
 from abatch.engine.runner import JobRun
+from abatch.engine.upload import Uploader
+from abatch.engine.watch import BatchWatcher
+from abatch.engine.wishes import CALLED_LOST, OperatorWishes
 from abatch.errors import ApiError, BackendError
 from abatch.journal.ledger import JobRecord
 from abatch.log import log
@@ -70,10 +75,15 @@ def _patched(*changes: tuple[Any, str, Any]) -> ExitStack:
     return stack
 
 
+def _never_open() -> list[tuple[Any, str, Any]]:
+    """Where the driver itself looks for candidates that are still open: it finds none."""
+    return [(module, "still_open", lambda *_: []) for module in (abatch.engine.doubt, abatch.engine.wishes)]
+
+
 def no_gate() -> ExitStack:
     """The tail leaves with the body; the gate is passed afterwards."""
 
-    async def body(self: Driver, reader: Any, prefix: bytes, *attempt_gate_scope: Any) -> AsyncIterator[bytes]:
+    async def body(self: Uploader, reader: Any, prefix: bytes, *attempt_gate_scope: Any) -> AsyncIterator[bytes]:
         _, gate, _ = attempt_gate_scope
         for piece in reader.body(prefix):
             yield piece
@@ -81,25 +91,25 @@ def no_gate() -> ExitStack:
         yield wire.BODY_TAIL
         await self._pass_gate(*attempt_gate_scope)
 
-    return _patched((Driver, "_body", body))
+    return _patched((Uploader, "_body", body))
 
 
 def commit_after_send() -> ExitStack:
     """`Committing` is recorded once the answer is there."""
-    real_conclude, real_record = Driver._conclude, Driver._record
+    real_conclude, real_record = Uploader._conclude, ShardRecorder.record
     held_back: dict[int, Committing] = {}
 
-    async def record(self: Driver, *facts: Any) -> None:
+    async def record(self: ShardRecorder, *facts: Any) -> None:
         if isinstance(facts[0], Committing):
             held_back[self.shard.shard] = facts[0]
             return
         await real_record(self, *facts)
 
-    async def conclude(self: Driver, *verdict: Any) -> None:
-        await real_record(self, held_back.pop(self.shard.shard))
+    async def conclude(self: Uploader, *verdict: Any) -> None:
+        await real_record(self.recorder, held_back.pop(self.shard.shard))
         await real_conclude(self, *verdict)
 
-    return _patched((Driver, "_record", record), (Driver, "_conclude", conclude))
+    return _patched((ShardRecorder, "record", record), (Uploader, "_conclude", conclude))
 
 
 def no_fence() -> ExitStack:
@@ -184,10 +194,10 @@ def redirect_is_refusal() -> ExitStack:
 def doubted_refusal_is_believed() -> ExitStack:
     """A refusal ends the doubt, whatever the policy says."""
 
-    async def doubt(self: Driver, verdict: Any) -> None:
+    async def doubt(self: Uploader, verdict: Any) -> None:
         await self._refused(verdict)
 
-    return _patched((Driver, "_doubt", doubt))
+    return _patched((Uploader, "_doubt", doubt))
 
 
 def proxy_is_believed() -> ExitStack:
@@ -204,23 +214,23 @@ def proxy_is_believed() -> ExitStack:
 
 def resubmit_on_404() -> ExitStack:
     """An accepted batch that does not show is taken as lost, and sent again."""
-    real_after, real_watch = abatch.protocol.lifecycle.after, Driver._watch
+    real_after, real_watch = abatch.protocol.lifecycle.after, BatchWatcher.watch
 
     def after(state: Any, fact: Any) -> Any:
         if isinstance(state, Processing) and isinstance(fact, Withdrawn):
             return Ready(attempt=state.doubt.attempt)
         return real_after(state, fact)
 
-    async def watch(self: Driver, batch_id: str) -> bool:
+    async def watch(self: BatchWatcher, batch_id: str) -> bool:
         try:
-            await self.context.client.retrieve(self.context.scope.workspace_id, batch_id)
+            await self.context.manager.client.retrieve(self.context.scope.workspace_id, batch_id)
         except ApiError as failure:
             if failure.status == 404:
-                await self._record(Withdrawn(why="404"))
+                await self.recorder.record(Withdrawn(why="404"))
                 return True
         return await real_watch(self, batch_id)
 
-    return _patched((abatch.journal.ledger, "after", after), (Driver, "_watch", watch))
+    return _patched((abatch.journal.ledger, "after", after), (BatchWatcher, "watch", watch))
 
 
 def claim_before_proof() -> ExitStack:
@@ -245,7 +255,7 @@ def candidates_that_run_are_ignored() -> ExitStack:
         ended = tuple(each for each, batch in shown if batch is None or batch.ended)
         return real(committed_with(doubt, candidates=ended), listing, known, **policy)
 
-    return _patched((reconcile, "settle", settle), (abatch.engine.driver, "still_open", lambda *_: []))
+    return _patched((reconcile, "settle", settle), *_never_open())
 
 
 def tag_not_compared() -> ExitStack:
@@ -402,13 +412,13 @@ def tries_forgotten() -> ExitStack:
 
 def key_in_the_log() -> ExitStack:
     """The API key is told to the log."""
-    real = Driver._record
+    real = ShardRecorder.record
 
-    async def record(self: Driver, *facts: Any) -> None:
+    async def record(self: ShardRecorder, *facts: Any) -> None:
         await real(self, *facts)
-        log.info("shard_recorded", key=self.context.client.fixed_key)
+        log.info("shard_recorded", key=self.context.manager.client.fixed_key)
 
-    return _patched((Driver, "_record", record))
+    return _patched((ShardRecorder, "record", record))
 
 
 def spool_is_left() -> ExitStack:
@@ -447,26 +457,26 @@ def scope_forgotten() -> ExitStack:
 
 def cancel_of_all() -> ExitStack:
     """A wish to cancel one job cancels them all."""
-    real = Driver._cancel_when_wished
+    real = BatchWatcher._cancel_when_wished
 
-    async def cancel(self: Driver, batch_id: str) -> None:
-        while not any(job.cancel_wished for job in self.context.ledger.jobs.values()):
+    async def cancel(self: BatchWatcher, batch_id: str) -> None:
+        while not any(job.cancel_wished for job in self.context.manager.ledger.jobs.values()):
             await anyio.sleep(1)
         self.context.job.cancel_wished = True
         await real(self, batch_id)
 
-    return _patched((Driver, "_cancel_when_wished", cancel))
+    return _patched((BatchWatcher, "_cancel_when_wished", cancel))
 
 
 def parked_without_a_fact() -> ExitStack:
     """A parked batch is cancelled, and nothing on record says why."""
 
-    async def parked_for_good(self: Driver, batch_id: str) -> None:
+    async def parked_for_good(self: BatchWatcher, batch_id: str) -> None:
         await self.context.scope.parking.until_parked(batch_id)
         await self._cancel(batch_id)
         await anyio.sleep_forever()
 
-    return _patched((Driver, "_parked_for_good", parked_for_good))
+    return _patched((BatchWatcher, "_parked_for_good", parked_for_good))
 
 
 def duplicates_unreported() -> ExitStack:
@@ -486,7 +496,7 @@ def presence_forgotten() -> ExitStack:
         shown = tuple(each for each in doubt.committed.candidates if listing.visible(each.batch_id) is not None)
         return real(committed_with(doubt, candidates=shown), listing, known, **policy)
 
-    return _patched((reconcile, "settle", settle), (abatch.engine.driver, "still_open", lambda *_: []))
+    return _patched((reconcile, "settle", settle), *_never_open())
 
 
 def hidden_is_foreign() -> ExitStack:
@@ -596,19 +606,19 @@ def list_not_asked_while_draining() -> ExitStack:
 def lost_is_not_created() -> ExitStack:
     """An operator's word that a batch is lost is taken for the word that none was made."""
 
-    async def lose(self: Driver) -> None:
-        await self._record(Withdrawn(why="an operator says that it is lost"))
+    async def lose(self: OperatorWishes) -> None:
+        await self.recorder.record(Withdrawn(why="an operator says that it is lost"))
 
-    return _patched((Driver, "_lose", lose))
+    return _patched((OperatorWishes, "lose", lose))
 
 
 def doubt_is_lost_unasked() -> ExitStack:
     """An operator's word that what a doubt made is lost counts although the API shows a batch that may be it."""
 
-    async def lose(self: Driver) -> None:
-        await self._record(Lost(why=CALLED_LOST))
+    async def lose(self: OperatorWishes) -> None:
+        await self.recorder.record(Lost(why=CALLED_LOST))
 
-    return _patched((Driver, "_lose", lose))
+    return _patched((OperatorWishes, "lose", lose))
 
 
 def lost_by_word_unasked() -> ExitStack:
@@ -617,7 +627,7 @@ def lost_by_word_unasked() -> ExitStack:
     async def lost_by_word(_self: Any, _batch_id: str) -> Lost:
         return Lost(why=CALLED_LOST)
 
-    return _patched((Driver, "_lost_by_word", lost_by_word))
+    return _patched((OperatorWishes, "lost_by_word", lost_by_word))
 
 
 def looks_delay_polls() -> ExitStack:
@@ -634,7 +644,7 @@ def looks_delay_polls() -> ExitStack:
 
 def answer_of_a_bound_batch_is_believed() -> ExitStack:
     """A create's answer is believed although it names a batch of another shard."""
-    return _patched((Driver, "_is_of_another", lambda *_: False))
+    return _patched((Uploader, "_is_of_another", lambda *_: False))
 
 
 def limit_stops_one_job() -> ExitStack:

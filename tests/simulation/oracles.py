@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abatch import BackendError, ConfigError, JobConflict, JobStopped, JournalError, JournalLocked, StillInDoubt
-from abatch.engine.driver import CALLED_LOST
+from abatch.engine.wishes import CALLED_LOST
 from abatch.journal.sqlite import Overtaken
 from abatch.protocol import facts as facts_
 from abatch.protocol import wire

@@ -1,0 +1,142 @@
+"""What the jobs of one manager share, and what the drivers of one job share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import anyio
+
+from abatch.engine.slots import PrioritySlots
+from abatch.errors import JobStopped
+from abatch.journal.sqlite import Entry
+from abatch.log import log
+from abatch.protocol.facts import Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from abatch.backend import JobRef
+    from abatch.config import Config
+    from abatch.engine.client import Client
+    from abatch.engine.drain import Collector
+    from abatch.engine.outage import Outage
+    from abatch.engine.poller import Scope
+    from abatch.engine.shutdown import Shutdown
+    from abatch.input.located import Named
+    from abatch.journal.ledger import JobRecord, Ledger
+    from abatch.prices import PriceList
+
+__all__ = ["JobContext", "ManagerContext", "backend_unknown"]
+
+T = TypeVar("T")
+
+
+class ManagerContext:
+    """What all jobs of a manager share."""
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        ledger: Ledger,
+        config: Config,
+        prices: PriceList,
+        fingerprint: str | None,
+        scope: Callable[[str | None], Scope],
+        guard_checked: Callable[[str | None], bool],
+        shutdown: Shutdown,
+    ) -> None:
+        self.client = client
+        self.ledger = ledger
+        self.config = config
+        self.prices = prices
+        self.fingerprint = fingerprint
+        self.scope = scope
+        self.guard_checked = guard_checked
+        self.shutdown = shutdown
+        self.uploads = anyio.Semaphore(config.uploads)
+        self.drains = PrioritySlots(config.drains)
+        self.one_block = anyio.Lock(fast_acquire=True)
+
+
+@dataclass(slots=True, kw_only=True)
+class JobContext:
+    """What the drivers of one job share."""
+
+    manager: ManagerContext
+    job: JobRecord
+    ref: JobRef
+    scope: Scope
+    collector: Collector | None
+    """None while this process does not have the job's backend."""
+    outage: Outage
+    may_submit: bool
+    spawn: Callable[[int], None]
+    """Start a driver for a new shard of this job."""
+    look_up: Callable[[Named, Stopped], None]
+    """Find the input lines of the requests for which this stop was recorded, without holding an upload slot."""
+
+    @property
+    def submits(self) -> bool:
+        """Whether shards of this job may be sent now."""
+        return self.may_submit and self.job.stopped is None and not self.manager.shutdown.wished
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether requests of this job are still to be planned and sent."""
+        return self.submits and not self.job.cancel_wished
+
+    async def while_wanted(self, waiting: Coroutine[Any, Any, T]) -> T | None:
+        """Await what waits to plan or to send; None once the job wants no more of it."""
+        outcome: T | None = None
+        failure: Exception | None = None
+
+        async def leave_when_unwanted(scope: anyio.CancelScope) -> None:
+            while self.wants_more:  # a fact of the job or the wish to stop ends it, and either wakes the job
+                await self.job.change()
+            scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(leave_when_unwanted, group.cancel_scope)
+            try:
+                outcome = await waiting
+            except Exception as error:  # noqa: BLE001 - raised below, alone and not in a group
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return outcome
+
+    def guard_checked(self) -> bool:
+        """Whether nothing that is open in the job's scope was committed under another key."""
+        return self.manager.guard_checked(self.scope.workspace_id)
+
+    async def stop(self, reason: str, remedy: str) -> NoReturn:
+        """Record that the job stops, unless it has stopped already.
+
+        Raises:
+            JobStopped: always.
+
+        """
+        await self.record_stop(reason, remedy)
+        raise JobStopped(self.job.key, reason, remedy)
+
+    async def record_stop(self, reason: str, remedy: str) -> Stopped | None:
+        """Submit nothing more of the job; its shards that are in doubt or in a batch go on.
+
+        Returns:
+            the stop, or None if the job was stopped before.
+
+        """
+        if self.job.stopped is not None:
+            return None
+        stop = Stopped(reason=reason, remedy=remedy)
+        await self.manager.ledger.record(Entry(self.job.job, stop))
+        log.error("job_stopped", job=self.job.key, reason=reason)
+        return stop
+
+
+def backend_unknown(key: str) -> JobStopped:
+    """The job's backend is an object of the application, which this process was not given."""
+    return JobStopped(key, "its backend object is not known to this process", "Hand the job over again with it.")

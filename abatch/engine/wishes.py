@@ -1,0 +1,152 @@
+"""Obey an operator's word on one shard: that its batch is this one, was never made, or is lost.
+
+A wish stays until a fact answers it: the fact that it asks for, or `WishRefused` if the API contradicts it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from abatch.engine.doubt import doubt_about
+from abatch.errors import ApiError
+from abatch.journal.sqlite import Entry
+from abatch.log import log
+from abatch.protocol.facts import (
+    Found,
+    Lost,
+    LostWished,
+    ResolveWished,
+    WishRefused,
+    Withdrawn,
+)
+from abatch.protocol.lifecycle import (
+    doubt_of,
+)
+from abatch.protocol.pacing import Backoff
+from abatch.protocol.reconcile import (
+    still_open,
+)
+
+if TYPE_CHECKING:
+    from abatch.engine.context import JobContext
+    from abatch.engine.recorder import ShardRecorder
+    from abatch.journal.ledger import ShardRecord
+
+__all__ = ["CALLED_LOST", "OperatorWishes"]
+
+CALLED_LOST: Final = "an operator says that it is lost"
+OTHER_KEY: Final = (
+    "the API key is not known to be the one that the batch was sent with, and sees no other batch of this journal; "
+    "use that key, or say --lost --any-key if it is gone"
+)
+
+
+class OperatorWishes:
+    """What operators wish of one shard, and what came of it."""
+
+    def __init__(self, context: JobContext, shard: ShardRecord, recorder: ShardRecorder) -> None:
+        self.context = context
+        self.shard = shard
+        self.recorder = recorder
+        self._pause = Backoff(first=1.0, most=120.0)
+
+    def wish(self) -> ResolveWished | LostWished | None:
+        """An operator's word on the attempt in doubt."""
+        wish, doubt = self.context.job.wishes.get(self.shard.shard), doubt_of(self.shard.state)
+        return wish if wish is not None and doubt is not None and wish.attempt == doubt.attempt else None
+
+    def is_called_lost(self) -> bool:
+        """Whether an operator gave up what this attempt made."""
+        return isinstance(self.wish(), LostWished)
+
+    async def obey(self, wish: ResolveWished) -> None:
+        """Table B9: an operator says what became of the attempt."""
+        context = self.context
+        if wish.batch_id is None:
+            context.scope.pace.frees(self.shard.shard)
+            await self.recorder.record(Withdrawn(why="an operator says that it was not created"))
+            return
+        try:
+            batch = await context.manager.client.retrieve(context.scope.workspace_id, wish.batch_id)
+        except ApiError as failure:
+            if failure.status != 404:
+                await self._try_word_again(wish.batch_id, str(failure))
+                return
+            await self._refuse(wish.batch_id, str(failure))
+            return
+        if batch.total != self.shard.planned.rows:
+            await self._refuse(wish.batch_id, f"it has {batch.total} requests, the shard {self.shard.planned.rows}")
+            return
+        await self.recorder.record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="operator"))
+
+    async def lose(self) -> None:
+        """Table B9: an operator gave the attempt up; it is lost unless the API shows a batch that may be its."""
+        scope, committed = self.context.scope, doubt_of(self.shard.state)
+        if committed is None or not self.is_called_lost():
+            return
+        candidates = still_open(doubt_about(scope, self.shard, committed), scope.known)
+        asked = [each.batch_id for each in candidates if each.batch_id not in scope.known.gone]
+        if await self._are_lost(asked, "the API shows this batch, which may be the shard's"):
+            scope.pace.frees(self.shard.shard)
+            await self.recorder.record(Lost(why=CALLED_LOST))
+
+    async def lost_by_word(self, batch_id: str) -> Lost | None:
+        """An operator gave the batch up."""
+        return Lost(why=CALLED_LOST) if await self._are_lost([batch_id], "the API shows the batch") else None
+
+    async def _are_lost(self, batch_ids: list[str], shown: str) -> bool:
+        """Whether an operator's word on these batches holds: the API knows none of them, and the key would see them.
+
+        If not, the word is refused, for the reason `shown`, or tried again after a pause.
+        """
+        try:
+            for batch_id in batch_ids:
+                if await self._shows(batch_id):
+                    await self._refuse(batch_id, shown)
+                    return False
+            if not batch_ids or await self._may_see():
+                return True
+            why = OTHER_KEY
+        except ApiError as failure:
+            why = str(failure)
+        await self._try_word_again(batch_ids[0], why)
+        return False
+
+    async def _may_see(self) -> bool:
+        """Whether a 404 counts: the key in use would see the batch, or the operator says that it need not.
+
+        Raises:
+            ApiError: the API could not be asked.
+
+        """
+        wish, doubt = self.wish(), doubt_of(self.shard.state)
+        assert doubt is not None
+        anyhow = isinstance(wish, LostWished) and wish.any_key
+        return anyhow or await self.context.scope.may_see(doubt.fingerprint)
+
+    async def _shows(self, batch_id: str) -> bool:
+        """Whether the API knows the batch.
+
+        Raises:
+            ApiError: it could not be asked.
+
+        """
+        try:
+            await self.context.manager.client.retrieve(self.context.scope.workspace_id, batch_id)
+        except ApiError as failure:
+            if failure.status != 404:
+                raise
+            return False
+        return True
+
+    async def _try_word_again(self, batch_id: str, why: str) -> None:
+        """An operator's word cannot be obeyed yet: wait before the next try."""
+        log.warning("resolve_waits", shard=self.shard.shard, batch_id=batch_id, why=why)
+        await anyio.sleep(self._pause.next())
+
+    async def _refuse(self, batch_id: str, why: str) -> None:
+        """An operator's word cannot be obeyed, now and after a restart."""
+        await self.context.manager.ledger.record(Entry(self.context.job.job, WishRefused(shard=self.shard.shard)))
+        log.error("resolve_refused", shard=self.shard.shard, batch_id=batch_id, why=why)
