@@ -59,26 +59,31 @@ from abatch.protocol.facts import (
     takes_changed_input,
 )
 from abatch.protocol.lifecycle import Done, Held, InDoubt, Lost, doubt_of
+from abatch.streams import Events, call_with_events
 from abatch.system import threads
 from abatch.system.disk import remove
 from abatch.system.lifetime import Lifetime
 from abatch.system.paths import absolute, absolute_url, folder_of, is_text, relative, relative_url, shown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
     from types import TracebackType
 
     from anthropic import AsyncAnthropic
 
     from abatch.engine.client import Client
+    from abatch.events import Event, EventsMissed
     from abatch.input.check import Preview
     from abatch.input.request import RequestSource
     from abatch.journal.ledger import JobRecord
     from abatch.protocol.facts import Source
+    from abatch.streams import EventStream
 
 __all__ = ["BatchManager"]
 
 KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+ON_EVENT_PATIENCE: Final = 10.0
+"""Seconds that `on_event` has for the last events when the manager is left."""
 WISHES_EVERY: Final = 0.5
 
 
@@ -101,6 +106,9 @@ class BatchManager:
         resume: `all` recovers unfinished jobs; `given` polls and drains them but submits nothing of theirs until
             they are handed over again.
         prices: a price file of your own.
+        on_event: called in the event loop with every event (see `events`); what it returns is awaited if it can be.
+            An exception of it is logged as `on_event_failed`, and stops nothing. When the block is left, it has up to
+            ten seconds for the last events.
 
     Raises:
         JournalLocked: on entering: another process drives this journal.
@@ -117,6 +125,7 @@ class BatchManager:
         config: Config | None = None,
         resume: Literal["all", "given"] = "all",
         prices: str | None = None,
+        on_event: Callable[[Event | EventsMissed], Awaitable[object] | object] | None = None,
     ) -> None:
         if resume not in ("all", "given"):
             raise ConfigError(f"resume must be all or given, got {resume!r}")
@@ -136,6 +145,8 @@ class BatchManager:
         self._shutdown = Shutdown()
         self._lost_seen: set[str] = set()
         self._open = False
+        self._events = Events(self._folder)
+        self._on_event = on_event
 
     async def __aenter__(self) -> Self:
         if self._lifetime is not None:
@@ -188,8 +199,9 @@ class BatchManager:
                 guard_checked=self._guard_checked,
                 shutdown=self._shutdown,
             )
+            self._ledger.on_recorded = self._events.announce
             try:
-                async with anyio.create_task_group() as self._group:
+                async with self._calling_on_event(), anyio.create_task_group() as self._group:
                     self._group.start_soon(self._follow_wishes)
                     for workspace_id in list(self._surveys):
                         self._scope(workspace_id)
@@ -207,6 +219,18 @@ class BatchManager:
                 with anyio.CancelScope(shield=True):
                     for run in [*self._runs.values(), *self._spare.values()]:
                         await run.aclose()
+
+    @asynccontextmanager
+    async def _calling_on_event(self) -> AsyncGenerator[None, None]:
+        """Call `on_event` with every event until all jobs are left, and then with the last ones."""
+        async with anyio.create_task_group() as group:
+            if self._on_event is not None:
+                group.start_soon(call_with_events, self._events.stream(), self._on_event)
+            try:
+                yield
+            finally:
+                self._events.end()
+                group.cancel_scope.deadline = anyio.current_time() + ON_EVENT_PATIENCE
 
     async def _leave(self) -> None:
         self._shutdown.wish()
@@ -424,6 +448,20 @@ class BatchManager:
     def _handle(self, job: JobRecord, handed: HandedOver | None = None) -> Job:
         scope = self._scope(job.submitted.headers.workspace_id)
         return Job(self._ledger, self._run_of(job), scope, self._prices, look=self._look, handed=handed)
+
+    def events(self) -> EventStream:
+        """Follow everything that happens in this journal from now on, whichever process records it.
+
+            async for event in manager.events():
+                match event:
+                    case JobStopped(job=job, reason=reason, remedy=remedy):
+                        ...
+
+        The events are in `abatch.events`. A reader may be a thousand events behind; what does not fit is lost to it,
+        and `EventsMissed` stands in its place. The stream ends when the manager is left.
+        """
+        self._check_open("events")
+        return self._events.stream()
 
     def jobs(self) -> list[Job]:
         """Every job of the journal, in the order they were handed over."""

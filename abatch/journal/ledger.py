@@ -653,6 +653,8 @@ class Ledger:
         self._late: list[Recorded] = []
         """Facts of jobs whose shards were released; applied once those are loaded again."""
         self._on_finished: Callable[[JobRecord], object] | None = None
+        self.on_recorded: Callable[[Recorded, str], object] | None = None
+        """Called with every fact that is recorded from now on, here or by another process, and its job's key."""
         self._others_seq = 0  # up to here, everything that others appended is applied
         self._version = 0
         self._next_shard = 1
@@ -791,6 +793,7 @@ class Ledger:
     async def _start_job(self, fact: Submitted) -> JobRecord:
         recorded = await self.journal.add_job(fact)
         self._apply(recorded)
+        self._announce(recorded)
         return self.jobs[recorded.job]
 
     async def record(self, *entries: Entry) -> None:
@@ -812,6 +815,7 @@ class Ledger:
             raise
         for recorded in appended:
             self._apply(recorded)
+            self._announce(recorded)
         for job in {entry.job for entry in entries}:
             self.jobs[job].wake()
 
@@ -855,12 +859,17 @@ class Ledger:
                 self._apply(recorded)
                 await self._apply_late()
                 self._others_seq = recorded.seq
+                self._announce(recorded)
                 job = self.jobs[recorded.job]
                 job.wake()
                 if isinstance(recorded.fact, WISHES):
                     self._wished[job.job] = job
             self._version = version  # only now: a cancellation before this reads the rest again
             return bool(fresh)
+
+    def _announce(self, recorded: Recorded) -> None:
+        if self.on_recorded is not None:
+            self.on_recorded(recorded, self.jobs[recorded.job].key)
 
     def _apply(self, recorded: Recorded) -> None:
         fact, number = recorded.fact, recorded.shard

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -147,3 +148,18 @@ def test_the_listing_of_the_layout_names_every_file_once():
         if path.name != "__init__.py" or path.parent == ROOT / "abatch"
     ]
     assert sorted(shown) == sorted(there)
+
+
+def test_the_table_of_events_is_that_of_the_code():
+    events = import_module("abatch.events")
+    common = {field.name for field in dataclasses.fields(events.JobEvent)}
+    table = (ROOT / "docs" / "embed.md").read_text().partition("## Events\n")[2].partition("\n## ")[0]
+    shown = {
+        (kind, name, frozenset(re.findall(r"`(\w+)`", fields)))
+        for kind, name, fields in re.findall(r"^\| `([\w.]+)` \| `(\w+)` \|.*\|([^|]*)\|$", table, re.MULTILINE)
+    }
+    made = {
+        (kind.kind, kind.__name__, frozenset({field.name for field in dataclasses.fields(kind)} - common))
+        for kind in get_args(events.Event)
+    }
+    assert shown == made

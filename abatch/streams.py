@@ -1,0 +1,117 @@
+"""Give the events of a running manager to its readers: every event once, in order, and a bounded number in memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from inspect import isawaitable
+from traceback import extract_tb
+from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
+
+import anyio
+
+from abatch.events import EventsMissed, event_of
+from abatch.log import log
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+    from typing import Self
+
+    from abatch.events import Event
+    from abatch.journal.sqlite import Recorded
+
+__all__ = ["EventStream", "Events", "call_with_events"]
+
+BUFFER: Final = 1_000
+"""Events that one reader may be behind before it loses some."""
+
+
+class EventStream:
+    """The events of a manager from the moment it was asked for them, for one reader; made by `BatchManager.events`.
+
+    It holds a thousand events that were not read yet. What does not fit is lost to this reader: it gets `EventsMissed`
+    in its place. The stream ends when the manager is left.
+    """
+
+    def __init__(self, limit: int = BUFFER) -> None:
+        self._limit = limit
+        self._waiting: deque[Event | EventsMissed] = deque()
+        self._over = False
+        self._news = anyio.Event()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event | EventsMissed:
+        while not self._waiting:
+            if self._over:
+                raise StopAsyncIteration
+            self._news = anyio.Event()
+            await self._news.wait()
+        return self._waiting.popleft()
+
+    def put(self, event: Event, /) -> None:
+        """Add an event; count it as missed if the reader is too far behind."""
+        if len(self._waiting) < self._limit:
+            self._waiting.append(event)
+        else:
+            last = self._waiting[-1]
+            if isinstance(last, EventsMissed):
+                self._waiting[-1] = EventsMissed(count=last.count + 1, since=min(last.since, event.seq - 1))
+            else:
+                self._waiting.append(EventsMissed(count=1, since=event.seq - 1))
+        self._news.set()
+
+    def end(self) -> None:
+        """Let the reader go, once it has read what there is."""
+        self._over = True
+        self._news.set()
+
+
+class Events:
+    """All readers of the events of one journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._streams: WeakSet[EventStream] = WeakSet()
+        self._over = False
+
+    def stream(self) -> EventStream:
+        """Make a stream that begins now; it is dropped when nobody holds it any more."""
+        stream = EventStream()
+        if self._over:
+            stream.end()
+        self._streams.add(stream)
+        return stream
+
+    def announce(self, recorded: Recorded, key: str) -> None:
+        """Give the event of a fact to every reader."""
+        if self._streams:
+            event = event_of(recorded, key, self._folder)
+            for stream in self._streams:
+                stream.put(event)
+
+    def end(self) -> None:
+        """End every stream: no more facts will be applied."""
+        self._over = True
+        for stream in self._streams:
+            stream.end()
+
+
+async def call_with_events(
+    stream: EventStream, call: Callable[[Event | EventsMissed], Awaitable[object] | object]
+) -> None:
+    """Call a function of the application with every event until the stream ends, and await what it returns.
+
+    An exception of the function is logged as `on_event_failed`, and the next event follows: it never stops a job. Its
+    text is not logged, since it may quote a prompt.
+    """
+    async for event in stream:
+        try:
+            result = call(event)
+            if isawaitable(result):
+                await result
+        except Exception as failure:  # noqa: BLE001 - it is of the application, and may be anything
+            (*_, frame) = extract_tb(failure.__traceback__)
+            log.warning("on_event_failed", error=type(failure).__name__, at=f"{frame.filename}:{frame.lineno}")
