@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from abatch.backend import Backend, JobRef, connect, normalize
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
+from abatch.engine.access import check_access
 from abatch.engine.context import ManagerContext
 from abatch.engine.move import move
 from abatch.engine.poller import Scope
@@ -405,6 +406,22 @@ class BatchManager:
         """
         self._check_open("check_api")
         await self._scope(workspace_id).page(limit=1)
+
+    async def check_access(self, key: str, workspace_id: str | None = None) -> None:
+        """Make sure that the API is there and takes the key; a refusal is looked at several times before it counts.
+
+        A failure that passes by itself is not one: a job waits for its end.
+
+        Args:
+            key: the job that needs the API.
+            workspace_id: its workspace.
+
+        Raises:
+            ApiError: it cannot be reached.
+            JobStopped: it refuses the key, or what answers is not the API.
+
+        """
+        await check_access(partial(self.check_api, workspace_id), key)
 
     def _check_open(self, call: str) -> None:
         if not self._open:

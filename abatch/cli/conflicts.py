@@ -6,12 +6,11 @@ import os
 import shlex
 from typing import TYPE_CHECKING, Final
 
-from abatch.backend import normalize
 from abatch.cli.commands import command, near
 from abatch.cli.confirm import confirmed
 from abatch.cli.sanitize import money
+from abatch.destination import address, normalize, shown
 from abatch.errors import ConfigError, JobConflict
-from abatch.system.paths import absolute_url, relative_url, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -210,12 +209,12 @@ def _free_destination(typed: Typed, manager: BatchManager) -> str:
     if not normalize(typed.to).startswith("jsonl:"):
         return typed.to
     to = typed.to
-    if _absolute(typed, to).endswith("/") and not to.endswith("/"):  # the name of a folder that exists
+    if address(to).endswith("/") and not to.endswith("/"):  # the name of a folder that exists
         to += "/"
     taken = {job.destination for job in manager.jobs()}
 
     def is_taken(made: str) -> bool:
-        url = _absolute(typed, made)
+        url = address(made)
         return url in taken or os.path.lexists(shown(url))
 
     return _free(to, is_taken)
@@ -231,7 +230,3 @@ def _free(name: str, is_taken: Callable[[str], bool]) -> str:
         number += 1
         made = f"{folder}{slash}{begin}-{number}{tail}"
     return made
-
-
-def _absolute(typed: Typed, to: str) -> str:
-    return absolute_url(typed.folder, relative_url(typed.folder, normalize(to)))

@@ -17,10 +17,9 @@ import anyio
 import msgspec
 import typer
 
-from abatch.backend import failed_elsewhere, load, normalize
+from abatch.backend import failed_elsewhere
 from abatch.cli.commands import command
 from abatch.cli.conflicts import Typed, ask_before_paying_again, say_left_out, with_commands
-from abatch.cli.destination import folder_to_make
 from abatch.cli.exit_codes import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import failures_table, follow, summary_json, summary_table
 from abatch.cli.next_steps import OVERRIDE, about_failures, about_stops
@@ -28,17 +27,15 @@ from abatch.cli.paths import DEFAULT_JOURNAL, SANDBOX_JOURNAL
 from abatch.cli.sandbox import sandbox_beside
 from abatch.cli.sanitize import clean
 from abatch.cli.screen import configure_logs
-from abatch.cli.stdin import begun
 from abatch.cli.streams import OutputGone
 from abatch.config import Config
+from abatch.destination import address, is_local, load_backend, missing_folder, normalize, shown
 from abatch.engine.upload import CORRECT_FILE
-from abatch.errors import ApiError, BackendError, BadRequest, ConfigError, JobConflict, JobStopped, LimitReached
-from abatch.input.params import check_of
+from abatch.errors import BackendError, BadRequest, ConfigError, JobConflict, JobStopped, LimitReached
+from abatch.input.stdin import read_stdin
 from abatch.log import ranges
 from abatch.manager import BatchManager
-from abatch.protocol.reads import Reads, refusal_of
-from abatch.system import threads
-from abatch.system.paths import absolute_url, folder_of, is_local, relative_url, shown
+from abatch.system.paths import folder_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -69,15 +66,14 @@ HUSHED: Final = frozenset({"grace_below_the_bounds"})
 class Order:
     """The job to hand over."""
 
-    requests: list[Path] | AsyncIterator[bytes]
+    requests: list[Path] | AsyncIterator[bytes] | None
+    """None for the lines of stdin."""
     to: str
     key: str | None = None
     betas: tuple[str, ...] = ()
     user_profile_id: str | None = None
     workspace_id: str | None = None
     tries: int = 3
-    piped: bool = False
-    """Its lines come from stdin."""
     limit: int | None = None
     """Only so many requests are sent, the first ones."""
     pilot: int = 0
@@ -285,7 +281,7 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     journal = folder_of(around.journal)
     manager = BatchManager(journal, config=around.config, resume="given", prices=around.prices)
     url = normalize(order.to)
-    await threads.run(load, url)
+    await load_backend(url)
     course.key = order.key
     if course.key is None:
         paths = order.requests if isinstance(order.requests, list) else None
@@ -299,16 +295,16 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
         is_new, is_done = known is None, known is not None and known.done
         if is_new and isinstance(order.requests, list) and not order.again and around.sandbox is None:
             await ask_before_paying_again(manager, typed)
-        if is_new and (made := folder_to_make(url)) is not None:
+        if is_new and (made := missing_folder(url)) is not None:
             screen.say(f"The folder {made} does not exist; it is made.")
         if screen.live:
             screen.say("Checking the API and the requests.")
         if is_done:
             screen.say(f"Job {course.key} was done before; nothing is sent now.")
-        if order.piped and is_new:
+        if order.requests is None and is_new:
             screen.say("cost         unknown: requests from stdin are sent as they come")
         if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API
-            await _check_api(manager, course.key, order.workspace_id)
+            await manager.check_access(course.key, order.workspace_id)
         if order.changed_input and known is not None:
             if flying := known.progress().in_flight:
                 screen.say(
@@ -333,7 +329,7 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
                 changed_input=order.changed_input,
             )
             say_left_out(job, screen)
-            if (here := job.destination) != absolute_url(journal, relative_url(journal, url)):
+            if (here := job.destination) != address(url):
                 screen.say(f"job {job.key} was moved: its results are in {shown(here)}")
             if job.done and is_local(here):
                 await _check_in_place(job, here)
@@ -350,7 +346,7 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
                 raise
             course.failures = await job.failures()
         except JobConflict as conflict:
-            if isinstance(order.requests, list) or order.piped:
+            if order.requests is None or isinstance(order.requests, list):
                 raise with_commands(conflict, manager, typed) from conflict
             raise
         except Exception as failure:
@@ -379,7 +375,7 @@ async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> Non
     course.key = order.key
     async with BatchManager(folder_of(around.journal), config=around.config, resume="given") as manager:
         job = manager.job(order.key)
-        await _check_api(manager, order.key, order.workspace_id)
+        await manager.check_access(order.key, order.workspace_id)
         course.job = job
         shards = await manager.redrain(order.key)
         if not shards:
@@ -400,15 +396,15 @@ async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> Non
 
 async def _requests(order: Order, config: Config) -> list[Path] | AsyncIterator[bytes]:
     """The requests; lines of stdin once they begin as requests do, files as they are."""
-    if isinstance(order.requests, list):
-        return order.requests
-    return await begun(order.requests, check_of(config.params, betas=bool(order.betas)))
+    if order.requests is None:
+        return await read_stdin(params=config.params, betas=bool(order.betas))
+    return order.requests
 
 
 async def _check_in_place(job: Job, url: str) -> None:
     """Raise unless the results of a job that was done before are still there, every part in its size."""
     place = Path(job.summary().location)
-    if not await threads.run(place.exists):
+    if not await anyio.Path(place).exists():
         why = f"{place} is gone. Put it back; or read them again, which costs nothing: abatch redrain {job.key}"
     else:
         try:
@@ -426,35 +422,6 @@ async def _check_in_place(job: Job, url: str) -> None:
         f"job {job.key!r} is done, but its results are not where they were: {why}; "
         "or give another --key and --again, and the requests are sent, and paid for, again",
     )
-
-
-async def _check_api(manager: BatchManager, key: str, workspace_id: str | None) -> None:
-    """Make sure that the API is there and takes the key, before time is spent on planning.
-
-    Raises:
-        ApiError: it cannot be reached.
-        JobStopped: it refuses the key, or what answers is not the API.
-
-    """
-    checks = Reads(first=1.0)
-    while True:
-        try:
-            await manager.check_api(workspace_id)
-        except ApiError as failure:
-            if failure.status is None:
-                raise ApiError(
-                    "the API cannot be reached",
-                    message=f"{failure.message}. "
-                    "Check the network and ANTHROPIC_BASE_URL, then run the same command again",
-                ) from failure
-            wait = checks.failed(failure, anyio.current_time())
-            if (refusal := checks.refusal) is not None:
-                raise JobStopped(key, refusal.reason, refusal.remedy) from failure
-            if refusal_of(failure) is None:
-                return  # it passes: the run waits for that
-            await anyio.sleep(wait)
-        else:
-            return
 
 
 def _report(course: _Course, order: Order | Redrain, around: Surroundings) -> None:
@@ -506,7 +473,7 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
         screen.complain(f"To send the remaining requests anyway: {resume_anyway}")
     elif course.goes_on:
         fix = "correct the input, then " * (changes or isinstance(course.error, BadRequest))
-        pipe = "give all the lines again to " * (isinstance(order, Order) and order.piped)
+        pipe = "give all the lines again to " * (isinstance(order, Order) and order.requests is None)
         screen.complain(f"To go on: {fix}{pipe}{resume}")
     if around.json:
         screen.give(

@@ -16,10 +16,10 @@ import typer
 
 from abatch.charges import charges_of, merged
 from abatch.cli.exit_codes import perform
+from abatch.cli.inputs import inputs
 from abatch.cli.options import JsonOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.sanitize import clean, duration, price_age, span
 from abatch.cli.screen import Screen, table
-from abatch.cli.stdin import inputs
 from abatch.config import Config, Tier
 from abatch.errors import ConfigError
 from abatch.input.check import check_files

@@ -26,10 +26,11 @@ import typer
 from abatch.cli.commands import completed
 from abatch.cli.screen import Screen, configure_logs
 from abatch.cli.streams import OutputGone
+from abatch.destination import shown
 from abatch.errors import AbatchError, BackendError, BackendNotFound, BadRequest, ConfigError, JobConflict
 from abatch.journal.states import standing_of
 from abatch.log import redact
-from abatch.system.paths import folder_of, shown
+from abatch.system.paths import folder_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable

@@ -15,11 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from abatch.cli.progress import Pace, counts, flowed, percent, times
+from abatch.cli.progress import Pace, awake, counts, flowed, percent, times
 from abatch.cli.sanitize import clean, duration, moment, money, price_age, words
 from abatch.cli.screen import table
-from abatch.protocol.clocks import awake
-from abatch.system.paths import shown
+from abatch.destination import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,10 +26,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from abatch import Forecast, Progress
     from abatch.cli.screen import Screen
     from abatch.job import Job
-    from abatch.journal.ledger import Progress
-    from abatch.protocol.forecast import Forecast
     from abatch.result import Failure, Summary
 
 __all__ = ["failures_table", "follow", "summary_json", "summary_rows", "summary_table"]

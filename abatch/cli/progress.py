@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from abatch.cli.sanitize import duration
-from abatch.protocol.clocks import awake
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from abatch.journal.ledger import Progress
-    from abatch.protocol.forecast import Forecast
+    from abatch import Forecast, Progress
 
-__all__ = ["Pace", "counts", "flowed", "percent", "times"]
+__all__ = ["Pace", "awake", "counts", "flowed", "percent", "times"]
 
 BETWEEN: Final = " · "
+CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux has the former, which goes on while the machine sleeps: so do batches."""
 MINUTE: Final = 60
 HOUR: Final = 3_600
+
+
+def awake() -> float:
+    """Seconds that only grow, also while the machine sleeps."""
+    return time.clock_gettime(CLOCK)
 
 
 class Pace:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from abatch.backend import normalize
-from abatch.cli.destination import check_destination
+from abatch import destination
 from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of, params_of
 from abatch.cli.estimate import as_json, estimate_file, rows_to_show, warn_of_params
 from abatch.cli.exit_codes import BAD_INPUT, perform, reported, tell
+from abatch.cli.inputs import inputs
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     FailingOption,
     JsonOption,
@@ -22,7 +22,6 @@ from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
 from abatch.cli.paths import DEFAULT_JOURNAL, SANDBOX_JOURNAL
 from abatch.cli.screen import Screen, table
 from abatch.cli.spending import CONFIRM_ABOVE, Spending
-from abatch.cli.stdin import inputs, stdin_lines
 from abatch.config import Parked, Refusals, Tier, Unresolved  # noqa: TC001 - typer reads the annotations
 from abatch.errors import BackendError, ConfigError
 from abatch.input.params import check_of
@@ -159,8 +158,7 @@ def run(
         return
     drive(
         Order(
-            requests=stdin_lines() if piped else paths,
-            piped=piped,
+            requests=None if piped else paths,
             to=to,
             key=key,
             betas=tuple(beta or ()),
@@ -197,7 +195,7 @@ def _dry_run(
 ) -> None:
     async def work() -> None:
         try:
-            remarks = await check_destination(normalize(to))
+            missing = await destination.check(destination.normalize(to))
         except BackendError as refused:  # as a run does whose job has not begun
             screen.complain(f"error: {tell(refused)}")
             raise typer.Exit(BAD_INPUT) from None
@@ -208,8 +206,8 @@ def _dry_run(
             screen.give(as_json(made))
             return
         screen.output.print(table("", "", rows=rows_to_show(made)))
-        for remark in remarks:
-            screen.say(remark)
+        if missing is not None:
+            screen.say(f"The folder {missing} does not exist; the run makes it.")
         screen.say("Nothing was sent.")
 
     perform(work)

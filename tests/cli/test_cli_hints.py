@@ -8,8 +8,8 @@ from urllib.parse import quote
 import boto3
 import pytest
 
-from abatch.cli.destination import folder_to_make
 from abatch.cli.hints import nearest, renamed
+from abatch.destination import missing_folder
 from abatch.errors import BackendError
 from abatch.sandbox import Sandbox
 from tests.servers import SeaweedS3
@@ -116,10 +116,10 @@ def test_a_folder_that_is_there_is_filled_whatever_stands_above(tmp_path: Any, m
     (tmp_path / "results").mkdir()
     open_ = {tmp_path / "results"}
     monkeypatch.setattr("os.access", lambda path, _: path in open_)
-    assert folder_to_make(f"jsonl:///{tmp_path}/results/") is None
+    assert missing_folder(f"jsonl:///{tmp_path}/results/") is None
     with pytest.raises(BackendError, match="cannot be written"):
-        folder_to_make(f"jsonl:///{tmp_path}/other/")
-    assert folder_to_make("s3://bucket/x") is None
+        missing_folder(f"jsonl:///{tmp_path}/other/")
+    assert missing_folder("s3://bucket/x") is None
 
 
 def test_a_dry_run_looks_whether_the_bucket_exists(alone: Any, s3_server: SeaweedS3) -> None:

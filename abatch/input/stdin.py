@@ -1,17 +1,16 @@
-"""Requests on their way in: the lines that stdin brings, and a look at how an input begins."""
+"""Read requests from stdin: its lines as they come, once the first of them are checked."""
 
 from __future__ import annotations
 
-import glob
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
 from abatch.errors import AbatchError, BadRequest, ConfigError
 from abatch.input.kinds import check_kind
+from abatch.input.params import check_of
 from abatch.input.problems import Problems
 from abatch.input.request import BLANK, BOM, from_line
 from abatch.protocol.wire import MAX_LINE, LineReader, LineTooLong
@@ -20,31 +19,30 @@ from abatch.system import threads
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from abatch.config import Params
     from abatch.input.params import Check
 
-__all__ = ["begun", "inputs", "stdin_lines"]
+__all__ = ["begun", "read_stdin", "stdin_lines"]
 
 BLOCK: Final = 2**20
 """Bytes read at once; and of a stream, what is looked at before it makes a job."""
 
 
-def inputs(names: list[str]) -> list[Path]:
-    """The files that are named, in this order; a pattern in quotes stands for its files, sorted by name.
+async def read_stdin(*, params: Params = "check", betas: bool = False) -> AsyncIterator[bytes]:
+    """The requests on stdin, one JSON line each, for `BatchManager.submit`; its first mebibyte is read and checked.
+
+    Without good first lines there shall be no job, and a job of an iterable begins before the iterable is read.
+
+    Args:
+        params: how params are checked, as `Config.params`.
+        betas: whether the job has betas, so that params may hold fields the SDK's types do not know.
 
     Raises:
-        ConfigError: no file matches a pattern.
+        BadRequest: one of the first lines cannot be sent.
+        ConfigError: there is no line at all, stdin cannot be read, or it holds JSON of another kind.
 
     """
-    found: list[Path] = []
-    for name in names:
-        if not glob.has_magic(name) or Path(name).exists():
-            found.append(Path(name))
-            continue
-        matching = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of a path that need not be relative
-        if not matching:
-            raise ConfigError(f"no file matches {name!r}")
-        found += map(Path, matching)
-    return found
+    return await begun(stdin_lines(), check_of(params, betas=betas))
 
 
 async def begun(lines: AsyncIterator[bytes], params: Check | None = None) -> AsyncIterator[bytes]:

@@ -1,0 +1,29 @@
+"""The files that the arguments of a command name; a pattern in quotes names several."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+from abatch.errors import ConfigError
+
+__all__ = ["inputs"]
+
+
+def inputs(names: list[str]) -> list[Path]:
+    """The files that are named, in this order; a pattern in quotes stands for its files, sorted by name.
+
+    Raises:
+        ConfigError: no file matches a pattern.
+
+    """
+    found: list[Path] = []
+    for name in names:
+        if not glob.has_magic(name) or Path(name).exists():
+            found.append(Path(name))
+            continue
+        matching = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of a path that need not be relative
+        if not matching:
+            raise ConfigError(f"no file matches {name!r}")
+        found += map(Path, matching)
+    return found
