@@ -12,19 +12,15 @@ A server that receives a body piece by piece opens a visit instead: `open`, `fee
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from hashlib import blake2b
-from itertools import count
 from random import Random
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, TypeVar, assert_never
+from typing import TYPE_CHECKING, Annotated, TypedDict, assert_never
 
 import msgspec
 
-from abatch.errors import ConfigError
 from abatch.input.params import table
 from abatch.sandbox import faults as f
 from abatch.sandbox.answers import (
@@ -33,8 +29,6 @@ from abatch.sandbox.answers import (
     CutShort,
     Errored,
     Expired,
-    OutcomeOf,
-    Outcomes,
     Refused,
     Requests,
     Succeeded,
@@ -45,93 +39,26 @@ from abatch.sandbox.answers import (
 )
 from abatch.sandbox.batches import ARCHIVED_AFTER, Batch, Batches, Ended, InProgress
 from abatch.sandbox.disturb import blank_lines_in_gzip, disturbed, in_chunks
-from abatch.sandbox.exchange import Cut, Lost, Reply, Request, Reset, Slow, Transport, Whole
-from abatch.sandbox.replies import AnswerOf, own_answer
-from abatch.sandbox.shapes import ERAS, Era, Shape, recorded
+from abatch.sandbox.exchange import Cut, Reply, Request, Transport, Whole
+from abatch.sandbox.faults.orders import Delete
+from abatch.sandbox.http_replies import STATUS_OF_KIND, Replies
+from abatch.sandbox.replies import own_answer
+from abatch.sandbox.settings import Settings
+from abatch.sandbox.visibility import is_hidden, lag_of
+from abatch.sandbox.visit import BODY_LIMIT, Visit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from abatch.sandbox.account import Account
     from abatch.sandbox.store import Fact
 
 __all__ = ["BODY_LIMIT", "Machine", "Settings", "Visit"]
 
-BODY_LIMIT = 256_000_000
 REQUESTS_LIMIT = 100_000
 FOREIGN_PER_CALL = 100
 """Batches that a foreign stream makes at one call, at most."""
 NEVER = datetime.max.replace(tzinfo=UTC)
-
-LOW_CREDIT = "Your credit balance is too low to access the Anthropic API. Add credits under Plans & Billing."
-USAGE_LIMIT = "You have reached your specified {whose}API usage limits. Access returns when the next period begins."
-
-KIND_OF_STATUS: Mapping[int, str] = {
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    408: "timeout_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    504: "timeout_error",
-    529: "overloaded_error",
-}
-PASSING_STATUSES = frozenset({408, 409, 429})
-STATUS_OF_KIND: Mapping[str, int] = {kind: status for status, kind in KIND_OF_STATUS.items()} | {
-    "invalid_request_error": 400,
-    "timeout_error": 504,
-}
-
-
-def _usual_outcomes() -> OutcomeOf:
-    return Outcomes()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What kind of API the machine plays. Times are in seconds; None means no limit."""
-
-    latency: float | tuple[float, float] = 0.0
-    """From the creation of a batch to its end: a number, or a range to draw from."""
-    cancel_latency: float = 0.0
-    """From a cancel to the end of the batch."""
-    outcome: OutcomeOf = field(default_factory=_usual_outcomes)
-    answer: AnswerOf | None = None
-    """Gives the answers; None: the usual ones, and an instance of the schema where a request has one."""
-    answer_bytes: int = 0
-    """The text of an answer is padded to this size."""
-    keys: Mapping[str, str] | None = None
-    """The workspace of each key. None: every key is good; the header `anthropic-workspace-id` selects."""
-    queue_limit: int | None = None
-    """Requests that may wait in one workspace."""
-    requests_per_minute: int | None = None
-    """Calls of the batch endpoints in one workspace."""
-    retry_after_seconds: int | None = None
-    """The `retry-after` on a batch that has not ended; the real API says 10."""
-    era: Era = "2026-09"
-    """The year and month whose answers are imitated: their headers, and the end and the content type of results."""
-    gzip: bool = True
-    """Whether JSON is compressed and chunked for a client that accepts gzip."""
-    results_host: str | None = None
-    """What `results_url` begins with; None: this server. The real API names itself whatever gateway was asked."""
-
-    def __post_init__(self) -> None:
-        if self.era not in ERAS:
-            raise ConfigError(f"era must be one of {', '.join(ERAS)}, got {self.era!r}")
-        shortest, longest = self.latency_range
-        if not 0 <= shortest <= longest:
-            raise ConfigError(f"latency must be seconds or a rising range of seconds, got {self.latency}")
-
-    @property
-    def shape(self) -> Shape:
-        """How answers look in its era."""
-        return ERAS[self.era]
-
-    @property
-    def latency_range(self) -> tuple[float, float]:
-        """The shortest and the longest latency."""
-        return self.latency if isinstance(self.latency, tuple) else (self.latency, self.latency)
 
 
 class _Refused(Exception):
@@ -177,55 +104,11 @@ class _Stream:
     """How often faults had been cleared when it began; it ends when they are cleared again."""
 
 
-F = TypeVar("F", bound=f.Fault)
-
-Action = f.Site | Literal["unknown"]
-
-
 class _Fate(TypedDict, total=False):
     """What a create's faults make of its batch."""
 
     parked: float
     deleted_after: float
-
-
-class Visit:
-    """One HTTP request on its way in, with the faults it will meet."""
-
-    def __init__(self, machine: Machine, request: Request) -> None:
-        self._machine = machine
-        self.request = request
-        self.action: Action
-        self.action, self.batch_id = _route(request.method, request.path)
-        self.workspace: str | None = None
-        """The workspace whose key it carried, once that is known."""
-        self.faults = machine.draw(self)
-        self.early: Reply | None = machine.early_reply(self)
-        """The answer, if it does not wait for the body."""
-        self.body = bytearray()
-        self.received = 0
-
-    def feed(self, piece: bytes | bytearray) -> None:
-        """Take a piece of the body; one over the limit is counted, not kept."""
-        self.received += len(piece)
-        if self.received <= BODY_LIMIT:
-            self.body += piece
-        else:
-            self.body.clear()
-
-    def finish(self) -> Reply:
-        """Answer the request: its body is complete."""
-        return self._machine.answer(self)
-
-    def abandon(self, received: int | None = None) -> None:
-        """The connection ended before the body was complete; `received` bytes of it had come."""
-        self._machine.abandon(self, self.received if received is None else received)
-
-    def fault(self, kind: type[F]) -> F | None:
-        """The first of its faults of this kind."""
-        if not self.faults:
-            return None
-        return next((fault for fault in self.faults if isinstance(fault, kind)), None)
 
 
 def nowhere(_: Fact) -> None:
@@ -244,18 +127,17 @@ class Machine:
         record: Callable[[Fact], None] = nowhere,
     ) -> None:
         self.settings = Settings() if settings is None else settings
+        self._replies = Replies(self.settings, clock)
         table()  # now, while nobody waits: it takes a second the first time
         self.faults = f.Faults()
         self._clock = clock
         self._rng = rng
         self._batches = Batches(clock=clock, rng=rng, latency=self.settings.latency_range, record=record)
-        self._began = clock()
         self._allowances: dict[str, _Allowance] = {}
         self._streams: dict[tuple[str, int], _Stream] = {}
         """Foreign streams, by workspace and number of requests."""
         self._revoked: dict[str, datetime] = {}
         """Tokens that are refused, and until when."""
-        self._calls = count(1)
         self._described: dict[str, tuple[object, object, msgspec.Raw]] = {}
         """Each batch as it was shown last: its state, how it was asked for, its JSON."""
 
@@ -309,11 +191,11 @@ class Machine:
         """
         self._advance(self._clock())
         for order in orders:
-            if isinstance(order, f.Delete) and self._batches.get(order.batch_id) is None:
+            if isinstance(order, Delete) and self._batches.get(order.batch_id) is None:
                 raise LookupError(f"there is no batch {order.batch_id}; GET /sandbox/batches lists them")
         for order in orders:
             match order:
-                case f.Delete(batch_id):
+                case Delete(batch_id):
                     self.delete(batch_id)
                 case _:
                     self.faults.obey(order)
@@ -376,11 +258,11 @@ class Machine:
     def early_reply(self, visit: Visit, /) -> Reply | None:
         """The reply that does not wait for the body, if this visit meets such a fault."""
         if visit.fault(f.Refuse):
-            return self._lost()
+            return self._replies.lost()
         status = visit.fault(f.Status)
         if status is None or not status.early:
             return None
-        return self._dated(self._recorded(self._status(status), visit), visit)
+        return self._replies.dated(self._replies.recorded(self._replies.status(status), visit), visit)
 
     def answer(self, visit: Visit, /) -> Reply:
         """Do what a complete visit asks for, or what its faults make of it."""
@@ -388,95 +270,18 @@ class Machine:
         self._advance(now)
         if visit.action == "create" and (stream := visit.fault(f.ForeignStream)):
             self._begin_stream(stream, visit, now)
-        reply = self._instead(visit)
+        reply = self._replies.instead(visit)
         if reply is None:
             try:
                 reply = self._act(visit, now)
             except _Refused as refusal:
-                reply = self._error(refusal.status, refusal.text, retry_after=refusal.retry_after)
-        return self._dated(self._spoiled(self._recorded(reply, visit), visit), visit)
+                reply = self._replies.error(refusal.status, refusal.text, retry_after=refusal.retry_after)
+        return self._replies.dated(self._replies.spoiled(self._replies.recorded(reply, visit), visit), visit)
 
     def abandon(self, visit: Visit, received: int, /) -> None:
         """Note a create that never became complete."""
         if visit.action == "create":
             self._batches.abort(received)
-
-    def _instead(self, visit: Visit) -> Reply | None:
-        """The reply of a fault that keeps the call from being done."""
-        for fault in visit.faults:
-            match fault:
-                case f.ResetBeforeAccept():
-                    return self._lost()
-                case f.Status(accepted=False):
-                    return self._status(fault)
-                case f.PageError(status):
-                    return self._error(status, "[sandbox] this page failed")
-                case f.Redirect(accepted=False):
-                    return self._redirect(fault)
-                case f.SpendLimit():
-                    details = {"error_code": "enforced_spend_limit_reached"}
-                    return self._error(429, "[sandbox] the spend limit is reached", details=details)
-                case f.OutOfCredit():
-                    return self._error(400, LOW_CREDIT, details=fault.details)
-                case f.UsageLimit():
-                    whose = "workspace " if fault.workspace else ""
-                    return self._error(400, USAGE_LIMIT.format(whose=whose), details=fault.details)
-                case _:
-                    pass
-        return None
-
-    def _spoiled(self, reply: Reply, visit: Visit) -> Reply:
-        """The reply of a call that was done, as its faults let it through."""
-        for fault in visit.faults:
-            match fault:
-                case f.ResetAfterAccept():
-                    reply = replace(self._lost(), delay=reply.delay)
-                case f.Status(accepted=True) if reply.status < 300:
-                    reply = self._recorded(self._status(fault), visit)
-                case f.Redirect(accepted=True) if reply.status < 300:
-                    reply = self._recorded(self._redirect(fault), visit)
-                case f.Garbage() if reply.status < 300:
-                    reply = self._reply(reply.status, b'{"id": "msgbatch_\x00<html>')
-                case f.CutBody(at):
-                    reply = replace(reply, body=_first_bytes(reply.body, at), transport=Cut())
-                case f.ResetAt(byte):
-                    reply = replace(reply, body=_first_bytes(reply.body, byte), transport=Reset())
-                case f.Slow(bytes_per_second):
-                    reply = replace(reply, transport=Slow(bytes_per_second))
-                case f.Stall(seconds) | f.Hang(seconds):
-                    reply = replace(reply, delay=seconds)
-                case f.NoDate():
-                    reply = replace(reply, headers={k: v for k, v in reply.headers.items() if k != "date"})
-                case _:
-                    pass
-        return reply
-
-    def _recorded(self, reply: Reply, visit: Visit) -> Reply:
-        """The reply as the API's own of this era; a proxy's page stays as it is."""
-        if "request-id" not in reply.headers:
-            return reply
-        accepts = visit.request.headers.get("accept-encoding", "") if self.settings.gzip else ""
-        shape = self.settings.shape
-        return recorded(reply, shape, accepts=accepts, workspace=visit.workspace, now=self._clock())
-
-    def _dated(self, reply: Reply, visit: Visit) -> Reply:
-        """The reply with the `Date` of a clock that is wrong, if the visit meets one."""
-        now = self._clock()
-        ran = (now - self._began).total_seconds()
-        ahead = 0.0
-        for fault in visit.faults:
-            match fault:
-                case f.Skew(seconds):
-                    ahead += seconds
-                case f.Drift(per_hour):
-                    ahead += per_hour * ran / 3600
-                case f.Jump(at, seconds) if ran >= at:
-                    ahead += seconds
-                case _:
-                    pass
-        if not ahead or "date" not in reply.headers:
-            return reply
-        return replace(reply, headers={**reply.headers, "date": _date(now + timedelta(seconds=ahead))})
 
     # The endpoints.
 
@@ -548,7 +353,7 @@ class Machine:
             fate["deleted_after"] = deleted.after_seconds
         if late := visit.fault(f.LateAccept):
             self._batches.accept_late(workspace, requests, at=now + timedelta(seconds=late.seconds), **fate)
-            return self._lost() if late.status is None else self._status(f.Status(late.status))
+            return self._replies.lost() if late.status is None else self._replies.status(f.Status(late.status))
         created_at = now
         if visit.fault(f.SameInstant) and self._batches.of(workspace):
             created_at = self._batches.of(workspace)[-1].created_at
@@ -560,7 +365,7 @@ class Machine:
             [each for each in self._batches.of(workspace) if not each.foreign] if visit.fault(f.StaleAnswer) else []
         )
         batch = self._batches.accept(workspace, requests, at=now, created_at=created_at, **fate)
-        return self._json(200, self._describe(before[-1] if before else batch, visit, now))
+        return self._replies.json(200, self._describe(before[-1] if before else batch, visit, now))
 
     def _begin_stream(self, fault: f.ForeignStream, visit: Visit, now: datetime) -> None:
         """Let somebody else create batches from now on; a stream of the same size that runs goes on.
@@ -608,7 +413,7 @@ class Machine:
     def _retrieve(self, visit: Visit, workspace: str, now: datetime) -> Reply:
         batch = self._find_shown(visit, workspace, now)
         retry_after = None if isinstance(batch.state, Ended) else self.settings.retry_after_seconds
-        return self._json(200, self._describe(batch, visit, now), retry_after=retry_after)
+        return self._replies.json(200, self._describe(batch, visit, now), retry_after=retry_after)
 
     def _list(self, visit: Visit, workspace: str, now: datetime) -> Reply:
         query = visit.request.query
@@ -620,9 +425,9 @@ class Machine:
             raise _Refused(400, "after_id and before_id exclude each other")
         shown = self._batches.of(workspace)
         if lag := visit.fault(f.Lag):
-            shown = [batch for batch in shown if batch.created_at + _lag_of(batch, lag.seconds) <= now]
+            shown = [batch for batch in shown if batch.created_at + lag_of(batch, lag.seconds) <= now]
         if visit.fault(f.Hide) or visit.fault(f.Stale):
-            shown = [batch for batch in shown if not _is_hidden(batch, visit, now)]
+            shown = [batch for batch in shown if not is_hidden(batch, visit, now)]
         start, end = max(0, len(shown) - limit), len(shown)
         more = start > 0
         if "after_id" in query:
@@ -637,7 +442,7 @@ class Machine:
         page = shown[start:end][::-1]
         ends = {"first_id": page[0].batch_id if page else None, "last_id": page[-1].batch_id if page else None}
         data = [self._describe(batch, visit, now) for batch in page]
-        return self._json(200, {"data": data, "has_more": more, **ends})
+        return self._replies.json(200, {"data": data, "has_more": more, **ends})
 
     def _place(self, shown: Sequence[Batch], batch_id: str, workspace: str) -> int:
         """Where the batch stands among those shown, or would stand."""
@@ -658,9 +463,9 @@ class Machine:
             headers["content-type"] = shape.results_type
         if bomb := visit.fault(f.GzipBomb):
             squeezed = headers | {"content-encoding": "gzip"}
-            return self._reply(200, blank_lines_in_gzip(bomb.size), squeezed, kind=None)
+            return self._replies.reply(200, blank_lines_in_gzip(bomb.size), squeezed, kind=None)
         if visit.fault(f.EmptyResults):
-            return self._reply(200, iter(()), headers, kind=None)
+            return self._replies.reply(200, iter(()), headers, kind=None)
         n = len(batch.requests)
         order = scattered(n, self._rng.getrandbits(32) if visit.fault(f.Reshuffle) else batch.seed)
         lines = batch.requests.lines(batch.state.outcome_of, order, self.settings.answer_bytes)
@@ -673,7 +478,7 @@ class Machine:
         cuts = [fault for fault in visit.faults if isinstance(fault, f.CutInLine)]
         last_newline = all(fault.newline for fault in cuts) if cuts else shape.last_newline
         chunks = in_chunks(lines, last_newline=last_newline)
-        return replace(self._reply(200, chunks, headers, kind=None), transport=transport)
+        return replace(self._replies.reply(200, chunks, headers, kind=None), transport=transport)
 
     def _cancel(self, visit: Visit, workspace: str, now: datetime) -> Reply:
         batch = self._find_shown(visit, workspace, now)
@@ -681,14 +486,14 @@ class Machine:
             raise _Refused(400, f"{batch.batch_id} has ended and cannot be canceled")
         if isinstance(batch.state, InProgress):
             self._batches.cancel(batch, at=now, latency=self.settings.cancel_latency)
-        return self._json(200, self._describe(batch, visit, now))
+        return self._replies.json(200, self._describe(batch, visit, now))
 
     def _delete(self, visit: Visit, workspace: str, now: datetime) -> Reply:
         batch = self._find_shown(visit, workspace, now)
         if not isinstance(batch.state, Ended):
             raise _Refused(400, f"{batch.batch_id} has not ended and cannot be deleted; cancel it first")
         self._batches.delete(batch, at=now)
-        return self._json(200, {"id": batch.batch_id, "type": "message_batch_deleted"})
+        return self._replies.json(200, {"id": batch.batch_id, "type": "message_batch_deleted"})
 
     def _message(self, visit: Visit) -> Reply:
         params = bytes(visit.body)
@@ -702,7 +507,7 @@ class Machine:
                 own = own_answer(params, self.settings.answer)
                 if isinstance(own, Errored):
                     raise _Refused(STATUS_OF_KIND[own.kind], own.text or own.kind)
-                return self._json(200, message(params, self.settings.answer_bytes, own))
+                return self._replies.json(200, message(params, self.settings.answer_bytes, own))
 
     def _find(self, batch_id: str, workspace: str) -> Batch:
         batch = self._batches.get(batch_id)
@@ -713,11 +518,11 @@ class Machine:
     def _find_shown(self, visit: Visit, workspace: str, now: datetime) -> Batch:
         """The batch of a call that names one, unless a fault hides it."""
         batch = self._find(visit.batch_id, workspace)
-        if _is_hidden(batch, visit, now):
+        if is_hidden(batch, visit, now):
             raise _Refused(404, f"Message Batch {batch.batch_id} not found.")
         return batch
 
-    # The replies.
+    # What is shown.
 
     def _describe(self, batch: Batch, visit: Visit, now: datetime) -> msgspec.Raw:
         """As JSON, which is made once for each state of a batch: a list has many that have not changed."""
@@ -734,133 +539,3 @@ class Machine:
             shown = msgspec.Raw(msgspec.json.encode(described))
             self._described[batch.batch_id] = batch.state, what, shown
         return shown
-
-    def _reply(
-        self,
-        status: int,
-        body: bytes | Iterator[bytes],
-        headers: Mapping[str, str] | None = None,
-        *,
-        kind: str | None = "application/json",
-    ) -> Reply:
-        always = {
-            "request-id": f"req_01sandbox{next(self._calls):012d}",
-            "date": _date(self._clock()),
-        }
-        if kind is not None:
-            always["content-type"] = kind
-        if isinstance(body, bytes):
-            always["content-length"] = str(len(body))
-        return Reply(status=status, headers=always | dict(headers or {}), body=body)
-
-    def _json(self, status: int, answer: object, *, retry_after: float | None = None) -> Reply:
-        headers = {} if retry_after is None else {"retry-after": str(math.ceil(retry_after))}
-        return self._reply(status, msgspec.json.encode(answer), headers)
-
-    def _error(
-        self,
-        status: int,
-        text: str,
-        *,
-        kind: str | None = None,
-        retry_after: float | None = None,
-        details: f.Details = msgspec.UNSET,
-    ) -> Reply:
-        usual = KIND_OF_STATUS.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        error: dict[str, object] = {"type": kind or usual, "message": text}
-        if details is not msgspec.UNSET:
-            error = {"details": details, **error}
-        reply = self._json(status, {}, retry_after=retry_after)
-        envelope: dict[str, object] = {"type": "error", "error": error}
-        if self.settings.shape.error_request_id:
-            envelope["request_id"] = reply.headers["request-id"]
-        body = msgspec.json.encode(envelope)
-        again = status >= 500 or status in PASSING_STATUSES
-        headers = {"content-length": str(len(body)), "x-should-retry": "true" if again else "false"}
-        return replace(reply, headers={**reply.headers, **headers}, body=body)
-
-    def _status(self, fault: f.Status) -> Reply:
-        if fault.envelope:
-            return self._error(
-                fault.status,
-                fault.message,
-                kind=fault.kind,
-                retry_after=fault.retry_after,
-                details=fault.details,
-            )
-        page = f"<html><title>{fault.status}</title><body>{fault.message}</body></html>\r\n".encode()
-        reply = self._reply(fault.status, page, {"content-type": "text/html", "server": "proxy"})
-        return replace(reply, headers={k: v for k, v in reply.headers.items() if k != "request-id"})
-
-    def _redirect(self, fault: f.Redirect) -> Reply:
-        return self._reply(fault.status, b"", {"location": fault.location})
-
-    def _lost(self) -> Reply:
-        return replace(self._reply(200, b""), transport=Lost())
-
-
-def _route(method: str, path: str) -> tuple[Action, str]:
-    """What a call asks for, and of which batch."""
-    match method, path.strip("/").split("/"):
-        case "POST", ["v1", "messages"]:
-            return "messages", ""
-        case "POST", ["v1", "messages", "batches"]:
-            return "create", ""
-        case "GET", ["v1", "messages", "batches"]:
-            return "list", ""
-        case "GET", ["v1", "messages", "batches", batch_id]:
-            return "retrieve", batch_id
-        case "DELETE", ["v1", "messages", "batches", batch_id]:
-            return "delete", batch_id
-        case "GET", ["v1", "messages", "batches", batch_id, "results"]:
-            return "results", batch_id
-        case "POST", ["v1", "messages", "batches", batch_id, "cancel"]:
-            return "cancel", batch_id
-        case _:
-            return "unknown", ""
-
-
-def _date(at: datetime) -> str:
-    """A time as the header `Date` has it, in whole seconds."""
-    return format_datetime(at.astimezone(UTC), usegmt=True)
-
-
-def _is_hidden(batch: Batch, visit: Visit, now: datetime) -> bool:
-    """Whether a fault of this call hides the batch."""
-    age = (now - batch.created_at).total_seconds()
-    for fault in visit.faults:
-        match fault:
-            case f.Stale(seconds) if age < seconds:
-                return True
-            case f.Hide() if _is_in_span(fault, age, batch.seed):
-                return True
-            case _:
-                pass
-    return False
-
-
-def _is_in_span(hide: f.Hide, age: float, seed: int) -> bool:
-    drawn = seed * 0x9E3779B1 % 2**32  # other bits than those that decide how long the batch lags
-    if (drawn & 0xFFFF) / 0x10000 >= hide.share:
-        return False
-    since = age - hide.after - hide.spread * (drawn >> 16) / 0xFFFF
-    if since < 0:
-        return False
-    return (since if hide.every is None else since % hide.every) < hide.seconds
-
-
-def _lag_of(batch: Batch, longest: float) -> timedelta:
-    """How long the list leaves out this batch: its own share of the longest lag."""
-    return timedelta(seconds=longest * (batch.seed & 0xFFFF) / 0xFFFF)
-
-
-def _first_bytes(body: bytes | Iterator[bytes], at: int) -> bytes | Iterator[bytes]:
-    return body[:at] if isinstance(body, bytes) else _first_of(body, at)
-
-
-def _first_of(pieces: Iterator[bytes], at: int) -> Iterator[bytes]:
-    for piece in pieces:
-        yield piece[:at]
-        at -= len(piece)
-        if at <= 0:
-            return

@@ -195,7 +195,7 @@ def shown_by(visit: Visit) -> list[Batch]:
     return shown
 
 
-_is_hidden = abatch.sandbox.api._is_hidden
+_is_hidden = abatch.sandbox.api.is_hidden
 
 
 def hidden(world: World, batch: Batch, visit: Visit, now: datetime) -> bool:

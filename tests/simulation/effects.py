@@ -388,7 +388,7 @@ def simulated() -> Iterator[None]:
         (time, "time", skewed),
         (time, "clock_gettime", lambda _clock: here.world.now() - here.world.booted_at),
         (abatch.protocol.clocks, "boot_id", lambda: here.world.boot_id()),  # noqa: PLW0108
-        (abatch.sandbox.api, "_is_hidden", lambda *what: hidden(here.world, *what)),
+        (abatch.sandbox.api, "is_hidden", lambda *what: hidden(here.world, *what)),
         (Client.list, "__kwdefaults__", {**(Client.list.__kwdefaults__ or {}), "limit": PAGE}),
         (abatch.input.iterables, "perf_counter", lambda: 0.0),
         (abatch.manager, "WISHES_EVERY", WISHES_EVERY),

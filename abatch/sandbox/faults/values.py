@@ -1,29 +1,10 @@
-"""Faults on demand: what may go wrong with one call, as values, and when it does.
-
-A fault is put on a *site* (`create`, `retrieve`, `list`, `results`, `cancel`, `delete`, `messages`): once for
-the next call, on every call, or at a rate drawn from the machine's seed. Faults of one call work together.
-
-As JSON, for a running server (`POST /sandbox/faults`, an order or a list of orders):
-
-    {"do": "next",   "on": "create",  "faults": [{"type": "ResetAfterAccept"}], "times": 1}
-    {"do": "always", "on": "results", "fault": {"type": "MissingLine", "count": 2}, "rate": 0.1}
-    {"do": "always", "on": "every",   "fault": {"type": "Skew", "seconds": 400}}
-    {"do": "clear",  "on": "list"}                                      without "on": every site
-    {"do": "delete", "batch_id": "msgbatch_01..."}                      somebody deletes a batch, whatever its state
-"""
+"""Faults as values: what may go wrong with one call. Faults of one call work together."""
 
 from __future__ import annotations
-
-from collections import defaultdict, deque
-from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
 
 from abatch.errors import ConfigError
-
-if TYPE_CHECKING:
-    import random
-    from collections.abc import Callable, Sequence
 
 __all__ = [
     "AnyFault",
@@ -37,10 +18,11 @@ __all__ = [
     "CutInLine",
     "DeepJson",
     "Deleted",
+    "Details",
     "Drift",
     "DuplicateLine",
     "EmptyResults",
-    "Faults",
+    "Fault",
     "Flap",
     "Foreign",
     "ForeignLine",
@@ -61,7 +43,6 @@ __all__ = [
     "NoDate",
     "NotYet",
     "NullCounts",
-    "Order",
     "OtherWorkspace",
     "OutOfCredit",
     "PageError",
@@ -75,7 +56,6 @@ __all__ = [
     "Reshuffle",
     "Revoked",
     "SameInstant",
-    "Site",
     "Skew",
     "Slow",
     "SpendLimit",
@@ -86,9 +66,6 @@ __all__ = [
     "UnparsableLine",
     "UsageLimit",
 ]
-
-Site = Literal["create", "retrieve", "list", "results", "cancel", "delete", "messages"]
-SITES: tuple[Site, ...] = get_args(Site)
 
 Details = dict[str, str] | list[str] | str | None | msgspec.UnsetType
 """`error.details` of an error's envelope; UNSET leaves the field out."""
@@ -527,83 +504,3 @@ AnyFault = (
     | GzipBomb
     | LineFault
 )
-
-
-class Next(msgspec.Struct, frozen=True, tag_field="do", tag="next", forbid_unknown_fields=True):
-    """The order to disturb the next calls of a site."""
-
-    on: Site
-    faults: list[AnyFault]
-    times: int = 1
-
-
-class Always(msgspec.Struct, frozen=True, tag_field="do", tag="always", forbid_unknown_fields=True):
-    """The order to disturb every call of a site, or of every site, at a rate."""
-
-    on: Site | Literal["every"]
-    fault: AnyFault
-    rate: float = 1.0
-
-
-class Clear(msgspec.Struct, frozen=True, tag_field="do", tag="clear", forbid_unknown_fields=True):
-    """The order to let a site alone, or all of them."""
-
-    on: Site | None = None
-
-
-class Delete(msgspec.Struct, frozen=True, tag_field="do", tag="delete", forbid_unknown_fields=True):
-    """The order to delete a batch as somebody with the Console would, whatever its state."""
-
-    batch_id: str
-
-
-Order = Next | Always | Clear | Delete
-
-
-class Faults:
-    """The faults that are on. Safe to change from another thread while calls are answered."""
-
-    def __init__(self) -> None:
-        self._next: defaultdict[Site, deque[tuple[AnyFault, ...]]] = defaultdict(deque)
-        self._always: dict[Site, tuple[tuple[AnyFault, float], ...]] = {}
-        self.cleared = 0
-        """How often the faults of create were cleared, which ends what such a fault began."""
-
-    def next(self, site: Site, /, *faults: AnyFault, times: int = 1) -> None:
-        """Put the faults together on the next call, or on each of the next `times` calls; orders queue up."""
-        self._next[site].extend([faults] * times)
-
-    def always(self, site: Site | Literal["every"], fault: AnyFault, /, *, rate: float = 1.0) -> None:
-        """Put the fault on every call of a site or of every site, or on a share of them."""
-        for each in SITES if site == "every" else (site,):
-            self._always[each] = (*self._always.get(each, ()), (fault, rate))
-
-    def clear(self, site: Site | None = None, /) -> None:
-        """Take all faults off the site, or off every site."""
-        if site is None:
-            self._next.clear()
-            self._always.clear()
-        else:
-            self._next.pop(site, None)
-            self._always.pop(site, None)
-        if site in (None, "create"):
-            self.cleared += 1
-
-    def obey(self, order: Next | Always | Clear, /) -> None:
-        """Do what an order in JSON says."""
-        match order:
-            case Next():
-                self.next(order.on, *order.faults, times=order.times)
-            case Always():
-                self.always(order.on, order.fault, rate=order.rate)
-            case Clear():
-                self.clear(order.on)
-
-    def draw(self, site: Site, suits: Callable[[AnyFault], bool], rng: random.Random, /) -> Sequence[AnyFault]:
-        """The faults of one call; those queued wait for a call that suits them."""
-        queue = self._next.get(site)
-        once = queue.popleft() if queue and all(map(suits, queue[0])) else ()
-        lasting = self._always.get(site, ())
-        if not lasting:
-            return once
-        return [*once, *(fault for fault, rate in lasting if suits(fault) and rng.random() < rate)]

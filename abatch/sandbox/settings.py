@@ -1,0 +1,67 @@
+"""What kind of Batches API the sandbox plays: times, limits, keys, outcomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from abatch.errors import ConfigError
+from abatch.sandbox.answers import OutcomeOf, Outcomes
+from abatch.sandbox.shapes import ERAS, Era, Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from abatch.sandbox.replies import AnswerOf
+
+__all__ = ["Settings"]
+
+
+def _usual_outcomes() -> OutcomeOf:
+    return Outcomes()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What kind of API the machine plays. Times are in seconds; None means no limit."""
+
+    latency: float | tuple[float, float] = 0.0
+    """From the creation of a batch to its end: a number, or a range to draw from."""
+    cancel_latency: float = 0.0
+    """From a cancel to the end of the batch."""
+    outcome: OutcomeOf = field(default_factory=_usual_outcomes)
+    answer: AnswerOf | None = None
+    """Gives the answers; None: the usual ones, and an instance of the schema where a request has one."""
+    answer_bytes: int = 0
+    """The text of an answer is padded to this size."""
+    keys: Mapping[str, str] | None = None
+    """The workspace of each key. None: every key is good; the header `anthropic-workspace-id` selects."""
+    queue_limit: int | None = None
+    """Requests that may wait in one workspace."""
+    requests_per_minute: int | None = None
+    """Calls of the batch endpoints in one workspace."""
+    retry_after_seconds: int | None = None
+    """The `retry-after` on a batch that has not ended; the real API says 10."""
+    era: Era = "2026-09"
+    """The year and month whose answers are imitated: their headers, and the end and the content type of results."""
+    gzip: bool = True
+    """Whether JSON is compressed and chunked for a client that accepts gzip."""
+    results_host: str | None = None
+    """What `results_url` begins with; None: this server. The real API names itself whatever gateway was asked."""
+
+    def __post_init__(self) -> None:
+        if self.era not in ERAS:
+            raise ConfigError(f"era must be one of {', '.join(ERAS)}, got {self.era!r}")
+        shortest, longest = self.latency_range
+        if not 0 <= shortest <= longest:
+            raise ConfigError(f"latency must be seconds or a rising range of seconds, got {self.latency}")
+
+    @property
+    def shape(self) -> Shape:
+        """How answers look in its era."""
+        return ERAS[self.era]
+
+    @property
+    def latency_range(self) -> tuple[float, float]:
+        """The shortest and the longest latency."""
+        return self.latency if isinstance(self.latency, tuple) else (self.latency, self.latency)
