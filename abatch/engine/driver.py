@@ -13,8 +13,9 @@ import msgspec
 
 from abatch.engine.context import JobContext, backend_unknown
 from abatch.engine.doubt import DoubtSettler
-from abatch.engine.drain import NotOurs, seal_fallbacks
+from abatch.engine.fallbacks import seal_fallbacks
 from abatch.engine.recorder import ShardRecorder
+from abatch.engine.sift import NotOurs
 from abatch.engine.slots import SHORT_REST, Postponed
 from abatch.engine.upload import Uploader
 from abatch.engine.watch import BatchWatcher

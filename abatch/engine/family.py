@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from abatch.engine.drain import failure_of
 from abatch.engine.reading import read_results
 from abatch.journal.kept import mark_of
 from abatch.protocol import wire
+from abatch.protocol.failures import failure_of
 from abatch.system import threads
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from abatch import backend as backends
 from abatch.backend import JobRef, Sealed, ShardRef
-from abatch.engine.drain import WRITE_BYTES, discard, record_of, sealed_of
 from abatch.engine.redrain import Gone, check_age, check_ids, note_reopened
+from abatch.engine.sealing import WRITE_BYTES, discard, record_of, sealed_of
 from abatch.errors import BackendError, ConfigError, TooManyOpenFiles
 from abatch.journal.sqlite import Entry, Overtaken
 from abatch.log import log, ranges

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from abatch.backend import JobRef, connect
-from abatch.engine.drain import sealed_of
+from abatch.engine.sealing import sealed_of
 from abatch.errors import BackendError
 from abatch.system.paths import absolute_url
 

@@ -14,7 +14,7 @@ from hashlib import file_digest, sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from abatch.backend import Places, Sealed, ShardRef
-from abatch.engine.drain import record_of, sealed_of
+from abatch.engine.sealing import record_of, sealed_of
 from abatch.errors import BackendError, JobStopped
 from abatch.input.respool import respool
 from abatch.journal.kept import read_kept

@@ -16,9 +16,10 @@ import anyio
 
 from abatch import backend as backends
 from abatch.engine.context import JobContext, backend_unknown
-from abatch.engine.drain import Collector, sealed_of
+from abatch.engine.drain import Collector
 from abatch.engine.driver import Driver
 from abatch.engine.outage import Outage
+from abatch.engine.sealing import sealed_of
 from abatch.errors import (
     AbatchError,
     BackendError,

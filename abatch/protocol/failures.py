@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from abatch.log import redacted
+from abatch.protocol import wire
 from abatch.protocol.refusals import remedy_of
+from abatch.result import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from abatch.result import Failure
+    from abatch.result import Line
 
-__all__ = ["MOST_OF_JOB", "MOST_OF_SHARD", "OTHERS", "Failures", "is_final"]
+__all__ = ["MOST_OF_JOB", "MOST_OF_SHARD", "OTHERS", "RETRYABLE", "Failures", "failure_of", "is_final", "passes"]
 
+RETRYABLE: Final = frozenset({"rate_limit_error", "timeout_error", "api_error", "overloaded_error"})
+"""Errors that pass; `expired` is retried, too, and a download that timed out, which is an `invalid_request_error`.
+Anything else, also what is not known yet, is kept as it is."""
 MOST_OF_SHARD: Final = 5
 MOST_OF_JOB: Final = 20
 """Groups that are kept apart."""
@@ -31,6 +36,23 @@ LOOKED_AT: Final = 2_000
 """Characters of a message in which a key is looked for before it is cut."""
 _VARIES: Final = re.compile(r"\b[a-z]+_[0-9A-Za-z]{12,}\b|\b(?=[a-f]*\d)[0-9a-f]{8,}\b|\d+")
 _UNCHANGED_NEVER: Final = frozenset({"invalid_request_error", "not_found_error", "request_too_large"})
+
+
+def passes(line: Line) -> bool:
+    """Whether the request failed for a reason that may be gone at the next try."""
+    if line.outcome == "errored":
+        download = line.error_type == "invalid_request_error" and wire.is_download_timeout(line.raw)
+        return download or line.error_type in RETRYABLE
+    return line.outcome == "expired"
+
+
+def failure_of(line: Line) -> Failure:
+    """Why the request of a line did not succeed."""
+    if line.outcome != "errored":
+        return Failure(type=line.outcome, example=line.custom_id)
+    _, message = wire.error_in(line.raw)
+    final = is_final(line.error_type, message) and not passes(line)
+    return Failure(type=line.error_type or "errored", message=message, example=line.custom_id, final=final)
 
 
 def is_final(error_type: str | None, message: str) -> bool:

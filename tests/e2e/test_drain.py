@@ -13,8 +13,9 @@ import httpx2
 import pytest
 
 from abatch import BackendError, JobStopped, StillInDoubt, Summary
-from abatch.engine import client, drain, driver
-from abatch.engine.drain import Alone, Collector
+from abatch.engine import client, drain, driver, fallbacks
+from abatch.engine.drain import Collector
+from abatch.engine.presence import Alone
 from abatch.engine.slots import Postponed
 from abatch.errors import ApiError
 from abatch.journal.sqlite import Entry, Journal
@@ -54,6 +55,7 @@ async def test_disk_that_fails_while_the_stream_breaks_ends_the_job_and_nothing_
 
     monkeypatch.setattr(drain, "READ_BYTES", 2000)
     monkeypatch.setattr(drain, "WRITE_BYTES", 2000)
+    monkeypatch.setattr(fallbacks, "WRITE_BYTES", 2000)
     monkeypatch.setattr(client, "_chunks", chunks)
     monkeypatch.setattr(jsonl, "_write_all", full)
     rows = requests(60)

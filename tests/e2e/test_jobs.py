@@ -22,6 +22,7 @@ from abatch import BackendError, BadRequest, BatchManager, ConfigError, JobConfl
 from abatch import backend as backends
 from abatch.backend import JobRef
 from abatch.engine import drain
+from abatch.engine.sift import LineSifter
 from abatch.engine.upload import Uploader
 from abatch.input.planner import Planner
 from abatch.input.spool import SpoolReader, SpoolWriter
@@ -698,7 +699,7 @@ async def test_event_loop_goes_round_between_any_two_blocks_of_all_drains(
     api: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An embedded service's own tasks wait for one block, however many drains run."""
-    blocks, take, loop = drain._blocks, drain._Drain._take, asyncio.get_running_loop()
+    blocks, take, loop = drain._blocks, LineSifter.take, asyncio.get_running_loop()
     rows, all_there, at = requests(8), anyio.Event(), list[int]()
     here = rounds = 0
 
@@ -711,7 +712,7 @@ async def test_event_loop_goes_round_between_any_two_blocks_of_all_drains(
             await all_there.wait()
             yield block
 
-    def watched(self: drain._Drain, text: bytes, block: Block) -> None:
+    def watched(self: LineSifter, text: bytes, block: Block) -> None:
         at.append(rounds)
         take(self, text, block)
 
@@ -722,7 +723,7 @@ async def test_event_loop_goes_round_between_any_two_blocks_of_all_drains(
             loop.call_soon(go_round)
 
     monkeypatch.setattr(drain, "_blocks", together)
-    monkeypatch.setattr(drain._Drain, "_take", watched)
+    monkeypatch.setattr(LineSifter, "take", watched)
     async with manager(requests_per_batch=1) as running:
         job = await running.submit(rows, to="results.jsonl", key="job")
         await all_there.wait()

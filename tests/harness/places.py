@@ -24,7 +24,7 @@ from typing import Any
 
 import aiosqlite
 
-from abatch.engine import client, drain
+from abatch.engine import client, drain, fallbacks
 from abatch.journal.sqlite import Journal, _Transaction
 from abatch.protocol import wire
 from abatch.testing.crash import CrashPoints
@@ -108,6 +108,7 @@ def make_small_steps(patch: Patch) -> None:
     """Let a few lines be enough for many writes and transactions, and for an upload in parts."""
     patch(drain, "READ_BYTES", 600)
     patch(drain, "WRITE_BYTES", 600)
+    patch(fallbacks, "WRITE_BYTES", 600)
     patch(sqlite, "ROWS", 2)
     patch(s3._Upload, "add", _in_one_part)
     patch(s3._Codec, "block", s3.BLOCK)  # all lines come at once

@@ -39,10 +39,10 @@ import anyio._backends._asyncio as anyio_asyncio
 import sniffio
 
 import abatch.backend
-import abatch.engine.drain
 import abatch.engine.poller
 import abatch.engine.runner
 import abatch.engine.upload
+import abatch.engine.withheld
 import abatch.input.iterables
 import abatch.journal.sqlite
 import abatch.log
@@ -405,7 +405,7 @@ def simulated() -> Iterator[None]:
         (os, "unlink", lambda path, **more: here.world.disk.unlink(path, real_unlink, **more)),
         (fcntl, "flock", lambda file, how: None if here.world.plan.fenced else real_flock(file, how)),
         (abatch.journal.sqlite, "_take_lock", _taken),
-        (abatch.engine.drain, "SpoolWriter", _RetrySpool),
+        (abatch.engine.withheld, "SpoolWriter", _RetrySpool),
         (abatch.system.disk, "_sync", _synced),
         (abatch.engine.upload, "judge", _judged),
         (abatch.engine.poller, "settle", _settled),

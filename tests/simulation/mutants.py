@@ -34,6 +34,7 @@ from abatch.engine.outage import Outage
 from abatch.engine.poller import Scope
 from abatch.engine.recorder import ShardRecorder
 from abatch.engine.runner import JobRun
+from abatch.engine.sift import LineSifter
 from abatch.engine.upload import Uploader
 from abatch.engine.watch import BatchWatcher
 from abatch.engine.wishes import CALLED_LOST, OperatorWishes
@@ -365,7 +366,7 @@ def refusal_is_a_break() -> ExitStack:
 def short_seal_is_taken() -> ExitStack:
     """The same, and a seal with fewer lines than were given is taken as well."""
     both = refusal_is_a_break()
-    both.enter_context(patch.object(abatch.engine.drain, "_check_lines", lambda *_: None))
+    both.enter_context(patch.object(abatch.engine.drain, "check_lines", lambda *_: None))
     return both
 
 
@@ -397,7 +398,7 @@ def splitlines() -> ExitStack:
 
 def tries_forgotten() -> ExitStack:
     """A passing error is retried without end."""
-    real = abatch.engine.drain._Drain._is_retryable
+    real = LineSifter._is_retryable
 
     def is_retryable(self: Any, line: Any) -> bool:
         trial = self._shard.planned.trial
@@ -407,7 +408,7 @@ def tries_forgotten() -> ExitStack:
         finally:
             self._owner.tries -= trial
 
-    return _patched((abatch.engine.drain._Drain, "_is_retryable", is_retryable))
+    return _patched((LineSifter, "_is_retryable", is_retryable))
 
 
 def key_in_the_log() -> ExitStack:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from abatch import Failure
-from abatch.engine.drain import failure_of
 from abatch.protocol.facts import Drained, decode, encode
-from abatch.protocol.failures import OTHERS, Failures, is_final
+from abatch.protocol.failures import OTHERS, Failures, failure_of, is_final
 from abatch.result import Line
 from tests.unit.make import drained
 

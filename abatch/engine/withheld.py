@@ -1,0 +1,140 @@
+"""Rows that a drain withholds from the sink, because a retry shard sends them again."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from abatch.engine.usage import UsageTotals
+from abatch.input.spool import (
+    SpoolReader,
+    SpoolWriter,
+    Written,
+    examine,
+    guarded,
+)
+from abatch.journal.kept import KeptIds
+from abatch.system import threads
+
+if TYPE_CHECKING:
+    from abatch.journal.ledger import ShardRecord
+    from abatch.journal.sqlite import Journal
+    from abatch.protocol.facts import Counts, Drained, Planned
+    from abatch.result import Line
+
+__all__ = ["Withheld"]
+
+
+class Withheld:
+    """The rows of one shard that go, or the first time went, into its retry shard.
+
+    Args:
+        journal: where the retry shard's spool file is written.
+        shard: the shard that is drained.
+        reader: its rows.
+        earlier: how the shard was drained the first time, if it is drained once more.
+
+    """
+
+    def __init__(
+        self, journal: Journal, shard: ShardRecord, reader: SpoolReader | KeptIds, earlier: Drained | None
+    ) -> None:
+        self._journal = journal
+        self._planned = shard.planned
+        self._shard = shard.shard
+        self._reader = reader
+        self._earlier = earlier
+        self.rows = bytearray(shard.planned.rows)
+        """1 for each row that is, or the first time was, put into a retry shard."""
+        if earlier is not None and isinstance(reader, KeptIds):
+            self.rows[:] = reader.withheld
+        self._totals = UsageTotals(step=0)
+        self._writer: SpoolWriter | None = None
+        self._block: list[tuple[int, bytes, bytes]] = []
+        """Rows of one block on their way there: row number, custom_id, line."""
+        self._name = f"retry-{shard.shard:08d}.spool"
+
+    @property
+    def counts(self) -> Counts:
+        """Of the withheld rows, per outcome."""
+        return self._totals.counts
+
+    @property
+    def waits(self) -> bool:
+        """Whether rows of the last block are still to be written."""
+        return bool(self._block)
+
+    def add(self, row: int, custom_id: bytes, line: Line) -> None:
+        """Withhold a row whose try failed with this line."""
+        self.rows[row] = 1
+        self._totals.note(line.outcome)
+        if self._earlier is None:
+            self._block.append((row, custom_id, line.raw))
+
+    def write(self) -> None:
+        """Put the rows of the last block into the spool of the retry shard.
+
+        Raises:
+            SpoolUnusable: the disk does not take them.
+
+        """
+        spool = self._journal.spool
+        with guarded(spool):
+            if self._writer is None:
+                self._writer = SpoolWriter(spool)
+            for row, custom_id, raw in self._block:
+                assert isinstance(self._reader, SpoolReader)  # what was kept of a drained shard has no params
+                self._writer.add(custom_id, self._reader.params(row), raw)
+        self._block.clear()
+
+    async def forget_leftover(self) -> None:
+        """Remove the spool file that a drain left which died before its seal."""
+        if self._earlier is None:  # else it is the file of the retry shard, which may be on its way
+            with guarded(self._journal.spool):
+                await threads.run((self._journal.spool / self._name).unlink, missing_ok=True)
+
+    async def seal(self) -> Written | None:
+        """Make the withheld rows durable; None if there are none."""
+        if self._writer is None:
+            return None
+        with guarded(self._journal.spool):
+            return await threads.run(self._writer.seal, self._name)
+
+    async def discard(self) -> None:
+        """Remove what was written, after a failure."""
+        if self._writer is not None:
+            await threads.clean_up(self._writer.discard)
+
+    async def found(self) -> Written | None:
+        """Find what an earlier run sealed and no fact describes yet, and mark its rows."""
+        if self._earlier is not None:
+            return None
+        with guarded(self._journal.spool):
+            written = await threads.run(examine, self._journal.spool / self._name)
+            if written is not None:
+                await threads.run(self._mark, written)
+        return written
+
+    def _mark(self, written: Written) -> None:
+        spool = self._journal.spool
+        with closing(SpoolReader(spool, written.planned(self._name, self._planned.headers))) as retried:
+            ids = {retried.custom_id(row) for row in range(retried.rows)}
+        for row in range(self._planned.rows):
+            self.rows[row] = self._reader.custom_id(row) in ids
+
+    def retried(self, written: Written | None) -> int:
+        """Rows that are in the retry shard: of this drain, or of the first."""
+        if self._earlier is not None:
+            return self._earlier.retried
+        return 0 if written is None else written.rows
+
+    def agrees(self, written: Written | None) -> bool:
+        """Whether just the rows are marked that the retry shard holds."""
+        return self.rows.count(1) == self.retried(written)
+
+    def retry(self, written: Written | None) -> Planned | None:
+        """Describe the retry shard, without its part number; None if nothing is withheld."""
+        if written is None:
+            return None
+        planned = self._planned
+        return written.planned(self._name, planned.headers, parent=self._shard, trial=planned.trial + 1)
