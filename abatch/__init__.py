@@ -7,6 +7,8 @@
 Importing this imports neither the SDK nor a backend.
 """
 
+from typing import TYPE_CHECKING
+
 from abatch.backend import Backend, BackendFactory, JobRef, Sealed, ShardRef, Sink
 from abatch.config import Config
 from abatch.errors import (
@@ -17,9 +19,9 @@ from abatch.errors import (
     BackendUnavailable,
     BadRequest,
     ConfigError,
-    IllegalTransition,
     JobConflict,
     JobFailed,
+    JobNotFound,
     JobStopped,
     JournalCorrupt,
     JournalError,
@@ -49,10 +51,10 @@ __all__ = [
     "ConfigError",
     "Failure",
     "Forecast",
-    "IllegalTransition",
     "Job",
     "JobConflict",
     "JobFailed",
+    "JobNotFound",
     "JobRef",
     "JobStopped",
     "JournalCorrupt",
@@ -72,3 +74,16 @@ __all__ = [
     "Summary",
     "Usage",
 ]
+
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        """Read `__version__` from the package's metadata when it is asked for: most programs never do."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version  # noqa: PLC0415 - as said above
+
+        globals()[name] = found = version(__name__)
+        return found

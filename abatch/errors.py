@@ -1,31 +1,37 @@
-"""Every error abatch raises, each carrying facts and saying what to do.
+"""Every error that abatch raises: each carries its facts as attributes, and its text says what to do.
 
     AbatchError
     ├── ConfigError (also a ValueError)   a setting, key or destination that cannot work
     │   ├── BackendNotFound               no backend is registered for this URL
-    │   └── BackendUnavailable            its package is not installed
+    │   ├── BackendUnavailable            its package is not installed
+    │   └── JobNotFound (a LookupError)   the journal has no job with this key
     ├── BadRequest                        a request that must be changed before it can be sent
     ├── JobConflict                       this key already names another job
     ├── JobStopped                        the job cannot go on until somebody acts
-    │   └── LimitReached                  what its limit allows is done
-    ├── ManagerClosed                     its manager was left while somebody waited for the job
-    ├── StillInDoubt                      shards wait for an operator's word
+    │   └── LimitReached                  the requests that its limit allows are done
+    ├── ManagerClosed                     the manager was left while somebody waited for the job
+    ├── StillInDoubt                      shards wait for an operator's decision
     ├── JobFailed                         raised by `wait(check=True)` alone
     ├── BackendError                      the storage refused or failed
     │   └── TooManyOpenFiles              no descriptor was left; that passes
-    ├── ApiError                          the API, or the way to it, failed; translated once, in client.py
-    └── JournalError                      the journal cannot be written or read
-        ├── JournalLocked                 another process drives it
-        ├── JournalCorrupt                it does not hold what it must
-        └── IllegalTransition             a fact that its state does not allow
+    ├── ApiError                          a call to the API failed; translated once, in client.py
+    ├── JournalError                      the journal cannot be written or read
+    │   ├── JournalLocked                 another process drives it
+    │   ├── JournalCorrupt                its content is not what abatch wrote
+    │   └── IllegalTransition             a fact that its state does not allow
+    ├── Overtaken                         another process appended to the journal first
+    ├── SpoolDamaged                      a spool file is not the one that was sealed
+    ├── SpoolUnusable                     the disk under the spool failed
+    └── LineTooLong                       a line of the input or of results is longer than 64 MiB
 
-A failed request is not an exception: it is counted in the job's summary and stands in the results.
+The last four are raised and caught inside the engine: a job that they end is stopped, with a remedy. A failed request
+is not an exception: it is counted in the job's summary and stands in the results.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,15 +50,24 @@ __all__ = [
     "IllegalTransition",
     "JobConflict",
     "JobFailed",
+    "JobNotFound",
     "JobStopped",
     "JournalCorrupt",
     "JournalError",
     "JournalLocked",
     "LimitReached",
+    "LineTooLong",
     "ManagerClosed",
+    "Overtaken",
+    "SpoolDamaged",
+    "SpoolUnusable",
     "StillInDoubt",
     "TooManyOpenFiles",
 ]
+
+
+KEYS_SHOWN: Final = 20
+"""Keys of jobs that the text of JobNotFound lists."""
 
 
 class AbatchError(Exception):
@@ -85,6 +100,24 @@ class BackendUnavailable(ConfigError):
 
     def __str__(self) -> str:
         return f"{self.url} needs packages that are not installed: pip install 'abatch[{self.extra}]'"
+
+
+class JobNotFound(ConfigError, LookupError):
+    """The journal has no job with this key."""
+
+    def __init__(self, journal: Path, key: str, known: Sequence[str] = ()) -> None:
+        super().__init__(journal, key, known)
+        self.journal = journal
+        self.key = key
+        self.known = tuple(known)
+        """The keys of the jobs that the journal has."""
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.known[:KEYS_SHOWN]) or "none"
+        more = len(self.known) - KEYS_SHOWN
+        return f"journal {self.journal} has no job {self.key!r}; it has: {shown}" + (
+            f", and {more:,} more" if more > 0 else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,3 +414,46 @@ class IllegalTransition(JournalError):
 
     def __str__(self) -> str:
         return f"{type(self.fact).__name__} cannot follow {type(self.state).__name__}"
+
+
+class Overtaken(AbatchError):
+    """Another process appended a fact at this position first; read the facts again."""
+
+    def __str__(self) -> str:
+        return "another process appended to this shard"
+
+
+class SpoolDamaged(AbatchError):
+    """A spool file is not what its shard's `Planned` fact says; nothing of it was sent."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(path, why)
+        self.path = path
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"spool file {self.path} {self.why}"
+
+
+class SpoolUnusable(AbatchError):
+    """The disk under the spool did not take a file, or did not give it back."""
+
+    def __init__(self, folder: Path, why: str) -> None:
+        super().__init__(folder, why)
+        self.folder = folder
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"the spool in {self.folder} cannot be written or read ({self.why})"
+
+
+class LineTooLong(AbatchError):
+    """A line is longer than abatch reads."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+        """The most bytes that a line may have."""
+
+    def __str__(self) -> str:
+        return f"a result line is longer than {self.limit} bytes"

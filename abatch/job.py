@@ -59,6 +59,11 @@ class Job:
         return absolute_url(self._job.folder, self._job.to) if self._job.to else ""
 
     @property
+    def destinations(self) -> tuple[str, ...]:
+        """Every destination that the job has had, the first one first; `submit` finds it by each of them."""
+        return tuple(absolute_url(self._job.folder, to) if to else "" for to in self._job.places)
+
+    @property
     def left_out(self) -> LeftOut | None:
         """What `skip_answered` left out of the job's files; None if it was not given."""
         source = self._job.submitted.source

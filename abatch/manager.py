@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -26,19 +25,20 @@ from abatch.engine.poller import Scope
 from abatch.engine.redrain import reopen_missing_parts
 from abatch.engine.runner import HandedOver, JobRun
 from abatch.engine.shutdown import Shutdown
-from abatch.errors import BadRequest, ConfigError, JobConflict, JournalError, cancel_and_skip
+from abatch.errors import BadRequest, ConfigError, JobConflict, JobNotFound, JournalError, Overtaken, cancel_and_skip
 from abatch.input.answered import answering, without_answered
 from abatch.input.changed import check_may_change, take_changed
 from abatch.input.check import check_files
 from abatch.input.files import is_same, read_again
 from abatch.input.iterables import HEAD_ROWS, not_empty, other_row, read_row
+from abatch.input.keys import default_key
 from abatch.input.params import check_of
 from abatch.input.planner import log_doubts, spool_needed
 from abatch.input.repeats import repeated
 from abatch.input.request import HEADER_VALUE, Rows, exact, paths_of
 from abatch.job import Job
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import Entry, Journal, Overtaken
+from abatch.journal.sqlite import Entry, Journal
 from abatch.journal.status import DriverStatus, post
 from abatch.journal.survey import Survey, Surveys
 from abatch.log import log
@@ -489,14 +489,16 @@ class BatchManager:
         """The job of this key.
 
         Raises:
-            ConfigError: there is none.
+            JobNotFound: there is none.
 
         """
         self._check_open("job")
-        job = self._ledger.job(key)
-        if job is None:
-            raise ConfigError(f"journal {self._folder} has no job {key!r}")
-        return self._handle(job)
+        return self._handle(self._record_of(key))
+
+    def _record_of(self, key: str) -> JobRecord:
+        if (job := self._ledger.job(key)) is None:
+            raise JobNotFound(self._folder, key, tuple(each.key for each in self._ledger.jobs.values()))
+        return job
 
     async def redrain(self, key: str) -> list[int]:
         """Drain the shards of a job once more whose sealed part is gone; `job(key).wait()` waits for the end.
@@ -508,16 +510,14 @@ class BatchManager:
             the numbers of these shards; none if all is in its place.
 
         Raises:
-            ConfigError: there is no such job.
+            JobNotFound: there is no such job.
             BackendError: the destination cannot be used, or holds something else in the place of a part.
             JobStopped: a part is gone that cannot be read again.
             ApiError: the API cannot be reached.
 
         """
         self._check_open("redrain")
-        job = self._ledger.job(key)
-        if job is None:
-            raise ConfigError(f"journal {self._folder} has no job {key!r}")
+        job = self._record_of(key)
         async with self._one_at_a_time(key):
             run = self._run_of(job)
             shards = await reopen_missing_parts(run, self._ledger, self._client, run.input_paths)
@@ -628,7 +628,7 @@ class BatchManager:
             raise ConfigError("skip_answered needs a file, which is read twice; leave answered requests out yourself")
         backend = to if isinstance(to, Backend) and not isinstance(to, str | os.PathLike) else None
         url = "" if backend is not None else relative_url(self._folder, normalize(os.fspath(to)))  # type: ignore[arg-type]
-        key = self._default_key(paths, url) if key is None else exact(key)
+        key = default_key(self._folder, paths, url) if key is None else exact(key)
         key = self._moved_key(key, paths, url)
         if not KEY.fullmatch(key):
             raise ConfigError(f"key must match {KEY.pattern}, got {key!r}")
@@ -689,7 +689,8 @@ class BatchManager:
             to: the new destination's URL or path.
 
         Raises:
-            ConfigError: there is no such job, it is done, or the destination cannot work.
+            JobNotFound: there is no such job.
+            ConfigError: it is done, or the destination cannot work.
             BackendError: the new destination is another job's or failed, or the old one does not give back what the
                 API does not have (lines of cancelled or refused requests); the job stays where it was.
             JobStopped: the old destination does not give back what the API does not keep any more; likewise.
@@ -699,8 +700,8 @@ class BatchManager:
         self._check_open("move")
         url = relative_url(self._folder, normalize(os.fspath(to)))
         async with self._one_at_a_time(key):
-            handle, job = self.job(key), self._ledger.job(key)
-            assert job is not None
+            job = self._record_of(key)
+            handle = self._handle(job)
             if job.to == url:
                 return handle
             run = self._run_of(job)
@@ -725,33 +726,12 @@ class BatchManager:
     async def _api(self) -> Client:
         return self._client
 
-    def default_key(self, path: Path | Sequence[Path] | None, to: str) -> str:
-        """The key of a job that was given none: the input's name and a digest of input and destination.
-
-        A job that was moved keeps its key: in a manager that is entered, it is found by its new destination, too.
-
-        Raises:
-            ConfigError: there is no input path.
-
-        """
-        url = relative_url(self._folder, normalize(to))
-        paths = () if path is None else (path,) if isinstance(path, Path) else tuple(path)
-        key = self._default_key(paths, url)
-        return key if self._lifetime is None else self._moved_key(key, paths, url)
-
     def _moved_key(self, key: str, paths: Sequence[Path], url: str) -> str:
         """The key of the job that was begun with this input and moved to this destination; else `key`."""
-        if not paths or key != self._default_key(paths, url) or self._ledger.job(key) is not None:
+        if not paths or key != default_key(self._folder, paths, url) or self._ledger.job(key) is not None:
             return key
         moved = (job for job in self._ledger.jobs.values() if job.moves and url in job.places)
-        return next((job.key for job in moved if job.key == self._default_key(paths, job.submitted.to)), key)
-
-    def _default_key(self, paths: Sequence[Path], url: str) -> str:
-        if not paths:
-            raise ConfigError("an iterable has no name: give the job a key")
-        named = "\0".join([*(relative(self._folder, path) for path in paths), url])
-        stem = re.sub(r"[^A-Za-z0-9._-]", "-", paths[0].name.split(".")[0]).lstrip("._-")[:80] or "job"
-        return f"{stem}-{hashlib.sha256(os.fsencode(named)).hexdigest()[:8]}"
+        return next((job.key for job in moved if job.key == default_key(self._folder, paths, job.submitted.to)), key)
 
     async def _source(
         self, paths: Sequence[Path], key: str, headers: Headers, preview: Preview | None, skip_answered: str | None

@@ -32,13 +32,14 @@ from abatch.config import Config
 from abatch.destination import address, is_local, load_backend, missing_folder, normalize, shown
 from abatch.engine.upload import CORRECT_FILE
 from abatch.errors import BackendError, BadRequest, ConfigError, JobConflict, JobStopped, LimitReached
+from abatch.input.keys import default_key
 from abatch.input.stdin import read_stdin
 from abatch.log import ranges
 from abatch.manager import BatchManager
-from abatch.system.paths import folder_of
+from abatch.system.paths import folder_of, relative_url
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from anyio.abc import TaskStatus
 
@@ -283,15 +284,16 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     url = normalize(order.to)
     await load_backend(url)
     course.key = order.key
+    paths = order.requests if isinstance(order.requests, list) else []
     if course.key is None:
-        paths = order.requests if isinstance(order.requests, list) else None
-        course.key = manager.default_key(paths, order.to)
+        course.key = default_key(journal, paths, relative_url(journal, url))
     screen.say(f"key          {course.key}\njournal      {around.journal}\ndestination  {shown(url)}")
     async with manager:
-        if isinstance(order.requests, list) and order.key is None:
-            course.key = manager.default_key(order.requests, order.to)  # a job that was moved has kept its key
         typed = _typed(order, journal)
         known = next((each for each in manager.jobs() if each.key == course.key), None)
+        if known is None and order.key is None and (moved := _moved(manager, journal, paths, url)) is not None:
+            known = moved
+            course.key = moved.key
         is_new, is_done = known is None, known is not None and known.done
         if is_new and isinstance(order.requests, list) and not order.again and around.sandbox is None:
             await ask_before_paying_again(manager, typed)
@@ -368,6 +370,15 @@ def _typed(order: Order, journal: Path) -> Typed:
         limit=order.limit,
         pilot=order.pilot,
     )
+
+
+def _moved(manager: BatchManager, journal: Path, paths: Sequence[Path], url: str) -> Job | None:
+    """The job that was begun with this input under no key, and moved to this destination: it has kept its key."""
+    for job in manager.jobs():
+        had = [relative_url(journal, each) for each in job.destinations]
+        if relative_url(journal, url) in had and paths and job.key == default_key(journal, paths, had[0]):
+            return job
+    return None
 
 
 async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> None:

@@ -12,8 +12,8 @@ from abatch.cli.exit_codes import perform
 from abatch.cli.options import JsonOption, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.paths import asked_for, ledger_of, place_of
 from abatch.cli.screen import Screen, table
-from abatch.errors import ConfigError
-from abatch.input.spool import SpoolDamaged, SpoolReader
+from abatch.errors import ConfigError, SpoolDamaged
+from abatch.input.spool import SpoolReader
 from abatch.journal.kept import read_kept
 from abatch.protocol import wire
 from abatch.system import threads

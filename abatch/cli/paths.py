@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from abatch.backend import JobRef
-from abatch.errors import ConfigError
+from abatch.errors import ConfigError, JobNotFound
 from abatch.journal.ledger import Ledger
 from abatch.journal.sqlite import Journal
 from abatch.system.paths import folder_of
@@ -75,13 +75,12 @@ def job_named(ledger: Ledger, key: str) -> JobRecord:
     """The job of this key.
 
     Raises:
-        ConfigError: there is none.
+        JobNotFound: there is none.
 
     """
     job = ledger.job(key)
     if job is None:
-        known = ", ".join(each.key for each in ledger.jobs.values()) or "none"
-        raise ConfigError(f"journal {ledger.journal.folder} has no job {key!r}; it has: {known}")
+        raise JobNotFound(ledger.journal.folder, key, tuple(each.key for each in ledger.jobs.values()))
     return job
 
 

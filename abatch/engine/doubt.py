@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, assert_never
 
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET
-from abatch.journal.sqlite import Overtaken
+from abatch.errors import Overtaken
 from abatch.log import log
 from abatch.protocol.clocks import Moment
 from abatch.protocol.durations import CREATED_WITHIN, QUEUED_FOR

@@ -22,9 +22,8 @@ from abatch.backend import Sealed, ShardRef
 from abatch.engine.presence import Alone, Presence
 from abatch.engine.sealing import WRITE_BYTES, check_lines, discard, record_of
 from abatch.engine.sift import LineSifter, NotOurs
-from abatch.errors import ApiError, BackendError
+from abatch.errors import ApiError, BackendError, SpoolDamaged
 from abatch.input.spool import (
-    SpoolDamaged,
     SpoolReader,
     Written,
     count_missing,

@@ -20,11 +20,10 @@ from abatch.engine.slots import SHORT_REST, Postponed
 from abatch.engine.upload import Uploader
 from abatch.engine.watch import BatchWatcher
 from abatch.engine.wishes import CALLED_LOST, OperatorWishes
-from abatch.errors import ApiError, BackendError, TooManyOpenFiles
-from abatch.input.spool import FREE_DISK, SpoolDamaged, SpoolUnusable, open_spool
-from abatch.journal.sqlite import Entry, Overtaken
+from abatch.errors import ApiError, BackendError, LineTooLong, Overtaken, SpoolDamaged, SpoolUnusable, TooManyOpenFiles
+from abatch.input.spool import FREE_DISK, open_spool
+from abatch.journal.sqlite import Entry
 from abatch.log import log
-from abatch.protocol import wire
 from abatch.protocol.absence import Absence
 from abatch.protocol.clocks import moment
 from abatch.protocol.durations import DAY, HOUR, KEPT_FOR
@@ -176,7 +175,7 @@ class Driver:
         except NotOurs as other:
             await self.recorder.record(Held(reason=str(other)))
             return True
-        except wire.LineTooLong as failure:
+        except LineTooLong as failure:
             reason = f"batch {state.batch_id} of shard {self.shard.shard}: {failure}"
             remedy = "All else of the job is done. Fetch the results of this batch from the API by hand."
             await self.context.stop(reason, remedy)

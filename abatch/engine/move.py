@@ -20,8 +20,8 @@ from abatch import backend as backends
 from abatch.backend import JobRef, Sealed, ShardRef
 from abatch.engine.redrain import Gone, check_age, check_ids, note_reopened
 from abatch.engine.sealing import WRITE_BYTES, discard, record_of, sealed_of
-from abatch.errors import BackendError, ConfigError, TooManyOpenFiles
-from abatch.journal.sqlite import Entry, Overtaken
+from abatch.errors import BackendError, ConfigError, Overtaken, TooManyOpenFiles
+from abatch.journal.sqlite import Entry
 from abatch.log import log, ranges
 from abatch.protocol import wire
 from abatch.protocol.facts import Moved, Reopened

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from abatch.engine.proof import LOOK_WITHIN, Examiner
-from abatch.errors import ApiError
-from abatch.journal.sqlite import Overtaken
+from abatch.errors import ApiError, Overtaken
 from abatch.log import log
 from abatch.protocol.absence import Absence
 from abatch.protocol.clocks import elapsed, moment

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from abatch.errors import ApiError
+from abatch.errors import ApiError, LineTooLong
 from abatch.log import log
 from abatch.protocol import wire
 from abatch.protocol.durations import GONE_AFTER, HOUR
@@ -145,7 +145,7 @@ class Examiner:
         except TimeoutError:
             settled = False
             log.info("candidate_not_readable", batch_id=batch.batch_id, error="too slow")
-        except wire.LineTooLong as failure:
+        except LineTooLong as failure:
             settled = False
             log.info("candidate_not_readable", batch_id=batch.batch_id, error=str(failure))
         except ApiError as failure:

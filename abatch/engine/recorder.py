@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from abatch.journal.sqlite import Overtaken
+from abatch.errors import Overtaken
 from abatch.log import log
 from abatch.protocol.facts import (
     Abandoned,

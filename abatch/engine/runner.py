@@ -28,11 +28,12 @@ from abatch.errors import (
     JournalError,
     LimitReached,
     ManagerClosed,
+    Overtaken,
     StillInDoubt,
 )
 from abatch.input.located import lines_of
 from abatch.input.planner import Planner
-from abatch.journal.sqlite import Entry, Overtaken
+from abatch.journal.sqlite import Entry
 from abatch.log import log
 from abatch.protocol.early import judged, stands, stop_after_pilot
 from abatch.protocol.facts import Finished, IterableSource, Resumed, Stopped

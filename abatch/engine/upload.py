@@ -25,10 +25,10 @@ import anyio
 import msgspec
 
 from abatch.engine.doubt import doubt_about
-from abatch.errors import ApiError, JobStopped, cancel_and_skip
+from abatch.errors import ApiError, JobStopped, Overtaken, cancel_and_skip
 from abatch.input.located import Named, named
 from abatch.input.spool import FREE_DISK, SpoolReader, SpoolWriter, guarded, open_spool
-from abatch.journal.sqlite import Entry, Overtaken
+from abatch.journal.sqlite import Entry
 from abatch.log import log
 from abatch.protocol import wire
 from abatch.protocol.clocks import awake, moment

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.json import encode
 
-from abatch.errors import ConfigError
+from abatch.errors import ConfigError, JobNotFound
 from abatch.input.files import BLOCK, packed_mask, read_again, unskipped
 from abatch.input.known import known_params
 from abatch.journal.kept import params_mark, read_kept
@@ -55,14 +55,15 @@ def answering(ledger: Ledger, key: str) -> list[JobRecord]:
     """The job of this key or the one that it retries, with all retries, and the jobs whose answers it left out itself.
 
     Raises:
-        ConfigError: there is no such job, or one of them is not finished: what is in flight would be paid for twice.
+        JobNotFound: there is no such job.
+        ConfigError: one of them is not finished: what is in flight would be paid for twice.
 
     """
     found: list[JobRecord] = []
     while key:
         job = ledger.job(key)
         if job is None:
-            raise ConfigError(f"journal {ledger.journal.folder} has no job {key!r} whose answers could be left out")
+            raise JobNotFound(ledger.journal.folder, key, tuple(each.key for each in ledger.jobs.values()))
         job = root_of(ledger, job)
         family = [job, *retries_of(ledger, job)]
         for each in family:

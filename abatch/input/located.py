@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from abatch.config import BATCH_BYTES
-from abatch.errors import BadRequest, ConfigError
+from abatch.errors import BadRequest, ConfigError, SpoolDamaged, SpoolUnusable
 from abatch.input.files import opened_input
 from abatch.input.request import from_checked_lines
-from abatch.input.spool import SpoolDamaged, SpoolUnusable, open_spool
+from abatch.input.spool import open_spool
 from abatch.protocol.facts import ChangedSource, SelectedSource, files_of
 from abatch.system import threads
 from abatch.system.paths import absolute

@@ -15,14 +15,14 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from abatch.config import BATCH_BYTES
-from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped, cancel_and_skip
+from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped, SpoolUnusable, cancel_and_skip
 from abatch.input.check import HEADER_SETS, check_size, too_many_header_sets
 from abatch.input.duplicates import DuplicateIndex
 from abatch.input.files import BLOCK, FileInput, FilesInput, Lines, SelectedInput, file_sha256, opened_source
 from abatch.input.iterables import IterableInput, Numbered, other_row
 from abatch.input.params import check_of
 from abatch.input.request import Rows, from_checked_lines
-from abatch.input.spool import FREE_DISK, SpoolUnusable, SpoolWriter, guarded
+from abatch.input.spool import FREE_DISK, SpoolWriter, guarded
 from abatch.journal.sqlite import Entry
 from abatch.log import log
 from abatch.protocol.facts import ChangedSource, Cut, Headers, betas_of_row, files_of, takes_changed_input

@@ -30,7 +30,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 
-from abatch.errors import AbatchError, TooManyOpenFiles
+from abatch.errors import SpoolDamaged, SpoolUnusable, TooManyOpenFiles
 from abatch.journal.kept import params_marks
 from abatch.protocol import wire
 from abatch.protocol.facts import Planned
@@ -45,9 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FREE_DISK",
-    "SpoolDamaged",
     "SpoolReader",
-    "SpoolUnusable",
     "SpoolWriter",
     "Written",
     "guarded",
@@ -69,30 +67,6 @@ FREE_DISK: Final = "Free the disk, then run again."
 PIECE: Final = 2**18
 """Bytes of a body composed at once. Larger ones save little, and the allocator of each thread keeps what they took."""
 IDS_IN_MEMORY: Final = 4 * 2**20
-
-
-class SpoolDamaged(AbatchError):
-    """A spool file is not what its shard's `Planned` fact says; nothing of it was sent."""
-
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(path, why)
-        self.path = path
-        self.why = why
-
-    def __str__(self) -> str:
-        return f"spool file {self.path} {self.why}"
-
-
-class SpoolUnusable(AbatchError):
-    """The disk under the spool did not take a file, or did not give it back."""
-
-    def __init__(self, folder: Path, why: str) -> None:
-        super().__init__(folder, why)
-        self.folder = folder
-        self.why = why
-
-    def __str__(self) -> str:
-        return f"the spool in {self.folder} cannot be written or read ({self.why})"
 
 
 @contextmanager

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from abatch.errors import AbatchError, BadRequest, ConfigError
+from abatch.errors import AbatchError, BadRequest, ConfigError, LineTooLong
 from abatch.input.kinds import check_kind
 from abatch.input.params import check_of
 from abatch.input.problems import Problems
 from abatch.input.request import BLANK, BOM, from_line
-from abatch.protocol.wire import MAX_LINE, LineReader, LineTooLong
+from abatch.protocol.wire import MAX_LINE, LineReader
 from abatch.system import threads
 
 if TYPE_CHECKING:

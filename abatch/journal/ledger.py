@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final, assert_never
 import anyio
 import msgspec
 
-from abatch.errors import IllegalTransition, JournalCorrupt
-from abatch.journal.sqlite import Entry, Overtaken
+from abatch.errors import IllegalTransition, JournalCorrupt, Overtaken
+from abatch.journal.sqlite import Entry
 from abatch.prices import MOST_SPENDS, OTHER_MODELS, TOO_MANY
 from abatch.protocol.facts import (
     Abandoned,

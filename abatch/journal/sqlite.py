@@ -34,13 +34,13 @@ import anyio
 import msgspec
 
 from abatch.errors import (
-    AbatchError,
     ConfigError,
     IllegalTransition,
     JobConflict,
     JournalCorrupt,
     JournalError,
     JournalLocked,
+    Overtaken,
 )
 from abatch.log import log
 from abatch.protocol import facts
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
     from abatch.protocol.facts import Submitted
 
-__all__ = ["Entry", "Journal", "Overtaken", "Recorded", "forget_locks", "is_driven"]
+__all__ = ["Entry", "Journal", "Recorded", "forget_locks", "is_driven"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -108,13 +108,6 @@ CREATE TABLE facts (
 CREATE UNIQUE INDEX fence ON facts (shard, n) WHERE shard IS NOT NULL;
 CREATE UNIQUE INDEX cuts ON facts (job, n) WHERE shard IS NULL;
 """
-
-
-class Overtaken(AbatchError):
-    """Another process appended this fact's position first; read the facts again."""
-
-    def __str__(self) -> str:
-        return "another process appended to this shard"
 
 
 class Entry(NamedTuple):

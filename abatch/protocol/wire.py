@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 import msgspec
 
 from abatch.charges import PLAIN, Charges, charges_of, is_plain
-from abatch.errors import AbatchError
+from abatch.errors import LineTooLong
 from abatch.result import LONG, MAX_TOKENS, Line, Usage, json_of, outcome_in, usage_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ __all__ = [
     "BlockReader",
     "Envelope",
     "LineReader",
-    "LineTooLong",
     "Message",
     "Plain",
     "Seen",
@@ -132,13 +131,6 @@ def _number(text: str) -> int:
 # ---- cutting a stream into lines ------------------------------------------------------------------------------
 
 
-class LineTooLong(AbatchError):
-    """A result line of more than 64 MiB."""
-
-    def __str__(self) -> str:
-        return f"a result line is longer than {MAX_LINE} bytes"
-
-
 class BlockReader:
     """Cut chunks of bytes into blocks of whole lines.
 
@@ -184,7 +176,7 @@ class BlockReader:
                 chunks.clear()
         self._searched = len(chunks)
         if self.weight > MAX_LINE:
-            raise LineTooLong
+            raise LineTooLong(MAX_LINE)
         return text
 
     def end(self) -> bytes:

@@ -34,7 +34,7 @@ OPTIONS = (
     [
         ("--poll", ["--poll-interval"]),
         ("--interval", ["--poll-interval"]),
-        ("--try", ["--tries"]),
+        ("--tri", ["--tries"]),
         ("--dryrun", ["--dry-run"]),
         ("--quite", ["--quiet"]),
         ("--Json", ["--json"]),

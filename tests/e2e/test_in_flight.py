@@ -11,8 +11,9 @@ import pytest
 import structlog
 
 from abatch.engine import client
+from abatch.errors import Overtaken
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import Journal, Overtaken
+from abatch.journal.sqlite import Journal
 from abatch.protocol import wire
 from abatch.protocol.facts import Candidate, CandidatesChanged, Unreadable
 from abatch.protocol.lifecycle import InDoubt

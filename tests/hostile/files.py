@@ -15,12 +15,12 @@ import anyio
 import pytest
 import zstandard
 
-from abatch.errors import BadRequest, ConfigError
+from abatch.errors import BadRequest, ConfigError, SpoolDamaged
 from abatch.input import files, spool
 from abatch.input.check import HEADER_SETS, check_file
 from abatch.input.files import FileInput
 from abatch.input.request import BOM, Row, Rows, check_lines, from_checked_lines, from_line
-from abatch.input.spool import SpoolDamaged, SpoolReader, SpoolWriter, Written, examine
+from abatch.input.spool import SpoolReader, SpoolWriter, Written, examine
 from abatch.protocol import facts, wire
 from tests.hostile.properties import PREFIX, folder_until_exit, roomy
 

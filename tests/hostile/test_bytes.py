@@ -10,6 +10,7 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from abatch.errors import LineTooLong
 from abatch.protocol import wire
 from tests.hostile import properties
 from tests.hostile.answers import answer_is_understood_or_an_error
@@ -55,7 +56,7 @@ def test_a_reader_never_holds_more_than_a_line_may_have_and_one_chunk(stream, cu
             for begin, end in pairwise(borders):
                 for line in reader.feed(stream[begin:end]):
                     assert len(line) <= 20 + (end - begin)
-        except wire.LineTooLong:
+        except LineTooLong:
             assert most > 20
         else:
             assert len(b"".join(reader.end())) <= 20

@@ -20,7 +20,7 @@ import pytest
 import zstandard
 
 from abatch.cli.sanitize import clean
-from abatch.errors import BadRequest
+from abatch.errors import BadRequest, LineTooLong
 from abatch.input.files import BLOCK, FileInput
 from abatch.input.request import from_line
 from abatch.protocol import wire
@@ -197,7 +197,7 @@ def test_a_bomb_goes_off_in_small_parts(tmp_path, name, piece):
 
 def test_a_line_that_never_ends_is_held_once():
     reader, fed = wire.LineReader(), 0
-    with taking(wire.MAX_LINE + 2 * MIB), suppress(wire.LineTooLong):
+    with taking(wire.MAX_LINE + 2 * MIB), suppress(LineTooLong):
         while True:
             reader.feed(bytearray(65_536).replace(b"\0", b"x"))
             fed += 65_536

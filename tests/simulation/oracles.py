@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from abatch import BackendError, ConfigError, JobConflict, JobStopped, JournalError, JournalLocked, StillInDoubt
 from abatch.engine.wishes import CALLED_LOST
-from abatch.journal.sqlite import Overtaken
+from abatch.errors import Overtaken
 from abatch.protocol import facts as facts_
 from abatch.protocol import wire
 from abatch.protocol.absence import WHY

@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import pkgutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import abatch
 from abatch import errors
 from abatch.errors import (
     AbatchError,
@@ -21,12 +24,17 @@ from abatch.errors import (
     IllegalTransition,
     JobConflict,
     JobFailed,
+    JobNotFound,
     JobStopped,
     JournalCorrupt,
     JournalError,
     JournalLocked,
     LimitReached,
+    LineTooLong,
     ManagerClosed,
+    Overtaken,
+    SpoolDamaged,
+    SpoolUnusable,
     StillInDoubt,
     TooManyOpenFiles,
 )
@@ -58,6 +66,11 @@ EACH = [
     (JournalLocked(Path("/j"), 42), ["/j", "process 42", "stop it"]),
     (JournalCorrupt(Path("/j"), "it has format 9"), ["/j", "format 9", "keep a copy"]),
     (IllegalTransition(Ready(), committing()), ["Committing cannot follow Ready"]),
+    (JobNotFound(Path("/j"), "k", ["a", "b"]), ["/j", "no job 'k'", "it has: a, b"]),
+    (Overtaken(), ["another process"]),
+    (SpoolDamaged(Path("/s"), "is gone"), ["/s is gone"]),
+    (SpoolUnusable(Path("/s"), "no space"), ["/s", "no space"]),
+    (LineTooLong(67), ["67 bytes"]),
     (ApiError("create"), ["create", "no answer"]),
     (
         ApiError("list", status=429, kind="rate_limit_error", message="slow down", request_id="req_1"),
@@ -76,6 +89,31 @@ def test_every_error_has_its_text_tested():
     tree = {each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, AbatchError)}
     assert tree - {type(error) for error, _ in EACH} == {AbatchError, ConfigError, JournalError}
     assert sorted(each.__name__ for each in tree) == errors.__all__
+
+
+def test_every_error_of_the_package_is_in_the_tree():
+    for found in pkgutil.walk_packages(abatch.__path__, "abatch."):
+        if not found.name.endswith("__main__"):
+            import_module(found.name)
+    outside = {
+        each.__name__
+        for each in descendants(AbatchError)
+        if each.__module__.startswith("abatch.") and each.__module__ != errors.__name__
+    }
+    assert outside == {"OutputGone"}  # of the command line, which no Python caller meets
+
+
+def descendants(kind):
+    below = kind.__subclasses__()
+    return set(below).union(*map(descendants, below))
+
+
+def test_a_job_that_is_not_there_is_a_lookup_error_and_a_setting_that_cannot_work():
+    assert issubclass(JobNotFound, LookupError)
+    assert issubclass(JobNotFound, ConfigError)
+    many = JobNotFound(Path("/j"), "k", [f"job-{n}" for n in range(1_023)])
+    assert str(many).endswith("job-19, and 1,003 more")
+    assert str(JobNotFound(Path("/j"), "k")).endswith("it has: none")
 
 
 def test_the_tree_of_the_docstring_names_every_error():

@@ -22,8 +22,9 @@ import msgspec
 import pytest
 
 from abatch import ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
+from abatch.errors import Overtaken
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import OLDER, SCHEMA, SINCE_OLDER, VERSION, Entry, Journal, Overtaken, is_driven
+from abatch.journal.sqlite import OLDER, SCHEMA, SINCE_OLDER, VERSION, Entry, Journal, is_driven
 from abatch.protocol import facts
 from tests.unit.make import NOON, committing, drained, planned, run, start, submitted
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from abatch import IllegalTransition, JobConflict, JournalCorrupt, Progress, Usage
+from abatch import JobConflict, JournalCorrupt, Progress, Usage
+from abatch.errors import IllegalTransition, Overtaken
 from abatch.journal.ledger import Ledger, bound_batches
-from abatch.journal.sqlite import Entry, Journal, Overtaken
+from abatch.journal.sqlite import Entry, Journal
 from abatch.journal.survey import Surveys
 from abatch.prices import load
 from abatch.protocol import facts

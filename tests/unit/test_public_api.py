@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
+import pytest
+
 import abatch
 from tests.unit.make import run
 
@@ -19,10 +23,10 @@ PUBLIC = [
     "ConfigError",
     "Failure",
     "Forecast",
-    "IllegalTransition",
     "Job",
     "JobConflict",
     "JobFailed",
+    "JobNotFound",
     "JobRef",
     "JobStopped",
     "JournalCorrupt",
@@ -65,3 +69,15 @@ def test_importing_abatch_loads_neither_sandbox_nor_testing_nor_cli():
     program = "import sys, abatch; print(*sorted(sys.modules))"
     loaded = run(program).split()
     assert not [name for name in loaded if name.startswith(("abatch.sandbox", "abatch.testing", "abatch.cli"))]
+
+
+def test_the_version_is_that_of_the_package_and_is_read_only_when_asked_for():
+    assert abatch.__version__ == version("abatch")
+    assert run("import abatch; print('__version__' in vars(abatch))").split() == ["False"]
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        _ = abatch.nope
+
+
+def test_names_that_only_the_engine_needs_are_not_public():
+    assert not hasattr(abatch, "IllegalTransition")
+    assert not hasattr(abatch.BatchManager, "default_key")

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abatch.input.spool import FOOTER, PIECE, SpoolDamaged, SpoolReader, SpoolWriter, examine, write_missing
+from abatch.errors import SpoolDamaged
+from abatch.input.spool import FOOTER, PIECE, SpoolReader, SpoolWriter, examine, write_missing
 from abatch.protocol import wire
 from abatch.system.disk import remove
 from tests.unit.make import KEY, names, planned_for, read_spool, rows_of, write_spool

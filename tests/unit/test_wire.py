@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from abatch.errors import LineTooLong
 from abatch.protocol import facts, wire
 from abatch.protocol.wire import (
     MAX_LINE,
     BlockReader,
     LineReader,
-    LineTooLong,
     body_size,
     fallback,
     lines_of,
