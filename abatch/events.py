@@ -16,7 +16,7 @@ from abatch.system.paths import absolute_url
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from abatch.journal.sqlite import Recorded
+    from abatch.journal.log import Recorded
 
 
 __all__ = [

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from abatch.errors import JobFailed, JobStopped, ManagerClosed
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.protocol.facts import CancelWished, SelectedSource, files_of
 from abatch.protocol.forecast import forecast
 from abatch.result import LeftOut, Result

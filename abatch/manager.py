@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections import defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from functools import partial
@@ -37,8 +36,10 @@ from abatch.input.planner import log_doubts, spool_needed
 from abatch.input.repeats import repeated
 from abatch.input.request import HEADER_VALUE, Rows, exact, paths_of
 from abatch.job import Job
+from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import Entry, Journal
+from abatch.journal.log import Entry
+from abatch.journal.sqlite import SqliteLog
 from abatch.journal.status import DriverStatus, post
 from abatch.journal.survey import Survey, Surveys
 from abatch.log import log
@@ -62,7 +63,6 @@ from abatch.protocol.facts import (
 from abatch.protocol.lifecycle import Done, Held, InDoubt, Lost, doubt_of
 from abatch.streams import Events, call_with_events
 from abatch.system import threads
-from abatch.system.disk import remove
 from abatch.system.lifetime import Lifetime
 from abatch.system.paths import absolute, absolute_url, folder_of, is_text, relative, relative_url, shown
 
@@ -180,12 +180,13 @@ class BatchManager:
         async with AsyncExitStack() as open_:
             self._client = await self._make_client()  # first: without a key nothing is made
             open_.push_async_callback(self._client.aclose)
-            journal = await Journal.open(self._folder, drive=True)
-            open_.push_async_callback(journal.aclose)
+            folder = JournalFolder(self._folder)
+            facts = await SqliteLog.open(folder, drive=True)
+            open_.push_async_callback(facts.aclose)
             surveys = Surveys()
-            self._ledger = await Ledger.load(journal, finished=surveys.add)
-            await journal.bind(self._client.base_url)
-            self._fingerprint = journal.fingerprint(self._client.fixed_key)
+            self._ledger = await Ledger.load(facts, folder, finished=surveys.add)
+            await facts.bind(self._client.base_url)
+            self._fingerprint = facts.lineage.fingerprint(self._client.fixed_key)
             self._grace = self._choose_grace()
             await threads.run(self._tidy_spool)
             await threads.run(surveys.add_all, self._ledger.unfinished.values())
@@ -263,18 +264,12 @@ class BatchManager:
 
     def _tidy_spool(self) -> None:
         """Remove what no live shard needs: left-overs of a run that died."""
-        journal = self._ledger.journal
+        folder = self._ledger.folder
         needed: set[str] = set()
         for job in self._ledger.unfinished.values():
             for shard in job.open_shards.values():
-                needed |= {shard.planned.spool, f"retry-{shard.shard:08d}.spool"}
-        old = time.time() - KEPT_FOR
-        for path in journal.ids.iterdir():
-            if path.stat().st_mtime < old:
-                remove(path)
-        for path in [*journal.spool.iterdir(), *journal.folder.glob(".seen-*.tmp")]:
-            if path.name not in needed and not path.is_dir():
-                remove(path)
+                needed |= {shard.planned.spool, folder.retry_name(shard.shard)}
+        folder.tidy(spool=needed, ids_for=KEPT_FOR)
 
     async def _follow_wishes(self) -> None:
         """Take in what other processes appended, cancels and operators' words; tell them what only we know."""
@@ -284,7 +279,7 @@ class BatchManager:
             if (status := self._status()) != posted:
                 posted = status
                 try:
-                    await threads.run(post, self._folder, status)
+                    await threads.run(post, self._ledger.folder, status)
                 except OSError as failure:  # nothing depends on it; the journal will say if the disk is full
                     log.warning("driver_status_not_written", why=failure.strerror)
             await self._ledger.refresh()
@@ -349,9 +344,7 @@ class BatchManager:
 
     def _prove(self, wire_id: bytes) -> tuple[int, int] | None:
         named = wire.parse_id(wire_id)
-        if named is None or not named.shard or not named.attempt:
-            return None
-        if wire.tag(self._ledger.journal.lineage_key, named.shard, named.attempt) != named.tag:
+        if named is None or not self._ledger.lineage.made(named):
             return None
         return named.shard, named.attempt
 
@@ -744,7 +737,7 @@ class BatchManager:
         note = None if preview is None else preview.add
         source = await check_files(
             paths,
-            self._ledger.journal.folder,
+            self._ledger.folder.path,
             bytes_per_batch=self._config.bytes_per_batch,
             params=params,
             note=note if skip_answered is None else None,
@@ -831,7 +824,7 @@ class BatchManager:
     async def _begin(self, fact: Submitted, backend: Backend | None) -> JobRecord:
         """Claim the destination, then make the job durable."""
         if backend is None:
-            ref = JobRef(key=fact.key, lineage=self._ledger.journal.lineage)
+            ref = JobRef(key=fact.key, lineage=self._ledger.lineage.name)
             backend = await connect(absolute_url(self._folder, fact.to), ref)
         try:
             job = await self._ledger.start_job(fact)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from abatch.events import Event
-    from abatch.journal.sqlite import Recorded
+    from abatch.journal.log import Recorded
 
 __all__ = ["EventStream", "Events", "call_with_events"]
 

@@ -454,11 +454,12 @@ async def abatch_jobs(to: str, count: str) -> Measured:
 async def write_jobs(folder: str, count: str) -> Measured:
     """A journal of so many finished jobs of one batch each, over the last two days."""
     from abatch import Usage
-    from abatch.journal.sqlite import Journal
+    from abatch.journal.folder import JournalFolder
+    from abatch.journal.sqlite import SqliteLog
     from abatch.protocol import facts
 
     clock = Clock()
-    journal = await Journal.open(Path(folder), drive=True)
+    journal = await SqliteLog.open(JournalFolder(Path(folder)), drive=True)
     await journal.bind(os.environ["ANTHROPIC_BASE_URL"])
     await journal.aclose()
     now, days = time.time(), 2 * 86_400
@@ -532,17 +533,18 @@ async def finished_jobs(folder: str) -> Measured:
     """What a finished job takes in the memory of a manager, the ids of its batches included."""
     import tracemalloc
 
+    from abatch.journal.folder import JournalFolder
     from abatch.journal.ledger import Ledger
-    from abatch.journal.sqlite import Journal
+    from abatch.journal.sqlite import SqliteLog
     from abatch.journal.survey import Surveys
 
-    journal = await Journal.open(Path(folder), drive=False)
+    journal = await SqliteLog.open(JournalFolder(Path(folder)), drive=False)
     surveys = Surveys()
-    await Ledger.load(journal)  # whatever is made once is there
+    await Ledger.load(journal, journal.folder)  # whatever is made once is there
     gc.collect()
     clock = Clock()
     tracemalloc.start()
-    ledger = await Ledger.load(journal, finished=surveys.add)
+    ledger = await Ledger.load(journal, journal.folder, finished=surveys.add)
     gc.collect()
     taken, _ = tracemalloc.get_traced_memory()
     await journal.aclose()
@@ -558,14 +560,16 @@ async def write_journal(folder: str, shards: str, recent: str = "") -> Measured:
     With `recent`: of one that is not finished, whose shards were sent over the last two days.
     """
     from abatch import Usage
+    from abatch.journal.folder import JournalFolder
     from abatch.journal.ledger import Ledger
-    from abatch.journal.sqlite import Entry, Journal
+    from abatch.journal.log import Entry
+    from abatch.journal.sqlite import SqliteLog
     from abatch.protocol import facts
 
     clock = Clock()
-    journal = await Journal.open(Path(folder), drive=True)
+    journal = await SqliteLog.open(JournalFolder(Path(folder)), drive=True)
     try:
-        ledger = await Ledger.load(journal)
+        ledger = await Ledger.load(journal, journal.folder)
         await journal.bind(os.environ["ANTHROPIC_BASE_URL"])
         job = await ledger.start_job(facts.Submitted(key="job", to="memory:x", source=facts.IterableSource()))
         count = int(shards)
@@ -608,13 +612,14 @@ async def write_journal(folder: str, shards: str, recent: str = "") -> Measured:
 
 async def abatch_recover(folder: str) -> Measured:
     """Open a journal and make of its facts what every job and shard is: what a manager does before anything else."""
+    from abatch.journal.folder import JournalFolder
     from abatch.journal.ledger import Ledger
-    from abatch.journal.sqlite import Journal
+    from abatch.journal.sqlite import SqliteLog
 
     clock = Clock()
-    journal = await Journal.open(Path(folder), drive=True)
+    journal = await SqliteLog.open(JournalFolder(Path(folder)), drive=True)
     try:
-        await Ledger.load(journal)
+        await Ledger.load(journal, journal.folder)
         return clock.stop()
     finally:
         await journal.aclose()

@@ -19,8 +19,8 @@ from abatch.protocol import wire
 from abatch.system import threads
 
 if TYPE_CHECKING:
+    from abatch.journal.folder import JournalFolder
     from abatch.journal.ledger import ShardRecord
-    from abatch.journal.sqlite import Journal
 
 __all__ = ["identify"]
 
@@ -42,13 +42,12 @@ def identify(
         if named is None:
             raise ConfigError(f"{wire_id!r} is not an id of abatch; one looks like a1-0000000H-01-7C2M0Z9QKXJ4-002A")
         async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
-            key = ledger.journal.lineage_key
-            if not named.shard or not named.attempt or wire.tag(key, named.shard, named.attempt) != named.tag:
-                raise ConfigError(f"{wire_id} was not made by journal {ledger.journal.folder}: its tag is another's")
+            if not ledger.lineage.made(named):
+                raise ConfigError(f"{wire_id} was not made by journal {ledger.folder}: its tag is another's")
             shard = await ledger.find_shard(named.shard)
             custom_id = None
             if shard is not None and named.row < shard.planned.rows:
-                custom_id = await threads.run(_custom_id, ledger.journal, shard, named.row)
+                custom_id = await threads.run(_custom_id, ledger.folder, shard, named.row)
             told = {
                 "job": None if shard is None else ledger.jobs[shard.job].key,
                 "shard": named.shard,
@@ -74,10 +73,10 @@ def identify(
     perform(work, asked_for(journal, sandbox=sandbox))
 
 
-def _custom_id(journal: Journal, shard: ShardRecord, row: int) -> str | None:
+def _custom_id(folder: JournalFolder, shard: ShardRecord, row: int) -> str | None:
     try:
-        with closing(SpoolReader(journal.spool, shard.planned)) as reader:
+        with closing(SpoolReader(folder.spool, shard.planned)) as reader:
             return reader.id_text(row)
     except SpoolDamaged:
-        kept = read_kept(journal.ids, shard.shard, shard.planned.rows)
+        kept = read_kept(folder.ids, shard.shard, shard.planned.rows)
         return None if kept is None else msgspec.json.decode(kept.custom_id(row), type=str)

@@ -18,8 +18,9 @@ from abatch.cli.paths import DEFAULT_JOURNAL, job_named, ledger_of
 from abatch.cli.sanitize import clean
 from abatch.cli.screen import Screen
 from abatch.engine.move import move as move_job
+from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import Journal
+from abatch.journal.sqlite import SqliteLog
 from abatch.log import ranges
 from abatch.protocol.facts import files_of
 from abatch.system import threads
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from abatch.engine.client import Client
+    from abatch.journal.log import FactLog
 
 __all__ = ["move"]
 
@@ -54,10 +56,11 @@ def move(
         url = normalize(to)
         await threads.run(load, url)
         async with ledger_of(journal) as ledger:  # to look first: a journal that is driven is made if there is none
-            before = _place(ledger.journal.folder, job_named(ledger, key).to)
-        driven = await Journal.open(folder_of(journal), drive=True)
+            before = _place(ledger.folder.path, job_named(ledger, key).to)
+        place = JournalFolder(folder_of(journal))
+        facts = await SqliteLog.open(place, drive=True)
         try:
-            ledger = await Ledger.load(driven)
+            ledger = await Ledger.load(facts, place)
             job = job_named(ledger, key)
             sealed = {number for number, shard in job.shards.items() if shard.sealed is not None and shard.sealed.lines}
             async with AsyncExitStack() as opened:
@@ -65,12 +68,12 @@ def move(
                 again = await move_job(
                     ledger,
                     job,
-                    relative_url(driven.folder, url),
-                    api=partial(_client, driven, opened),
-                    input_paths=[absolute(driven.folder, file.path) for file in files_of(source)],
+                    relative_url(place.path, url),
+                    api=partial(_client, facts, opened),
+                    input_paths=[absolute(place.path, file.path) for file in files_of(source)],
                 )
             copied = sealed.difference(again)
-            after = _place(driven.folder, job.to)
+            after = _place(place.path, job.to)
             kept = (
                 ""
                 if before == after or not copied
@@ -87,17 +90,17 @@ def move(
             if job.finished is None:
                 screen.say(clean(f"To go on: {resuming(ledger, job).in_words}"))
         finally:
-            await driven.aclose()
+            await facts.aclose()
 
     perform(work, journal)
 
 
-async def _client(journal: Journal, opened: AsyncExitStack) -> Client:
+async def _client(facts: FactLog, opened: AsyncExitStack) -> Client:
     """A client of the API that the journal belongs to; only a move that needs the API asks for a key."""
     module: Any = await threads.run(import_module, "abatch.engine.client")  # Any: importing the SDK takes a second
     client: Client = module.Client.from_environment()
     opened.push_async_callback(client.aclose)
-    await journal.bind(client.base_url)
+    await facts.bind(client.base_url)
     return client
 
 

@@ -54,7 +54,7 @@ class Resume:
 
 def resuming(ledger: Ledger, job: JobRecord) -> Resume:
     """The command that goes on with a job; while a trial is under way, no further than its limit."""
-    folder, submitted, headers = ledger.journal.folder, job.submitted, job.submitted.headers
+    folder, submitted, headers = ledger.folder.path, job.submitted, job.submitted.headers
     first = retried_key(job.key)
     override = OVERRIDE if job.stopped is not None and job.stopped.failing else ()
 

@@ -11,7 +11,7 @@ from abatch.cli.options import JobArgument, PlaceOption, SandboxOption  # noqa: 
 from abatch.cli.paths import asked_for, job_named, ledger_of, place_of
 from abatch.cli.screen import Screen
 from abatch.errors import ConfigError
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.journal.states import shard_in_words, wish_in_words
 from abatch.protocol.facts import CancelWished, LostWished, ResolveWished
 from abatch.protocol.lifecycle import Held, InDoubt, doubt_of
@@ -106,5 +106,5 @@ async def _waiting(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
 async def _shard(ledger: Ledger, number: int) -> ShardRecord:
     shard = await ledger.find_shard(number)
     if shard is None:
-        raise ConfigError(f"journal {ledger.journal.folder} has no shard {number}")
+        raise ConfigError(f"journal {ledger.folder} has no shard {number}")
     return shard

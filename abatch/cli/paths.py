@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from abatch.backend import JobRef
 from abatch.errors import ConfigError, JobNotFound
+from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import Journal
+from abatch.journal.sqlite import SqliteLog
 from abatch.system.paths import folder_of
 
 if TYPE_CHECKING:
@@ -64,11 +65,12 @@ def place_of(journal: Path | None, *, sandbox: bool) -> Path:
 @asynccontextmanager
 async def ledger_of(folder: Path) -> AsyncGenerator[Ledger]:
     """The jobs of a journal, read beside whoever drives it."""
-    journal = await Journal.open(folder_of(folder), drive=False)
+    place = JournalFolder(folder_of(folder))
+    facts = await SqliteLog.open(place, drive=False)
     try:
-        yield await Ledger.load(journal)
+        yield await Ledger.load(facts, place)
     finally:
-        await journal.aclose()
+        await facts.aclose()
 
 
 def job_named(ledger: Ledger, key: str) -> JobRecord:
@@ -80,10 +82,10 @@ def job_named(ledger: Ledger, key: str) -> JobRecord:
     """
     job = ledger.job(key)
     if job is None:
-        raise JobNotFound(ledger.journal.folder, key, tuple(each.key for each in ledger.jobs.values()))
+        raise JobNotFound(ledger.folder.path, key, tuple(each.key for each in ledger.jobs.values()))
     return job
 
 
 def ref_of(ledger: Ledger, job: JobRecord) -> JobRef:
     """The job as backends know it, to read."""
-    return JobRef(key=job.key, lineage=ledger.journal.lineage, finished=job.finished is not None)
+    return JobRef(key=job.key, lineage=ledger.lineage.name, finished=job.finished is not None)

@@ -217,7 +217,7 @@ async def _prepare(ledger: Ledger, key: str, to: str | None, wish: _Wish) -> _Re
         raise ConfigError(f"job {key!r} did not come from a file; only its application can hand its requests over")
     if job.finished is None:
         raise ConfigError(f"job {key!r} is not finished; run it to its end first")
-    folder = ledger.journal.folder
+    folder = ledger.folder.path
     paths = [absolute(folder, file.path) for file in files]
     for path, file in zip(paths, files, strict=True):
         if await _is_same(path, file):

@@ -22,22 +22,19 @@ from abatch.cli.paths import asked_for, job_named, ledger_of, place_of
 from abatch.cli.sanitize import clean, moment
 from abatch.cli.screen import Screen, tables
 from abatch.journal.ledger import Progress
-from abatch.journal.sqlite import is_driven
 from abatch.journal.states import attempt_of, standing_of, state_of, wish_in_words
-from abatch.journal.status import DriverStatus, read
-from abatch.protocol import wire
+from abatch.journal.status import DriverStatus, driver_status
 from abatch.protocol.facts import Committing
 from abatch.protocol.lifecycle import Held
 from abatch.system import paths
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from rich.console import RenderableType
 
     from abatch.journal.ledger import JobRecord, Ledger, ShardRecord
-    from abatch.journal.sqlite import Recorded
+    from abatch.journal.log import Recorded
     from abatch.protocol.forecast import Forecast
     from abatch.result import Failure
 
@@ -133,7 +130,7 @@ class _Snapshot:
 
 
 async def _take_snapshot(ledger: Ledger, key: str | None, *, batches: bool) -> _Snapshot:
-    driver = _driver(ledger.journal.folder)
+    driver = driver_status(ledger.folder)
     if driver is None:
         await ledger.refresh()  # the last facts of a process that is gone by now
     attempts = await _read_attempts(ledger) if batches else {}
@@ -154,7 +151,7 @@ async def _take_snapshot(ledger: Ledger, key: str | None, *, batches: bool) -> _
 async def _follow(ledger: Ledger, key: str | None, shown: _Snapshot) -> AsyncIterator[_Snapshot]:
     """The jobs after every change, until all are done or no process drives them."""
     while shown.driver is not None and any(job.finished is None for job in shown.jobs):
-        while not await ledger.refresh() and _driver(ledger.journal.folder) == shown.driver:  # noqa: ASYNC110
+        while not await ledger.refresh() and driver_status(ledger.folder) == shown.driver:  # noqa: ASYNC110
             await anyio.sleep(LOOK_EVERY)  # what another process appends wakes nobody here
         shown = await _take_snapshot(ledger, key, batches=shown.batches)
         yield shown
@@ -168,7 +165,7 @@ async def _read_attempts(ledger: Ledger) -> dict[int, int]:
         if isinstance(recorded.fact, Committing) and recorded.shard is not None:
             attempts[recorded.shard] = recorded.fact.attempt
 
-    await ledger.journal.replay(visit)
+    await ledger.facts.replay(visit)
     return attempts
 
 
@@ -184,30 +181,20 @@ def _show(screen: Screen, shown: _Snapshot, *, as_json: bool) -> None:
     screen.give({"jobs": told, "driver": driver})
 
 
-def _driver(folder: Path) -> DriverStatus | None:
-    """What the process that drives the journal says of itself; None if there is none."""
-    if not is_driven(folder):
-        return None
-    said = (folder / "lock").read_text().strip()
-    pid = int(said) if said.isdigit() else 0  # it does not say so yet
-    status = read(folder)
-    return status if status is not None and status.pid == pid else DriverStatus(pid=pid)
-
-
 def _picture(shown: _Snapshot, *, width: int) -> RenderableType:
     jobs, ledger, driver = shown.jobs, shown.ledger, shown.driver
     parts: list[RenderableType] = [_job_table(jobs, width)] if jobs else [Text("This journal has no jobs.")]
     for job in jobs:
         standing = standing_of(job)
         if standing.reason or standing.remedy:
-            reason, remedy = standing.reason.removesuffix("."), completed(standing.remedy, ledger.journal.folder)
+            reason, remedy = standing.reason.removesuffix("."), completed(standing.remedy, ledger.folder.path)
             parts.append(Text(clean(f"{job.key} is {standing.state}: {reason}. {remedy}".rstrip())))
         parts += [Text(clean(line)) for line in _noted(job)]
     if shown.failures is not None:
         parts += [Text(), *detail_of(jobs[0], shown.failures, _left(jobs[0], shown), shown.now)]
     unfinished = [job for job in jobs if job.finished is None]
     if driver is not None:
-        parts += [Text(clean(completed(line, ledger.journal.folder))) for line in _account(driver, jobs)]
+        parts += [Text(clean(completed(line, ledger.folder.path))) for line in _account(driver, jobs)]
     elif unfinished:
         parts.append(Text("No process drives this journal. To go on:"))
         parts += [Text(clean(f"  {resuming(ledger, job).in_words}")) for job in unfinished]
@@ -292,7 +279,7 @@ def _job_json(job: JobRecord, shown: _Snapshot) -> dict[str, Any]:
         "key": job.key,
         "state": standing.state,
         "reason": standing.reason,
-        "remedy": completed(standing.remedy, ledger.journal.folder),
+        "remedy": completed(standing.remedy, ledger.folder.path),
         "destination": paths.shown(job.to),
         "resume": resume.command or None,
         "resume_anyway": resume.anyway or None,
@@ -306,7 +293,7 @@ def _job_json(job: JobRecord, shown: _Snapshot) -> dict[str, Any]:
 def _shard_json(shard: ShardRecord, shown: _Snapshot) -> dict[str, Any]:
     attempt = attempt_of(shard)
     attempt = shown.attempts.get(shard.shard, 0) if attempt is None else attempt
-    lineage_key = shown.ledger.journal.lineage_key
+    lineage = shown.ledger.lineage
     state, reason = state_of(shard)
     return {
         "shard": shard.shard,
@@ -315,7 +302,7 @@ def _shard_json(shard: ShardRecord, shown: _Snapshot) -> dict[str, Any]:
         "state": state,
         "attempt": attempt,
         "batch_id": shard.batch_id,
-        "wire_prefix": wire.prefix(lineage_key, shard.shard, attempt).decode() if attempt else None,
+        "wire_prefix": lineage.prefix(shard.shard, attempt).decode() if attempt else None,
         "since": shard.since,
         "reason": reason or None,
     }

@@ -9,7 +9,7 @@ import anyio
 
 from abatch.engine.slots import PrioritySlots
 from abatch.errors import JobStopped
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.log import log
 from abatch.protocol.facts import Stopped
 

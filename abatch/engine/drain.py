@@ -49,8 +49,9 @@ if TYPE_CHECKING:
 
     from abatch.backend import Backend, JobRef, Sink
     from abatch.engine.client import Client
+    from abatch.journal.folder import JournalFolder
     from abatch.journal.ledger import ShardRecord
-    from abatch.journal.sqlite import Journal
+    from abatch.journal.lineage import Lineage
     from abatch.prices import PriceList
 
 __all__ = ["Collected", "Collector"]
@@ -81,7 +82,8 @@ class Collector:
     def __init__(
         self,
         client: Client,
-        journal: Journal,
+        folder: JournalFolder,
+        lineage: Lineage,
         job: JobRef,
         backend: Backend,
         *,
@@ -92,7 +94,8 @@ class Collector:
         one_block: anyio.Lock | None = None,
     ) -> None:
         self.client = client
-        self.journal = journal
+        self.folder = folder
+        self.lineage = lineage
         self.job = job
         self.backend = backend
         self.one_block = one_block or anyio.Lock(fast_acquire=True)
@@ -134,10 +137,10 @@ class Collector:
     async def _open_ids(self, shard: ShardRecord) -> SpoolReader | KeptIds:
         """The shard's rows; of one that was drained before its custom_ids alone, unless its spool was written again."""
         try:
-            return await open_spool(self.journal.spool, shard.planned)
+            return await open_spool(self.folder.spool, shard.planned)
         except SpoolDamaged:
-            with guarded(self.journal.ids):
-                kept = await threads.run(read_kept, self.journal.ids, shard.shard, shard.planned.rows)
+            with guarded(self.folder.ids):
+                kept = await threads.run(read_kept, self.folder.ids, shard.shard, shard.planned.rows)
             if kept is None:
                 raise
             return kept
@@ -168,7 +171,6 @@ class _Drain:
         self._earlier = state.earlier if isinstance(state, Draining) else None
         """How the shard was drained the first time, if it is drained once more."""
         self._first_missing = ""
-        self._missing_name = f"{shard.shard:08d}.jsonl"
 
     async def run(self) -> Collected:
         owner, planned = self._owner, self._shard.planned
@@ -345,19 +347,19 @@ class _Drain:
         """Keep the custom_ids, for the case that the part is lost; before `Drained`, after which the spool goes."""
         if isinstance(self._reader, KeptIds):
             return
-        with guarded(self._owner.journal.ids):
+        with guarded(self._owner.folder.ids):
             await threads.run(self._write_ids, self._reader)
 
     def _write_ids(self, reader: SpoolReader) -> None:
-        folder = self._owner.journal.ids
+        folder = self._owner.folder.ids
         write_kept(folder, self._shard.shard, reader.custom_id, self._withheld.rows, reader.params_marks())
 
     async def _note_missing(self, gone: str) -> int:
         if not gone:
             return 0
         entries = [(self._reader.custom_id(row), gone) for row, seen in enumerate(self._lines.seen) if not seen]
-        with guarded(self._owner.journal.missing):
-            await threads.run(write_missing, self._owner.journal.missing, self._missing_name, entries)
+        with guarded(self._owner.folder.missing):
+            await threads.run(write_missing, self._owner.folder.missing_list(self._shard.shard), entries)
         self._first_missing = _decode_id(entries[0][0])
         log.error("rows_missing", shard=self._shard.shard, rows=len(entries), why=gone)
         return len(entries)
@@ -372,8 +374,8 @@ class _Drain:
         lines = self._lines.totals.counts.total
         missing = self._shard.planned.rows - lines - self._withheld.retried(written)
         if missing:  # if nothing is missing, an existing list is a leftover of an earlier read
-            with guarded(self._owner.journal.missing):
-                listed = await threads.run(count_missing, self._owner.journal.missing / self._missing_name)
+            with guarded(self._owner.folder.missing):
+                listed = await threads.run(count_missing, self._owner.folder.missing_list(self._shard.shard))
             check_lines(self._owner.job, sealed.part, lines, lines + missing - listed)
         sealed_so = (
             self._state.why if isinstance(self._state, Lost) else "results were missing when the shard was sealed"

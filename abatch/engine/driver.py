@@ -22,7 +22,7 @@ from abatch.engine.watch import BatchWatcher
 from abatch.engine.wishes import CALLED_LOST, OperatorWishes
 from abatch.errors import ApiError, BackendError, LineTooLong, Overtaken, SpoolDamaged, SpoolUnusable, TooManyOpenFiles
 from abatch.input.spool import FREE_DISK, open_spool
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.log import log
 from abatch.protocol.absence import Absence
 from abatch.protocol.clocks import moment
@@ -117,7 +117,7 @@ class Driver:
                     await self.context.outage.wait(failure)
             except BackendError as failure:  # only draining and abandoning use it: they begin again with a new sink
                 await self.context.outage.wait(failure)
-        await threads.run(remove, self.context.manager.ledger.journal.spool / self.shard.planned.spool)
+        await threads.run(remove, self.context.manager.ledger.folder.spool_file(self.shard.planned.spool))
 
     async def _rest(self, failure: TooManyOpenFiles) -> None:
         pause = self._out_of_files.next()
@@ -147,7 +147,7 @@ class Driver:
         context = self.context
         if context.collector is None:
             raise backend_unknown(context.job.key)
-        spool = await open_spool(context.manager.ledger.journal.spool, self.shard.planned)
+        spool = await open_spool(context.manager.ledger.folder.spool, self.shard.planned)
         with closing(spool) as reader:
             counts, sealed, failures = await seal_fallbacks(
                 context.collector.backend, context.ref, self.shard, reader, result

@@ -140,7 +140,7 @@ def _mark(line: Line) -> bytes:
 async def _missing(ledger: Ledger, job: JobRecord) -> list[bytes]:
     marks: list[bytes] = []
     for shard in job.missing_shards:
-        marks += await threads.run(_missing_of, ledger.journal.missing / f"{shard:08d}.jsonl")
+        marks += await threads.run(_missing_of, ledger.folder.missing_list(shard))
     return marks
 
 

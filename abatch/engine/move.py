@@ -21,7 +21,7 @@ from abatch.backend import JobRef, Sealed, ShardRef
 from abatch.engine.redrain import Gone, check_age, check_ids, note_reopened
 from abatch.engine.sealing import WRITE_BYTES, discard, record_of, sealed_of
 from abatch.errors import BackendError, ConfigError, Overtaken, TooManyOpenFiles
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.log import log, ranges
 from abatch.protocol import wire
 from abatch.protocol.facts import Moved, Reopened
@@ -97,8 +97,8 @@ async def _move(
     cuts = job.cuts
     ref = JobRef(
         key=job.key,
-        lineage=ledger.journal.lineage,
-        missing=tuple(ledger.journal.missing / f"{shard:08d}.jsonl" for shard in sorted(job.missing_shards)),
+        lineage=ledger.lineage.name,
+        missing=ledger.folder.missing_lists(job.missing_shards),
         listed=job.listed,
     )  # the lists for the old destination, should it have to be assembled to be read
     new = await backends.connect(absolute_url(job.folder, to), ref)

@@ -51,8 +51,8 @@ async def read_results(ledger: Ledger, job: JobRecord) -> AsyncGenerator[bytes]:
 async def _open_to_read(ledger: Ledger, job: JobRecord) -> Backend:
     if not job.to:
         raise BackendError(job.key, "its backend is an object of the application that ran it: read it there")
-    ref = JobRef(key=job.key, lineage=ledger.journal.lineage, finished=job.finished is not None)
-    backend = await connect(absolute_url(ledger.journal.folder, job.to), ref)
+    ref = JobRef(key=job.key, lineage=ledger.lineage.name, finished=job.finished is not None)
+    backend = await connect(absolute_url(ledger.folder.path, job.to), ref)
     if job.finished is not None:
         full = await ledger.in_full(job)
         records = [shard.sealed for shard in full.shards.values() if shard.sealed is not None]

@@ -35,7 +35,7 @@ from abatch.protocol.lifecycle import InDoubt, doubt_of
 if TYPE_CHECKING:
     from abatch.engine.context import JobContext
     from abatch.journal.ledger import ShardRecord
-    from abatch.journal.sqlite import Entry
+    from abatch.journal.log import Entry
     from abatch.protocol.facts import ShardFact
 
 __all__ = ["ShardRecorder"]

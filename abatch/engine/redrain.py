@@ -181,7 +181,7 @@ async def check_ids(ledger: Ledger, job: JobRecord, gone: list[Gone], input_path
     """
     without: list[ShardRecord] = []
     for shard, state in gone:
-        kept = await threads.run(read_kept, ledger.journal.ids, shard.shard, shard.planned.rows)
+        kept = await threads.run(read_kept, ledger.folder.ids, shard.shard, shard.planned.rows)
         if kept is None or sum(kept.withheld) != state.drained.retried:
             without.append(shard)
     if not without:

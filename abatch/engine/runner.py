@@ -33,7 +33,7 @@ from abatch.errors import (
 )
 from abatch.input.located import lines_of
 from abatch.input.planner import Planner
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.log import log
 from abatch.protocol.early import judged, stands, stop_after_pilot
 from abatch.protocol.facts import Finished, IterableSource, Resumed, Stopped
@@ -116,12 +116,12 @@ class JobRun:
 
     def ref(self) -> JobRef:
         """The job as backends know it."""
-        journal = self._shop.ledger.journal
+        ledger = self._shop.ledger
         return backends.JobRef(
             key=self.job.key,
-            lineage=journal.lineage,
+            lineage=ledger.lineage.name,
             finished=self.job.finished is not None,
-            missing=tuple(journal.missing / f"{shard:08d}.jsonl" for shard in sorted(self.job.missing_shards)),
+            missing=ledger.folder.missing_lists(self.job.missing_shards),
             listed=self.job.listed,
         )
 
@@ -453,7 +453,8 @@ class JobRun:
         if backend is not None:
             context.collector = Collector(
                 shop.client,
-                shop.ledger.journal,
+                shop.ledger.folder,
+                shop.ledger.lineage,
                 context.ref,
                 backend,
                 tries=job.submitted.tries,

@@ -71,12 +71,12 @@ class LineSifter:
         self._batch_id = state.batch_id or ""
         self.proven = isinstance(state, Draining) and state.proven
         """Whether the batch is known to hold this shard."""
-        prefix = wire.prefix(owner.journal.lineage_key, shard.shard, state.doubt.attempt)
+        prefix = owner.lineage.prefix(shard.shard, state.doubt.attempt)
         self._prefix = prefix.decode()
         self._head = wire.ROW_HEAD + prefix
         self._earlier = state.earlier if isinstance(state, Draining) else None
         """How the shard was drained the first time, if it is drained once more."""
-        self.withheld = Withheld(owner.journal, shard, reader, self._earlier)
+        self.withheld = Withheld(owner.folder, shard, reader, self._earlier)
         self.seen = bytearray(self.withheld.rows)
         """1 for each row that has its line; of what was withheld the first time only the marks may be left."""
         self._marks = array("q", bytes(8 * shard.planned.rows))

@@ -28,7 +28,7 @@ from abatch.engine.doubt import doubt_about
 from abatch.errors import ApiError, JobStopped, Overtaken, cancel_and_skip
 from abatch.input.located import Named, named
 from abatch.input.spool import FREE_DISK, SpoolReader, SpoolWriter, guarded, open_spool
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.log import log
 from abatch.protocol import wire
 from abatch.protocol.clocks import awake, moment
@@ -167,15 +167,15 @@ class Uploader:
     async def _attempt(self, attempt: int) -> float:
         """One create, from the first byte to its verdict; the seconds to wait before another."""
         context, planned = self.context, self.shard.planned
-        free = (await threads.run(shutil.disk_usage, context.manager.ledger.journal.folder)).free
+        free = (await threads.run(shutil.disk_usage, context.manager.ledger.folder.path)).free
         if free < context.manager.config.free_disk:
             await self.context.stop(f"{free} bytes are free on the journal's disk", FREE_DISK)
         try:
             await context.manager.client.renew(context.scope.workspace_id)
         except ApiError as failure:
             return await self._not_sent(_Gate(failure=failure), None)
-        prefix = wire.prefix(context.manager.ledger.journal.lineage_key, self.shard.shard, attempt)
-        reader = await open_spool(context.manager.ledger.journal.spool, planned)
+        prefix = context.manager.ledger.lineage.prefix(self.shard.shard, attempt)
+        reader = await open_spool(context.manager.ledger.folder.spool, planned)
         gate, answer = _Gate(), None
         context.scope.pace.called(anyio.current_time())
         with closing(reader), anyio.CancelScope() as scope:
@@ -374,7 +374,7 @@ class Uploader:
                 if verdict.whole_scope:
                     self.context.scope.refusal = verdict
                 else:
-                    message = await named(reason, self.shard.planned, context.manager.ledger.journal.spool)
+                    message = await named(reason, self.shard.planned, context.manager.ledger.folder.spool)
                 told = message.told()
                 if (stop := await self.context.record_stop(told, remedy)) is not None:
                     context.look_up(message, stop)
@@ -390,7 +390,7 @@ class Uploader:
             return
         withdrawn: list[ShardFact] = [Withdrawn(why="413")] if committed else []
         halves = [context.manager.ledger.number_shard(), context.manager.ledger.number_shard()]
-        with guarded(context.manager.ledger.journal.spool):
+        with guarded(context.manager.ledger.folder.spool):
             written = await threads.run(self._write_halves, halves)
         async with self.recorder.appending:
             entries = self.recorder.entries(*withdrawn, Split(into=tuple(halves)))
@@ -404,15 +404,15 @@ class Uploader:
             context.spawn(number)
 
     def _write_halves(self, numbers: list[int]) -> list[Planned]:
-        folder, planned = self.context.manager.ledger.journal.spool, self.shard.planned
+        folder, planned = self.context.manager.ledger.folder, self.shard.planned
         halves: list[Planned] = []
-        with closing(SpoolReader(folder, planned)) as reader:
+        with closing(SpoolReader(folder.spool, planned)) as reader:
             middle = planned.rows // 2
             for number, rows in zip(numbers, (range(middle), range(middle, planned.rows)), strict=True):
-                writer = SpoolWriter(folder)
+                writer = SpoolWriter(folder.spool)
                 for row in rows:
                     writer.add(reader.custom_id(row), reader.params(row), reader.own_fallback(row))
-                name = f"{number:08d}.spool"
+                name = folder.spool_name(number)
                 written = writer.seal(name)
                 half = written.planned(name, planned.headers, parent=self.shard.shard, trial=planned.trial)
                 halves.append(half)

@@ -11,7 +11,7 @@ import anyio
 
 from abatch.engine.doubt import doubt_about
 from abatch.errors import ApiError
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.log import log
 from abatch.protocol.facts import (
     Found,

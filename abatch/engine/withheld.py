@@ -17,8 +17,8 @@ from abatch.journal.kept import KeptIds
 from abatch.system import threads
 
 if TYPE_CHECKING:
+    from abatch.journal.folder import JournalFolder
     from abatch.journal.ledger import ShardRecord
-    from abatch.journal.sqlite import Journal
     from abatch.protocol.facts import Counts, Drained, Planned
     from abatch.result import Line
 
@@ -29,7 +29,7 @@ class Withheld:
     """The rows of one shard that go, or the first time went, into its retry shard.
 
     Args:
-        journal: where the retry shard's spool file is written.
+        folder: where the retry shard's spool file is written.
         shard: the shard that is drained.
         reader: its rows.
         earlier: how the shard was drained the first time, if it is drained once more.
@@ -37,9 +37,9 @@ class Withheld:
     """
 
     def __init__(
-        self, journal: Journal, shard: ShardRecord, reader: SpoolReader | KeptIds, earlier: Drained | None
+        self, folder: JournalFolder, shard: ShardRecord, reader: SpoolReader | KeptIds, earlier: Drained | None
     ) -> None:
-        self._journal = journal
+        self._folder = folder
         self._planned = shard.planned
         self._shard = shard.shard
         self._reader = reader
@@ -52,7 +52,7 @@ class Withheld:
         self._writer: SpoolWriter | None = None
         self._block: list[tuple[int, bytes, bytes]] = []
         """Rows of one block on their way there: row number, custom_id, line."""
-        self._name = f"retry-{shard.shard:08d}.spool"
+        self._name = folder.retry_name(shard.shard)
 
     @property
     def counts(self) -> Counts:
@@ -78,7 +78,7 @@ class Withheld:
             SpoolUnusable: the disk does not take them.
 
         """
-        spool = self._journal.spool
+        spool = self._folder.spool
         with guarded(spool):
             if self._writer is None:
                 self._writer = SpoolWriter(spool)
@@ -90,14 +90,14 @@ class Withheld:
     async def forget_leftover(self) -> None:
         """Remove the spool file that a drain left which died before its seal."""
         if self._earlier is None:  # else it is the file of the retry shard, which may be on its way
-            with guarded(self._journal.spool):
-                await threads.run((self._journal.spool / self._name).unlink, missing_ok=True)
+            with guarded(self._folder.spool):
+                await threads.run(self._folder.spool_file(self._name).unlink, missing_ok=True)
 
     async def seal(self) -> Written | None:
         """Make the withheld rows durable; None if there are none."""
         if self._writer is None:
             return None
-        with guarded(self._journal.spool):
+        with guarded(self._folder.spool):
             return await threads.run(self._writer.seal, self._name)
 
     async def discard(self) -> None:
@@ -109,14 +109,14 @@ class Withheld:
         """Find what an earlier run sealed and no fact describes yet, and mark its rows."""
         if self._earlier is not None:
             return None
-        with guarded(self._journal.spool):
-            written = await threads.run(examine, self._journal.spool / self._name)
+        with guarded(self._folder.spool):
+            written = await threads.run(examine, self._folder.spool_file(self._name))
             if written is not None:
                 await threads.run(self._mark, written)
         return written
 
     def _mark(self, written: Written) -> None:
-        spool = self._journal.spool
+        spool = self._folder.spool
         with closing(SpoolReader(spool, written.planned(self._name, self._planned.headers))) as retried:
             ids = {retried.custom_id(row) for row in range(retried.rows)}
         for row in range(self._planned.rows):

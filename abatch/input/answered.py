@@ -63,7 +63,7 @@ def answering(ledger: Ledger, key: str) -> list[JobRecord]:
     while key:
         job = ledger.job(key)
         if job is None:
-            raise JobNotFound(ledger.journal.folder, key, tuple(each.key for each in ledger.jobs.values()))
+            raise JobNotFound(ledger.folder.path, key, tuple(each.key for each in ledger.jobs.values()))
         job = root_of(ledger, job)
         family = [job, *retries_of(ledger, job)]
         for each in family:
@@ -103,7 +103,7 @@ async def without_answered(
         BackendError: the results of a job are not where they were.
 
     """
-    async with known_params(ledger.journal.folder) as known:
+    async with known_params(ledger.folder.path) as known:
         for job in answering(ledger, answered_by):
             await _note_job(ledger, job, run_of(job), known)
         selection = _Selection(known, betas, note)
@@ -139,7 +139,7 @@ async def _note_job(ledger: Ledger, job: JobRecord, run: JobRun, known: KnownPar
                     piece, weight = [], 0
             await threads.run(_note_answers, job, piece, known)
     for shard in (await ledger.in_full(job)).shards.values():
-        await threads.run(_note_params, ledger.journal.ids, shard, known)
+        await threads.run(_note_params, ledger.folder.ids, shard, known)
 
 
 def _note_answers(job: JobRecord, results: list[bytes], known: KnownParams) -> None:

@@ -20,7 +20,7 @@ from abatch.input.files import CHANGED_MEANWHILE, packed_mask, read_again, unski
 from abatch.input.known import known_params
 from abatch.input.request import Rows
 from abatch.journal.kept import params_mark, read_kept
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.log import log
 from abatch.protocol.facts import ChangedSource, InputChanged, Unplanned, betas_of_row, files_of, takes_changed_input
 from abatch.protocol.lifecycle import Dead, Done, Ready
@@ -107,9 +107,9 @@ async def take_changed(
                 unplanned.append(shard)
             case _:
                 pass
-    async with known_params(ledger.journal.folder) as known:
+    async with known_params(ledger.folder.path) as known:
         for shard in sent:
-            await threads.run(_note_sent, ledger.journal.ids, job, shard, known)
+            await threads.run(_note_sent, ledger.folder.ids, job, shard, known)
         _check_accounts(job, known.count, unplanned)
         left = None if limit is None else max(limit - known.count, 0)
         comparison = _Comparison(known, job.submitted.headers.betas, preview, left)
@@ -118,7 +118,7 @@ async def take_changed(
             raise _refused(job.key, _told(comparison.others, "have other params now", comparison.other))
         if gone := known.count - comparison.found:
             await read_again(source, paths, lambda rows: known.drop(rows.custom_ids))
-            named = await threads.run(_first_of, ledger.journal.ids, job, sent, known)
+            named = await threads.run(_first_of, ledger.folder.ids, job, sent, known)
             raise _refused(job.key, _told(gone, "are not in the input any more", named))
         if len(comparison.mask) != source.rows:
             raise ConfigError(CHANGED_MEANWHILE)
@@ -134,7 +134,7 @@ async def take_changed(
     await ledger.record(Entry(job.job, InputChanged(source=changed), n=cuts), *entries)
     log.warning("input_changed", job=job.key, requests=source.rows, sent=changed.sent, shards_unplanned=len(unplanned))
     for shard in unplanned:
-        await threads.run(remove, ledger.journal.spool / shard.planned.spool)
+        await threads.run(remove, ledger.folder.spool_file(shard.planned.spool))
 
 
 def _check_accounts(job: JobRecord, sent: int, unplanned: Sequence[ShardRecord]) -> None:

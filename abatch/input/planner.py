@@ -23,7 +23,7 @@ from abatch.input.iterables import IterableInput, Numbered, other_row
 from abatch.input.params import check_of
 from abatch.input.request import Rows, from_checked_lines
 from abatch.input.spool import FREE_DISK, SpoolWriter, guarded
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.log import log
 from abatch.protocol.facts import ChangedSource, Cut, Headers, betas_of_row, files_of, takes_changed_input
 from abatch.protocol.pacing import LIMITS
@@ -92,7 +92,7 @@ class Planner:
         self._config = config
         self._room = room
         self._cut_made = cut_made
-        self._spool = ledger.journal.spool
+        self._spool = ledger.folder.spool
         self._open: dict[Headers, _Open] = {}
         self._header_sets = set(job.header_sets)
         self._params = check_of(config.params, betas=bool(job.submitted.headers.betas))
@@ -156,7 +156,7 @@ class Planner:
         head = (await self._ledger.in_full(self._job)).head
         source, rows = IterableInput(requests), 0
         self._filled = before.rows
-        seen = DuplicateIndex(self._ledger.journal.folder)
+        seen = DuplicateIndex(self._ledger.folder.path)
         try:
             async with aclosing(source.blocks(most=self._config.requests_per_batch)) as blocks:
                 async for block in blocks:
@@ -327,7 +327,7 @@ class Planner:
         entries: list[Entry] = []
         for headers, shard in self._open.items():
             number = self._ledger.number_shard()
-            name = f"{number:08d}.spool"
+            name = self._ledger.folder.spool_name(number)
             written = await self._in_spool(shard.writer.seal, name)
             planned = written.planned(name, headers, part=self._job.take_part())
             entries.append(Entry(self._job.job, planned, number, 0))

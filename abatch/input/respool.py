@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from abatch.journal.ledger import JobRecord, Ledger, ShardRecord
-    from abatch.journal.sqlite import Recorded
+    from abatch.journal.log import Recorded
 
 __all__ = ["respool"]
 
@@ -79,8 +79,8 @@ async def respool(ledger: Ledger, job: JobRecord, paths: Sequence[Path], shards:
         file = await opened_source(source, paths, longest=2 * BATCH_BYTES)
     except ConfigError:  # it is gone
         return set()
-    reading = _Pass(ledger.journal.spool, job.submitted.headers, file, wanted)
-    with closing(file), guarded(ledger.journal.spool):
+    reading = _Pass(ledger.folder.spool, job.submitted.headers, file, wanted)
+    with closing(file), guarded(ledger.folder.spool):
         try:
             left = reading.row
             while left := await threads.run(file.skip, offset=reading.offset, rows=left):
@@ -132,7 +132,7 @@ async def _stretches(ledger: Ledger, job: JobRecord) -> dict[int, _Stretch]:
             case _:
                 pass
 
-    await ledger.journal.replay(visit, job=job.job)
+    await ledger.facts.replay(visit, job=job.job)
     return found
 
 

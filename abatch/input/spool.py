@@ -393,8 +393,9 @@ def examine(path: Path) -> Written | None:
     )
 
 
-def write_missing(folder: Path, name: str, entries: Sequence[tuple[bytes, str]]) -> None:
+def write_missing(path: Path, entries: Sequence[tuple[bytes, str]]) -> None:
     """Make the list of a shard's rows that have no line durable: JSON lines `{"custom_id", "reason"}`."""
+    folder = path.parent
     descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)
     with os.fdopen(descriptor, "wb") as file:
         for custom_id, reason in entries:
@@ -402,7 +403,7 @@ def write_missing(folder: Path, name: str, entries: Sequence[tuple[bytes, str]])
         file.flush()
         sync(file.fileno())
     with durable(folder):
-        (folder / temporary).rename(folder / name)
+        (folder / temporary).rename(path)
 
 
 def count_missing(path: Path) -> int:

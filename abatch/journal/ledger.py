@@ -15,7 +15,7 @@ import anyio
 import msgspec
 
 from abatch.errors import IllegalTransition, JournalCorrupt, Overtaken
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.prices import MOST_SPENDS, OTHER_MODELS, TOO_MANY
 from abatch.protocol.facts import (
     Abandoned,
@@ -80,7 +80,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from abatch.journal.sqlite import Journal, Recorded
+    from abatch.journal.folder import JournalFolder
+    from abatch.journal.lineage import Lineage
+    from abatch.journal.log import FactLog, Recorded
     from abatch.prices import PriceList
     from abatch.protocol.facts import FilePart, Headers, SealedRecord, ShardFact
     from abatch.result import Failure
@@ -640,8 +642,9 @@ class JobRecord:
 class Ledger:
     """All jobs of one journal."""
 
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
+    def __init__(self, facts: FactLog, folder: JournalFolder) -> None:
+        self.facts = facts
+        self.folder = folder
         self.jobs: dict[int, JobRecord] = {}
         self._by_key: dict[str, JobRecord] = {}
         self.unfinished: dict[int, JobRecord] = {}
@@ -661,28 +664,36 @@ class Ledger:
         self._refreshing = anyio.Lock()
 
     @classmethod
-    async def load(cls, journal: Journal, *, finished: Callable[[JobRecord], object] | None = None) -> Ledger:
+    async def load(
+        cls, facts: FactLog, folder: JournalFolder, *, finished: Callable[[JobRecord], object] | None = None
+    ) -> Ledger:
         """Replay the journal.
 
         Args:
-            journal: whose facts to read.
+            facts: the log.
+            folder: the journal's.
             finished: called, in a worker thread, with every finished job before its shards are let go.
 
         Raises:
             JournalCorrupt: a fact cannot be read, or does not follow from those before it.
 
         """
-        ledger = cls(journal)
-        ledger._version = await journal.version()
+        ledger = cls(facts, folder)
+        ledger._version = await facts.version()
         ledger._on_finished = finished
-        ledger._others_seq = await journal.replay(ledger._apply)
+        ledger._others_seq = await facts.replay(ledger._apply)
         try:
             await ledger._apply_late()
         except (IllegalTransition, AssertionError) as failure:
             why = f"a fact of a job that was reopened does not follow from those before it ({failure})"
-            raise JournalCorrupt(journal.folder, why) from failure
+            raise JournalCorrupt(folder.path, why) from failure
         ledger._on_finished = None
         return ledger
+
+    @property
+    def lineage(self) -> Lineage:
+        """The journal's identity."""
+        return self.facts.lineage
 
     def job(self, key: str) -> JobRecord | None:
         """The job of this key."""
@@ -701,7 +712,7 @@ class Ledger:
         """
         if (known := self.shard(number)) is not None:
             return known
-        job = self.jobs.get(await self.journal.job_of(number) or 0)
+        job = self.jobs.get(await self.facts.job_of(number) or 0)
         return None if job is None else (await self.in_full(job)).shards.get(number)
 
     async def in_full(self, job: JobRecord) -> JobRecord:
@@ -716,7 +727,7 @@ class Ledger:
         first, last = job.seqs
         began: list[Submitted] = []
         if isinstance(job.submitted.source, SelectedSource | ChangedSource):  # without its mask
-            await self.journal.replay(
+            await self.facts.replay(
                 lambda each: began.append(each.fact) if isinstance(each.fact, Submitted) else None,
                 since=first - 1,
                 until=first,
@@ -729,7 +740,7 @@ class Ledger:
             started_at=job.started_at,
             changed_at=job.changed_at,
         )
-        await self.journal.replay(full.apply, since=first, until=last, job=job.job)
+        await self.facts.replay(full.apply, since=first, until=last, job=job.job)
         full.duplicates = job.duplicates
         full.changed_at = job.changed_at
         return full
@@ -791,7 +802,7 @@ class Ledger:
         return await whole(self._start_job(fact))
 
     async def _start_job(self, fact: Submitted) -> JobRecord:
-        recorded = await self.journal.add_job(fact)
+        recorded = await self.facts.add_job(fact)
         self._apply(recorded)
         self._announce(recorded)
         return self.jobs[recorded.job]
@@ -809,7 +820,7 @@ class Ledger:
     async def _record(self, entries: tuple[Entry, ...]) -> None:
         self._check(entries)
         try:
-            appended = await self.journal.append(*entries)
+            appended = await self.facts.append(*entries)
         except Overtaken:
             await self.refresh()
             raise
@@ -850,11 +861,11 @@ class Ledger:
     async def refresh(self) -> bool:
         """Take in what other processes appended; whether there was anything."""
         async with self._refreshing:
-            version = await self.journal.version()
+            version = await self.facts.version()
             if version == self._version:
                 return False
             fresh: list[Recorded] = []
-            await self.journal.replay(fresh.append, since=self._others_seq, others_only=True)
+            await self.facts.replay(fresh.append, since=self._others_seq, others_only=True)
             for recorded in fresh:
                 self._apply(recorded)
                 await self._apply_late()
@@ -893,7 +904,7 @@ class Ledger:
         if isinstance(fact, Submitted) and recorded.job not in self.jobs:
             began = JobRecord(
                 job=recorded.job,
-                folder=self.journal.folder,
+                folder=self.folder.path,
                 submitted=fact,
                 started_at=recorded.at,
                 changed_at=recorded.at,
@@ -922,7 +933,7 @@ class Ledger:
         job.let_shards_go()
 
     def _never_began(self, recorded: Recorded) -> JournalCorrupt:
-        return JournalCorrupt(self.journal.folder, f"fact {recorded.seq} is of a job that never began")
+        return JournalCorrupt(self.folder.path, f"fact {recorded.seq} is of a job that never began")
 
     def _note_duration(self, job: JobRecord, ended: Recorded) -> None:
         """How long a batch took; not of one that was parked and cancelled for it, which is what is not usual."""

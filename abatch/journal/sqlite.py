@@ -1,16 +1,7 @@
-"""The journal: an append-only, durable log of facts in one SQLite file, and the lock of the process that drives it.
+"""The log of facts in one SQLite file: `FactLog` in SQL. WAL, synchronous=FULL.
 
-    .abatch/            0700
-      journal.db        facts in the order they became durable; WAL, synchronous=FULL
-      lock              held (flock) by the one process that drives; the kernel frees it only at that process's death
-      spool/            sealed request bodies
-      missing/          ids of rows that have no result, per shard
-      ids/              ids of drained shards, for as long as the API keeps their results
-
-*Fence*: fact n of a shard, and cut n of a job, can be appended once. Of two processes that race, the loser gets
-`Overtaken` and reads the facts again. Other processes may read, and append wishes (cancel, resolve); the driver sees
-them within a second. After a failed write or fsync nothing more is written through this connection, and the manager
-ends: what a disk did with a failed fsync cannot be known, so it is never tried again.
+After a failed write or fsync nothing more is written through this connection, and the manager ends: what a disk did
+with a failed fsync cannot be known, so it is never tried again.
 
 One unit of work is one closure in one thread hop (`threads.run`), under a shield: a cancellation can neither
 split it nor leave it running unseen. That is why this uses `sqlite3` itself; see docs/design.md.
@@ -18,17 +9,12 @@ split it nor leave it running unseen. That is why this uses `sqlite3` itself; se
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import hmac
 import os
 import secrets
 import sqlite3
 import time
-import weakref
 from contextlib import closing
-from io import FileIO
-from typing import TYPE_CHECKING, Final, NamedTuple, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
 
 import anyio
 import msgspec
@@ -39,15 +25,15 @@ from abatch.errors import (
     JobConflict,
     JournalCorrupt,
     JournalError,
-    JournalLocked,
     Overtaken,
 )
-from abatch.log import log
+from abatch.journal.lineage import Lineage
+from abatch.journal.lock import DriverLock
+from abatch.journal.log import Entry, Recorded
 from abatch.protocol import facts
 from abatch.protocol.facts import (
     CancelledAsParked,
     CandidatesChanged,
-    Fact,
     InputChanged,
     Limited,
     Lost,
@@ -60,15 +46,16 @@ from abatch.protocol.facts import (
     WishRefused,
 )
 from abatch.system import threads
-from abatch.system.disk import close_to_others, durable, make_folders
+from abatch.system.disk import durable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from abatch.journal.folder import JournalFolder
     from abatch.protocol.facts import Submitted
 
-__all__ = ["Entry", "Journal", "Recorded", "forget_locks", "is_driven"]
+__all__ = ["SqliteLog"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -110,56 +97,28 @@ CREATE UNIQUE INDEX cuts ON facts (job, n) WHERE shard IS NULL;
 """
 
 
-class Entry(NamedTuple):
-    """A fact to append: to the job, or at position `n` of a shard; a `Cut` at position `n` of the job's cuts."""
+class SqliteLog:
+    """One connection to the file, opened by `SqliteLog.open`; every method that touches the disk is awaited."""
 
-    job: int
-    fact: Fact
-    shard: int | None = None
-    n: int | None = None
-
-
-class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """A fact as it stands in the journal."""
-
-    seq: int
-    job: int
-    shard: int | None
-    at: float
-    fact: Fact
-
-
-class Journal:
-    """One journal, opened by `Journal.open`; every method that touches the disk is awaited."""
-
-    def __init__(self, folder: Path, db: sqlite3.Connection, lock: FileIO | None, lineage_key: bytes) -> None:
+    def __init__(
+        self, folder: JournalFolder, db: sqlite3.Connection, lock: DriverLock | None, lineage: Lineage
+    ) -> None:
         self.folder = folder
-        self.spool = folder / "spool"
-        """The folder of sealed shards."""
-        self.missing = folder / "missing"
-        """The folder that lists rows without a result."""
-        self.ids = folder / "ids"
-        """The folder that keeps the custom_ids of drained shards."""
-        self.lineage_key = lineage_key
-        """The secret that tags are made with; it never leaves the journal."""
-        self.lineage = hashlib.blake2b(lineage_key, digest_size=8, person=b"abatch-lineage").hexdigest()
-        """16 hex digits that name the journal to backends."""
+        self.lineage = lineage
         self._db = db
         self._lock = lock
         self._turn = anyio.Lock()
         self._writer = secrets.randbits(62)
         self._broken: JournalError | None = None
-        if lock is not None:
-            _held.add(self)
 
     @property
     def drives(self) -> bool:
         """Whether this process holds the driver's lock."""
-        return self._lock is not None
+        return self._lock is not None and self._lock.held
 
     @classmethod
-    async def open(cls, folder: Path, *, drive: bool) -> Self:
-        """Open the journal in `folder`; make it if `drive`.
+    async def open(cls, folder: JournalFolder, /, *, drive: bool) -> Self:
+        """Open the log in `folder`; make it if `drive`.
 
         Raises:
             ConfigError: there is none, and it is only to be read.
@@ -171,31 +130,29 @@ class Journal:
         return await threads.opened(cls._close, cls._open, folder, drive)
 
     @classmethod
-    def _open(cls, folder: Path, drive: bool) -> Self:
-        path = folder / "journal.db"
+    def _open(cls, folder: JournalFolder, drive: bool) -> Self:
         lock = None
-        if not drive and not path.exists():
+        if not drive and not folder.database.exists():
             raise ConfigError(
                 f"there is no journal in {folder}: no run has made one there yet; --journal names another folder"
             )
         try:
             if drive:
-                for part in (folder, folder / "spool", folder / "missing", folder / "ids"):
-                    make_folders(part)
-                    _make_ours_alone(part)
-                lock = _take_lock(folder / "lock")
-            db, lineage_key = _connect(path, migrate=drive)
-        except (NotADirectoryError, FileExistsError) as wrong:
-            _drop_lock(lock)
-            raise ConfigError(f"journal {folder} cannot be a folder: {wrong.strerror}") from wrong
-        except OSError as failure:
-            _drop_lock(lock)
-            place = f" ({failure.filename})" if failure.filename else ""
-            raise JournalError(f"journal {folder} cannot be opened: {failure.strerror}{place}") from failure
-        except BaseException:
-            _drop_lock(lock)
-            raise
-        return cls(folder, db, lock, lineage_key)
+                folder.prepare()
+                lock = DriverLock(folder.lock)
+            db, secret = _connect(folder.database, migrate=drive)
+        except BaseException as failure:
+            if lock is not None:
+                lock.close()
+            match failure:
+                case NotADirectoryError() | FileExistsError():
+                    raise ConfigError(f"journal {folder} cannot be a folder: {failure.strerror}") from failure
+                case OSError():
+                    place = f" ({failure.filename})" if failure.filename else ""
+                    raise JournalError(f"journal {folder} cannot be opened: {failure.strerror}{place}") from failure
+                case _:
+                    raise
+        return cls(folder, db, lock, Lineage(secret))
 
     async def aclose(self) -> None:
         """Close the file and free the lock."""
@@ -207,21 +164,10 @@ class Journal:
 
     def _close(self) -> None:
         self._db.close()
-        self.forget_lock()
-        _held.discard(self)
+        if self._lock is not None:
+            self._lock.close()
 
-    def forget_lock(self) -> None:
-        """Close the lock's descriptor; in the process that took it, that gives it up."""
-        _drop_lock(self._lock)
-        self._lock = None
-
-    def fingerprint(self, api_key: str | None) -> str | None:
-        """16 hex digits that tell whether a later key is the same, and nothing else about it."""
-        if api_key is None:
-            return None
-        return hmac.digest(self.lineage_key, api_key.encode(), hashlib.sha256)[:8].hex()
-
-    async def bind(self, base_url: str) -> None:
+    async def bind(self, base_url: str, /) -> None:
         """Tie the journal to one API once something may have been sent; until then the last one counts.
 
         Raises:
@@ -252,7 +198,7 @@ class Journal:
 
         return await self._unit(read)
 
-    async def add_job(self, fact: Submitted) -> Recorded:
+    async def add_job(self, fact: Submitted, /) -> Recorded:
         """Append a job's first fact; its number is in what is returned.
 
         Raises:
@@ -270,7 +216,7 @@ class Journal:
             assert job is not None
             return self._insert(Entry(job, fact), time.time())
 
-    async def append(self, *entries: Entry) -> list[Recorded]:
+    async def append(self, /, *entries: Entry) -> list[Recorded]:
         """Make these facts durable, all or none, and return them as recorded. Not interrupted by a cancellation.
 
         Raises:
@@ -310,12 +256,12 @@ class Journal:
 
     async def replay(
         self,
-        visit: Callable[[Recorded], None],
+        visit: Callable[[Recorded], object],
+        /,
         *,
         since: int = 0,
         until: int | None = None,
         others_only: bool = False,
-        shard: int | None = None,
         job: int | None = None,
     ) -> int:
         """Call `visit` (in a worker thread) with every fact after `since`, in the order they became durable.
@@ -329,18 +275,15 @@ class Journal:
             JournalCorrupt: a fact cannot be read, or `visit` found that it does not follow from those before it.
 
         """
-        return await self._unit(
-            self._replay, visit, since=since, until=until, others_only=others_only, shard=shard, of_job=job
-        )
+        return await self._unit(self._replay, visit, since=since, until=until, others_only=others_only, of_job=job)
 
     def _replay(
         self,
-        visit: Callable[[Recorded], None],
+        visit: Callable[[Recorded], object],
         *,
         since: int,
         until: int | None,
         others_only: bool,
-        shard: int | None,
         of_job: int | None,
     ) -> int:
         query = "SELECT seq, job, shard, at, fact FROM facts WHERE seq > ?"
@@ -348,7 +291,7 @@ class Journal:
         if others_only:
             query += " AND writer != ?"
             values.append(self._writer)
-        for condition, value in (("seq <= ?", until), ("shard = ?", shard), ("job = ?", of_job)):
+        for condition, value in (("seq <= ?", until), ("job = ?", of_job)):
             if value is not None:
                 query += f" AND {condition}"
                 values.append(value)
@@ -359,18 +302,18 @@ class Journal:
                 try:
                     decoded = decode(fact)
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as unreadable:
-                    raise JournalCorrupt(self.folder, f"fact {seq} cannot be read") from unreadable
+                    raise JournalCorrupt(self.folder.path, f"fact {seq} cannot be read") from unreadable
                 # SQLite keeps any type in any column
                 if type(job) is not int or type(at) is not float or type(of_shard) not in _OF_SHARD:
-                    raise JournalCorrupt(self.folder, f"fact {seq} cannot be read")
+                    raise JournalCorrupt(self.folder.path, f"fact {seq} cannot be read")
                 try:
                     visit(Recorded(seq, job, of_shard, at, decoded))
                 except (IllegalTransition, AssertionError) as failure:
                     why = f"fact {seq} does not follow from those before it ({failure})"
-                    raise JournalCorrupt(self.folder, why) from failure
+                    raise JournalCorrupt(self.folder.path, why) from failure
         return seq
 
-    async def job_of(self, shard: int) -> int | None:
+    async def job_of(self, shard: int, /) -> int | None:
         """The number of the job that has this shard."""
 
         def read() -> int | None:
@@ -426,19 +369,6 @@ class _Transaction:
             self._db.execute("ROLLBACK")
 
 
-def _make_ours_alone(folder: Path) -> None:
-    """Prompts stand in it: refuse a folder of another user's, and take our own from the others."""
-    try:
-        bits = close_to_others(folder)
-    except OSError as refused:
-        raise JournalError(
-            f"{folder} is not for its owner alone: {refused.strerror}; choose another journal with journal= or "
-            "--journal, or give the folder to the user who runs this (chown, chmod 700)"
-        ) from refused
-    if bits:
-        log.warning("journal_folder_was_open", folder=str(folder), others_had=f"{bits:03o}")
-
-
 def _connect(path: Path, *, migrate: bool) -> tuple[sqlite3.Connection, bytes]:
     new = not path.exists()
     if new:
@@ -492,78 +422,3 @@ def _is_new(db: sqlite3.Connection, path: Path) -> bool:
     if version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
         raise JournalError(f"{path} is another program's database: choose another journal with journal= or --journal")
     return bool(version == 0)
-
-
-# ---- the driver's lock ----------------------------------------------------------------------------------------
-
-_held: weakref.WeakSet[Journal] = weakref.WeakSet()
-
-
-SAYS_WITHIN: Final = 50
-"""Hundredths of a second in which who has the lock writes down who it is."""
-
-
-TRIES: Final = 4
-"""How often the lock is asked for, a hundredth of a second apart: `is_driven` holds it for a moment."""
-
-
-def is_driven(folder: Path) -> bool:
-    """Whether a process drives the journal in `folder`: this one or another, in whatever container of this machine.
-
-    The lock tells it, and not the process id in it, which means nothing in another container, and something else when
-    it was given to another process since.
-    """
-    try:
-        file = FileIO(os.open(folder / "lock", os.O_RDONLY | os.O_NOFOLLOW))
-    except FileNotFoundError:
-        return False
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _take_lock(path: Path) -> FileIO:
-    """The open lock file; closing it, or losing it, gives the lock up."""
-    file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
-    for tries_left in reversed(range(TRIES)):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as held:
-            if tries_left:
-                time.sleep(0.01)
-                continue
-            with file:
-                raise JournalLocked(path.parent, _holder(file)) from held
-        break
-    file.write(b"%-19d\n" % os.getpid())  # over what the last one wrote, so that it is never empty again
-    return file
-
-
-def _holder(file: FileIO) -> int:
-    """The process that holds the lock; 0 if it has taken it for the first time and does not say so."""
-    for _ in range(SAYS_WITHIN):
-        said = os.pread(file.fileno(), 20, 0).strip()
-        if said.isdigit():
-            return int(said)
-        time.sleep(0.01)
-    return 0
-
-
-def _drop_lock(file: FileIO | None) -> None:
-    if file is not None:
-        file.close()
-
-
-def forget_locks() -> None:
-    """Close the locks of every journal opened here.
-
-    A forked child shares the descriptors, and with them the locks, which must not outlive the driver in it.
-    """
-    for journal in list(_held):
-        journal.forget_lock()
-
-
-os.register_at_fork(after_in_child=forget_locks)

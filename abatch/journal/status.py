@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from abatch.journal.lock import holder
+
 if TYPE_CHECKING:
-    from pathlib import Path
+    from abatch.journal.folder import JournalFolder
 
-__all__ = ["DriverStatus", "StorageDown", "post", "read"]
-
-NAME: Final = "driver.json"
+__all__ = ["DriverStatus", "StorageDown", "driver_status", "post", "read"]
 
 
 class StorageDown(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,21 +47,31 @@ class DriverStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Destinations that fail at the moment, and are tried again."""
 
 
-def post(folder: Path, status: DriverStatus) -> None:
+def post(folder: JournalFolder, status: DriverStatus) -> None:
     """Replace the status of the journal in `folder`."""
-    descriptor, name = tempfile.mkstemp(prefix=".driver-", suffix=".tmp", dir=folder)
+    descriptor, name = tempfile.mkstemp(prefix=".driver-", suffix=".tmp", dir=folder.path)
+    written = folder.path / name
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(msgspec.json.encode(status))
-        (folder / name).rename(folder / NAME)
+        written.rename(folder.status)
     except BaseException:
-        (folder / name).unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
         raise
 
 
-def read(folder: Path) -> DriverStatus | None:
+def read(folder: JournalFolder) -> DriverStatus | None:
     """The status, None if there is none that can be read."""
     try:
-        return msgspec.json.decode((folder / NAME).read_bytes(), type=DriverStatus)
+        return msgspec.json.decode(folder.status.read_bytes(), type=DriverStatus)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
+
+
+def driver_status(folder: JournalFolder) -> DriverStatus | None:
+    """The account of the process that drives the journal now, with no more than its id if it has given none yet."""
+    if not folder.is_driven():
+        return None
+    pid = holder(folder.lock)
+    status = read(folder)
+    return status if status is not None and status.pid == pid else DriverStatus(pid=pid)

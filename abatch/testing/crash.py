@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from abatch import backend as backends
 from abatch.backend import Sealed
-from abatch.journal.sqlite import forget_locks
+from abatch.journal.lock import forget_locks
 from abatch.system import threads
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from abatch.cli.sanitize import moment
+from abatch.journal.folder import JournalFolder
 from abatch.journal.status import DriverStatus, StorageDown, post
 from abatch.sandbox import Sandbox
 from abatch.sandbox.answers import Outcomes
@@ -109,7 +110,7 @@ def test_status_says_since_when_the_storage_has_been_failing(alone: Any) -> None
         job="nightly", since=1_700_000_000.0, why="put_object came to 503 SlowDown", until=1_700_000_900.0
     )
     with lock:
-        post(journal, DriverStatus(pid=os.getpid(), storage_down=[down]))
+        post(JournalFolder(journal), DriverStatus(pid=os.getpid(), storage_down=[down]))
         shown = alone.here("status")
         assert "the storage of nightly has been failing since" in shown.out
         until = f"it is tried again until {moment(1_700_000_900.0)}"

@@ -7,7 +7,7 @@ import os
 import signal
 from typing import Any
 
-from abatch.journal.sqlite import is_driven
+from abatch.journal.folder import JournalFolder
 from abatch.sandbox import Sandbox
 from tests.cli.conftest import PATIENCE
 
@@ -126,5 +126,5 @@ def test_a_process_id_that_lives_does_not_drive_a_journal_whose_lock_is_free(cli
     folder = cli.folder / ".abatch"
     assert int((folder / "lock").read_text()) == os.getpid()  # the run was in this process, which lives
     assert cli.here("status", "--json").json["driver"] is None
-    assert not is_driven(folder)
+    assert not JournalFolder(folder).is_driven()
     assert api.account.violated == 0

@@ -25,7 +25,7 @@ from tests.harness.processes import Deed
 EFFECTS = tuple(
     f"before {effect}"
     for effect in ("COMMIT", "fsync", "rename", "link", "unlink", "copy_file_range", "claim", "sqlite", "SpoolWriter",
-                   "Planner._fill", "_Sink", "_write_new", "Journal._open", "Journal._add_job")
+                   "Planner._fill", "_Sink", "_write_new", "SqliteLog._open", "SqliteLog._add_job")
 )  # fmt: skip
 """Places before what touches the disk."""
 AGAIN = b"the journal was written again after it had failed\n"

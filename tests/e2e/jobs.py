@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import anthropic
 
 from abatch import BatchManager, Config, Job, Summary
+from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import Entry, Journal
+from abatch.journal.log import Entry
+from abatch.journal.sqlite import SqliteLog
 from abatch.protocol.facts import Fact, JobFact
 from abatch.protocol.lifecycle import doubt_of
 from abatch.sandbox import Sandbox, answer_text
@@ -85,7 +87,7 @@ async def run(rows: Any, to: str = "results.jsonl", key: str = "job", **more: An
 async def recorded(kind: type[T]) -> list[T]:
     """The facts of this kind, in the order of the journal."""
     found: list[T] = []
-    journal = await Journal.open(Path(".abatch").absolute(), drive=False)
+    journal = await SqliteLog.open(JournalFolder(Path(".abatch").absolute()), drive=False)
     await journal.replay(lambda each: found.append(each.fact) if isinstance(each.fact, kind) else None)
     await journal.aclose()
     return found
@@ -93,8 +95,8 @@ async def recorded(kind: type[T]) -> list[T]:
 
 async def record_wish(shard: int, word: Callable[[int], JobFact]) -> None:
     """Record an operator's word on the attempt of a shard, which it is given, from outside as `abatch resolve` does."""
-    journal = await Journal.open(Path(".abatch").absolute(), drive=False)
-    ledger = await Ledger.load(journal)
+    journal = await SqliteLog.open(JournalFolder(Path(".abatch").absolute()), drive=False)
+    ledger = await Ledger.load(journal, journal.folder)
     record = ledger.shard(shard)
     assert record is not None
     doubt = doubt_of(record.state)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from abatch import BatchManager, ConfigError, JobConflict, JobStopped, LimitReached
 from abatch.input.located import lines_of
 from abatch.input.request import Rows
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.protocol.facts import CancelWished, ChangedSource, InputChanged, Stopped, Unplanned
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import Status

@@ -54,7 +54,7 @@ OF_CHANGED = 13
 OF_REFUSED = 5
 """The same, where an operator's word is refused."""
 EFFECTS = {
-    "the journal": "Journal._append",
+    "the journal": "SqliteLog._append",
     "the spool": "SpoolWriter.seal",
     "the gate": "GET /v1/messages/batches",
     "a create": "POST /v1/messages/batches",
@@ -334,7 +334,7 @@ class AfterAcceptance(CrashPoints):
         self._server = server
 
     def reach(self, where: str) -> None:
-        if self._server.machine.account.batches and where == "after Journal._append":
+        if self._server.machine.account.batches and where == "after SqliteLog._append":
             self._left = 1
         super().reach(where)
 

@@ -18,7 +18,9 @@ from abatch.engine.drain import Collector
 from abatch.engine.presence import Alone
 from abatch.engine.slots import Postponed
 from abatch.errors import ApiError
-from abatch.journal.sqlite import Entry, Journal
+from abatch.journal.folder import JournalFolder
+from abatch.journal.log import Entry
+from abatch.journal.sqlite import SqliteLog
 from abatch.protocol import pacing
 from abatch.protocol.facts import ResolveWished
 from abatch.sandbox import Sandbox
@@ -275,7 +277,7 @@ async def test_ended_batch_that_an_operator_named_and_that_stays_empty_is_held(
         await run(rows, requests_per_batch=100, unresolved="hold")
     (foreign,) = api.add_foreign(8)
     api.faults.always("results", CutAtLine(lines=0, clean=True))
-    journal = await Journal.open(Path(".abatch").absolute(), drive=False)
+    journal = await SqliteLog.open(JournalFolder(Path(".abatch").absolute()), drive=False)
     await journal.append(Entry(1, ResolveWished(shard=1, attempt=1, batch_id=foreign)))
     await journal.aclose()
     with pytest.raises(StillInDoubt, match="no line that proves it ours"):

@@ -70,8 +70,10 @@ async def test_a_stop_is_an_event_with_its_remedy(api: Sandbox) -> None:
 
 
 async def test_what_another_process_asks_for_is_an_event_here(api: Sandbox) -> None:
+    from abatch.journal.folder import JournalFolder
     from abatch.journal.ledger import Ledger
-    from abatch.journal.sqlite import Entry, Journal
+    from abatch.journal.log import Entry
+    from abatch.journal.sqlite import SqliteLog
     from abatch.protocol.facts import CancelWished
 
     api.faults.next("create", Status(429, retry_after=600.0))
@@ -79,8 +81,8 @@ async def test_what_another_process_asks_for_is_an_event_here(api: Sandbox) -> N
         async with BatchManager(config=config()) as manager:
             stream = manager.events()
             job = await manager.submit(requests(8), to="results.jsonl", key="job")
-            other = await Journal.open(manager._folder, drive=False)
-            record = (await Ledger.load(other)).job("job")
+            other = await SqliteLog.open(JournalFolder(manager._folder), drive=False)
+            record = (await Ledger.load(other, other.folder)).job("job")
             assert record is not None
             await other.append(Entry(record.job, CancelWished()))
             await other.aclose()

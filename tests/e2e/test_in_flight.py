@@ -12,8 +12,9 @@ import structlog
 
 from abatch.engine import client
 from abatch.errors import Overtaken
+from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import Journal
+from abatch.journal.sqlite import SqliteLog
 from abatch.protocol import wire
 from abatch.protocol.facts import Candidate, CandidatesChanged, Unreadable
 from abatch.protocol.lifecycle import InDoubt
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from abatch import Job
-    from abatch.journal.sqlite import Entry
+    from abatch.journal.log import Entry
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +42,7 @@ def candidates(job: Job) -> set[str]:
 
 async def facts() -> list[Any]:
     found: list[Any] = []
-    journal = await Journal.open(Path(".abatch").absolute(), drive=False)
+    journal = await SqliteLog.open(JournalFolder(Path(".abatch").absolute()), drive=False)
     await journal.replay(lambda recorded: found.append(recorded.fact))
     await journal.aclose()
     return found

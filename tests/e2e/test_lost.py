@@ -13,8 +13,10 @@ import structlog
 
 from abatch import BatchManager, Job, StillInDoubt
 from abatch.engine import client, drain, driver, poller
+from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import Entry, Journal
+from abatch.journal.log import Entry
+from abatch.journal.sqlite import SqliteLog
 from abatch.journal.states import shard_in_words
 from abatch.protocol.clocks import Moment
 from abatch.protocol.facts import Drained, Lost, LostWished, Reappeared, Vanished, WishRefused
@@ -509,8 +511,8 @@ async def test_answer_that_comes_once_another_process_gave_the_attempt_up_is_lef
     async with manager() as running:
         job = await running.submit(write(rows), to="results.jsonl", key="job")
         await until(lambda: job.progress().in_doubt == 1)
-        journal = await Journal.open(Path(".abatch").absolute(), drive=False)
-        other = await Ledger.load(journal)
+        journal = await SqliteLog.open(JournalFolder(Path(".abatch").absolute()), drive=False)
+        other = await Ledger.load(journal, journal.folder)
         shard = other.shard(1)
         assert shard is not None
         await other.record(*other.next(shard, Lost(why="an operator says so")))

@@ -424,5 +424,5 @@ async def test_death_anywhere_in_a_move_loses_nothing_doubles_nothing_and_pays_o
             tried += 1
     await bury()
     passed = {place.removeprefix("before ") for place in crash.places}
-    assert {"claim", "read", "open", "write", "seal", "Journal._append"} <= passed
+    assert {"claim", "read", "open", "write", "seal", "SqliteLog._append"} <= passed
     assert tried > 40 / every - 1

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from abatch import BatchManager, Job, JobStopped, StillInDoubt
+from abatch.journal.folder import JournalFolder
 from abatch.journal.status import read as read_status
 from abatch.protocol.facts import ResolveWished
 from abatch.protocol.lifecycle import Held, InDoubt
@@ -172,7 +173,7 @@ async def test_waiting_is_told_to_those_who_look_from_outside(monkeypatch: pytes
         async with manager(**PATIENT) as running:
             job = await running.submit(write(requests(5)), to="results.jsonl", key="job")
             await until(job, lambda: job.progress().in_doubt == 1)
-            while not ((seen := read_status(Path(".abatch"))) and seen.waiting):
+            while not ((seen := read_status(JournalFolder(Path(".abatch")))) and seen.waiting):
                 await anyio.sleep(0.02)
         assert "may be it, and still runs" in seen.waiting[1]
 

@@ -16,6 +16,7 @@ import pytest
 
 from abatch import BackendError, Job
 from abatch.journal import status
+from abatch.journal.folder import JournalFolder
 from abatch.sandbox import Sandbox
 from abatch.system.disk import passes
 from abatch.testing import memory
@@ -202,7 +203,7 @@ async def test_the_driver_status_says_that_the_storage_is_down_and_since_when(ap
     async with manager(**QUICK) as running:
         job = await running.submit(requests(5), to="memory:answers", key="job")
         memory.outage("answers")
-        while not (told := status.read(Path(".abatch"))) or not told.storage_down:
+        while not (told := status.read(JournalFolder(Path(".abatch")))) or not told.storage_down:
             await anyio.sleep(0.02)
         (down,) = told.storage_down
         assert (down.job, down.why) == ("job", "the place is out for a while, by memory.outage")

@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from abatch import Job, Summary
+from abatch.journal.folder import JournalFolder
 from abatch.journal.status import read as read_status
 from abatch.protocol.facts import CancelledAsParked
 from abatch.sandbox import Sandbox
@@ -67,8 +68,11 @@ async def test_parked_batch_is_reported_once_and_left_alone(slow: Sandbox) -> No
     with structlog.testing.capture_logs() as events:
         async with parked(slow, rows) as job:
             (batch_id,) = slow.account.created
-            await until(job, lambda: (seen := read_status(Path(".abatch"))) is not None and batch_id in seen.parked)
-            assert read_status(Path(".abatch")).parked == {batch_id: "has not moved for 13 h"}  # type: ignore[union-attr]
+            await until(
+                job,
+                lambda: (seen := read_status(JournalFolder(Path(".abatch")))) is not None and batch_id in seen.parked,
+            )
+            assert read_status(JournalFolder(Path(".abatch"))).parked == {batch_id: "has not moved for 13 h"}  # type: ignore[union-attr]
             slow.advance(8 * HOUR)
             summary = await job.wait()
     assert [(event["batch_id"], event["hours"]) for event in events if event["event"] == "batch_parked"] == [

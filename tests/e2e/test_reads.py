@@ -12,8 +12,9 @@ import pytest
 
 from abatch import ConfigError, JobStopped
 from abatch.engine import client
+from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import Journal
+from abatch.journal.sqlite import SqliteLog
 from abatch.journal.status import read as read_status
 from abatch.protocol.lifecycle import InDoubt
 from abatch.protocol.reads import LOOKS
@@ -40,9 +41,9 @@ never = pytest.mark.parametrize("fault", NEVER.values(), ids=NEVER)
 
 async def recorded(key: str = "job") -> Any:
     """The job, as its journal has it."""
-    journal = await Journal.open(Path(".abatch").absolute(), drive=False)
+    journal = await SqliteLog.open(JournalFolder(Path(".abatch").absolute()), drive=False)
     try:
-        return (await Ledger.load(journal)).job(key)
+        return (await Ledger.load(journal, journal.folder)).job(key)
     finally:
         await journal.aclose()
 
@@ -84,7 +85,7 @@ async def test_list_in_trouble_that_may_pass_is_waited_for_and_nothing_is_upload
 
 async def test_wait_for_a_list_in_trouble_is_shown_in_the_driver_status(api: Sandbox) -> None:
     def shown() -> bool:
-        status = read_status(Path(".abatch"))
+        status = read_status(JournalFolder(Path(".abatch")))
         return status is not None and "answered 503" in status.trouble
 
     api.faults.always("list", Status(503))

@@ -15,7 +15,7 @@ import pytest
 from abatch import BackendError, BatchManager, ConfigError, JobStopped, Summary
 from abatch.journal.kept import read_kept, write_kept
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.protocol.facts import Reopened
 from abatch.sandbox import Sandbox
 from abatch.sandbox.answers import Outcomes

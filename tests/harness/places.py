@@ -25,7 +25,7 @@ from typing import Any
 import aiosqlite
 
 from abatch.engine import client, drain, fallbacks
-from abatch.journal.sqlite import Journal, _Transaction
+from abatch.journal.sqlite import SqliteLog, _Transaction
 from abatch.protocol import wire
 from abatch.testing.crash import CrashPoints
 from abatch_backends import s3, sqlite
@@ -134,7 +134,7 @@ def make_in_backends(reach: Reach, patch: Patch) -> None:
 
 
 def _make_in_journal(reach: Reach) -> None:
-    append, add_job, leave = Journal._append, Journal._add_job, _Transaction.__exit__
+    append, add_job, leave = SqliteLog._append, SqliteLog._add_job, _Transaction.__exit__
 
     @wraps(append)
     def appending(self: Any, entries: Any) -> Any:
@@ -158,7 +158,7 @@ def _make_in_journal(reach: Reach) -> None:
         reach("before COMMIT" if kind is None else "before ROLLBACK")
         leave(self, kind, *rest)
 
-    Journal._append, Journal._add_job = appending, adding  # type: ignore[method-assign]
+    SqliteLog._append, SqliteLog._add_job = appending, adding  # type: ignore[method-assign]
     _Transaction.__exit__ = leaving  # type: ignore[method-assign]
 
 

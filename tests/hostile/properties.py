@@ -25,8 +25,9 @@ from abatch.backend import normalize
 from abatch.engine.client import Client
 from abatch.errors import BadRequest, ConfigError, JournalCorrupt
 from abatch.input.request import Row, check_lines, from_line
+from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import Journal
+from abatch.journal.sqlite import SqliteLog
 from abatch.protocol import facts, wire
 from abatch.protocol.facts import IterableSource, Planned, Submitted
 from abatch.result import Result
@@ -283,9 +284,9 @@ def journal_is_loaded_or_corrupt(blobs: Sequence[Cell], *, shard: Cell = 1) -> N
 
 async def _load(folder: Path) -> list[facts.Fact]:
     told: list[facts.Fact] = []
-    journal = await Journal.open(folder, drive=False)
+    journal = await SqliteLog.open(JournalFolder(folder), drive=False)
     try:
-        ledger = await Ledger.load(journal)
+        ledger = await Ledger.load(journal, journal.folder)
         for job in ledger.jobs.values():
             job.progress()
         await journal.replay(lambda recorded: told.append(recorded.fact))
@@ -312,7 +313,7 @@ def _template() -> Path:
     folder = folder_until_exit()
 
     async def make() -> None:
-        journal = await Journal.open(folder, drive=True)
+        journal = await SqliteLog.open(JournalFolder(folder), drive=True)
         await journal.add_job(Submitted(key="job", to="memory:", source=IterableSource()))
         await journal.aclose()
 

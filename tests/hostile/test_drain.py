@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 import abatch.engine.drain
 from abatch.backend import JobRef
 from abatch.engine.drain import Collector
+from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import ShardRecord
-from abatch.journal.sqlite import Journal
+from abatch.journal.lineage import Lineage
 from abatch.prices import load
 from abatch.protocol import facts, wire
 from abatch.protocol.lifecycle import Draining, InDoubt
@@ -58,18 +59,19 @@ def drain(tmp_path, monkeypatch):
 
     async def drain(stream: bytes, chunk: int) -> tuple[facts.Drained, list[bytes]]:
         number = next(FRESH)
-        journal = await Journal.open(tmp_path / str(number), drive=True)
-        journal.lineage_key = KEY
+        folder, lineage = JournalFolder(tmp_path / str(number)), Lineage(KEY)
+        folder.prepare()
         rows = [(msgspec.json.encode(custom_id), b"{}", b"") for custom_id in IDS]
-        planned = planned_for(write_spool(journal.spool, rows))
+        planned = planned_for(write_spool(folder.spool, rows))
         doubt = InDoubt(attempt=1, date=0.0, fingerprint="f")
         counts = facts.Counts(expired=len(IDS))
         state = Draining(doubt=doubt, batch_id="msgbatch_1", created_at=0.0, proven=True, counts=counts)
-        job = JobRef(key="job", lineage=journal.lineage)
+        job = JobRef(key="job", lineage=lineage.name)
         backend = await memory.open_(f"memory:{number}", job)
         collecting = Collector(
             Answers(stream, chunk),
-            journal,
+            folder,
+            lineage,
             job,
             backend,
             tries=1,
@@ -77,14 +79,11 @@ def drain(tmp_path, monkeypatch):
             may_retry=lambda: False,
             server_now=lambda: 1.0,
         )
-        try:
-            shard = ShardRecord(shard=1, job=1, planned=planned, state=state)
-            collected = await collecting.drain(shard, state)
-            recounted = await collecting.drain(shard, state)  # as if a run had died when it was sealed
-            assert recounted.drained.counts == collected.drained.counts
-            assert recounted.drained.spend == collected.drained.spend
-        finally:
-            await journal.aclose()
+        shard = ShardRecord(shard=1, job=1, planned=planned, state=state)
+        collected = await collecting.drain(shard, state)
+        recounted = await collecting.drain(shard, state)  # as if a run had died when it was sealed
+        assert recounted.drained.counts == collected.drained.counts
+        assert recounted.drained.spend == collected.drained.spend
         return collected.drained, memory.lines(str(number))
 
     yield lambda stream, chunk: anyio.run(partial(drain, stream, chunk))

@@ -23,7 +23,9 @@ from abatch.cli.exit_codes import tell
 from abatch.cli.sanitize import clean
 from abatch.cli.screen import Screen, table
 from abatch.errors import ApiError, BackendError, BackendNotFound, BadRequest, JobStopped, StillInDoubt
-from abatch.journal.sqlite import Entry, Journal
+from abatch.journal.folder import JournalFolder
+from abatch.journal.log import Entry
+from abatch.journal.sqlite import SqliteLog
 from abatch.journal.status import DriverStatus, post
 from abatch.protocol import facts
 from abatch.result import Line
@@ -118,7 +120,7 @@ def folder(tmp_path, monkeypatch):
 
 async def _write(folder: Path) -> None:
     """Jobs whose every text is the API's, and evil; one has results."""
-    journal = await Journal.open(folder / ".abatch", drive=True)
+    journal = await SqliteLog.open(JournalFolder(folder / ".abatch"), drive=True)
 
     async def job(key: str, *more: facts.JobFact, shard: int, **of: object) -> int:
         number = (await journal.add_job(submitted(key, **of))).job
@@ -132,9 +134,9 @@ async def _write(folder: Path) -> None:
     await journal.append(Entry(running, facts.Accepted(batch_id=EVIL, created_at=1.0), 2, 2))
     await job("stopped", facts.Stopped(reason=EVIL, remedy=EVIL), shard=3)
     done = await job("done", facts.Cut(rows=1, last=True), shard=4, to="jsonl:///results/")
-    backend = await connect(f"jsonl:///{folder}/results/", JobRef(key="done", lineage=journal.lineage))
+    backend = await connect(f"jsonl:///{folder}/results/", JobRef(key="done", lineage=journal.lineage.name))
     sink = await backend.open(
-        ShardRef(job=JobRef(key="done", lineage=journal.lineage), shard=4, part=0, rows=1, batch_id="b")
+        ShardRef(job=JobRef(key="done", lineage=journal.lineage.name), shard=4, part=0, rows=1, batch_id="b")
     )
     await sink.write([Line(f'{{"custom_id":"x","result":{{"type":"{EVIL}"}}}}'.replace("\n", "").encode(), "x", "odd")])
     sealed = await sink.seal()

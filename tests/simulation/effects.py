@@ -44,7 +44,7 @@ import abatch.engine.runner
 import abatch.engine.upload
 import abatch.engine.withheld
 import abatch.input.iterables
-import abatch.journal.sqlite
+import abatch.journal.lock
 import abatch.log
 import abatch.manager
 import abatch.protocol.clocks
@@ -135,21 +135,21 @@ class Disk:
 
     def before(self, process: Process, unit: str, given: tuple[Any, ...]) -> None:
         """A unit begins; a journal transaction may find the disk full."""
-        if unit in ("Journal._append", "Journal._add_job") and self._fails(process, unit):
-            if unit == "Journal._append" and any(isinstance(entry.fact, Committing) for entry in given[0]):
+        if unit in ("SqliteLog._append", "SqliteLog._add_job") and self._fails(process, unit):
+            if unit == "SqliteLog._append" and any(isinstance(entry.fact, Committing) for entry in given[0]):
                 self._world.hit("A2")
             raise sqlite3.OperationalError("database or disk is full")
-        if unit == "Journal._append" and self._unsynced_names:
+        if unit == "SqliteLog._append" and self._unsynced_names:
             names = sorted(self._unsynced_names.values())
             self._world.violation(f"J0: a fact follows {names} whose folder was not synced")
             self._unsynced_names.clear()
-        if unit == "Journal._append":
+        if unit == "SqliteLog._append":
             self._world.witness.recorded(process, given[0])
 
     def after(self, process: Process, unit: str) -> None:
         """A unit is done; the journal may not learn that its transaction was."""
         next_breaks = self._operations + 1 in self._world.plan.broken_at
-        if unit == "Journal._append" and next_breaks and self._fails(process, f"{unit}, which is done"):
+        if unit == "SqliteLog._append" and next_breaks and self._fails(process, f"{unit}, which is done"):
             raise sqlite3.OperationalError("disk I/O error")
 
     def _fails(self, process: Process, what: str) -> bool:
@@ -278,7 +278,7 @@ async def _seen_to(self: abatch.engine.poller.Scope, fingerprint: str | None) ->
     return sees
 
 
-_take_lock = abatch.journal.sqlite._take_lock
+_take_lock = abatch.journal.lock._take_lock
 
 
 def _taken(path: Path) -> FileIO:
@@ -404,7 +404,7 @@ def simulated() -> Iterator[None]:
         (os, "link", lambda a, b, **more: here.world.disk.named(a, b, real_link, **more)),
         (os, "unlink", lambda path, **more: here.world.disk.unlink(path, real_unlink, **more)),
         (fcntl, "flock", lambda file, how: None if here.world.plan.fenced else real_flock(file, how)),
-        (abatch.journal.sqlite, "_take_lock", _taken),
+        (abatch.journal.lock, "_take_lock", _taken),
         (abatch.engine.withheld, "SpoolWriter", _RetrySpool),
         (abatch.system.disk, "_sync", _synced),
         (abatch.engine.upload, "judge", _judged),

@@ -115,7 +115,7 @@ def commit_after_send() -> ExitStack:
 
 def no_fence() -> ExitStack:
     """A fact goes to the next free position, whoever was first at the one it was meant for."""
-    real = abatch.journal.sqlite.Journal._insert
+    real = abatch.journal.sqlite.SqliteLog._insert
 
     def insert(self: Any, entry: Any, at: float) -> Any:
         if entry.shard is not None:
@@ -124,7 +124,7 @@ def no_fence() -> ExitStack:
             entry = entry._replace(n=free)
         return real(self, entry, at)
 
-    return _patched((abatch.journal.sqlite.Journal, "_insert", insert))
+    return _patched((abatch.journal.sqlite.SqliteLog, "_insert", insert))
 
 
 def grace_halved() -> ExitStack:

@@ -16,8 +16,10 @@ import httpx2
 from anthropic._base_client import get_platform
 
 from abatch import BackendError, BatchManager, ConfigError, JobStopped, LimitReached
+from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import Entry, Journal
+from abatch.journal.log import Entry
+from abatch.journal.sqlite import SqliteLog
 from abatch.protocol.facts import LostWished, ResolveWished
 from abatch.protocol.lifecycle import Held, InDoubt, Processing, doubt_of
 from abatch.sandbox.transport import URL
@@ -347,9 +349,9 @@ class Operator(Process):
 
     async def work(self) -> None:
         """Append a word for each shard of which there is one to say."""
-        journal = await Journal.open(self.world.journal, drive=False)
+        journal = await SqliteLog.open(JournalFolder(self.world.journal), drive=False)
         try:
-            ledger = await Ledger.load(journal)
+            ledger = await Ledger.load(journal, journal.folder)
             truth = self.world.batches_by_tag()
             for job in ledger.jobs.values():
                 for shard in job.shards.values():

@@ -15,7 +15,7 @@ from abatch.protocol.facts import Committing, Drained, Lost, Withdrawn
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from abatch.journal.sqlite import Entry
+    from abatch.journal.log import Entry
     from abatch.sandbox.batches import Batch
     from tests.simulation.process import Process
     from tests.simulation.world import World

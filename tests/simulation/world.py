@@ -239,7 +239,7 @@ class World:
         if any(isinstance(shard.state, InDoubt) for job in ledger.jobs.values() for shard in job.shards.values()):
             self.hit("A12")
         driving = [
-            p.name for p in self.processes if p.lives and p.manager is not None and p.manager._ledger.journal.drives
+            p.name for p in self.processes if p.lives and p.manager is not None and p.manager._ledger.facts.drives
         ]
         if len(driving) > 1 and not self.plan.fenced:
             self.violation(f"{driving} drive one journal")

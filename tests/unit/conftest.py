@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import Journal
+from abatch.journal.sqlite import SqliteLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,13 +32,13 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+async def journal(tmp_path: Path) -> AsyncIterator[SqliteLog]:
     """A journal that this process drives."""
-    opened = await Journal.open(tmp_path / "journal", drive=True)
+    opened = await SqliteLog.open(JournalFolder(tmp_path / "journal"), drive=True)
     yield opened
     await opened.aclose()
 
 
 @pytest.fixture
-async def ledger(journal: Journal) -> Ledger:
-    return await Ledger.load(journal)
+async def ledger(journal: SqliteLog) -> Ledger:
+    return await Ledger.load(journal, journal.folder)

@@ -11,7 +11,7 @@ import pytest
 
 from abatch import events
 from abatch.events import BatchLost, EventsMissed, JobFinished, event_of
-from abatch.journal.sqlite import Recorded
+from abatch.journal.log import Recorded
 from abatch.protocol import facts
 from abatch.streams import BUFFER, Events, EventStream, call_with_events
 from tests.unit.make import submitted

@@ -9,7 +9,7 @@ import pytest
 
 from abatch.cli.exit_codes import FAILED, OK, RUNNING, STUCK, exit_code_of
 from abatch.journal.ledger import JobRecord, Ledger
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.journal.states import standing_of
 from abatch.protocol import facts
 from abatch.protocol.facts import Counts, FileSource

@@ -23,15 +23,17 @@ import pytest
 
 from abatch import ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
 from abatch.errors import Overtaken
+from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
-from abatch.journal.sqlite import OLDER, SCHEMA, SINCE_OLDER, VERSION, Entry, Journal, is_driven
+from abatch.journal.log import Entry
+from abatch.journal.sqlite import OLDER, SCHEMA, SINCE_OLDER, VERSION, SqliteLog
 from abatch.protocol import facts
 from tests.unit.make import NOON, committing, drained, planned, run, start, submitted
 
 pytestmark = pytest.mark.anyio
 
 
-async def everything(journal: Journal, **which: object) -> list[tuple[int, int | None, facts.Fact]]:
+async def everything(journal: SqliteLog, **which: object) -> list[tuple[int, int | None, facts.Fact]]:
     seen: list[tuple[int, int | None, facts.Fact]] = []
     await journal.replay(lambda recorded: seen.append((recorded.job, recorded.shard, recorded.fact)), **which)
     return seen
@@ -40,7 +42,7 @@ async def everything(journal: Journal, **which: object) -> list[tuple[int, int |
 @pytest.fixture
 async def other(journal):
     """The same journal, as another process has it open."""
-    opened = await Journal.open(journal.folder, drive=False)
+    opened = await SqliteLog.open(journal.folder, drive=False)
     yield opened
     await opened.aclose()
 
@@ -53,7 +55,7 @@ async def test_facts_survive_reopening_in_their_order(journal):
     await journal.append(Entry(job, planned(), 1, 0), Entry(job, facts.Cut(rows=10)))
     await journal.append(Entry(job, committing(), 1, 1))
     await journal.aclose()
-    again = await Journal.open(journal.folder, drive=True)
+    again = await SqliteLog.open(journal.folder, drive=True)
     assert await everything(again) == [
         (job, None, submitted()),
         (job, 1, planned()),
@@ -95,12 +97,13 @@ async def test_every_kind_of_fact_can_be_read_again(journal):
     assert told == [submitted(source=source, headers=headers, tries=5), *of_job, *FACTS.values()]
 
 
-async def test_a_replay_can_begin_later_or_keep_to_one_shard(journal):
+async def test_a_replay_can_begin_later_or_keep_to_one_job(journal):
     first = await journal.add_job(submitted())
     for shard in (1, 2):
         await journal.append(Entry(first.job, planned(part=shard), shard, 0))
     assert await everything(journal, since=first.seq + 1) == [(first.job, 2, planned(part=2))]
-    assert await everything(journal, shard=1) == [(first.job, 1, planned(part=1))]
+    second = await journal.add_job(submitted("second"))
+    assert await everything(journal, job=second.job) == [(second.job, None, submitted("second"))]
 
 
 async def test_a_replay_can_leave_out_what_this_journal_appended_itself(journal, other):
@@ -121,10 +124,10 @@ async def test_the_version_changes_when_others_write_and_only_then(journal, othe
 
 
 async def test_the_next_shard_is_one_that_no_fact_bears(journal):
-    assert (await Ledger.load(journal)).number_shard() == 1
+    assert (await Ledger.load(journal, journal.folder)).number_shard() == 1
     job = (await journal.add_job(submitted())).job
     await journal.append(Entry(job, planned(), 7, 0))
-    assert (await Ledger.load(journal)).number_shard() == 8
+    assert (await Ledger.load(journal, journal.folder)).number_shard() == 8
 
 
 async def test_a_key_is_taken_once(journal, other):
@@ -185,32 +188,32 @@ async def test_other_facts_of_the_job_itself_have_no_fence(journal, other):
 
 async def test_one_process_drives_and_the_others_are_told_which(journal):
     with pytest.raises(JournalLocked) as locked:
-        await Journal.open(journal.folder, drive=True)
-    assert (locked.value.pid, locked.value.path) == (os.getpid(), journal.folder)
+        await SqliteLog.open(journal.folder, drive=True)
+    assert (locked.value.pid, locked.value.path) == (os.getpid(), journal.folder.path)
 
 
 async def test_readers_open_a_journal_that_is_driven(journal, other):
     assert (journal.drives, other.drives) == (True, False)
-    assert (other.lineage, other.lineage_key) == (journal.lineage, journal.lineage_key)
+    assert (other.lineage.name, other.lineage.prefix(7, 1)) == (journal.lineage.name, journal.lineage.prefix(7, 1))
 
 
 async def test_closing_frees_the_lock(journal):
     await journal.aclose()
-    again = await Journal.open(journal.folder, drive=True)
+    again = await SqliteLog.open(journal.folder, drive=True)
     assert again.drives
     await again.aclose()
 
 
 async def test_who_only_looks_whether_a_journal_is_driven_keeps_nobody_from_driving_it(journal, monkeypatch):
-    folder = journal.folder
-    assert is_driven(folder)
+    folder = journal.folder.path
+    assert JournalFolder(folder).is_driven()
     await journal.aclose()
-    assert not is_driven(folder)
-    assert not is_driven(folder / "none")
+    assert not JournalFolder(folder).is_driven()
+    assert not JournalFolder(folder / "none").is_driven()
     with (folder / "lock").open() as looking:
-        fcntl.flock(looking, fcntl.LOCK_SH)  # in the middle of `is_driven`
+        fcntl.flock(looking, fcntl.LOCK_SH)  # in the middle of `is_locked`
         monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
-        again = await Journal.open(folder, drive=True)
+        again = await SqliteLog.open(JournalFolder(folder), drive=True)
     assert again.drives
     await again.aclose()
 
@@ -218,15 +221,16 @@ async def test_who_only_looks_whether_a_journal_is_driven_keeps_nobody_from_driv
 async def test_a_refused_driver_leaves_the_lock_where_it_is(journal):
     for _ in range(2):
         with pytest.raises(JournalLocked):
-            await Journal.open(journal.folder, drive=True)
+            await SqliteLog.open(journal.folder, drive=True)
 
 
 DRIVE = """
 import anyio, os, sys
 from pathlib import Path
-from abatch.journal.sqlite import Journal
+from abatch.journal.folder import JournalFolder
+from abatch.journal.sqlite import SqliteLog
 async def main():
-    journal = await Journal.open(Path(sys.argv[1]), drive=True)
+    journal = await SqliteLog.open(JournalFolder(Path(sys.argv[1])), drive=True)
     {then}
 anyio.run(main)
 """
@@ -236,20 +240,21 @@ async def test_a_killed_driver_holds_the_lock_until_its_death_and_no_longer(tmp_
     driver = start(DRIVE.format(then='print("driving", flush=True); sys.stdin.read()'), tmp_path)
     assert driver.stdout.readline() == "driving\n"
     with pytest.raises(JournalLocked) as locked:
-        await Journal.open(tmp_path, drive=True)
+        await SqliteLog.open(JournalFolder(tmp_path), drive=True)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     assert locked.value.pid == driver.pid
-    journal = await Journal.open(tmp_path, drive=True)
+    journal = await SqliteLog.open(JournalFolder(tmp_path), drive=True)
     await journal.aclose()
 
 
 FORKED = """
 import anyio, os, signal, sys
 from pathlib import Path
-from abatch.journal.sqlite import Journal
+from abatch.journal.folder import JournalFolder
+from abatch.journal.sqlite import SqliteLog
 async def main():
-    journal = await Journal.open(Path(sys.argv[1]), drive=True)
+    journal = await SqliteLog.open(JournalFolder(Path(sys.argv[1])), drive=True)
     child = os.fork()
     if child == 0:
         os.write(1, f"child drives: {journal.drives}\\n".encode())
@@ -265,7 +270,7 @@ async def test_a_forked_child_does_not_hold_the_lock_of_its_dead_parent(tmp_path
     parent = start(FORKED, tmp_path)
     said = sorted([parent.stdout.readline(), parent.stdout.readline()])
     parent.wait()
-    journal = await Journal.open(tmp_path, drive=True)  # while the child lives
+    journal = await SqliteLog.open(JournalFolder(tmp_path), drive=True)  # while the child lives
     await journal.aclose()
     parent.communicate("")
     assert said == ["child drives: False\n", "parent drives: True\n"]
@@ -281,7 +286,7 @@ async def test_who_has_just_taken_the_lock_is_given_time_to_say_who_it_is(tmp_pa
 
         monkeypatch.setattr(time, "sleep", later)
         with pytest.raises(JournalLocked) as locked:
-            await Journal.open(tmp_path, drive=True)
+            await SqliteLog.open(JournalFolder(tmp_path), drive=True)
     assert locked.value.pid == 4711
 
 
@@ -291,13 +296,13 @@ async def test_a_forked_child_that_ends_does_not_free_its_parent_s_lock(journal)
         os._exit(0)
     os.waitpid(child, 0)
     with pytest.raises(JournalLocked):
-        await Journal.open(journal.folder, drive=True)
+        await SqliteLog.open(journal.folder, drive=True)
 
 
 async def test_a_program_that_is_started_does_not_inherit_the_lock(tmp_path):
     then = "import subprocess; print(subprocess.Popen(['sleep', '60'], stdout=-3, stderr=-3, close_fds=False).pid)"
     sleeper = int(run(DRIVE.format(then=then), tmp_path))
-    journal = await Journal.open(tmp_path, drive=True)
+    journal = await SqliteLog.open(JournalFolder(tmp_path), drive=True)
     await journal.aclose()
     os.kill(sleeper, signal.SIGKILL)
 
@@ -307,7 +312,7 @@ async def test_a_program_that_is_started_does_not_inherit_the_lock(tmp_path):
 
 async def test_everything_is_for_its_owner_alone(journal):
     await journal.add_job(submitted())
-    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in journal.folder.iterdir()}
+    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in journal.folder.path.iterdir()}
     assert found == {
         "journal.db": 0o600,
         "journal.db-wal": 0o600,
@@ -317,13 +322,13 @@ async def test_everything_is_for_its_owner_alone(journal):
         "missing": 0o700,
         "ids": 0o700,
     }
-    assert stat.S_IMODE(journal.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(journal.folder.path.stat().st_mode) == 0o700
 
 
 async def test_an_open_umask_changes_nothing_about_it(tmp_path):
     before = os.umask(0)
     try:
-        journal = await Journal.open(tmp_path / "j", drive=True)
+        journal = await SqliteLog.open(JournalFolder(tmp_path / "j"), drive=True)
         await journal.add_job(submitted())
     finally:
         os.umask(before)
@@ -335,10 +340,10 @@ async def test_an_open_umask_changes_nothing_about_it(tmp_path):
 @pytest.mark.parametrize("part", ["", "spool", "missing", "ids"])
 async def test_a_folder_that_is_open_to_others_is_closed_and_that_is_said_in_one_line(journal, caplog, part):
     await journal.aclose()
-    (journal.folder / part).chmod(0o755)
+    (journal.folder.path / part).chmod(0o755)
     with caplog.at_level("WARNING"):
-        await (await Journal.open(journal.folder, drive=True)).aclose()
-    assert stat.S_IMODE((journal.folder / part).stat().st_mode) == 0o700
+        await (await SqliteLog.open(journal.folder, drive=True)).aclose()
+    assert stat.S_IMODE((journal.folder.path / part).stat().st_mode) == 0o700
     (said,) = [record.getMessage() for record in caplog.records]
     assert "journal_folder_was_open" in said
     assert "055" in said
@@ -346,12 +351,12 @@ async def test_a_folder_that_is_open_to_others_is_closed_and_that_is_said_in_one
 
 async def test_a_folder_of_another_user_is_refused_and_left_as_it_is(journal, monkeypatch):
     await journal.aclose()
-    journal.folder.chmod(0o755)
-    before = content_of(journal.folder)
-    monkeypatch.setattr(os, "geteuid", lambda: journal.folder.stat().st_uid + 1)
+    journal.folder.path.chmod(0o755)
+    before = content_of(journal.folder.path)
+    monkeypatch.setattr(os, "geteuid", lambda: journal.folder.path.stat().st_uid + 1)
     with pytest.raises(JournalError, match=r"belongs to another user .*choose another journal"):
-        await Journal.open(journal.folder, drive=True)
-    assert (stat.S_IMODE(journal.folder.stat().st_mode), content_of(journal.folder)) == (0o755, before)
+        await SqliteLog.open(journal.folder, drive=True)
+    assert (stat.S_IMODE(journal.folder.path.stat().st_mode), content_of(journal.folder.path)) == (0o755, before)
 
 
 async def test_a_commit_is_synced_to_the_disk_before_it_returns(journal):
@@ -369,20 +374,20 @@ async def test_a_name_that_is_a_link_elsewhere_is_not_followed(tmp_path, name):
     folder.mkdir()
     (folder / name).symlink_to(elsewhere)
     with pytest.raises(JournalError):
-        await Journal.open(folder, drive=True)
+        await SqliteLog.open(JournalFolder(folder), drive=True)
     assert not elsewhere.exists()
 
 
 async def test_there_is_no_reading_of_a_journal_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="--journal"):
-        await Journal.open(tmp_path / "none", drive=False)
+        await SqliteLog.open(JournalFolder(tmp_path / "none"), drive=False)
     assert not (tmp_path / "none").exists()
 
 
 async def test_a_name_that_cannot_be_a_folder_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be a folder"):
-        await Journal.open(tmp_path / "file" / "j", drive=True)
+        await SqliteLog.open(JournalFolder(tmp_path / "file" / "j"), drive=True)
 
 
 # ---- whose journal --------------------------------------------------------------------------------------------
@@ -405,32 +410,32 @@ async def test_another_api_is_refused_after_reopening_too(journal):
     job = (await journal.add_job(submitted())).job
     await journal.append(Entry(job, planned(), 1, 0), Entry(job, committing(), 1, 1))
     await journal.aclose()
-    again = await Journal.open(journal.folder, drive=True)
+    again = await SqliteLog.open(journal.folder, drive=True)
     with pytest.raises(ConfigError):
         await again.bind("https://other.example.com")
     await again.aclose()
 
 
 async def test_the_fingerprint_of_a_key_is_stable_and_tells_keys_apart(journal, other):
-    prints = {journal.fingerprint(f"sk-ant-{n}") for n in range(100)}
+    prints = {journal.lineage.fingerprint(f"sk-ant-{n}") for n in range(100)}
     assert len(prints) == 100
-    assert journal.fingerprint("sk-ant-1") == other.fingerprint("sk-ant-1")
-    assert journal.fingerprint(None) is None
+    assert journal.lineage.fingerprint("sk-ant-1") == other.lineage.fingerprint("sk-ant-1")
+    assert journal.lineage.fingerprint(None) is None
 
 
 async def test_the_fingerprint_says_nothing_about_the_key_and_differs_by_journal(journal, tmp_path):
-    fingerprint = journal.fingerprint("sk-ant-1")
-    another = await Journal.open(tmp_path / "another", drive=True)
+    fingerprint = journal.lineage.fingerprint("sk-ant-1")
+    another = await SqliteLog.open(JournalFolder(tmp_path / "another"), drive=True)
     assert len(fingerprint) == 16
     assert set(fingerprint) <= set("0123456789abcdef")
-    assert another.fingerprint("sk-ant-1") != fingerprint
-    assert another.lineage != journal.lineage
+    assert another.lineage.fingerprint("sk-ant-1") != fingerprint
+    assert another.lineage.name != journal.lineage.name
     await another.aclose()
 
 
 async def test_the_lineage_is_sixteen_hex_digits_and_not_the_key(journal):
-    assert len(bytes.fromhex(journal.lineage)) == 8
-    assert journal.lineage not in journal.lineage_key.hex()
+    assert len(bytes.fromhex(journal.lineage.name)) == 8
+    assert journal.lineage.name not in journal.lineage._secret.hex()
 
 
 async def test_neither_key_nor_prompt_nor_custom_id_stands_in_the_journal(journal, ledger):
@@ -446,10 +451,10 @@ async def test_neither_key_nor_prompt_nor_custom_id_stands_in_the_journal(journa
     planner = Planner(ledger, job, Config(params="unchecked"), room=room, cut_made=lambda: None)
     await planner.run_iterable([{"custom_id": custom_id, "params": {"max_tokens": 1, "system": prompt}}])
     (shard,) = job.shards.values()
-    fact = facts.Committing(attempt=1, date=1.0, fingerprint=journal.fingerprint(key))
+    fact = facts.Committing(attempt=1, date=1.0, fingerprint=journal.lineage.fingerprint(key))
     await ledger.record(*ledger.next(shard, fact))
     await journal.bind("https://api.example.com")
-    written = b"".join(path.read_bytes() for path in journal.folder.glob("journal.db*"))
+    written = b"".join(path.read_bytes() for path in journal.folder.path.glob("journal.db*"))
     assert b"Committing" in written
     assert b"CANARY" not in written
 
@@ -459,13 +464,13 @@ async def test_neither_key_nor_prompt_nor_custom_id_stands_in_the_journal(journa
 
 async def test_a_journal_of_another_version_is_not_touched(journal):
     await journal.aclose()
-    path = journal.folder / "journal.db"
+    path = journal.folder.path / "journal.db"
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")
     db.close()
     for drive in (True, False):
         with pytest.raises(JournalError, match="has format 99"):
-            await Journal.open(journal.folder, drive=drive)
+            await SqliteLog.open(journal.folder, drive=drive)
 
 
 async def test_a_journal_of_an_older_abatch_is_refused_with_its_remedy_and_not_touched(tmp_path):
@@ -484,7 +489,7 @@ async def test_a_journal_of_an_older_abatch_is_refused_with_its_remedy_and_not_t
     before = list(db.iterdump())
     for drive in (True, False):
         with pytest.raises(JournalError, match=f"{path} has format 1, .*choose another journal"):
-            await Journal.open(tmp_path, drive=drive)
+            await SqliteLog.open(JournalFolder(tmp_path), drive=drive)
     assert list(db.iterdump()) == before
     db.close()
 
@@ -515,14 +520,14 @@ def content_of(folder: Path) -> list[str]:
 
 async def test_a_journal_of_format_2_is_migrated_when_it_is_driven_and_nothing_else_of_it_changes(older):
     before = content_of(older)
-    journal = await Journal.open(older, drive=True)
+    journal = await SqliteLog.open(JournalFolder(older), drive=True)
     await journal.aclose()
     assert (format_of(older), content_of(older)) == (3, before)
 
 
 async def test_a_journal_of_format_2_has_every_shard_where_its_facts_left_it_and_can_be_finished(older):
-    journal = await Journal.open(older, drive=True)
-    ledger = await Ledger.load(journal)
+    journal = await SqliteLog.open(JournalFolder(older), drive=True)
+    ledger = await Ledger.load(journal, journal.folder)
     job, done = ledger.jobs.values()
     states = {shard.shard: type(shard.state).__name__ for shard in job.shards.values()}
     assert states == {
@@ -556,16 +561,16 @@ async def test_a_journal_of_format_2_has_every_shard_where_its_facts_left_it_and
         await ledger.record(*ledger.next(job.shards[number], *rest))
     await ledger.record(Entry(job.job, facts.Finished(location="x"), n=job.cuts))
     await journal.aclose()
-    again = await Journal.open(older, drive=True)
-    first, _ = (await Ledger.load(again)).jobs.values()
+    again = await SqliteLog.open(JournalFolder(older), drive=True)
+    first, _ = (await Ledger.load(again, again.folder)).jobs.values()
     await again.aclose()
     assert first.finished is not None
     assert not any(shard.open for shard in first.shards.values())
 
 
 async def test_reading_a_journal_of_format_2_does_not_migrate_it_and_an_old_kind_of_wish_can_be_appended(older):
-    journal = await Journal.open(older, drive=False)
-    ledger = await Ledger.load(journal)
+    journal = await SqliteLog.open(JournalFolder(older), drive=False)
+    ledger = await Ledger.load(journal, journal.folder)
     await ledger.record(Entry(1, facts.CancelWished()))
     await journal.aclose()
     assert ledger.jobs[1].cancel_wished
@@ -582,12 +587,12 @@ def test_every_kind_of_fact_that_format_2_lacks_is_known_as_such():
 
 
 async def test_a_new_kind_of_fact_is_not_appended_beside_an_older_abatch_that_may_drive(older):
-    journal = await Journal.open(older, drive=False)
+    journal = await SqliteLog.open(JournalFolder(older), drive=False)
     before = content_of(older)
     with pytest.raises(JournalError, match=r"format 2, so an older abatch may be driving it.*once with this version"):
         await journal.append(Entry(1, facts.LostWished(shard=4, attempt=1)))
     assert content_of(older) == before
-    driver = await Journal.open(older, drive=True)
+    driver = await SqliteLog.open(JournalFolder(older), drive=True)
     await journal.append(Entry(1, facts.LostWished(shard=4, attempt=1)))
     await driver.aclose()
     await journal.aclose()
@@ -608,7 +613,7 @@ def test_what_stands_in_a_journal_is_what_its_version_says():
 async def test_a_file_that_is_no_database_is_corrupt_and_stays_as_it_is(tmp_path, raw):
     (tmp_path / "journal.db").write_bytes(raw)
     with pytest.raises(JournalCorrupt):
-        await Journal.open(tmp_path, drive=True)
+        await SqliteLog.open(JournalFolder(tmp_path), drive=True)
     assert (tmp_path / "journal.db").read_bytes() == raw
 
 
@@ -622,7 +627,7 @@ async def test_a_database_of_something_else_is_refused_and_stays_as_it_is(tmp_pa
     before = path.read_bytes()
     for drive in (False, True):
         with pytest.raises(JournalError, match="another program's" if version == 0 else "not a journal"):
-            await Journal.open(tmp_path, drive=drive)
+            await SqliteLog.open(JournalFolder(tmp_path), drive=drive)
     if version == 0:
         assert path.read_bytes() == before
     with closing(sqlite3.connect(path)) as db:
@@ -633,13 +638,13 @@ async def test_a_corrupt_journal_frees_the_lock(tmp_path):
     (tmp_path / "journal.db").write_bytes(b"no database at all" * 100)
     for _ in range(2):
         with pytest.raises(JournalCorrupt):
-            await Journal.open(tmp_path, drive=True)
+            await SqliteLog.open(JournalFolder(tmp_path), drive=True)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b'{"type":"Unheard"}', b'{"type":"Cut"}', b"\xff", b"null"])
 async def test_a_fact_that_cannot_be_read_is_corruption_that_names_it(journal, raw):
     seq = (await journal.add_job(submitted())).seq
-    db = sqlite3.connect(journal.folder / "journal.db")
+    db = sqlite3.connect(journal.folder.path / "journal.db")
     with db:
         db.execute("UPDATE facts SET fact = ?", (raw,))
     db.close()
@@ -652,7 +657,7 @@ async def test_a_fact_that_cannot_be_read_is_corruption_that_names_it(journal, r
 async def test_a_column_of_another_type_is_corruption_that_names_the_fact(journal, column, value):
     job = (await journal.add_job(submitted())).job
     (recorded,) = await journal.append(Entry(job, planned(), 1, 0))
-    db = sqlite3.connect(journal.folder / "journal.db")
+    db = sqlite3.connect(journal.folder.path / "journal.db")
     with db:
         db.execute(f"UPDATE facts SET {column} = ? WHERE seq = ?", (value, recorded.seq))
     db.close()
@@ -665,7 +670,7 @@ async def test_a_column_of_another_type_is_corruption_that_names_the_fact(journa
 
 async def test_an_empty_file_left_by_a_crash_at_the_start_becomes_a_journal(tmp_path):
     (tmp_path / "journal.db").touch(mode=0o600)
-    journal = await Journal.open(tmp_path, drive=True)
+    journal = await SqliteLog.open(JournalFolder(tmp_path), drive=True)
     await journal.add_job(submitted())
     await journal.aclose()
 
@@ -675,7 +680,9 @@ import anyio, json, resource, signal, sys
 from pathlib import Path
 from abatch.protocol import facts
 from abatch.errors import JournalError
-from abatch.journal.sqlite import Entry, Journal
+from abatch.journal.folder import JournalFolder
+from abatch.journal.log import Entry
+from abatch.journal.sqlite import SqliteLog
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 async def attempt(call, *args):
     try:
@@ -684,7 +691,7 @@ async def attempt(call, *args):
     except JournalError as failure:
         return str(failure)
 async def main():
-    journal = await Journal.open(Path(sys.argv[1]), drive=True)
+    journal = await SqliteLog.open(JournalFolder(Path(sys.argv[1])), drive=True)
     submitted = facts.Submitted(key="k", to="memory:", source=facts.IterableSource())
     job = (await journal.add_job(submitted)).job
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
@@ -710,7 +717,7 @@ async def test_after_a_failed_write_nothing_more_is_written_even_if_the_disk_has
     assert 0 < done < 200
     assert "nothing more is sent" in failure
     assert again == [failure] * 3
-    journal = await Journal.open(tmp_path, drive=True)
+    journal = await SqliteLog.open(JournalFolder(tmp_path), drive=True)
     kept = [fact for _, _, fact in await everything(journal)]
     await journal.aclose()
     assert [fact.remedy for fact in kept[1:]] == [str(n) for n in range(done)]
@@ -720,12 +727,13 @@ OPEN_ON_A_FULL_DISK = """
 import anyio, resource, signal, sys
 from pathlib import Path
 from abatch.errors import JournalError
-from abatch.journal.sqlite import Journal
+from abatch.journal.folder import JournalFolder
+from abatch.journal.sqlite import SqliteLog
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 async def main():
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
     try:
-        await Journal.open(Path(sys.argv[1]), drive=True)
+        await SqliteLog.open(JournalFolder(Path(sys.argv[1])), drive=True)
     except JournalError as failure:
         print(type(failure).__name__)
 anyio.run(main)
@@ -738,7 +746,7 @@ async def test_a_disk_that_is_full_when_the_journal_is_made_is_not_called_corrup
 
 async def test_a_driver_that_was_refused_a_full_disk_can_begin_later(tmp_path):
     run(OPEN_ON_A_FULL_DISK, tmp_path)
-    journal = await Journal.open(tmp_path, drive=True)
+    journal = await SqliteLog.open(JournalFolder(tmp_path), drive=True)
     await journal.add_job(submitted())
     await journal.aclose()
 
@@ -746,7 +754,7 @@ async def test_a_driver_that_was_refused_a_full_disk_can_begin_later(tmp_path):
 async def test_an_open_that_is_cancelled_does_not_keep_the_journal_from_the_next(tmp_path):
     late, go_on = threading.Event(), threading.Event()
 
-    class Slow(Journal):
+    class Slow(SqliteLog):
         @classmethod
         def _open(cls, folder, drive):
             journal = super()._open(folder, drive)
@@ -756,12 +764,12 @@ async def test_an_open_that_is_cancelled_does_not_keep_the_journal_from_the_next
 
     gc.disable()  # what is free only after a collection is not free
     try:
-        opening = asyncio.ensure_future(Slow.open(tmp_path / "journal", drive=True))
+        opening = asyncio.ensure_future(Slow.open(JournalFolder(tmp_path / "journal"), drive=True))
         await anyio.to_thread.run_sync(late.wait)
         opening.cancel()
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await opening
-        await (await Journal.open(tmp_path / "journal", drive=True)).aclose()
+        await (await SqliteLog.open(JournalFolder(tmp_path / "journal"), drive=True)).aclose()
     finally:
         gc.enable()

@@ -10,7 +10,8 @@ import pytest
 from abatch import JobConflict, JournalCorrupt, Progress, Usage
 from abatch.errors import IllegalTransition, Overtaken
 from abatch.journal.ledger import Ledger, bound_batches
-from abatch.journal.sqlite import Entry, Journal
+from abatch.journal.log import Entry
+from abatch.journal.sqlite import SqliteLog
 from abatch.journal.survey import Surveys
 from abatch.prices import load
 from abatch.protocol import facts
@@ -45,14 +46,14 @@ def view(ledger: Ledger) -> object:
 
 
 async def reloaded(ledger: Ledger) -> Ledger:
-    return await Ledger.load(ledger.journal)
+    return await Ledger.load(ledger.facts, ledger.folder)
 
 
 @pytest.fixture
 async def other(journal):
     """The ledger of another process."""
-    opened = await Journal.open(journal.folder, drive=False)
-    yield await Ledger.load(opened)
+    opened = await SqliteLog.open(journal.folder, drive=False)
+    yield await Ledger.load(opened, opened.folder)
     await opened.aclose()
 
 
@@ -157,7 +158,7 @@ async def test_a_journal_whose_facts_do_not_follow_from_each_other_is_corrupt(jo
     job = (await journal.add_job(submitted())).job
     await journal.append(Entry(job, planned(), 1, 0), Entry(job, ENDED, 1, 1))
     with pytest.raises(JournalCorrupt):
-        await Ledger.load(journal)
+        await Ledger.load(journal, journal.folder)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ async def test_a_journal_with_a_fact_that_has_no_place_is_corrupt(journal, entry
     await journal.add_job(submitted())
     await journal.append(entry)
     with pytest.raises(JournalCorrupt):
-        await Ledger.load(journal)
+        await Ledger.load(journal, journal.folder)
 
 
 # ---- record ---------------------------------------------------------------------------------------------------
@@ -577,7 +578,7 @@ async def test_every_shard_of_a_finished_job_is_surveyed_before_it_is_let_go(led
     job = await ledger.start_job(submitted("open"))
     await go(ledger, await plan(ledger, job), committing(), facts.Accepted(batch_id="msgbatch_3", created_at=NOON))
     surveys = Surveys()
-    again = await Ledger.load(ledger.journal, finished=surveys.add)
+    again = await Ledger.load(ledger.facts, ledger.folder, finished=surveys.add)
     surveys.add_all(again.unfinished.values())
     (found,) = surveys.of.values()
     assert found.known.bound == {"msgbatch_one_0", "msgbatch_one_1", "msgbatch_3"}

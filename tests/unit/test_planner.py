@@ -19,7 +19,7 @@ from abatch.input.check import check_file
 from abatch.input.planner import HEADER_SETS, Planner, spool_needed
 from abatch.input.spool import SpoolReader
 from abatch.journal.ledger import JobRecord, Ledger
-from abatch.journal.sqlite import Entry
+from abatch.journal.log import Entry
 from abatch.protocol import facts
 from abatch.protocol.facts import Headers
 from tests.unit.make import names, request_line, submitted
@@ -50,7 +50,7 @@ class Bench:
 
     async def plan(self, what: object, config: Config = PLENTY, *, stop_after: int | None = None) -> None:
         """Plan the job from where the journal says; stop when so many cuts were made by this run."""
-        self.ledger = await Ledger.load(self.ledger.journal)
+        self.ledger = await Ledger.load(self.ledger.facts, self.ledger.folder)
         made = 0
 
         async def room() -> bool:
@@ -75,7 +75,7 @@ class Bench:
     def read(self) -> list[tuple[Headers, list[tuple[str, bytes]]]]:
         told = []
         for record in self.job.shards.values():
-            with closing(SpoolReader(self.ledger.journal.spool, record.planned)) as reader:
+            with closing(SpoolReader(self.ledger.folder.spool, record.planned)) as reader:
                 rows = [(reader.id_text(n), reader.params(n)) for n in range(reader.rows)]
             told.append((record.planned.headers, rows))
         return told
@@ -85,7 +85,7 @@ class Bench:
 
     def left_over(self) -> set[str]:
         """Files in the spool that no shard names."""
-        return set(names(self.ledger.journal.spool)) - {shard.planned.spool for shard in self.job.shards.values()}
+        return set(names(self.ledger.folder.spool)) - {shard.planned.spool for shard in self.job.shards.values()}
 
 
 @pytest.fixture
@@ -608,7 +608,7 @@ async def test_a_disk_below_its_floor_stops_the_job_before_anything_is_planned(b
 
 async def test_a_spool_that_cannot_be_written_stops_the_job(bench):
     await bench.start()
-    spool = bench.ledger.journal.spool
+    spool = bench.ledger.folder.spool
     spool.rmdir()
     spool.symlink_to("/proc/self/fdinfo")  # a folder that takes no file
     with pytest.raises(JobStopped, match="cannot be written"):

@@ -316,7 +316,7 @@ def test_examine_of_something_else_is_damage(tmp_path, raw):
 
 
 def test_the_list_of_missing_rows_is_json_lines_for_its_owner_alone(tmp_path):
-    write_missing(tmp_path, "00000001.jsonl", [(b'"a"', 'it "was" deleted'), (b'"b"', "archived")])
+    write_missing(tmp_path / "00000001.jsonl", [(b'"a"', 'it "was" deleted'), (b'"b"', "archived")])
     path = tmp_path / "00000001.jsonl"
     assert [json.loads(line) for line in path.read_bytes().splitlines()] == [
         {"custom_id": "a", "reason": 'it "was" deleted'},

@@ -1,0 +1,120 @@
+"""The folder of a journal: which files stand in it, for whom they are readable, and when they are removed.
+
+    .abatch/            0700
+      journal.db        the facts, in the order they became durable (`sqlite.py`)
+      lock              held by the one process that drives (`lock.py`)
+      driver.json       what only the driving process knows (`status.py`)
+      spool/            sealed request bodies
+      missing/          ids of rows that have no result, per shard
+      ids/              ids of drained shards, for as long as the API keeps their results (`kept.py`)
+      .seen-*.tmp       scratch files of a check, without a name where the system allows it
+
+Nothing outside this package puts a path together that lies in it. Files in it are made with mode 0600. These calls
+block: see `threads.run`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from abatch.errors import JournalError
+from abatch.journal import lock
+from abatch.log import log
+from abatch.system.disk import close_to_others, make_folders, remove
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from pathlib import Path
+
+__all__ = ["JournalFolder"]
+
+
+class JournalFolder:
+    """Where the files of one journal are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        """How messages name the journal, what its relative paths are relative to, and where scratch files may stand."""
+        self.spool = path / "spool"
+        """The folder of sealed shards; the name of each stands in its `Planned`."""
+        self.missing = path / "missing"
+        """The folder of the lists of rows without a result."""
+        self.ids = path / "ids"
+        """The folder of the custom_ids of drained shards; `kept.py` knows what is in it."""
+        self.database = path / "journal.db"
+        """The file of `SqliteLog`."""
+        self.lock = path / "lock"
+        """The file of `DriverLock`."""
+        self.status = path / "driver.json"
+        """The file of `DriverStatus`."""
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @staticmethod
+    def spool_name(shard: int) -> str:
+        """The name that a shard's spool file gets."""
+        return f"{shard:08d}.spool"
+
+    @staticmethod
+    def retry_name(shard: int) -> str:
+        """The name of the spool file with the rows of a shard that go again."""
+        return f"retry-{shard:08d}.spool"
+
+    def spool_file(self, name: str) -> Path:
+        """The spool file of this name."""
+        return self.spool / name
+
+    def missing_list(self, shard: int) -> Path:
+        """The list of a shard's rows without a result; it need not exist."""
+        return self.missing / f"{shard:08d}.jsonl"
+
+    def missing_lists(self, shards: Iterable[int]) -> tuple[Path, ...]:
+        """The lists of these shards, in the order of their numbers."""
+        return tuple(map(self.missing_list, sorted(shards)))
+
+    def prepare(self) -> None:
+        """Make the folders that are missing, and close them to other users.
+
+        Raises:
+            JournalError: one of them belongs to another user.
+            OSError: one of them cannot be made.
+
+        """
+        for part in (self.path, self.spool, self.missing, self.ids):
+            make_folders(part)
+            _make_ours_alone(part)
+
+    def is_driven(self) -> bool:
+        """Whether a process drives the journal: this one or another, in whatever container of this machine."""
+        return lock.is_locked(self.lock)
+
+    def tidy(self, *, spool: Collection[str], ids_for: float) -> None:
+        """Remove what runs that died have left, and custom_ids that were kept for long enough.
+
+        Args:
+            spool: the names of the spool files that are still needed.
+            ids_for: for how many seconds the custom_ids of a drained shard are kept.
+
+        """
+        old = time.time() - ids_for
+        for path in self.ids.iterdir():
+            if path.stat().st_mtime < old:
+                remove(path)
+        for path in [*self.spool.iterdir(), *self.path.glob(".seen-*.tmp")]:
+            if path.name not in spool and not path.is_dir():
+                remove(path)
+
+
+def _make_ours_alone(folder: Path) -> None:
+    """Prompts stand in it: refuse a folder of another user's, and take our own from the others."""
+    try:
+        bits = close_to_others(folder)
+    except OSError as refused:
+        raise JournalError(
+            f"{folder} is not for its owner alone: {refused.strerror}; choose another journal with journal= or "
+            "--journal, or give the folder to the user who runs this (chown, chmod 700)"
+        ) from refused
+    if bits:
+        log.warning("journal_folder_was_open", folder=str(folder), others_had=f"{bits:03o}")
