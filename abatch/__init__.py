@@ -30,7 +30,10 @@ from abatch.errors import (
     ManagerClosed,
     StillInDoubt,
 )
-from abatch.input.request import Request
+from abatch.input.check import Preview
+from abatch.input.estimate import Estimate, Estimator
+from abatch.input.request import Request, Rows
+from abatch.input.stdin import read_stdin
 from abatch.job import Job
 from abatch.journal.ledger import Progress
 from abatch.manager import BatchManager
@@ -49,6 +52,8 @@ __all__ = [
     "BatchManager",
     "Config",
     "ConfigError",
+    "Estimate",
+    "Estimator",
     "Failure",
     "Forecast",
     "Job",
@@ -63,16 +68,19 @@ __all__ = [
     "LimitReached",
     "Line",
     "ManagerClosed",
+    "Preview",
     "Progress",
     "Request",
     "Result",
     "ResultError",
+    "Rows",
     "Sealed",
     "ShardRef",
     "Sink",
     "StillInDoubt",
     "Summary",
     "Usage",
+    "read_stdin",
 ]
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ import anyio
 import msgspec
 import typer
 
+from abatch import read_stdin
 from abatch.backend import failed_elsewhere
 from abatch.cli.commands import command
 from abatch.cli.conflicts import Typed, ask_before_paying_again, say_left_out, with_commands
@@ -33,7 +34,6 @@ from abatch.destination import address, is_local, load_backend, missing_folder, 
 from abatch.engine.upload import CORRECT_FILE
 from abatch.errors import BackendError, BadRequest, ConfigError, JobConflict, JobStopped, LimitReached
 from abatch.input.keys import default_key
-from abatch.input.stdin import read_stdin
 from abatch.log import ranges
 from abatch.manager import BatchManager
 from abatch.system.paths import folder_of, relative_url

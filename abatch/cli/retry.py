@@ -21,7 +21,6 @@ import typer
 
 from abatch.cli.confirm import can_ask, confirmed
 from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
-from abatch.cli.estimate import rows_of
 from abatch.cli.exit_codes import perform, reported
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     FailingOption,
@@ -36,14 +35,15 @@ from abatch.config import Config, Tier
 from abatch.engine.family import CANCELED, FAILED, FINAL, MISSING, STOPPED, last_words, mark_of
 from abatch.errors import ConfigError
 from abatch.input.answered import retried_key, retries_of
-from abatch.input.files import file_sha256
+from abatch.input.files import file_sha256, open_input
+from abatch.input.request import from_line
 from abatch.protocol.facts import FilePart, files_of
 from abatch.protocol.stops import CUT
 from abatch.system import threads
 from abatch.system.paths import absolute, absolute_url, shown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Generator, Iterator
 
     from abatch.input.request import Row
     from abatch.journal.ledger import Ledger
@@ -249,7 +249,7 @@ async def _drop_long_enough(made: _Retry) -> None:
     """Leave out what was allowed as much before: it would be cut at the same place, and paid for again."""
     assert made.max_tokens is not None
     decode = msgspec.json.Decoder(_Asked).decode
-    with closing(rows_of(*made.paths, longest=2 * Config().bytes_per_batch)) as rows:
+    with closing(_rows_of(*made.paths, longest=2 * Config().bytes_per_batch)) as rows:
         while block := await threads.run(_next_rows, rows):
             for _, row in block:
                 mark = mark_of(row.custom_id)
@@ -278,7 +278,7 @@ def _beside(url: str, number: int) -> str:
 
 
 async def _rows_again(made: _Retry, *, longest: int) -> AsyncIterator[bytes]:
-    with closing(rows_of(*made.paths, longest=longest)) as rows:
+    with closing(_rows_of(*made.paths, longest=longest)) as rows:
         while block := await threads.run(_next_rows, rows):
             for line, row in block:
                 if mark_of(row.custom_id) in made.wanted:
@@ -291,6 +291,14 @@ def _with_max_tokens(line: bytes, max_tokens: int) -> bytes:
     params = msgspec.json.decode(request["params"], type=dict[str, msgspec.Raw])
     params["max_tokens"] = msgspec.Raw(b"%d" % max_tokens)
     return msgspec.json.encode({**request, "params": params})
+
+
+def _rows_of(*paths: Path, longest: int) -> Generator[tuple[bytes, Row], None, None]:
+    """The checked rows of some files with their raw lines, a block at a time in memory."""
+    with closing(open_input(paths, longest=longest)) as file:
+        while (block := file.block()) is not None:
+            for line, number, _ in block.requests():
+                yield line, from_line(line, number)
 
 
 def _next_rows(rows: Iterator[tuple[bytes, Row]]) -> list[tuple[bytes, Row]]:

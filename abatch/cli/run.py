@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from abatch import destination
+from abatch import Estimate, destination
 from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of, params_of
-from abatch.cli.estimate import as_json, estimate_file, rows_to_show, warn_of_params
+from abatch.cli.estimate import as_json, rows_to_show, warn_of_params
 from abatch.cli.exit_codes import BAD_INPUT, perform, reported, tell
 from abatch.cli.inputs import inputs
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
@@ -24,7 +24,6 @@ from abatch.cli.screen import Screen, table
 from abatch.cli.spending import CONFIRM_ABOVE, Spending
 from abatch.config import Parked, Refusals, Tier, Unresolved  # noqa: TC001 - typer reads the annotations
 from abatch.errors import BackendError, ConfigError
-from abatch.input.params import check_of
 from abatch.prices import load as load_prices
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def run(
         price_file = None if prices is None else str(prices)
         price_list = load_prices(price_file)
     if dry_run:
-        _dry_run([Path(STDIN)] if piped else paths, to, config, price_file, screen, as_json_=as_json_, betas=bool(beta))
+        _dry_run([Path(STDIN)] if piped else paths, to, config, price_file, screen, as_json_=as_json_, betas=beta or [])
         return
     drive(
         Order(
@@ -191,7 +190,7 @@ def run(
 
 
 def _dry_run(
-    paths: list[Path], to: str, config: Config, prices: str | None, screen: Screen, *, as_json_: bool, betas: bool
+    paths: list[Path], to: str, config: Config, prices: str | None, screen: Screen, *, as_json_: bool, betas: list[str]
 ) -> None:
     async def work() -> None:
         try:
@@ -199,9 +198,8 @@ def _dry_run(
         except BackendError as refused:  # as a run does whose job has not begun
             screen.complain(f"error: {tell(refused)}")
             raise typer.Exit(BAD_INPUT) from None
-        params = check_of(config.params, betas=betas)
-        made = await estimate_file(paths, config=config, prices=load_prices(prices), params=params)
-        warn_of_params(screen, params)
+        made = await Estimate.of(paths, config=config, prices=prices, betas=betas)
+        warn_of_params(screen, made)
         if as_json_:
             screen.give(as_json(made))
             return

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from abatch import Estimator
 from abatch.cli.confirm import can_ask, confirmed
-from abatch.cli.estimate import Measure
 from abatch.cli.sanitize import clean, money, price_age, span
 from abatch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from abatch.cli.estimate import Estimate
+    from abatch import Estimate, Rows
     from abatch.cli.screen import Screen
     from abatch.config import Config
-    from abatch.input.request import Rows
     from abatch.prices import PriceList
 
 __all__ = ["CONFIRM_ABOVE", "Spending"]
@@ -53,13 +53,13 @@ class Spending:
         self._prices = prices
         self._limit = limit
         self._pilot = pilot
-        self._measure = Measure(config, prices, limit=limit)
+        self._estimator = Estimator(config, prices, limit=limit)
         self._confirm_above = confirm_above
         self._ask = ask
 
     def add(self, rows: Rows, /) -> None:
         """Take in the next requests of the input."""
-        self._measure.add(rows)
+        self._estimator.add(rows)
 
     async def agree(self) -> None:
         """Say what the requests may cost, and ask if that is much.
@@ -68,9 +68,9 @@ class Spending:
             ConfigError: the answer is no.
 
         """
-        made = self._measure.end()
+        made = self._estimator.end()
         if 0 < self._pilot < made.requests:
-            made.batches += 1
+            made = replace(made, batches=made.batches + 1)
         self._screen.say("\n".join(_lines(made)))
         if self._ask and (question := self._question(made)) and can_ask() and not await confirmed(question):
             raise ConfigError("you did not answer yes, so nothing was sent; --yes skips it")

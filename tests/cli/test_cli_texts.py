@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
 
+from abatch import Estimate
 from abatch.cli.app import app
-from abatch.cli.estimate import Estimate, rows_to_show, submit_every
+from abatch.cli.estimate import rows_to_show, submit_every
 from abatch.cli.exit_codes import status_of, tell
 from abatch.cli.follow import summary_table
 from abatch.cli.sanitize import clean, duration, money

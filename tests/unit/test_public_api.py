@@ -21,6 +21,8 @@ PUBLIC = [
     "BatchManager",
     "Config",
     "ConfigError",
+    "Estimate",
+    "Estimator",
     "Failure",
     "Forecast",
     "Job",
@@ -35,16 +37,19 @@ PUBLIC = [
     "LimitReached",
     "Line",
     "ManagerClosed",
+    "Preview",
     "Progress",
     "Request",
     "Result",
     "ResultError",
+    "Rows",
     "Sealed",
     "ShardRef",
     "Sink",
     "StillInDoubt",
     "Summary",
     "Usage",
+    "read_stdin",
 ]
 
 
