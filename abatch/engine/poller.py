@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
 
     from abatch.config import Config
-    from abatch.engine.client import Client, Page
+    from abatch.engine.answers import Page
+    from abatch.engine.client import Client
     from abatch.protocol.clocks import Moment
     from abatch.protocol.commits import CommitTimes
     from abatch.protocol.facts import Reappeared, Vanished

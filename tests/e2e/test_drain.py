@@ -35,7 +35,7 @@ async def test_disk_that_fails_while_the_stream_breaks_ends_the_job_and_nothing_
     api: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows of a block that was not written count as read: a second read would take them for duplicates."""
-    real, write = client._chunks, jsonl._write_all
+    real, write = client.chunks_of, jsonl._write_all
     failing, broken = anyio.Event(), []
 
     async def chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
@@ -58,7 +58,7 @@ async def test_disk_that_fails_while_the_stream_breaks_ends_the_job_and_nothing_
     monkeypatch.setattr(drain, "READ_BYTES", 2000)
     monkeypatch.setattr(drain, "WRITE_BYTES", 2000)
     monkeypatch.setattr(fallbacks, "WRITE_BYTES", 2000)
-    monkeypatch.setattr(client, "_chunks", chunks)
+    monkeypatch.setattr(client, "chunks_of", chunks)
     monkeypatch.setattr(jsonl, "_write_all", full)
     rows = requests(60)
     with pytest.raises(BackendError, match="Disk quota exceeded"):
@@ -166,14 +166,14 @@ def _first_answers(
     then: Callable[[bytes], bytes] = lambda whole: whole,
 ) -> None:
     """Let the first results that come be changed so, and all others as `then` says."""
-    real, changed = client._chunks, list[bytes]()
+    real, changed = client.chunks_of, list[bytes]()
 
     async def chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
         whole = b"".join([chunk async for chunk in real(answer)])
         yield then(whole) if changed else change(whole)
         changed.append(whole)
 
-    monkeypatch.setattr(client, "_chunks", chunks)
+    monkeypatch.setattr(client, "chunks_of", chunks)
 
 
 def _half(whole: bytes) -> bytes:
@@ -302,9 +302,9 @@ async def test_reads_that_were_given_up_in_a_rest_are_counted(api: Sandbox, monk
         whole = b"".join([chunk async for chunk in real(answer)])
         yield whole[whole.index(b"\n") + 1 :]
 
-    real = client._chunks
+    real = client.chunks_of
     monkeypatch.setattr(driver, "SHORT_REST", 0.0)
-    monkeypatch.setattr(client, "_chunks", all_but_the_first)
+    monkeypatch.setattr(client, "chunks_of", all_but_the_first)
     monkeypatch.setattr(Collector, "drain", never_at_ease)
     summary: Summary
     _, summary = await run(requests(5), requests_per_batch=100)
@@ -317,14 +317,14 @@ async def test_stream_that_always_breaks_behind_its_last_line_is_drained_in_one_
     api: Sandbox, monkeypatch: pytest.MonkeyPatch, rests: list[float], newline: bool
 ) -> None:
     """As behind a proxy whose `Content-Length` is wrong: every row has its line, and the rows decide."""
-    real = client._chunks
+    real = client.chunks_of
 
     async def chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
         whole = b"".join([chunk async for chunk in real(answer)])
         yield whole.rstrip(b"\n") + b"\n" * newline
         raise ApiError("results: the stream broke")
 
-    monkeypatch.setattr(client, "_chunks", chunks)
+    monkeypatch.setattr(client, "chunks_of", chunks)
     rows = requests(8)
     _, summary = await run(rows, requests_per_batch=100)
     assert rests == []

@@ -647,10 +647,10 @@ async def test_job_that_is_handed_over_as_what_waits_for_that_leaves_is_done(
 
 
 async def test_wait_that_the_api_asks_for_is_believed_within_reason(api: Sandbox) -> None:
-    from abatch.engine.client import _retry_after
+    from abatch.engine.answers import retry_after
 
     for text, wait in (("inf", None), ("nan", None), ("1e300", 3600.0), ("-5", 0.0), ("7", 7.0), ("soon", None)):
-        assert _retry_after(httpx2.Response(429, headers={"retry-after": text})) == wait
+        assert retry_after(httpx2.Response(429, headers={"retry-after": text})) == wait
 
 
 async def test_finished_is_no_error_when_the_tidying_after_it_fails(

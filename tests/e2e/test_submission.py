@@ -529,12 +529,12 @@ async def test_results_cut_and_reset_lose_nothing(api: Sandbox) -> None:
 async def test_acceptance_with_an_id_that_no_path_can_hold_is_found_and_ends_nothing(
     api: Sandbox, monkeypatch: pytest.MonkeyPatch, batch_id: object
 ) -> None:
-    replied = client._replied
+    replied = client.replied
 
     def odd(answer: httpx2.Response) -> Any:
         return replied(httpx2.Response(answer.status_code, json={**answer.json(), "id": batch_id}))
 
-    monkeypatch.setattr(client, "_replied", odd)
+    monkeypatch.setattr(client, "replied", odd)
     rows = requests(8)
     with structlog.testing.capture_logs() as events, anyio.fail_after(60):
         _, summary = await run(write(rows))
@@ -573,12 +573,12 @@ async def test_odd_answer_is_a_failed_call_and_ends_nothing(
 async def test_created_batch_is_found_though_its_answer_is_nested_too_deeply(
     api: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replied = client._replied
+    replied = client.replied
 
     def deep(answer: httpx2.Response) -> Any:
         return replied(httpx2.Response(answer.status_code, content=b"[" * 100_000 + b"]" * 100_000))
 
-    monkeypatch.setattr(client, "_replied", deep)
+    monkeypatch.setattr(client, "replied", deep)
     rows = requests(8)
     _, summary = await run(write(rows))
     assert summary.succeeded == 8

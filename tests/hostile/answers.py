@@ -12,7 +12,8 @@ import anthropic
 import anyio
 import httpx2
 
-from abatch.engine.client import LONGEST_WAIT, Client
+from abatch.engine.answers import LONGEST_WAIT
+from abatch.engine.client import Client
 from abatch.errors import ApiError
 from abatch.protocol import facts
 from abatch.protocol.facts import Accepted, Ended, Headers

@@ -15,7 +15,7 @@ import anyio
 import httpx2
 import pytest
 
-from abatch.engine import client, proxies
+from abatch.engine import client, proxies, stream
 from abatch.engine.client import Client
 from abatch.errors import ApiError
 from abatch.protocol.facts import Headers
@@ -94,6 +94,7 @@ own = pytest.mark.parametrize("own", [True, False], ids=["own transport", "the c
 @pytest.mark.parametrize("pieces", BREAKS.values(), ids=BREAKS)
 async def test_results_that_break_are_an_api_error(pieces, own, monkeypatch):
     monkeypatch.setattr(client, "IDLE", 0.5)
+    monkeypatch.setattr(stream, "IDLE", 0.5)
     async with answering(pieces) as url:
         with anyio.fail_after(30), pytest.raises(ApiError):
             await read(url, own=own)
@@ -103,6 +104,7 @@ async def test_results_that_break_are_an_api_error(pieces, own, monkeypatch):
 @pytest.mark.parametrize("pieces", [[OK + b"Content-Length: 50\r\n\r\nline\n"], []], ids=["a line", "nothing"])
 async def test_results_that_stop_coming_are_given_up(pieces, own, monkeypatch):
     monkeypatch.setattr(client, "IDLE", 0.5)
+    monkeypatch.setattr(stream, "IDLE", 0.5)
     async with answering(pieces, hangs=True) as url:
         with anyio.fail_after(30), pytest.raises(ApiError, match="Timeout"):
             await read(url, own=own)
@@ -174,15 +176,16 @@ async def test_results_are_asked_for_without_compression(own):
 
 def test_a_gzip_bomb_comes_in_pieces_of_bounded_size():
     bomb = gzip.compress(bytes(50_000_000)) * 2
-    members, sizes = client.Members(), []
+    members, sizes = stream.Members(), []
     for start in range(0, len(bomb), 65_536):
         sizes += [len(piece) for piece in members.feed(bomb[start : start + 65_536])]
-    assert (sum(sizes), max(sizes), members.whole) == (100_000_000, client.UNZIPPED, True)
+    assert (sum(sizes), max(sizes), members.whole) == (100_000_000, stream.UNZIPPED, True)
 
 
 @own
 async def test_reader_who_takes_long_over_a_chunk_is_not_taken_for_a_stream_that_stands_still(own, monkeypatch):
     monkeypatch.setattr(client, "IDLE", 0.2)
+    monkeypatch.setattr(stream, "IDLE", 0.2)
     got = []
     sdk = anthropic.AsyncAnthropic(api_key="key", max_retries=0)
     async with answering([CHUNKED + b"5\r\nline\n\r\n", b"5\r\nline\n\r\n0\r\n\r\n"]) as url:

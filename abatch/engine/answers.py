@@ -1,0 +1,256 @@
+"""Read the API's answers: batches, pages of the list, error envelopes, dates.
+
+What a server says goes into the journal and to the screen, so keys are taken out of it here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
+
+import msgspec
+
+from abatch.errors import ApiError
+from abatch.log import redacted
+from abatch.protocol.durations import HOUR
+from abatch.protocol.reconcile import BatchSeen, Replied
+
+if TYPE_CHECKING:
+    import httpx2
+
+
+__all__ = ["LONGEST_WAIT", "Page", "api_error", "batch_of", "page_of", "replied", "retry_after"]
+
+T = TypeVar("T")
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What an answer that is not JSON of the expected kind raises."""
+_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}")
+"""Of a batch: it stands in paths, in the journal and on the screen."""
+_OF_A_SERVER: Final = frozenset({"", "api_error", "overloaded_error", "timeout_error"})
+"""`error.type` of an envelope that is none, or that no refusal (4xx) of the API's own carries."""
+LONGEST_WAIT: Final = HOUR
+"""Seconds of a `retry-after` that are believed, at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page of the list, newest first."""
+
+    date: float
+    batches: tuple[BatchSeen, ...]
+    has_more: bool
+    last_id: str | None
+
+
+class _Counts(msgspec.Struct):
+    processing: int = 0
+    succeeded: int = 0
+    errored: int = 0
+    canceled: int = 0
+    expired: int = 0
+
+
+class _Batch(msgspec.Struct):
+    id: str
+    processing_status: str
+    request_counts: _Counts
+    created_at: str
+    archived_at: str | None = None
+
+
+class _List(msgspec.Struct):
+    data: list[_Batch]
+    has_more: bool
+    last_id: str | None = None
+
+
+class _Error(msgspec.Struct):
+    type: str
+    message: str = ""
+    details: object = None
+    """An object or null, and seen as a list and as a text, too."""
+
+    @property
+    def code(self) -> str | None:
+        """What names the error more closely than its type."""
+        match self.details:
+            case {"error_code": str(code)}:
+                return code
+            case _:
+                return None
+
+
+class _Envelope(msgspec.Struct):
+    """The API's error envelope; a proxy's page is not one."""
+
+    type: Literal["error"]
+    """A tag of msgspec's would also take a body without it."""
+    error: _Error
+
+
+def page_of(answer: httpx2.Response) -> Page:
+    """Read one page of the list.
+
+    Raises:
+        ApiError: it is not one, or has no `Date`, without which it proves nothing about time.
+
+    """
+    page = _decode("list", answer, _List)
+    return Page(
+        date=_date("list", answer),
+        batches=tuple(_seen("list", batch) for batch in page.data),
+        has_more=page.has_more,
+        last_id=page.last_id or (page.data[-1].id if page.data else None),
+    )
+
+
+def batch_of(answer: httpx2.Response) -> BatchSeen:
+    """Read one batch.
+
+    Raises:
+        ApiError: it is not one.
+
+    """
+    return _seen("retrieve", _decode("retrieve", answer, _Batch))
+
+
+def api_error(what: str, answer: httpx2.Response) -> ApiError:
+    """Make the error of a call that was answered with a failure."""
+    _, envelope = _envelope(answer)
+    return ApiError(
+        what,
+        status=answer.status_code,
+        kind=None if envelope is None else envelope.type,
+        error_code=None if envelope is None else envelope.code,
+        message="" if envelope is None else envelope.message,
+        request_id=_request_id(answer),
+        retry_after=retry_after(answer),
+    )
+
+
+def replied(answer: httpx2.Response) -> Replied:
+    """Read the answer to a create, as table A judges it."""
+    if answer.is_success:
+        try:
+            batch = _seen("create", msgspec.json.decode(answer.content, type=_Batch))
+        except (*UNREADABLE, ApiError):
+            batch = None
+        return Replied(
+            status=answer.status_code,
+            batch=batch,
+            date=_date_if_told(answer),
+        )
+    envelope, error = _envelope(answer)
+    return Replied(
+        status=answer.status_code,
+        kind=None if error is None else error.type,
+        error_code=None if error is None else error.code,
+        message="" if error is None else error.message,
+        envelope=envelope,
+        retry_after=retry_after(answer),
+    )
+
+
+def _envelope(answer: httpx2.Response) -> tuple[bytes, _Error | None]:
+    """The API's error envelope without keys: what it says goes into the journal, and to the screen."""
+    try:
+        error = msgspec.json.decode(answer.content, type=_Envelope).error
+    except UNREADABLE:
+        return b"", None
+    if answer.status_code < 500 and error.type in _OF_A_SERVER:
+        return b"", None
+    keys = _sent_keys(answer)
+    error.type, error.message = redacted(error.type, *keys), redacted(error.message, *keys)
+    try:
+        envelope = msgspec.json.encode(_without_keys(msgspec.json.decode(answer.content), keys))
+    except (*UNREADABLE, ValueError, OverflowError):  # numbers without end
+        envelope = b""
+    return envelope, error
+
+
+def _without_keys(value: object, keys: tuple[str, ...]) -> object:
+    match value:
+        case str():
+            return redacted(value, *keys)
+        case dict():
+            named = cast("dict[str, object]", value)
+            return {redacted(name, *keys): _without_keys(each, keys) for name, each in named.items()}
+        case list():
+            return [_without_keys(each, keys) for each in cast("list[object]", value)]
+        case _:
+            return value
+
+
+def _sent_keys(answer: httpx2.Response) -> tuple[str, ...]:
+    """The key that the call was made with, in case the answer repeats it."""
+    try:
+        sent = answer.request.headers
+    except RuntimeError:  # an answer that no request led to
+        return ()
+    return tuple(key for key in (sent.get("x-api-key"), sent.get("authorization", "").removeprefix("Bearer ")) if key)
+
+
+def _request_id(answer: httpx2.Response) -> str | None:
+    told = answer.headers.get("request-id")
+    return None if told is None else redacted(told)
+
+
+def retry_after(answer: httpx2.Response) -> float | None:
+    """Read how many seconds an answer asks to wait."""
+    try:
+        asked = float(answer.headers["retry-after"])
+    except (KeyError, ValueError):
+        return None
+    return min(max(asked, 0.0), LONGEST_WAIT) if math.isfinite(asked) else None
+
+
+def _date(what: str, answer: httpx2.Response) -> float:
+    try:
+        return _moment(parsedate_to_datetime(answer.headers["date"]))
+    except (KeyError, ValueError, OverflowError) as missing:
+        raise ApiError(what, status=answer.status_code, message="the answer has no Date header") from missing
+
+
+def _date_if_told(answer: httpx2.Response) -> float | None:
+    try:
+        return _date("create", answer)
+    except ApiError:
+        return None
+
+
+def _moment(told: datetime) -> float:
+    if told.tzinfo is None:  # Python would take it for local time
+        raise ValueError("no time zone")
+    return told.timestamp()
+
+
+def _decode(what: str, answer: httpx2.Response, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(answer.content, type=kind)
+    except UNREADABLE as unreadable:
+        raise ApiError(what, status=answer.status_code, message="the answer is not what the API sends") from unreadable
+
+
+def _seen(what: str, batch: _Batch) -> BatchSeen:
+    counts = batch.request_counts
+    if not _ID.fullmatch(batch.id):
+        raise ApiError(what, status=200, message=f"the id of a batch is {redacted(batch.id)[:40]!r}")
+    try:
+        created_at = _moment(datetime.fromisoformat(batch.created_at))
+    except (ValueError, OverflowError) as odd:
+        told = redacted(batch.created_at)[:40]
+        raise ApiError(what, status=200, message=f"the created_at of a batch is {told!r}") from odd
+    outcomes = (counts.succeeded, counts.errored, counts.canceled, counts.expired)
+    return BatchSeen(
+        batch_id=batch.id,
+        status=batch.processing_status,
+        created_at=created_at,
+        total=counts.processing + sum(outcomes),
+        counts=outcomes,
+        archived=batch.archived_at is not None,
+        ended=batch.processing_status == "ended",
+    )

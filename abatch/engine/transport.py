@@ -1,0 +1,88 @@
+"""The connections of a client of our own: sockets, certificates, proxies."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Final
+
+import httpx2
+
+from abatch.errors import ConfigError
+from abatch.log import log
+
+if TYPE_CHECKING:
+    import ssl
+
+
+__all__ = ["KEPT_CONNECTIONS", "Nowhere", "check_plain", "http_client", "trusted"]
+
+USER_TIMEOUT_MS: Final = 60_000
+CONNECTIONS: Final = 1000
+"""Of one transport, at most, as the SDK has it."""
+KEPT_CONNECTIONS: Final = 100
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    if sys.platform == "linux":
+        options += [
+            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+        ]
+    return options
+
+
+def trusted() -> ssl.SSLContext:
+    """The certificates that are trusted: those of SSL_CERT_FILE or SSL_CERT_DIR, else the system's.
+
+    Raises:
+        ConfigError: the variable names none.
+
+    """
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as failure:  # also ssl.SSLError
+        for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+            if named := os.environ.get(variable):
+                why = failure.strerror or type(failure).__name__
+                raise ConfigError(
+                    f"{variable}={named} cannot be used ({why}); set it to certificates in the form PEM, or unset it"
+                ) from failure
+        raise ConfigError(f"the system's certificates cannot be read ({failure}); set SSL_CERT_FILE") from failure
+
+
+def http_client(certificates: ssl.SSLContext, proxy: str | None, *, kept: int) -> httpx2.AsyncClient:
+    """Connections of our own; `kept` of them stay open between calls."""
+    transport = httpx2.AsyncHTTPTransport(
+        verify=certificates,
+        limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=kept),
+        proxy=None
+        if proxy is None
+        else httpx2.Proxy(proxy, ssl_context=certificates if proxy[:6] == "https:" else None),
+        socket_options=_socket_options(),
+    )
+    return httpx2.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
+
+
+class Nowhere(httpx2.AsyncBaseTransport):
+    """Takes the place of connections in a client that is never called."""
+
+
+def check_plain(url: httpx2.URL) -> None:
+    """Refuse to send the key in the clear, unless the operator has named this host.
+
+    Raises:
+        ConfigError: ABATCH_ALLOW_HTTP does not.
+
+    """
+    if url.scheme == "http" and url.host in os.environ.get("ABATCH_ALLOW_HTTP", "").replace(",", " ").lower().split():
+        log.warning("key_sent_in_the_clear", host=url.host)
+        return
+    raise ConfigError(
+        f"base URL {url} would send the API key in the clear; use https. If the network between here and "
+        f"{url.host} is your own, for instance of one Docker host: ABATCH_ALLOW_HTTP={url.host}"
+    )
