@@ -35,7 +35,7 @@ from abatch.input.estimate import Estimate, Estimator
 from abatch.input.request import Request, Rows
 from abatch.input.stdin import read_stdin
 from abatch.job import Job
-from abatch.journal.ledger import Progress
+from abatch.journal.sums import Progress
 from abatch.manager import BatchManager
 from abatch.protocol.forecast import Forecast
 from abatch.result import Failure, Line, Result, ResultError, Summary, Usage

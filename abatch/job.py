@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from abatch.engine.poller import Scope
     from abatch.engine.runner import HandedOver, JobRun
-    from abatch.journal.ledger import JobRecord, Ledger, Progress
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.records import JobRecord
+    from abatch.journal.sums import Progress
     from abatch.prices import PriceList
     from abatch.protocol.forecast import Forecast
     from abatch.result import Failure, Summary

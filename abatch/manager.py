@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from abatch.events import Event, EventsMissed
     from abatch.input.check import Preview
     from abatch.input.request import RequestSource
-    from abatch.journal.ledger import JobRecord
+    from abatch.journal.records import JobRecord
     from abatch.protocol.facts import Source
     from abatch.streams import EventStream
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from abatch.journal.ledger import JobRecord
+    from abatch.journal.records import JobRecord
     from abatch.result import Failure
 
 __all__ = ["detail_json", "detail_of", "time_left"]

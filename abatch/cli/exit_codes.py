@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
     from pathlib import Path
 
-    from abatch.journal.ledger import JobRecord
+    from abatch.journal.records import JobRecord
 
 __all__ = [
     "BAD_INPUT",

@@ -20,7 +20,7 @@ from abatch.system import threads
 
 if TYPE_CHECKING:
     from abatch.journal.folder import JournalFolder
-    from abatch.journal.ledger import ShardRecord
+    from abatch.journal.records import ShardRecord
 
 __all__ = ["identify"]
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from abatch.journal.ledger import JobRecord, Ledger
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.records import JobRecord
     from abatch.result import Failure, Summary
 
 __all__ = ["OVERRIDE", "Resume", "about_failures", "about_stops", "resuming"]

@@ -17,7 +17,8 @@ from abatch.protocol.facts import CancelWished, LostWished, ResolveWished
 from abatch.protocol.lifecycle import Held, InDoubt, doubt_of
 
 if TYPE_CHECKING:
-    from abatch.journal.ledger import Ledger, ShardRecord
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.records import ShardRecord
 
 __all__ = ["cancel", "resolve"]
 

@@ -16,7 +16,7 @@ from abatch.system.paths import folder_of
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from abatch.journal.ledger import JobRecord
+    from abatch.journal.records import JobRecord
 
 __all__ = [
     "DEFAULT_JOURNAL",

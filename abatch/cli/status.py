@@ -21,9 +21,9 @@ from abatch.cli.options import JsonOption, PlaceOption, SandboxOption  # noqa: T
 from abatch.cli.paths import asked_for, job_named, ledger_of, place_of
 from abatch.cli.sanitize import clean, moment
 from abatch.cli.screen import Screen, tables
-from abatch.journal.ledger import Progress
 from abatch.journal.states import attempt_of, standing_of, state_of, wish_in_words
 from abatch.journal.status import DriverStatus, driver_status
+from abatch.journal.sums import Progress
 from abatch.protocol.facts import Committing
 from abatch.protocol.lifecycle import Held
 from abatch.system import paths
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from abatch.journal.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.journal.ledger import Ledger
     from abatch.journal.log import Recorded
+    from abatch.journal.records import JobRecord, ShardRecord
     from abatch.protocol.forecast import Forecast
     from abatch.result import Failure
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from abatch.engine.poller import Scope
     from abatch.engine.shutdown import Shutdown
     from abatch.input.located import Named
-    from abatch.journal.ledger import JobRecord, Ledger
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.records import JobRecord
     from abatch.prices import PriceList
 
 __all__ = ["JobContext", "ManagerContext", "backend_unknown"]

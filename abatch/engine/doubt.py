@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from abatch.engine.poller import Scope
     from abatch.engine.recorder import ShardRecorder
     from abatch.engine.wishes import OperatorWishes
-    from abatch.journal.ledger import ShardRecord
+    from abatch.journal.records import ShardRecord
 
 __all__ = ["DoubtSettler", "doubt_about"]
 

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from abatch.backend import Backend, JobRef, Sink
     from abatch.engine.client import Client
     from abatch.journal.folder import JournalFolder
-    from abatch.journal.ledger import ShardRecord
     from abatch.journal.lineage import Lineage
+    from abatch.journal.records import ShardRecord
     from abatch.prices import PriceList
 
 __all__ = ["Collected", "Collector"]

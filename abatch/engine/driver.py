@@ -53,7 +53,7 @@ from abatch.system.disk import remove
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from abatch.journal.ledger import ShardRecord
+    from abatch.journal.records import ShardRecord
     from abatch.protocol.facts import Drained
     from abatch.protocol.lifecycle import Action
 

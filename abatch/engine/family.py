@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection
     from pathlib import Path
 
-    from abatch.journal.ledger import JobRecord, Ledger
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.records import JobRecord
     from abatch.result import Line
 
 __all__ = [

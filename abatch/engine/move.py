@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from abatch.backend import Backend, Sink
     from abatch.engine.client import Client
-    from abatch.journal.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.records import JobRecord, ShardRecord
     from abatch.protocol.facts import SealedRecord
     from abatch.result import Line
 

@@ -34,8 +34,8 @@ from abatch.protocol.lifecycle import InDoubt, doubt_of
 
 if TYPE_CHECKING:
     from abatch.engine.context import JobContext
-    from abatch.journal.ledger import ShardRecord
     from abatch.journal.log import Entry
+    from abatch.journal.records import ShardRecord
     from abatch.protocol.facts import ShardFact
 
 __all__ = ["ShardRecorder"]

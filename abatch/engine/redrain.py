@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from abatch.backend import Backend, JobRef
     from abatch.engine.client import Client
     from abatch.engine.runner import JobRun
-    from abatch.journal.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.records import JobRecord, ShardRecord
 
 __all__ = ["Gone", "check_age", "check_ids", "note_reopened", "reopen_missing_parts"]
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from abatch.backend import Backend, JobRef, Sealed
     from abatch.engine.context import ManagerContext
     from abatch.input.located import Named
-    from abatch.journal.ledger import JobRecord
+    from abatch.journal.records import JobRecord
 
 __all__ = ["HandedOver", "JobRun"]
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from abatch.input.spool import (
         SpoolReader,
     )
-    from abatch.journal.ledger import ShardRecord
+    from abatch.journal.records import ShardRecord
     from abatch.protocol.facts import Counts
 
 __all__ = ["LineSifter", "NotOurs"]

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
     from abatch.engine.context import JobContext
     from abatch.engine.recorder import ShardRecorder
-    from abatch.journal.ledger import JobRecord, ShardRecord
+    from abatch.journal.records import JobRecord, ShardRecord
     from abatch.protocol.facts import ShardFact
     from abatch.protocol.reconcile import BatchSeen, Verdict
 

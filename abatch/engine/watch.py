@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from abatch.engine.context import JobContext
     from abatch.engine.recorder import ShardRecorder
     from abatch.engine.wishes import OperatorWishes
-    from abatch.journal.ledger import ShardRecord
+    from abatch.journal.records import ShardRecord
     from abatch.protocol.parked import Parked
 
 __all__ = ["BatchWatcher"]

@@ -32,7 +32,7 @@ from abatch.protocol.reconcile import (
 if TYPE_CHECKING:
     from abatch.engine.context import JobContext
     from abatch.engine.recorder import ShardRecorder
-    from abatch.journal.ledger import ShardRecord
+    from abatch.journal.records import ShardRecord
 
 __all__ = ["CALLED_LOST", "OperatorWishes"]
 

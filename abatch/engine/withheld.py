@@ -18,7 +18,7 @@ from abatch.system import threads
 
 if TYPE_CHECKING:
     from abatch.journal.folder import JournalFolder
-    from abatch.journal.ledger import ShardRecord
+    from abatch.journal.records import ShardRecord
     from abatch.protocol.facts import Counts, Drained, Planned
     from abatch.result import Line
 

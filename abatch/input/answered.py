@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from abatch.engine.runner import JobRun
     from abatch.input.known import KnownParams
     from abatch.input.request import Rows
-    from abatch.journal.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.records import JobRecord, ShardRecord
     from abatch.protocol.facts import FileSource, FilesSource
 
 __all__ = ["answering", "retried_key", "retries_of", "root_of", "without_answered"]

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from abatch.input.check import Preview
     from abatch.input.known import KnownParams
     from abatch.journal.kept import KeptIds
-    from abatch.journal.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.records import JobRecord, ShardRecord
     from abatch.protocol.facts import FileSource, FilesSource
 
 __all__ = ["check_may_change", "take_changed"]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from abatch.input.files import FileInput, FilesInput
-    from abatch.journal.ledger import JobRecord
+    from abatch.journal.records import JobRecord
     from abatch.protocol.facts import Planned
 
 __all__ = ["Named", "lines_of", "named"]

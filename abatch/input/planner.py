@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from abatch.config import Config
     from abatch.errors import Alike
-    from abatch.journal.ledger import JobRecord, Ledger
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.records import JobRecord
     from abatch.protocol.facts import FilePart, SourceOfFiles
 
 __all__ = ["Planner", "log_doubts", "spool_needed"]

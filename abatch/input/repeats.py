@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from abatch.journal.ledger import JobRecord, Ledger
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.records import JobRecord
 
 __all__ = ["repeated"]
 

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from abatch.journal.ledger import JobRecord, Ledger, ShardRecord
+    from abatch.journal.ledger import Ledger
     from abatch.journal.log import Recorded
+    from abatch.journal.records import JobRecord, ShardRecord
 
 __all__ = ["respool"]
 

@@ -9,7 +9,7 @@ from abatch.protocol.facts import LostWished, ResolveWished
 from abatch.protocol.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost, Processing, Ready, Rejected
 
 if TYPE_CHECKING:
-    from abatch.journal.ledger import JobRecord, ShardRecord
+    from abatch.journal.records import JobRecord, ShardRecord
 
 __all__ = ["Standing", "attempt_of", "shard_in_words", "standing_of", "state_of", "wish_in_words"]
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from abatch.journal.ledger import bound_batches
 from abatch.protocol.commits import CommitTimes
-from abatch.protocol.lifecycle import Done, Lost
+from abatch.protocol.lifecycle import Done, Draining, Lost, Processing
 from abatch.protocol.reconcile import Known
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from abatch.journal.ledger import JobRecord, ShardRecord
+    from abatch.journal.records import JobRecord, ShardRecord
 
 __all__ = ["Survey", "Surveys"]
 
@@ -59,6 +58,19 @@ class Surveys:
         """Take in these jobs."""
         for job in jobs:
             self.add(job)
+
+
+def bound_batches(job: JobRecord) -> list[tuple[ShardRecord, str, float]]:
+    """The shards of a job whose batch is known by an answer or a tag, with its id and time of creation."""
+    bound: list[tuple[ShardRecord, str, float]] = []
+    for shard in job.shards.values():
+        match shard.state:
+            case Done() | Processing() | Draining() | Lost():
+                if shard.state.proven and shard.state.batch_id is not None:
+                    bound.append((shard, shard.state.batch_id, shard.state.created_at))
+            case _:
+                pass
+    return bound
 
 
 def _is_lost(shard: ShardRecord) -> bool:

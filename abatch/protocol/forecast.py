@@ -17,7 +17,8 @@ from abatch.protocol.lifecycle import InDoubt, Processing, Ready
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from abatch.journal.ledger import JobRecord, Progress, ShardRecord
+    from abatch.journal.records import JobRecord, ShardRecord
+    from abatch.journal.sums import Progress
 
 __all__ = ["LATE", "NOTHING_SENT", "NO_HISTORY", "Forecast", "forecast"]
 

@@ -19,8 +19,8 @@ import abatch.engine.drain
 from abatch.backend import JobRef
 from abatch.engine.drain import Collector
 from abatch.journal.folder import JournalFolder
-from abatch.journal.ledger import ShardRecord
 from abatch.journal.lineage import Lineage
+from abatch.journal.records import ShardRecord
 from abatch.prices import load
 from abatch.protocol import facts, wire
 from abatch.protocol.lifecycle import Draining, InDoubt

@@ -24,6 +24,7 @@ import abatch.engine.proof
 import abatch.engine.wishes
 import abatch.input.spool
 import abatch.journal.ledger
+import abatch.journal.records
 import abatch.journal.sqlite
 import abatch.manager
 import abatch.protocol.absence
@@ -39,7 +40,7 @@ from abatch.engine.upload import Uploader
 from abatch.engine.watch import BatchWatcher
 from abatch.engine.wishes import CALLED_LOST, OperatorWishes
 from abatch.errors import ApiError, BackendError
-from abatch.journal.ledger import JobRecord
+from abatch.journal.records import JobRecord
 from abatch.log import log
 from abatch.protocol import reconcile, wire
 from abatch.protocol.absence import Absence
@@ -231,7 +232,11 @@ def resubmit_on_404() -> ExitStack:
                 return True
         return await real_watch(self, batch_id)
 
-    return _patched((abatch.journal.ledger, "after", after), (BatchWatcher, "watch", watch))
+    return _patched(
+        (abatch.journal.ledger, "after", after),
+        (abatch.journal.records, "after", after),
+        (BatchWatcher, "watch", watch),
+    )
 
 
 def claim_before_proof() -> ExitStack:

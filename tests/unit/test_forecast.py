@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from abatch.cli.exit_codes import FAILED, OK, RUNNING, STUCK, exit_code_of
-from abatch.journal.ledger import JobRecord, Ledger
+from abatch.journal.ledger import Ledger
 from abatch.journal.log import Entry
+from abatch.journal.records import JobRecord
 from abatch.journal.states import standing_of
 from abatch.protocol import facts
 from abatch.protocol.facts import Counts, FileSource

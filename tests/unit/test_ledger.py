@@ -9,10 +9,10 @@ import pytest
 
 from abatch import JobConflict, JournalCorrupt, Progress, Usage
 from abatch.errors import IllegalTransition, Overtaken
-from abatch.journal.ledger import Ledger, bound_batches
+from abatch.journal.ledger import Ledger
 from abatch.journal.log import Entry
 from abatch.journal.sqlite import SqliteLog
-from abatch.journal.survey import Surveys
+from abatch.journal.survey import Surveys, bound_batches
 from abatch.prices import load
 from abatch.protocol import facts
 from abatch.protocol.facts import Counts, SealedRecord, Spend

@@ -18,8 +18,9 @@ from abatch import BadRequest, Config, ConfigError, JobConflict, JobStopped, Req
 from abatch.input.check import check_file
 from abatch.input.planner import HEADER_SETS, Planner, spool_needed
 from abatch.input.spool import SpoolReader
-from abatch.journal.ledger import JobRecord, Ledger
+from abatch.journal.ledger import Ledger
 from abatch.journal.log import Entry
+from abatch.journal.records import JobRecord
 from abatch.protocol import facts
 from abatch.protocol.facts import Headers
 from tests.unit.make import names, request_line, submitted

@@ -1,0 +1,466 @@
+"""A job and a shard as they stand: what each fact changes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import msgspec
+
+from abatch.journal.sums import Progress, Totals, progress_of, progress_of_sums, totals_of
+from abatch.protocol.facts import (
+    Abandoned,
+    Accepted,
+    CancelledAsParked,
+    CancelWished,
+    CandidatesChanged,
+    ChangedSource,
+    Committing,
+    Cut,
+    Drained,
+    DuplicateSeen,
+    Ended,
+    Finished,
+    Found,
+    InputChanged,
+    IterableSource,
+    Limited,
+    LostWished,
+    Moved,
+    Planned,
+    Reopened,
+    ResolveWished,
+    Resumed,
+    SelectedSource,
+    Split,
+    Stopped,
+    Submitted,
+    Unplanned,
+    Unreadable,
+    WishRefused,
+    Withdrawn,
+    files_of,
+)
+from abatch.protocol.facts import Held as HeldFact
+from abatch.protocol.facts import Lost as LostFact
+from abatch.protocol.facts import Rejected as RejectedFact
+from abatch.protocol.failures import MOST_OF_JOB, Failures
+from abatch.protocol.lifecycle import (
+    Dead,
+    Done,
+    Draining,
+    Lost,
+    Processing,
+    Ready,
+    State,
+    after,
+    resealed,
+)
+from abatch.result import Summary, Usage
+from abatch.system.paths import absolute_url, is_local, shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from abatch.journal.log import Recorded
+    from abatch.prices import PriceList
+    from abatch.protocol.facts import FilePart, Headers, SealedRecord, ShardFact
+    from abatch.result import Failure
+
+__all__ = ["JobRecord", "ShardRecord"]
+
+
+# A journal of a hundred thousand shards is read in a second or two. To find that a state or fact is *not* of a class
+# takes five times as long as to find that it is: below, what is frequent stands first.
+
+ENDS: Final = (Done, Dead)
+"""States in which nothing is left to be done."""
+
+
+class ShardRecord(msgspec.Struct, kw_only=True, gc=False):
+    """A shard as it stands; a journal may hold a hundred thousand, so the garbage collector does not follow them."""
+
+    shard: int
+    job: int
+    planned: Planned
+    state: State
+    length: int = 1
+    """How many facts it has: the position of the next."""
+    since: float = 0.0
+    """When its last fact was recorded."""
+    committed_at: float | None = None
+    """The server's `Date` at its first commit point."""
+
+    @property
+    def open(self) -> bool:
+        """Whether something is still to be done."""
+        return not isinstance(self.state, ENDS)
+
+    @property
+    def batch_id(self) -> str | None:
+        """The batch it is, where that is known."""
+        match self.state:
+            case Done() | Processing() | Draining() | Lost():
+                return self.state.batch_id
+            case _:
+                return None
+
+    @property
+    def sealed(self) -> SealedRecord | None:
+        """Its durable results, where there are any."""
+        match self.state:
+            case Done(drained=end) | Dead(end=Abandoned() as end):
+                return end.sealed
+            case _:
+                return None
+
+
+CHANGE_ITS_STATE_ALONE: Final = frozenset({Accepted, CancelledAsParked, CandidatesChanged, Unreadable, RejectedFact})
+"""Facts of a shard that say nothing else of its job."""
+_NO_SHARDS: Final[dict[int, ShardRecord]] = {}
+_NO_ORDER: Final[list[int]] = []
+_NO_HEADERS: Final[frozenset[Headers]] = frozenset()
+"""Of every finished job; nothing is added to them, since facts of its shards cannot follow."""
+
+
+@dataclass(slots=True, kw_only=True)
+class JobRecord:
+    """A job as it stands. Of a finished one only the sums stay: its shards are read again from the journal."""
+
+    job: int
+    folder: Path
+    """The journal's."""
+    submitted: Submitted
+    started_at: float
+    changed_at: float
+    cut: Cut = field(default_factory=lambda: Cut(rows=0))
+    head: str = ""
+    """Of its first cut; let go with the shards."""
+    shards: dict[int, ShardRecord] = field(default_factory=dict[int, ShardRecord])
+    open_shards: dict[int, ShardRecord] = field(default_factory=dict[int, ShardRecord])
+    """Those of them of which something is still to be done."""
+    missing_shards: list[int] = field(default_factory=list[int])
+    """Those of which rows have no result."""
+    listed: tuple[str, ...] = ()
+    """SHA-256 of each list of missing requests that the destination may hold from before a shard was reopened."""
+    header_sets: frozenset[Headers] = _NO_HEADERS
+    """Of all its shards."""
+    sealed_order: list[int] = field(default_factory=list[int])
+    """Shards in the order their results were sealed."""
+    wishes: dict[int, ResolveWished | LostWished] = field(default_factory=dict[int, ResolveWished | LostWished])
+    """An operator's last word on each shard that is not settled."""
+    refused: frozenset[int] = frozenset()
+    """Shards on which the last word was refused: the API said otherwise."""
+    stopped: Stopped | None = None
+    limited: Limited | None = None
+    """The last word on how many of its requests are sent."""
+    finished: Finished | None = None
+    duplicates: frozenset[str] = frozenset()
+    """Batches that were paid for besides those that count."""
+    earlier_files: tuple[FilePart, ...] = ()
+    """Its files before its input changed."""
+    moves: tuple[Moved, ...] = ()
+    """To other destinations, in their order."""
+    cuts: int = 0
+    """How many cuts and moves there were: the position of the next."""
+    parts: int = 0
+    """Part numbers given out."""
+    sealed_count: int = 0
+    """How many shards have durable results."""
+    has_succeeded: bool = False
+    """Whether a request of it ever succeeded."""
+    largest: int = 0
+    """Requests of its largest shard."""
+    seqs: tuple[int, int] = (0, 0)
+    """Where its facts are in the journal, from its first to the one that ended it."""
+    cancel_wished: bool = False
+    """Whether somebody wished to cancel this job."""
+    _changed: anyio.Event | None = None
+    _cancelling: anyio.Event | None = None
+    _wished: anyio.Event | None = None
+    _reopened: frozenset[int] = frozenset()
+    """Shards that were sealed once before: they keep their place in the order."""
+    _sums: Totals | None = None
+    """Of a finished job whose shards were let go."""
+
+    @property
+    def to(self) -> str:
+        """The destination's URL as the journal keeps it, where the job is now; empty for a backend object."""
+        return self.moves[-1].to if self.moves else self.submitted.to
+
+    @property
+    def places(self) -> list[str]:
+        """Every destination that the job ever had, the first one first."""
+        return [self.submitted.to, *(move.to for move in self.moves)]
+
+    @property
+    def location(self) -> str:
+        """Where the results are; a local place moves with the journal."""
+        to = self.to
+        if self.finished is None or is_local(to):
+            return shown(absolute_url(self.folder, to))
+        return self.finished.location
+
+    @property
+    def key(self) -> str:
+        """The job's key."""
+        return self.submitted.key
+
+    @property
+    def limit(self) -> int | None:
+        """How many of its requests are sent, the first ones; None for all."""
+        return self.submitted.limit if self.limited is None else self.limited.rows
+
+    @property
+    def limit_reached(self) -> bool:
+        """Whether its limit holds back the requests that are not planned yet."""
+        total = self._total
+        is_more = not self.cut.last and (total is None or self.cut.rows < total)
+        return self.limit is not None and self.cut.rows >= self.limit and is_more
+
+    def take_part(self) -> int:
+        """The part number for a new shard; one that is then not recorded leaves a gap."""
+        self.parts += 1
+        return self.parts - 1
+
+    async def change(self) -> None:
+        """Wait until a fact of this job is recorded."""
+        if self._changed is None:
+            self._changed = anyio.Event()
+        await self._changed.wait()
+
+    async def cancelling(self) -> None:
+        """Wait until somebody wishes to cancel this job; every batch does, and is not woken by each fact."""
+        if not self.cancel_wished:
+            if self._cancelling is None:
+                self._cancelling = anyio.Event()
+            await self._cancelling.wait()
+
+    @property
+    def let_go(self) -> bool:
+        """Whether its shards are not here any more: `Ledger.in_full` has them."""
+        return self._sums is not None
+
+    def let_shards_go(self) -> None:
+        """Keep what a finished job came to, and not of what parts."""
+        self._sums = self._totals()
+        self.shards = self.open_shards = _NO_SHARDS
+        self.sealed_order = _NO_ORDER
+        if not self.missing_shards:
+            self.missing_shards = _NO_ORDER
+        self.header_sets = _NO_HEADERS
+        self.head = ""
+        self._cancelling = None
+        source = self.submitted.source
+        if isinstance(source, SelectedSource | ChangedSource):  # a byte per request, if they are many and mixed
+            source = msgspec.structs.replace(source, mask=b"")
+            self.submitted = msgspec.structs.replace(self.submitted, source=source)
+
+    def take_shards_back(self, full: JobRecord) -> None:
+        """Have the shards again that were let go; `full` is the job as it stood when it finished."""
+        self.shards = full.shards
+        self.open_shards = full.open_shards
+        self.sealed_order = full.sealed_order
+        self.missing_shards = full.missing_shards
+        self.listed = full.listed
+        self.header_sets = full.header_sets
+        self.head = full.head
+        self.submitted = full.submitted
+        self._sums = None
+
+    async def wish(self) -> None:
+        """Wait until an operator says something of a shard; shards that wait for days are not woken by each fact."""
+        if self._wished is None:
+            self._wished = anyio.Event()
+        await self._wished.wait()
+
+    def wake(self) -> None:
+        """Let everybody who waits for a change look again."""
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    def apply(self, recorded: Recorded) -> None:
+        """Add one fact of this job or of a shard of it."""
+        self.changed_at = recorded.at
+        number = recorded.shard
+        if number is not None:
+            fact_of_shard: ShardFact = recorded.fact  # type: ignore[assignment]  # any other raises IllegalTransition in `after`
+            shard = self.shards.get(number)
+            if shard is None:
+                self._begin_shard(number, fact_of_shard, recorded.at)
+                return
+            shard.state = after(shard.state, fact_of_shard)
+            shard.length += 1
+            shard.since = recorded.at
+            if type(fact_of_shard) not in CHANGE_ITS_STATE_ALONE:
+                self._apply_to_shard(shard, fact_of_shard)
+            return
+        fact = recorded.fact
+        match fact:
+            case Submitted():
+                raise AssertionError("a job has one first fact")
+            case Cut():
+                self.head = fact.head or self.head
+                self.cut = msgspec.structs.replace(fact, head="") if fact.head else fact  # it outlives `head`
+                self.cuts += 1
+            case CancelWished():
+                self.cancel_wished = True
+                if self._cancelling is not None:
+                    self._cancelling.set()
+            case ResolveWished() | LostWished():
+                self.wishes[fact.shard] = fact
+                self.refused -= {fact.shard}
+                if self._wished is not None:
+                    self._wished.set()
+                    self._wished = None
+            case WishRefused():
+                self.wishes.pop(fact.shard, None)
+                self.refused |= {fact.shard}
+            case DuplicateSeen():
+                self.duplicates |= {fact.batch_id}
+            case Stopped():
+                self.stopped = fact
+            case Resumed():
+                self.stopped = None
+            case Limited():
+                self.limited = fact
+            case InputChanged(source=source):
+                self.earlier_files += files_of(self.submitted.source)
+                self.submitted = msgspec.structs.replace(self.submitted, source=source)
+                self.cut = Cut(rows=source.sent)
+                self.cuts += 1
+            case Moved():
+                self.moves += (fact,)
+                self.cuts += 1
+                for number, sealed in fact.sealed.items():
+                    shard = self.shards[number]
+                    shard.state = resealed(shard.state, sealed)
+            case Finished():
+                self.finished = fact
+                self.seqs = self.seqs[0], recorded.seq
+            case _:
+                raise AssertionError("a fact of a shard names no shard")
+
+    def _begin_shard(self, number: int, fact: ShardFact, at: float) -> None:
+        state = after(None, fact)
+        assert isinstance(fact, Planned)
+        assert not self.let_go
+        self.parts = max(self.parts, fact.part + 1)
+        shard = ShardRecord(shard=number, job=self.job, planned=fact, state=state, since=at)
+        self.shards[number] = self.open_shards[number] = shard
+        self.largest = max(self.largest, fact.rows)
+        if fact.headers not in self.header_sets:
+            self.header_sets |= {fact.headers}
+
+    def _apply_to_shard(self, shard: ShardRecord, fact: ShardFact) -> None:
+        """What a fact of a shard says of the job; its state is changed already."""
+        number = shard.shard
+        match fact:
+            case Committing():
+                if shard.committed_at is None:
+                    shard.committed_at = fact.date
+            case Drained() | Abandoned():
+                self.wishes.pop(number, None)
+                if number not in self._reopened:
+                    self.sealed_order.append(number)
+                    self.sealed_count += 1
+                self.open_shards.pop(number)
+                if isinstance(fact, Drained):
+                    self.has_succeeded = self.has_succeeded or fact.counts.succeeded > 0
+                    if fact.missing:
+                        self.missing_shards.append(number)
+            case Ended() | Found() | Withdrawn() | HeldFact() | LostFact():
+                self.wishes.pop(number, None)  # an earlier answer was about the attempt just settled
+                if number in self.refused and not isinstance(fact, HeldFact):
+                    self.refused -= {number}
+            case Reopened():
+                self._reopen(number)
+                self.open_shards[number] = shard
+                if number in self.missing_shards:
+                    self.missing_shards.remove(number)
+                if fact.listed and fact.listed not in self.listed:
+                    self.listed += (fact.listed,)
+            case Split() | Unplanned():
+                self.open_shards.pop(number)
+            case _:
+                pass
+
+    def _reopen(self, number: int) -> None:
+        """A sealed shard is to be drained once more: the job has to be finished again, at a position of its own."""
+        self._reopened |= {number}
+        if self.finished is not None:
+            self.finished = None
+            self.cuts += 1
+
+    def progress(self) -> Progress:
+        """A snapshot; its cost grows with the number of shards, not of requests."""
+        if self._sums is not None:
+            return progress_of_sums(self._sums, planned=self.cut.rows, total=self._total, limit=self.limit)
+        return progress_of(self.shards.values(), planned=self.cut.rows, total=self._total, limit=self.limit)
+
+    @property
+    def _total(self) -> int | None:
+        source = self.submitted.source
+        if self.cut.last:
+            return self.cut.rows
+        return None if isinstance(source, IterableSource) else source.rows
+
+    @property
+    def not_sent(self) -> int | None:
+        """Requests that it never took up because it was cancelled; None if their number is not known."""
+        if self.finished is None or self.cut.last:
+            return 0
+        return None if self._total is None else self._total - self.cut.rows
+
+    @property
+    def unsettled(self) -> int:
+        """Requests in shards that may have been sent, and are not sealed."""
+        return sum(shard.planned.rows for shard in self.open_shards.values() if not isinstance(shard.state, Ready))
+
+    @property
+    def missing(self) -> int:
+        """How many of its requests have no result."""
+        return self._totals().missing
+
+    def failures(self) -> tuple[Failure, ...]:
+        """What did not succeed so far, in few groups; of a job whose shards are here, see `Ledger.failures`."""
+        found = Failures(MOST_OF_JOB)
+        for shard in self.shards.values():
+            match shard.state:
+                case Done(drained=end) | Dead(end=Abandoned() as end):
+                    found.update(end.failures)
+                case _:
+                    pass
+        return found.groups
+
+    def summary(self, prices: PriceList) -> Summary:
+        """What the job came to so far; complete once it is finished."""
+        totals = self._totals()
+        counts, bill = totals.counts, prices.bill(totals.spends)
+        return Summary(
+            key=self.key,
+            location=self.location,
+            requests=self.cut.rows,
+            succeeded=counts.succeeded,
+            errored=counts.errored,
+            canceled=counts.canceled,
+            expired=counts.expired,
+            other=counts.other,
+            missing=totals.missing,
+            not_sent=self.not_sent,
+            batches=totals.batches,
+            retried=totals.retried,
+            duplicates=len(self.duplicates),
+            seconds=self.changed_at - self.started_at,
+            usage=sum((spend.usage for spend in totals.spends), Usage()),
+            stop_reasons=dict(totals.stops),
+            cost=bill.batch,
+            synchronous_cost=bill.synchronous,
+            unpriced=bill.unpriced,
+            prices_of=prices.date,
+        )
+
+    def _totals(self) -> Totals:
+        return totals_of(self.shards.values()) if self._sums is None else self._sums
