@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+FLOORS := .venvs/floors
 
-.PHONY: demo test lint format docs simulate mutants crash kill disk wire model properties fuzz nightly bench bench-large bench-peers wheel-test clean
+.PHONY: demo check test test-floors coverage lint format docs simulate mutants crash kill disk wire model properties fuzz nightly bench bench-large bench-peers wheel-test clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -18,8 +19,24 @@ demo: $(READY)  ## a job from file to results on a local sandbox: many batches, 
 	@echo; echo "demo-results.jsonl: $$(wc -l < demo-results.jsonl) results. The same command again does nothing:"
 	$(BIN)/abatch run examples/requests.jsonl --to demo-results.jsonl --sandbox --requests-per-batch 12 --quiet
 
+check: lint  ## lint and the unit tests, in less than a minute on two cores
+	ABATCH_QUICK=1 $(BIN)/python -m pytest -q tests/unit
+
 test: $(READY)  ## every test; the servers they need are installed with them
 	$(BIN)/python -m pytest
+
+test-floors: $(FLOORS)/.ready  ## the lowest versions that pyproject.toml allows, in a venv of their own
+	$(FLOORS)/bin/python -m pytest tests/unit tests/sandbox tests/e2e
+
+$(FLOORS)/.ready: pyproject.toml tests/floors.py
+	$(PYTHON) -m venv --clear $(FLOORS)
+	$(FLOORS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(FLOORS)/bin/python tests/floors.py > $(FLOORS)/floors.txt
+	$(FLOORS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(FLOORS)/floors.txt -e '.[all]' --group test
+	touch $@
+
+coverage: $(READY)  ## every branch of abatch/protocol is reached by a unit test
+	$(BIN)/python -m pytest -q tests/unit --cov --cov-report=term-missing:skip-covered
 
 wheel-test:  ## the suite against the built wheel, from another folder
 	sh tests/against_wheel.sh $(PYTHON)
@@ -83,4 +100,4 @@ bench-peers: $(READY)  ## the same job done by other programs, each in a venv of
 	$(BIN)/python -m benchmarks peers $(if $(README),--readme)
 
 clean:
-	rm -rf $(VENV) .venvs build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-results.jsonl .abatch-sandbox
+	rm -rf $(VENV) .venvs build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache demo-results.jsonl .abatch-sandbox
