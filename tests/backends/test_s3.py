@@ -69,8 +69,9 @@ async def _client_of(store, place, real):
 
 def replace_store(monkeypatch, store) -> None:
     """Let the backend speak with the real server through `store`, which lacks something."""
-    real = s3._new_client
-    monkeypatch.setattr(s3, "_new_client", lambda place: _client_of(store, place, real))
+    real = s3.client.new_client
+    for module in (s3.client, s3.backend):
+        monkeypatch.setattr(module, "new_client", lambda place: _client_of(store, place, real))
 
 
 class _Store:
@@ -356,15 +357,15 @@ class TestS3(_S3):
         async with self.opened() as backend:
             sink = await self.sink(backend)
             arrived = hold_back(backend, "upload_part")
-            for _ in range(s3.IN_FLIGHT):
+            for _ in range(s3.backend.IN_FLIGHT):
                 await sink.write(BIG[:6])
             arrived.set()
             await sink.write(BIG)
-            assert await read(backend, await sink.seal()) == raw(s3.IN_FLIGHT * BIG[:6] + BIG)
+            assert await read(backend, await sink.seal()) == raw(s3.backend.IN_FLIGHT * BIG[:6] + BIG)
 
     async def test_parts_beyond_those_in_flight_wait_and_are_not_gathered(self):
         async with self.opened() as backend:
-            sinks = [await self.sink(backend, part) for part in range(s3.IN_FLIGHT + 1)]
+            sinks = [await self.sink(backend, part) for part in range(s3.backend.IN_FLIGHT + 1)]
             arrived = hold_back(backend, "upload_part")
             for sink in sinks[:-1]:
                 await sink.write(ONE_PART)
@@ -486,7 +487,7 @@ class TestS3(_S3):
         async with self.opened() as backend:
             failed = refusal("put_object", 400, "InvalidRequest")
             failed.response["Error"]["Message"] = "The header x-amz-checksum-crc32 of AKIASECRET is not supported"
-            told = backend._failed("put_object", failed)
+            told = s3.errors.translated(backend.url, "put_object", failed)
         assert "checksums=when_required" in told.why
         assert "AKIA" not in str(told)
 
@@ -585,9 +586,7 @@ class Busy:
     ],
 )
 async def test_what_may_pass_is_told_from_what_does_not(failed, passes):
-    place = s3._parse("s3://bucket/prefix")
-    backend = s3._S3("s3://bucket/prefix", place, BackendContract.job, s3._Codec())
-    assert backend._failed("put_object", failed).passes is passes
+    assert s3.errors.translated("s3://bucket/prefix", "put_object", failed).passes is passes
 
 
 def lose_answers(backend: Backend, *operations: str) -> None:
@@ -700,12 +699,12 @@ def _replace(backend, operations, wrap) -> None:
 async def test_other_forms_are_refused(url, why):
     with pytest.raises(ConfigError, match=why) as told:
         await s3.open_(url, BackendContract.job)
-    assert s3.FORM in str(told.value)
+    assert s3.address.FORM in str(told.value)
 
 
 def test_ten_thousand_parts_are_enough_for_the_largest_shard():
-    assert s3._part_size(0) == s3.PART >= 5 * 2**20
-    assert sum(map(s3._part_size, range(10_000))) > 100_000 * 2**20
+    assert s3.upload._part_size(0) == s3.upload.PART >= 5 * 2**20
+    assert sum(map(s3.upload._part_size, range(10_000))) > 100_000 * 2**20
 
 
 async def test_an_endpoint_with_credentials_is_refused_and_not_repeated():

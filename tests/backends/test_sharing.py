@@ -91,7 +91,7 @@ async def test_many_databases_are_connected_a_few_at_a_time(tmp_path: Path) -> N
     async with anyio.create_task_group() as group:
         for number in range(JOBS // 2):
             group.start_soon(use, number)
-    assert 0 < most <= 3 * (sqlite.OPEN + 1)
+    assert 0 < most <= 3 * (sqlite.connections.OPEN + 1)
     assert threading.active_count() < 20
     for number, backend in backends.items():
         await backend.aclose()
@@ -189,8 +189,8 @@ async def test_s3_jobs_of_one_endpoint_share_one_client_which_goes_with_the_last
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
     url = f"s3://shared/runs?endpoint_url={s3_server.url}&region=us-east-1"
-    place = s3._parse(url)
-    async with s3._new_client(place) as client:
+    place = s3.address.parse(url)
+    async with s3.client.new_client(place) as client:
         await client.create_bucket(Bucket="shared")
     before = len(descriptors())
     backends: list[Backend] = []
@@ -207,24 +207,26 @@ async def test_s3_jobs_of_one_endpoint_share_one_client_which_goes_with_the_last
         for number in range(JOBS):
             group.start_soon(use, number)
     assert len({id(backend._client) for backend in backends}) == 1  # type: ignore[attr-defined]
-    assert len(descriptors()) - before <= s3.CONNECTIONS + 2
+    assert len(descriptors()) - before <= s3.client.CONNECTIONS + 2
     for backend in backends[1:]:
         await backend.aclose()
     sink = await sink_of(backends[0], replace(shard(0), part=7))  # the others' ends are not felt
     await sink.write(make_lines(3))
     assert (await sink.seal()).lines == 3
     await backends[0].aclose()
-    assert s3._of_this_loop() == {}
+    assert s3.client.clients_of_this_loop() == {}
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     with pytest.raises(BackendError, match="403"):  # never by credentials that were there before
         await connect(url, job(0))
-    assert s3._of_this_loop() == {}
+    assert s3.client.clients_of_this_loop() == {}
 
 
 def test_s3_jobs_share_no_client_that_treats_checksums_in_another_way() -> None:
     place = "s3://bucket/runs?endpoint_url=http://localhost:9000&region=us-east-1"
-    assert s3._who(s3._parse(place)) == s3._who(s3._parse(place))
-    assert s3._who(s3._parse(place)) != s3._who(s3._parse(f"{place}&checksums=when_required"))
+    assert s3.client.client_key(s3.address.parse(place)) == s3.client.client_key(s3.address.parse(place))
+    assert s3.client.client_key(s3.address.parse(place)) != s3.client.client_key(
+        s3.address.parse(f"{place}&checksums=when_required")
+    )
 
 
 @pytest.mark.parametrize("form", ["sqlite:///{}/a.db", "jsonl:///{}/a.jsonl", "jsonl:///{}/a/"])
@@ -234,9 +236,9 @@ async def test_a_want_of_descriptors_is_told_as_that_with_its_remedy(tmp_path: P
     backend = await connect(url, job(0))
     await backend.aclose()
     backend = await connect(url, job(0))
-    if isinstance(backend, sqlite._Sqlite):
+    if isinstance(backend, sqlite.backend.SqliteBackend):
         assert backend._database is not None
-        await sqlite._close(backend._database)  # as when others were in need of its place
+        await sqlite.connections._close(backend._database)  # as when others were in need of its place
     with no_descriptor_left(), pytest.raises(TooManyOpenFiles, match=r"raise the limit .`ulimit -n`") as told:
         await backend.open(shard(0))
     assert told.value.url == url

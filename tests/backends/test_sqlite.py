@@ -43,7 +43,7 @@ class TestSqlite(OutageContract):
     async def outage(self, backend):
         """Another program writes for longer than anybody waits."""
         with pytest.MonkeyPatch.context() as patch, closing(sqlite3.connect(self.path, isolation_level=None)) as other:
-            patch.setattr(sqlite, "PATIENCE", 0.1)
+            patch.setattr(sqlite.connections, "PATIENCE", 0.1)
             other.execute("BEGIN IMMEDIATE")
             yield
 

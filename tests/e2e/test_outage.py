@@ -216,8 +216,8 @@ async def test_the_driver_status_says_that_the_storage_is_down_and_since_when(ap
 async def test_locked_database_is_shown_as_an_outage_soon_and_ends_the_job_after_its_patience(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert sqlite.PATIENCE <= 5.0  # seconds until `abatch status` can show it
-    monkeypatch.setattr(sqlite, "PATIENCE", 0.02)
+    assert sqlite.connections.PATIENCE <= 5.0  # seconds until `abatch status` can show it
+    monkeypatch.setattr(sqlite.connections, "PATIENCE", 0.02)
     rows = requests(5)
     with Sandbox(seed=7, latency=3600) as api, closing(sqlite3.connect("results.db", isolation_level=None)) as other:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)

@@ -109,12 +109,12 @@ def make_small_steps(patch: Patch) -> None:
     patch(drain, "READ_BYTES", 600)
     patch(drain, "WRITE_BYTES", 600)
     patch(fallbacks, "WRITE_BYTES", 600)
-    patch(sqlite, "ROWS", 2)
-    patch(s3._Upload, "add", _in_one_part)
-    patch(s3._Codec, "block", s3.BLOCK)  # all lines come at once
+    patch(sqlite.backend, "ROWS", 2)
+    patch(s3.upload.Upload, "add", _in_one_part)
+    patch(s3.codec.Codec, "block", s3.codec.BLOCK)  # all lines come at once
 
 
-async def _in_one_part(upload: s3._Upload, block: bytes) -> None:
+async def _in_one_part(upload: s3.upload.Upload, block: bytes) -> None:
     """Send a few lines in parts all the same: in one, since a server takes a small part only as the last."""
     upload._held.write(block)
     upload.size += len(block)
@@ -130,7 +130,7 @@ def make_in_backends(reach: Reach, patch: Patch) -> None:
 
     _around_async(patch, aiosqlite.Connection, "execute", reach, statement)
     _around_async(patch, aiosqlite.Connection, "executemany", reach, statement)
-    _around_async(patch, s3._S3, "call", reach, lambda _, operation: f"s3 {operation}")
+    _around_async(patch, s3.backend.S3Backend, "call", reach, lambda _, operation: f"s3 {operation}")
 
 
 def _make_in_journal(reach: Reach) -> None:

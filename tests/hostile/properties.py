@@ -32,7 +32,7 @@ from abatch.protocol import facts, wire
 from abatch.protocol.facts import IterableSource, Planned, Submitted
 from abatch.result import Result
 from abatch.system.paths import absolute_url, relative_url
-from abatch_backends.s3 import _parse
+from abatch_backends.s3.address import parse as parse_s3
 
 __all__ = [
     "base_url_is_taken_or_refused",
@@ -221,7 +221,7 @@ def _from_the_root(path: str) -> str:
 def s3_place_is_understood_or_refused(text: str) -> None:
     """Whatever stands behind `s3://`, it names a bucket or is a ConfigError that does not repeat credentials."""
     try:
-        place = _parse(f"s3://{text}")
+        place = parse_s3(f"s3://{text}")
     except ConfigError as refused:
         if "endpoint_url=http://KEY:SECRET@" in text:
             _does_not_tell("SECRET", refused)

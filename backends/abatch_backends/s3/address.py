@@ -1,0 +1,65 @@
+"""A destination's URL, read: bucket, prefix, and the parameters of the endpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+from abatch.errors import ConfigError
+
+__all__ = ["FORM", "WHEN_REQUIRED", "Place", "parse"]
+
+FORM: Final = "s3://bucket/prefix?endpoint_url=https://…&region=…&compression=zstd&checksums=when_required"
+PARAMETERS: Final = frozenset({"endpoint_url", "region", "compression", "checksums"})
+WHEN_REQUIRED: Final = "when_required"
+WHEN: Final = (WHEN_REQUIRED, "when_supported")
+"""When a request carries a checksum of its body, in the words of the AWS libraries; the latter is their default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What a destination's URL says."""
+
+    bucket: str
+    prefix: str
+    endpoint_url: str | None = None
+    region: str | None = None
+    compression: str | None = None
+    checksums: str | None = None
+
+
+def parse(url: str) -> Place:
+    """Read a destination's URL.
+
+    Raises:
+        ConfigError: it is none, or carries credentials.
+
+    """
+    path, _, query = url.removeprefix("s3://").partition("?")
+    bucket, _, prefix = path.partition("/")
+    prefix = prefix.rstrip("/")
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    if "@" in (address := parameters.get("endpoint_url", "https://aws")):
+        # the URL stays out of the text: it holds a secret
+        raise ConfigError("an endpoint_url must not carry credentials; give them in the environment or in ~/.aws")
+    try:
+        endpoint = urlsplit(address)
+    except ValueError:
+        endpoint = urlsplit("")
+    problem = ""
+    if not url.startswith("s3://") or not bucket:
+        problem = "names no bucket"
+    elif prefix and not {"", ".", ".."}.isdisjoint(prefix.split("/")):
+        problem = "has an empty step, '.' or '..' in its prefix, which servers read differently"
+    elif unknown := parameters.keys() - PARAMETERS:
+        problem = f"has the unknown parameter {min(unknown)!r}"
+    elif endpoint.scheme not in {"http", "https"} or not endpoint.hostname:
+        problem = "has an endpoint_url that is no http address"
+    elif parameters.get("compression") not in {None, "zstd"}:
+        problem = f"has the unknown compression {parameters['compression']!r}"
+    elif parameters.get("checksums") not in {None, *WHEN}:
+        problem = f"has unknown checksums {parameters['checksums']!r}, which are {' or '.join(WHEN)}"
+    if problem:
+        raise ConfigError(f"{url!r} {problem}; write {FORM}")
+    return Place(bucket=bucket, prefix=prefix, **parameters)

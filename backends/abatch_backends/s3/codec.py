@@ -1,0 +1,87 @@
+"""How lines are kept in an object: as they are, or compressed with zstd in frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from abatch.errors import BackendUnavailable
+from abatch.system import threads
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
+
+__all__ = ["BLOCK", "RANGE", "Codec", "codec_for"]
+
+BLOCK: Final = 2**20
+"""Bytes of lines that are compressed at once."""
+RANGE: Final = 4 * 2**20
+"""Bytes fetched at once by a reader."""
+SLICE: Final = 2**12
+"""Compressed bytes expanded at once; they may become a thousand times as many."""
+
+
+class Codec:
+    """Lines as they are."""
+
+    suffix = ""
+    block = 0
+    """Bytes that `shrink` is given at once, at least."""
+
+    async def shrink(self, block: bytes) -> bytes:
+        """Return a block of lines as it is kept."""
+        return block
+
+    def expand(self, chunks: AsyncIterable[bytes]) -> AsyncIterable[bytes]:
+        """Return the lines of an object's bytes, in pieces."""
+        return chunks
+
+
+class _Zstd(Codec):
+    """Each block of whole lines is a frame of its own; a series of frames is a valid file."""
+
+    suffix = ".zst"
+    block = BLOCK
+
+    def __init__(self, compress: Callable[[bytes], bytes], expander: Callable[[], Callable[[bytes], bytes]]) -> None:
+        self._compress = compress
+        self._expander = expander
+
+    async def shrink(self, block: bytes) -> bytes:
+        frame = await threads.run(self._compress, block)
+        return bytes(memoryview(frame))  # a copy: the frame itself keeps a buffer of the block's size
+
+    async def expand(self, chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+        expand = self._expander()
+        async for chunk in chunks:
+            slices = (chunk[start : start + SLICE] for start in range(0, len(chunk), SLICE))
+            while block := await threads.run(_some, map(expand, slices)):
+                yield block
+
+
+def _some(pieces: Iterator[bytes]) -> bytes:
+    """The next pieces, together about a `RANGE`; empty when there are no more."""
+    taken: list[bytes] = []
+    size = 0
+    while size < RANGE and (piece := next(pieces, None)) is not None:
+        taken.append(piece)
+        size += len(piece)
+    return b"".join(taken)
+
+
+def codec_for(url: str, compression: str | None) -> Codec:
+    """Return the codec that a destination's URL asks for.
+
+    Raises:
+        BackendUnavailable: its package is not installed.
+
+    """
+    if compression is None:
+        return Codec()
+    try:
+        import zstandard  # noqa: PLC0415 - only who asks for it needs it
+    except ModuleNotFoundError as missing:
+        raise BackendUnavailable(url, "zstd") from missing
+    return _Zstd(
+        lambda block: zstandard.ZstdCompressor(level=3).compress(block),
+        lambda: zstandard.ZstdDecompressor().decompressobj(read_across_frames=True).decompress,
+    )

@@ -1,0 +1,97 @@
+"""Failures of S3, translated once into BackendError: what they say, and whether they may pass."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
+from botocore.exceptions import ConnectionError as NoConnection
+
+from abatch.errors import BackendError, TooManyOpenFiles
+from abatch.system import disk
+from abatch.system.disk import OUT_OF_FILES
+from abatch_backends.s3.address import WHEN_REQUIRED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["FAILURES", "REFUSALS", "REFUSES_CHECKSUMS", "S3Error", "is_condition", "translated"]
+
+FAILURES: Final = (ClientError, BotoCoreError, aiohttp.ClientError, OSError)
+PASSING: Final = frozenset(
+    {
+        *("408", "409", "429", "500", "502", "503", "504", "509"),
+        *("BandwidthLimitExceeded", "InternalError", "OperationAborted", "RequestLimitExceeded", "RequestTimeout"),
+        *("ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests"),
+        "NoSuchUpload",  # somebody aborted it: the shard is drained again, into another
+    }
+)
+"""Statuses and codes of S3 that may change without anybody's help."""
+HINTS: Final = {
+    "403": "check the credentials, and that they may get, put and list objects, list and abort uploads",
+    "409": "another writer was at it; try again",
+    "NoCredentialsError": "give credentials in the environment or in ~/.aws",
+    "NoSuchBucket": "make the bucket first",
+    "NoSuchUpload": "the upload is gone; drain the batch again",
+    "NotImplemented": "this store lacks what is needed: conditional writes (If-None-Match); choose another "
+    "destination, or take a job that has begun there with `abatch move JOB --to DEST`",
+}
+REFUSES_CHECKSUMS: Final = (
+    "this store refuses the checksum headers of the AWS libraries (x-amz-checksum-…, x-amz-sdk-checksum-algorithm); "
+    f"add checksums={WHEN_REQUIRED} to the parameters of the destination's URL"
+)
+REFUSALS: Final = frozenset({400, 411, 501})
+"""Statuses with which a store refuses a header that it does not know."""
+
+
+class S3Error(BackendError):
+    """A call that S3 refused or did not answer; then `status` is None."""
+
+    def __init__(self, url: str, why: str, status: int | None, *, code: str, passes: bool) -> None:
+        super().__init__(url, why, passes=passes)
+        self.status = status
+        self.code = code
+
+
+def translated(url: str, operation: str, failed: Exception) -> BackendError:
+    """Translate a failure, here alone. S3's answer is left out, because it names key ids and signatures."""
+    if _is_out_of_files(failed):
+        return TooManyOpenFiles(url)
+    answer: Mapping[str, Any] = getattr(failed, "response", None) or {}
+    status: int | None = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    code = f"{status} {answer['Error']['Code']}" if status else type(failed).__name__
+    hints = {hint for name, hint in HINTS.items() if name in code.split()}
+    if status in REFUSALS and "checksum" in str(answer["Error"].get("Message", "")).lower():
+        hints = {REFUSES_CHECKSUMS}
+    passes = not PASSING.isdisjoint(code.split()) if status else _passes(failed)
+    why = "; ".join([f"{operation} came to {code}", *sorted(hints)])
+    return S3Error(url, why, status, code=code, passes=passes)
+
+
+def _is_out_of_files(failed: BaseException | None) -> bool:
+    """Whether a failure, or what led to it, is that no connection could be opened for want of descriptors."""
+    while failed is not None:
+        if isinstance(failed, OSError) and failed.errno in OUT_OF_FILES:
+            return True
+        failed = failed.__cause__ or failed.__context__
+    return False
+
+
+def is_condition(refused: S3Error) -> bool:
+    """Whether a store refused a write because of its condition: 412, or 409 while another writer is at it."""
+    return refused.status in {409, 412}
+
+
+def _passes(failed: Exception) -> bool:
+    """Whether a call that S3 did not answer may be answered later, without anybody's help."""
+    match failed:
+        case SSLError():
+            return False
+        case NoConnection() | HTTPClientError() | aiohttp.ClientError() | TimeoutError() | socket.gaierror():
+            return True
+        case OSError():
+            return disk.passes(failed)
+        case _:
+            return False

@@ -1,0 +1,147 @@
+"""One object on its way to S3: a single conditional put, or parts that are completed conditionally."""
+
+from __future__ import annotations
+
+import asyncio
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from abatch.errors import BackendError
+from abatch.log import log
+from abatch.system import threads
+from abatch_backends.s3.errors import S3Error
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from abatch_backends.s3.backend import S3Backend
+
+__all__ = ["Landed", "Upload", "stop"]
+
+PART: Final = 5 * 2**20
+"""Bytes of each part of an upload but the last, the least that S3 takes; below it a whole object is one put."""
+LARGER_AFTER: Final = 2_000
+"""Parts, after which each has the size of one `PART` more: S3 takes 10,000, which are 157 GB."""
+Landed = dict[str, str | int]
+"""What S3 wants to hear again of a part that it took."""
+
+
+class Upload:
+    """One object on its way: a single put if it is small, else part after part, each full but the last."""
+
+    def __init__(self, backend: S3Backend, key: str, marks: Mapping[str, str], *, replaces: bool = False) -> None:
+        self._backend = backend
+        self._key = key
+        self._marks = marks
+        self._condition: dict[str, str] = {} if replaces else {"IfNoneMatch": "*"}
+        self._id: str | None = None
+        self._held = BytesIO()  # grows without copies, and is sent in pieces: bytes would be copied whole
+        self._parts: list[asyncio.Task[Landed]] = []
+        self._failure: BaseException | None = None
+        self.size = 0
+        """Bytes of the whole object."""
+
+    async def add(self, block: bytes) -> None:
+        """Take a block; what a part came to that was on its way is raised here, or by `commit`."""
+        if self._failure is not None:
+            raise self._failure
+        self.size += len(block)
+        rest = memoryview(block)
+        while self._held.tell() + len(rest) >= (full := _part_size(len(self._parts))):
+            room = full - self._held.tell()
+            self._held.write(rest[:room])
+            rest = rest[room:]
+            await self._begin_part()
+        self._held.write(rest)
+
+    async def commit(self) -> str:
+        """Make the object appear, whole; its ETag."""
+        try:
+            if self._id is None:
+                self._held.seek(0)
+                answer = await self._call("put_object", Body=self._held, Metadata=self._marks, **self._condition)
+            else:
+                if self._held.tell():
+                    await self._begin_part()
+                parts = [await part for part in self._parts]
+                answer = await self._call(
+                    "complete_multipart_upload",
+                    UploadId=self._id,
+                    MultipartUpload={"Parts": parts},
+                    **self._condition,
+                )
+        except S3Error as refused:
+            return await self._settle(refused)
+        if "ETag" not in answer:  # a 200 may carry an error
+            return await self._settle(
+                S3Error(
+                    self._backend.url,
+                    "the seal was not confirmed; drain the batch again",
+                    200,
+                    code="200",
+                    passes=True,
+                )
+            )
+        return str(answer["ETag"])
+
+    async def _settle(self, refused: S3Error) -> str:
+        """An answer that is no, or was lost: look whether the object is there, and is this one."""
+        found = await self._backend.head(self._key)
+        if found is None:
+            raise refused
+        if found["Metadata"] != self._marks or found["ContentLength"] != self.size:
+            why = f"{self._key} was made by another run; drain the batch again"
+            raise BackendError(self._backend.url, why, passes=found["Metadata"] == self._marks)
+        if self._failure is not None or refused.status == 412:
+            await self.abandon()  # it was not completed: the object is of an earlier run, and nobody aborts ours
+        return str(found["ETag"])
+
+    async def abandon(self) -> None:
+        """Give up: free what is held, and abort the upload."""
+        self._held = BytesIO()
+        if self._id is not None:
+            await threads.whole(self._abandon(self._id))
+
+    async def _abandon(self, upload: str) -> None:
+        why = "no answer within 30 seconds"
+        with anyio.move_on_after(30):
+            try:
+                await stop(self._parts)  # or one comes after the abort, and stays
+                await self._backend.abort(self._key, upload)
+            except BackendError as refused:
+                why = refused.why
+            else:
+                return
+        # the next run of this shard aborts it, unless the object is there; then the bucket's own rules do
+        log.warning("upload_left_behind", key=self._key, why=why)
+
+    async def _begin_part(self) -> None:
+        if self._id is None:
+            answer = await self._call("create_multipart_upload", Metadata=self._marks)
+            self._id = str(answer["UploadId"])
+        part = await self._backend.begin_part(self._key, self._id, len(self._parts) + 1, self._held)
+        part.add_done_callback(self._landed)
+        self._parts.append(part)
+        self._held = BytesIO()
+
+    def _landed(self, part: asyncio.Task[Landed]) -> None:
+        if not part.cancelled():
+            self._failure = self._failure or part.exception()
+
+    async def _call(self, operation: str, /, **request: object) -> Mapping[str, Any]:
+        async with self._backend.in_flight:
+            return await self._backend.call(operation, Key=self._key, **request)
+
+
+async def stop(parts: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel what is on its way, and wait until it has ended."""
+    for part in parts:
+        part.cancel()
+    await asyncio.gather(*parts, return_exceptions=True)
+
+
+def _part_size(sent: int) -> int:
+    """Bytes of the next part, if it is not the last."""
+    return PART * (1 + sent // LARGER_AFTER)

@@ -1,0 +1,68 @@
+"""A line as a row: the result's own text, cut from the line and never written anew."""
+
+from __future__ import annotations
+
+import re
+from codecs import iterdecode
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+
+from abatch.result import LONG
+
+if TYPE_CHECKING:
+    from abatch.result import Usage
+
+__all__ = ["UNKNOWN", "Text", "result_of", "text_of", "tokens_of"]
+
+Text: TypeAlias = bytes | memoryview
+UNKNOWN: Final = (None, None, None, None)
+
+
+class _Envelope(msgspec.Struct):
+    result: msgspec.Raw
+
+
+_decode = msgspec.json.Decoder(_Envelope).decode
+# the API's own order of keys
+_HEAD: Final = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*"[^"\\]*(?:\\.[^"\\]*)*"\s*,\s*"result"\s*:\s*', re.DOTALL)
+
+
+def result_of(line: bytes) -> tuple[Text | None, Text | None]:
+    """Return a line's result as text, or as a BLOB if it is no UTF-8, because no reader could fetch it as text."""
+    result: Text
+    try:
+        raw = _decode(line).result
+        result = bytes(raw) if len(line) < LONG else memoryview(raw)
+    except (msgspec.MsgspecError, RecursionError):  # a lone surrogate, deep nesting: refused, but an answer
+        result = _cut(line)
+    return (result, None) if _is_utf8(result) else (None, result)
+
+
+def _is_utf8(text: Text) -> bool:
+    try:
+        if isinstance(text, memoryview):  # a long one is looked at in pieces: as a str it may take four times its room
+            pieces = (bytes(text[begin : begin + LONG]) for begin in range(0, len(text), LONG))
+            for _ in iterdecode(pieces, "utf-8"):
+                pass
+        elif not text.isascii():
+            text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _cut(line: bytes) -> bytes:
+    """What stands behind `"result":`, to the end; the whole line if it is of no form we know."""
+    head, whole = _HEAD.match(line), line.rstrip()
+    return whole[head.end() : -1].rstrip() if head and whole.endswith(b"}") else line
+
+
+def text_of(value: str) -> str:
+    """Return a text without lone surrogates, which SQLite cannot store."""
+    return value.encode(errors="replace").decode()
+
+
+def tokens_of(usage: Usage) -> tuple[int, int, int, int]:
+    """Return the tokens in the order of the columns."""
+    return usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.cache_creation_tokens
