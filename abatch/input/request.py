@@ -13,14 +13,17 @@ import re
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from numbers import Integral
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, SupportsIndex, TypeAlias, cast
 
 import msgspec
 
 from abatch.errors import BadRequest
+from abatch.input.plain import exact, is_mapping, params_as_json, text_of_id
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 __all__ = [
     "BLANK",
@@ -47,10 +50,11 @@ CUSTOM_ID_BYTES = 512
 class Request:
     """One Messages call."""
 
-    custom_id: str
-    """Any string of 1 to 512 bytes of UTF-8, unique in its job; a whole number is taken as its text."""
+    custom_id: str | SupportsIndex | UUID
+    """Any string of 1 to 512 bytes of UTF-8, unique in its job; of a whole number or a UUID its text is taken."""
     params: Mapping[str, Any]
-    """What `messages.create` takes, but for what is no part of a request's body; passed through untouched."""
+    """What `messages.create` takes, but for what is no part of a request's body; JSON's own values are passed through
+    untouched, and others that the SDK takes become JSON as they do there."""
     betas: Sequence[str] = ()
     """Values of the `anthropic-beta` header for this request, besides those of its job."""
 
@@ -263,7 +267,7 @@ def from_object(request: object, number: int) -> Row:
     custom_id: object
     if isinstance(request, Request):
         custom_id, raw_params, betas = request.custom_id, request.params, request.betas
-    elif _is_mapping(request):
+    elif is_mapping(request):
         named = request
         if unknown := sorted(str(name) for name in named.keys() - {"custom_id", "params", "betas"}):
             raise BadRequest(number, _text(named.get("custom_id")), f"unknown field {unknown[0]!r}")
@@ -273,17 +277,20 @@ def from_object(request: object, number: int) -> Row:
         custom_id, raw_params, betas = named["custom_id"], named["params"], named.get("betas", ())
     else:
         raise BadRequest(number, None, f"expected a Request or a mapping, got {type(request).__name__}")
-    if not isinstance(custom_id, bool) and isinstance(custom_id, Integral):  # also those of numpy
-        custom_id = _digits(int(custom_id), number)
-    if not isinstance(custom_id, str):
-        kind = type(custom_id).__name__
-        raise BadRequest(number, None, f"custom_id must be a string or a whole number, got {kind}")
-    custom_id = exact(custom_id)
-    if not _is_mapping(raw_params):
+    kind = type(custom_id).__name__
+    try:
+        custom_id = text_of_id(custom_id)
+    except ValueError:  # Python writes no number of thousands of digits
+        raise BadRequest(number, None, f"custom_id must be 1 to {CUSTOM_ID_BYTES} bytes of UTF-8") from None
+    if custom_id is None:
+        raise BadRequest(number, None, f"custom_id must be a string, a whole number or a UUID, got {kind}")
+    if not is_mapping(raw_params):
         raise BadRequest(number, custom_id, f"params must be a mapping, got {type(raw_params).__name__}")
     try:
-        params = _dump(_plain(raw_params)).encode()
+        params = params_as_json(raw_params)
         known = _decode_params(params)
+    except OSError as failure:
+        raise BadRequest(number, custom_id, f"a file in params cannot be read: {failure}") from failure
     except (ValueError, TypeError, RecursionError) as bad:
         raise BadRequest(number, custom_id, f"params cannot be JSON: {bad}") from bad
     return Row(
@@ -291,18 +298,6 @@ def from_object(request: object, number: int) -> Row:
         _checked_params(params, known, custom_id, number),
         _checked_betas(betas, custom_id, number),
     )
-
-
-def exact(text: str) -> str:
-    """The text of a string whose class may be another, such as a string of numpy or a member of an enum."""
-    return text if type(text) is str else str.__str__(text)
-
-
-def _digits(custom_id: int, number: int) -> str:
-    try:
-        return str(custom_id)
-    except ValueError:  # Python writes no number of thousands of digits
-        raise BadRequest(number, None, f"custom_id must be 1 to {CUSTOM_ID_BYTES} bytes of UTF-8") from None
 
 
 def _checked_id(custom_id: str, number: int) -> bytes:
@@ -335,23 +330,6 @@ def _checked_params(params: bytes, known: _Params, custom_id: str, number: int) 
     if not isinstance(known.max_tokens, int) or isinstance(known.max_tokens, bool) or known.max_tokens < 1:
         raise BadRequest(number, custom_id, "max_tokens must be a whole number of at least 1")
     return params
-
-
-def _is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
-    return isinstance(value, Mapping)
-
-
-def _plain(value: object) -> object:
-    # answers of the SDK, put back into a conversation, are pydantic models: taken as the SDK takes them
-    dump = getattr(value, "model_dump", None)
-    if dump is not None:
-        return dump(mode="json", exclude_unset=True, by_alias=True)
-    if _is_mapping(value):
-        return dict(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-_dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
 
 
 def _id_in(line: bytes) -> str | None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from collections import OrderedDict
 from http import HTTPStatus
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import get_type_hints, is_typeddict
 
 from abatch import BadRequest, Request
+from abatch.input.plain import WHOLE, WHOLE_OF_A_TOOL, WHOLE_OF_THINKING
 from abatch.input.request import Row, check_lines, from_checked_lines, from_line, from_object
 
 GOOD: dict[str, Any] = {"model": "m", "max_tokens": 1, "messages": []}
@@ -296,8 +302,15 @@ class Whole(int):
 
 @pytest.mark.parametrize(
     ("custom_id", "text"),
-    [(Text("é"), "é"), (7, "7"), (-7, "-7"), (Whole(7), "7"), (HTTPStatus.OK, "200")],
-    ids=["a string", "an int", "a negative int", "a class of int", "an enum"],
+    [
+        (Text("é"), "é"),
+        (7, "7"),
+        (-7, "-7"),
+        (Whole(7), "7"),
+        (HTTPStatus.OK, "200"),
+        (UUID(int=7), "00000000-0000-0000-0000-000000000007"),
+    ],
+    ids=["a string", "an int", "a negative int", "a class of int", "an enum", "a UUID"],
 )
 def test_a_string_or_whole_number_of_any_class_is_a_custom_id(custom_id, text):
     for request in (Request(custom_id, GOOD), {"custom_id": custom_id, "params": {**GOOD, "model": Text("m")}}):
@@ -331,6 +344,142 @@ def circle() -> dict[str, Any]:
     return top
 
 
+class Number:
+    """A number as numpy has them: no number of Python's."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def item(self) -> float:
+        return self.value
+
+
+class WholeNumber(Number):
+    def __index__(self) -> int:
+        return int(self.value)
+
+
+class Truth(Number):
+    def __init__(self) -> None:
+        super().__init__(True)
+
+    def __index__(self) -> int:
+        raise TypeError
+
+
+class Array:
+    def tolist(self) -> list[float]:
+        return [0.5, 1.0]
+
+
+def image(data: object) -> dict[str, object]:
+    return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+
+
+def params_of(**more: object) -> dict[str, Any]:
+    return json.loads(from_object(Request("a", {**GOOD, **more}), 1).params)
+
+
+def test_what_the_sdk_leaves_out_is_left_out():
+    from anthropic import NOT_GIVEN, omit
+
+    made = params_of(system=omit, temperature=NOT_GIVEN, stream=omit, messages=[{"role": "user", "name": omit}])
+    assert made == {**GOOD, "messages": [{"role": "user"}]}
+
+
+def test_the_sdk_s_own_request_is_taken():
+    from anthropic.types import TextBlockParam
+    from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
+    from anthropic.types.messages.batch_create_params import Request as OfTheSdk
+
+    content = [TextBlockParam(type="text", text="é")]
+    params = MessageCreateParamsNonStreaming(model="m", max_tokens=1, messages=[{"role": "user", "content": content}])
+    assert from_object(OfTheSdk(custom_id="a", params=params), 1) == from_object(Request("a", dict(params)), 1)
+
+
+def test_a_parsed_answer_is_put_back_without_what_was_parsed():
+    from anthropic.types import ParsedTextBlock
+
+    block = ParsedTextBlock[Any](type="text", text="{}", parsed_output={"a": 1})
+    made = params_of(messages=[{"role": "assistant", "content": [block]}])
+    assert made["messages"][0]["content"] == [{"type": "text", "text": "{}"}]
+
+
+def test_a_path_or_file_is_read_where_it_is_the_data_of_a_base64_source(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG")
+    expected = image("iVBORw==")
+    assert params_of(messages=[{"content": [image(path)]}])["messages"] == [{"content": [expected]}]
+    with path.open("rb") as opened:
+        for _ in range(2):  # a request may be read again, for instance to compare it with the journal
+            assert params_of(messages=[image(opened)])["messages"] == [expected]
+    assert params_of(messages=[image(io.BytesIO(b"\x89PNG"))])["messages"] == [expected]
+
+
+def test_numbers_and_arrays_of_numpy_are_numbers_and_lists():
+    made = params_of(temperature=Number(0.5), top_k=WholeNumber(3), stop_sequences=Array(), stream=Number(False))
+    assert made == {**GOOD, "temperature": 0.5, "top_k": 3, "stop_sequences": [0.5, 1.0], "stream": False}
+
+
+def test_a_float_that_is_whole_is_an_integer_where_one_is_meant():
+    tool = {"type": "web_search_20250305", "name": "web_search", "max_uses": 2.0, "x": 2.0}
+    made = from_object(
+        Request(
+            "a",
+            {
+                "max_tokens": 1024.0,
+                "top_k": 5.0,
+                "top_p": 1.0,
+                "thinking": {"budget_tokens": Number(2048.0)},
+                "tools": [tool],
+                "messages": [{"content": "version 2.0"}],
+            },
+        ),
+        1,
+    )
+    assert made.params == (
+        b'{"max_tokens":1024,"top_k":5,"top_p":1.0,"thinking":{"budget_tokens":2048},"tools":[{"type":'
+        b'"web_search_20250305","name":"web_search","max_uses":2,"x":2.0}],"messages":[{"content":"version 2.0"}]}'
+    )
+
+
+def test_the_whole_numbers_are_those_of_the_sdk_s_types():
+    from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
+
+    params = dict(fields(MessageCreateParamsNonStreaming))
+    assert set(WHOLE) == {name for name, kind in params.items() if kind is int} | {"top_k"}
+    assert set(WHOLE_OF_A_TOOL) == whole_of(params["tools"])
+    assert set(WHOLE_OF_THINKING) == whole_of(params["thinking"])
+
+
+def whole_of(hint: Any) -> set[str]:
+    """The fields that are whole numbers, of all objects that a hint allows."""
+    return {name for each in parts(hint) if is_typeddict(each) for name, kind in fields(each) if int in parts(kind)}
+
+
+def fields(kind: Any) -> list[tuple[str, Any]]:
+    return list(get_type_hints(kind).items())
+
+
+def parts(hint: Any) -> list[Any]:
+    """A hint, and the hints inside of it."""
+    return [hint, *(part for each in get_args(hint) for part in parts(each))]
+
+
+def test_numpy_itself_is_taken():
+    import numpy as np
+
+    request = {
+        "custom_id": np.int64(17),
+        "params": {**GOOD, "max_tokens": np.float64(9), "top_k": np.int32(2)},
+    }
+    row = from_object(request, 1)
+    assert (row.custom_id, json.loads(row.params)) == (b'"17"', {**GOOD, "max_tokens": 9, "top_k": 2})
+    made = params_of(x=np.float32(0.5), y=np.array([1, 2]), z=np.True_)
+    assert made == {**GOOD, "x": 0.5, "y": [1, 2], "z": True}
+    assert "custom_id must be" in refusal_of(Request(np.True_, GOOD)).why
+
+
 BAD_OBJECTS = [
     ("a string", "a", "expected a Request"),
     ("None", None, "expected a Request"),
@@ -351,7 +500,12 @@ BAD_OBJECTS = [
     ("max_tokens missing", Request("a", {"model": "m"}), "max_tokens is missing"),
     ("max_tokens 0", Request("a", {"max_tokens": 0}), "at least 1"),
     ("max_tokens True", Request("a", {"max_tokens": True}), "whole number"),
-    ("max_tokens 1.0", Request("a", {"max_tokens": 1.0}), "whole number"),
+    ("max_tokens 1.5", Request("a", {"max_tokens": 1.5}), "whole number"),
+    ("a file that is no source", Request("a", {**GOOD, "system": Path("x")}), "`data` of a base64 source"),
+    ("a file that is not there", Request("a", {**GOOD, "system": image(Path("gone.png"))}), "cannot be read"),
+    ("an iterator", Request("a", {**GOOD, "messages": iter([])}), "JSON"),
+    ("a number of numpy that is NaN", Request("a", {**GOOD, "temperature": Number(math.nan)}), "JSON"),
+    ("custom_id a truth of numpy", Request(Truth(), GOOD), "a whole number or a UUID, got Truth"),
     ("stream", Request("a", {**GOOD, "stream": True}), "stream"),
     ("NaN", Request("a", {**GOOD, "temperature": float("nan")}), "JSON"),
     ("infinity", Request("a", {**GOOD, "temperature": float("inf")}), "JSON"),
