@@ -1,0 +1,210 @@
+"""The log of facts in memory: for tests of what is built on a log, and the smallest example of one.
+
+`MemoryStore` stands for the disk: it outlives its connections, each of which stands for a process.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import anyio
+
+from abatch.errors import (
+    ConfigError,
+    IllegalTransition,
+    JobConflict,
+    JournalCorrupt,
+    JournalError,
+    JournalLocked,
+    Overtaken,
+)
+from abatch.journal.lineage import Lineage
+from abatch.journal.log import Entry, Recorded
+from abatch.system import threads
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from abatch.protocol.facts import Submitted
+
+__all__ = ["MemoryLog", "MemoryStore"]
+
+PLACE: Final = Path("memory")
+"""How messages name such a log."""
+
+
+class _Row(NamedTuple):
+    """A fact, where it was appended, and by which connection."""
+
+    writer: MemoryLog
+    n: int | None
+    recorded: Recorded
+
+
+async def _at_once() -> None:
+    """Memory has nothing to wait for."""
+
+
+class MemoryStore:
+    """The facts of one journal, and the connection that drives it."""
+
+    def __init__(self) -> None:
+        self.lineage = Lineage(secrets.token_bytes(32))
+        self.base_url: str | None = None
+        self.jobs: dict[str, int] = {}
+        """The number of each job, by its key."""
+        self.rows: list[_Row] = []
+        self.positions: set[tuple[str, int, int]] = set()
+        """The positions that are taken, of a shard's facts and of a job's cuts."""
+        self.driver: MemoryLog | None = None
+        self.sync: Callable[[], Awaitable[None]] = _at_once
+        """Awaited in the middle of each write; replace it to hold a write there, or to fail it with OSError."""
+        self.turn = anyio.Lock()
+        """Held by one write at a time."""
+
+    def open(self, *, drive: bool) -> MemoryLog:
+        """Open another connection.
+
+        Raises:
+            JournalLocked: a connection drives already.
+
+        """
+        if drive and self.driver is not None:
+            raise JournalLocked(PLACE, 0)
+        log = MemoryLog(self)
+        if drive:
+            self.driver = log
+        return log
+
+
+class MemoryLog:
+    """One connection to a `MemoryStore`."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._broken: JournalError | None = None
+
+    @property
+    def lineage(self) -> Lineage:
+        """The identity of the journal."""
+        return self._store.lineage
+
+    @property
+    def drives(self) -> bool:
+        """Whether this connection has the right to drive."""
+        return self._store.driver is self
+
+    async def bind(self, base_url: str, /) -> None:
+        """Tie the journal to one API once something may have been sent; until then the last one counts."""
+        self._check()
+        store = self._store
+        if not any(row.recorded.shard is not None and row.n for row in store.rows):
+            store.base_url = base_url
+        known = store.base_url = store.base_url or base_url
+        if known != base_url:
+            raise ConfigError(f"journal {PLACE} belongs to {known}, not to {base_url}")
+
+    async def base_url(self) -> str | None:
+        """The API that the journal belongs to; None before its first use."""
+        self._check()
+        return self._store.base_url
+
+    async def add_job(self, fact: Submitted, /) -> Recorded:
+        """Append a job's first fact; its number is in what is returned."""
+        return await threads.whole(self._add_job(fact))
+
+    async def _add_job(self, fact: Submitted) -> Recorded:
+        async with self._store.turn:
+            self._check()
+            jobs = self._store.jobs
+            if fact.key in jobs:
+                raise JobConflict(fact.key, "a start at the same moment elsewhere")
+            (recorded,) = await self._write((Entry(len(jobs) + 1, fact),))
+            jobs[fact.key] = recorded.job
+            return recorded
+
+    async def append(self, /, *entries: Entry) -> Sequence[Recorded]:
+        """Append these facts, all or none."""
+        return await threads.whole(self._append(entries))
+
+    async def _append(self, entries: tuple[Entry, ...]) -> list[Recorded]:
+        async with self._store.turn:
+            self._check()
+            wanted = [position for entry in entries if (position := _position(entry)) is not None]
+            if len(set(wanted)) < len(wanted) or not self._store.positions.isdisjoint(wanted):
+                raise Overtaken
+            recorded = await self._write(entries)
+            self._store.positions.update(wanted)
+            return recorded
+
+    async def _write(self, entries: tuple[Entry, ...]) -> list[Recorded]:
+        try:
+            await self._store.sync()
+        except OSError as failure:
+            self._broken = JournalError(f"journal {PLACE} cannot be used: {failure}; nothing more is sent")
+            raise self._broken from failure
+        rows, at = self._store.rows, time.time()
+        first = len(rows) + 1
+        recorded = [
+            Recorded(seq, entry.job, entry.shard, at, entry.fact) for seq, entry in enumerate(entries, start=first)
+        ]
+        rows += [_Row(self, entry.n, each) for entry, each in zip(entries, recorded, strict=True)]
+        return recorded
+
+    async def replay(
+        self,
+        visit: Callable[[Recorded], object],
+        /,
+        *,
+        since: int = 0,
+        until: int | None = None,
+        others_only: bool = False,
+        job: int | None = None,
+    ) -> int:
+        """Call `visit` with every fact after `since`, in the order in which they were appended."""
+        self._check()
+        found = [
+            row.recorded
+            for row in self._store.rows[since:until]  # fact n is the nth
+            if (job is None or row.recorded.job == job) and not (others_only and row.writer is self)
+        ]
+        await threads.run(_show, found, visit)
+        return found[-1].seq if found else since
+
+    async def job_of(self, shard: int, /) -> int | None:
+        """The number of the job that has this shard."""
+        self._check()
+        return next((row.recorded.job for row in self._store.rows if row.recorded.shard == shard and row.n == 0), None)
+
+    async def version(self) -> int:
+        """How many facts other connections have appended."""
+        self._check()
+        return sum(row.writer is not self for row in self._store.rows)
+
+    async def aclose(self) -> None:
+        """Give up the right to drive."""
+        if self._store.driver is self:
+            self._store.driver = None
+
+    def _check(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
+
+def _position(entry: Entry) -> tuple[str, int, int] | None:
+    """What can be appended once: a position among a shard's facts, or among a job's cuts."""
+    if entry.n is None:
+        return None
+    return ("cut", entry.job, entry.n) if entry.shard is None else ("shard", entry.shard, entry.n)
+
+
+def _show(found: list[Recorded], visit: Callable[[Recorded], object]) -> None:
+    for recorded in found:
+        try:
+            visit(recorded)
+        except (IllegalTransition, AssertionError) as failure:
+            why = f"fact {recorded.seq} does not follow from those before it ({failure})"
+            raise JournalCorrupt(PLACE, why) from failure
