@@ -39,7 +39,18 @@ if TYPE_CHECKING:
 
     from abatch.result import Line
 
-__all__ = ["Backend", "BackendFactory", "JobRef", "Sealed", "ShardRef", "Sink", "connect", "normalize"]
+__all__ = [
+    "Backend",
+    "BackendFactory",
+    "Checked",
+    "JobRef",
+    "Places",
+    "Sealed",
+    "ShardRef",
+    "Sink",
+    "connect",
+    "normalize",
+]
 
 GROUP = "abatch.backends"
 FORMS = (
@@ -111,7 +122,9 @@ class Sink(Protocol):
     async def write(self, lines: Sequence[Line], /) -> None:
         """Take these lines, in this order. Returning late is back-pressure; raise BackendError on failure.
 
-        After a failure only `discard` is called.
+        A job passes an `abatch.storage.Block`, a sequence that holds the bytes of its lines and makes a `Line` when one
+        is looked at: about 512 KiB, or one longer line, or nothing. Tests may pass a list. The functions `joined`,
+        `in_pieces` and `weight_of` of `abatch.storage` take either. After a failure only `discard` is called.
         """
         ...
 

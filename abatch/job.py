@@ -189,8 +189,8 @@ class Job:
     async def results(self) -> AsyncIterator[Result]:
         """Every result, shard by shard in the order they were sealed; follows a running job to its end.
 
-        The same after a restart, from the beginning. About a mebibyte is held in memory at a time, or a few longer
-        lines.
+        The same after a restart, from the beginning. About a mebibyte is held in memory at a time (4 MiB of S3), or a
+        few longer lines.
 
         What `wait` raises is raised after the last result there is; ManagerClosed at once.
         """

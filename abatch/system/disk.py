@@ -27,6 +27,7 @@ __all__ = [
     "can_open_more",
     "close_to_others",
     "durable",
+    "is_out_of_files",
     "make_folders",
     "passes",
     "remove",
@@ -72,16 +73,16 @@ _failures: Counter[Path] = Counter()
 
 
 class Writeback:
-    """Has the kernel write to the disk what a file has got so far, so that the fsync at its end finds little left.
+    """Let the kernel begin to write a growing file to the disk, so that the fsync at its end finds little left.
 
-    Nothing but time depends on it: what goes wrong is told by the fsync.
+    It only saves time: an error of the disk is reported by the fsync.
     """
 
     def __init__(self) -> None:
         self._begun = 0
 
     def reached(self, descriptor: int, size: int) -> None:
-        """The file has so many bytes now."""
+        """Note that the file has `size` bytes now."""
         if size - self._begun >= AHEAD:
             begin = _sync_file_range()
             if begin is not None:
@@ -210,10 +211,15 @@ def _sync(folder: Path, failures: int) -> None:
         os.close(descriptor)
 
 
+def is_out_of_files(failure: OSError) -> bool:
+    """Whether a file or connection could not be opened because no descriptor is left."""
+    return failure.errno in OUT_OF_FILES
+
+
 def can_open_more() -> bool:
     """Whether a descriptor is left; some libraries do not tell why they could not open a file."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as refused:
-        return refused.errno not in OUT_OF_FILES
+        return not is_out_of_files(refused)
     return True

@@ -29,14 +29,24 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
 from abatch.errors import BackendError, ConfigError, TooManyOpenFiles
-from abatch.result import in_pieces
-from abatch.system import threads
-from abatch.system.disk import OUT_OF_FILES, Writeback, durable, make_folders, passes, sync, sync_folder
+from abatch.storage import (
+    Writeback,
+    clean_up_blocking,
+    durable_names,
+    in_pieces,
+    is_out_of_files,
+    make_private_folders,
+    may_pass,
+    open_blocking,
+    run_blocking,
+    sync,
+    sync_folder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 
-    from abatch.result import Line
+    from abatch import Line
 
 __all__ = ["open_"]
 
@@ -54,7 +64,7 @@ T = TypeVar("T")
 
 async def open_(url: str, job: JobRef, /) -> Backend:
     """Claim a file, or a folder if the URL ends in a slash or names one that exists."""
-    path, is_folder = await threads.run(_destination, url)
+    path, is_folder = await run_blocking(_destination, url)
     backend = _Folder(url, job, path) if is_folder else _File(url, job, path)
     await backend.claim()
     return backend
@@ -84,7 +94,7 @@ class _Jsonl:
     async def run(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Do blocking work."""
         with self.guarded():
-            return await threads.run(work, *args, **kwargs)
+            return await run_blocking(work, *args, **kwargs)
 
     @contextlib.contextmanager
     def guarded(self) -> Generator[None, None, None]:
@@ -92,11 +102,11 @@ class _Jsonl:
         try:
             yield
         except OSError as refused:
-            if refused.errno in OUT_OF_FILES:
+            if is_out_of_files(refused):
                 raise TooManyOpenFiles(self.url) from refused
             names = " → ".join(os.fsdecode(name) for name in (refused.filename, refused.filename2) if name)
             why = f"{refused.strerror or refused}{names and f' ({names})'}"
-            raise BackendError(self.url, why, passes=passes(refused)) from refused
+            raise BackendError(self.url, why, passes=may_pass(refused)) from refused
 
     async def open(self, shard: ShardRef, /) -> Sink | Sealed:
         part = self._part(shard.part)
@@ -156,7 +166,7 @@ class _Jsonl:
     def _make_parts(self) -> None:
         if os.path.lexists(self._parts) and _kind(self._parts) != stat.S_IFDIR:  # a symbolic link is none
             raise self._refuse(self._parts, "is not a folder")
-        make_folders(self._parts)
+        make_private_folders(self._parts)
 
     def _make_claim(self) -> None:
         """Write the job's name on the destination; the first link wins, whoever else is at it."""
@@ -164,7 +174,7 @@ class _Jsonl:
             draft = self._parts / f"{CLAIM_DRAFT}{secrets.token_hex(8)}.tmp"
             _write_new(draft, [self._ours])
             try:
-                with durable(self._parts):
+                with durable_names(self._parts):
                     os.link(draft, self._claim)
             except (FileExistsError, FileNotFoundError):
                 continue  # somebody else's link came first, or has swept our draft away
@@ -189,7 +199,7 @@ class _Jsonl:
                 return
             if found not in job.listed:
                 raise self._changed_list(name)
-            with durable(name.parent):
+            with durable_names(name.parent):
                 name.unlink()
         if now is None:
             return
@@ -249,7 +259,7 @@ class _Folder(_Jsonl):
             return
         self._write_missing(self._target / "_missing.jsonl", job)
         success = self._target / "_SUCCESS"
-        with durable(self._target):
+        with durable_names(self._target):
             if not os.path.lexists(success):
                 _write_new(success, [])
 
@@ -324,14 +334,14 @@ class _File(_Jsonl):
             await self.run(self._let_appear, _name, self._part(sealed[0].part))
             return
         with self.guarded():
-            whole = await threads.opened(os.close, _create, draft)
+            whole = await open_blocking(os.close, _create, draft)
         try:
             for each in sealed:  # one step each: a cancellation waits for one part, not for all
                 await self.run(self._check_part, each)
                 await self.run(_append, self._part(each.part), whole, _size(each))
             await self.run(sync, whole)
         finally:
-            await threads.clean_up(os.close, whole)
+            await clean_up_blocking(os.close, whole)
         await self.run(self._let_appear, _publish, draft)
 
     def _let_appear(self, name: Callable[[Path, Path], None], file: Path) -> None:
@@ -554,12 +564,12 @@ def _copy_in_kernel(reader: int, writer: int, size: int) -> int:
 
 def _publish(draft: Path, name: Path) -> None:
     """Give a durable file its name, durably; FileExistsError if the name is taken."""
-    with durable(name.parent):
+    with durable_names(name.parent):
         os.link(draft, name)
         draft.unlink()
 
 
 def _name(file: Path, name: Path) -> None:
     """Give a durable file another name, durably; FileExistsError if the name is taken."""
-    with durable(name.parent):
+    with durable_names(name.parent):
         os.link(file, name)

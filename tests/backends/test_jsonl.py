@@ -234,7 +234,7 @@ class TestFile(_Jsonl):
         async with self.opened() as backend:
             sealed = [await self.sealed(backend, part, make_lines(5)) for part in range(parts)]
             with monkeypatch.context() as patch:
-                patch.setattr(jsonl, "durable", lambda _: nullcontext())  # as if the run had died before
+                patch.setattr(jsonl, "durable_names", lambda _: nullcontext())  # as if the run had died before
                 patch.setattr(backend, "_tidy", lambda **_: None)
                 await backend.finish(self.job, sealed)
         async with self.opened() as backend:

@@ -7,6 +7,7 @@ from importlib.metadata import version
 import pytest
 
 import abatch
+import abatch.storage
 from tests.unit.make import run
 
 PUBLIC = [
@@ -51,6 +52,46 @@ PUBLIC = [
     "Usage",
     "read_stdin",
 ]
+
+PUBLIC_FOR_BACKENDS = [
+    "Backend",
+    "BackendFactory",
+    "Checked",
+    "JobRef",
+    "Places",
+    "Sealed",
+    "ShardRef",
+    "Sink",
+    "connect",
+    "normalize",
+]
+TOOLS_FOR_BACKENDS = [
+    "LONG_LINE",
+    "Block",
+    "Writeback",
+    "can_open_more",
+    "clean_up_blocking",
+    "durable_names",
+    "in_pieces",
+    "is_out_of_files",
+    "joined",
+    "log",
+    "make_private_folders",
+    "may_pass",
+    "open_blocking",
+    "run_blocking",
+    "run_to_end",
+    "sync",
+    "sync_folder",
+    "weight_of",
+]
+
+
+def test_the_names_for_backends_are_these():
+    assert abatch.backend.__all__ == PUBLIC_FOR_BACKENDS
+    assert abatch.storage.__all__ == TOOLS_FOR_BACKENDS
+    for module in (abatch.backend, abatch.storage):
+        assert all(getattr(module, name).__doc__ for name in module.__all__)
 
 
 def test_the_public_names_are_these():

@@ -14,8 +14,7 @@ from botocore.exceptions import BotoCoreError
 
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
 from abatch.errors import BackendError, TooManyOpenFiles
-from abatch.result import joined
-from abatch.system import threads
+from abatch.storage import joined, run_blocking
 from abatch_backends.s3.address import WHEN_REQUIRED, Place, parse
 from abatch_backends.s3.client import SharedClient, client_key, clients_of_this_loop, new_client
 from abatch_backends.s3.codec import BLOCK, RANGE, Codec, codec_for
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
-    from abatch.result import Line
+    from abatch import Line
 
 __all__ = ["S3Backend", "open_"]
 
@@ -284,7 +283,7 @@ class S3Backend:
         try:
             for path in job.missing:
                 start = 0
-                while block := await threads.run(_read_at, path, start):
+                while block := await run_blocking(_read_at, path, start):
                     await upload.add(block)
                     start += len(block)
             await upload.commit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from abatch.errors import BackendUnavailable
-from abatch.system import threads
+from abatch.storage import run_blocking
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
@@ -47,14 +47,14 @@ class _Zstd(Codec):
         self._expander = expander
 
     async def shrink(self, block: bytes) -> bytes:
-        frame = await threads.run(self._compress, block)
+        frame = await run_blocking(self._compress, block)
         return bytes(memoryview(frame))  # a copy: the frame itself keeps a buffer of the block's size
 
     async def expand(self, chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
         expand = self._expander()
         async for chunk in chunks:
             slices = (chunk[start : start + SLICE] for start in range(0, len(chunk), SLICE))
-            while block := await threads.run(_some, map(expand, slices)):
+            while block := await run_blocking(_some, map(expand, slices)):
                 yield block
 
 

@@ -10,8 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSL
 from botocore.exceptions import ConnectionError as NoConnection
 
 from abatch.errors import BackendError, TooManyOpenFiles
-from abatch.system import disk
-from abatch.system.disk import OUT_OF_FILES
+from abatch.storage import is_out_of_files, may_pass
 from abatch_backends.s3.address import WHEN_REQUIRED
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def translated(url: str, operation: str, failed: Exception) -> BackendError:
 def _is_out_of_files(failed: BaseException | None) -> bool:
     """Whether a failure, or what led to it, is that no connection could be opened for want of descriptors."""
     while failed is not None:
-        if isinstance(failed, OSError) and failed.errno in OUT_OF_FILES:
+        if isinstance(failed, OSError) and is_out_of_files(failed):
             return True
         failed = failed.__cause__ or failed.__context__
     return False
@@ -92,6 +91,6 @@ def _passes(failed: Exception) -> bool:
         case NoConnection() | HTTPClientError() | aiohttp.ClientError() | TimeoutError() | socket.gaierror():
             return True
         case OSError():
-            return disk.passes(failed)
+            return may_pass(failed)
         case _:
             return False

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from abatch.errors import BackendError
-from abatch.log import log
-from abatch.system import threads
+from abatch.storage import log, run_to_end
 from abatch_backends.s3.errors import S3Error
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ class Upload:
         """Give up: free what is held, and abort the upload."""
         self._held = BytesIO()
         if self._id is not None:
-            await threads.whole(self._abandon(self._id))
+            await run_to_end(self._abandon(self._id))
 
     async def _abandon(self, upload: str) -> None:
         why = "no answer within 30 seconds"

@@ -16,9 +16,14 @@ import msgspec
 
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
 from abatch.errors import BackendError, ConfigError, TooManyOpenFiles
-from abatch.result import Block
-from abatch.system import threads
-from abatch.system.disk import OUT_OF_FILES, can_open_more, make_folders, passes
+from abatch.storage import (
+    can_open_more,
+    is_out_of_files,
+    make_private_folders,
+    may_pass,
+    run_blocking,
+    weight_of,
+)
 from abatch_backends.sqlite.connections import (
     CLOSED,
     NOT_A_FILE,
@@ -37,7 +42,7 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
-    from abatch.result import Line
+    from abatch import Line
 
 __all__ = ["SqliteBackend", "open_"]
 
@@ -86,7 +91,7 @@ def _path(url: str) -> Path:
 
 def _prepare(path: Path) -> None:
     """Make an empty file for us alone where none is: SQLite gives its other files the mode of this one."""
-    make_folders(path.parent)
+    make_private_folders(path.parent)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     except FileExistsError:
@@ -107,14 +112,14 @@ class SqliteBackend:
     async def begin(self) -> None:
         """Make the file if there is none, and claim."""
         try:
-            await threads.run(_prepare, self._path)
+            await run_blocking(_prepare, self._path)
         except OSError as refused:
             raise self._failed(refused) from refused
         await self.unit(self._claim)
 
     async def _claim(self, database: aiosqlite.Connection) -> None:
         """Make what is lacking, and put the job's name down, or find another's."""
-        expected = await threads.run(expected_shapes)
+        expected = await run_blocking(expected_shapes)
         found = by_name(await database.execute_fetchall(SHAPES))
         for name, statement in SCHEMA.items():
             if name not in found:
@@ -210,11 +215,11 @@ class SqliteBackend:
         match refused:
             case Unfit():
                 return BackendError(self.url, str(refused))
-            case OSError() if refused.errno in OUT_OF_FILES:
+            case OSError() if is_out_of_files(refused):
                 return TooManyOpenFiles(self.url)
             case OSError():
                 why = f"{refused.strerror or refused} ({refused.filename})"
-                return BackendError(self.url, why, passes=passes(refused))
+                return BackendError(self.url, why, passes=may_pass(refused))
             case sqlite3.OperationalError() if code_of(refused) == sqlite3.SQLITE_CANTOPEN and not can_open_more():
                 return TooManyOpenFiles(self.url)
             case sqlite3.Error() if code_of(refused) in PASSING:
@@ -235,7 +240,7 @@ class _Sink:
     async def write(self, lines: Sequence[Line], /) -> None:
         self._held.append(lines)
         self._rows += len(lines)
-        self._bytes += _weight(lines)
+        self._bytes += weight_of(lines)
         if self._rows >= ROWS or self._bytes >= BYTES:
             await self._backend.unit(self._insert)
             self._let_go()
@@ -284,11 +289,6 @@ class _Sink:
     def _let_go(self) -> None:
         self._held.clear()
         self._rows = self._bytes = 0
-
-
-def _weight(lines: Sequence[Line]) -> int:
-    """Bytes of these lines, about, without a look at each `Line` of a block."""
-    return lines.weight if isinstance(lines, Block) else sum(len(line.raw) for line in lines)
 
 
 def _sealed(shard: ShardRef, lines: int) -> Sealed:

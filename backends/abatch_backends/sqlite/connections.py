@@ -13,7 +13,7 @@ import aiosqlite
 import anyio
 from anyio.lowlevel import RunVar
 
-from abatch.system import threads
+from abatch.storage import run_blocking, run_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -132,7 +132,7 @@ class Databases:
                         try:
                             await self._make_room(database)
                             await anyio.lowlevel.checkpoint_if_cancelled()
-                            return await threads.whole(database.do(work, writes=writes))
+                            return await run_to_end(database.do(work, writes=writes))
                         finally:
                             database.works = False
                 except _Busy as busy:
@@ -166,12 +166,12 @@ async def _close(database: Database) -> None:
     connection = database.let_go()
     if connection is not None:
         with anyio.CancelScope(shield=True):
-            await threads.whole(connection.close())
+            await run_to_end(connection.close())
 
 
 async def _connected(path: Path) -> aiosqlite.Connection:
     """A connection to a file that is there: one that is gone is not made anew."""
-    await threads.run(_check_regular, path)
+    await run_blocking(_check_regular, path)
     uri = f"file://{quote(str(path))}?mode=rw"
     database = await aiosqlite.connect(uri, uri=True, timeout=HOLD_ON, isolation_level=None)
     try:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from abatch.result import LONG
+from abatch.storage import LONG_LINE
 
 if TYPE_CHECKING:
-    from abatch.result import Usage
+    from abatch import Usage
 
 __all__ = ["UNKNOWN", "Text", "result_of", "text_of", "tokens_of"]
 
@@ -33,7 +33,7 @@ def result_of(line: bytes) -> tuple[Text | None, Text | None]:
     result: Text
     try:
         raw = _decode(line).result
-        result = bytes(raw) if len(line) < LONG else memoryview(raw)
+        result = bytes(raw) if len(line) < LONG_LINE else memoryview(raw)
     except (msgspec.MsgspecError, RecursionError):  # a lone surrogate, deep nesting: refused, but an answer
         result = _cut(line)
     return (result, None) if _is_utf8(result) else (None, result)
@@ -42,7 +42,7 @@ def result_of(line: bytes) -> tuple[Text | None, Text | None]:
 def _is_utf8(text: Text) -> bool:
     try:
         if isinstance(text, memoryview):  # a long one is looked at in pieces: as a str it may take four times its room
-            pieces = (bytes(text[begin : begin + LONG]) for begin in range(0, len(text), LONG))
+            pieces = (bytes(text[begin : begin + LONG_LINE]) for begin in range(0, len(text), LONG_LINE))
             for _ in iterdecode(pieces, "utf-8"):
                 pass
         elif not text.isascii():
