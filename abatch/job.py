@@ -15,8 +15,8 @@ from abatch.system.paths import absolute_url
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from abatch.engine.poller import Scope
     from abatch.engine.runner import HandedOver, JobRun
+    from abatch.engine.scope import Scope
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
     from abatch.journal.sums import Progress

@@ -20,9 +20,9 @@ from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
 from abatch.engine.access import check_access
 from abatch.engine.context import ManagerContext
 from abatch.engine.move import move
-from abatch.engine.poller import Scope
 from abatch.engine.redrain import reopen_missing_parts
 from abatch.engine.runner import HandedOver, JobRun
+from abatch.engine.scope import Scope
 from abatch.engine.shutdown import Shutdown
 from abatch.errors import BadRequest, ConfigError, JobConflict, JobNotFound, JournalError, Overtaken, cancel_and_skip
 from abatch.input.answered import answering, without_answered
@@ -306,7 +306,7 @@ class BatchManager:
         scopes = list(self._scopes.values())
         return DriverStatus(
             pid=os.getpid(),
-            waiting={shard: why for scope in scopes for shard, why in scope.waiting().items()},
+            waiting={shard: why for scope in scopes for shard, why in scope.doubts.waiting().items()},
             not_visible=[batch_id for scope in scopes for batch_id in scope.not_visible()],
             parked={batch_id: why for scope in scopes for batch_id, why in scope.parking.in_words().items()},
             trouble="; ".join(str(scope.trouble) for scope in scopes if scope.trouble is not None),
@@ -385,7 +385,7 @@ class BatchManager:
                 continue
             for shard in job.open_shards.values():
                 doubt = doubt_of(shard.state)
-                if doubt is not None and not self._scope(workspace_id).is_guarded(doubt.fingerprint):
+                if doubt is not None and not self._scope(workspace_id).key.is_guarded(doubt.fingerprint):
                     return False
         self._guarded.add(workspace_id)
         return True

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from abatch.engine.client import Client
     from abatch.engine.drain import Collector
     from abatch.engine.outage import Outage
-    from abatch.engine.poller import Scope
+    from abatch.engine.scope import Scope
     from abatch.engine.shutdown import Shutdown
     from abatch.input.located import Named
     from abatch.journal.ledger import Ledger

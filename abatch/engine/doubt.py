@@ -32,8 +32,8 @@ from abatch.protocol.reconcile import (
 
 if TYPE_CHECKING:
     from abatch.engine.context import JobContext
-    from abatch.engine.poller import Scope
     from abatch.engine.recorder import ShardRecorder
+    from abatch.engine.scope import Scope
     from abatch.engine.wishes import OperatorWishes
     from abatch.journal.records import ShardRecord
 
@@ -45,7 +45,7 @@ FOREIGN_SOCKET: Final = (GRACE_FOREIGN_SOCKET - GRACE_OWN_SOCKET).total_seconds(
 
 def doubt_about(scope: Scope, shard: ShardRecord, committed: InDoubt) -> Doubt:
     """Describe an attempt in doubt as table B takes it."""
-    guarded = scope.is_guarded(committed.fingerprint)
+    guarded = scope.key.is_guarded(committed.fingerprint)
     return Doubt(shard=shard.shard, rows=shard.planned.rows, committed=committed, guarded=guarded)
 
 
@@ -81,7 +81,7 @@ class DoubtSettler:
                 once = held and not self._may_conclude(committed)
         since = None if committed_here else self._committed_at(committed)
         doubt = doubt_about(self.context.scope, self.shard, committed)
-        ruling = await context.scope.settled(
+        ruling = await context.scope.doubts.settled(
             doubt, since=since, note=partial(self.recorder.note, committed.attempt), once=once
         )
         match ruling:
@@ -92,7 +92,7 @@ class DoubtSettler:
             case Hold() if held:
                 return False
             case FoundBatch(batch=batch):
-                late = batch.created_at + context.scope.offset - committed.date - CREATED_WITHIN
+                late = batch.created_at + context.scope.skew.offset - committed.date - CREATED_WITHIN
                 if late > (0 if context.manager.client.owns_socket else FOREIGN_SOCKET):
                     log.warning("bound_A1_broken", shard=self.shard.shard, batch_id=batch.batch_id)
                 await self.recorder.record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="tag"))
@@ -129,4 +129,4 @@ class DoubtSettler:
     def _may_conclude(self, doubt: InDoubt) -> bool:
         """Whether an absence would be acted on: the reason for which a shard was held may be gone."""
         policy = self.context.manager.config.unresolved == "resubmit"
-        return policy and not doubt.certain and self.context.scope.is_guarded(doubt.fingerprint)
+        return policy and not doubt.certain and self.context.scope.key.is_guarded(doubt.fingerprint)

@@ -259,7 +259,7 @@ class Driver:
                 await self.seen()
                 return ""
             if isinstance(news, Lost):
-                return news.why if await context.scope.may_see(state.doubt.fingerprint) else ""
+                return news.why if await context.scope.key.may_see(state.doubt.fingerprint) else ""
         except ApiError as failure:
             log.info("batch_not_visible", batch_id=state.batch_id, status=failure.status)
             return ""

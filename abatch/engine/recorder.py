@@ -48,7 +48,7 @@ class ShardRecorder:
         self.context = context
         self.shard = shard
         self.appending = anyio.Lock()
-        """Held while a fact of the shard is appended: the poller notes candidates beside the driver."""
+        """Held while a fact of the shard is appended: the scope notes candidates beside the driver."""
         self._at = 0
         """The position of the next fact: those the shard had when this action began, and those recorded since."""
 

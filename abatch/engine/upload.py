@@ -220,7 +220,7 @@ class Uploader:
             raise _NotNow
         page = await context.scope.page(limit=1)
         at = moment(page.date)
-        if not context.guard_checked() and not await context.scope.confirm_key():
+        if not context.guard_checked() and not await context.scope.key.confirm():
             await self.context.stop(
                 "the API key is not the one that this journal's unfinished batches were sent with, "
                 "and does not see them",
@@ -229,7 +229,7 @@ class Uploader:
         if not context.wants_more:
             raise _NotNow
         context.manager.shutdown.commit(scope)
-        gate.before = context.scope.candidates().union(batch.batch_id for batch in page.batches)
+        gate.before = context.scope.doubts.candidates().union(batch.batch_id for batch in page.batches)
         await self.recorder.record(
             Committing(
                 attempt=attempt,
@@ -242,7 +242,7 @@ class Uploader:
         )
         gate.committed = True
         if (committed := doubt_of(self.shard.state)) is not None:
-            context.scope.awaits_answer(
+            context.scope.doubts.awaits_answer(
                 doubt_about(context.scope, self.shard, committed), partial(self.recorder.note, attempt)
             )
         context.scope.committed(self.shard.planned.rows, page.date)
@@ -256,7 +256,7 @@ class Uploader:
     async def _not_sent(self, gate: _Gate, answer: Replied | NoAnswer | None) -> float:
         """The attempt ended before its tail: nothing was created."""
         failure = gate.failure
-        self.context.scope.answered(self.shard.shard)
+        self.context.scope.doubts.answered(self.shard.shard)
         if gate.committed and isinstance(self.shard.state, InDoubt):
             await self.recorder.record(Withdrawn(why="the tail was never sent"))
         if isinstance(failure, _NotNow):
@@ -308,7 +308,7 @@ class Uploader:
         doubted = refused and context.manager.config.refusals == "doubt"
         log.info("create_answered", shard=self.shard.shard, rule="A9" if doubted else verdict.rule)
         if not doubted and not isinstance(verdict, CreatedUnnamed | Unknown):
-            context.scope.answered(self.shard.shard)
+            context.scope.doubts.answered(self.shard.shard)
         match verdict:
             case Created(batch=batch):
                 self._pause.reset()
@@ -349,7 +349,7 @@ class Uploader:
             case Refused(reason=reason, remedy=remedy):
                 log.warning("shard_in_doubt", shard=self.shard.shard, rule="A9", why=reason)
                 if verdict.whole_scope:
-                    self.context.scope.refusal = verdict
+                    self.context.scope.refuse(verdict)
                 await self.context.record_stop(reason, remedy)
             case _:
                 assert_never(verdict)
@@ -372,7 +372,7 @@ class Uploader:
                     remedy = _correction(context.job)
                 message = Named(reason=reason)
                 if verdict.whole_scope:
-                    self.context.scope.refusal = verdict
+                    self.context.scope.refuse(verdict)
                 else:
                     message = await named(reason, self.shard.planned, context.manager.ledger.folder.spool)
                 told = message.told()

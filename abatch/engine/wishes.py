@@ -124,7 +124,7 @@ class OperatorWishes:
         wish, doubt = self.wish(), doubt_of(self.shard.state)
         assert doubt is not None
         anyhow = isinstance(wish, LostWished) and wish.any_key
-        return anyhow or await self.context.scope.may_see(doubt.fingerprint)
+        return anyhow or await self.context.scope.key.may_see(doubt.fingerprint)
 
     async def _shows(self, batch_id: str) -> bool:
         """Whether the API knows the batch.

@@ -88,7 +88,7 @@ async def test_batch_that_was_listed_while_its_answer_was_awaited_and_then_hidde
 
 
 def waits_for_the_hidden(running: Any) -> bool:
-    return any("is not visible now" in why for why in running._scope(None).waiting().values())
+    return any("is not visible now" in why for why in running._scope(None).doubts.waiting().values())
 
 
 async def test_note_for_an_attempt_that_an_operator_ended_is_not_taken_by_the_next_one(

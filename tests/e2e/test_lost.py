@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from abatch import BatchManager, Job, StillInDoubt
-from abatch.engine import client, drain, driver, poller
+from abatch.engine import client, drain, driver, scope
 from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
 from abatch.journal.log import Entry
@@ -62,7 +62,7 @@ def api(monkeypatch: pytest.MonkeyPatch, drains_missed: list[Moment]) -> Any:
         drains_missed.append(moment(date))
         return drains_missed[-1]
 
-    monkeypatch.setattr(poller, "moment", moment)
+    monkeypatch.setattr(scope, "moment", moment)
     monkeypatch.setattr(driver, "moment", of_a_drain)
     with Sandbox(seed=7, latency=3600) as sandbox:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", sandbox.url)
@@ -220,7 +220,7 @@ async def test_wrong_key_loses_nothing(monkeypatch: pytest.MonkeyPatch, api: San
         async with resumed(path) as (running, job):
             await until_vanished(server, running, job)
             await two_days_later(server, running)
-            await until(lambda: running._scope(None)._confirm_after != 0.0)
+            await until(lambda: running._scope(None).key._confirm_after != 0.0)
             assert not job.done
         monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
         _, summary = await run(path)
@@ -465,7 +465,7 @@ async def test_operator_s_word_on_a_doubt_whose_batch_the_list_shows_loses_nothi
         job = await running.submit(path, to="results.jsonl", key="job")
         await until(lambda: job.progress().in_doubt == 1)
         if looked:
-            await until(lambda: bool(running._scope(None).candidates()))
+            await until(lambda: bool(running._scope(None).doubts.candidates()))
     await call_lost(1)
     with structlog.testing.capture_logs() as events:
         async with resumed(path) as (_, job):
@@ -490,7 +490,7 @@ async def test_operator_s_word_on_a_doubt_whose_batch_was_deleted_is_obeyed_for_
         path = write(rows)
         async with manager() as running:
             job = await running.submit(path, to="results.jsonl", key="job")
-            await until(lambda: bool(running._scope(None).candidates()))
+            await until(lambda: bool(running._scope(None).doubts.candidates()))
         await call_lost(1)
         monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
         with structlog.testing.capture_logs() as events:

@@ -39,8 +39,10 @@ import anyio._backends._asyncio as anyio_asyncio
 import sniffio
 
 import abatch.backend
-import abatch.engine.poller
+import abatch.engine.key_guard
+import abatch.engine.pending
 import abatch.engine.runner
+import abatch.engine.scope
 import abatch.engine.upload
 import abatch.engine.withheld
 import abatch.input.iterables
@@ -268,10 +270,10 @@ def _closing(doubt: Any, listing: Any, known: Any, **more: Any) -> Any:
     return change
 
 
-_may_see = abatch.engine.poller.Scope.may_see
+_may_see = abatch.engine.key_guard.KeyGuard.may_see
 
 
-async def _seen_to(self: abatch.engine.poller.Scope, fingerprint: str | None) -> bool:
+async def _seen_to(self: abatch.engine.key_guard.KeyGuard, fingerprint: str | None) -> bool:
     sees = await _may_see(self, fingerprint)
     if not sees:
         here.world.hit("guard keeps what may be lost")
@@ -393,7 +395,7 @@ def simulated() -> Iterator[None]:
         (abatch.input.iterables, "perf_counter", lambda: 0.0),
         (abatch.manager, "WISHES_EVERY", WISHES_EVERY),
         (abatch.engine.upload, "LOOKS_EVERY", LOOKS_EVERY),
-        (abatch.engine.poller, "random", SimpleNamespace(Random=lambda: random.Random(here.chance.random()))),
+        (abatch.engine.scope, "random", SimpleNamespace(Random=lambda: random.Random(here.chance.random()))),
         (random, "random", lambda: here.chance.random()),  # noqa: PLW0108
         (secrets, "randbits", lambda k: here.chance.getrandbits(k)),  # noqa: PLW0108
         (secrets, "token_bytes", lambda n: here.chance.randbytes(n)),  # noqa: PLW0108
@@ -408,9 +410,9 @@ def simulated() -> Iterator[None]:
         (abatch.engine.withheld, "SpoolWriter", _RetrySpool),
         (abatch.system.disk, "_sync", _synced),
         (abatch.engine.upload, "judge", _judged),
-        (abatch.engine.poller, "settle", _settled),
-        (abatch.engine.poller, "closing", _closing),
-        (abatch.engine.poller.Scope, "may_see", _seen_to),
+        (abatch.engine.pending, "settle", _settled),
+        (abatch.engine.pending, "closing", _closing),
+        (abatch.engine.key_guard.KeyGuard, "may_see", _seen_to),
         (abatch.backend, "connect", _connected),
         (abatch.manager, "connect", _connected),
         (abatch.backend, "_registered", cache(abatch.backend._registered)),

@@ -19,8 +19,9 @@ import abatch.engine.client
 import abatch.engine.doubt
 import abatch.engine.drain
 import abatch.engine.driver
-import abatch.engine.poller
+import abatch.engine.pending
 import abatch.engine.proof
+import abatch.engine.scope
 import abatch.engine.wishes
 import abatch.input.spool
 import abatch.journal.ledger
@@ -31,10 +32,12 @@ import abatch.protocol.absence
 import abatch.protocol.clocks
 import abatch.protocol.lifecycle
 import abatch.protocol.reads
+from abatch.engine.key_guard import KeyGuard
 from abatch.engine.outage import Outage
-from abatch.engine.poller import Scope
+from abatch.engine.pending import PendingDoubts
 from abatch.engine.recorder import ShardRecorder
 from abatch.engine.runner import JobRun
+from abatch.engine.scope import Scope
 from abatch.engine.sift import LineSifter
 from abatch.engine.upload import Uploader
 from abatch.engine.watch import BatchWatcher
@@ -141,8 +144,8 @@ def guard_skipped() -> ExitStack:
         return True
 
     return _patched(
-        (abatch.engine.poller.Scope, "is_guarded", lambda _self, _fingerprint: True),
-        (abatch.engine.poller.Scope, "confirm_key", confirm_key),
+        (KeyGuard, "is_guarded", lambda _self, _fingerprint: True),
+        (KeyGuard, "confirm", confirm_key),
     )
 
 
@@ -491,7 +494,7 @@ def duplicates_unreported() -> ExitStack:
     async def audit(_self: Any, _listing: Any) -> None:
         return
 
-    return _patched((abatch.engine.poller.Scope, "_audit", audit))
+    return _patched((Scope, "_audit", audit))
 
 
 def presence_forgotten() -> ExitStack:
@@ -507,15 +510,15 @@ def presence_forgotten() -> ExitStack:
 
 def hidden_is_foreign() -> ExitStack:
     """A 404 by its id says that a batch is not ours."""
-    real = Scope._hidden_candidates
+    real = PendingDoubts.hidden_candidates
 
-    async def hidden_candidates(self: Scope, pending: Any, shown: Any) -> Any:
+    async def hidden_candidates(self: PendingDoubts, pending: Any, shown: Any) -> Any:
         visible = await real(self, pending, shown)
-        every = {each.batch_id for doubt in pending for each in reconcile.still_open(doubt.doubt, self.known)}
-        self.known.foreign |= every - shown.keys() - visible.keys()
+        every = {each.batch_id for doubt in pending for each in reconcile.still_open(doubt.doubt, self._known)}
+        self._known.foreign |= every - shown.keys() - visible.keys()
         return visible
 
-    return _patched((Scope, "_hidden_candidates", hidden_candidates))
+    return _patched((PendingDoubts, "hidden_candidates", hidden_candidates))
 
 
 def partial_list_is_complete() -> ExitStack:
@@ -529,7 +532,7 @@ def date_alone() -> ExitStack:
     def elapsed(earlier: Any, later: Any) -> float:
         return max(0.0, later.date - earlier.date)
 
-    return _patched((abatch.engine.poller, "elapsed", elapsed), (abatch.protocol.absence, "elapsed", elapsed))
+    return _patched((abatch.engine.pending, "elapsed", elapsed), (abatch.protocol.absence, "elapsed", elapsed))
 
 
 def own_clock_alone() -> ExitStack:
@@ -539,7 +542,7 @@ def own_clock_alone() -> ExitStack:
     def elapsed(earlier: Any, later: Any) -> float:
         return real(earlier, msgspec.structs.replace(later, date=earlier.date + 10.0**9))
 
-    return _patched((abatch.engine.poller, "elapsed", elapsed), (abatch.protocol.absence, "elapsed", elapsed))
+    return _patched((abatch.engine.pending, "elapsed", elapsed), (abatch.protocol.absence, "elapsed", elapsed))
 
 
 def too_old_by_date() -> ExitStack:
@@ -549,7 +552,7 @@ def too_old_by_date() -> ExitStack:
     def oldest(doubt: Any, known: Any) -> float:
         return real(committed_with(doubt, newest=None), known)
 
-    return _patched((reconcile, "oldest", oldest), (abatch.engine.poller, "oldest", oldest))
+    return _patched((reconcile, "oldest", oldest), (abatch.engine.scope, "oldest", oldest))
 
 
 def never_closed() -> ExitStack:
@@ -586,7 +589,7 @@ def lost_without_guard() -> ExitStack:
     async def may_see(_self: Any, _fingerprint: Any) -> bool:
         return True
 
-    return _patched((Scope, "may_see", may_see))
+    return _patched((KeyGuard, "may_see", may_see))
 
 
 def lost_never() -> ExitStack:
@@ -642,7 +645,7 @@ def looks_delay_polls() -> ExitStack:
 
     async def audit(self: Scope, batches: Any) -> None:
         await real(self, batches)
-        for look in list(self._examiner._looks.values())[: abatch.engine.poller.AUDITS]:
+        for look in list(self._examiner._looks.values())[: abatch.engine.scope.AUDITS]:
             await self._examiner._look(look)
 
     return _patched((Scope, "_audit", audit))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from abatch import Job, Summary
-    from abatch.engine.poller import Scope
+    from abatch.engine.scope import Scope
     from abatch.protocol.lifecycle import State
     from abatch.sandbox.batches import Batch
     from tests.simulation.plan import Life, Work

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from abatch.config import Config
-from abatch.engine.poller import Scope
+from abatch.engine.scope import Scope
 from abatch.protocol.commits import CommitTimes
 from abatch.protocol.durations import AUDITED_FOR, CLOCK_SLACK
 from abatch.protocol.reconcile import Known

@@ -16,7 +16,7 @@ import pytest
 
 from abatch import Config
 from abatch.engine.client import Client
-from abatch.engine.poller import Scope
+from abatch.engine.scope import Scope
 from abatch.errors import ApiError
 from abatch.protocol.clocks import moment
 from abatch.protocol.commits import CommitTimes
@@ -94,7 +94,7 @@ async def in_doubt(scope: Scope, *doubts: tuple[Doubt, Notes]) -> AsyncIterator[
     """Attempts that somebody waits for; their grace began at noon."""
 
     async def wait(mine: Doubt, notes: Notes) -> None:
-        await scope.settled(mine, since=moment(NOON), note=notes.take)
+        await scope.doubts.settled(mine, since=moment(NOON), note=notes.take)
 
     async with anyio.create_task_group() as group:
         for mine, notes in doubts:
@@ -111,20 +111,20 @@ def seen(*batch_ids: str) -> CandidatesChanged:
 async def test_what_a_list_shows_while_an_answer_is_awaited_is_noted_once_and_no_more_after_the_answer():
     async with scope_of([page("one"), page("one", "two"), page("three")]) as scope:
         notes = Notes()
-        scope.awaits_answer(doubt(), notes.take)
+        scope.doubts.awaits_answer(doubt(), notes.take)
         await scope.page()
-        assert scope.candidates() == {"one"}
+        assert scope.doubts.candidates() == {"one"}
         await scope.page()
         assert notes == [seen("one"), seen("two")]
-        scope.answered(1)
+        scope.doubts.answered(1)
         await scope.page()
-        assert (len(notes), scope.candidates()) == (2, set())
+        assert (len(notes), scope.doubts.candidates()) == (2, set())
 
 
 async def test_an_attempt_whose_answer_was_lost_is_noted_for_as_a_doubt_and_not_twice():
     async with scope_of([page("one"), page("one", "two")]) as scope:
         in_flight, notes = Notes(), Notes()
-        scope.awaits_answer(doubt(), in_flight.take)
+        scope.doubts.awaits_answer(doubt(), in_flight.take)
         await scope.page()
         candidates = in_flight[0].seen
         async with in_doubt(scope, (doubt(candidates=candidates), notes)):
@@ -148,7 +148,7 @@ async def test_a_key_of_another_workspace_closes_the_candidates_for_itself_alone
     async with scope_of([page()]) as scope:
         notes = Notes()
         async with in_doubt(scope, (doubt(guarded=guarded), notes)):
-            pending = scope._pending[1]
+            pending = scope.doubts.pending[1]
             pending.doubt = doubt(guarded=guarded, waited=2 * GRACE)
             await scope._look()
             assert pending.doubt.committed.closed_at is not None
@@ -169,7 +169,7 @@ async def test_a_list_that_says_that_more_follows_and_names_no_page_is_never_com
     async with scope_of(pages()) as scope:
         notes = Notes()
         async with in_doubt(scope, (doubt(empty_at=GRACE + 1), notes)):
-            pending = scope._pending[1]
+            pending = scope.doubts.pending[1]
             pending.doubt = doubt(waited=10 * GRACE, empty_at=GRACE + 1)
             with anyio.fail_after(30), pytest.raises(ApiError, match="names no next page") as caught:
                 await scope._look()

@@ -12,44 +12,36 @@ from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from abatch.engine.proof import LOOK_WITHIN, Examiner
-from abatch.errors import ApiError, Overtaken
+from abatch.engine.key_guard import KeyGuard
+from abatch.engine.pending import PendingDoubts
+from abatch.engine.proof import Examiner
+from abatch.engine.skew import ClockSkew
+from abatch.errors import ApiError
 from abatch.log import log
 from abatch.protocol.absence import Absence
-from abatch.protocol.clocks import elapsed, moment
-from abatch.protocol.durations import AUDITED_FOR, CLOCK_SLACK, HOUR, VANISHED_AFTER, VISIBLE_WITHIN
-from abatch.protocol.facts import CandidatesChanged, Ended, Lost
+from abatch.protocol.clocks import moment
+from abatch.protocol.durations import AUDITED_FOR, CLOCK_SLACK, VANISHED_AFTER, VISIBLE_WITHIN
+from abatch.protocol.facts import Ended, Lost
 from abatch.protocol.pacing import Backoff, Pace
 from abatch.protocol.parked import Parking
 from abatch.protocol.reads import Reads
 from abatch.protocol.reconcile import (
-    Absent,
-    AbsentOnce,
     BatchSeen,
     Doubt,
-    FoundBatch,
-    Hold,
     Known,
     Listing,
-    Wait,
-    closing,
     counts_of,
-    newly_seen,
     oldest,
-    settle,
-    still_open,
-    to_inspect,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Iterable, Sequence
 
     from abatch.config import Config
     from abatch.engine.answers import Page
@@ -61,23 +53,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Scope"]
 
-CONFIRM_KEY_EVERY: Final = HOUR
-"""Seconds between two searches for a witness for the sake of a batch that vanished."""
 DOUBT_FIRST: Final = 15.0
 DOUBT_MOST: Final = 300.0
 """Seconds between two looks while something is in doubt: from the first to the longest wait."""
-WITNESSES: Final = 3
-"""Batches of this journal that are asked for, at most, to show that the key sees them."""
 AUDITS: Final = 4
 """Batches that resemble ours whose first lines are asked for after one list, at most."""
-ASKED_FOR: Final = 20
-"""Candidates that a list lacks and that are asked for by id after it, at most."""
-LOOKS_WHEN_HELD: Final = 3
-"""Looks that a held shard waits for, at most, while the results of a candidate are being read."""
 AUDITED_WITHIN: Final = 30.0
 """Seconds for which the end of a job waits for looks at batches that may be duplicates."""
-SKEW_REPORTED: Final = 60.0
-"""Seconds by which `Date` and `created_at` may differ without a warning."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,37 +90,6 @@ class _Watch:
         self.news = self.absence.seen(self.vanished)
         if self.news is not None:
             self.done.set()
-
-
-@dataclass(slots=True, kw_only=True)
-class _Pending:
-    """A doubt that somebody waits for."""
-
-    doubt: Doubt
-    last: Moment | None
-    """The look up to which the grace has counted; None until the first one, if it begins with that."""
-    once: bool
-    """Held: it only asks whether the batch can be proven now."""
-    note: Callable[[CandidatesChanged], Awaitable[None]]
-    """Makes what a look changed durable."""
-    looks: int = 0
-    done: anyio.Event = field(default_factory=anyio.Event)
-    ruling: FoundBatch | Absent | Hold | None = None
-    failure: Overtaken | None = None
-    waiting: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Skew:
-    """By how many seconds `Date` was ahead of `created_at` at one create: between these two."""
-
-    least: float
-    most: float
-
-    @classmethod
-    def of(cls, created_at: float, *, gate: float, answer: float | None) -> _Skew:
-        """From the `Date` of the list before the create, and that of the answer to it."""
-        return cls(least=gate - created_at, most=(gate if answer is None else answer) - created_at)
 
 
 class Scope:
@@ -186,35 +137,32 @@ class Scope:
         """The looks of `run`."""
         self.checks = Reads(first=first)
         """The list before and within creates."""
-        self.refusal: Refused | None = None
+        self._refusal: Refused | None = None
         """Why every create would be refused; None again when a job is handed over."""
         self._config = config
-        self._grace = grace
-        self._fingerprint = fingerprint
         self._duplicate = duplicate
         self._troubled = troubled
         self._watched: dict[str, _Watch] = {}
-        self._pending: dict[int, _Pending] = {}
-        self._unanswered: dict[int, _Pending] = {}
-        """Attempts past their commit point whose answer is awaited: what lists show now may be theirs."""
-        self._key_confirmed = False
         self._commits = commits
         self._reported: set[str] = set()
-        self._asked_at: dict[str, float] = {}
-        """When candidates that lists lack were last asked for by id, by time of the event loop."""
         self._listed_at: dict[str, float] = {}
         """When a list last showed each live batch, by time of the event loop."""
-        self._skew: _Skew | None = None
-        self._skew_reported = False
-        self._lag = 0.0
-        """Seconds by which `Date` lags behind `created_at`, at least: lists showed batches of the future."""
+        self.skew = ClockSkew()
+        self.key = KeyGuard(client, workspace_id, known, fingerprint)
         self._examiner = Examiner(client, workspace_id, known, prove=prove, proved=self._report, done=self._want)
+        self.doubts = PendingDoubts(
+            known,
+            self.key,
+            self._examiner,
+            grace=grace,
+            hold=config.unresolved == "hold",
+            ask_for=self._ask_for,
+            wake=self._want,
+        )
         self._wanted = anyio.Event()
         self._again = anyio.Event()
         """Set when a look may work although the last one failed."""
         self._idle = False
-        self._confirm_after = 0.0
-        """Loop time before which no witness is asked for again for the sake of a batch that vanished."""
         self.lost: set[str] = set()
         """Batches of ours that were given up, all of whose rows are missing: a list that shows one is news."""
         self.date = 0.0
@@ -265,58 +213,12 @@ class Scope:
         self.parking.forget(batch_id)
         self.lost.add(batch_id)
 
-    async def settled(
-        self,
-        doubt: Doubt,
-        *,
-        since: Moment | None,
-        note: Callable[[CandidatesChanged], Awaitable[None]],
-        once: bool = False,
-    ) -> FoundBatch | Absent | Hold | None:
-        """Wait until table B has a ruling for an attempt in doubt; None if `interrupt` came first.
-
-        Args:
-            doubt: the attempt.
-            since: where its grace begins; None for the first look from now on.
-            note: makes durable what a look changed; called before anything is concluded from it.
-            once: look once whether its batch is found: a shard that is held already.
-
-        Raises:
-            Overtaken: another process appended to the shard.
-
-        """
-        pending = _Pending(doubt=doubt, last=since, note=note, once=once)
-        self._pending[doubt.shard] = pending
-        self._unanswered.pop(doubt.shard, None)
-        self._want()
-        try:
-            await pending.done.wait()
-        finally:
-            self._pending.pop(doubt.shard, None)
-        if pending.failure is not None:
-            raise pending.failure
-        return pending.ruling
-
-    def awaits_answer(self, doubt: Doubt, note: Callable[[CandidatesChanged], Awaitable[None]]) -> None:
-        """Remember candidates of this attempt from now on, until it is `answered` or `settled` is called for it."""
-        self._unanswered[doubt.shard] = _Pending(doubt=doubt, last=None, once=False, note=note)
-
-    def answered(self, shard: int) -> None:
-        """The attempt has a definite answer, or was never sent."""
-        if (unanswered := self._unanswered.pop(shard, None)) is not None:
-            unanswered.done.set()
-
     def interrupt(self, shard: int) -> None:
         """Let the one who waits for this shard's ruling, or for its batch, look at something else first."""
-        if (pending := self._pending.get(shard)) is not None:
-            pending.done.set()
+        self.doubts.interrupt(shard)
         for watch in self._watched.values():
             if watch.shard == shard:
                 watch.done.set()
-
-    def waiting(self) -> dict[int, str]:
-        """Why each shard in doubt still waits, for display."""
-        return {shard: pending.waiting for shard, pending in self._pending.items() if pending.waiting}
 
     def not_visible(self) -> list[str]:
         """Accepted batches that the API has not shown for an hour."""
@@ -326,14 +228,6 @@ class Scope:
             for batch_id, watch in self._watched.items()
             if (not watch.seen and now - watch.accepted > VANISHED_AFTER) or watch.absence.lasts(here)
         ]
-
-    def candidates(self) -> set[str]:
-        """Batches that were shown and may be an attempt's that is in doubt, or awaits its answer, now."""
-        return {each.batch_id for pending in self._doubts() for each in pending.doubt.committed.candidates}
-
-    def _doubts(self) -> list[_Pending]:
-        """Every attempt that is in doubt, or awaits its answer."""
-        return [*self._unanswered.values(), *self._pending.values()]
 
     @contextmanager
     def binding(self, batch_id: str) -> Generator[None, None, None]:
@@ -383,46 +277,13 @@ class Scope:
         `gate` is the `Date` of the list just before, `answer` that of the answer; both in seconds since the epoch.
         """
         self.owns(batch.batch_id, batch.created_at)
-        skew, before = _Skew.of(batch.created_at, gate=gate, answer=answer), self._skew
-        self._skew = skew
-        self.known.ahead = max(self.known.ahead, skew.most)
-        if not self._skew_reported and (skew.least > SKEW_REPORTED or skew.most < -SKEW_REPORTED):
-            self._skew_reported = True
-            log.warning("clocks_differ", date_ahead_of_created_at_by=round(skew.most, 1))
-        if before is not None and (skew.least > before.most + CLOCK_SLACK or skew.most < before.least - CLOCK_SLACK):
-            log.warning("bound_A6_broken", was=round(before.most, 1), now=round(skew.most, 1))
-
-    @property
-    def offset(self) -> float:
-        """Seconds by which `Date` is ahead of `created_at`, at least, as far as creates and lists have shown."""
-        return min(0.0 if self._skew is None else self._skew.least, -self._lag)
+        ahead = self.skew.note_create(batch.created_at, gate=gate, answer=answer)
+        self.known.ahead = max(self.known.ahead, ahead)
 
     async def audited(self) -> None:
         """Wait until the batches that resemble ours were looked at once, for half a minute at most."""
         with anyio.move_on_after(AUDITED_WITHIN):
             await self._examiner.first_looks()
-
-    def is_guarded(self, fingerprint: str | None) -> bool:
-        """Whether an empty list means something for what was committed under this key."""
-        return self._key_confirmed or (fingerprint is not None and fingerprint == self._fingerprint)
-
-    async def confirm_key(self) -> bool:
-        """Try to show that this key sees the journal's batches: one that is known must be retrievable.
-
-        Raises:
-            ApiError: the API could not be asked.
-
-        """
-        for batch_id, _ in sorted(self.known.live.items(), key=lambda item: -item[1])[:WITNESSES]:
-            try:
-                await self.client.retrieve(self.workspace_id, batch_id)
-            except ApiError as failure:
-                if failure.status != 404:
-                    raise
-                continue
-            self._key_confirmed = True
-            break
-        return self._key_confirmed
 
     # ---- whether the list can be used -------------------------------------------------------------------------
 
@@ -434,7 +295,11 @@ class Scope:
     @property
     def refused(self) -> Refused | None:
         """Why nothing of this scope can be sent."""
-        return self.refusal or self.polls.refusal or self.checks.refusal
+        return self._refusal or self.polls.refusal or self.checks.refusal
+
+    def refuse(self, verdict: Refused) -> None:
+        """Note that a create was refused for a reason that holds for every create, until a job is handed over."""
+        self._refusal = verdict
 
     @property
     def usable(self) -> bool:
@@ -456,7 +321,7 @@ class Scope:
             try:
                 await self.page(limit=1)
                 if not guarded():
-                    await self.confirm_key()
+                    await self.key.confirm()
             except ApiError as failure:
                 self.check_failed(failure)
             else:
@@ -470,7 +335,7 @@ class Scope:
 
     def start_over(self) -> None:
         """A job was handed over, so somebody may have acted on what was refused."""
-        self.refusal = None
+        self._refusal = None
         self.polls.start_over()
         self.checks.start_over()
         self._again.set()
@@ -511,7 +376,7 @@ class Scope:
         calm = Backoff(first=first, most=most)
         doubtful = Backoff(first=min(first, DOUBT_FIRST), most=DOUBT_MOST)
         while True:
-            if not self._watched and not self._pending and not self.pace.queued:
+            if not self._watched and not self.doubts.pending and not self.pace.queued:
                 self._idle = True
                 await self._wanted.wait()
                 self._idle = False
@@ -524,9 +389,9 @@ class Scope:
             self.polls.worked()
             if news:
                 calm.reset()
-            if not self._pending:
+            if not self.doubts.pending:
                 doubtful.reset()
-            wait = min(calm.next(), doubtful.next()) if self._pending else calm.next()
+            wait = min(calm.next(), doubtful.next()) if self.doubts.pending else calm.next()
             with anyio.move_on_after(wait * (1 + self._random.random() / 10)):
                 await self._wanted.wait()
                 await anyio.sleep(min(first, 0.5))  # let others join the same call
@@ -537,16 +402,15 @@ class Scope:
     async def _look(self) -> bool:
         """One list, and everything that follows from it; whether it brought news."""
         began = anyio.current_time()
-        pending = list(self._pending.values())  # snapshot: a doubt that arrives later may need a longer list
+        pending = list(self.doubts.pending.values())  # snapshot: a doubt that arrives later may need a longer list
         shown: dict[str, BatchSeen] = {}
         at = await self._list([each.doubt for each in pending], shown)
         self.date = at.date
-        self._lag = max(self._lag, *(batch.created_at - at.date for batch in shown.values()), 0.0)
+        self.skew.note_list(at.date, shown.values())
         self.pace.expire(at.date)
         self.known.listed.update(self.known.live.keys() & shown.keys())
         self._listed_at.update(dict.fromkeys(self.known.live.keys() & shown.keys(), began))
-        if not self._key_confirmed and any(batch_id in shown for batch_id in self.known.bound):
-            self._key_confirmed = True
+        self.key.note_shown(shown)
         await self._audit(shown.values())
         self._look_for_lost(shown.values())
         news = False
@@ -571,8 +435,8 @@ class Scope:
                 news = True
         pending = [each for each in pending if not each.done.is_set()]
         if pending:
-            by_id = await self._hidden_candidates(pending, shown)
-            news |= await self._settle(pending, Listing(at=at, shown=shown, by_id=by_id))
+            by_id = await self.doubts.hidden_candidates(pending, shown)
+            news |= await self.doubts.settle(pending, Listing(at=at, shown=shown, by_id=by_id))
         return news
 
     def _check_bound_a2(self, batch_id: str, watch: _Watch) -> None:
@@ -614,7 +478,7 @@ class Scope:
         self.pace.called(anyio.current_time())
         size = {} if limit is None else {"limit": limit}
         page = await self.client.list(self.workspace_id, after_id=after_id, **size)
-        await self._remember(page.batches)
+        await self.doubts.remember(page.batches)
         return page
 
     async def _pages(self, until: float) -> AsyncGenerator[Page, None]:
@@ -646,32 +510,16 @@ class Scope:
             if failure.status == 404 and (watch := self._watched.get(batch_id)) is not None:
                 await self._miss(watch)
             return None
-        self._key_confirmed |= batch_id in self.known.bound
+        self.key.note_shown([batch_id])
         return batch
 
     async def _miss(self, watch: _Watch) -> None:
         """A batch of ours is in no complete list, and a 404 by its id: say what should be recorded of that."""
         news = watch.absence.missed(moment(self.date), watch.vanished)
-        if news is None or (isinstance(news, Lost) and not await self.may_see(watch.fingerprint)):
+        if news is None or (isinstance(news, Lost) and not await self.key.may_see(watch.fingerprint)):
             return
         watch.news = news
         watch.done.set()
-
-    async def may_see(self, fingerprint: str | None) -> bool:
-        """Whether the key in use sees what was sent under this fingerprint; asks for witnesses once an hour at most.
-
-        Raises:
-            ApiError: the API could not be asked.
-
-        """
-        if self.is_guarded(fingerprint):
-            return True
-        now = anyio.current_time()
-        if now < self._confirm_after:
-            return False
-        sees = await self.confirm_key()
-        self._confirm_after = now + CONFIRM_KEY_EVERY
-        return sees
 
     def _look_for_lost(self, batches: Iterable[BatchSeen]) -> None:
         """Report batches that were given up and are listed after all: their results can be read."""
@@ -680,98 +528,7 @@ class Scope:
                 self.lost.discard(batch.batch_id)  # it is reported once
                 log.warning("lost_batch_seen", batch_id=batch.batch_id)
 
-    # ---- doubts -----------------------------------------------------------------------------------------------
-
-    async def _remember(self, batches: Sequence[BatchSeen]) -> None:
-        """Record which batches may be an attempt's, and which are proven not to be, before anything is concluded."""
-        every = self._doubts()
-        if not every:
-            return
-        of_size: defaultdict[int, list[BatchSeen]] = defaultdict(list)
-        for batch in batches:
-            of_size[batch.total].append(batch)
-        for each in every:
-            seen = newly_seen(each.doubt, of_size[each.doubt.rows], self.known)
-            candidates = each.doubt.committed.candidates
-            foreign = tuple(each.batch_id for each in candidates if each.batch_id in self.known.foreign)
-            if seen or foreign:
-                await self._note(each, CandidatesChanged(seen=seen, foreign=foreign))
-
-    async def _note(self, pending: _Pending, change: CandidatesChanged) -> None:
-        """Record a change of a doubt's candidates, and apply it here; not if it was settled meanwhile."""
-        if pending.ruling is not None or pending.failure is not None:  # one that was interrupted is still in doubt
-            return
-        try:
-            await pending.note(change)
-        except Overtaken as overtaken:
-            pending.failure = overtaken
-            pending.done.set()
-            return
-        doubt = pending.doubt
-        for each in change.seen:
-            log.info("candidate_seen", shard=doubt.shard, attempt=doubt.attempt, batch_id=each.batch_id)
-        pending.doubt = doubt.after(change)
-
-    async def _hidden_candidates(
-        self, pending: Sequence[_Pending], shown: Mapping[str, BatchSeen]
-    ) -> dict[str, BatchSeen]:
-        """The candidates that a list lacks and that are visible by id; those not asked for longest come first."""
-        known = self.known
-        hidden = {
-            each.batch_id
-            for doubt in pending
-            for each in still_open(doubt.doubt, known)
-            if each.batch_id not in shown and not known.has_looked_at(each.batch_id)
-        }
-        self._asked_at = {batch_id: at for batch_id, at in self._asked_at.items() if batch_id in hidden}
-        visible: dict[str, BatchSeen] = {}
-        with anyio.move_on_after(LOOK_WITHIN):
-            for batch_id in sorted(hidden, key=lambda each: (self._asked_at.get(each, 0.0), each))[:ASKED_FOR]:
-                self._asked_at[batch_id] = anyio.current_time()
-                if (batch := await self._ask_for(batch_id)) is not None:
-                    visible[batch_id] = batch
-        return visible
-
-    async def _settle(self, pending: Sequence[_Pending], listing: Listing) -> bool:
-        for each in pending:
-            passed = 0.0 if each.last is None else elapsed(each.last, listing.at)
-            each.doubt = replace(each.doubt, waited=each.doubt.waited + passed)
-            each.last = listing.at
-            each.looks += 1
-            if (change := closing(each.doubt, listing, self.known, grace=self._grace)) is not None:
-                if each.doubt.guarded or self._key_confirmed:
-                    await self._note(each, change)
-                else:  # not recorded: a list of another workspace must not close the candidates for the right key
-                    each.doubt = each.doubt.after(change)
-        for batch in to_inspect([each.doubt for each in pending], listing, self.known):
-            self._examiner.ask(batch, date=listing.date, urgent=True)
-        if not self._key_confirmed and not all(each.doubt.guarded for each in pending):
-            await self.confirm_key()  # once for all of them: each would ask for the same batches
-        news = False
-        for each in pending:
-            if not each.done.is_set():
-                news |= self._rule(each, listing)
-        return news
-
-    def _rule(self, pending: _Pending, listing: Listing) -> bool:
-        doubt = pending.doubt = replace(pending.doubt, guarded=pending.doubt.guarded or self._key_confirmed)
-        ruling = settle(doubt, listing, self.known, grace=self._grace, hold=self._config.unresolved == "hold")
-        if pending.once and not isinstance(ruling, FoundBatch):
-            if not (isinstance(ruling, Wait) and ruling.soon and pending.looks < LOOKS_WHEN_HELD):
-                pending.done.set()
-            return False
-        if isinstance(ruling, Wait):
-            pending.waiting = ruling.why
-            if ruling.rule == "B6":
-                pending.doubt = replace(doubt, empty_at=None)
-            return False
-        if isinstance(ruling, AbsentOnce):
-            pending.doubt = replace(doubt, empty_at=ruling.waited)
-            return False
-        log.info("doubt_settled", shard=doubt.shard, attempt=doubt.attempt, rule=ruling.rule)
-        pending.ruling = ruling
-        pending.done.set()
-        return True
+    # ---- duplicates -------------------------------------------------------------------------------------------
 
     async def _audit(self, batches: Iterable[BatchSeen]) -> None:
         """Look for duplicates (B10): a batch with a tag of ours besides the one that counts was paid for, too."""

@@ -1,0 +1,252 @@
+"""Attempts in doubt, and those whose answer is awaited: what lists show of them, and the ruling of table B."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from abatch.engine.proof import LOOK_WITHIN, Examiner
+from abatch.errors import Overtaken
+from abatch.log import log
+from abatch.protocol.clocks import elapsed
+from abatch.protocol.facts import CandidatesChanged
+from abatch.protocol.reconcile import (
+    Absent,
+    AbsentOnce,
+    BatchSeen,
+    Doubt,
+    FoundBatch,
+    Hold,
+    Known,
+    Listing,
+    Wait,
+    closing,
+    newly_seen,
+    settle,
+    still_open,
+    to_inspect,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from abatch.engine.key_guard import KeyGuard
+    from abatch.protocol.clocks import Moment
+
+__all__ = ["Pending", "PendingDoubts"]
+
+ASKED_FOR: Final = 20
+"""Candidates that a list lacks and that are asked for by id after it, at most."""
+LOOKS_WHEN_HELD: Final = 3
+"""Looks that a held shard waits for, at most, while the results of a candidate are being read."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Pending:
+    """A doubt that somebody waits for."""
+
+    doubt: Doubt
+    last: Moment | None
+    """The look up to which the grace has counted; None until the first one, if it begins with that."""
+    once: bool
+    """Held: it only asks whether the batch can be proven now."""
+    note: Callable[[CandidatesChanged], Awaitable[None]]
+    """Makes what a look changed durable."""
+    looks: int = 0
+    done: anyio.Event = field(default_factory=anyio.Event)
+    ruling: FoundBatch | Absent | Hold | None = None
+    failure: Overtaken | None = None
+    waiting: str = ""
+
+
+class PendingDoubts:
+    """The doubts of one scope.
+
+    Args:
+        known: what the journal knows of the scope's batches.
+        key: whether the key in use sees what was sent.
+        examiner: reads the first lines of ended batches.
+        grace: seconds that an unanswered create may still take to appear.
+        hold: whether an absence is left to an operator.
+        ask_for: asks for a batch by its id; None if it is not visible.
+        wake: called when the scope should look at its list.
+
+    """
+
+    def __init__(
+        self,
+        known: Known,
+        key: KeyGuard,
+        examiner: Examiner,
+        *,
+        grace: float,
+        hold: bool,
+        ask_for: Callable[[str], Awaitable[BatchSeen | None]],
+        wake: Callable[[], None],
+    ) -> None:
+        self._known = known
+        self._key = key
+        self._examiner = examiner
+        self._grace = grace
+        self._hold = hold
+        self._ask_for = ask_for
+        self._wake = wake
+        self.pending: dict[int, Pending] = {}
+        """Doubts that a driver waits for, by shard."""
+        self.unanswered: dict[int, Pending] = {}
+        """Attempts past their commit point whose answer is awaited: what lists show now may be theirs."""
+        self._asked_at: dict[str, float] = {}
+        """When candidates that lists lack were last asked for by id, by time of the event loop."""
+
+    async def settled(
+        self,
+        doubt: Doubt,
+        *,
+        since: Moment | None,
+        note: Callable[[CandidatesChanged], Awaitable[None]],
+        once: bool = False,
+    ) -> FoundBatch | Absent | Hold | None:
+        """Wait until table B has a ruling for an attempt in doubt; None if `interrupt` came first.
+
+        Args:
+            doubt: the attempt.
+            since: where its grace begins; None for the first look from now on.
+            note: makes durable what a look changed; called before anything is concluded from it.
+            once: look once whether its batch is found: a shard that is held already.
+
+        Raises:
+            Overtaken: another process appended to the shard.
+
+        """
+        pending = Pending(doubt=doubt, last=since, note=note, once=once)
+        self.pending[doubt.shard] = pending
+        self.unanswered.pop(doubt.shard, None)
+        self._wake()
+        try:
+            await pending.done.wait()
+        finally:
+            self.pending.pop(doubt.shard, None)
+        if pending.failure is not None:
+            raise pending.failure
+        return pending.ruling
+
+    def awaits_answer(self, doubt: Doubt, note: Callable[[CandidatesChanged], Awaitable[None]]) -> None:
+        """Remember candidates of this attempt from now on, until it is `answered` or `settled` is called for it."""
+        self.unanswered[doubt.shard] = Pending(doubt=doubt, last=None, once=False, note=note)
+
+    def answered(self, shard: int) -> None:
+        """The attempt has a definite answer, or was never sent."""
+        if (unanswered := self.unanswered.pop(shard, None)) is not None:
+            unanswered.done.set()
+
+    def interrupt(self, shard: int) -> None:
+        """Let the driver that waits for this shard's ruling look at something else first."""
+        if (pending := self.pending.get(shard)) is not None:
+            pending.done.set()
+
+    def waiting(self) -> dict[int, str]:
+        """Why each shard in doubt still waits, for display."""
+        return {shard: pending.waiting for shard, pending in self.pending.items() if pending.waiting}
+
+    def candidates(self) -> set[str]:
+        """Batches that were shown and may be an attempt's that is in doubt, or awaits its answer, now."""
+        return {each.batch_id for pending in self._doubts() for each in pending.doubt.committed.candidates}
+
+    def _doubts(self) -> list[Pending]:
+        """Every attempt that is in doubt, or awaits its answer."""
+        return [*self.unanswered.values(), *self.pending.values()]
+
+    async def remember(self, batches: Sequence[BatchSeen]) -> None:
+        """Record which batches may be an attempt's, and which are proven not to be, before anything is concluded."""
+        every = self._doubts()
+        if not every:
+            return
+        of_size: defaultdict[int, list[BatchSeen]] = defaultdict(list)
+        for batch in batches:
+            of_size[batch.total].append(batch)
+        for each in every:
+            seen = newly_seen(each.doubt, of_size[each.doubt.rows], self._known)
+            candidates = each.doubt.committed.candidates
+            foreign = tuple(each.batch_id for each in candidates if each.batch_id in self._known.foreign)
+            if seen or foreign:
+                await self._note(each, CandidatesChanged(seen=seen, foreign=foreign))
+
+    async def _note(self, pending: Pending, change: CandidatesChanged) -> None:
+        """Record a change of a doubt's candidates, and apply it here; not if it was settled meanwhile."""
+        if pending.ruling is not None or pending.failure is not None:  # one that was interrupted is still in doubt
+            return
+        try:
+            await pending.note(change)
+        except Overtaken as overtaken:
+            pending.failure = overtaken
+            pending.done.set()
+            return
+        doubt = pending.doubt
+        for each in change.seen:
+            log.info("candidate_seen", shard=doubt.shard, attempt=doubt.attempt, batch_id=each.batch_id)
+        pending.doubt = doubt.after(change)
+
+    async def hidden_candidates(
+        self, pending: Sequence[Pending], shown: Mapping[str, BatchSeen]
+    ) -> dict[str, BatchSeen]:
+        """The candidates that a list lacks and that are visible by id; those not asked for longest come first."""
+        known = self._known
+        hidden = {
+            each.batch_id
+            for doubt in pending
+            for each in still_open(doubt.doubt, known)
+            if each.batch_id not in shown and not known.has_looked_at(each.batch_id)
+        }
+        self._asked_at = {batch_id: at for batch_id, at in self._asked_at.items() if batch_id in hidden}
+        visible: dict[str, BatchSeen] = {}
+        with anyio.move_on_after(LOOK_WITHIN):
+            for batch_id in sorted(hidden, key=lambda each: (self._asked_at.get(each, 0.0), each))[:ASKED_FOR]:
+                self._asked_at[batch_id] = anyio.current_time()
+                if (batch := await self._ask_for(batch_id)) is not None:
+                    visible[batch_id] = batch
+        return visible
+
+    async def settle(self, pending: Sequence[Pending], listing: Listing) -> bool:
+        """Rule on doubts from a list, as far as it and table B allow; whether one was settled."""
+        for each in pending:
+            passed = 0.0 if each.last is None else elapsed(each.last, listing.at)
+            each.doubt = replace(each.doubt, waited=each.doubt.waited + passed)
+            each.last = listing.at
+            each.looks += 1
+            if (change := closing(each.doubt, listing, self._known, grace=self._grace)) is not None:
+                if each.doubt.guarded or self._key.confirmed:
+                    await self._note(each, change)
+                else:  # not recorded: a list of another workspace must not close the candidates for the right key
+                    each.doubt = each.doubt.after(change)
+        for batch in to_inspect([each.doubt for each in pending], listing, self._known):
+            self._examiner.ask(batch, date=listing.date, urgent=True)
+        if not self._key.confirmed and not all(each.doubt.guarded for each in pending):
+            await self._key.confirm()  # once for all of them: each would ask for the same batches
+        news = False
+        for each in pending:
+            if not each.done.is_set():
+                news |= self._rule(each, listing)
+        return news
+
+    def _rule(self, pending: Pending, listing: Listing) -> bool:
+        doubt = pending.doubt = replace(pending.doubt, guarded=pending.doubt.guarded or self._key.confirmed)
+        ruling = settle(doubt, listing, self._known, grace=self._grace, hold=self._hold)
+        if pending.once and not isinstance(ruling, FoundBatch):
+            if not (isinstance(ruling, Wait) and ruling.soon and pending.looks < LOOKS_WHEN_HELD):
+                pending.done.set()
+            return False
+        if isinstance(ruling, Wait):
+            pending.waiting = ruling.why
+            if ruling.rule == "B6":
+                pending.doubt = replace(doubt, empty_at=None)
+            return False
+        if isinstance(ruling, AbsentOnce):
+            pending.doubt = replace(doubt, empty_at=ruling.waited)
+            return False
+        log.info("doubt_settled", shard=doubt.shard, attempt=doubt.attempt, rule=ruling.rule)
+        pending.ruling = ruling
+        pending.done.set()
+        return True
