@@ -3,68 +3,47 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
+from typing import TYPE_CHECKING, Final, Literal, Self, cast
 from weakref import WeakValueDictionary
 
 import anyio
-from msgspec.structs import replace
 
-from abatch.backend import Backend, JobRef, connect, normalize
+from abatch.backend import Backend, normalize
 from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
-from abatch.engine.access import check_access
+from abatch.engine.access import check_access, open_client
 from abatch.engine.context import ManagerContext
 from abatch.engine.move import move
 from abatch.engine.redrain import reopen_missing_parts
 from abatch.engine.runner import HandedOver, JobRun
-from abatch.engine.scope import Scope
+from abatch.engine.scopes import Scopes
 from abatch.engine.shutdown import Shutdown
-from abatch.errors import BadRequest, ConfigError, JobConflict, JobNotFound, JournalError, Overtaken, cancel_and_skip
-from abatch.input.answered import answering, without_answered
-from abatch.input.changed import check_may_change, take_changed
-from abatch.input.check import check_files
-from abatch.input.files import is_same, read_again
-from abatch.input.iterables import HEAD_ROWS, not_empty, other_row, read_row
-from abatch.input.keys import default_key
-from abatch.input.params import check_of
-from abatch.input.planner import log_doubts, spool_needed
+from abatch.engine.submission import Submissions, check_arguments
+from abatch.errors import ConfigError, JobNotFound
+from abatch.input.answered import answering
+from abatch.input.iterables import not_empty
 from abatch.input.repeats import repeated
-from abatch.input.request import HEADER_VALUE, Rows, exact, paths_of
+from abatch.input.request import exact, paths_of
 from abatch.job import Job
 from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
-from abatch.journal.log import Entry
 from abatch.journal.sqlite import SqliteLog
-from abatch.journal.status import DriverStatus, post
-from abatch.journal.survey import Survey, Surveys
+from abatch.journal.status import post
+from abatch.journal.survey import Surveys
 from abatch.log import log
 from abatch.prices import load as load_prices
-from abatch.protocol import wire
 from abatch.protocol.durations import KEPT_FOR
 from abatch.protocol.facts import (
-    ChangedSource,
-    DuplicateSeen,
-    FileSource,
-    FilesSource,
-    Headers,
-    IterableSource,
-    Limited,
-    SelectedSource,
     Submitted,
     files_of,
-    source_of,
-    takes_changed_input,
 )
-from abatch.protocol.lifecycle import Done, Held, InDoubt, Lost, doubt_of
 from abatch.streams import Events, call_with_events
 from abatch.system import threads
+from abatch.system.groups import first_of
 from abatch.system.lifetime import Lifetime
-from abatch.system.paths import absolute, absolute_url, folder_of, is_text, relative, relative_url, shown
+from abatch.system.paths import absolute, absolute_url, folder_of, relative_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -73,16 +52,15 @@ if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
     from abatch.engine.client import Client
+    from abatch.engine.scope import Scope
     from abatch.events import Event, EventsMissed
     from abatch.input.check import Preview
     from abatch.input.request import RequestSource
     from abatch.journal.records import JobRecord
-    from abatch.protocol.facts import Source
     from abatch.streams import EventStream
 
 __all__ = ["BatchManager"]
 
-KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 ON_EVENT_PATIENCE: Final = 10.0
 """Seconds that `on_event` has for the last events when the manager is left."""
 WISHES_EVERY: Final = 0.5
@@ -139,12 +117,8 @@ class BatchManager:
         self._runs: dict[int, JobRun] = {}
         self._spare: WeakValueDictionary[int, JobRun] = WeakValueDictionary()
         """Those of finished jobs: they live as long as somebody has a handle."""
-        self._scopes: dict[str | None, Scope] = {}
-        self._surveys: dict[str | None, Survey] = {}
-        self._guarded: set[str | None] = set()
         self._submitting: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._shutdown = Shutdown()
-        self._lost_seen: set[str] = set()
         self._open = False
         self._events = Events(self._folder)
         self._on_event = on_event
@@ -178,7 +152,7 @@ class BatchManager:
     async def _run(self) -> AsyncGenerator[None, None]:
         """Everything that runs between entering and leaving; `Lifetime` gives it a task of its own."""
         async with AsyncExitStack() as open_:
-            self._client = await self._make_client()  # first: without a key nothing is made
+            self._client = await open_client(self._sdk)  # first: without a key nothing is made
             open_.push_async_callback(self._client.aclose)
             folder = JournalFolder(self._folder)
             facts = await SqliteLog.open(folder, drive=True)
@@ -190,23 +164,31 @@ class BatchManager:
             self._grace = self._choose_grace()
             await threads.run(self._tidy_spool)
             await threads.run(surveys.add_all, self._ledger.unfinished.values())
-            self._surveys = surveys.of
+            self._scopes = Scopes(
+                self._client,
+                self._ledger,
+                self._config,
+                fingerprint=self._fingerprint,
+                grace=self._grace,
+                surveys=surveys.of,
+                start=self._run_scope,
+                look=self._look,
+            )
+            self._submissions = Submissions(self._ledger, self._config, run_of=self._run_of)
             self._shop = ManagerContext(
                 client=self._client,
                 ledger=self._ledger,
                 config=self._config,
                 prices=self._prices,
                 fingerprint=self._fingerprint,
-                scope=self._scope,
-                guard_checked=self._guard_checked,
+                scopes=self._scopes,
                 shutdown=self._shutdown,
             )
             self._ledger.on_recorded = self._events.announce
             try:
                 async with self._calling_on_event(), anyio.create_task_group() as self._group:
                     self._group.start_soon(self._follow_wishes)
-                    for workspace_id in list(self._surveys):
-                        self._scope(workspace_id)
+                    self._scopes.open_surveyed()
                     for job in list(self._ledger.unfinished.values()):
                         self._start(self._run_of(job), may_submit=self._resume == "all")
                     self._open = True
@@ -216,7 +198,7 @@ class BatchManager:
                         self._open = False
                         await self._leave()
             except BaseExceptionGroup as several:
-                raise _leaves(several)[0] from None
+                raise first_of(several) from None
             finally:
                 with anyio.CancelScope(shield=True):
                     for run in [*self._runs.values(), *self._spare.values()]:
@@ -234,6 +216,9 @@ class BatchManager:
                 self._events.end()
                 group.cancel_scope.deadline = anyio.current_time() + ON_EVENT_PATIENCE
 
+    def _run_scope(self, scope: Scope) -> None:
+        self._group.start_soon(scope.run)
+
     async def _leave(self) -> None:
         self._shutdown.wish()
         for job in self._ledger.unfinished.values():
@@ -241,14 +226,6 @@ class BatchManager:
         with anyio.CancelScope(shield=True):
             await self._shutdown.answered()
         self._group.cancel_scope.cancel()
-
-    async def _make_client(self) -> Client:
-        module: Any = await threads.run(import_module, "abatch.engine.client")  # Any: importing the SDK takes a second
-        if self._sdk is not None:
-            made: Client = module.Client(self._sdk, own=False)
-        else:
-            made = module.Client.from_environment()
-        return made
 
     def _choose_grace(self) -> float:
         needed = GRACE_OWN_SOCKET if self._client.owns_socket else GRACE_FOREIGN_SOCKET
@@ -276,7 +253,7 @@ class BatchManager:
         posted = None
         while True:
             await anyio.sleep(WISHES_EVERY)
-            if (status := self._status()) != posted:
+            if (status := self._scopes.status(self._runs.values())) != posted:
                 posted = status
                 try:
                     await threads.run(post, self._ledger.folder, status)
@@ -289,7 +266,7 @@ class BatchManager:
 
     def _heed(self, job: JobRecord) -> None:
         """Somebody wished something of this job: let its run look."""
-        scope = self._scope(job.submitted.headers.workspace_id)
+        scope = self._scopes.of(job.submitted.headers.workspace_id)
         for number in job.wishes:
             scope.interrupt(number)
         self._look(job)
@@ -302,94 +279,6 @@ class BatchManager:
         else:
             run.look()
 
-    def _status(self) -> DriverStatus:
-        scopes = list(self._scopes.values())
-        return DriverStatus(
-            pid=os.getpid(),
-            waiting={shard: why for scope in scopes for shard, why in scope.doubts.waiting().items()},
-            not_visible=[batch_id for scope in scopes for batch_id in scope.not_visible()],
-            parked={batch_id: why for scope in scopes for batch_id, why in scope.parking.in_words().items()},
-            trouble="; ".join(str(scope.trouble) for scope in scopes if scope.trouble is not None),
-            storage_down=[run.outage.down for run in self._runs.values() if run.outage.down is not None],
-        )
-
-    # ---- scopes -----------------------------------------------------------------------------------------------
-
-    def _scope(self, workspace_id: str | None) -> Scope:
-        scope = self._scopes.get(workspace_id)
-        if scope is None:
-            found = self._surveys.pop(workspace_id, None) or Survey()
-            scope = self._scopes[workspace_id] = Scope(
-                self._client,
-                workspace_id,
-                self._config,
-                grace=self._grace,
-                fingerprint=self._fingerprint,
-                known=found.known,
-                commits=found.commits,
-                prove=self._prove,
-                duplicate=self._note_duplicate,
-                durations=self._ledger.durations,
-                troubled=partial(self._wake, workspace_id),
-            )
-            scope.lost |= found.lost
-            self._group.start_soon(scope.run)
-        return scope
-
-    def _wake(self, workspace_id: str | None) -> None:
-        """Let all who wait for a job of this scope look again."""
-        for job in self._ledger.unfinished.values():
-            if job.submitted.headers.workspace_id == workspace_id:
-                job.wake()
-
-    def _prove(self, wire_id: bytes) -> tuple[int, int] | None:
-        named = wire.parse_id(wire_id)
-        if named is None or not self._ledger.lineage.made(named):
-            return None
-        return named.shard, named.attempt
-
-    async def _note_duplicate(self, shard: int, attempt: int, batch_id: str) -> bool:
-        """Whether a batch with the tag of this attempt is one too many; if so, it is recorded."""
-        await self._ledger.refresh()  # another process may have planned or found it
-        record = await self._ledger.find_shard(shard)
-        if record is None:
-            return True
-        job = self._ledger.jobs[record.job]
-        match record.state:
-            case InDoubt(attempt=open_) if open_ == attempt:
-                return False  # its answer may be on the way
-            case Held(doubt=InDoubt(attempt=open_)) if open_ == attempt:
-                self._look(job)  # its driver will find it now
-                return False
-            case _ if record.batch_id == batch_id:
-                return False
-            case Lost(batch_id=None) | Done(batch_id=None) if record.state.doubt.attempt == attempt:
-                # an operator gave it up, so its rows are missing: it is no duplicate
-                if batch_id not in self._lost_seen:
-                    self._lost_seen.add(batch_id)
-                    log.warning("lost_batch_seen", shard=shard, batch_id=batch_id)
-                return False
-            case _:
-                pass
-        if batch_id not in job.duplicates:
-            fact = DuplicateSeen(shard=shard, attempt=attempt, batch_id=batch_id)
-            await self._ledger.record(Entry(record.job, fact))
-        return True
-
-    def _guard_checked(self, workspace_id: str | None) -> bool:
-        """Whether nothing that is open in a scope was committed under another key."""
-        if workspace_id in self._guarded:
-            return True
-        for job in self._ledger.unfinished.values():
-            if job.submitted.headers.workspace_id != workspace_id:
-                continue
-            for shard in job.open_shards.values():
-                doubt = doubt_of(shard.state)
-                if doubt is not None and not self._scope(workspace_id).key.is_guarded(doubt.fingerprint):
-                    return False
-        self._guarded.add(workspace_id)
-        return True
-
     async def check_api(self, workspace_id: str | None = None) -> None:
         """Make one cheap call, to learn at once whether the API is there and takes the key.
 
@@ -398,7 +287,7 @@ class BatchManager:
 
         """
         self._check_open("check_api")
-        await self._scope(workspace_id).page(limit=1)
+        await self._scopes.of(workspace_id).page(limit=1)
 
     async def check_access(self, key: str, workspace_id: str | None = None) -> None:
         """Make sure that the API is there and takes the key; a refusal is looked at several times before it counts.
@@ -456,7 +345,7 @@ class BatchManager:
             self._keep(run)
 
     def _handle(self, job: JobRecord, handed: HandedOver | None = None) -> Job:
-        scope = self._scope(job.submitted.headers.workspace_id)
+        scope = self._scopes.of(job.submitted.headers.workspace_id)
         return Job(self._ledger, self._run_of(job), scope, self._prices, look=self._look, handed=handed)
 
     def events(self) -> EventStream:
@@ -598,62 +487,44 @@ class BatchManager:
 
         """
         self._check_open("submit")
-        if not 1 <= tries <= 100:
-            raise ConfigError(f"tries must be 1..100, got {tries}")
-        if limit is not None and limit < 1:
-            raise ConfigError(f"limit must be at least 1, got {limit}")
-        if pilot < 0:
-            raise ConfigError(f"pilot must be at least 0, got {pilot}")
         paths = paths_of(requests)
-        if unnamed := [path for path in paths if not is_text(str(path))]:
-            raise ConfigError(
-                f"input {str(unnamed[0])!r} has a name that is not UTF-8; rename it, or pass its lines as an iterable"
-            )
-        for value in (*betas, user_profile_id, workspace_id):
-            if value is not None and not HEADER_VALUE.fullmatch(value):
-                raise ConfigError(f"{value!r} cannot stand in a header")
-        headers = Headers(
-            betas=tuple(sorted(set(map(exact, betas)))),
-            user_profile_id=None if user_profile_id is None else exact(user_profile_id),
-            workspace_id=None if workspace_id is None else exact(workspace_id),
+        headers = check_arguments(
+            paths,
+            betas=betas,
+            user_profile_id=user_profile_id,
+            workspace_id=workspace_id,
+            tries=tries,
+            limit=limit,
+            pilot=pilot,
+            skip_answered=skip_answered,
         )
-        if skip_answered is not None and not paths:
-            raise ConfigError("skip_answered needs a file, which is read twice; leave answered requests out yourself")
         backend = to if isinstance(to, Backend) and not isinstance(to, str | os.PathLike) else None
         url = "" if backend is not None else relative_url(self._folder, normalize(os.fspath(to)))  # type: ignore[arg-type]
-        key = default_key(self._folder, paths, url) if key is None else exact(key)
-        key = self._moved_key(key, paths, url)
-        if not KEY.fullmatch(key):
-            raise ConfigError(f"key must match {KEY.pattern}, got {key!r}")
+        key = self._submissions.key_of(key, paths, url)
         async with self._one_at_a_time(key):
             job = self._ledger.job(key)
             if job is None:
                 if not paths:
                     requests = cast("RequestSource", not_empty(requests))
-                source = await self._source(paths, key, headers, preview, skip_answered)
+                source = await self._submissions.source(paths, key, headers, preview, skip_answered)
                 fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries, limit=limit, pilot=pilot)
-                job = await self._begin(fact, backend)
+                job = await self._submissions.begin(fact, backend)
             else:
-                self._compare_terms(job, url, headers, skip_answered)
-                taken = False
-                if changed_input and paths and job.finished is None and not job.cancel_wished:
-                    taken = await self._take_changed(job, paths, headers, limit, preview)
-                ends = job.cancel_wished and job.finished is None and not changed_input  # nothing is sent of its input
-                if not ends:
-                    await self._compare_content(job, paths)
-                if preview is not None and not taken:
-                    await self._preview_more(job, paths, limit, preview)
-                if not paths and isinstance(requests, list | tuple) and not ends:
-                    await self._compare_first_rows(job, cast("Sequence[object]", requests))
+                await self._submissions.compare(
+                    job,
+                    requests,
+                    paths,
+                    url=url,
+                    headers=headers,
+                    limit=limit,
+                    preview=preview,
+                    skip_answered=skip_answered,
+                    changed_input=changed_input,
+                )
                 if backend is not None and not job.to:  # one that was moved has another destination since
                     self._run_of(job).use(backend)
             run = self._run_of(job)
-            if limit != job.limit and job.finished is None and not job.cancel_wished:
-                stopped = job.stopped is not None  # held still it plans nothing, though its run may not be over yet
-                async with run.paused() if stopped else nullcontext():
-                    _check_lowered(job, limit, running=run.submits and not stopped)
-                    if not job.cut.last:
-                        await self._ledger.record(Entry(job.job, Limited(rows=limit)))
+            await self._submissions.change_limit(job, run, limit)
             if job.finished is not None:
                 await run.tidy()
             handed = None  # and from here to the start nothing is awaited: a run that ends lets go of what it has
@@ -662,7 +533,7 @@ class BatchManager:
             else:
                 handed = run.hand_over(requests)
             if job.finished is None or not paths:
-                self._scope(job.submitted.headers.workspace_id).start_over()
+                self._scopes.of(job.submitted.headers.workspace_id).start_over()
                 if run.over.is_set():
                     self._start(run, may_submit=True, handed_over=True)
                 else:
@@ -718,209 +589,3 @@ class BatchManager:
 
     async def _api(self) -> Client:
         return self._client
-
-    def _moved_key(self, key: str, paths: Sequence[Path], url: str) -> str:
-        """The key of the job that was begun with this input and moved to this destination; else `key`."""
-        if not paths or key != default_key(self._folder, paths, url) or self._ledger.job(key) is not None:
-            return key
-        moved = (job for job in self._ledger.jobs.values() if job.moves and url in job.places)
-        return next((job.key for job in moved if job.key == default_key(self._folder, paths, job.submitted.to)), key)
-
-    async def _source(
-        self, paths: Sequence[Path], key: str, headers: Headers, preview: Preview | None, skip_answered: str | None
-    ) -> Source:
-        if not paths:
-            return IterableSource()
-        if skip_answered is not None:
-            answering(self._ledger, skip_answered)  # before the files are read
-        params = check_of(self._config.params, betas=bool(headers.betas))
-        note = None if preview is None else preview.add
-        source = await check_files(
-            paths,
-            self._ledger.folder.path,
-            bytes_per_batch=self._config.bytes_per_batch,
-            params=params,
-            note=note if skip_answered is None else None,
-        )
-        if params is not None:
-            log_doubts(key, params.fresh_doubts())
-        needed = spool_needed(source, self._config) + self._config.free_disk
-        usage = os.statvfs(self._folder)
-        free = usage.f_bavail * usage.f_frsize
-        if free < needed:
-            raise ConfigError(
-                f"journal {self._folder} needs about {needed:,} bytes of disk for this input, {free:,} are free; "
-                "free some, or put the journal on another disk"
-            )
-        files = [replace(file, path=relative(self._folder, Path(file.path))) for file in files_of(source)]
-        checked = source_of(files, source.rows)
-        chosen: FileSource | FilesSource | SelectedSource = checked
-        if skip_answered is not None:
-            chosen = await without_answered(
-                self._ledger,
-                checked,
-                paths,
-                betas=headers.betas,
-                answered_by=skip_answered,
-                run_of=self._run_of,
-                note=note,
-            )
-            log.info(
-                "answered_left_out",
-                job=key,
-                answered_by=skip_answered,
-                skipped=chosen.skipped,
-                changed=chosen.changed,
-                uncompared=chosen.uncompared,
-            )
-        if preview is not None:
-            await preview.agree()
-        return chosen
-
-    async def _take_changed(
-        self, job: JobRecord, paths: Sequence[Path], headers: Headers, limit: int | None, preview: Preview | None
-    ) -> bool:
-        """Let a job go on with files whose content changed, and say whether; those that are as they were do nothing."""
-        files = files_of(job.submitted.source)
-        if not files:  # a conflict, as without this
-            return False
-        if len(files) == len(paths) and all(
-            [await is_same(file, path) for file, path in zip(files, paths, strict=True)]
-        ):
-            return False
-        async with self._run_of(job).paused():
-            check_may_change(job)  # before the files are read
-            source = await self._source(paths, job.key, headers, None, None)
-            assert isinstance(source, FileSource | FilesSource)
-            asking = None if preview is None else _Once(preview)
-            while job.finished is None:
-                try:
-                    await take_changed(self._ledger, job, source, paths, limit=limit, preview=asking)
-                except Overtaken:  # another process changed the job; look at it as it is now
-                    log.warning("change_overtaken", job=job.key)
-                else:
-                    return True
-        return False
-
-    async def _preview_more(self, job: JobRecord, paths: Sequence[Path], limit: int | None, preview: Preview) -> None:
-        """Show the requests that a higher limit allows."""
-        before, source = job.limit, job.submitted.source
-        if isinstance(source, IterableSource) or job.finished is not None or job.cancel_wished or job.cut.last:
-            return
-        if before is None or (limit is not None and limit <= before):
-            return
-        sent = source.sent if isinstance(source, ChangedSource) else 0  # they come first, and are not read
-        seen, end = sent, source.rows if limit is None else limit
-
-        def show(rows: Rows) -> None:
-            nonlocal seen
-            begin, most = max(before - seen, 0), max(end - seen, 0)
-            seen += len(rows.custom_ids)
-            preview.add(Rows(rows.custom_ids[begin:most], rows.params[begin:most], rows.betas[begin:most]))
-
-        await read_again(source, paths, show)
-        await preview.agree()
-
-    async def _begin(self, fact: Submitted, backend: Backend | None) -> JobRecord:
-        """Claim the destination, then make the job durable."""
-        if backend is None:
-            ref = JobRef(key=fact.key, lineage=self._ledger.lineage.name)
-            backend = await connect(absolute_url(self._folder, fact.to), ref)
-        try:
-            job = await self._ledger.start_job(fact)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await backend.aclose()
-            raise
-        self._run_of(job).use(backend)
-        log.info("job_submitted", job=job.key)
-        return job
-
-    def _compare_terms(self, job: JobRecord, url: str, headers: Headers, skip_answered: str | None) -> None:
-        """Refuse what belongs to a job besides its requests and is another; nothing is recorded before this."""
-        known = job.submitted
-        if url not in job.places:
-            place = f"destination {shown(absolute_url(self._folder, job.to))}" if job.to else "a backend object"
-            remedy = f"take the job elsewhere: abatch move {job.key} --to DEST" if job.finished is None else ""
-            raise JobConflict(job.key, place, why="destination", remedy=remedy)
-        if known.headers != headers:
-            raise JobConflict(job.key, "other betas, user profile or workspace", why="headers")
-        answered_by = known.source.answered_by if isinstance(known.source, SelectedSource) else None
-        if answered_by != skip_answered:
-            others = (
-                "all requests of its files (no --skip-answered)"
-                if answered_by is None
-                else f"the requests that job {answered_by!r} answered left out (--skip-answered {answered_by})"
-            )
-            raise JobConflict(job.key, others, why="selection")
-
-    async def _compare_content(self, job: JobRecord, paths: Sequence[Path]) -> None:
-        known = job.submitted.source
-        files = files_of(known)
-        if len(files) != len(paths):
-            raise JobConflict(job.key, "requests from another kind of source, or from more or fewer files")
-        for file, path in zip(files, paths, strict=True):  # an iterable is compared row by row, as it is read
-            if not await is_same(file, path):
-                way = "take the requests that were not sent from it: --changed-input (`changed_input=True`)"
-                if not takes_changed_input(known):
-                    way = cancel_and_skip(job.key)
-                raise JobConflict(job.key, f"other content of {file.path}", remedy=way if job.finished is None else "")
-
-    async def _compare_first_rows(self, job: JobRecord, requests: Sequence[object]) -> None:
-        """Refuse a list that differs at its beginning or in its length; the rest is compared as it is read."""
-        head, planned = (await self._ledger.in_full(job)).head, job.cut
-        with suppress(BadRequest):  # its place is named when it is read
-            for number, request in enumerate(requests[:HEAD_ROWS], 1):
-                if (difference := other_row(head, read_row(request, number), number)) is not None:
-                    raise JobConflict(job.key, difference)
-        if len(requests) < planned.rows or (planned.last and len(requests) > planned.rows):
-            kind = "more" if len(requests) < planned.rows else "fewer"
-            raise JobConflict(job.key, f"{kind} requests: {planned.rows:,}, where these are {len(requests):,}")
-
-
-class _Once:
-    """A preview that is asked once, however often the requests are read."""
-
-    def __init__(self, preview: Preview) -> None:
-        self._preview: Preview | None = preview
-
-    def add(self, rows: Rows, /) -> None:
-        """Show these requests unless all were shown and agreed to."""
-        if self._preview is not None:
-            self._preview.add(rows)
-
-    async def agree(self) -> None:
-        """Ask unless that was done."""
-        preview, self._preview = self._preview, None
-        if preview is not None:
-            await preview.agree()
-
-
-def _check_lowered(job: JobRecord, limit: int | None, *, running: bool) -> None:
-    """Refuse a limit that could not be kept: what is planned is sent.
-
-    Raises:
-        ConfigError: it is below what is planned, or what is being planned now.
-
-    """
-    if limit is None:
-        return
-    planned = job.cut.rows
-    if limit < planned:
-        raise ConfigError(
-            f"{planned:,} requests of job {job.key!r} are planned already, and these are sent: the limit must be at "
-            f"least {planned}, got {limit}"
-        )
-    if running and not job.cut.last and (job.limit is None or limit < job.limit):
-        raise ConfigError(f"job {job.key!r} is running: its limit cannot be lowered to {limit} now; leave it first")
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    """The errors of a task group, the journal's first."""
-    found: list[BaseException] = []
-    for each in group.exceptions:
-        if isinstance(each, BaseExceptionGroup):
-            found += _leaves(cast("BaseExceptionGroup[BaseException]", each))
-        else:
-            found.append(each)
-    return sorted(found, key=lambda error: not isinstance(error, JournalError))

@@ -1,18 +1,36 @@
-"""Make sure that the API is there and takes the key, before time is spent on planning."""
+"""Open the client of the API, and make sure that the API is there and takes the key."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from abatch.errors import ApiError, JobStopped
 from abatch.protocol.reads import Reads, refusal_of
+from abatch.system import threads
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["check_access"]
+    from anthropic import AsyncAnthropic
+
+    from abatch.engine.client import Client
+
+__all__ = ["check_access", "open_client"]
+
+
+async def open_client(sdk: AsyncAnthropic | None) -> Client:
+    """Make the client over the caller's SDK client, or over one that is built from the environment.
+
+    Raises:
+        ConfigError: the environment has no credentials, or they cannot be used.
+
+    """
+    module: Any = await threads.run(import_module, "abatch.engine.client")  # Any: importing the SDK takes a second
+    made: Client = module.Client.from_environment() if sdk is None else module.Client(sdk, own=False)
+    return made
 
 
 async def check_access(call: Callable[[], Awaitable[object]], key: str) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from abatch.engine.drain import Collector
     from abatch.engine.outage import Outage
     from abatch.engine.scope import Scope
+    from abatch.engine.scopes import Scopes
     from abatch.engine.shutdown import Shutdown
     from abatch.input.located import Named
     from abatch.journal.ledger import Ledger
@@ -44,8 +45,7 @@ class ManagerContext:
         config: Config,
         prices: PriceList,
         fingerprint: str | None,
-        scope: Callable[[str | None], Scope],
-        guard_checked: Callable[[str | None], bool],
+        scopes: Scopes,
         shutdown: Shutdown,
     ) -> None:
         self.client = client
@@ -53,8 +53,7 @@ class ManagerContext:
         self.config = config
         self.prices = prices
         self.fingerprint = fingerprint
-        self.scope = scope
-        self.guard_checked = guard_checked
+        self.scopes = scopes
         self.shutdown = shutdown
         self.uploads = anyio.Semaphore(config.uploads)
         self.drains = PrioritySlots(config.drains)
@@ -111,7 +110,7 @@ class JobContext:
 
     def guard_checked(self) -> bool:
         """Whether nothing that is open in the job's scope was committed under another key."""
-        return self.manager.guard_checked(self.scope.workspace_id)
+        return self.manager.scopes.guard_checked(self.scope.workspace_id)
 
     async def stop(self, reason: str, remedy: str) -> NoReturn:
         """Record that the job stops, unless it has stopped already.

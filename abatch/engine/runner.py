@@ -437,7 +437,7 @@ class JobRun:
             manager=shop,
             job=job,
             ref=self.ref(),
-            scope=shop.scope(workspace_id),
+            scope=shop.scopes.of(workspace_id),
             collector=None,
             outage=self.outage,
             may_submit=self.may_submit,

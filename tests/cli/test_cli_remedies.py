@@ -57,7 +57,10 @@ REMEDIES = {
     ("errors.py", "abatch run"): LIMITED,
     ("errors.py", "abatch resolve SHARD --adopt BATCH_ID"): HELD,
     ("journal/sqlite.py", "abatch status"): STATUS,
-    ("manager.py", "abatch move {} --to DEST"): f"{PAID}::test_the_commands_name_the_journal_where_it_is_another",
+    (
+        "engine/submission.py",
+        "abatch move {} --to DEST",
+    ): f"{PAID}::test_the_commands_name_the_journal_where_it_is_another",
 }
 """By file and command, or by the option that an error adds to the same command: the test that types it."""
 

@@ -127,7 +127,7 @@ async def call_lost(shard: int, *, any_key: bool = False) -> None:
 
 def missed(running: BatchManager, since: float = 0.0) -> bool:
     """Whether the list was looked at since, and every batch that is watched was missed."""
-    scope = running._scope(None)
+    scope = running._scopes.of(None)
     watched = scope._watched.values()
     return scope.date > since and bool(watched) and all(watch.absence._first is not None for watch in watched)
 
@@ -220,7 +220,7 @@ async def test_wrong_key_loses_nothing(monkeypatch: pytest.MonkeyPatch, api: San
         async with resumed(path) as (running, job):
             await until_vanished(server, running, job)
             await two_days_later(server, running)
-            await until(lambda: running._scope(None).key._confirm_after != 0.0)
+            await until(lambda: running._scopes.of(None).key._confirm_after != 0.0)
             assert not job.done
         monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
         _, summary = await run(path)
@@ -291,7 +291,7 @@ async def test_operator_s_word_that_was_refused_is_told_once_and_not_asked_again
         async with manager() as running:
             job = await running.submit(path, to="results.jsonl", key="job")
             assert job._job.wishes == {}
-            await until(lambda: any(watch.seen for watch in running._scope(None)._watched.values()))
+            await until(lambda: any(watch.seen for watch in running._scopes.of(None)._watched.values()))
             api.advance(2 * HOUR)
             summary = await job.wait()
     assert (summary.succeeded, summary.missing) == (8, 0)
@@ -355,12 +355,12 @@ async def test_batch_that_an_operator_named_and_that_is_gone_before_a_line_prove
         summary = await job.wait()
         assert isinstance(shard.state, Done)
         assert (shard.state.batch_id, shard.state.proven) == (named, False)
-        assert running._scope(None).known.bound == set()
+        assert running._scopes.of(None).known.bound == set()
     assert (summary.succeeded, summary.missing) == (0, 5)
     async with manager(unresolved="hold") as running:
         job = await running.submit(path, to="results.jsonl", key="job")
         assert (await job.wait()).missing == 5
-        assert running._scope(None).known.bound == set()
+        assert running._scopes.of(None).known.bound == set()
     assert (api.account.batches, api.account.violated) == (0, 0)
 
 
@@ -465,7 +465,7 @@ async def test_operator_s_word_on_a_doubt_whose_batch_the_list_shows_loses_nothi
         job = await running.submit(path, to="results.jsonl", key="job")
         await until(lambda: job.progress().in_doubt == 1)
         if looked:
-            await until(lambda: bool(running._scope(None).doubts.candidates()))
+            await until(lambda: bool(running._scopes.of(None).doubts.candidates()))
     await call_lost(1)
     with structlog.testing.capture_logs() as events:
         async with resumed(path) as (_, job):
@@ -490,7 +490,7 @@ async def test_operator_s_word_on_a_doubt_whose_batch_was_deleted_is_obeyed_for_
         path = write(rows)
         async with manager() as running:
             job = await running.submit(path, to="results.jsonl", key="job")
-            await until(lambda: bool(running._scope(None).doubts.candidates()))
+            await until(lambda: bool(running._scopes.of(None).doubts.candidates()))
         await call_lost(1)
         monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
         with structlog.testing.capture_logs() as events:

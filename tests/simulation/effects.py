@@ -43,6 +43,7 @@ import abatch.engine.key_guard
 import abatch.engine.pending
 import abatch.engine.runner
 import abatch.engine.scope
+import abatch.engine.submission
 import abatch.engine.upload
 import abatch.engine.withheld
 import abatch.input.iterables
@@ -414,7 +415,7 @@ def simulated() -> Iterator[None]:
         (abatch.engine.pending, "closing", _closing),
         (abatch.engine.key_guard.KeyGuard, "may_see", _seen_to),
         (abatch.backend, "connect", _connected),
-        (abatch.manager, "connect", _connected),
+        (abatch.engine.submission, "connect", _connected),
         (abatch.backend, "_registered", cache(abatch.backend._registered)),
         (shutil, "disk_usage", lambda path: here.world.disk.usage(path)),  # noqa: PLW0108
         (abatch.log._Log, "__getattr__", _recorded),

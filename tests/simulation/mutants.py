@@ -38,6 +38,7 @@ from abatch.engine.pending import PendingDoubts
 from abatch.engine.recorder import ShardRecorder
 from abatch.engine.runner import JobRun
 from abatch.engine.scope import Scope
+from abatch.engine.scopes import Scopes
 from abatch.engine.sift import LineSifter
 from abatch.engine.upload import Uploader
 from abatch.engine.watch import BatchWatcher
@@ -274,7 +275,7 @@ def tag_not_compared() -> ExitStack:
         named = wire.parse_id(wire_id)
         return None if named is None else (named.shard, named.attempt)
 
-    return _patched((abatch.manager.BatchManager, "_prove", prove))
+    return _patched((Scopes, "_prove", prove))
 
 
 def _settling(**policy: bool) -> ExitStack:

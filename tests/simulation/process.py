@@ -118,7 +118,8 @@ class Process(Owner):
 
     def scope(self, workspace_id: str | None) -> Scope | None:
         """What its manager knows of a workspace."""
-        return None if self.manager is None else self.manager._scopes.get(workspace_id)
+        scopes = getattr(self.manager, "_scopes", None)  # made when the manager is entered
+        return None if scopes is None else scopes.opened.get(workspace_id)
 
     def stop(self) -> None:
         """Tell it to stop, as by SIGTERM."""

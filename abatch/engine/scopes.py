@@ -1,0 +1,165 @@
+"""The scopes of one manager: each made when it is first asked for, with the proof of tags that they share."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from abatch.engine.scope import Scope
+from abatch.journal.log import Entry
+from abatch.journal.status import DriverStatus
+from abatch.journal.survey import Survey
+from abatch.log import log
+from abatch.protocol import wire
+from abatch.protocol.facts import (
+    DuplicateSeen,
+)
+from abatch.protocol.lifecycle import Done, Held, InDoubt, Lost, doubt_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from abatch.config import Config
+    from abatch.engine.client import Client
+    from abatch.engine.runner import JobRun
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.records import JobRecord
+
+__all__ = ["Scopes"]
+
+
+class Scopes:
+    """Every scope of one journal.
+
+    Args:
+        client: the API.
+        ledger: the journal's jobs.
+        config: polling, policy and tier.
+        fingerprint: of the key in use.
+        grace: seconds that an unanswered create may still take to appear.
+        surveys: what the journal knows of each scope.
+        start: runs a scope that was made, until the manager is left.
+        look: lets the run of a job look at its open shards.
+
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        ledger: Ledger,
+        config: Config,
+        *,
+        fingerprint: str | None,
+        grace: float,
+        surveys: dict[str | None, Survey],
+        start: Callable[[Scope], None],
+        look: Callable[[JobRecord], None],
+    ) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._config = config
+        self._fingerprint = fingerprint
+        self._grace = grace
+        self._surveys = surveys
+        self._start = start
+        self._look = look
+        self.opened: dict[str | None, Scope] = {}
+        """Those that were asked for, by workspace."""
+        self._guarded: set[str | None] = set()
+        """Workspaces in which nothing open was committed under another key."""
+        self._lost_seen: set[str] = set()
+        """Batches that were given up and whose results were seen: each is reported once."""
+
+    def open_surveyed(self) -> None:
+        """Make every scope in which the journal has batches or doubts."""
+        for workspace_id in list(self._surveys):
+            self.of(workspace_id)
+
+    def of(self, workspace_id: str | None) -> Scope:
+        """The scope of this workspace, which runs from the first call on."""
+        scope = self.opened.get(workspace_id)
+        if scope is None:
+            found = self._surveys.pop(workspace_id, None) or Survey()
+            scope = self.opened[workspace_id] = Scope(
+                self._client,
+                workspace_id,
+                self._config,
+                grace=self._grace,
+                fingerprint=self._fingerprint,
+                known=found.known,
+                commits=found.commits,
+                prove=self._prove,
+                duplicate=self._note_duplicate,
+                durations=self._ledger.durations,
+                troubled=partial(self._wake, workspace_id),
+            )
+            scope.lost |= found.lost
+            self._start(scope)
+        return scope
+
+    def _wake(self, workspace_id: str | None) -> None:
+        """Let all who wait for a job of this scope look again."""
+        for job in self._ledger.unfinished.values():
+            if job.submitted.headers.workspace_id == workspace_id:
+                job.wake()
+
+    def _prove(self, wire_id: bytes) -> tuple[int, int] | None:
+        named = wire.parse_id(wire_id)
+        if named is None or not self._ledger.lineage.made(named):
+            return None
+        return named.shard, named.attempt
+
+    async def _note_duplicate(self, shard: int, attempt: int, batch_id: str) -> bool:
+        """Whether a batch with the tag of this attempt is one too many; if so, it is recorded."""
+        await self._ledger.refresh()  # another process may have planned or found it
+        record = await self._ledger.find_shard(shard)
+        if record is None:
+            return True
+        job = self._ledger.jobs[record.job]
+        match record.state:
+            case InDoubt(attempt=open_) if open_ == attempt:
+                return False  # its answer may be on the way
+            case Held(doubt=InDoubt(attempt=open_)) if open_ == attempt:
+                self._look(job)  # its driver will find it now
+                return False
+            case _ if record.batch_id == batch_id:
+                return False
+            case Lost(batch_id=None) | Done(batch_id=None) if record.state.doubt.attempt == attempt:
+                # an operator gave it up, so its rows are missing: it is no duplicate
+                if batch_id not in self._lost_seen:
+                    self._lost_seen.add(batch_id)
+                    log.warning("lost_batch_seen", shard=shard, batch_id=batch_id)
+                return False
+            case _:
+                pass
+        if batch_id not in job.duplicates:
+            fact = DuplicateSeen(shard=shard, attempt=attempt, batch_id=batch_id)
+            await self._ledger.record(Entry(record.job, fact))
+        return True
+
+    def guard_checked(self, workspace_id: str | None) -> bool:
+        """Whether nothing that is open in a scope was committed under another key."""
+        if workspace_id in self._guarded:
+            return True
+        for job in self._ledger.unfinished.values():
+            if job.submitted.headers.workspace_id != workspace_id:
+                continue
+            for shard in job.open_shards.values():
+                doubt = doubt_of(shard.state)
+                if doubt is not None and not self.of(workspace_id).key.is_guarded(doubt.fingerprint):
+                    return False
+        self._guarded.add(workspace_id)
+        return True
+
+    def status(self, runs: Iterable[JobRun]) -> DriverStatus:
+        """What only this process knows, of all scopes and of these runs."""
+        scopes = list(self.opened.values())
+        return DriverStatus(
+            pid=os.getpid(),
+            waiting={shard: why for scope in scopes for shard, why in scope.doubts.waiting().items()},
+            not_visible=[batch_id for scope in scopes for batch_id in scope.not_visible()],
+            parked={batch_id: why for scope in scopes for batch_id, why in scope.parking.in_words().items()},
+            trouble="; ".join(str(scope.trouble) for scope in scopes if scope.trouble is not None),
+            storage_down=[run.outage.down for run in runs if run.outage.down is not None],
+        )
