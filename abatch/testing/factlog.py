@@ -84,7 +84,7 @@ class FactLogContract:
         """Hold the next append of this connection in its middle: facts are written, and not durable yet.
 
         The block is given a function that waits until an append has arrived there. When the block is left the append
-        goes on.
+        goes on, and fails then if `fail_next_sync` was called before.
         """
         raise NotImplementedError
 
@@ -399,6 +399,19 @@ class FactLogContract:
             assert [each.fact for each in await replayed(reader)][1:] == [planned(), planned(part=1)]
             await log.append(Entry(job, committing(), 1, 1))
             assert len(await replayed(reader)) == 4
+
+    async def test_a_cancellation_does_not_hide_a_failed_sync(self) -> None:
+        async with self.opened() as (log,):
+            job = (await log.add_job(submitted("k"))).job
+            self.fail_next_sync(log)
+            async with self.held(log) as arrived:
+                appending = asyncio.ensure_future(log.append(Entry(job, planned(), 1, 0)))
+                await arrived()
+                appending.cancel()
+                await asyncio.sleep(0)
+            with suppress(asyncio.CancelledError, JournalError):
+                await appending
+            assert await raised(JournalError, log.append(Entry(job, CancelWished())))
 
     async def test_after_a_failed_sync_the_connection_takes_nothing_more(self) -> None:
         async with self.opened(2) as (log, reader):

@@ -103,6 +103,7 @@ class TestMemoryLog(FactLogContract):
         async def wait() -> None:
             arrived.set()
             await go_on.wait()
+            await before()
 
         self.store.sync = wait
         try:
