@@ -26,12 +26,11 @@ from abatch.errors import ApiError, BackendError, SpoolDamaged
 from abatch.input.spool import (
     SpoolReader,
     Written,
-    count_missing,
     guarded,
     open_spool,
-    write_missing,
 )
 from abatch.journal.kept import KeptIds, read_kept, write_kept
+from abatch.journal.missing import count_missing, write_missing
 from abatch.log import log
 from abatch.protocol import wire
 from abatch.protocol.durations import KEPT_FOR

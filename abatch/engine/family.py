@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
@@ -10,13 +9,13 @@ import msgspec
 
 from abatch.engine.reading import read_results
 from abatch.journal.kept import mark_of
+from abatch.journal.missing import read_missing
 from abatch.protocol import wire
 from abatch.protocol.failures import failure_of
 from abatch.system import threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection
-    from pathlib import Path
 
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
@@ -141,10 +140,5 @@ def _mark(line: Line) -> bytes:
 async def _missing(ledger: Ledger, job: JobRecord) -> list[bytes]:
     marks: list[bytes] = []
     for shard in job.missing_shards:
-        marks += await threads.run(_missing_of, ledger.folder.missing_list(shard))
+        marks += map(mark_of, await threads.run(read_missing, ledger.folder.missing_list(shard)))
     return marks
-
-
-def _missing_of(path: Path) -> list[bytes]:
-    with path.open("rb") as file:
-        return [mark_of(msgspec.json.encode(json.loads(line)["custom_id"])) for line in file]

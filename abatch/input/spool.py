@@ -393,26 +393,6 @@ def examine(path: Path) -> Written | None:
     )
 
 
-def write_missing(path: Path, entries: Sequence[tuple[bytes, str]]) -> None:
-    """Make the list of a shard's rows that have no line durable: JSON lines `{"custom_id", "reason"}`."""
-    folder = path.parent
-    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)
-    with os.fdopen(descriptor, "wb") as file:
-        for custom_id, reason in entries:
-            file.write(b'{"custom_id":' + custom_id + b',"reason":' + msgspec.json.encode(reason) + b"}\n")
-        file.flush()
-        sync(file.fileno())
-    with durable(folder):
-        (folder / temporary).rename(path)
-
-
-def count_missing(path: Path) -> int:
-    """How many rows such a list has; none if there is no list."""
-    with suppress(FileNotFoundError):
-        return path.read_bytes().count(b"\n")
-    return 0
-
-
 def _extend(ends: array[int], sizes: Iterable[int], start: int) -> None:
     """Add the ends of parts of these sizes, each right behind the one before; the first begins at `start`."""
     ends.extend(islice(accumulate(sizes, initial=ends[-1] if ends else start), 1, None))

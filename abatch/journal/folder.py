@@ -5,12 +5,13 @@
       lock              held by the one process that drives (`lock.py`)
       driver.json       what only the driving process knows (`status.py`)
       spool/            sealed request bodies
-      missing/          ids of rows that have no result, per shard
+      missing/          ids of rows that have no result, per shard (`missing.py`)
       ids/              ids of drained shards, for as long as the API keeps their results (`kept.py`)
       .seen-*.tmp       scratch files of a check, without a name where the system allows it
 
-Nothing outside this package puts a path together that lies in it. Files in it are made with mode 0600. These calls
-block: see `threads.run`.
+Nothing outside this package puts a path of the journal together. Files in it are made with mode 0600. The command line
+keeps the state of a sandbox beside the journal in the same folder, and nothing here looks at that. These calls block:
+see `threads.run`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abatch.errors import SpoolDamaged
-from abatch.input.spool import FOOTER, PIECE, SpoolReader, SpoolWriter, examine, write_missing
+from abatch.input.spool import FOOTER, PIECE, SpoolReader, SpoolWriter, examine
 from abatch.protocol import wire
 from abatch.system.disk import remove
 from tests.unit.make import KEY, names, planned_for, read_spool, rows_of, write_spool
@@ -313,14 +313,3 @@ def test_examine_of_something_else_is_damage(tmp_path, raw):
     (tmp_path / "x.spool").write_bytes(raw)
     with pytest.raises(SpoolDamaged):
         examine(tmp_path / "x.spool")
-
-
-def test_the_list_of_missing_rows_is_json_lines_for_its_owner_alone(tmp_path):
-    write_missing(tmp_path / "00000001.jsonl", [(b'"a"', 'it "was" deleted'), (b'"b"', "archived")])
-    path = tmp_path / "00000001.jsonl"
-    assert [json.loads(line) for line in path.read_bytes().splitlines()] == [
-        {"custom_id": "a", "reason": 'it "was" deleted'},
-        {"custom_id": "b", "reason": "archived"},
-    ]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert names(tmp_path) == ["00000001.jsonl"]

@@ -1,0 +1,48 @@
+"""The lists of rows without a result, one per shard: JSON lines `{"custom_id", "reason"}`.
+
+`JournalFolder.missing_list` says where a list is. These calls block: see `threads.run`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from abatch.system.disk import durable, sync
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["count_missing", "read_missing", "write_missing"]
+
+
+def write_missing(path: Path, entries: Sequence[tuple[bytes, str]]) -> None:
+    """Make the list of a shard's rows that have no line durable; a list that exists is replaced."""
+    folder = path.parent
+    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)
+    with os.fdopen(descriptor, "wb") as file:
+        for custom_id, reason in entries:
+            file.write(b'{"custom_id":' + custom_id + b',"reason":' + msgspec.json.encode(reason) + b"}\n")
+        file.flush()
+        sync(file.fileno())
+    with durable(folder):
+        (folder / temporary).rename(path)
+
+
+def count_missing(path: Path) -> int:
+    """How many rows such a list has; none if there is no list."""
+    with suppress(FileNotFoundError):
+        return path.read_bytes().count(b"\n")
+    return 0
+
+
+def read_missing(path: Path) -> list[bytes]:
+    """The custom_ids of such a list, as JSON strings; it must exist."""
+    with path.open("rb") as file:
+        return [msgspec.json.encode(json.loads(line)["custom_id"]) for line in file]
