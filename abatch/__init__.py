@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from abatch.backend import Backend, BackendFactory, JobRef, Sealed, ShardRef, Sink
 from abatch.config import Config
+from abatch.engine.relocate import Relocation
+from abatch.engine.retry import Retry
 from abatch.errors import (
     AbatchError,
     ApiError,
@@ -32,13 +34,18 @@ from abatch.errors import (
 )
 from abatch.input.check import Preview
 from abatch.input.estimate import Estimate, Estimator
+from abatch.input.origin import RequestOrigin
 from abatch.input.request import Request, Rows
 from abatch.input.stdin import read_stdin
 from abatch.job import Job
+from abatch.journal.status import DriverStatus, StorageDown
 from abatch.journal.sums import Progress
 from abatch.manager import BatchManager
 from abatch.protocol.forecast import Forecast
 from abatch.result import Failure, Line, Result, ResultError, Summary, Usage
+from abatch.snapshot import JobStatus, JournalStatus, OperatorWord, ShardStatus
+from abatch.sync import cancel, estimate, identify, move, resolve, results, status
+from abatch.view import JournalView
 
 __all__ = [
     "AbatchError",
@@ -52,6 +59,7 @@ __all__ = [
     "BatchManager",
     "Config",
     "ConfigError",
+    "DriverStatus",
     "Estimate",
     "Estimator",
     "Failure",
@@ -61,26 +69,42 @@ __all__ = [
     "JobFailed",
     "JobNotFound",
     "JobRef",
+    "JobStatus",
     "JobStopped",
     "JournalCorrupt",
     "JournalError",
     "JournalLocked",
+    "JournalStatus",
+    "JournalView",
     "LimitReached",
     "Line",
     "ManagerClosed",
+    "OperatorWord",
     "Preview",
     "Progress",
+    "Relocation",
     "Request",
+    "RequestOrigin",
     "Result",
     "ResultError",
+    "Retry",
     "Rows",
     "Sealed",
     "ShardRef",
+    "ShardStatus",
     "Sink",
     "StillInDoubt",
+    "StorageDown",
     "Summary",
     "Usage",
+    "cancel",
+    "estimate",
+    "identify",
+    "move",
     "read_stdin",
+    "resolve",
+    "results",
+    "status",
 ]
 
 if TYPE_CHECKING:

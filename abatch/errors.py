@@ -237,6 +237,13 @@ class JobConflict(AbatchError):
         return f"job {self.key!r} cannot take the changed input: {self.difference}. {remedy[0].upper()}{remedy[1:]}"
 
 
+CORRECT_FILE: Final = (
+    "Correct what the message names in the input, then run the same command again with --changed-input "
+    "(`changed_input=True` in Python)."
+)
+"""The remedy for a job of files that stopped at a request that the API refused."""
+
+
 class JobStopped(AbatchError):
     """The job cannot go on until somebody acts; handing it over again tries again.
 
@@ -249,6 +256,11 @@ class JobStopped(AbatchError):
         self.reason = reason
         self.remedy = remedy
         self.failing = failing
+
+    @property
+    def takes_changed_input(self) -> bool:
+        """Whether the remedy is to correct the input, and submit it with `changed_input=True`."""
+        return self.remedy == CORRECT_FILE
 
     def __str__(self) -> str:
         return f"job {self.key!r} stopped: {self.reason.removesuffix('.')}. {self.remedy}"

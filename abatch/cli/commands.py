@@ -8,7 +8,7 @@ import shlex
 from typing import TYPE_CHECKING, Final
 
 from abatch.cli.paths import DEFAULT_JOURNAL, SANDBOX_JOURNAL, has_sandbox
-from abatch.system.paths import folder_of
+from abatch.view import folder_of
 
 if TYPE_CHECKING:
     from pathlib import Path

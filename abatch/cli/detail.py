@@ -12,35 +12,25 @@ from rich.text import Text
 from abatch.cli.follow import failures_table, summary_rows
 from abatch.cli.sanitize import clean, duration, moment
 from abatch.cli.screen import table
-from abatch.prices import load
-from abatch.protocol.forecast import Forecast, forecast
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     from rich.console import RenderableType
 
-    from abatch.journal.records import JobRecord
-    from abatch.result import Failure
+    from abatch import Failure, Forecast, JobStatus, Summary
 
-__all__ = ["detail_json", "detail_of", "time_left"]
+__all__ = ["detail_json", "detail_of"]
 
-NOT_DRIVEN = "no process drives this journal"
 SO_FAR = frozenset({"tokens", "cost", "synchronous cost", "time"})
 """Sums that still grow while a job is not done."""
 
 
-def time_left(job: JobRecord, durations: Collection[float], now: float, *, driven: bool) -> Forecast:
-    """How long a job may still take; nothing can be said of one that nobody drives."""
-    if job.finished is None and not driven:
-        return Forecast(why=NOT_DRIVEN)
-    return forecast(job, job.progress(), durations, now)
-
-
-def detail_of(job: JobRecord, failures: Sequence[Failure], left: Forecast, now: float) -> list[RenderableType]:
+def detail_of(
+    job: JobStatus, summary: Summary, failures: Sequence[Failure], left: Forecast, now: float
+) -> list[RenderableType]:
     """What is to be shown of one job besides its row."""
-    done = job.finished is not None
-    summary = job.summary(load())
+    done = job.done
     if not done:  # a job that is not done takes time until now, and not until its last fact
         summary = replace(summary, seconds=now - job.started_at)
     rows = [
@@ -53,9 +43,8 @@ def detail_of(job: JobRecord, failures: Sequence[Failure], left: Forecast, now: 
     return [*parts, Text(), failures_table(failures)] if failures else parts
 
 
-def detail_json(job: JobRecord, failures: Sequence[Failure] | None, left: Forecast) -> dict[str, Any]:
+def detail_json(summary: Summary, failures: Sequence[Failure] | None, left: Forecast) -> dict[str, Any]:
     """The same facts as members of a JSON object; `failures` is None where they were not read."""
-    summary = job.summary(load())
     return {
         "location": clean(summary.location),
         "succeeded": summary.succeeded,

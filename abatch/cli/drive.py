@@ -31,12 +31,11 @@ from abatch.cli.screen import configure_logs
 from abatch.cli.streams import OutputGone
 from abatch.config import Config
 from abatch.destination import address, is_local, load_backend, missing_folder, normalize, shown
-from abatch.engine.upload import CORRECT_FILE
 from abatch.errors import BackendError, BadRequest, ConfigError, JobConflict, JobStopped, LimitReached
-from abatch.input.keys import default_key
+from abatch.input.keys import key_of_files
 from abatch.log import ranges
 from abatch.manager import BatchManager
-from abatch.system.paths import folder_of, relative_url
+from abatch.view import folder_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -286,7 +285,7 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     course.key = order.key
     paths = order.requests if isinstance(order.requests, list) else []
     if course.key is None:
-        course.key = default_key(journal, paths, relative_url(journal, url))
+        course.key = key_of_files(journal, paths, url)
     screen.say(f"key          {course.key}\njournal      {around.journal}\ndestination  {shown(url)}")
     async with manager:
         typed = _typed(order, journal)
@@ -375,8 +374,8 @@ def _typed(order: Order, journal: Path) -> Typed:
 def _moved(manager: BatchManager, journal: Path, paths: Sequence[Path], url: str) -> Job | None:
     """The job that was begun with this input under no key, and moved to this destination: it has kept its key."""
     for job in manager.jobs():
-        had = [relative_url(journal, each) for each in job.destinations]
-        if relative_url(journal, url) in had and paths and job.key == default_key(journal, paths, had[0]):
+        had = job.destinations
+        if address(url) in had and paths and job.key == key_of_files(journal, paths, had[0]):
             return job
     return None
 
@@ -471,7 +470,7 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
         screen.complain(f"Of the requests before it {done.submitted:,} were sent, {done.sealed:,} have their result.")
     stop = course.error if isinstance(order, Order) and isinstance(course.error, JobStopped) else None
     failing = stop is not None and stop.failing
-    changes = stop is not None and stop.remedy == CORRECT_FILE
+    changes = stop is not None and stop.takes_changed_input
     words = ["abatch", *sys.argv[1:]]
     resume = shlex.join(words + ["--changed-input"] * (changes and "--changed-input" not in words))
     resume_anyway = f"{resume} {shlex.join(OVERRIDE)}"

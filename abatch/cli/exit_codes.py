@@ -28,15 +28,14 @@ from abatch.cli.screen import Screen, configure_logs
 from abatch.cli.streams import OutputGone
 from abatch.destination import shown
 from abatch.errors import AbatchError, BackendError, BackendNotFound, BadRequest, ConfigError, JobConflict
-from abatch.journal.states import standing_of
 from abatch.log import redact
-from abatch.system.paths import folder_of
+from abatch.view import folder_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
     from pathlib import Path
 
-    from abatch.journal.records import JobRecord
+    from abatch import JobStatus
 
 __all__ = [
     "BAD_INPUT",
@@ -75,7 +74,7 @@ def status_of(error: BaseException) -> int:
     return BAD_INPUT if isinstance(error, ConfigError | BadRequest | JobConflict) else STUCK
 
 
-def exit_code_of(jobs: Iterable[JobRecord], *, driven: bool) -> int:
+def exit_code_of(jobs: Iterable[JobStatus], *, driven: bool) -> int:
     """The exit code that says how jobs stand: 0 if there is none.
 
     Args:
@@ -84,10 +83,10 @@ def exit_code_of(jobs: Iterable[JobRecord], *, driven: bool) -> int:
 
     """
 
-    def code(job: JobRecord) -> int:
-        if job.finished is not None:
-            return FAILED if job.progress().failed or job.not_sent != 0 else OK
-        return RUNNING if driven and standing_of(job).state not in WANTS_SOMEBODY else STUCK
+    def code(job: JobStatus) -> int:
+        if job.done:
+            return FAILED if job.progress.failed or job.not_sent != 0 else OK
+        return RUNNING if driven and job.state not in WANTS_SOMEBODY else STUCK
 
     return max(map(code, jobs), key=WORST_LAST.index, default=OK)
 

@@ -6,27 +6,24 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from abatch.backend import normalize
 from abatch.cli.commands import command, near
+from abatch.destination import normalize, shown
 from abatch.errors import ConfigError
-from abatch.input.answered import retried_key
-from abatch.protocol.facts import SelectedSource, files_of
-from abatch.protocol.stops import CUT
-from abatch.system.paths import absolute, absolute_url, shown
+from abatch.snapshot import retried_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from abatch.journal.ledger import Ledger
-    from abatch.journal.records import JobRecord
-    from abatch.result import Failure, Summary
+    from abatch import Failure, JobStatus, Summary
 
-__all__ = ["OVERRIDE", "Resume", "about_failures", "about_stops", "resuming"]
+__all__ = ["CUT", "OVERRIDE", "Resume", "about_failures", "about_stops", "resuming"]
 
 OVERRIDE: Final = ("--failing", "go-on")
 """Options that send the rest of a job in spite of its first results."""
 
+CUT: Final = "max_tokens"
+"""The stop reason of answers that were cut."""
 NOT_WHOLE: Final = {
     CUT: "cut at max_tokens",
     "refusal": "refused by the model",
@@ -53,28 +50,25 @@ class Resume:
         return ", ".join(filter(None, [self.command, self.needs]))
 
 
-def resuming(ledger: Ledger, job: JobRecord) -> Resume:
+def resuming(folder: Path, job: JobStatus) -> Resume:
     """The command that goes on with a job; while a trial is under way, no further than its limit."""
-    folder, submitted, headers = ledger.folder.path, job.submitted, job.submitted.headers
-    first = retried_key(job.key)
-    override = OVERRIDE if job.stopped is not None and job.stopped.failing else ()
+    override = OVERRIDE if job.failing else ()
 
     def resume(*words: str, needs: str) -> Resume:
         anyway = command(folder, *words, *override) if override else ""
         return Resume(command=command(folder, *words), needs=needs, anyway=anyway)
 
-    if ledger.job(first) is not None:
-        return resume("retry", first, needs="with the options it was begun with")
-    if not job.to or headers.user_profile_id is not None:
+    if job.retry_of is not None:
+        return resume("retry", job.retry_of, needs="with the options it was begun with")
+    if not job.destination or job.user_profile_id is not None:
         return Resume(needs="by the application that began it")
-    files = files_of(submitted.source)
-    sources = [near(str(absolute(folder, file.path))) for file in files] or ["-"]
-    words = ["run", *sources, "--to", _destination(absolute_url(folder, job.to)), "--key", job.key]
-    words += [word for beta in headers.betas for word in ("--beta", beta)]
-    words += [] if headers.workspace_id is None else ["--workspace", headers.workspace_id]
-    if isinstance(submitted.source, SelectedSource):
-        words += ["--skip-answered", submitted.source.answered_by]
-    if job.limit is not None and (job.open_shards or not job.limit_reached):  # its trial is not over
+    files = job.files
+    sources = [near(str(file)) for file in files] or ["-"]
+    words = ["run", *sources, "--to", _destination(job.destination), "--key", job.key]
+    words += [word for beta in job.betas for word in ("--beta", beta)]
+    words += [] if job.workspace_id is None else ["--workspace", job.workspace_id]
+    words += [] if job.skip_answered is None else ["--skip-answered", job.skip_answered]
+    if job.limit_open:  # its trial is not over
         words += ["--limit", str(job.limit)]
     return resume(*words, needs="" if files else "with the same lines on stdin")
 

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
+from abatch import JournalView
 from abatch.cli.exit_codes import perform
 from abatch.cli.options import JobArgument, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.paths import asked_for, job_named, ledger_of, place_of
+from abatch.cli.paths import asked_for, place_of
 from abatch.cli.screen import Screen
 from abatch.errors import ConfigError
-from abatch.journal.log import Entry
-from abatch.journal.states import shard_in_words, wish_in_words
-from abatch.protocol.facts import CancelWished, LostWished, ResolveWished
-from abatch.protocol.lifecycle import Held, InDoubt, doubt_of
-
-if TYPE_CHECKING:
-    from abatch.journal.ledger import Ledger
-    from abatch.journal.records import ShardRecord
 
 __all__ = ["cancel", "resolve"]
 
@@ -33,12 +26,8 @@ def cancel(key: JobArgument, journal: PlaceOption = None, sandbox: SandboxOption
     screen = Screen()
 
     async def work() -> None:
-        async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
-            job = job_named(ledger, key)
-            if job.finished is not None:
-                raise ConfigError(f"job {key!r} is done; there is nothing to cancel")
-            if not job.cancel_wished:
-                await ledger.record(Entry(job.job, CancelWished()))
+        async with JournalView(place_of(journal, sandbox=sandbox)) as view:
+            await view.cancel(key)
             screen.say(f"Job {key} is to be cancelled. {WHEN}")
 
     perform(work, asked_for(journal, sandbox=sandbox))
@@ -71,41 +60,12 @@ def resolve(
             raise ConfigError("say one of --adopt BATCH_ID, --not-created, --lost")
         if any_key and not lost:
             raise ConfigError("--any-key goes with --lost only")
-        async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
-            record, doubt = await (_waiting if lost else _doubtful)(ledger, shard)
-            wish: ResolveWished | LostWished = ResolveWished(shard=shard, attempt=doubt.attempt, batch_id=adopt)
-            if lost:
-                wish = LostWished(shard=shard, attempt=doubt.attempt, any_key=any_key)
-            await ledger.record(Entry(record.job, wish))
+        async with JournalView(place_of(journal, sandbox=sandbox)) as view:
+            word = await view.resolve(shard, adopt=adopt, not_created=not_created, lost=lost, any_key=any_key)
             screen.say(
-                f"Noted, and not done yet: shard {shard} of job {ledger.jobs[record.job].key} {wish_in_words(wish)}. "
+                f"Noted, and not done yet: shard {shard} of job {word.job} {word.says}. "
                 f"{WHEN} It is refused where the API says otherwise; then `abatch status` says so, and the log of that "
                 "process why (resolve_refused)."
             )
 
     perform(work, asked_for(journal, sandbox=sandbox))
-
-
-async def _doubtful(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
-    shard = await _shard(ledger, number)
-    doubt = doubt_of(shard.state)
-    if doubt is None or not isinstance(shard.state, InDoubt | Held):
-        hint = "" if doubt is None else "; if its batch was deleted, say --lost"
-        raise ConfigError(f"shard {number} is neither in doubt nor held, it is {shard_in_words(shard)}{hint}")
-    return shard, doubt
-
-
-async def _waiting(ledger: Ledger, number: int) -> tuple[ShardRecord, InDoubt]:
-    """A shard of which something was committed that is not settled or drained."""
-    shard = await _shard(ledger, number)
-    doubt = doubt_of(shard.state)
-    if doubt is None:
-        raise ConfigError(f"shard {number} has no batch to give up, it is {shard_in_words(shard)}")
-    return shard, doubt
-
-
-async def _shard(ledger: Ledger, number: int) -> ShardRecord:
-    shard = await ledger.find_shard(number)
-    if shard is None:
-        raise ConfigError(f"journal {ledger.folder} has no shard {number}")
-    return shard

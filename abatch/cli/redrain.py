@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
+from abatch import JournalView
 from abatch.cli.drive import Redrain, Surroundings, config_of, drive, journal_of
 from abatch.cli.exit_codes import perform, reported
 from abatch.cli.options import JobArgument, JsonOption, QuietOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.paths import job_named, ledger_of
 from abatch.cli.screen import Screen
 
 __all__ = ["redrain"]
@@ -40,8 +40,8 @@ def redrain(
     place = journal_of(journal, sandbox=sandbox)
 
     async def work() -> str | None:
-        async with ledger_of(place) as ledger:
-            return job_named(ledger, key).submitted.headers.workspace_id
+        async with JournalView(place) as view:
+            return view.job(key).workspace_id
 
     workspace_id = perform(work, place)
     with reported(screen, place):

@@ -8,17 +8,14 @@ from typing import Annotated, Final
 
 import typer
 
+from abatch import JournalView
 from abatch.cli.exit_codes import perform
 from abatch.cli.options import JobArgument, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.paths import asked_for, job_named, ledger_of, place_of
+from abatch.cli.paths import asked_for, place_of
 from abatch.cli.sanitize import clean
 from abatch.cli.screen import Screen
-from abatch.engine import family
-from abatch.engine.reading import read_results
-from abatch.input.answered import retries_of, root_of
-from abatch.protocol import wire
 
-__all__ = ["did_fail", "results"]
+__all__ = ["results"]
 
 BLOCK: Final = 2**18
 """Bytes written to stdout at once."""
@@ -40,36 +37,24 @@ def results(
     screen = Screen()
 
     async def work() -> None:
-        async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
-            job = job_named(ledger, key)
+        async with JournalView(place_of(journal, sandbox=sandbox)) as view:
+            jobs = view.family(key) if merged else [view.job(key)]
             block: list[bytes] = []
             weight = 0
-            if merged:
-                job = root_of(ledger, job)
-            retries = retries_of(ledger, job) if merged else []
-            found = family.merged(ledger, job, retries) if merged else read_results(ledger, job)
-            async with aclosing(found) as lines:
+            async with aclosing(view.lines(key, retries=merged, failed=failed)) as lines:
                 async for line in lines:
-                    if failed and not did_fail(line):
-                        continue
                     block += (line, b"\n")
                     weight += len(line)
                     if weight >= BLOCK:
                         _write(b"".join(block))
                         block, weight = [], 0
             _write(b"".join(block))
-            if missing := await family.unanswered(ledger, job, retries) if merged else job.missing:
+            if missing := await view.unanswered(key) if merged else view.job(key).progress.missing:
                 screen.say(f"{missing:,} requests have no result; the list beside the results names them.")
-            if any(each.finished is None for each in (job, *retries)):
+            if not all(view.job(job.key).done for job in jobs):
                 screen.say("The job is not finished: these are its results so far.")
 
     perform(work, asked_for(journal, sandbox=sandbox))
-
-
-def did_fail(line: bytes) -> bool:
-    """Whether a result line is of a request that did not succeed."""
-    seen = wire.read_line(line)
-    return seen is None or seen.outcome != "succeeded"
 
 
 def _write(block: bytes) -> None:

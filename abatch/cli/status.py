@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import anyio
 import msgspec
 import typer
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from abatch import JournalView, Progress
 from abatch.cli.commands import completed
-from abatch.cli.detail import detail_json, detail_of, time_left
+from abatch.cli.detail import detail_json, detail_of
 from abatch.cli.exit_codes import OK, STUCK, exit_code_of, perform
 from abatch.cli.next_steps import Resume, resuming
 from abatch.cli.options import JsonOption, PlaceOption, SandboxOption  # noqa: TC001 - typer reads the annotations
-from abatch.cli.paths import asked_for, job_named, ledger_of, place_of
+from abatch.cli.paths import asked_for, place_of
 from abatch.cli.sanitize import clean, moment
 from abatch.cli.screen import Screen, tables
-from abatch.journal.states import attempt_of, standing_of, state_of, wish_in_words
-from abatch.journal.status import DriverStatus, driver_status
-from abatch.journal.sums import Progress
-from abatch.protocol.facts import Committing
-from abatch.protocol.lifecycle import Held
-from abatch.system import paths
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, Sequence
 
     from rich.console import RenderableType
 
-    from abatch.journal.ledger import Ledger
-    from abatch.journal.log import Recorded
-    from abatch.journal.records import JobRecord, ShardRecord
-    from abatch.protocol.forecast import Forecast
-    from abatch.result import Failure
+    from abatch import DriverStatus, Failure, Forecast, JobStatus, JournalStatus, OperatorWord, ShardStatus, Summary
 
 __all__ = ["status"]
 
-LOOK_EVERY: Final = 0.5
 OF_JOB: Final = tuple(each.name for each in fields(Progress))
 """What the JSON of a job says of its progress; `asdict` would copy each of these numbers deeply, for many jobs."""
 OF_SHARD: Final = {
@@ -81,22 +69,20 @@ def status(
     screen = Screen()
 
     async def work() -> int:
-        async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
-            shown = first = await _take_snapshot(ledger, key, batches=batches)
-            _show(screen, shown, as_json=as_json)
-            if watch:
-                async for shown in _follow(ledger, key, first):
-                    if not as_json:
-                        screen.output.line()
-                    _show(screen, shown, as_json=as_json)
+        async with JournalView(place_of(journal, sandbox=sandbox)) as view:
+            shown: _Shown | None = None
+            async for each in _states(view, key, batches=batches, watch=watch):
+                if shown is not None and not as_json:
+                    screen.output.line()
+                shown = each
+                _show(screen, view, shown, as_json=as_json)
             return _end(screen, shown, watch=watch, exit_code=exit_code)
 
     async def work_live() -> int:
-        async with ledger_of(place_of(journal, sandbox=sandbox)) as ledger:
-            shown = first = await _take_snapshot(ledger, key, batches=batches)
-            with Live(_picture(shown, width=screen.output.width), console=screen.output, auto_refresh=False) as live:
-                live.refresh()
-                async for shown in _follow(ledger, key, first):
+        async with JournalView(place_of(journal, sandbox=sandbox)) as view:
+            shown: _Shown | None = None
+            with Live(console=screen.output, auto_refresh=False) as live:
+                async for shown in _states(view, key, batches=batches, watch=True):
                     live.update(_picture(shown, width=screen.output.width), refresh=True)
             return _end(screen, shown, watch=watch, exit_code=exit_code)
 
@@ -104,130 +90,96 @@ def status(
     raise typer.Exit(perform(work_live if live else work, asked_for(journal, sandbox=sandbox)))
 
 
-def _end(screen: Screen, shown: _Snapshot, *, watch: bool, exit_code: bool) -> int:
+def _end(screen: Screen, shown: _Shown | None, *, watch: bool, exit_code: bool) -> int:
     """Say why watching ends, if that is not because all is done; the exit code."""
-    unfinished = any(job.finished is None for job in shown.jobs)
-    if watch and unfinished:
+    assert shown is not None  # a journal that is read has a state
+    status = shown.status
+    if watch and not status.done:
         screen.complain("No process drives this journal: there is nothing to watch.")
     if exit_code:
-        return exit_code_of(shown.jobs, driven=shown.driver is not None)
-    return STUCK if watch and unfinished else OK
+        return exit_code_of(status.jobs, driven=status.driver is not None)
+    return STUCK if watch and not status.done else OK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Snapshot:
+class _InFull:
+    """What is shown of one job alone besides its row."""
+
+    summary: Summary
+    forecast: Forecast
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shown:
     """What is shown at one moment."""
 
-    ledger: Ledger
-    jobs: list[JobRecord]
-    batches: bool
-    """Whether the shards of these jobs are shown, too."""
-    attempts: dict[int, int]
-    """Per shard, the number of its last attempt; only for `batches`."""
-    failures: tuple[Failure, ...] | None
+    status: JournalStatus
+    in_full: _InFull | None
     """Of the one job that is shown in full; None if there are more."""
-    driver: DriverStatus | None
-    now: float
 
 
-async def _take_snapshot(ledger: Ledger, key: str | None, *, batches: bool) -> _Snapshot:
-    driver = driver_status(ledger.folder)
-    if driver is None:
-        await ledger.refresh()  # the last facts of a process that is gone by now
-    attempts = await _read_attempts(ledger) if batches else {}
-    jobs = list(ledger.jobs.values()) if key is None else [job_named(ledger, key)]
-    if batches or len(jobs) == 1:
-        jobs = [await ledger.in_full(job) for job in jobs]
-    return _Snapshot(
-        ledger=ledger,
-        jobs=jobs,
-        batches=batches,
-        attempts=attempts,
-        failures=jobs[0].failures() if len(jobs) == 1 else None,
-        driver=driver,
-        now=time.time(),
-    )
+async def _states(view: JournalView, key: str | None, *, batches: bool, watch: bool) -> AsyncGenerator[_Shown]:
+    """The jobs now, and after every change if they are watched."""
+    if not watch:
+        yield await _completed(view, await view.status(key, shards=batches))
+        return
+    async for status in view.follow(key, shards=batches):
+        yield await _completed(view, status)
 
 
-async def _follow(ledger: Ledger, key: str | None, shown: _Snapshot) -> AsyncIterator[_Snapshot]:
-    """The jobs after every change, until all are done or no process drives them."""
-    while shown.driver is not None and any(job.finished is None for job in shown.jobs):
-        while not await ledger.refresh() and driver_status(ledger.folder) == shown.driver:  # noqa: ASYNC110
-            await anyio.sleep(LOOK_EVERY)  # what another process appends wakes nobody here
-        shown = await _take_snapshot(ledger, key, batches=shown.batches)
-        yield shown
+async def _completed(view: JournalView, status: JournalStatus) -> _Shown:
+    in_full = None
+    if len(status.jobs) == 1:
+        key = status.jobs[0].key
+        in_full = _InFull(summary=view.summary(key), forecast=view.forecast(key), failures=await view.failures(key))
+    return _Shown(status=status, in_full=in_full)
 
 
-async def _read_attempts(ledger: Ledger) -> dict[int, int]:
-    """The last attempt of every shard; the state of one that is done does not tell it."""
-    attempts: dict[int, int] = {}
-
-    def visit(recorded: Recorded) -> None:
-        if isinstance(recorded.fact, Committing) and recorded.shard is not None:
-            attempts[recorded.shard] = recorded.fact.attempt
-
-    await ledger.facts.replay(visit)
-    return attempts
-
-
-def _show(screen: Screen, shown: _Snapshot, *, as_json: bool) -> None:
+def _show(screen: Screen, view: JournalView, shown: _Shown, *, as_json: bool) -> None:
     if not as_json:
         screen.output.print(_picture(shown, width=screen.output.width))
         return
-    told = [_job_json(job, shown) for job in shown.jobs]
-    if shown.batches:
-        for job, record in zip(told, shown.jobs, strict=True):
-            job["shards"] = [_shard_json(shard, shown) for shard in record.shards.values()]
-    driver = None if shown.driver is None else msgspec.to_builtins(shown.driver)
+    told = [_job_json(job, view, shown) for job in shown.status.jobs]
+    driver = None if shown.status.driver is None else msgspec.to_builtins(shown.status.driver)
     screen.give({"jobs": told, "driver": driver})
 
 
-def _picture(shown: _Snapshot, *, width: int) -> RenderableType:
-    jobs, ledger, driver = shown.jobs, shown.ledger, shown.driver
+def _picture(shown: _Shown, *, width: int) -> RenderableType:
+    jobs, folder, driver = shown.status.jobs, shown.status.folder, shown.status.driver
     parts: list[RenderableType] = [_job_table(jobs, width)] if jobs else [Text("This journal has no jobs.")]
     for job in jobs:
-        standing = standing_of(job)
-        if standing.reason or standing.remedy:
-            reason, remedy = standing.reason.removesuffix("."), completed(standing.remedy, ledger.folder.path)
-            parts.append(Text(clean(f"{job.key} is {standing.state}: {reason}. {remedy}".rstrip())))
-        parts += [Text(clean(line)) for line in _noted(job)]
-    if shown.failures is not None:
-        parts += [Text(), *detail_of(jobs[0], shown.failures, _left(jobs[0], shown), shown.now)]
-    unfinished = [job for job in jobs if job.finished is None]
+        if job.reason or job.remedy:
+            reason, remedy = job.reason.removesuffix("."), completed(job.remedy, folder)
+            parts.append(Text(clean(f"{job.key} is {job.state}: {reason}. {remedy}".rstrip())))
+        parts += [Text(clean(_in_words(word))) for word in job.words]
+    if (full := shown.in_full) is not None:
+        parts += [Text(), *detail_of(jobs[0], full.summary, full.failures, full.forecast, shown.status.at)]
+    unfinished = [job for job in jobs if not job.done]
     if driver is not None:
-        parts += [Text(clean(completed(line, ledger.folder.path))) for line in _account(driver, jobs)]
+        parts += [Text(clean(completed(line, folder))) for line in _account(driver, jobs)]
     elif unfinished:
         parts.append(Text("No process drives this journal. To go on:"))
-        parts += [Text(clean(f"  {resuming(ledger, job).in_words}")) for job in unfinished]
+        parts += [Text(clean(f"  {resuming(folder, job).in_words}")) for job in unfinished]
         parts.append(
             Text("Policies of an earlier command (--unresolved, --refusals, --parked, --grace) are not kept: add them.")
         )
-    for job in jobs if shown.batches else ():
-        parts += [Text(f"\nshards of {job.key}"), _shard_table(job, shown, width)]
+    for job in jobs:
+        if job.shards is not None:
+            parts += [Text(f"\nshards of {job.key}"), _shard_table(job.shards, width)]
     return Group(*parts)
 
 
-def _left(job: JobRecord, shown: _Snapshot) -> Forecast:
-    return time_left(job, shown.ledger.durations, shown.now, driven=shown.driver is not None)
+def _in_words(word: OperatorWord) -> str:
+    """An operator's word that was not carried out yet, or was refused."""
+    if word.refused:
+        return f"shard {word.shard}: the last word was refused: the API says otherwise"
+    return f"shard {word.shard}: noted, and not done yet: it {word.says}"
 
 
-def _noted(job: JobRecord) -> list[str]:
-    """Words of operators that were not carried out yet, or were refused, on shards that are not held."""
-    if job.finished is not None:
-        return []
-    unheld = {number for number, shard in job.open_shards.items() if not isinstance(shard.state, Held)}
-    lines = [
-        f"shard {number}: noted, and not done yet: it {wish_in_words(wish)}"
-        for number, wish in job.wishes.items()
-        if number in unheld
-    ]
-    refused = sorted(job.refused & unheld)
-    return lines + [f"shard {number}: the last word was refused: the API says otherwise" for number in refused]
-
-
-def _account(driver: DriverStatus, jobs: list[JobRecord]) -> list[str]:
+def _account(driver: DriverStatus, jobs: Sequence[JobStatus]) -> list[str]:
     """The driver's account, for people."""
-    job_of = {shard.batch_id: job.key for job in jobs for shard in job.shards.values()} if driver.parked else {}
+    job_of = {batch_id: job.key for job in jobs for batch_id in job.parked}
     lines = [f"shard {shard} waits: {why}" for shard, why in driver.waiting.items()]
     lines += [
         f"batch {batch_id} has not been visible for an hour; it is asked for again" for batch_id in driver.not_visible
@@ -247,63 +199,57 @@ def _account(driver: DriverStatus, jobs: list[JobRecord]) -> list[str]:
     return lines
 
 
-def _job_table(jobs: list[JobRecord], width: int) -> RenderableType:
+def _job_table(jobs: Sequence[JobStatus], width: int) -> RenderableType:
     """A row for each job; a column for missing requests only where there are some."""
-    progresses = [job.progress() for job in jobs]
     names = ["planned", "in flight", "sealed", "failed", "batches"]
-    if any(progress.missing for progress in progresses):
+    if any(job.progress.missing for job in jobs):
         names.insert(-1, "missing")
 
-    def row(job: JobRecord, progress: Progress) -> tuple[object, ...]:
+    def row(job: JobStatus) -> tuple[object, ...]:
+        progress = job.progress
         total = "?" if progress.total is None else f"{progress.total:,}"
         counts = [f"{getattr(progress, name.replace(' ', '_')):,}" for name in names]
-        return job.key, standing_of(job).state, total, *counts, moment(job.changed_at)
+        return job.key, job.state, total, *counts, moment(job.since)
 
     numbers = ("total", *names)
-    return tables(width, "job", "state", *numbers, "since", rows=map(row, jobs, progresses), right=numbers)
+    return tables(width, "job", "state", *numbers, "since", rows=map(row, jobs), right=numbers)
 
 
-def _shard_table(job: JobRecord, shown: _Snapshot, width: int) -> RenderableType:
-    def row(shard: ShardRecord) -> tuple[object, ...]:
-        told = _shard_json(shard, shown)
-        return (*("" if told[name] is None else told[name] for name in OF_SHARD.values()), moment(shard.since))
+def _shard_table(shards: Sequence[ShardStatus], width: int) -> RenderableType:
+    def row(shard: ShardStatus) -> tuple[object, ...]:
+        values = (getattr(shard, name) for name in OF_SHARD.values())
+        return (*("" if value is None else value for value in values), moment(shard.since))
 
-    return tables(
-        width, *OF_SHARD, "since", rows=map(row, job.shards.values()), right=("shard", "part", "rows", "attempt")
+    return tables(width, *OF_SHARD, "since", rows=map(row, shards), right=("shard", "part", "rows", "attempt"))
+
+
+def _job_json(job: JobStatus, view: JournalView, shown: _Shown) -> dict[str, Any]:
+    folder, full = shown.status.folder, shown.in_full
+    resume = Resume() if job.done else resuming(folder, job)
+    summary, forecast, failures = (
+        (view.summary(job.key), view.forecast(job.key), None)
+        if full is None
+        else (full.summary, full.forecast, full.failures)
     )
-
-
-def _job_json(job: JobRecord, shown: _Snapshot) -> dict[str, Any]:
-    standing, ledger, progress = standing_of(job), shown.ledger, job.progress()
-    resume = resuming(ledger, job) if job.finished is None else Resume()
-    return {
+    told = {
         "key": job.key,
-        "state": standing.state,
-        "reason": standing.reason,
-        "remedy": completed(standing.remedy, ledger.folder.path),
-        "destination": paths.shown(job.to),
+        "state": job.state,
+        "reason": job.reason,
+        "remedy": completed(job.remedy, folder),
+        "destination": job.place,
         "resume": resume.command or None,
         "resume_anyway": resume.anyway or None,
         "resume_needs": resume.needs or None,
-        **{name: getattr(progress, name) for name in OF_JOB},
-        **detail_json(job, shown.failures, _left(job, shown)),
-        "since": job.changed_at,
+        **{name: getattr(job.progress, name) for name in OF_JOB},
+        **detail_json(summary, failures, forecast),
+        "since": job.since,
     }
+    return told if job.shards is None else {**told, "shards": list(map(_shard_json, job.shards))}
 
 
-def _shard_json(shard: ShardRecord, shown: _Snapshot) -> dict[str, Any]:
-    attempt = attempt_of(shard)
-    attempt = shown.attempts.get(shard.shard, 0) if attempt is None else attempt
-    lineage = shown.ledger.lineage
-    state, reason = state_of(shard)
+def _shard_json(shard: ShardStatus) -> dict[str, Any]:
     return {
-        "shard": shard.shard,
-        "part": shard.planned.part,
-        "rows": shard.planned.rows,
-        "state": state,
-        "attempt": attempt,
-        "batch_id": shard.batch_id,
-        "wire_prefix": lineage.prefix(shard.shard, attempt).decode() if attempt else None,
+        **{name: getattr(shard, name) for name in OF_SHARD.values()},
         "since": shard.since,
-        "reason": reason or None,
+        "reason": shard.reason or None,
     }

@@ -25,7 +25,7 @@ import anyio
 import msgspec
 
 from abatch.engine.doubt import doubt_about
-from abatch.errors import ApiError, JobStopped, Overtaken, cancel_and_skip
+from abatch.errors import CORRECT_FILE, ApiError, JobStopped, Overtaken, cancel_and_skip
 from abatch.input.located import Named, named
 from abatch.input.spool import FREE_DISK, SpoolReader, SpoolWriter, guarded, open_spool
 from abatch.journal.log import Entry
@@ -74,14 +74,10 @@ if TYPE_CHECKING:
     from abatch.protocol.facts import ShardFact
     from abatch.protocol.reconcile import BatchSeen, Verdict
 
-__all__ = ["CORRECT_FILE", "Uploader"]
+__all__ = ["Uploader"]
 
 LOOKS_EVERY: Final = 1.0
 """Seconds between two looks at what no fact reports: the pace. Only the shard that is next in its scope looks."""
-CORRECT_FILE: Final = (
-    "Correct what the message names in the input, then run the same command again with --changed-input "
-    "(`changed_input=True` in Python)."
-)
 CORRECT_ITERABLE: Final = (
     "Cancel the job, correct what the message names, and submit the requests that the job did not answer under "
     "another key."

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from abatch.journal.records import JobRecord, ShardRecord
     from abatch.journal.sums import Progress
 
-__all__ = ["LATE", "NOTHING_SENT", "NO_HISTORY", "Forecast", "forecast"]
+__all__ = ["LATE", "NOTHING_SENT", "NOT_DRIVEN", "NO_HISTORY", "Forecast", "forecast"]
 
+NOT_DRIVEN: Final = "no process drives this journal"
 NO_HISTORY: Final = "no history yet"
 LATE: Final = "a batch takes unusually long"
 NOTHING_SENT: Final = "nothing is sent yet"

@@ -45,14 +45,14 @@ REMEDIES = {
     ("cli/drive.py", "abatch redrain {}"): REDRAIN,
     ("cli/drive.py", "abatch status"): STATUS,
     ("cli/drive.py", "results"): LIMITED,
-    ("cli/retry.py", "abatch retry {}"): f"{HERE}::test_a_retry_of_a_retry_names_the_command_that_works",
+    ("engine/retry.py", "abatch retry {}"): f"{HERE}::test_a_retry_of_a_retry_names_the_command_that_works",
     ("journal/states.py", "abatch resolve {} --adopt BATCH_ID"): HELD,
     ("cli/status.py", "abatch cancel {}"): f"{HERE}::test_a_parked_batch_is_cancelled_by_the_command_that_status_shows",
     ("cli/operate.py", "abatch run"): HELD,
     ("cli/operate.py", "abatch status"): STATUS,
     ("engine/upload.py", "abatch resolve"): HELD,
     ("engine/driver.py", "abatch status --batches"): STATUS,
-    ("engine/upload.py", "--changed-input"): CORRECTED,
+    ("errors.py", "--changed-input"): CORRECTED,
     ("errors.py", "abatch cancel {}"): CANCELLED,
     ("errors.py", "abatch run"): LIMITED,
     ("errors.py", "abatch resolve SHARD --adopt BATCH_ID"): HELD,
@@ -96,7 +96,7 @@ def named() -> set[tuple[str, str]]:
         for text, is_command in texts(path):
             shown = [text] if is_command else [each[0].strip() for each in SHOWN.finditer(text)]
             found |= {(name, each) for each in shown}
-            if name in ("cli/conflicts.py", "engine/upload.py"):
+            if name in ("cli/conflicts.py", "errors.py"):
                 found |= {(name, option) for option in OPTION.findall(text) if (name, option) in REMEDIES}
     return found
 

@@ -15,6 +15,7 @@ from abatch.journal.states import standing_of
 from abatch.protocol import facts
 from abatch.protocol.facts import Counts, FileSource
 from abatch.protocol.forecast import LATE, NO_HISTORY, NOTHING_SENT, OPEN_INPUT, OPERATOR, STOPPED, forecast
+from abatch.snapshot import job_status
 from tests.unit.make import NOON, committing, drained, planned, submitted
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +53,10 @@ def done(batch: int, since: float = NOON, **counts: int) -> list[Any]:
 def left(job: JobRecord, at: float, durations: list[float] = HOURLY) -> float | str:
     made = forecast(job, job.progress(), durations, at)
     return made.why if made.seconds is None else made.seconds
+
+
+def exit_code(ledger: Ledger, *jobs: JobRecord, driven: bool) -> int:
+    return exit_code_of([job_status(ledger, job) for job in jobs], driven=driven)
 
 
 async def test_batches_in_flight_take_what_past_batches_took(ledger):
@@ -106,8 +111,8 @@ async def test_an_input_that_is_read_on_and_a_held_shard_have_no_end(ledger):
         await ledger.record(*ledger.next(held.shards[number], fact))
     assert left(held, NOON) == OPERATOR
     assert shard.open
-    assert exit_code_of([open_ended], driven=True) == RUNNING
-    assert exit_code_of([held, open_ended], driven=True) == STUCK  # an operator is wanted, whoever drives
+    assert exit_code(ledger, open_ended, driven=True) == RUNNING
+    assert exit_code(ledger, held, open_ended, driven=True) == STUCK  # an operator is wanted, whoever drives
 
 
 async def test_a_job_with_batches_in_flight_is_not_called_planning(ledger):
@@ -126,14 +131,14 @@ async def test_of_several_jobs_the_one_that_wants_most_attention_counts(ledger):
     good = await job_of(ledger, done(1))
     await ledger.record(Entry(good.job, facts.Finished(location="out.jsonl"), n=good.cuts))
     assert exit_code_of([], driven=False) == OK
-    assert exit_code_of([good], driven=False) == OK
+    assert exit_code(ledger, good, driven=False) == OK
     bad = await ledger.start_job(submitted("bad", source=FILE))
     number = ledger.number_shard()
     cut = Entry(bad.job, facts.Cut(rows=10, last=True), n=bad.cuts)
     await ledger.record(Entry(bad.job, planned(), number, 0), cut)
-    assert exit_code_of([good, bad], driven=False) == STUCK
+    assert exit_code(ledger, good, bad, driven=False) == STUCK
     for fact in done(2, succeeded=9, errored=1):
         await ledger.record(*ledger.next(bad.shards[number], fact))
-    assert exit_code_of([good, bad], driven=True) == RUNNING
+    assert exit_code(ledger, good, bad, driven=True) == RUNNING
     await ledger.record(Entry(bad.job, facts.Finished(location="bad.jsonl"), n=bad.cuts))
-    assert exit_code_of([good, bad], driven=False) == FAILED
+    assert exit_code(ledger, good, bad, driven=False) == FAILED

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,7 @@ PUBLIC = [
     "BatchManager",
     "Config",
     "ConfigError",
+    "DriverStatus",
     "Estimate",
     "Estimator",
     "Failure",
@@ -31,26 +34,42 @@ PUBLIC = [
     "JobFailed",
     "JobNotFound",
     "JobRef",
+    "JobStatus",
     "JobStopped",
     "JournalCorrupt",
     "JournalError",
     "JournalLocked",
+    "JournalStatus",
+    "JournalView",
     "LimitReached",
     "Line",
     "ManagerClosed",
+    "OperatorWord",
     "Preview",
     "Progress",
+    "Relocation",
     "Request",
+    "RequestOrigin",
     "Result",
     "ResultError",
+    "Retry",
     "Rows",
     "Sealed",
     "ShardRef",
+    "ShardStatus",
     "Sink",
     "StillInDoubt",
+    "StorageDown",
     "Summary",
     "Usage",
+    "cancel",
+    "estimate",
+    "identify",
+    "move",
     "read_stdin",
+    "resolve",
+    "results",
+    "status",
 ]
 
 PUBLIC_FOR_BACKENDS = [
@@ -127,3 +146,22 @@ def test_the_version_is_that_of_the_package_and_is_read_only_when_asked_for():
 def test_names_that_only_the_engine_needs_are_not_public():
     assert not hasattr(abatch, "IllegalTransition")
     assert not hasattr(abatch.BatchManager, "default_key")
+
+
+def test_the_command_line_stands_on_public_names_alone_also_for_types():
+    folder = Path(abatch.__file__).parent / "cli"
+    inner = {"charges", "engine", "input", "journal", "protocol", "system"}
+    found = set[str]()
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.ImportFrom(module=str(module), names=names) if module.partition(".")[0] == "abatch":
+                    named = [module] if module != "abatch" else [f"abatch.{each.name}" for each in names]
+                case ast.Import(names=names):
+                    named = [each.name for each in names]
+                case _:
+                    continue
+            found |= {
+                f"{path.name} -> {name}" for name in named if name.split(".")[1:2] and name.split(".")[1] in inner
+            }
+    assert found == {"drive.py -> abatch.input.keys"}  # how a job without a key is named is no promise

@@ -1,0 +1,72 @@
+"""Move a job of a journal that no manager drives."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from abatch.engine.move import move
+from abatch.errors import JobNotFound
+from abatch.journal.ledger import Ledger
+from abatch.protocol.facts import files_of
+from abatch.system import threads
+from abatch.system.paths import absolute, relative_url
+
+if TYPE_CHECKING:
+    from abatch.engine.client import Client
+    from abatch.journal.folder import JournalFolder
+    from abatch.journal.log import FactLog
+
+__all__ = ["Relocation", "relocate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relocation:
+    """What a move to another destination came to."""
+
+    copied: tuple[int, ...]
+    """Numbers of the shards whose results were copied; the old destination keeps its copy."""
+    to_read_again: tuple[int, ...]
+    """Numbers of the shards that the old destination did not give back: the next run reads them from the API."""
+
+
+async def relocate(facts: FactLog, folder: JournalFolder, key: str, url: str) -> Relocation:
+    """Take an unfinished job to the destination `url`, as `normalize` made it.
+
+    Args:
+        facts: the log of the journal, opened to drive.
+        folder: the journal's.
+        key: the job.
+        url: the destination.
+
+    Raises:
+        JobNotFound: there is no such job.
+        ConfigError, BackendError, JobStopped, ApiError: as `move`.
+
+    """
+    ledger = await Ledger.load(facts, folder)
+    job = ledger.job(key)
+    if job is None:
+        raise JobNotFound(folder.path, key, tuple(each.key for each in ledger.jobs.values()))
+    sealed = {number for number, shard in job.shards.items() if shard.sealed is not None and shard.sealed.lines}
+    async with AsyncExitStack() as opened:
+        again = await move(
+            ledger,
+            job,
+            relative_url(folder.path, url),
+            api=partial(_client, facts, opened),
+            input_paths=[absolute(folder.path, file.path) for file in files_of(job.submitted.source)],
+        )
+    return Relocation(copied=tuple(sorted(sealed.difference(again))), to_read_again=tuple(again))
+
+
+async def _client(facts: FactLog, opened: AsyncExitStack) -> Client:
+    """A client of the API that the journal belongs to; only a move that needs the API asks for a key."""
+    module: Any = await threads.run(import_module, "abatch.engine.client")  # Any: importing the SDK takes a second
+    client: Client = module.Client.from_environment()
+    opened.push_async_callback(client.aclose)
+    await facts.bind(client.base_url)
+    return client

@@ -1,0 +1,449 @@
+"""JournalView: read a journal beside the process that drives it, and record what that process is to do."""
+
+from __future__ import annotations
+
+import time
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Final, Self
+
+import anyio
+
+from abatch.backend import normalize
+from abatch.engine import family
+from abatch.engine.reading import read_results
+from abatch.engine.relocate import relocate
+from abatch.engine.retry import RetryKind, choose
+from abatch.errors import ConfigError, JobNotFound
+from abatch.events import event_of
+from abatch.input.answered import retries_of, root_of
+from abatch.input.origin import origin_of
+from abatch.journal.folder import JournalFolder
+from abatch.journal.ledger import Ledger
+from abatch.journal.sqlite import SqliteLog
+from abatch.journal.status import driver_status
+from abatch.journal.wishes import wish_cancel, wish_lost, wish_resolved
+from abatch.prices import load as load_prices
+from abatch.protocol import wire
+from abatch.protocol.facts import Committing, Submitted
+from abatch.protocol.forecast import NOT_DRIVEN, Forecast, forecast
+from abatch.result import Result
+from abatch.snapshot import JobStatus, JournalStatus, OperatorWord, job_status, word_of
+from abatch.system import threads
+from abatch.system.paths import folder_of
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncGenerator, Collection
+    from pathlib import Path
+    from types import TracebackType
+
+    from abatch.engine.relocate import Relocation
+    from abatch.engine.retry import Retry
+    from abatch.events import Event
+    from abatch.input.origin import RequestOrigin
+    from abatch.journal.log import FactLog, Recorded
+    from abatch.journal.records import JobRecord
+    from abatch.journal.status import DriverStatus
+    from abatch.result import Failure, Summary
+
+__all__ = ["JournalView", "RetryKind", "folder_of"]
+
+LOOK_EVERY: Final = 0.5
+"""Seconds between two looks for what another process appended; nothing wakes a reader here."""
+EVENTS_AT_ONCE: Final = 5_000
+"""Facts that are read from the journal in one turn."""
+
+
+class JournalView:
+    """Read and steer the jobs of a journal without driving them, beside the process that does, or with none.
+
+        async with JournalView(".abatch") as view:
+            for job in view.jobs():
+                print(job.key, job.state, job.progress.sealed)
+
+    It needs no API key, takes no lock and imports no SDK. What it says is how the journal stood when it was entered, or
+    at the last `refresh`, `status` or change by itself. `cancel` and `resolve` record a wish: a process that drives
+    the journal takes it up within a second, else the next one does.
+
+    Args:
+        journal: the folder of the journal; it must exist.
+        prices: a price file of your own.
+
+    Raises:
+        ConfigError: on entering: there is no journal.
+        JournalCorrupt: on entering: it is not a journal that this version can read.
+
+    """
+
+    def __init__(self, journal: str | os.PathLike[str] = ".abatch", *, prices: str | None = None) -> None:
+        self._folder = JournalFolder(folder_of(journal))
+        self._prices = load_prices(prices)
+        self._facts: FactLog | None = None
+        self._loaded: Ledger | None = None
+        self._driver: DriverStatus | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._facts is not None:
+            raise RuntimeError("a JournalView is entered once")
+        self._facts = await SqliteLog.open(self._folder, drive=False)
+        try:
+            self._loaded = await Ledger.load(self._facts, self._folder)
+            self._driver = await threads.run(driver_status, self._folder)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._facts.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loaded = None
+        if self._facts is not None:
+            await self._facts.aclose()
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the journal, from the root."""
+        return self._folder.path
+
+    # ---- read -------------------------------------------------------------------------------------------------
+
+    def jobs(self) -> list[JobStatus]:
+        """Every job of the journal, in the order they were handed over, without its shards."""
+        return [job_status(self._ledger, job, driver=self._driver) for job in self._ledger.jobs.values()]
+
+    def job(self, key: str) -> JobStatus:
+        """The job of this key, without its shards.
+
+        Raises:
+            JobNotFound: there is none.
+
+        """
+        return job_status(self._ledger, self._named(key), driver=self._driver)
+
+    def family(self, key: str) -> list[JobStatus]:
+        """The job of this key, or the one that it retries, and behind it all its retries in their order.
+
+        Raises:
+            JobNotFound: there is none.
+
+        """
+        return [job_status(self._ledger, job, driver=self._driver) for job in self._family(key)]
+
+    def summary(self, key: str) -> Summary:
+        """What a job came to so far; final once it is done.
+
+        Raises:
+            JobNotFound: there is none.
+
+        """
+        return self._named(key).summary(self._prices)
+
+    def forecast(self, key: str) -> Forecast:
+        """How long a job may still take; unknown while no process drives the journal.
+
+        Raises:
+            JobNotFound: there is none.
+
+        """
+        job = self._named(key)
+        if job.finished is None and self._driver is None:
+            return Forecast(why=NOT_DRIVEN)
+        return forecast(job, job.progress(), self._ledger.durations, time.time())
+
+    async def failures(self, key: str) -> tuple[Failure, ...]:
+        """Why requests of a job did not succeed so far: up to twenty groups and a rest; the largest first.
+
+        Raises:
+            JobNotFound: there is none.
+            JournalCorrupt: a fact cannot be read.
+
+        """
+        return await self._ledger.failures(self._named(key))
+
+    async def refresh(self) -> bool:
+        """Read what other processes appended; return whether there was anything.
+
+        Raises:
+            JournalCorrupt: a fact cannot be read.
+
+        """
+        self._driver = await threads.run(driver_status, self._folder)
+        return await self._ledger.refresh()
+
+    async def status(self, key: str | None = None, *, shards: bool = False) -> JournalStatus:
+        """How the jobs stand now, and what the process that drives the journal says.
+
+        Args:
+            key: one job alone.
+            shards: whether every shard is in it; that reads the whole journal.
+
+        Raises:
+            JobNotFound: there is no job of this key.
+            JournalCorrupt: a fact cannot be read.
+
+        """
+        ledger = self._ledger
+        await self.refresh()  # the driver's account first: without a driver, what is read now is its last word
+        attempts = await self._last_attempts() if shards else None
+        jobs = list(ledger.jobs.values()) if key is None else [self._named(key)]
+        if shards:
+            jobs = [await ledger.in_full(job) for job in jobs]
+        return JournalStatus(
+            folder=self.folder,
+            jobs=tuple(job_status(ledger, job, driver=self._driver, attempts=attempts) for job in jobs),
+            driver=self._driver,
+            at=time.time(),
+        )
+
+    async def follow(self, key: str | None = None, *, shards: bool = False) -> AsyncGenerator[JournalStatus]:
+        """How the jobs stand now, and after every change, until all are done or no process drives the journal.
+
+        Args:
+            key: one job alone.
+            shards: as for `status`.
+
+        Raises:
+            JobNotFound: there is no job of this key.
+            JournalCorrupt: a fact cannot be read.
+
+        """
+        last = await self.status(key, shards=shards)
+        yield last
+        while last.driver is not None and not last.done:
+            while not await self.refresh() and self._driver == last.driver:  # noqa: ASYNC110
+                await anyio.sleep(LOOK_EVERY)  # what another process appends wakes nobody here
+            last = await self.status(key, shards=shards)
+            yield last
+
+    async def events(self, since: int = 0) -> AsyncGenerator[Event]:
+        """Every event of the journal after the one of this number, up to now, as `BatchManager.events` gives them.
+
+        Raises:
+            JournalCorrupt: a fact cannot be read.
+
+        """
+        facts = self._open_facts
+        keys: dict[int, str] = {}  # jobs that began since the last refresh are named by their own first fact
+        while True:
+            found: list[Recorded] = []
+            await facts.replay(found.append, since=since, until=since + EVENTS_AT_ONCE)
+            if not found:
+                end = await facts.replay(lambda _: None, since=since)
+                if end == since:
+                    return
+                since += EVENTS_AT_ONCE  # numbers may have gaps
+                continue
+            for recorded in found:
+                if isinstance(recorded.fact, Submitted):
+                    keys[recorded.job] = recorded.fact.key
+                known = self._ledger.jobs.get(recorded.job)
+                yield event_of(recorded, keys[recorded.job] if known is None else known.key, self.folder)
+            since = found[-1].seq
+
+    # ---- results ----------------------------------------------------------------------------------------------
+
+    def lines(self, key: str, *, retries: bool = False, failed: bool = False) -> AsyncGenerator[bytes]:
+        """Every result line of a job that is sealed by now, as the API wrote it, with the caller's custom_id.
+
+        A job that is driven may be finished meanwhile, and its lines then move: they are found there. Close the
+        generator (`contextlib.aclosing`) if it is not read to its end.
+
+        Args:
+            key: the job.
+            retries: also read its retries, and give one line per request, of the last job that counts for it.
+            failed: only lines of requests that did not succeed.
+
+        Raises:
+            JobNotFound: at once: there is none.
+            BackendError: the destination is not what it was, or was an object of the application that ran the job.
+
+        """
+        if not retries:
+            lines = read_results(self._ledger, self._named(key))
+        else:
+            job, *others = self._family(key)
+            lines = family.merged(self._ledger, job, others)
+        return _failed(lines) if failed else lines
+
+    async def results(self, key: str, *, retries: bool = False, failed: bool = False) -> AsyncGenerator[Result]:
+        """Every result of a job that is sealed by now: `lines` as `Result`, with the same arguments and errors."""
+        async with aclosing(self.lines(key, retries=retries, failed=failed)) as lines:
+            async for raw in lines:
+                yield Result(raw)
+
+    async def unanswered(self, key: str) -> int:
+        """How many requests have no line in the job, nor in one of its retries.
+
+        Raises:
+            JobNotFound: there is no such job.
+            BackendError: results of a retry cannot be read.
+
+        """
+        job, *others = self._family(key)
+        return await family.unanswered(self._ledger, job, others)
+
+    async def identify(self, wire_id: str) -> RequestOrigin:
+        """The request that a custom_id on the wire stands for, as the Console shows it.
+
+        Raises:
+            ConfigError: it is no id of abatch, or another journal's.
+
+        """
+        return await origin_of(self._ledger, wire_id)
+
+    # ---- steer ------------------------------------------------------------------------------------------------
+
+    async def cancel(self, key: str) -> JobStatus:
+        """Record that a job is to be cancelled, as `Job.cancel` does; durable at once.
+
+        Raises:
+            JobNotFound: there is no such job.
+            ConfigError: it is done.
+
+        """
+        job = self._named(key)
+        await wish_cancel(self._ledger, job)
+        return self.job(key)
+
+    async def resolve(
+        self,
+        shard: int,
+        *,
+        adopt: str | None = None,
+        not_created: bool = False,
+        lost: bool = False,
+        any_key: bool = False,
+    ) -> OperatorWord:
+        """Record what became of a shard that is in doubt or held, or whose batch is gone; durable at once.
+
+        The process that drives the journal checks it with the API, and refuses what the API contradicts. But
+        `not_created` for a batch that exists means that its requests are paid for twice.
+
+        Args:
+            shard: the shard's number.
+            adopt: the id of the batch that it is.
+            not_created: no batch was created; it is sent again.
+            lost: its results are given up: its requests are listed as missing, and nothing is sent again.
+            any_key: with `lost`: also if the API key is not known to see the batch.
+
+        Raises:
+            ConfigError: there is no such shard, its state does not allow this, or the arguments do not go together.
+
+        """
+        if [adopt is not None, not_created, lost].count(True) != 1:
+            raise ConfigError("give one of adopt, not_created, lost")
+        if any_key and not lost:
+            raise ConfigError("any_key goes with lost only")
+        if lost:
+            return word_of(*await wish_lost(self._ledger, shard, any_key=any_key))
+        return word_of(*await wish_resolved(self._ledger, shard, adopt))
+
+    async def retry(
+        self,
+        key: str,
+        *,
+        kinds: Collection[RetryKind] = (),
+        final: bool = False,
+        stop_reasons: Collection[str] = (),
+        max_tokens: int | None = None,
+        to: str | None = None,
+    ) -> Retry:
+        """Choose the requests of a finished job that are to be sent again, as a job of their own; nothing is sent.
+
+        Requests that an earlier retry got answered stay out. `BatchManager.submit` sends what is chosen: see `Retry`.
+
+        Args:
+            key: the finished job.
+            kinds: which requests; all that did not succeed, if neither this nor `stop_reasons` is given.
+            final: with `failed`: also those that cannot succeed as they are, such as bad requests.
+            stop_reasons: answers that stopped for one of these reasons.
+            max_tokens: for the stop reason `max_tokens` alone: how long the answers may be now.
+            to: the destination; beside the original's results if it is not given.
+
+        Raises:
+            JobNotFound: there is no such job.
+            ConfigError: it is not finished, its files are not what they were, or the arguments do not go together.
+            BackendError: its results cannot be read.
+
+        """
+        return await choose(
+            self._ledger,
+            self._named(key),
+            kinds=kinds,
+            final=final,
+            stop_reasons=stop_reasons,
+            max_tokens=max_tokens,
+            to=to,
+        )
+
+    async def move(self, key: str, *, to: str | os.PathLike[str]) -> Relocation:
+        """Take an unfinished job to another destination, as `BatchManager.move` does, while no process drives it.
+
+        What is sealed is copied, nothing is sent, and the old destination keeps its copy. The API key is needed only
+        if something cannot be read at the old destination.
+
+        Args:
+            key: the job.
+            to: the destination's URL or path.
+
+        Raises:
+            JournalLocked: a process drives the journal.
+            JobNotFound: there is no such job.
+            ConfigError: the job is done, or the new destination cannot work.
+            BackendError, JobStopped, ApiError: as `BatchManager.move`.
+
+        """
+        url = normalize(str(to))
+        self._named(key)
+        facts = await SqliteLog.open(self._folder, drive=True)  # no other process may drive it meanwhile
+        try:
+            moved = await relocate(facts, self._folder, key, url)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await facts.aclose()
+        await self.refresh()
+        return moved
+
+    # ---- what it stands on ------------------------------------------------------------------------------------
+
+    @property
+    def _ledger(self) -> Ledger:
+        if self._loaded is None:
+            raise RuntimeError("use a JournalView inside `async with JournalView(...) as view:`")
+        return self._loaded
+
+    @property
+    def _open_facts(self) -> FactLog:
+        return self._ledger.facts
+
+    def _named(self, key: str) -> JobRecord:
+        job = self._ledger.job(key)
+        if job is None:
+            raise JobNotFound(self.folder, key, tuple(each.key for each in self._ledger.jobs.values()))
+        return job
+
+    def _family(self, key: str) -> list[JobRecord]:
+        job = root_of(self._ledger, self._named(key))
+        return [job, *retries_of(self._ledger, job)]
+
+    async def _last_attempts(self) -> dict[int, int]:
+        """The last attempt of every shard; the state of one that is done does not tell it."""
+        attempts: dict[int, int] = {}
+
+        def visit(recorded: Recorded) -> None:
+            if isinstance(recorded.fact, Committing) and recorded.shard is not None:
+                attempts[recorded.shard] = recorded.fact.attempt
+
+        await self._open_facts.replay(visit)
+        return attempts
+
+
+async def _failed(lines: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """The lines of requests that did not succeed."""
+    async with aclosing(lines):
+        async for raw in lines:
+            seen = wire.read_line(raw)
+            if seen is None or seen.outcome != "succeeded":
+                yield raw
