@@ -1,1 +1,1 @@
-"""The submission protocol as values and decisions: facts, states, verdicts, wire bytes, waits. Pure."""
+"""The submission protocol as pure values and decisions: facts, states, verdicts, wire bytes, waits."""

@@ -1,10 +1,10 @@
 """Decide when a batch of ours that the API no longer shows has vanished (one hour), and when it is lost (48 hours).
 
-The API hides a batch that exists for moments, and for ever one that somebody deleted. So a batch is only missed where
-it is in no complete list and a 404 by its id, one look in which it is seen ends that, and the hours are those of the
-slower of two clocks (`clocks.py`). What a process that died before had found out is on record (`Vanished`); but a
-batch is never given up before this process, too, has missed it for an hour without a long gap between its looks: two
-blips with a suspended machine between them are no absence.
+The API may hide an existing batch for moments, and it hides a deleted batch forever. So a batch counts as missed only
+if no complete list shows it and its id returns 404. One look that shows the batch ends the absence. The slower of two
+clocks counts the hours (`clocks.py`). The journal records what an earlier process found (`Vanished`). But a batch is
+never given up before this process has also missed it for an hour without a long gap between its looks, because two
+short outages before and after the machine was suspended are not one absence.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["Absence"]
 
 GAP: Final = 4 * HOUR
-"""Seconds between two looks after which the hour starts over: what the API showed in between is not known."""
-WHY: Final = "the API has not known the batch for 48 hours: somebody deleted it"
+"""Seconds between two looks after which the hour starts over, because nothing is known about the time in between."""
+WHY: Final = "the API has not known the batch for 48 hours: it was deleted"
 
 
 class Absence:
-    """How long this process has looked for one batch in vain."""
+    """The time for which this process has looked for one batch in vain."""
 
     def __init__(self, *, gap: float = GAP) -> None:
         self._gap = gap
@@ -34,15 +34,15 @@ class Absence:
         self._last: Moment | None = None
 
     def missed(self, now: Moment, vanished: Moment | None) -> Vanished | Lost | None:
-        """Note that it was looked for in vain, and return the fact that follows.
+        """Note that a look did not find the batch, and return the fact that follows.
 
         Args:
             now: the moment of the look.
-            vanished: what is on record of it; None if nothing is.
+            vanished: when it vanished, as recorded in the journal; None if it has not.
 
         Returns:
-            None: nothing is to be recorded yet.
-            Lost: for a key that may see the batch; ask the guard before it is recorded.
+            None: nothing needs to be recorded yet.
+            Lost: valid only for a key that may see the batch; ask the guard before you record it.
 
         """
         if self._first is None or self._last is None or elapsed(self._last, now) > self._gap:
@@ -55,11 +55,11 @@ class Absence:
         return Lost(why=WHY) if elapsed(vanished, now) >= LOST_AFTER else None
 
     def seen(self, vanished: Moment | None) -> Reappeared | None:
-        """Note that it was seen, and return the fact that follows; None if none does."""
+        """Note that a look found the batch, and return the fact that follows; None if none does."""
         self._first = None
         self._last = None
         return None if vanished is None else Reappeared()
 
     def lasts(self, now: Moment) -> bool:
-        """Whether it has been missed for an hour."""
+        """Return whether the batch has been missed for an hour."""
         return self._first is not None and elapsed(self._first, now) >= VANISHED_AFTER

@@ -1,9 +1,9 @@
 """Measure a wait by two clocks at once, the server's `Date` and this machine's, and believe the slower one.
 
-Either clock alone can end a wait too early: a `Date` may come from a gateway that runs ahead, or jump at a failover;
-a machine's clock may be set. Only what passed on both has certainly passed. Where the machine has not been restarted,
-its clock is the time since boot, which nobody can set and which goes on during sleep; after a restart the wall clock
-stands in.
+Either clock alone can end a wait too early: a `Date` may come from a gateway that runs ahead, or jump at a failover,
+and this machine's clock may be set. Only time that passed on both clocks has certainly passed. While the machine has
+not been restarted, its clock is the time since boot, which cannot be set and which continues during sleep. After a
+restart the wall clock is used instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 __all__ = ["Moment", "awake", "boot_id", "elapsed", "moment"]
 
 _CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Linux has the former, which goes on while the machine sleeps."""
+"""CLOCK_BOOTTIME exists on Linux, and continues while the machine sleeps."""
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -27,21 +27,21 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     date: float
     """The server's `Date`, since the epoch."""
     boot: float
-    """This machine's, since it was started."""
+    """This machine's time since boot."""
     boot_id: str
-    """Which start that was; empty where the system does not tell."""
+    """The id of that boot; empty if the system does not provide one."""
     wall: float
-    """This machine's, since the epoch."""
+    """This machine's wall clock, since the epoch."""
 
 
 def awake() -> float:
-    """Seconds of this machine's clock that nobody can set, and that goes on while the machine sleeps."""
+    """Return the seconds on this machine's clock that cannot be set and that continues while the machine sleeps."""
     return time.clock_gettime(_CLOCK)
 
 
 @cache
 def boot_id() -> str:
-    """The name of this machine's last start; empty where the system does not tell."""
+    """Return the id of this machine's last boot; empty if the system does not provide one."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -49,12 +49,12 @@ def boot_id() -> str:
 
 
 def moment(date: float) -> Moment:
-    """Now, at a server whose answer carried this `Date`."""
+    """Return the present moment, given the `Date` of an answer that the server just sent."""
     return Moment(date=date, boot=awake(), boot_id=boot_id(), wall=time.time())
 
 
 def elapsed(earlier: Moment, later: Moment) -> float:
-    """Seconds that have passed for certain: those of the slower clock, never below zero."""
+    """Return the seconds that have certainly passed: those of the slower clock, never below zero."""
     if earlier.boot_id and earlier.boot_id == later.boot_id:
         here = later.boot - earlier.boot
     else:

@@ -1,4 +1,4 @@
-"""When attempts of which size passed their commit point: an index, since a list may show a thousand batches. Pure."""
+"""An index of commit points by the size of the attempt, because a list may show a thousand batches. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ __all__ = ["CommitTimes"]
 
 
 class CommitTimes:
-    """Per number of rows, the server's times of commit points; those `keep` seconds before the newest are dropped."""
+    """The server's times of commit points, per number of rows.
+
+    Args:
+        keep: times that are more than so many seconds before the newest are dropped.
+
+    """
 
     def __init__(self, *, keep: float = AUDITED_FOR) -> None:
         self._keep = keep
@@ -20,18 +25,18 @@ class CommitTimes:
         self._tidy_at: dict[int, int] = {}
 
     def add(self, rows: int, date: float) -> None:
-        """An attempt of this size passed its commit point at this time."""
+        """Note that an attempt of this size passed its commit point at this time."""
         times = self._times.get(rows)
         if times is None:
             times = self._times[rows] = array("d")
         if times and date < times[-1]:
             self._unsorted.add(rows)
         times.append(date)
-        if len(times) >= self._tidy_at.get(rows, 1_000):  # at each doubling: together linear
+        if len(times) >= self._tidy_at.get(rows, 1_000):  # tidying at each doubling takes linear time in all
             self._tidy_at[rows] = max(1_000, 2 * len(self._tidied(rows)))
 
     def any_between(self, rows: int, since: float, until: float) -> bool:
-        """Whether an attempt of this size passed its commit point in this time, its ends included."""
+        """Return whether an attempt of this size passed its commit point in this period, both ends included."""
         if rows not in self._times:
             return False
         times = self._tidied(rows) if rows in self._unsorted else self._times[rows]

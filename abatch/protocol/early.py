@@ -1,10 +1,10 @@
-"""Judge a job by its first results: whether the rest of its requests is to be sent at all. Pure.
+"""Decide from the first results of a job whether the rest of its requests is sent. Pure.
 
-A pilot holds the rest back until at least four fifths of its requests have succeeded, and ends the submitting once more
-than a fifth have failed. Without a pilot, a job stops submitting when no request of it has succeeded and a whole batch
-failed with one error: the same error waits for the others. Requests that are tried again are no failures yet. A batch
-that is small beside the others of its job, such as that of a single request with a beta of its own, says nothing of
-them.
+A pilot holds the rest back until at least four fifths of its requests have succeeded, and stops the job once more than
+a fifth have failed. Without a pilot, a job stops submitting when none of its requests has succeeded and a whole batch
+failed with one error, because the other requests would fail with the same error. Requests that are tried again do not
+count as failed yet. A batch that is small compared with the others of its job, such as that of a single request with a
+beta that no other request has, does not decide.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Pilot", "judged", "one_failure", "stands", "stop_after_pilot", "stop
 
 Pilot = Literal["waits", "passed", "failed"]
 SHOWN: Final = 3
-"""Kinds of failures in a reason."""
+"""The number of kinds of failures that a reason names."""
 MOST_FAILED: Final = Fraction(1, 5)
 """The share of a pilot's requests that may fail."""
 
@@ -38,7 +38,7 @@ GO_ON: Final = (
 
 
 def judged(pilot: int, *, succeeded: int, failed: int) -> Pilot:
-    """Whether the rest of a job may be sent, by what came of its pilot so far."""
+    """Decide whether the rest of a job may be sent, from the results of its pilot so far."""
     most = MOST_FAILED * pilot
     if failed > most:
         return "failed"
@@ -46,34 +46,34 @@ def judged(pilot: int, *, succeeded: int, failed: int) -> Pilot:
 
 
 def stands(pilot: int, *, succeeded: int, failed: int) -> bool:
-    """Whether a stop for failed results still holds, now that more batches of the job may have ended.
+    """Decide whether a stop for failed results still holds, now that more batches of the job may have ended.
 
-    One for a batch that failed as a whole is over once a request has succeeded. A pilot that failed stays failed.
+    A stop for a batch that failed as a whole ends once a request has succeeded. A pilot that failed stays failed.
     """
     return not succeeded or (pilot > 0 and judged(pilot, succeeded=succeeded, failed=failed) == "failed")
 
 
 def stop_after_pilot(key: str, pilot: int, failed: int, failures: Sequence[Failure]) -> Stopped:
-    """The end of submitting for the job of this key, of which too many requests of the pilot failed."""
+    """Make the fact that stops the job with this key, because too many requests of its pilot failed."""
     kinds = "; ".join(
         f"{each.count:,} of {each.type}" + (f": {each.message}" if each.message else "") for each in failures[:SHOWN]
     )
     more = f"; and {len(failures) - SHOWN:,} other kinds" if len(failures) > SHOWN else ""
     return Stopped(
         reason=f"{failed:,} of the {pilot:,} requests of its pilot failed ({kinds}{more})",
-        # what succeeded is paid for, so that another job has to leave it out
+        # the requests that succeeded are paid for, so another job has to skip them
         remedy=f"The rest was not sent. If the requests are wrong: {cancel_and_skip(key)} {GO_ON}",
         failing=True,
     )
 
 
 def one_failure(drained: Drained, rows: int, largest: int) -> Failure | None:
-    """The one error with which every request of a batch failed; None if it was not so.
+    """Return the one error with which every request of a batch failed; None if there is no such error.
 
     Args:
-        drained: what the batch came to.
-        rows: its requests.
-        largest: the requests of the largest batch of its job.
+        drained: the results of the batch.
+        rows: the number of its requests.
+        largest: the number of requests in the largest batch of its job.
 
     """
     if len(drained.failures) != 1 or drained.counts.errored != rows or 2 * rows < largest:
@@ -83,7 +83,7 @@ def one_failure(drained: Drained, rows: int, largest: int) -> Failure | None:
 
 
 def stop_for(failure: Failure, batch_id: str | None) -> Stopped:
-    """The end of submitting for a job of which a whole batch failed with this error."""
+    """Make the fact that stops a job, because a whole batch of it failed with this error."""
     count = "the only request" if failure.count == 1 else f"each of the {failure.count:,} requests"
     error = f"{failure.type}: {failure.message}" if failure.message else failure.type
     return Stopped(

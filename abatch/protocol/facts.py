@@ -1,7 +1,7 @@
-"""The facts of the journal: immutable, past tense, each the whole of what is known by it.
+"""The facts of the journal: immutable, in the past tense, and each complete in itself.
 
-The state of a shard or a job is the replay of its facts (`lifecycle.py`). A fact is JSON with its class name as
-tag; a field may be added with a default, never removed or given another meaning.
+The state of a shard or a job is the replay of its facts (`lifecycle.py`). A fact is stored as JSON with its class name
+as the tag. A field may be added with a default; no field may be removed or given another meaning.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
 
 class Headers(Value, frozen=True, kw_only=True):
-    """What is per batch on the wire: requests that differ in it cannot share a shard."""
+    """The headers that apply to a whole batch: requests with different headers cannot share a shard."""
 
     betas: tuple[str, ...] = ()
     user_profile_id: str | None = None
@@ -83,7 +83,7 @@ class Headers(Value, frozen=True, kw_only=True):
 
 
 class Counts(Value, frozen=True, kw_only=True):
-    """Requests per outcome, as the API's `request_counts`; `other` are outcomes this version does not know."""
+    """Requests per outcome, as in the API's `request_counts`; `other` counts outcomes unknown to this version."""
 
     succeeded: int = 0
     errored: int = 0
@@ -93,7 +93,7 @@ class Counts(Value, frozen=True, kw_only=True):
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The number of all requests."""
         return self.succeeded + self.errored + self.canceled + self.expired + self.other
 
     def __add__(self, more: Counts) -> Counts:
@@ -107,7 +107,7 @@ class Counts(Value, frozen=True, kw_only=True):
 
 
 class Spend(Value, frozen=True, kw_only=True):
-    """Tokens that one model used, apart for prompts above its price step (`long`)."""
+    """Tokens that one model used; prompts above its price step are counted separately (`long`)."""
 
     model: str
     long: bool = False
@@ -123,7 +123,7 @@ class Candidate(Value, frozen=True, kw_only=True):
 
 
 class SealedRecord(Value, frozen=True, kw_only=True):
-    """`abatch.backend.Sealed` as the journal keeps it."""
+    """The form of `abatch.backend.Sealed` that the journal keeps."""
 
     part: int
     lines: int
@@ -131,7 +131,7 @@ class SealedRecord(Value, frozen=True, kw_only=True):
 
 
 class FileSource(Value, frozen=True, tag=True, kw_only=True):
-    """The job's requests came from this file; equal size and mtime are taken as equal, else the hash decides."""
+    """The job's requests came from this file. Equal size and mtime count as the same file; else the hash decides."""
 
     path: str
     size: int
@@ -141,7 +141,7 @@ class FileSource(Value, frozen=True, tag=True, kw_only=True):
 
 
 class FilePart(Value, frozen=True, kw_only=True):
-    """One of several files; equal size and mtime are taken as equal, else the hash decides."""
+    """One of several files. Equal size and mtime count as the same file; otherwise the hash decides."""
 
     path: str
     size: int
@@ -150,51 +150,51 @@ class FilePart(Value, frozen=True, kw_only=True):
 
 
 class FilesSource(Value, frozen=True, tag=True, kw_only=True):
-    """The job's requests came from these files, one behind the other."""
+    """The job's requests came from these files, in this order."""
 
     files: tuple[FilePart, ...]
     rows: int
-    """Of all of them."""
+    """The number of requests in all files."""
 
 
 class SelectedSource(Value, frozen=True, tag=True, kw_only=True):
-    """The job's requests came from these files, but for those that another job had answered.
+    """The job's requests came from these files, except for those that another job had answered.
 
-    It is a class of its own, which an older abatch refuses to read: it would send, and pay for, all of the requests.
+    This is a separate class so that an older abatch refuses to read it. It would send, and pay for, all the requests.
     """
 
     files: tuple[FilePart, ...]
     rows: int
-    """Requests that are sent."""
+    """The number of requests that are sent."""
     answered_by: str
     """The key of the other job."""
     skipped: int
-    """Requests that are not sent."""
+    """The number of requests that are not sent."""
     changed: int = 0
-    """Requests that it answered with other params, and that are sent."""
+    """The number of requests that the other job answered with other params, and that are sent."""
     uncompared: int = 0
-    """Requests that are not sent, though nothing is known of the params that were answered."""
+    """The number of requests that are not sent although the params that were answered are not known."""
     mask: bytes
-    """A byte per request of the files, 1 where it is not sent; compressed by zlib."""
+    """One byte for each request of the files, 1 if it is not sent; compressed by zlib."""
 
 
 class ChangedSource(Value, frozen=True, tag=True, kw_only=True):
-    """The input changed: what the job had not sent by then comes from these files.
+    """The input changed: the requests that the job had not sent by then come from these files.
 
-    It is a class of its own, as SelectedSource is, for the same reason.
+    This is a separate class for the same reason as SelectedSource.
     """
 
     files: tuple[FilePart, ...]
     rows: int
-    """Of the whole job."""
+    """The number of requests of the whole job."""
     sent: int
-    """Of these: requests that were sent before the change."""
+    """The number of these requests that were sent before the change."""
     mask: bytes
-    """A byte per request of the files, 1 where it was sent before; compressed by zlib."""
+    """One byte for each request of the files, 1 if it was sent before; compressed by zlib."""
 
 
 class IterableSource(Value, frozen=True, tag=True, kw_only=True):
-    """The job's requests came from the caller; the digests of `Cut` tell whether they come again."""
+    """The job's requests came from the caller; the digests of `Cut` show whether the caller passes the same again."""
 
 
 SourceOfFiles: TypeAlias = FileSource | FilesSource | SelectedSource | ChangedSource
@@ -202,17 +202,17 @@ Source: TypeAlias = SourceOfFiles | IterableSource
 
 
 def takes_changed_input(source: Source) -> bool:
-    """Whether an unfinished job of this source may take changed files; one with `skip_answered` may not."""
+    """Return whether an unfinished job of this source may take changed files; one with `skip_answered` may not."""
     return not isinstance(source, SelectedSource | IterableSource)
 
 
 def betas_of_row(common: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:
-    """All betas of a request: those of its job and its own."""
+    """Return all betas of a request: those of its job and its own."""
     return tuple(sorted({*common, *own})) if own else common
 
 
 def files_of(source: Source) -> tuple[FilePart, ...]:
-    """The files that a job's requests came from; none if they came from the caller."""
+    """Return the files that a job's requests came from; none if they came from the caller."""
     match source:
         case FileSource(path=path, size=size, mtime_ns=mtime_ns, sha256=sha256):
             return (FilePart(path=path, size=size, mtime_ns=mtime_ns, sha256=sha256),)
@@ -223,7 +223,7 @@ def files_of(source: Source) -> tuple[FilePart, ...]:
 
 
 def source_of(files: Sequence[FilePart], rows: int) -> FileSource | FilesSource:
-    """What the journal keeps of these files, which hold so many requests."""
+    """Make the source that the journal records for these files, which hold `rows` requests."""
     if len(files) > 1:
         return FilesSource(files=tuple(files), rows=rows)
     (file,) = files
@@ -241,50 +241,50 @@ class Planned(Recorded, frozen=True, kw_only=True):
     """The shard was sealed in the spool: these rows will be one batch."""
 
     part: int
-    """Its number in the job."""
+    """The number of the shard in its job."""
     rows: int
     body_bytes: int
-    """Size of the create body on the wire."""
+    """The size of the create body on the wire."""
     spool: str
-    """Name of its file in the spool."""
+    """The name of the shard's file in the spool."""
     params_digest: str
     ids_digest: str
     headers: Headers = Headers()
     parent: int | None = None
-    """The shard whose failed rows these are (a retry), or whose rows were split."""
+    """The shard that these rows come from: a retry of its failed rows, or a split."""
     trial: int = 1
-    """Which try of its rows this is."""
+    """The number of this try of the rows, from 1."""
 
 
 class Committing(Recorded, frozen=True, kw_only=True):
-    """All of the body but its final `]}` was sent: from here on a batch may exist."""
+    """All of the body except its final `]}` was sent: from here on a batch may exist."""
 
     attempt: int
     date: float
-    """The server's `Date` just before, in seconds since the epoch."""
+    """The server's `Date` just before this fact, in seconds since the epoch."""
     fingerprint: str | None
-    """Of the API key; None for credentials without a fixed key."""
+    """The fingerprint of the API key; None for credentials without a fixed key."""
     at: Moment | None = None
-    """That moment on every clock; None in a journal of format 2."""
+    """The moment of `date` on every clock; None in a journal of format 2."""
     newest: float | None = None
     """`created_at` of the newest batch that the list showed just before, 0.0 if it was empty; None in format 2."""
     ahead: float = 0.0
-    """Seconds by which `Date` ran ahead of `created_at`, as far as creates before this one had shown."""
+    """Seconds by which `Date` ran ahead of `created_at`, as far as earlier creates had shown."""
 
 
 class CandidatesChanged(Recorded, frozen=True, kw_only=True):
-    """A look at the list changed what is known of the batches that may be this attempt's."""
+    """A look at the list changed what is known about the batches that may be this attempt's."""
 
     seen: tuple[Candidate, ...] = ()
     """Batches that were shown for the first time."""
     foreign: tuple[str, ...] = ()
     """Ids of batches whose results proved that they are not this attempt's."""
     closed_at: float | None = None
-    """A batch created after this moment, by the server's clock, is no candidate: the grace is over."""
+    """A batch created after this moment, by the server's clock, is not a candidate, because the grace is over."""
 
 
 class Unreadable(Recorded, frozen=True, kw_only=True):
-    """The answer was a 2xx that could not be read: a batch exists, its id is not known."""
+    """The answer was a 2xx that could not be read: a batch exists, but its id is not known."""
 
     status: int
 
@@ -295,11 +295,11 @@ class Accepted(Recorded, frozen=True, kw_only=True):
     batch_id: str
     created_at: float
     date: float | None = None
-    """`Date` of the answer; None if it had none, and in a journal of format 2."""
+    """The `Date` of the answer; None if it had none, and in a journal of format 2."""
 
 
 class Found(Recorded, frozen=True, kw_only=True):
-    """The batch that holds the shard was found: by a tag in its results, or named by an operator."""
+    """The batch that holds the shard was found by a tag in its results, or named by an operator."""
 
     batch_id: str
     created_at: float
@@ -323,14 +323,14 @@ class Rejected(Recorded, frozen=True, kw_only=True):
     """The API refuses the shard's only request as too large (413): no attempt follows."""
 
     error: str
-    """JSON of the API's error envelope: its request's line."""
+    """The API's error envelope as JSON: the result line of the request."""
 
 
 class Vanished(Recorded, frozen=True, kw_only=True):
-    """For an hour the batch was in no list, and a 404 by its id."""
+    """For an hour no list showed the batch, and its id returned 404."""
 
     since: Moment
-    """When it was first looked for in vain."""
+    """The moment of the first look that did not find the batch."""
 
 
 class Reappeared(Recorded, frozen=True, kw_only=True):
@@ -338,7 +338,7 @@ class Reappeared(Recorded, frozen=True, kw_only=True):
 
 
 class Lost(Recorded, frozen=True, kw_only=True):
-    """Whatever this attempt made, its results are given up; the rows will be missing."""
+    """The results of this attempt are given up, whether it made a batch or not; its rows will be missing."""
 
     why: str
 
@@ -350,40 +350,40 @@ class Ended(Recorded, frozen=True, kw_only=True):
 
 
 class Drained(Recorded, frozen=True, kw_only=True):
-    """Every row has its line in a sealed sink, or stands in a retry shard, or is missing."""
+    """Every row has its line in a sealed sink, or is in a retry shard, or is missing."""
 
     counts: Counts
-    """Of the lines sealed here."""
+    """The outcomes of the lines sealed here."""
     sealed: SealedRecord
     spend: tuple[Spend, ...] = ()
     retried: int = 0
-    """Rows that went to the retry shard."""
+    """The number of rows that went to the retry shard."""
     missing: int = 0
-    """Rows without a line; their ids stand in the journal's `missing` folder."""
+    """The number of rows without a line; the journal's `missing` folder lists their ids."""
     gone: str = ""
     """Why rows are missing."""
     stops: dict[str, int] = {}
-    """Of the lines sealed here that succeeded: how many stopped for each `stop_reason`. Empty in older journals."""
+    """Per `stop_reason`, the number of lines sealed here that succeeded with it. Empty in older journals."""
     failures: tuple[Failure, ...] = ()
-    """Of the lines sealed here that did not, and of missing rows: what for, in few groups. Empty in older journals."""
+    """Why the other lines sealed here failed and why rows are missing, in few groups. Empty in older journals."""
 
 
 class Reopened(Recorded, frozen=True, kw_only=True):
-    """The sealed part of the shard is gone: the batch's results are to be read once more into another."""
+    """The sealed part of the shard is gone: the batch's results have to be read once more into another part."""
 
     why: str
     listed: str = ""
-    """SHA-256 of the job's list of missing requests as it was before this: the destination may hold it."""
+    """SHA-256 of the job's list of missing requests before this fact, because the destination may hold that list."""
 
 
 class Split(Recorded, frozen=True, kw_only=True):
-    """The body was too large (413): the rows go in two other shards."""
+    """The body was too large (413): the rows are sent in two other shards."""
 
     into: tuple[int, ...]
 
 
 class Unplanned(Recorded, frozen=True, kw_only=True):
-    """The input changed before the shard was sent: its rows are planned once more, from the changed input."""
+    """The input changed before the shard was sent: its rows are planned once more from the changed input."""
 
 
 class Abandoned(Recorded, frozen=True, kw_only=True):
@@ -393,11 +393,11 @@ class Abandoned(Recorded, frozen=True, kw_only=True):
     counts: Counts
     sealed: SealedRecord
     failures: tuple[Failure, ...] = ()
-    """What the lines say, in few groups. Empty in older journals."""
+    """The failures that the lines report, in few groups. Empty in older journals."""
 
 
 class Held(Recorded, frozen=True, kw_only=True):
-    """Only an operator can say whether this attempt made a batch."""
+    """Only an operator can decide whether this attempt made a batch."""
 
     reason: str
 
@@ -428,7 +428,7 @@ ShardFact: TypeAlias = (
 
 
 class Submitted(Recorded, frozen=True, kw_only=True):
-    """The job was handed over."""
+    """The job was submitted."""
 
     key: str
     to: str
@@ -437,66 +437,66 @@ class Submitted(Recorded, frozen=True, kw_only=True):
     headers: Headers = Headers()
     tries: int = 3
     limit: int | None = None
-    """Only so many requests, the first ones, are sent until `Limited` says otherwise."""
+    """Only this many requests, the first ones, are sent until a `Limited` changes it; None for all."""
     pilot: int = 0
-    """So many requests, the first ones, are sent alone, and the others after their results; 0 for none."""
+    """This many requests, the first ones, are sent alone, and the others after their results; 0 for no pilot."""
 
 
 class Limited(Recorded, frozen=True, kw_only=True):
-    """The job was handed over with another limit."""
+    """The job was submitted again with another limit."""
 
     rows: int | None
-    """Only so many requests, the first ones, are sent; None for all."""
+    """Only this many requests, the first ones, are sent; None for all."""
 
 
 class Cut(Recorded, frozen=True, kw_only=True):
-    """All open shards were sealed together; planning goes on from here."""
+    """All open shards were sealed together; planning resumes from here."""
 
     rows: int
-    """Rows of the input that are planned."""
+    """The number of rows of the input that are planned."""
     offset: int = 0
-    """For a plain file: the byte after the last of them."""
+    """For a plain file: the position of the byte after the last planned row."""
     digest: str = ""
-    """For an iterable: of all rows so far, in order."""
+    """For an iterable: the digest of all rows so far, in order."""
     head: str = ""
-    """For an iterable, in its first cut alone: a short digest of each of its first rows, one after the other."""
+    """For an iterable, in its first cut only: a short digest of each of its first rows, one after the other."""
     last: bool = False
-    """The input was read to its end."""
+    """Whether the input was read to its end."""
 
 
 class CancelWished(Recorded, frozen=True, kw_only=True):
-    """Somebody asked to cancel the job."""
+    """The cancellation of the job was requested."""
 
 
 class ResolveWished(Recorded, frozen=True, kw_only=True):
-    """An operator's word on a shard in doubt: it is this batch, or (None) none was created."""
+    """An operator decided a shard in doubt: its batch is this one, or (None) none was created."""
 
     shard: int
     attempt: int
-    """The attempt it is about; the word does not hold for a later one."""
+    """The attempt that was decided; the decision does not hold for a later attempt."""
     batch_id: str | None = None
 
 
 class LostWished(Recorded, frozen=True, kw_only=True):
-    """An operator's word on a shard that waits for the API: give up whatever this attempt made.
+    """An operator gave up a shard that waits for the API, whether this attempt made a batch or not.
 
-    It is no field of `ResolveWished`, where an older abatch would read "none was created", and pay twice.
+    This is not a field of `ResolveWished`, because an older abatch would read it as "none was created" and pay twice.
     """
 
     shard: int
     attempt: int
     any_key: bool = False
-    """Whether the word holds for a key that may not see the batch: the one it was sent with is gone."""
+    """Whether the decision holds for a key that may not see the batch, because the key that sent it is gone."""
 
 
 class WishRefused(Recorded, frozen=True, kw_only=True):
-    """An operator's word on a shard cannot be obeyed: the API says otherwise."""
+    """An operator's decision about a shard was refused, because the API contradicts it."""
 
     shard: int
 
 
 class DuplicateSeen(Recorded, frozen=True, kw_only=True):
-    """A batch with a tag of ours was paid for besides the one that counts: a bound of the protocol was broken."""
+    """A batch with our tag was paid for in addition to the one that counts: a bound of the protocol was broken."""
 
     shard: int
     attempt: int
@@ -504,31 +504,31 @@ class DuplicateSeen(Recorded, frozen=True, kw_only=True):
 
 
 class Stopped(Recorded, frozen=True, kw_only=True):
-    """The job submits nothing more until it is handed over again; a later one while it is stopped says more of why."""
+    """The job sends nothing until it is submitted again; a second `Stopped` replaces the first with more detail."""
 
     reason: str
     remedy: str
     failing: bool = False
-    """Its first results failed: to hand it over again is not enough, `Config.failing` has to be `go-on`."""
+    """Whether its first results failed: then submitting it again is not enough; `Config.failing` must be `go-on`."""
 
 
 class Resumed(Recorded, frozen=True, kw_only=True):
-    """The job was handed over again after a stop."""
+    """The job was submitted again after a stop."""
 
 
 class InputChanged(Recorded, frozen=True, kw_only=True):
-    """The job goes on with a changed input; planning begins behind the rows that were sent before."""
+    """The job continues with a changed input; planning resumes after the rows that were sent before."""
 
     source: ChangedSource
 
 
 class Moved(Recorded, frozen=True, kw_only=True):
-    """The job's destination is another one now; what was sealed before is sealed there, too."""
+    """The job has another destination now; the results that were sealed before are sealed there, too."""
 
     to: str
     """The new destination's URL, normalized."""
     sealed: dict[int, SealedRecord] = {}
-    """Per shard that was sealed at the old destination: its results at the new one."""
+    """For each shard that was sealed at the old destination: its sealed results at the new one."""
 
 
 class Finished(Recorded, frozen=True, kw_only=True):

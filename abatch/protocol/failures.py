@@ -1,6 +1,6 @@
 """Group failures by type and message: few groups, each with a count and an example, however many lines failed. Pure.
 
-Messages that differ in numbers and ids alone are one group. What a group shows is the message of its first line.
+Messages that differ only in numbers and ids form one group. A group shows the message of its first line.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ if TYPE_CHECKING:
 __all__ = ["MOST_OF_JOB", "MOST_OF_SHARD", "OTHERS", "RETRYABLE", "Failures", "failure_of", "is_final", "passes"]
 
 RETRYABLE: Final = frozenset({"rate_limit_error", "timeout_error", "api_error", "overloaded_error"})
-"""Errors that pass; `expired` is retried, too, and a download that timed out, which is an `invalid_request_error`.
-Anything else, also what is not known yet, is kept as it is."""
+"""Errors that pass. `expired` is retried, too, and a download that timed out, which is an `invalid_request_error`.
+Requests with any other error, known or unknown, are not retried."""
 MOST_OF_SHARD: Final = 5
+"""The largest number of groups for one shard."""
 MOST_OF_JOB: Final = 20
-"""Groups that are kept apart."""
+"""The largest number of groups for one job."""
 OTHERS: Final = "other"
-"""The type under which further ones are counted."""
+"""The type under which all further failures are counted."""
 LONGEST_TYPE: Final = 60
 LONGEST_MESSAGE: Final = 200
 LOOKED_AT: Final = 2_000
-"""Characters of a message in which a key is looked for before it is cut."""
+"""Characters of a message that are searched for an API key before the message is cut."""
 _VARIES: Final = re.compile(r"\b[a-z]+_[0-9A-Za-z]{12,}\b|\b(?=[a-f]*\d)[0-9a-f]{8,}\b|\d+")
 _UNCHANGED_NEVER: Final = frozenset({"invalid_request_error", "not_found_error", "request_too_large"})
 
 
 def passes(line: Line) -> bool:
-    """Whether the request failed for a reason that may be gone at the next try."""
+    """Return whether the request failed for a reason that may be gone at the next try."""
     if line.outcome == "errored":
         download = line.error_type == "invalid_request_error" and wire.is_download_timeout(line.raw)
         return download or line.error_type in RETRYABLE
@@ -47,7 +48,7 @@ def passes(line: Line) -> bool:
 
 
 def failure_of(line: Line) -> Failure:
-    """Why the request of a line did not succeed."""
+    """Return the failure that this line reports."""
     if line.outcome != "errored":
         return Failure(type=line.outcome, example=line.custom_id)
     _, message = wire.error_in(line.raw)
@@ -56,16 +57,16 @@ def failure_of(line: Line) -> Failure:
 
 
 def is_final(error_type: str | None, message: str) -> bool:
-    """Whether a request that errored so cannot succeed as it is, whoever sends it again and whenever.
+    """Return whether a request with this error cannot succeed unchanged, with any key and at any time.
 
-    A refused key, a permission or the account's billing may pass without a change of the request. So may a lack of
-    credit, which the API calls a bad request.
+    A refused key, a missing permission and the account's billing can be settled without a change of the request. So can
+    a lack of credit, which the API calls a bad request.
     """
     return error_type in _UNCHANGED_NEVER and remedy_of(400, None, message) is None
 
 
 class Failures:
-    """Groups of failures, as they come."""
+    """Groups of failures, counted one by one."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -87,7 +88,7 @@ class Failures:
         self._groups[key] = msgspec.structs.replace(known, count=known.count + failure.count)
 
     def update(self, failures: Iterable[Failure]) -> None:
-        """Count groups."""
+        """Count several groups of failures."""
         for failure in failures:
             self.add(failure)
 
@@ -98,5 +99,5 @@ class Failures:
 
 
 def _storable(text: str) -> str:
-    """Without lone surrogates, which no journal holds."""
+    """Replace lone surrogates, which a journal cannot hold."""
     return text if text.isascii() else text.encode(errors="replace").decode()

@@ -1,7 +1,7 @@
-"""Estimate when a job will be done, from how long the journal's last batches took. Pure; the time of now is passed in.
+"""Estimate when a job will be done, from the durations of the journal's last batches. Pure: the caller passes the time.
 
-A batch in flight is expected to take the median of those past batches that took longer than it has taken already. What
-is not sent yet goes at the pace of what was sent, and its last batch takes the median of all.
+A batch in flight is expected to take the median of those past batches that took longer than it has taken so far. The
+unsent requests are expected to go at the pace of the sent ones, and their last batch to take the median of all batches.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Forecast:
     """How long a job may still take."""
 
     seconds: float | None = None
-    """None where nothing can be said."""
+    """None if no estimate is possible."""
     why: str = ""
-    """Why nothing can be said."""
+    """Why no estimate is possible."""
 
 
 def forecast(job: JobRecord, progress: Progress, durations: Collection[float], now: float) -> Forecast:
-    """How long a job may still take at `now`, in seconds since the epoch.
+    """Estimate how long a job may still take.
 
     Args:
         job: the job, with its shards.
-        progress: how far it is.
-        durations: seconds that the last batches of the journal took, of this job and of others.
-        now: the time, by the clock of this machine.
+        progress: the progress of the job.
+        durations: the seconds that the journal's last batches took, of this job and of others.
+        now: the time by this machine's clock, in seconds since the epoch.
 
     """
     if job.finished is not None:
@@ -83,13 +83,13 @@ def forecast(job: JobRecord, progress: Progress, durations: Collection[float], n
 
 
 def _middle(taken: Sequence[float], begin: int) -> float:
-    """The median of a sorted list, from this index on."""
+    """Return the median of a sorted list, counted from this index."""
     last = len(taken) - 1
     return (taken[(begin + last) // 2] + taken[(begin + last + 1) // 2]) / 2
 
 
 def _began(shard: ShardRecord, now: float) -> float | None:
-    """When the batch of a shard began; None if it does not have to be waited for."""
+    """Return when the batch of a shard began; None if the job does not wait for it."""
     match shard.state:
         case Processing(created_at=created_at):
             return created_at
@@ -102,10 +102,10 @@ def _began(shard: ShardRecord, now: float) -> float | None:
 
 
 def _pace(job: JobRecord, progress: Progress, usual: float, now: float) -> float | None:
-    """Requests sent per second; None if nothing is.
+    """Return the requests sent per second; None if none was sent.
 
-    A pause between two batches counts as the usual length of a batch at most: what is longer is a time in which no
-    process drove the job.
+    A pause between two batches counts at most as the usual length of a batch, because in a longer pause no process
+    drove the job.
     """
     commits = sorted(shard.committed_at for shard in job.shards.values() if shard.committed_at is not None)
     if not commits or not progress.submitted:

@@ -1,4 +1,4 @@
-"""The life of a shard: its states, what each fact does to them, and the one thing to do next.
+"""The life of a shard: its states, the transition that each fact makes, and the next action in each state.
 
                  Withdrawn                              ┌─► Held ──┬─ Found ─► Processing
         ┌───────────────────────────────┐               │          └─ Withdrawn ─► Ready
@@ -9,8 +9,8 @@
                                                                                         ▲                    │
       InDoubt, Held, Processing ── Lost ─► Lost ── Drained ─► Done                      └───── Reopened ─────┘
 
-The state is the replay of the shard's facts, and `next_action` of the state says what the driver does. Running
-and recovering are therefore the same code: after a crash the facts say where to go on. Everything here is pure.
+The state is the replay of the shard's facts, and `next_action` of the state returns what the driver does. Running
+and recovering are therefore the same code: after a crash the facts determine where to resume. Everything here is pure.
 
 | state      | Committing | Candidates | Unreadable | Accepted   | Found      | Withdrawn | Rejected | CancelledAsParked | Vanished   | Reappeared | Lost | Ended    | Drained | Reopened  | Split | Unplanned | Abandoned | Held  |
 |------------|------------|------------|------------|------------|------------|-----------|----------|-------------------|------------|------------|------|----------|---------|-----------|-------|-----------|-----------|-------|
@@ -24,13 +24,13 @@ and recovering are therefore the same code: after a crash the facts say where to
 | Done       |            |            |            |            |            |           |          |                   |            |            |      |          |         | Draining² |       |           |           |       |
 | Dead       |            |            |            |            |            |           |          |                   |            |            |      |          |         |           |       |           |           |       |
 
-¹ Only a batch that an operator named and no tag has proven yet.
-² Lost where the batch never was known. `Vanished` follows only where it did not, or `Reappeared` came since, and
-`Reappeared` only where it did.
-³ Only a batch that is proven ours, and once.
-`Candidates` is the fact `CandidatesChanged`. `Unplanned` comes with the job's fact `InputChanged`.
-`Planned` is the first fact of a shard and of no other state.
-Every empty place raises IllegalTransition, and the journal is left as it is.
+¹ Only for a batch that an operator named and that no tag has proven yet.
+² Lost if the batch was never known.
+³ Only for a batch that is proven ours, and only once.
+`Vanished` is legal only while the batch has not vanished, and `Reappeared` only while it has.
+`Candidates` is the fact `CandidatesChanged`. `Unplanned` is recorded together with the job's fact `InputChanged`.
+`Planned` is always the first fact of a shard, and never a later one.
+Every empty cell raises IllegalTransition, and the journal stays as it is.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ __all__ = [
 
 
 class _State(msgspec.Struct, frozen=True, gc=False):
-    # a large journal makes these by the ten thousand when it is opened; as facts hold no cycle, they hold none
+    # Opening a large journal makes tens of thousands of these. They hold no cycles, as facts hold none, so gc is off.
 
-    def followed_by(self, fact: ShardFact) -> State | None:  # noqa: ARG002 - most states have a row of their own
-        """The row of the table above that is this state's: the next state, or None where the place is empty."""
+    def followed_by(self, fact: ShardFact) -> State | None:  # noqa: ARG002 - most states override this
+        """Return the next state by this state's row of the table above, or None if the cell is empty."""
         return None
 
 
@@ -109,7 +109,7 @@ class Ready(_State, frozen=True, kw_only=True):
     attempt: int = 0
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """The row of this state."""
+        """Return the next state by this state's row of the table."""
         match fact:
             case Committing() if fact.attempt == self.attempt + 1:
                 return InDoubt(
@@ -135,7 +135,7 @@ class InDoubt(_State, frozen=True, kw_only=True):
     date: float
     fingerprint: str | None
     certain: bool = False
-    """A 2xx was seen: the batch exists, only its id is unknown. Never sent again by policy."""
+    """Whether a 2xx was seen: the batch exists, and only its id is unknown. No policy sends the shard again."""
     at: Moment | None = None
     """The commit point on every clock; None in a journal of format 2."""
     newest: float | None = None
@@ -143,14 +143,14 @@ class InDoubt(_State, frozen=True, kw_only=True):
     ahead: float = 0.0
     """Seconds by which `Date` ran ahead of `created_at`, as far as that was known."""
     candidates: tuple[Candidate, ...] = ()
-    """Every batch that was ever shown, may be this one, and is not proven foreign."""
+    """Every batch that was ever shown, may be this attempt's, and is not proven foreign."""
     foreign: frozenset[str] = frozenset()
-    """Batches that were candidates, and are proven not to be this one."""
+    """Batches that were candidates, and are proven not to be this attempt's."""
     closed_at: float | None = None
-    """Batches created later are no candidates; None while the grace lasts."""
+    """Batches created after this time are not candidates; None while the grace lasts."""
 
     def after(self, change: CandidatesChanged) -> InDoubt:
-        """The doubt once a look at the list changed its candidates."""
+        """Return the doubt with this change of its candidates."""
         foreign = self.foreign.union(change.foreign)
         remembered = {each.batch_id for each in self.candidates}
         every = self.candidates + tuple(each for each in change.seen if each.batch_id not in remembered)
@@ -162,7 +162,7 @@ class InDoubt(_State, frozen=True, kw_only=True):
         )
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """The row of this state."""
+        """Return the next state by this state's row of the table."""
         match fact:
             case Accepted():
                 return Processing(doubt=_settled(self), batch_id=fact.batch_id, created_at=fact.created_at, proven=True)
@@ -185,13 +185,13 @@ class InDoubt(_State, frozen=True, kw_only=True):
 
 
 class Held(_State, frozen=True, kw_only=True):
-    """In doubt, and only an operator can say."""
+    """In doubt, and only an operator can decide."""
 
     doubt: InDoubt
     reason: str
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """The row of this state."""
+        """Return the next state by this state's row of the table."""
         doubt = self.doubt
         match fact:
             case CandidatesChanged():
@@ -212,7 +212,7 @@ class Rejected(_State, frozen=True, kw_only=True):
     error: str
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """The row of this state."""
+        """Return the next state by this state's row of the table."""
         return Dead(end=fact) if isinstance(fact, Abandoned) else None
 
 
@@ -224,14 +224,14 @@ class Processing(_State, frozen=True, kw_only=True):
     batch_id: str
     created_at: float
     proven: bool
-    """By an answer or a tag. False for a batch an operator named, until its first line proves it."""
+    """Whether an answer or a tag proved it. False for a batch that an operator named, until its first line proves it."""
     vanished: Moment | None = None
-    """When the API was first asked for it in vain, if it has not been seen since; set after an hour without it."""
+    """When the API first did not find it, if it has not been seen since; set after an hour without it."""
     parked: bool = False
-    """abatch cancelled it because it was parked: what comes back canceled is tried again."""
+    """Whether abatch cancelled it because it was parked: then rows that come back canceled are tried again."""
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """The row of this state."""
+        """Return the next state by this state's row of the table."""
         match fact:
             case Ended(counts=counts):
                 return Draining(
@@ -265,14 +265,14 @@ class Draining(_State, frozen=True, kw_only=True):
     proven: bool
     counts: Counts
     vanished: Moment | None = None
-    """As of Processing."""
+    """As in Processing."""
     parked: bool = False
-    """As of Processing."""
+    """As in Processing."""
     earlier: Drained | None = None
-    """How it was drained before its sealed part was gone; None where this is the first time."""
+    """The previous drain, if its sealed part is gone; None if this is the first drain."""
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """The row of this state."""
+        """Return the next state by this state's row of the table."""
         match fact:
             case Drained():
                 return _done(self, fact)
@@ -281,19 +281,19 @@ class Draining(_State, frozen=True, kw_only=True):
 
 
 class Lost(_State, frozen=True, kw_only=True):
-    """What the attempt made is given up; that its rows are missing is not sealed yet."""
+    """The results of the attempt are given up; its part without lines is not sealed yet."""
 
     doubt: InDoubt
     batch_id: str | None
-    """None where the batch never was known."""
+    """None if the batch was never known."""
     created_at: float
-    """Of the batch; where it never was known, the `Date` of the commit point."""
+    """When the batch was created; the `Date` of the commit point if the batch was never known."""
     why: str
     proven: bool = False
-    """As of Processing."""
+    """As in Processing."""
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """The row of this state."""
+        """Return the next state by this state's row of the table."""
         return _done(self, fact) if isinstance(fact, Drained) else None
 
 
@@ -303,15 +303,15 @@ class Done(_State, frozen=True, kw_only=True):
     drained: Drained
     doubt: InDoubt
     batch_id: str | None
-    """None where the batch never was known: a doubt that an operator gave up."""
+    """None if the batch was never known: a doubt that an operator gave up."""
     created_at: float
     proven: bool = True
-    """By an answer, a tag, or a line; False for a batch that an operator named and that gave none."""
+    """Whether an answer, a tag, or a line proved it; False for a batch that an operator named and that has no line."""
     parked: bool = False
-    """As of Processing: where it is drained once more, what came back canceled is the retry shard's."""
+    """As in Processing: if the shard is drained once more, rows that came back canceled belong to the retry shard."""
 
     def followed_by(self, fact: ShardFact) -> State | None:
-        """The row of this state."""
+        """Return the next state by this state's row of the table."""
         return _reopened(self) if isinstance(fact, Reopened) else None
 
 
@@ -333,7 +333,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Find out from the server's list what became of the attempt, or wait for an operator's word."""
+    """Settle the attempt from the server's list, or wait for an operator's decision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +368,7 @@ Action: TypeAlias = Upload | Settle | Watch | Drain | GiveUp | Abandon
 
 
 def doubt_of(state: State) -> InDoubt | None:
-    """What was committed and is not settled or drained yet; None where nothing is."""
+    """Return the committed attempt that is not settled or drained yet; None if there is none."""
     match state:
         case InDoubt():
             return state
@@ -381,7 +381,7 @@ def doubt_of(state: State) -> InDoubt | None:
 
 
 def next_action(state: State) -> Action | None:
-    """The one thing to do in this state; None at its end."""
+    """Return the one action to take in this state; None if the shard is finished."""
     match state:
         case Ready(attempt=attempt):
             return Upload(attempt + 1)
@@ -402,10 +402,10 @@ def next_action(state: State) -> Action | None:
 
 
 def resealed(state: State, sealed: SealedRecord) -> State:
-    """The state of a sealed shard whose results are at another destination now.
+    """Return the state of a sealed shard whose results are at another destination now.
 
     Raises:
-        IllegalTransition: nothing of it is sealed.
+        IllegalTransition: the shard has no sealed results.
 
     """
     match state:
@@ -418,10 +418,10 @@ def resealed(state: State, sealed: SealedRecord) -> State:
 
 
 def after(state: State | None, fact: ShardFact) -> State:
-    """The state once `fact` is added to the facts that led to `state` (None: there were none).
+    """Return the state that `fact` leads to from `state` (None before the first fact).
 
     Raises:
-        IllegalTransition: the table above has an empty place here.
+        IllegalTransition: the cell of the table above is empty.
 
     """
     if state is None:
@@ -434,7 +434,7 @@ def after(state: State | None, fact: ShardFact) -> State:
 
 
 def _of_a_known_batch(state: Processing | Draining, fact: ShardFact) -> State | None:
-    """What the rows of these two states have in common."""
+    """Return the next state for the facts that both states treat alike."""
     match fact:
         case HeldFact(reason=reason) if not state.proven:
             return Held(doubt=state.doubt, reason=reason)
@@ -478,7 +478,7 @@ def _reopened(state: Done) -> Draining | Lost:
 
 
 def _settled(doubt: InDoubt) -> InDoubt:
-    """The doubt without what was only of use while it was one."""
+    """Return the doubt without the fields that matter only while it is open."""
     if doubt.closed_at is None and not doubt.candidates and not doubt.foreign:
         return doubt
     return replace(doubt, candidates=(), foreign=frozenset(), closed_at=None)

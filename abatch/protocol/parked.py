@@ -1,8 +1,8 @@
 """Detect parked batches: much older than this journal's usual batch, and without one processed request.
 
-The API may leave a batch alone for hours: its counters stand where they stood when it was created. Nothing is wrong
-with such a batch, and it may end at any time; but most of its requests would be answered sooner in another one. What
-is usual is the median of the last batches of the journal, with a floor, so that small jobs do not raise an alarm.
+The API may leave a batch untouched for hours: its counters do not change after its creation. Nothing is wrong with such
+a batch, and it may end at any time, but most of its requests would be answered sooner in another one. The usual
+duration is the median of the journal's last batches. A floor keeps small jobs from raising an alarm.
 """
 
 from __future__ import annotations
@@ -25,32 +25,33 @@ if TYPE_CHECKING:
 __all__ = ["REMEMBERED", "Parked", "Parking", "note", "parked", "patience", "usual"]
 
 REMEMBERED: Final = 50
-"""Durations of the last batches that are kept."""
+"""The number of last batches whose durations are kept."""
 ENOUGH: Final = 5
-"""Durations that must be known before they say what is usual."""
+"""The number of durations that must be known to compute the usual one."""
 TIMES: Final = 10.0
-"""A batch is parked when it is so many times as old as usual."""
+"""A batch is parked when its age is this many times the usual duration."""
 LEAST: Final = 3 * HOUR
-"""A younger batch is never parked, in seconds."""
+"""A batch younger than this, in seconds, is never parked."""
 UNKNOWN: Final = 12 * HOUR
-"""The age from which a batch is parked while too few durations are known, in seconds."""
+"""The age in seconds from which a batch is parked while too few durations are known."""
 LONGEST: Final = 25 * HOUR
-"""A batch ends within a day: a longer duration says when a process looked again, not when the batch ended."""
+"""The longest duration that is kept. A batch ends within a day, so a longer duration only shows when a process looked
+again, not when the batch ended."""
 
 
 def note(durations: deque[float], seconds: float) -> None:
-    """Remember how long a batch took, from its creation until it was seen to have ended."""
+    """Remember the time from a batch's creation to the first look that showed its end."""
     if 0 <= seconds <= LONGEST:
         durations.append(seconds)
 
 
 def usual(durations: Collection[float]) -> float | None:
-    """The seconds that a batch usually takes; None while too few durations are known."""
+    """Return the seconds that a batch usually takes; None while too few durations are known."""
     return median(durations) if len(durations) >= ENOUGH else None
 
 
 def patience(durations: Collection[float]) -> float:
-    """The age in seconds from which a batch that has not moved is parked."""
+    """Return the age in seconds from which a batch that has not moved is parked."""
     seconds = usual(durations)
     return UNKNOWN if seconds is None else max(LEAST, TIMES * seconds)
 
@@ -71,9 +72,9 @@ class Parked:
 
 
 def parked(batch: BatchSeen, now: float, durations: Collection[float]) -> Parked | None:
-    """What is to be said of a batch at `now`, the server's clock; None if it is not parked.
+    """Judge a batch at `now` by the server's clock; None if it is not parked.
 
-    A batch that is being cancelled is not: somebody has seen to it.
+    A batch that is being cancelled is not parked, because it has been dealt with already.
     """
     age = now - batch.created_at
     if age < LEAST or batch.status != "in_progress" or any(batch.counts):
@@ -85,7 +86,7 @@ class Parking:
     """The parked batches of a scope.
 
     Args:
-        durations: those of the journal's last batches; whoever records an end adds to them.
+        durations: those of the journal's last batches; the code that records an end adds to them.
 
     """
 
@@ -96,7 +97,7 @@ class Parking:
         self._waiting: dict[str, anyio.Event] = {}
 
     def look(self, batch: BatchSeen, now: float) -> None:
-        """Take in how a batch of ours stands; one that is parked is reported once."""
+        """Judge one of our batches as the API shows it now; a parked batch is reported once."""
         found = parked(batch, now, self._durations)
         if found is None:  # it moved, it is being cancelled, or it ended
             self._parked.pop(batch.batch_id, None)
@@ -116,12 +117,12 @@ class Parking:
             waiting.set()
 
     def forget(self, batch_id: str) -> None:
-        """This batch is lost: nothing is to be said of it any more."""
+        """Forget a batch that is lost, so that it is not reported any more."""
         self._parked.pop(batch_id, None)
         self._reported.discard(batch_id)
 
     async def until_parked(self, batch_id: str) -> Parked:
-        """Wait until this batch is parked; for ever if it moves. One waits for each batch."""
+        """Wait until this batch is parked; forever if it moves. At most one task may wait for each batch."""
         while (found := self._parked.get(batch_id)) is None:
             waiting = self._waiting[batch_id] = anyio.Event()
             try:
@@ -131,7 +132,7 @@ class Parking:
         return found
 
     def in_words(self) -> dict[str, str]:
-        """What is to be said of each parked batch, for people."""
+        """Return a description of each parked batch, for people."""
         return {batch_id: str(found) for batch_id, found in self._parked.items()}
 
 

@@ -1,11 +1,11 @@
-"""Judge what the reads of a scope come to: what passes by itself, and what stops its jobs. Pure.
+"""Decide which failed reads of a scope are repeated, and which stop its jobs. Pure.
 
 A read has no effect on the server, so it is repeated as long as its failure may pass: a lost connection, a time-out,
 408, 409, 425, 429, 499, any 5xx. Every other failure may be permanent: a refused key, a limit, a wrong base URL, a
-gateway that does not pass the list on. One such answer proves nothing, because gateways answer so now and then.
-Several in a row, each after a pause, do.
+gateway that does not pass the list on. One such answer proves nothing, because gateways give such answers now and then.
+Several such answers in a row, each after a pause, do.
 
-The pauses grow while failure follows failure. A failure within a pause, of another read under way, is not counted.
+The pauses grow while failures repeat. If another read that was under way fails during a pause, it is not counted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ __all__ = ["LOOKS", "Reads", "refusal_of"]
 LOOKS: Final = 3
 """Reads in a row, with pauses between them, that must be refused before the refusal counts."""
 LOOKS_ONCE_USABLE: Final = 6
-"""The same for answers that are not the API's, once a read has worked in this process: a gateway may be restarting."""
+"""The same for answers that are not the API's, once a read has worked in this process, because a gateway may be
+restarting."""
 _PASSING: Final = frozenset({408, 409, 425, 429, 499})
 _BASE_URL: Final = (
     "Set the base URL (ANTHROPIC_BASE_URL) to the API's own address, or to a gateway that passes on "
@@ -39,7 +40,7 @@ _REMEDIES: Final = {
 
 
 def refusal_of(failure: ApiError) -> Refused | None:
-    """Why this read may fail for good, and the remedy; None for what passes by itself."""
+    """Return why this read may fail permanently, with the remedy; None if the failure may pass by itself."""
     status = failure.status
     if status is None or status >= 500:
         return None
@@ -66,9 +67,9 @@ class Reads:
         self.trouble: ApiError | None = None
         """Why the last read failed."""
         self.refusal: Refused | None = None
-        """Why reads are refused, once that was confirmed; None again when one works."""
+        """Why reads are refused, once several reads confirmed it; None again when a read works."""
         self.usable = False
-        """A read has worked, and none has failed since."""
+        """Whether a read has worked, and none has failed since."""
         self._has_worked = False
         self._looks = 0
         self._next_at = 0.0
@@ -82,7 +83,7 @@ class Reads:
         self._has_worked = True
 
     def failed(self, failure: ApiError, now: float) -> float:
-        """Note that a read failed; returns the seconds to wait before the next one."""
+        """Note that a read failed, and return the seconds to wait before the next one."""
         self.trouble = failure
         self.usable = False
         if now < self._next_at:
@@ -94,18 +95,18 @@ class Reads:
             self._looks = 0
             return wait
         self._looks += 1
-        by_the_api = failure.kind is not None and failure.status != 404  # an API that has no such path is another one
+        by_the_api = failure.kind is not None and failure.status != 404  # a 404 means another API: ours has this path
         needed = LOOKS_ONCE_USABLE if self._has_worked and not by_the_api else LOOKS
         if self._looks >= needed:
             self.refusal = refusal
         return wait
 
     def wait(self, now: float) -> float:
-        """Seconds until the next read may be made; 0 if none has failed."""
+        """Return the seconds until the next read may be made; 0 if none has failed."""
         return max(0.0, self._next_at - now)
 
     def start_over(self) -> None:
-        """Forget refusals: somebody may have acted, so the next read is made at once, and failures count from zero."""
+        """Forget refusals, because their cause may be fixed: read again at once, and count failures from zero."""
         self.refusal = None
         self._looks = 0
         self._next_at = 0.0

@@ -1,4 +1,4 @@
-"""The two decision tables of a submission: what one create came to (A), and how doubts are settled (B). Pure.
+"""The two decision tables of a submission: the verdict on one create (A), and how a doubt is settled (B). Pure.
 
 Table A, `judge`: after the commit point only a definite answer ends the doubt.
 
@@ -13,31 +13,33 @@ Table A, `judge`: after the commit point only a definite answer ends the doubt.
     A10  any 5xx                                                      Unknown
     A11  no answer                                                    Unknown
 
-(A1 to A3, an attempt that never passed its commit point, and A12, a restart, are the driver's. With the policy
-`refusals="doubt"` the driver takes a Refused or Later that is not `definite` for A9.)
+(The driver decides A1 to A3, an attempt that never passed its commit point, and A12, a restart. With the policy
+`refusals="doubt"` the driver treats a Refused or Later that is not `definite` as A9.)
 
-Table B, `settle`: positive evidence needs no wait, only absence needs grace; there is no claim before proof.
+Table B, `settle`: positive evidence needs no wait, only absence needs the grace; no batch is claimed before proof.
 
     B2, B3  a batch's first lines carry the tag of an attempt of ours         Found, for that attempt
-    B4      a candidate's lines prove that it is not ours                     foreign for ever
+    B4      a candidate's lines prove that it is not ours                     foreign permanently
     B5      a candidate ended, and its results are gone; or it was shown,     Hold
-            and has been invisible to the end of the second day
+            and is not visible for two days after the commit point
     B6      a candidate still runs, is being looked at, or is not visible     Wait
     B7      no candidate, but the grace is not over, or the list is partial   Wait
     B8      no candidate on two complete lists a minute apart, both later     Absent, or Hold by policy
             than the grace
 
 A *candidate* of a doubt is every batch of its size that any page of a list, complete or not, has shown since the commit
-point, unless it is too old, bound to another attempt by an answer or a tag, or proven foreign. Candidates are
-remembered (`CandidatesChanged`): a list that lacks one proves nothing about it. Each leaves by proof or by an operator.
+point, unless it is too old, bound to another attempt by an answer or a tag, or proven foreign. The journal remembers
+candidates (`CandidatesChanged`), because a list that lacks one proves nothing about it. A candidate leaves by proof or
+by an operator's decision.
 
-*Too old* is a batch only if two witnesses say so: the server's `Date` at the commit point, less what `Date` is known
-to run ahead, and the newest batch that the list showed at that moment; each less five minutes. A list that was empty at
-that moment is no witness, and then no batch is too old. The first complete list after the grace *closes* the set: a
-batch created later, by `Date` and by this machine's time, may still prove to be ours, but keeps no doubt open.
+A batch is *too old* only if two witnesses agree: the server's `Date` at the commit point, less the time by which `Date`
+is known to run ahead, and the newest batch that the list showed at that moment; each less five minutes. If the list was
+empty at that moment, the second witness is missing and no batch is too old. The first complete list after the grace
+*closes* the candidates: a batch that is created later, by `Date` and by this machine's time, may still prove to be
+ours, but does not keep a doubt open.
 
-A list is *complete* if it shows every batch of this journal that is live and was listed before, or is older than bound
-A2 allows. The grace counts by two clocks (`clocks.py`): `Doubt.waited` is what has passed on both.
+A list is *complete* if it shows every live batch of this journal that was listed before or is older than bound A2
+allows. The grace counts by two clocks (`clocks.py`): `Doubt.waited` is the time that has passed on both.
 """
 
 from __future__ import annotations
@@ -104,21 +106,21 @@ class Replied:
     """The API's error envelope as it came."""
     retry_after: float | None = None
     batch: BatchSeen | None = None
-    """Of a 2xx that could be read."""
+    """The batch, if the answer is a 2xx that could be read."""
     date: float | None = None
     """The answer's `Date`, in seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoAnswer:
-    """A create was not answered: time-out, reset, end of stream, protocol error."""
+    """A create was not answered, because of a time-out, a reset, the end of the stream, or a protocol error."""
 
     cause: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
-    """A batch exists, and this is it."""
+    """A batch exists, and its id is known."""
 
     rule: str
     batch: BatchSeen
@@ -126,7 +128,7 @@ class Created:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatedUnnamed:
-    """A batch exists; which one could not be read."""
+    """A batch exists, but its id could not be read."""
 
     rule: str
     status: int
@@ -134,15 +136,15 @@ class CreatedUnnamed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """Nothing was created, and the same would be refused again."""
+    """Nothing was created, and the API would refuse the same request again."""
 
     rule: str
     reason: str
     remedy: str
     whole_scope: bool = False
-    """It holds for every job of this key and workspace."""
+    """Whether the refusal applies to every job of this key and workspace."""
     definite: bool = False
-    """No server gives this answer after it has passed the request on."""
+    """Whether no server gives this answer after it has passed the request on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +157,7 @@ class TooLarge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Later:
-    """Nothing was created; try again after `wait` seconds (None: the API did not say)."""
+    """Nothing was created; try again after `wait` seconds (None: the API gave no time)."""
 
     rule: str
     wait: float | None
@@ -163,7 +165,7 @@ class Later:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """Whether a batch was created is not known."""
+    """It is not known whether a batch was created."""
 
     rule: str
     why: str
@@ -173,10 +175,10 @@ Verdict: TypeAlias = Created | CreatedUnnamed | Refused | TooLarge | Later | Unk
 
 _REFUSALS: Final = frozenset({400, 401, 402, 403, 404, 422})
 _SENT_ELSEWHERE: Final = frozenset({307, 308})
-"""The redirects that ask for the same request at another place. 303, and by habit 301 and 302, point to the result
-of a request that was carried out."""
-CORRECT: Final = "Change what the message names, then hand the job over again."
-"""Of a refusal of the requests; how that is done depends on where they came from."""
+"""The redirects that ask for the same request at another address. 303, and by convention 301 and 302, point to the
+result of a request that was carried out."""
+CORRECT: Final = "Change what the message names, then submit the job again."
+"""The remedy if the API refuses the requests; how to change them depends on where they came from."""
 _REMEDIES: Final = {
     401: "Check the API key, then run the same command again.",
     402: "Settle the account's billing, then run the same command again.",
@@ -186,7 +188,7 @@ _REMEDIES: Final = {
 
 
 def judge(answer: Replied | NoAnswer) -> Verdict:
-    """Table A: what one create, sent to its end, came to."""
+    """Decide by table A whether one create, sent completely, made a batch."""
     if isinstance(answer, NoAnswer):
         return Unknown(rule="A11", why=answer.cause)
     status, kind = answer.status, answer.kind
@@ -223,60 +225,63 @@ def judge(answer: Replied | NoAnswer) -> Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSeen:
-    """A batch as the API shows it; times in seconds since the epoch, by the server's clock."""
+    """A batch as the API shows it; times are in seconds since the epoch, by the server's clock."""
 
     batch_id: str
     status: str
     """`in_progress`, `canceling` or `ended`."""
     created_at: float
     total: int
-    """The sum of `request_counts`, which is the number of its requests from the first moment on."""
+    """The sum of `request_counts`, which is the number of its requests from its creation on."""
     counts: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """succeeded, errored, canceled, expired."""
+    """The numbers of requests that succeeded, errored, were canceled, and expired, in this order."""
     archived: bool = False
     ended: bool = False
 
 
 def counts_of(batch: BatchSeen) -> Counts:
-    """The outcomes of an ended batch, as a fact holds them."""
+    """Return the outcomes of an ended batch, in the form of a fact."""
     succeeded, errored, canceled, expired = batch.counts
     return Counts(succeeded=succeeded, errored=errored, canceled=canceled, expired=expired)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """A list of a scope whose pages join, newest back to before every doubt, and what was asked for by id."""
+    """A list of a scope, from the newest batch back to before every doubt, and the batches retrieved by id.
+
+    The pages of the list join.
+    """
 
     at: Moment
-    """When its first page was answered."""
+    """When the first page was answered."""
     shown: Mapping[str, BatchSeen]
-    """What it shows, by id."""
+    """The batches that the list shows, by id."""
     by_id: Mapping[str, BatchSeen] = field(default_factory=dict[str, "BatchSeen"])
-    """Batches that it lacks and that are visible when they are asked for by id."""
+    """Batches that the list lacks and that can be retrieved by id."""
 
     @property
     def date(self) -> float:
-        """The server's `Date` of its first page."""
+        """The server's `Date` of the first page."""
         return self.at.date
 
     def visible(self, batch_id: str) -> BatchSeen | None:
-        """The batch, as the list or an answer about it alone shows it; None where neither does."""
+        """Return the batch as the list shows it, or as it was retrieved by id; None if it is in neither."""
         return self.shown.get(batch_id) or self.by_id.get(batch_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doubt:
-    """One attempt in doubt: its state in the journal, and what this process knows besides."""
+    """One attempt in doubt: its state in the journal, and what this process knows in addition."""
 
     shard: int
     rows: int
     committed: InDoubt
     waited: float = 0.0
-    """Seconds since the grace began, by the slower of both clocks."""
+    """Seconds since the grace began, by the slower of the two clocks."""
     guarded: bool = True
-    """The key and workspace are those of the commit point, or proven to see the same batches."""
+    """Whether the key and workspace are those of the commit point, or are proven to see the same batches."""
     empty_at: float | None = None
-    """`waited` at the first complete list after the grace that left no candidate, unbroken since."""
+    """`waited` at the first complete list after the grace that left no candidate, if none has appeared since."""
 
     @property
     def attempt(self) -> int:
@@ -284,47 +289,47 @@ class Doubt:
         return self.committed.attempt
 
     def after(self, change: CandidatesChanged) -> Doubt:
-        """The doubt once a look at the list changed its candidates."""
+        """Return the doubt with this change of its candidates."""
         return replace(self, committed=self.committed.after(change))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """The tag in a batch's results."""
+    """The attempt that made a batch, by the tag in its results."""
 
     shard: int
     attempt: int
     created_at: float
-    """Of the batch."""
+    """When the batch was created."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Known:
-    """What is known of a scope's batches."""
+    """The knowledge about a scope's batches."""
 
     bound: set[str] = field(default_factory=set[str])
-    """Ours by a 2xx answer or a proven tag."""
+    """Batches that are ours by a 2xx answer or a proven tag."""
     live: dict[str, float] = field(default_factory=dict[str, float])
-    """Those of them that are not drained, with the time of their creation: a complete list shows them."""
+    """Bound batches that are not drained, with the time of their creation: a complete list shows them."""
     listed: set[str] = field(default_factory=set[str])
-    """Those of the live ones that a list has shown."""
+    """Live batches that a list has shown."""
     proven: dict[str, Proof] = field(default_factory=dict[str, Proof])
-    """Whose first lines carried a tag of ours."""
+    """Batches whose first lines carried a tag of ours."""
     foreign: set[str] = field(default_factory=set[str])
-    """Whose first lines did not."""
+    """Batches whose first lines did not carry a tag of ours."""
     gone: set[str] = field(default_factory=set[str])
     """Candidates that ended and whose results cannot be read any more."""
     ahead: float = 0.0
-    """Seconds by which `Date` ran ahead of `created_at`, at most, in the creates of this process."""
+    """The largest number of seconds by which `Date` ran ahead of `created_at` in the creates of this process."""
 
     def has_looked_at(self, batch_id: str) -> bool:
-        """Whether the results of a batch have told what they can tell."""
+        """Return whether no further look at a batch's results is needed."""
         return batch_id in self.proven or batch_id in self.foreign or batch_id in self.gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundBatch:
-    """B2, B3: this is the attempt's batch."""
+    """B2, B3: the batch of the attempt was found."""
 
     rule: str
     batch: Candidate
@@ -332,12 +337,12 @@ class FoundBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
-    """B6, B7: nothing to conclude yet."""
+    """B6, B7: nothing can be concluded yet."""
 
     rule: str
     why: str
     soon: bool = False
-    """A look at a batch's results is under way, and will tell."""
+    """Whether a look at a batch's results is under way and will decide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,7 +362,7 @@ class Absent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """B5, B8: only an operator can say."""
+    """B5, B8: only an operator can decide."""
 
     rule: str
     reason: str
@@ -367,7 +372,7 @@ Ruling: TypeAlias = FoundBatch | Wait | AbsentOnce | Absent | Hold
 
 
 def oldest(doubt: Doubt, known: Known) -> float:
-    """The `created_at` before which a batch is too old to be this attempt's: both witnesses say so."""
+    """Return the `created_at` before which a batch is too old to be this attempt's, by both witnesses."""
     committed = doubt.committed
     by_date = committed.date - max(committed.ahead, known.ahead) - CLOCK_SLACK
     match committed.newest:
@@ -380,7 +385,7 @@ def oldest(doubt: Doubt, known: Known) -> float:
 
 
 def newly_seen(doubt: Doubt, batches: Iterable[BatchSeen], known: Known) -> tuple[Candidate, ...]:
-    """The batches of these that are candidates, and were not before. A page of a list that then failed counts, too."""
+    """Return those of the batches that are new candidates. The pages of a list that failed later count, too."""
     first = oldest(doubt, known)
     last = doubt.committed.closed_at
     remembered = {each.batch_id for each in doubt.committed.candidates}
@@ -396,15 +401,15 @@ def newly_seen(doubt: Doubt, batches: Iterable[BatchSeen], known: Known) -> tupl
 
 
 def of_another(batch: BatchSeen, doubt: Doubt, known: Known, *, before: Collection[str]) -> bool:
-    """Row A5: whether a batch that a create was answered with is certainly not the one that it made.
+    """Decide by row A5 whether the batch in the answer to a create is certainly not the one that the create made.
 
-    An answer that is kept somewhere on the way and given again names a batch which was there before this attempt's
-    commit point. It may be one that another attempt made whose own answer was lost, and then it is not bound yet.
+    If something on the way stores an answer and repeats it, it names a batch that existed before this attempt's commit
+    point. That batch may belong to another attempt whose own answer was lost, and then it is not bound yet.
 
     Args:
-        batch: as the answer names it.
+        batch: the batch as the answer names it.
         doubt: the attempt.
-        known: what is known of the scope's batches.
+        known: the knowledge about the scope's batches.
         before: batches that were shown before the commit point.
 
     """
@@ -413,7 +418,7 @@ def of_another(batch: BatchSeen, doubt: Doubt, known: Known, *, before: Collecti
 
 
 def still_open(doubt: Doubt, known: Known) -> list[Candidate]:
-    """The candidates that no proof has removed."""
+    """Return the candidates that no proof has removed."""
     return [each for each in doubt.committed.candidates if _may_be(doubt, each.batch_id, known)]
 
 
@@ -425,7 +430,7 @@ def _may_be(doubt: Doubt, batch_id: str, known: Known) -> bool:
 
 
 def to_inspect(doubts: Sequence[Doubt], listing: Listing, known: Known) -> list[BatchSeen]:
-    """The candidates that ended and whose first lines have not been looked at, each once."""
+    """Return the candidates that ended and whose first lines have not been looked at, each once."""
     wanted: dict[str, BatchSeen] = {}
     for doubt in doubts:
         for each in still_open(doubt, known):
@@ -436,11 +441,12 @@ def to_inspect(doubts: Sequence[Doubt], listing: Listing, known: Known) -> list[
 
 
 def closing(doubt: Doubt, listing: Listing, known: Known, *, grace: float) -> CandidatesChanged | None:
-    """The fact that closes the candidates, on the first complete list after the grace; None before and after it.
+    """Return the fact that closes the candidates, on the first complete list after the grace; None before and after.
 
-    A batch may be created before this list was made and still be missing in it, so the moment is a little later than
-    all that the list shows and says. `Date` alone would not do: where it is behind `created_at`, a batch that was made
-    long before this list would seem to be created after it. So this machine's time is a second witness.
+    A batch may have been created before this list was made and still be missing from it. So the recorded moment is a
+    little later than the list's `Date` and every batch that it shows. `Date` alone is not enough: if it is behind
+    `created_at`, a batch that was made long before this list would seem to be created after it. So this machine's time
+    is a second witness.
     """
     if doubt.committed.closed_at is not None or doubt.waited <= grace or missing_in(listing, known) is not None:
         return None
@@ -449,11 +455,11 @@ def closing(doubt: Doubt, listing: Listing, known: Known, *, grace: float) -> Ca
 
 
 def missing_in(listing: Listing, known: Known) -> str | None:
-    """A batch of ours that a complete list would show and this one lacks; None if it lacks none."""
-    archived = min(listing.date, listing.at.wall) - KEPT_FOR  # a `Date` that jumps by weeks makes no batch that old
+    """Return a batch of ours that a complete list would show and this one lacks; None if it lacks none."""
+    archived = min(listing.date, listing.at.wall) - KEPT_FOR  # a `Date` that jumps by weeks ages no batch
     for batch_id, created_at in known.live.items():
         if created_at < archived:
-            continue  # whether the list shows archived batches is not known
+            continue  # it is not known whether the list shows archived batches
         must_show = batch_id in known.listed or created_at < listing.date - VISIBLE_WITHIN
         if must_show and batch_id not in listing.shown:
             return batch_id
@@ -461,14 +467,14 @@ def missing_in(listing: Listing, known: Known) -> str | None:
 
 
 def settle(doubt: Doubt, listing: Listing, known: Known, *, grace: float, hold: bool) -> Ruling:
-    """Table B for one attempt, after the candidates that this list shows were remembered.
+    """Decide by table B about one attempt, once the candidates that this list shows are recorded.
 
     Args:
         doubt: the attempt.
-        listing: a list later than the commit point.
-        known: what is known of the scope's batches.
-        grace: seconds that a create may still take to appear.
-        hold: the policy `unresolved="hold"`.
+        listing: a list that was made after the commit point.
+        known: the knowledge about the scope's batches.
+        grace: the seconds after which an unanswered create cannot appear in the list any more.
+        hold: whether the policy is `unresolved="hold"`.
 
     """
     for batch_id, proof in known.proven.items():
@@ -489,17 +495,17 @@ def settle(doubt: Doubt, listing: Listing, known: Known, *, grace: float, hold: 
         return Hold(
             rule="B8",
             reason="the API key or workspace is not the one it was sent with, so an empty list proves nothing; "
-            "use the old key, or say what you know",
+            "use the old key, or resolve the shard",
         )
     if doubt.committed.certain:
-        return Hold(rule="B8", reason="the API said that it made a batch, but none can be found")
+        return Hold(rule="B8", reason="the API reported that it made a batch, but none can be found")
     if hold:
         return Hold(rule="B8", reason="no batch can be found, and unresolved creates are to be held")
     return Absent(rule="B8")
 
 
 def _waits_for(doubt: Doubt, listing: Listing, known: Known) -> Wait | Hold | None:
-    """What its candidates make of a doubt; None if none is left."""
+    """Return the ruling that the remaining candidates require; None if none is left."""
     running, unread, hidden, gone = list[str](), list[str](), list[str](), list[str]()
     for each in still_open(doubt, known):
         batch = listing.visible(each.batch_id)

@@ -1,11 +1,12 @@
 """Name the refusals that only a person can clear, and the remedy of each. Pure.
 
 The API answers a lack of credit, and most limits that a customer has set, with the envelope of a bad request (400),
-on a create and on a list. Such an answer says nothing about the request: every other call of the same key and
-workspace gets it, too, until somebody acts outside abatch. A few concern what one job names (`OF_ONE_JOB`).
+both on a create and on a list. Such an answer does not depend on the request: every other call of the same key and
+workspace gets it, too, until a person acts outside abatch. A few codes concern something that one job names
+(`OF_ONE_JOB`).
 
-Every code of the SDK's error map that a call of the batch endpoints can be refused with, and that does not pass by
-itself, stands here. Codes of other endpoints, and those that say what is wrong in a request, are left to their status.
+This module lists every code of the SDK's error map with which a call of the batch endpoints can be refused, and which
+does not pass by itself. Codes of other endpoints, and codes for a wrong request, are judged by their status.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ _BY_CODE: Final = {
     "encryption key" + _AGAIN,
     "cmek_not_approved": "Ask Anthropic to approve customer-managed encryption keys for the organization" + _AGAIN,
     "storage_not_approved": "Ask Anthropic to approve the customer-owned storage of the organization" + _AGAIN,
-    "claude_code_key_creator_not_member": "Make whoever created the API key a member of its organization and "
+    "claude_code_key_creator_not_member": "Make the creator of the API key a member of its organization and "
     "workspace again" + _AGAIN,
     "sandbox_egress_restricted": "Leave the sandbox with restricted network access, or lift the restriction" + _AGAIN,
-    # of one job
+    # The codes from here on concern one job.
     "user_profile_billing_not_authorized": "Have the customer of the job's user profile authorize the billing" + _AGAIN,
     "user_profile_not_billable": "Make the job's user profile billable, with whoever manages it" + _AGAIN,
     "user_profile_not_found": "Create or activate the user profile that the message names" + _AGAIN,
@@ -57,11 +58,11 @@ OF_ONE_JOB: Final = frozenset(
         "skill_read_blocked_undecryptable",
     }
 )
-"""Codes whose cause is what a job names or sends: other jobs of the key and workspace go on."""
+"""Codes that are caused by something that one job names or sends. Other jobs of the key and workspace continue."""
 _BY_CODE_OF_409: Final = {
     "skill_read_blocked_undecryptable": "Enable the encryption key of the skill that the requests name" + _AGAIN,
 }
-"""Of a status that passes by itself with any other code."""
+"""By `error.details.error_code` of a 409, a status that passes by itself with any other code."""
 _BY_BEGINNING: Final = {
     "Your credit balance is too low": "Buy credits in the Console, under Plans & Billing" + _AGAIN,
     "You have reached your specified": "Raise the usage limit in the Console, under Limits, or wait until the time "
@@ -71,7 +72,7 @@ _BY_BEGINNING: Final = {
 
 
 def remedy_of(status: int, error_code: str | None, message: str) -> str | None:
-    """What lifts this refusal by the API's own envelope; None if it is not one that only a person can clear."""
+    """Return the remedy for a refusal by the API's own envelope; None if not only a person can clear it."""
     if status == 409:
         return None if error_code is None else _BY_CODE_OF_409.get(error_code)
     if status not in _STATUSES:

@@ -1,4 +1,4 @@
-"""Count why the model stopped, over the answers of a shard or a job: few names, however many the API makes up. Pure."""
+"""Count the stop reasons of the answers of a shard or a job: few names, however many the API introduces. Pure."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 __all__ = ["CUT", "MOST", "OTHER", "UNKNOWN", "add_stops"]
 
 MOST: Final = 16
-"""Names that are counted one by one; the API has seven."""
+"""The number of names that are counted separately; the API has seven."""
 LONGEST: Final = 40
 OTHER: Final = "other"
-"""The name under which further ones are counted."""
+"""The name under which further stop reasons are counted."""
 UNKNOWN: Final = "unknown"
-"""Of an answer that does not say."""
+"""The name for an answer without a stop reason."""
 CUT: Final = "max_tokens"
-"""Of an answer that was cut where `max_tokens` ended."""
+"""The stop reason of an answer that was cut at `max_tokens`."""
 
 
 def add_stops(sums: dict[str, int], more: Mapping[str, int]) -> None:
-    """Add counts to others."""
+    """Add the counts of `more` to `sums`."""
     for reason, count in more.items():
         known = reason in sums or (len(sums) < MOST and len(reason) <= LONGEST)
-        name = intern(reason) if known else OTHER  # jobs have few reasons between them
+        name = intern(reason) if known else OTHER  # all jobs share a few reasons
         sums[name] = sums.get(name, 0) + count

@@ -1,9 +1,10 @@
-"""The bytes on the wire: ids that prove whose a result is, and result lines cut and read without parsing them whole.
+"""The bytes on the wire: ids that prove which attempt a result belongs to, and a fast reader of result lines. Pure.
 
-A caller's custom_id never leaves the machine. On the wire a row is called `a1-SSSSSSSS-AA-MMMMMMMMMMMM-RRRR`, in
-Crockford's base32: shard number, attempt, a 60-bit keyed digest over both (the *tag*), row number. Its width is
-fixed, so the size of a create body is known before it is composed; one line of a batch's results proves which
-attempt of which journal made it; and "which rows came back" is a bitmap. Everything here is pure.
+A caller's custom_id never leaves the machine. On the wire the id of a row is `a1-SSSSSSSS-AA-MMMMMMMMMMMM-RRRR`, in
+Crockford's base32: shard number, attempt, a 60-bit keyed digest over both (the *tag*), row number. The width is fixed,
+so the size of a create body is known before the body is composed. One line of a batch's results proves which attempt of
+which journal made the batch, and a bitmap holds which rows came back. Result lines are cut and read without parsing
+them completely.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ __all__ = [
 ]
 
 MAX_LINE: Final = 64 * 2**20
-"""Bytes of one result line, at most."""
+"""The largest size of one result line, in bytes."""
 MAX_ATTEMPT: Final = 2**10 - 1
 BODY_HEAD: Final = b'{"requests":['
 BODY_TAIL: Final = b"]}"
-"""Held back at the gate: without it nothing can come to be on the server."""
+"""The bytes that are held back at the gate: without them nothing can exist on the server."""
 ROW_HEAD: Final = b'{"custom_id":"'
 ROW_MIDDLE: Final = b'","params":'
 ROW_END: Final = b"}"
@@ -69,7 +70,7 @@ NEWLINE: Final = ord("\n")
 
 
 class WireId(NamedTuple):
-    """An id as it stands in a result line, taken apart; `tag` is proof only once compared."""
+    """The parts of an id from a result line; `tag` proves something only once it was compared."""
 
     shard: int
     attempt: int
@@ -78,13 +79,13 @@ class WireId(NamedTuple):
 
 
 def tag(lineage_key: bytes, shard: int, attempt: int) -> int:
-    """60 bits that only the holder of the journal's key can make for this attempt."""
+    """Return 60 bits that only the holder of the journal's key can compute for this attempt."""
     digest = hmac.digest(lineage_key, b"%d|%d" % (shard, attempt), hashlib.sha256)
     return int.from_bytes(digest[:8], "big") >> 4
 
 
 def prefix(lineage_key: bytes, shard: int, attempt: int) -> bytes:
-    """The id of every row of an attempt, up to the row number."""
+    """Return the part of the id that all rows of an attempt share: everything before the row number."""
     if not (0 < shard < 2**40 and 0 < attempt <= MAX_ATTEMPT):
         raise ValueError(f"shard {shard} attempt {attempt} has no id")
     mark = tag(lineage_key, shard, attempt)
@@ -92,12 +93,12 @@ def prefix(lineage_key: bytes, shard: int, attempt: int) -> bytes:
 
 
 def row_suffix(row: int) -> bytes:
-    """The last four characters of a row's id."""
+    """Return the last four characters of a row's id."""
     return _PAIRS[row >> 10] + _PAIRS[row & 1023]
 
 
 def parse_id(wire_id: bytes) -> WireId | None:
-    """Take an id apart; None if it is not of our form. Whether the tag is ours is for the caller to compare."""
+    """Split an id into its parts; None if it does not have our form. The caller must compare the tag."""
     match = _ID.fullmatch(wire_id)
     if match is None:
         return None
@@ -108,7 +109,7 @@ def parse_id(wire_id: bytes) -> WireId | None:
 
 
 def body_size(rows: int, params_bytes: int) -> int:
-    """Content-Length of a create body of `rows` requests whose params take `params_bytes` together."""
+    """Return the Content-Length of a create body of `rows` requests whose params take `params_bytes` in total."""
     row = len(ROW_HEAD) + ID_WIDTH + len(ROW_MIDDLE) + len(ROW_END)
     return len(BODY_HEAD) + params_bytes + rows * row + (rows - 1) + len(BODY_TAIL)
 
@@ -134,8 +135,9 @@ def _number(text: str) -> int:
 class BlockReader:
     """Cut chunks of bytes into blocks of whole lines.
 
-    A chunk is looked at once, and copied when its lines are taken: a long line costs its length, however it comes.
-    What of it came is put together early, or its chunks would take the same room once more.
+    Each chunk is searched once, and copied when its lines are taken, so the cost of a long line is linear in its
+    length, however small its chunks are. The beginning of a long line is joined early, because joining it at the end
+    would need the same memory a second time.
     """
 
     __slots__ = ("_begun", "_chunks", "_searched", "weight")
@@ -145,17 +147,17 @@ class BlockReader:
         """The beginning of a long line."""
         self._chunks: list[bytes] = []
         self._searched = 0
-        """So many of the chunks, from the first, are known to hold no newline."""
+        """The number of leading chunks that are known to hold no newline."""
         self.weight = 0
-        """Bytes that it holds."""
+        """The number of bytes in memory."""
 
     def feed(self, chunk: bytes) -> None:
-        """Take a chunk."""
+        """Add a chunk."""
         self._chunks.append(chunk)
         self.weight += len(chunk)
 
     def take(self) -> bytes:
-        """The whole lines since the last block, the last without its newline; nothing if none is whole.
+        """Return the whole lines since the last block, the last one without its newline; empty if no line is whole.
 
         Raises:
             LineTooLong: the unfinished line passed 64 MiB.
@@ -180,7 +182,7 @@ class BlockReader:
         return text
 
     def end(self) -> bytes:
-        """The line that no newline ended, as the API sends its last one."""
+        """Return the line that no newline ended; the API sends its last line like this."""
         line = self._behind_begun(self._chunks)
         self._chunks.clear()
         self._searched = self.weight = 0
@@ -196,7 +198,7 @@ class BlockReader:
 
 
 def lines_of(text: bytes) -> list[bytes]:
-    r"""The lines of a block, cut at `\n` alone: U+2028 and its kin are part of a line. Blank lines are skipped."""
+    r"""Split a block into its lines, only at `\n`: U+2028 and similar are part of a line. Blank lines are skipped."""
     lines = text.split(b"\n")
     return [line for line in (map(_strip, lines) if b"\r" in text else lines) if line]
 
@@ -214,7 +216,7 @@ class LineReader:
         self._blocks = BlockReader()
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The lines that this chunk completes.
+        """Add a chunk, and return the lines that it completes.
 
         Raises:
             LineTooLong: the unfinished line passed 64 MiB.
@@ -224,7 +226,7 @@ class LineReader:
         return lines_of(self._blocks.take())
 
     def end(self) -> list[bytes]:
-        """The line that no newline ended, as the API sends its last one."""
+        """Return the line that no newline ended; the API sends its last line like this."""
         return lines_of(self._blocks.end())
 
 
@@ -255,7 +257,7 @@ class _Usage(msgspec.Struct, gc=False):
     iterations: list[_Iteration] | None = None
 
     def charges(self) -> Charges:
-        """What is charged besides the tokens."""
+        """Return what is charged in addition to the tokens."""
         plain = is_plain(self.inference_geo, self.service_tier, self.speed)
         if plain and self.server_tool_use is None and self.iterations is None:
             return PLAIN
@@ -268,7 +270,7 @@ class _Usage(msgspec.Struct, gc=False):
         )
 
     def numbers(self) -> tuple[int, int, int, int, int]:
-        """The fields of `Usage` that are tokens, in their order."""
+        """Return the fields of `Usage` that count tokens, in their order."""
         lifetimes = self.cache_creation
         return (
             self.input_tokens or 0,
@@ -279,7 +281,7 @@ class _Usage(msgspec.Struct, gc=False):
         )
 
     def counted(self) -> Usage:
-        """The same, by name."""
+        """Return the same numbers as a `Usage`, with the charges."""
         fresh, output, read, written, hour = self.numbers()
         charges = self.charges()
         return Usage(
@@ -317,13 +319,13 @@ class _Result(msgspec.Struct, gc=False):
 
 
 class Envelope(msgspec.Struct, gc=False):
-    """What of a result line is decoded; the rest is passed over."""
+    """The part of a result line that is decoded; the decoder skips the rest."""
 
     custom_id: str
     result: _Result
 
     def told(self) -> tuple[str, str | None, str | None, Usage | None, str | None]:
-        """Outcome, error type, model, usage and stop reason."""
+        """Return outcome, error type, model, usage and stop reason."""
         result = self.result
         message, error = result.message, result.error
         model = usage = kind = stop = None
@@ -337,7 +339,7 @@ class Envelope(msgspec.Struct, gc=False):
 
 
 class Seen(NamedTuple):
-    """What a result line says of itself."""
+    """The content of a result line's envelope."""
 
     wire_id: str
     outcome: str
@@ -348,7 +350,7 @@ class Seen(NamedTuple):
 
 
 class Torn(Seen):
-    """What can be made out of a line that is not JSON but holds an id of ours: part of a line, as a rule."""
+    """The readable content of a line that is not JSON but holds one of our ids: usually a part of a line."""
 
     __slots__ = ()
 
@@ -364,11 +366,11 @@ _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
 def read_line(line: bytes) -> Seen | None:
-    """Read a line's envelope; None if no custom_id can be made out in it.
+    """Read a line's envelope; None if no custom_id can be found in it.
 
-    A line that the strict decoder refuses (a lone surrogate, deep nesting, an unexpected type) is read by `json`. A
-    line of JSON is of the id at its top: an array of results, or an error that quotes an id, is nobody's line. A
-    line that is not JSON is scanned for our fixed-width id, so that an answer is never dropped, and is `Torn`.
+    `json` reads a line that the strict decoder refuses (a lone surrogate, deep nesting, an unexpected type). A JSON
+    line belongs to the id at its top level: an array of results, or an error that quotes an id, belongs to no row. A
+    line that is not JSON is scanned for our fixed-width id, so that no answer is ever dropped, and becomes `Torn`.
     """
     try:
         envelope = _decode(line)
@@ -378,7 +380,7 @@ def read_line(line: bytes) -> Seen | None:
 
 
 class Plain(NamedTuple):
-    """The lines of a block in the API's own form: of each its row, its bytes behind the head, its envelope."""
+    """The lines of a block in the API's own form: for each its row, its bytes after the head, and its envelope."""
 
     rows: list[int]
     tails: Sequence[bytes | memoryview]
@@ -386,13 +388,13 @@ class Plain(NamedTuple):
 
 
 def read_plain(text: bytes, head: bytes) -> Plain | None:
-    """Every line of a block; None if one is not of the API's own form or not ours, which says nothing of the others.
+    """Read every line of a block; None if any line is not in the API's own form or not ours.
 
-    This is the way of nearly all lines, and short: the block is decoded and cut as a whole, and no object is made
-    that the garbage collector would have to follow. `text` are whole lines, the last without its newline; `head`
-    is `ROW_HEAD` and the prefix of the attempt.
+    None says nothing about the other lines of the block. Nearly all lines take this fast path: the block is decoded and
+    cut as a whole, and makes no object that the garbage collector would have to track. `text` holds whole lines, the
+    last without its newline; `head` is `ROW_HEAD` followed by the prefix of the attempt.
     """
-    # a copy is faster than a view, which the garbage collector follows; but a long line is not copied
+    # A copy is faster than a view, which the garbage collector tracks. But a long line is not copied.
     short = len(text) < LONG
     tails: list[Any] = text.split(b"\n" + head) if short else _views(text, b"\n" + head)  # Any: bytes or views of them
     try:
@@ -405,7 +407,7 @@ def read_plain(text: bytes, head: bytes) -> Plain | None:
     tails[0] = tails[0][len(head) :]
     if short and any(NEWLINE in tail for tail in tails):
         return None
-    # the same ids by their place and by their name; a quote can only be where an id ends
+    # The ids found by position must equal the decoded custom_ids. A quote can only stand where an id ends.
     ends = [tail[: ROW_SUFFIX + 1] for tail in tails]
     if not short:
         ends = [bytes(end) for end in ends]
@@ -421,7 +423,7 @@ def read_plain(text: bytes, head: bytes) -> Plain | None:
 
 
 def _views(text: bytes, separator: bytes) -> list[memoryview]:
-    """What `text.split(separator)` gives, uncopied; nothing if a newline stands elsewhere."""
+    """Return the parts of `text.split(separator)` without copying; empty if there is a newline elsewhere."""
     whole, views, begin = memoryview(text), list[memoryview](), 0
     while (end := text.find(NEWLINE, begin)) >= 0:
         if not text.startswith(separator, end):
@@ -432,10 +434,10 @@ def _views(text: bytes, separator: bytes) -> list[memoryview]:
 
 
 def is_download_timeout(line: bytes) -> bool:
-    """Whether a line's error says that the API did not get a file in time.
+    """Return whether a line's error reports that the API did not get a file in time.
 
-    Its type is `invalid_request_error`, as if the request had to be changed, but it passes. Only lines of that type
-    are asked about, so the message is decoded here and not with every envelope.
+    The type of this error is `invalid_request_error`, as if the request had to be changed, but the error passes. Only
+    lines of that type get here, so the message is decoded here and not with every envelope.
     """
     if _DOWNLOAD_TIMEOUT.search(line) is None:
         return False
@@ -445,9 +447,9 @@ def is_download_timeout(line: bytes) -> bool:
 
 
 def error_in(line: bytes) -> tuple[str | None, str]:
-    """Type and message of a line's error; None and an empty text where they are not text, or there is none."""
+    """Return type and message of a line's error; None and an empty text if they are missing or not text."""
     try:
-        envelope: Any = json.loads(line)  # Any: whatever stands in the line
+        envelope: Any = json.loads(line)  # Any: the line may hold any JSON
         error: Any = envelope["result"]["error"]["error"]
         kind, message = error["type"], error["message"]
     except (ValueError, RecursionError, LookupError, TypeError):
@@ -469,7 +471,7 @@ def _read_leniently(line: bytes) -> Seen | None:
     if wire_id is None:
         return None
     try:
-        result: Any = envelope["result"]  # Any: whatever stands in the line
+        result: Any = envelope["result"]  # Any: the line may hold any JSON
         message: Any = result.get("message") or {}
         envelope_of_error: Any = result.get("error") or {}
         error: Any = envelope_of_error.get("error") or {}
@@ -482,12 +484,12 @@ def _read_leniently(line: bytes) -> Seen | None:
             None if usage is None else usage_of(usage),
             _text(message.get("stop_reason")),
         )
-    except (LookupError, TypeError, AttributeError):  # a result of another form; with our id it is ours all the same
+    except (LookupError, TypeError, AttributeError):  # the result has another form, but our id makes it ours
         return _undecoded(line, wire_id) if _ID.fullmatch(wire_id.encode()) else None
 
 
 def _read_deep(line: bytes) -> Seen | None:
-    """Find the id at the top of a whole line whose nesting no decoder takes."""
+    """Find the id at the top level of a whole line that is nested too deeply for any decoder."""
     depth = begin = 0
     for named in _NAMES_ID.finditer(line):
         bare = _STRING.sub(b"", line[begin : named.start()])
@@ -503,7 +505,7 @@ def _undecoded(line: bytes, wire_id: str) -> Seen:
 
 
 def _text(value: object) -> str | None:
-    """The value if it is text that can be written down as UTF-8."""
+    """Return the value if it is text that can be encoded as UTF-8."""
     if not isinstance(value, str):
         return None
     try:
@@ -514,7 +516,7 @@ def _text(value: object) -> str | None:
 
 
 def is_whole(line: bytes) -> bool:
-    """Whether a line that no newline ended is complete: a stream that was cut inside it leaves something open."""
+    """Return whether a line that no newline ended is complete: a cut inside a line leaves a bracket or quote open."""
     bare = _STRING.sub(b"", line).strip()
     closed = bare.endswith((b"}", b"]")) if bare else line.strip() != b""
     return closed and b'"' not in bare and all(bare.count(a) == bare.count(b) for a, b in ((b"{", b"}"), (b"[", b"]")))
@@ -528,19 +530,19 @@ def _scan(line: bytes) -> Torn | None:
 
 
 def with_custom_id(line: bytes, wire_id: bytes, custom_id: bytes) -> bytes:
-    """The line with `custom_id` (as a JSON string, quotes included) in the place of our wire id."""
+    """Return the line with `custom_id` (as a JSON string, quotes included) in the place of our wire id."""
     end = len(ROW_HEAD) + ID_WIDTH
     if line.startswith(ROW_HEAD) and line[len(ROW_HEAD) : end] == wire_id and line.count(wire_id) == 1:
         return b"".join((ROW_HEAD[:-1], custom_id, line[end + 1 :]))
     pieces: list[bytes] = []
     begin = 0
-    for named in _NAMED.finditer(line):  # in another order, with spaces, with escapes, twice
+    for named in _NAMED.finditer(line):  # the id may come later, with spaces, with escapes, or twice
         if _unquoted(named[1]) == wire_id:
             pieces += (line[begin : named.start(1)], custom_id)
             begin = named.end(1)
     if pieces:
         return b"".join((*pieces, line[begin:]))
-    # it is not an object with a custom_id: the row gets one that holds it
+    # The line is not an object with a custom_id, so the row gets a new object that holds the line.
     raw = json.dumps(line.decode("utf-8", "replace")).encode()
     return fallback(custom_id, b'{"type":"unreadable","raw":%b}' % raw)
 
@@ -553,20 +555,20 @@ def _unquoted(text: bytes) -> bytes:
 
 
 def fallback(custom_id: bytes, result: bytes = b'{"type":"canceled"}') -> bytes:
-    """A line made here, for a row that will have none from the API; `custom_id` as a JSON string."""
+    """Make a line for a row that will get none from the API; `custom_id` is a JSON string."""
     return b"".join((b'{"custom_id":', custom_id, b',"result":', result, b"}"))
 
 
 def outcome_of(line: bytes, custom_id: str) -> Line:
-    """A line that carries the caller's id already, decoded for a sink."""
+    """Decode a line that already carries the caller's id, for a sink."""
     seen = read_line(line)
-    if seen is None:  # no JSON reader takes it, as it was when it had an id of ours
+    if seen is None:  # no JSON reader accepts it, and none accepted it with our id
         return Line(line, custom_id, outcome_in(line))
     return Line(line, custom_id, *seen[1:])
 
 
 def delivered(line: bytes) -> Line:
-    """A line as it stands in a destination, with its caller's custom_id, decoded once more for a sink."""
+    """Decode a line from a destination, with the caller's custom_id, once more for a sink."""
     try:
         envelope = _decode(line)
     except _UNREADABLE:
@@ -575,7 +577,7 @@ def delivered(line: bytes) -> Line:
         seen = Seen(envelope.custom_id, *envelope.told())
     if seen is not None and not isinstance(seen, Torn):
         return Line(line, *seen)
-    named = _DELIVERED.search(line)  # no JSON reader takes it; a scan for our ids would find what the model wrote
+    named = _DELIVERED.search(line)  # no JSON reader accepts it; a scan for our ids might match the model's text
     return Line(line, "" if named is None else _as_text(named[1]), outcome_in(line))
 
 

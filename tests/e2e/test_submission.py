@@ -233,7 +233,7 @@ async def test_answer_that_names_a_batch_of_another_shard_is_never_sent_again(
         return Replied(status=200, batch=await self.retrieve(None, earlier[0]))
 
     monkeypatch.setattr(client.Client, "create", create)
-    with pytest.raises(StillInDoubt, match="the API said that it made a batch"):
+    with pytest.raises(StillInDoubt, match="the API reported that it made a batch"):
         await run(rows[8:], to="memory:", key="second")
     assert api.account.created == earlier
 
