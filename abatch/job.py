@@ -15,7 +15,8 @@ from abatch.system.paths import absolute_url
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from abatch.engine.runner import HandedOver, JobRun
+    from abatch.engine.planning import HandedOver
+    from abatch.engine.runner import JobRun
     from abatch.engine.scope import Scope
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
@@ -145,7 +146,7 @@ class Job:
             ManagerClosed: the manager is left meanwhile; raised at once.
 
         """
-        while self._job.unsettled and not self._run.over.is_set():
+        while self._job.unsettled and not self._run.is_over:
             self._raise_if_left()
             await self._job.change()
 
@@ -166,7 +167,7 @@ class Job:
             Exception: what the caller's iterable raised, after the shards that were full by then are done.
 
         """
-        while not self._run.over.is_set():
+        while not self._run.is_over:
             self._raise_if_refused()
             self._raise_if_left()
             await self._job.change()  # it is woken by its facts, at the end of its run, and by trouble of its scope
@@ -199,20 +200,21 @@ class Job:
             if given < self._job.sealed_count:
                 self._raise_if_left()
                 try:
-                    if sealed := await self._run.sealed_since(given):
-                        async with self._run.reading() as backend:  # reconnects and checks all parts of a finished job
+                    if sealed := await self._run.destination.sealed_since(given):
+                        # this reconnects a finished job, and checks all of its parts
+                        async with self._run.destination.reading() as backend:
                             while sealed:
                                 for each in sealed:
                                     given += 1
                                     async for raw in backend.read(each):
                                         yield Result(raw)
                                         self._raise_if_left()
-                                sealed = await self._run.sealed_since(given)
+                                sealed = await self._run.destination.sealed_since(given)
                 except Exception:
                     self._raise_if_left()  # its backend or journal was closed meanwhile
                     raise
-            if self._run.over.is_set():
-                if await self._run.sealed_since(given):
+            if self._run.is_over:
+                if await self._run.destination.sealed_since(given):
                     continue
                 self._raise_if_unfinished()
                 return

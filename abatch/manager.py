@@ -17,7 +17,7 @@ from abatch.engine.access import check_access, open_client
 from abatch.engine.context import ManagerContext
 from abatch.engine.move import move
 from abatch.engine.redrain import reopen_missing_parts
-from abatch.engine.runner import HandedOver, JobRun
+from abatch.engine.runner import JobRun
 from abatch.engine.scopes import Scopes
 from abatch.engine.shutdown import Shutdown
 from abatch.engine.submission import Submissions, check_arguments
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
     from abatch.engine.client import Client
+    from abatch.engine.planning import HandedOver
     from abatch.engine.scope import Scope
     from abatch.events import Event, EventsMissed
     from abatch.input.check import Preview
@@ -175,7 +176,7 @@ class BatchManager:
                 look=self._look,
             )
             self._submissions = Submissions(self._ledger, self._config, run_of=self._run_of)
-            self._shop = ManagerContext(
+            self._context = ManagerContext(
                 client=self._client,
                 ledger=self._ledger,
                 config=self._config,
@@ -202,7 +203,7 @@ class BatchManager:
             finally:
                 with anyio.CancelScope(shield=True):
                     for run in [*self._runs.values(), *self._spare.values()]:
-                        await run.aclose()
+                        await run.destination.aclose()
 
     @asynccontextmanager
     async def _calling_on_event(self) -> AsyncGenerator[None, None]:
@@ -274,7 +275,7 @@ class BatchManager:
     def _look(self, job: JobRecord) -> None:
         """Let the run of a job look at its open shards."""
         run = self._run_of(job)
-        if run.over.is_set():
+        if run.is_over:
             self._start(run, may_submit=run.may_submit)
         else:
             run.look()
@@ -319,7 +320,7 @@ class BatchManager:
         run = self._runs.get(job.job) or self._spare.get(job.job)
         if run is None:
             to = job.to
-            run = JobRun(self._shop, job, destination=absolute_url(self._folder, to) if to else None)
+            run = JobRun(self._context, job, url=absolute_url(self._folder, to) if to else None)
             run.input_paths = tuple(absolute(self._folder, file.path) for file in files_of(job.submitted.source))
             self._keep(run)
         return run
@@ -522,11 +523,11 @@ class BatchManager:
                     changed_input=changed_input,
                 )
                 if backend is not None and not job.to:  # one that was moved has another destination since
-                    self._run_of(job).use(backend)
+                    self._run_of(job).destination.use(backend)
             run = self._run_of(job)
             await self._submissions.change_limit(job, run, limit)
             if job.finished is not None:
-                await run.tidy()
+                await run.destination.tidy()
             handed = None  # and from here to the start nothing is awaited: a run that ends lets go of what it has
             if paths:
                 run.input_paths = tuple(path.absolute() for path in paths)
@@ -534,7 +535,7 @@ class BatchManager:
                 handed = run.hand_over(requests)
             if job.finished is None or not paths:
                 self._scopes.of(job.submitted.headers.workspace_id).start_over()
-                if run.over.is_set():
+                if run.is_over:
                     self._start(run, may_submit=True, handed_over=True)
                 else:
                     await run.join()
@@ -570,9 +571,11 @@ class BatchManager:
                 return handle
             run = self._run_of(job)
             async with run.paused():
-                await move(self._ledger, job, url, api=self._api, input_paths=run.input_paths, old=run.connected)
-                await run.move_to(absolute_url(self._folder, url))
-            if run.over.is_set() and job.finished is None:
+                await move(
+                    self._ledger, job, url, api=self._api, input_paths=run.input_paths, old=run.destination.connected
+                )
+                await run.destination.move_to(absolute_url(self._folder, url))
+            if run.is_over and job.finished is None:
                 self._start(run, may_submit=run.may_submit)
             return handle
 

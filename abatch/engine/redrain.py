@@ -73,14 +73,14 @@ async def _reopen(run: JobRun, ledger: Ledger, client: Client, input_paths: Sequ
     if job.finished is not None and trouble is None:
         return []
     await ledger.take_back(job)  # it may have been finished just now
-    async with run.rewriting() as backend:
-        gone = [shard for shard in job.shards.values() if await _is_gone(backend, run.ref(), shard)]
+    async with run.destination.rewriting() as backend:
+        gone = [shard for shard in job.shards.values() if await _is_gone(backend, run.destination.ref(), shard)]
         if not gone and trouble is not None:
             raise trouble
         reopened = _redrainable(job, gone)
         await check_age(client, job, reopened)
         await check_ids(ledger, job, reopened, input_paths)
-        listed = await threads.run(_digest, run.ref().missing)
+        listed = await threads.run(_digest, run.destination.ref().missing)
         facts = [
             entry
             for shard, _ in reopened

@@ -343,7 +343,7 @@ class Submissions:
             with anyio.CancelScope(shield=True):
                 await backend.aclose()
             raise
-        self._run_of(job).use(backend)
+        self._run_of(job).destination.use(backend)
         log.info("job_submitted", job=job.key)
         return job
 

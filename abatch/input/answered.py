@@ -128,8 +128,8 @@ async def without_answered(
 
 async def _note_job(ledger: Ledger, job: JobRecord, run: JobRun, known: KnownParams) -> None:
     """Note the requests that a job answered, with the digests of their params as far as they were kept."""
-    async with run.reading() as backend:
-        for sealed in await run.sealed_since(0):
+    async with run.destination.reading() as backend:
+        for sealed in await run.destination.sealed_since(0):
             piece: list[bytes] = []
             weight = 0
             async for raw in backend.read(sealed):

@@ -205,14 +205,14 @@ async def test_leaving_ends_who_reads_results_or_waits_with_manager_closed_at_on
             group.start_soon(read, job)
             group.start_soon(wait, job)
             await anyio.wait_all_tasks_blocked()
-            answered = running._stop.answered
+            answered = running._shutdown.answered
 
             async def answered_after_the_readers_ended() -> None:
                 while len(ended) < 2:
                     await anyio.lowlevel.checkpoint()
                 await answered()
 
-            running._stop.answered = answered_after_the_readers_ended  # type: ignore[method-assign]
+            running._shutdown.answered = answered_after_the_readers_ended  # type: ignore[method-assign]
     assert sorted(ended) == ["results", "wait"]
     assert [slow.account.times(raw_params(row)) for row in rows] == [1, 1, 1]
     assert slow.account.violated == 0

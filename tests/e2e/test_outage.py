@@ -210,7 +210,7 @@ async def test_the_driver_status_says_that_the_storage_is_down_and_since_when(ap
         assert down.since > job._job.started_at
         memory.restore("answers")
         await job.wait()
-        assert running._status().storage_down == []
+        assert running._scopes.status(running._runs.values()).storage_down == []
 
 
 async def test_locked_database_is_shown_as_an_outage_soon_and_ends_the_job_after_its_patience(

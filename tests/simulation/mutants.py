@@ -35,8 +35,8 @@ import abatch.protocol.reads
 from abatch.engine.key_guard import KeyGuard
 from abatch.engine.outage import Outage
 from abatch.engine.pending import PendingDoubts
+from abatch.engine.planning import JobPlanning
 from abatch.engine.recorder import ShardRecorder
-from abatch.engine.runner import JobRun
 from abatch.engine.scope import Scope
 from abatch.engine.scopes import Scopes
 from abatch.engine.sift import LineSifter
@@ -452,7 +452,7 @@ def sealed_without_end() -> ExitStack:
     async def room(_self: Any) -> bool:
         return True
 
-    return _patched((JobRun, "_room_for_shards", room))
+    return _patched((JobPlanning, "_room_for_shards", room))
 
 
 def scope_forgotten() -> ExitStack:

@@ -303,10 +303,10 @@ class Process(Owner):
 
     async def _wait(self, job: Job) -> Summary:
         """`Job.wait` with longer breaths: it looks every second."""
-        while not job._run.over.is_set():
+        while not job._run.is_over:
             job._raise_if_refused()
             with anyio.move_on_after(WISHES_EVERY):
-                await job._run.over.wait()
+                await job._run.ended()
         return await job.wait()
 
     def _input(self, work: Work) -> Any:

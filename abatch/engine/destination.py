@@ -1,0 +1,209 @@
+"""Connect, read and close the destination of one job.
+
+A destination that is found by its URL is connected when it is first needed. Once its job is finished and its run is
+over, it is closed as soon as nobody reads it, and a later reader connects it again.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from abatch import backend as backends
+from abatch.engine.sealing import sealed_of
+from abatch.errors import BackendError
+from abatch.log import log
+from abatch.system import threads
+from abatch.system.paths import is_local
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from abatch.backend import Backend, JobRef, Sealed
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.records import JobRecord
+
+__all__ = ["Destination"]
+
+
+class Destination:
+    """The destination of one job, and its backend while that is connected.
+
+    Args:
+        ledger: the journal's jobs.
+        job: the job.
+        url: where to connect; None if the caller gave the backend itself, or has not yet.
+
+    """
+
+    def __init__(self, ledger: Ledger, job: JobRecord, url: str | None) -> None:
+        self._ledger = ledger
+        self._job = job
+        self.url = url
+        self.is_written = False
+        """Whether a run of the job is under way, which may write to it."""
+        self._backend: Backend | None = None
+        self._connecting = anyio.Lock()
+        self._readers = 0
+        self._assembled = False
+        """Whether `finish` was called on the connected backend since the job is finished."""
+
+    def ref(self) -> JobRef:
+        """The job as backends know it."""
+        ledger = self._ledger
+        return backends.JobRef(
+            key=self._job.key,
+            lineage=ledger.lineage.name,
+            finished=self._job.finished is not None,
+            missing=ledger.folder.missing_lists(self._job.missing_shards),
+            listed=self._job.listed,
+        )
+
+    def use(self, backend: Backend) -> None:
+        """Take the caller's own backend."""
+        self._backend = backend
+
+    @property
+    def connected(self) -> Backend | None:
+        """The backend, if there is one at the moment."""
+        return self._backend
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether only the caller has the backend, and has not given it."""
+        return self._backend is None and self.url is None
+
+    async def backend(self) -> Backend | None:
+        """The job's backend, connected; None if only the caller has it.
+
+        Raises:
+            BackendError: the destination cannot be used.
+
+        """
+        async with self._connecting:
+            if self._backend is None and self.url is not None:
+                self._backend = await backends.connect(self.url, self.ref())
+            return self._backend
+
+    async def _known_backend(self) -> Backend:
+        backend = await self.backend()
+        if backend is None:
+            why = "its backend is an object of the application: hand the job over again with it"
+            raise BackendError(self._job.key, why)
+        return backend
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncGenerator[Backend, None]:
+        """The backend, ready to read sealed shards.
+
+        Raises:
+            BackendError: the destination is not what it was, or only the caller has its backend.
+
+        """
+        self._readers += 1
+        try:
+            backend = await self._known_backend()
+            if self._job.finished is not None and not self._assembled:
+                await self.assemble(backend, await self.sealed())
+            yield backend
+        finally:
+            self._readers -= 1
+            await self.close_if_idle()
+
+    @asynccontextmanager
+    async def rewriting(self) -> AsyncGenerator[Backend, None]:
+        """The backend, with the destination claimed as for a job that is not finished.
+
+        Raises:
+            BackendError: the destination is not free, or is being read, or only the caller has the backend.
+
+        """
+        if self._job.finished is not None and self.url is not None:
+            async with self._connecting:
+                if self._readers:
+                    raise BackendError(self._job.key, "its results are being read; try again once that is over")
+                await self._close(self._backend)
+                self._backend = None  # otherwise a failure to connect leaves a closed one
+                self._backend = await backends.connect(self.url, replace(self.ref(), finished=False, reopened=True))
+        self._readers += 1
+        try:
+            backend = await self._known_backend()
+            yield backend
+        finally:
+            self._readers -= 1
+            await self.close_if_idle()
+
+    async def assemble(self, backend: Backend, sealed: list[Sealed]) -> None:
+        """Finish the destination of a job whose end is on record; repeatable."""
+        await backend.finish(self.ref(), sealed)
+        self._assembled = True
+
+    async def check(self) -> BackendError | None:
+        """Assemble the destination of a finished job once more; why that fails, if it does."""
+        self._assembled = False
+        try:
+            async with self.reading():
+                return None
+        except BackendError as failure:
+            return failure
+
+    async def sealed(self) -> list[Sealed]:
+        """What is sealed, in the order of parts."""
+        full = await self._ledger.in_full(self._job)
+        records = [shard.sealed for shard in full.shards.values()]
+        return [sealed_of(each) for each in sorted(filter(None, records), key=lambda each: each.part)]
+
+    async def sealed_since(self, given: int) -> list[Sealed]:
+        """What can be read, in the order of sealing, after the first `given`; a shard drained once more ends it."""
+        if given >= self._job.sealed_count:
+            return []
+        full = await self._ledger.in_full(self._job)
+        found: list[Sealed] = []
+        for number in full.sealed_order[given:]:
+            if (record := full.shards[number].sealed) is None:
+                break
+            found.append(sealed_of(record))
+        return found
+
+    async def tidy(self) -> None:
+        """Do what a run that died just after the end of the job left undone on this machine."""
+        if not is_local(self._job.to) or not await threads.run(Path(self._job.location).exists):
+            return
+        try:
+            async with self.reading():
+                pass
+        except BackendError as failure:  # moved away, or not available: nothing of the job depends on it
+            log.info("backend_not_tidied", job=self._job.key, why=failure.why)
+
+    async def move_to(self, url: str) -> None:
+        """Use another destination from now on; while the run is paused."""
+        closing = self._detach()
+        self.url = url
+        await self._close(closing)
+
+    async def aclose(self) -> None:
+        """Close the backend; what is sealed does not depend on it."""
+        await self._close(self._backend)
+
+    async def close_if_idle(self) -> None:
+        """Close the backend of a finished job that nobody reads; whoever reads its results connects again."""
+        if self._job.finished is not None and not self.is_written and not self._readers and self.url is not None:
+            closing = self._detach()  # first, so that a concurrent reader opens its own connection
+            with anyio.CancelScope(shield=True):
+                await self._close(closing)
+
+    def _detach(self) -> Backend | None:
+        backend, self._backend = self._backend, None
+        self._assembled = False
+        return backend
+
+    async def _close(self, backend: Backend | None) -> None:
+        if backend is not None:
+            try:
+                await backend.aclose()
+            except Exception as failure:  # noqa: BLE001 - a backend may raise anything; the others are closed, too
+                log.warning("backend_not_closed", job=self._job.key, error=type(failure).__name__)

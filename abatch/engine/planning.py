@@ -1,0 +1,162 @@
+"""Plan the requests of one job during one round of its run, as fast as shards are sent and its pilot allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from abatch.errors import JobConflict, JobStopped, JournalError
+from abatch.input.planner import Planner
+from abatch.journal.log import Entry
+from abatch.log import log
+from abatch.protocol.early import judged, stop_after_pilot
+from abatch.protocol.facts import IterableSource, Stopped
+from abatch.protocol.lifecycle import Ready
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anyio.abc import TaskGroup
+
+    from abatch.engine.context import JobContext, ManagerContext
+    from abatch.journal.records import JobRecord
+
+__all__ = ["HandedOver", "JobPlanning"]
+
+
+@dataclass(slots=True, eq=False)
+class HandedOver:
+    """A caller's iterable, handed over once; the first plans the job, later ones are compared with it."""
+
+    requests: object
+    error: Exception | None = None
+    """What was wrong with it alone: the job goes on."""
+    cut_short: Exception | None = None
+    """What kept it from being planned to its end: raised once the run is over."""
+
+
+class JobPlanning:
+    """The planner of one round: at most one runs, since two would plan the same rows twice.
+
+    Args:
+        manager: what it shares with other jobs.
+        job: the job.
+        context: what its drivers share; None if it is finished, and iterables are only compared.
+        handed: iterables that were handed over, taken from the left.
+        input_paths: where the input files are now.
+        is_driven: whether any shard of the job has a driver.
+        cut_made: called after each cut, so that new shards are driven.
+        fail: told why the planning ended early.
+
+    """
+
+    def __init__(
+        self,
+        manager: ManagerContext,
+        job: JobRecord,
+        context: JobContext | None,
+        *,
+        handed: deque[HandedOver],
+        input_paths: Callable[[], tuple[Path, ...]],
+        is_driven: Callable[[], bool],
+        cut_made: Callable[[], None],
+        fail: Callable[[Exception], None],
+    ) -> None:
+        self._manager = manager
+        self._job = job
+        self._context = context
+        self._handed = handed
+        self._input_paths = input_paths
+        self._is_driven = is_driven
+        self._cut_made = cut_made
+        self._fail = fail
+        self._runs = False
+        self._again = False
+        """Whether the planner that runs goes round once more."""
+
+    def start(self, group: TaskGroup) -> None:
+        """Start the planner, or have the one that runs go round once more."""
+        self._again = True
+        if not self._runs:
+            self._runs = True
+            group.start_soon(self._plan)
+
+    async def _plan(self) -> None:
+        ledger, job = self._manager.ledger, self._job
+        source = job.submitted.source
+        try:
+            while self._again:
+                self._again = False
+                planner = Planner(
+                    ledger, job, self._manager.config, room=self._room_for_shards, cut_made=self._cut_made
+                )
+                paths = self._input_paths()
+                if not isinstance(source, IterableSource) and paths and not job.cancel_wished:
+                    await planner.run_file(source, *paths)
+                while self._handed:
+                    await self._plan_or_compare(planner, self._handed.popleft())
+        except JobStopped as stop:
+            if job.stopped is None:
+                await ledger.record(Entry(job.job, Stopped(reason=stop.reason, remedy=stop.remedy)))
+        except JournalError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - the caller's iterable may raise anything; what is sealed goes on
+            self._fail(failure)
+        finally:
+            self._runs = False
+
+    async def _plan_or_compare(self, planner: Planner, handed: HandedOver) -> None:
+        """Read one iterable as long as the job wants requests: the next one may be long in coming."""
+        try:
+            if self._context is None:
+                await planner.run_iterable(handed.requests)
+            else:
+                await self._context.while_wanted(planner.run_iterable(handed.requests))
+        except (JobStopped, JournalError):
+            raise
+        except Exception as failure:
+            if not isinstance(failure, JobConflict) and not self._job.cut.last:
+                handed.cut_short = failure
+                raise
+            handed.error = failure
+            self._job.wake()
+
+    async def _room_for_shards(self) -> bool:
+        """Wait until few enough sealed shards wait to be sent; False if planning is not wanted (any more)."""
+        job, context = self._job, self._context
+        while context is not None and context.wants_more:
+            if await self._pilot_holds():
+                if not self._is_driven():  # what is left of the pilot waits for an operator
+                    return False
+                await job.change()
+                continue
+            waiting = sum(isinstance(shard.state, Ready) for shard in job.open_shards.values())
+            if waiting < self._manager.config.sealed_unsent:
+                return True
+            await job.change()
+        return False
+
+    async def _pilot_holds(self) -> bool:
+        """Whether requests after the pilot have to wait; ends the submitting if too many of the pilot failed.
+
+        Only the pilot is planned by now, so that what the job came to is what the pilot came to. A request that is
+        planned after it puts on record that the pilot has passed.
+        """
+        job, pilot = self._job, self._job.submitted.pilot
+        source = job.submitted.source
+        is_all = not isinstance(source, IterableSource) and source.rows <= pilot
+        if not pilot or job.cut.rows != pilot or job.cut.last or is_all:
+            return False
+        done = job.progress()
+        match judged(pilot, succeeded=done.sealed - done.failed, failed=done.failed):
+            case "waits":
+                return True
+            case "failed" if self._manager.config.failing == "stop":
+                stop = stop_after_pilot(job.key, pilot, done.failed, job.failures())
+                await self._manager.ledger.record(Entry(job.job, stop))
+                log.error("job_stopped", job=job.key, reason=stop.reason)
+                return True
+            case _:
+                return False
