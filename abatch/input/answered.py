@@ -14,7 +14,7 @@ from msgspec.json import encode
 
 from abatch.errors import ConfigError, JobNotFound
 from abatch.input.files import BLOCK, packed_mask, read_again, unskipped
-from abatch.input.known import known_params
+from abatch.input.params_index import opened_params_index
 from abatch.journal.kept import params_mark, read_kept
 from abatch.protocol import wire
 from abatch.protocol.facts import SelectedSource, betas_of_row, files_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from abatch.engine.runner import JobRun
-    from abatch.input.known import KnownParams
+    from abatch.input.params_index import ParamsIndex
     from abatch.input.request import Rows
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord, ShardRecord
@@ -104,7 +104,7 @@ async def without_answered(
         BackendError: the results of a job are not where they were.
 
     """
-    async with known_params(ledger.folder.path) as known:
+    async with opened_params_index(ledger.folder.path) as known:
         for job in answering(ledger, answered_by):
             await _note_job(ledger, job, run_of(job), known)
         selection = _Selection(known, betas, note)
@@ -126,7 +126,7 @@ async def without_answered(
     )
 
 
-async def _note_job(ledger: Ledger, job: JobRecord, run: JobRun, known: KnownParams) -> None:
+async def _note_job(ledger: Ledger, job: JobRecord, run: JobRun, known: ParamsIndex) -> None:
     """Note the requests that a job answered, with the digests of their params as far as they were kept."""
     async with run.destination.reading() as backend:
         for sealed in await run.destination.sealed_since(0):
@@ -143,14 +143,14 @@ async def _note_job(ledger: Ledger, job: JobRecord, run: JobRun, known: KnownPar
         await threads.run(_note_params, ledger.folder.ids, shard, known)
 
 
-def _note_answers(job: JobRecord, results: list[bytes], known: KnownParams) -> None:
+def _note_answers(job: JobRecord, results: list[bytes], known: ParamsIndex) -> None:
     lines = map(wire.delivered, results)
     known.add(
         job.job, [(encode(line.custom_id), b"") for line in lines if line.outcome == "succeeded" and line.custom_id]
     )
 
 
-def _note_params(folder: Path, shard: ShardRecord, known: KnownParams) -> None:
+def _note_params(folder: Path, shard: ShardRecord, known: ParamsIndex) -> None:
     kept = read_kept(folder, shard.shard, shard.planned.rows)
     if kept is not None:
         known.note(shard.job, ((kept.custom_id(row), kept.params_mark(row)) for row in range(shard.planned.rows)))
@@ -160,7 +160,7 @@ def _note_params(folder: Path, shard: ShardRecord, known: KnownParams) -> None:
 class _Selection:
     """Which rows of an input are left out, row by row."""
 
-    known: KnownParams
+    known: ParamsIndex
     """What was answered."""
     betas: tuple[str, ...]
     """Of the whole job."""

@@ -17,7 +17,7 @@ import msgspec
 
 from abatch.errors import ConfigError, JobConflict, cancel_and_skip
 from abatch.input.files import CHANGED_MEANWHILE, packed_mask, read_again, unskipped
-from abatch.input.known import known_params
+from abatch.input.params_index import opened_params_index
 from abatch.input.request import Rows
 from abatch.journal.kept import params_mark, read_kept
 from abatch.journal.log import Entry
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from abatch.input.check import Preview
-    from abatch.input.known import KnownParams
+    from abatch.input.params_index import ParamsIndex
     from abatch.journal.kept import KeptIds
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord, ShardRecord
@@ -108,7 +108,7 @@ async def take_changed(
                 unplanned.append(shard)
             case _:
                 pass
-    async with known_params(ledger.folder.path) as known:
+    async with opened_params_index(ledger.folder.path) as known:
         for shard in sent:
             await threads.run(_note_sent, ledger.folder.ids, job, shard, known)
         _check_accounts(job, known.count, unplanned)
@@ -145,7 +145,7 @@ def _check_accounts(job: JobRecord, sent: int, unplanned: Sequence[ShardRecord])
         raise _refused(job.key, f"its shards hold {accounted:,} requests where {job.cut.rows:,} were planned")
 
 
-def _note_sent(folder: Path, job: JobRecord, shard: ShardRecord, known: KnownParams) -> None:
+def _note_sent(folder: Path, job: JobRecord, shard: ShardRecord, known: ParamsIndex) -> None:
     kept = _kept(folder, job, shard)
     known.add(job.job, ((kept.custom_id(row), kept.params_mark(row)) for row in range(shard.planned.rows)))
 
@@ -157,7 +157,7 @@ def _kept(folder: Path, job: JobRecord, shard: ShardRecord) -> KeptIds:
     return kept
 
 
-def _first_of(folder: Path, job: JobRecord, shards: Sequence[ShardRecord], known: KnownParams) -> bytes:
+def _first_of(folder: Path, job: JobRecord, shards: Sequence[ShardRecord], known: ParamsIndex) -> bytes:
     """The first custom_id of these shards that is known."""
     for shard in shards:
         kept = _kept(folder, job, shard)
@@ -171,7 +171,7 @@ class _Comparison:
     """The rows of the changed input, compared with what was sent."""
 
     def __init__(
-        self, known: KnownParams, betas: tuple[str, ...], preview: Preview | None, preview_rows: int | None
+        self, known: ParamsIndex, betas: tuple[str, ...], preview: Preview | None, preview_rows: int | None
     ) -> None:
         self.mask = bytearray()
         """A byte per row, 1 where it was sent."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from abatch import ConfigError, JobConflict, JobStopped, LimitReached
-from abatch.input.known import KnownParams, known_params
+from abatch.input.params_index import ParamsIndex, opened_params_index
 from abatch.input.request import Rows
 from abatch.journal.kept import MARK, params_mark, read_kept, write_kept
 from abatch.protocol.facts import FilePart, SelectedSource, Source, files_of
@@ -242,7 +242,7 @@ async def test_the_choice_is_the_same_with_little_memory(
 
 
 def test_what_is_known_of_many_requests_does_not_take_memory(tmp_path: Path) -> None:
-    with closing(KnownParams(tmp_path)) as known:
+    with closing(ParamsIndex(tmp_path)) as known:
         tracemalloc.start()
         for job in range(2):
             for begin in range(0, 40_000, 1000):
@@ -264,7 +264,7 @@ def test_what_is_known_of_many_requests_does_not_take_memory(tmp_path: Path) -> 
 
 async def test_a_folder_that_takes_no_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be compared with what was sent before in .*gone.*; free the disk"):
-        async with known_params(tmp_path / "gone"):
+        async with opened_params_index(tmp_path / "gone"):
             pass
 
 

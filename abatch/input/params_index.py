@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable
     from pathlib import Path
 
-__all__ = ["KnownParams", "known_params"]
+__all__ = ["ParamsIndex", "opened_params_index"]
 
 SCHEMA: Final = "CREATE TABLE known (id BLOB, job INTEGER, params BLOB NOT NULL, PRIMARY KEY (id, job)) WITHOUT ROWID"
 
 
 @asynccontextmanager
-async def known_params(folder: Path) -> AsyncGenerator[KnownParams, None]:
-    """An empty KnownParams, whose file is in this folder, and gone afterwards.
+async def opened_params_index(folder: Path) -> AsyncGenerator[ParamsIndex, None]:
+    """An empty ParamsIndex, whose file is in this folder, and gone afterwards.
 
     Raises:
         ConfigError: the folder does not take a file.
 
     """
-    known = await threads.opened(KnownParams.close, KnownParams, folder)
+    known = await threads.opened(ParamsIndex.close, ParamsIndex, folder)
     try:
         yield known
     finally:
         await threads.clean_up(known.close)
 
 
-class KnownParams:
+class ParamsIndex:
     """Digests of params per job and custom_id. Each method raises ConfigError if the disk does not do its part."""
 
     def __init__(self, folder: Path) -> None:
