@@ -19,6 +19,7 @@ from abatch.errors import (
     BackendError,
     BackendNotFound,
     BackendUnavailable,
+    BadAnswer,
     BadRequest,
     ConfigError,
     JobConflict,
@@ -45,6 +46,7 @@ from abatch.protocol.forecast import Forecast
 from abatch.result import Failure, Line, Result, ResultError, Summary, Usage
 from abatch.snapshot import JobStatus, JournalStatus, OperatorWord, ShardStatus
 from abatch.sync import cancel, estimate, identify, move, resolve, results, status
+from abatch.synchronous import run
 from abatch.view import JournalView
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "BackendFactory",
     "BackendNotFound",
     "BackendUnavailable",
+    "BadAnswer",
     "BadRequest",
     "BatchManager",
     "Config",
@@ -104,6 +107,7 @@ __all__ = [
     "read_stdin",
     "resolve",
     "results",
+    "run",
     "status",
 ]
 

@@ -6,6 +6,7 @@
     │   ├── BackendUnavailable            its package is not installed
     │   └── JobNotFound (a LookupError)   the journal has no job with this key
     ├── BadRequest                        a request that must be changed before it can be sent
+    ├── BadAnswer (also a ValueError)     an answer that `Result.parse` cannot parse
     ├── JobConflict                       this key already names another job
     ├── JobStopped                        the job cannot go on until somebody acts
     │   └── LimitReached                  the requests that its limit allows are done
@@ -45,6 +46,7 @@ __all__ = [
     "BackendError",
     "BackendNotFound",
     "BackendUnavailable",
+    "BadAnswer",
     "BadRequest",
     "ConfigError",
     "IllegalTransition",
@@ -189,6 +191,18 @@ class BadRequest(AbatchError):
         text = "\n".join(map(str, self.alike))
         unseen = self.total - sum(alike.count for alike in self.alike)
         return text if unseen <= 0 else f"{text}\nand {unseen} more"
+
+
+class BadAnswer(AbatchError, ValueError):
+    """The answer of a request cannot be parsed as the type that `Result.parse` was given."""
+
+    def __init__(self, custom_id: str, why: str) -> None:
+        super().__init__(custom_id, why)
+        self.custom_id = custom_id
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"the answer of request {self.custom_id[:80]!r} cannot be parsed: {self.why}"
 
 
 Why: TypeAlias = Literal["destination", "content", "headers", "selection", "change"]

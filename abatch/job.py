@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from abatch.errors import JobFailed, JobStopped, ManagerClosed
 from abatch.journal.log import Entry
+from abatch.journal.states import standing_of
 from abatch.protocol.facts import CancelWished, SelectedSource, files_of
 from abatch.protocol.forecast import forecast
 from abatch.result import LeftOut, Result
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from abatch.engine.scope import Scope
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
+    from abatch.journal.states import State
     from abatch.journal.sums import Progress
     from abatch.prices import PriceList
     from abatch.protocol.forecast import Forecast
@@ -49,7 +52,11 @@ class Job:
         self._handed = handed
 
     def __repr__(self) -> str:
-        return f"Job(key={self.key!r})"
+        """Show how the job stands in a few numbers."""
+        now = self.progress()
+        total = "an unknown number of" if now.wanted is None else f"{now.wanted:,}"
+        failed = f", {now.failed:,} failed" if now.failed else ""
+        return f"<Job {self.key!r} {self.state}: {now.sealed:,} of {total} requests done{failed}>"
 
     @property
     def key(self) -> str:
@@ -88,6 +95,30 @@ class Job:
     def done(self) -> bool:
         """Whether the job is finished: every planned request has its line in a complete destination."""
         return self._job.finished is not None
+
+    @property
+    def state(self) -> State:
+        """How the job stands, in the words of `abatch status`.
+
+        `planning`, `running`, `in doubt`, `held`, `stopped`, `cancelling` or `done`.
+        """
+        return standing_of(self._job).state
+
+    @property
+    def reason(self) -> str:
+        """Why the job is in this state; empty where there is nothing to say."""
+        return standing_of(self._job).reason
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it, for a job that is `stopped` or `held`; else empty."""
+        return standing_of(self._job).remedy
+
+    @property
+    def eta(self) -> datetime | None:
+        """When the job will be done, in UTC; None if it is done, or if that is not known: `forecast().why` says why."""
+        seconds = self.forecast().seconds
+        return None if seconds is None or self.done else datetime.now(UTC) + timedelta(seconds=seconds)
 
     @property
     def limit(self) -> int | None:

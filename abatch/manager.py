@@ -124,9 +124,15 @@ class BatchManager:
         self._events = Events(self._folder)
         self._on_event = on_event
 
+    def __repr__(self) -> str:
+        if not self._open:
+            return f"<BatchManager of {self._folder}, {'not entered' if self._lifetime is None else 'left'}>"
+        jobs, unfinished = len(self._ledger.jobs), len(self._ledger.unfinished)
+        return f"<BatchManager of {self._folder}: {jobs:,} jobs, {unfinished:,} unfinished>"
+
     async def __aenter__(self) -> Self:
         if self._lifetime is not None:
-            raise RuntimeError("a BatchManager is entered once")
+            raise RuntimeError("a BatchManager is entered once; make another one for another block")
         self._lifetime = Lifetime(self._run())
         await self._lifetime.enter()
         return self
@@ -313,6 +319,8 @@ class BatchManager:
                 f"BatchManager.{call}() {when}; "
                 "call it inside `async with BatchManager(...) as manager:`, which each manager enters once"
             )
+        assert self._lifetime is not None
+        self._lifetime.check_loop(f"BatchManager.{call}()")
 
     # ---- jobs -------------------------------------------------------------------------------------------------
 

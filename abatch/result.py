@@ -11,11 +11,12 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, cast, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 import msgspec
 
 from abatch.charges import charges_of, merged
+from abatch.errors import BadAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,8 @@ __all__ = [
     "joined",
     "json_of",
 ]
+
+T = TypeVar("T")
 
 OUTCOMES = ("succeeded", "errored", "canceled", "expired")
 """The outcomes of a request, as the API spells them. Others may come to be: they are kept and count as failed."""
@@ -208,7 +211,13 @@ class Result:
         self._decoded: Any = None  # Any: whatever JSON the API sent
 
     def __repr__(self) -> str:
-        return f"Result(custom_id={self.custom_id!r}, outcome={self.outcome!r})"
+        """Show what identifies the result; never the answer, since a repr ends in logs."""
+        details = f"custom_id={self.custom_id!r}, outcome={self.outcome!r}"
+        if (error := self.error) is not None:
+            details += f", error={error.type!r}"
+        if (reason := self.stop_reason) is not None:
+            details += f", stop_reason={reason!r}"
+        return f"Result({details})"
 
     @property
     def _line(self) -> Any:  # noqa: ANN401 - as above
@@ -237,6 +246,42 @@ class Result:
         return Message.construct(**cast("dict[str, Any]", body))
 
     @property
+    def text(self) -> str | None:
+        """The text of the answer: its text blocks, joined; None where there is none. It does not import the SDK."""
+        content = _member(_member(self._line["result"], "message"), "content")
+        blocks = cast("list[object]", content) if isinstance(content, list) else []
+        texts = [_member(block, "text") for block in blocks if _member(block, "type") == "text"]
+        found = [text for text in texts if isinstance(text, str)]
+        return "".join(found) if found else None
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the model stopped (`end_turn`, `max_tokens`, …), of a request that succeeded, else None."""
+        return _word(_member(self._line["result"], "message"), "stop_reason")
+
+    def parse(self, model: type[T], /) -> T:
+        """Parse the text of the answer, which must be JSON, as this type.
+
+        Args:
+            model: a pydantic model, or any type that msgspec decodes: a `Struct`, a dataclass, a TypedDict, `dict`,
+                `list[int]` and the like.
+
+        Raises:
+            BadAnswer: the request has no answer with text, or its text is not JSON of this type.
+            TypeError: msgspec cannot decode such a type.
+
+        """
+        text = self.text
+        if text is None:
+            raise BadAnswer(self.custom_id, self._why_no_text())
+        validate: Callable[[str], T] | None = getattr(model, "model_validate_json", None)
+        try:
+            return msgspec.json.decode(text, type=model) if validate is None else validate(text)
+        except (ValueError, msgspec.DecodeError, RecursionError) as failure:
+            cut = "it was cut at max_tokens; " if self.stop_reason == "max_tokens" else ""
+            raise BadAnswer(self.custom_id, f"{cut}{failure}") from failure
+
+    @property
     def error(self) -> ResultError | None:
         """Why the request errored, else None."""
         if self.outcome != "errored":
@@ -249,6 +294,13 @@ class Result:
             message=str(_member(inner, "message") or ""),
             request_id=None if request_id is None else str(request_id),
         )
+
+    def _why_no_text(self) -> str:
+        if (error := self.error) is not None:
+            return f"it errored ({error.type}: {error.message}); look at `outcome` first"
+        if self.outcome != "succeeded":
+            return f"its outcome is {self.outcome!r}; look at `outcome` first"
+        return f"it holds no text (stop_reason {self.stop_reason!r}); look at `message`"
 
     @property
     def usage(self) -> Usage | None:
@@ -359,7 +411,7 @@ class LeftOut:
     """Requests that are not sent, though nothing is known of the params that were answered."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Summary:
     """What a finished job came to."""
 
@@ -397,6 +449,19 @@ class Summary:
     """Why the costs are None."""
     prices_of: str = ""
     """The date of the price list."""
+
+    def __repr__(self) -> str:
+        """Show the key, the place, the counts that are not zero, and the cost."""
+        counts = ("errored", "canceled", "expired", "other", "missing", "not_sent", "duplicates")
+        names = (
+            "key",
+            "location",
+            "requests",
+            "succeeded",
+            *(each for each in counts if getattr(self, each) != 0),
+            "cost",
+        )
+        return f"Summary({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @property
     def ok(self) -> bool:

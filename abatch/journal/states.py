@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
 
 from abatch.protocol.facts import LostWished, ResolveWished
 from abatch.protocol.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost, Processing, Ready, Rejected
@@ -11,14 +11,18 @@ from abatch.protocol.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost,
 if TYPE_CHECKING:
     from abatch.journal.records import JobRecord, ShardRecord
 
-__all__ = ["Standing", "attempt_of", "shard_in_words", "standing_of", "state_of", "wish_in_words"]
+__all__ = ["Standing", "State", "attempt_of", "shard_in_words", "standing_of", "state_of", "wish_in_words"]
+
+
+State: TypeAlias = Literal["planning", "running", "in doubt", "held", "stopped", "cancelling", "done"]
+"""The state of a job, as people and programs read it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """How a job stands."""
 
-    state: str
+    state: State
     reason: str = ""
     remedy: str = ""
 

@@ -57,14 +57,41 @@ class Lifetime:
         """Let the block end, without waiting for it; `leave` is still to be called."""
         self._leaving.set()
 
-    async def leave(self) -> None:
-        """Leave the block, from any task, and wait until it is closed, whatever comes.
+    def check_loop(self, call: str) -> None:
+        """Refuse a call from another event loop than the one that entered: it would wait for ever, or break the block.
+
+        Code that runs in no event loop is not refused: it may look, and cannot wait.
 
         Raises:
+            RuntimeError: it comes from another event loop.
+
+        """
+        assert self._owner is not None
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        if here is not self._owner.get_loop():
+            raise RuntimeError(
+                f"{call} is called from another event loop than the one that entered the block; from another thread "
+                "use asyncio.run_coroutine_threadsafe(call, loop), and not one asyncio.run() for each call"
+            )
+
+    async def leave(self) -> None:
+        """Leave the block, from any task of the event loop that entered, and wait until it is closed, whatever comes.
+
+        Raises:
+            RuntimeError: it is left from another event loop while it is open.
             BaseException: what failed in the block.
             CancelledError: this task was cancelled meanwhile, and nothing failed.
 
         """
+        assert self._owner is not None
+        if self._owner.done() and self._owner.get_loop().is_closed():
+            if not self._owner.cancelled() and (failure := self._owner.exception()) is not None:
+                raise failure
+            return  # the loop that entered has ended, and closed the block before that
+        self.check_loop("leaving")
         self._leaving.set()
         cancelled = await self._closed()
         failure = self._failure()

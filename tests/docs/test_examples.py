@@ -55,6 +55,12 @@ def test_the_readme_says_what_came_of_it(desk, api):
     assert (desk / "inventions.db").exists()
 
 
+def test_the_readme_s_example_passes_mypy_strict(desk):
+    (block,) = [block for block in PLAIN if block.page.name == "README.md"]
+    (desk / "example.py").write_text(block.code)
+    assert "Success" in run(["-m", "mypy", "--strict", "--config-file=", "example.py"], cwd=desk)
+
+
 @pytest.mark.parametrize("block", TESTS, ids=str)
 def test_an_example_of_a_test_passes(block, desk):
     (desk / "test_example.py").write_text(block.code)

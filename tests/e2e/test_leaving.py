@@ -6,16 +6,18 @@ import ast
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from threading import Thread
 from typing import Any
 
 import anyio
 import pytest
 
-from abatch import BatchManager, Job, JournalError, ManagerClosed
+from abatch import BatchManager, Job, JournalError, LimitReached, ManagerClosed
 from abatch.journal.ledger import Ledger
 from abatch.sandbox import Sandbox
 from abatch.system import threads
-from tests.e2e.jobs import assert_each_answered, assert_paid_once, manager, raw_params, requests
+from tests.e2e.jobs import assert_each_answered, assert_paid_once, manager, raw_params, requests, run
 
 pytestmark = pytest.mark.anyio
 
@@ -85,6 +87,79 @@ async def test_cells_of_a_notebook_may_enter_use_and_leave_a_manager(api: Sandbo
     assert sorted(names["found"]) == sorted(row["custom_id"] for row in rows)
     assert names["summary"].ok
     assert_paid_once(api, rows)
+
+
+def test_a_manager_of_a_loop_in_another_thread_is_used_by_one_task_for_each_call(api: Sandbox) -> None:
+    """As programs without a loop of their own do it: each call is another task, and waits in another thread."""
+    rows = requests(23)
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever)
+    thread.start()
+
+    def call(work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(60)
+
+    try:
+        running = manager()
+        call(running.__aenter__())
+        job = call(running.submit(rows, to="results.jsonl", key="job"))
+        with pytest.raises(RuntimeError, match="another event loop than the one that entered"):
+            asyncio.run(running.submit(rows, to="results.jsonl", key="job"))
+        with pytest.raises(RuntimeError, match=r"leaving is called .* use asyncio\.run_coroutine_threadsafe"):
+            asyncio.run(running.__aexit__(None, None, None))
+        assert call(job.wait()).ok
+        assert "1 jobs, 0 unfinished" in repr(running)
+        call(running.__aexit__(None, None, None))
+        assert call(others()) == []
+        assert repr(running).endswith("left>")
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+
+
+def test_a_manager_whose_loop_ended_says_so_and_may_be_left(api: Sandbox) -> None:
+    """`asyncio.run` for each call ends the loop each time, and with it the manager: nothing is lost."""
+    rows = requests(5)
+    running = manager()
+    asyncio.run(running.__aenter__())
+    with pytest.raises(RuntimeError, match="after its block was left; call it inside"):
+        asyncio.run(running.submit(rows, to="results.jsonl", key="job"))
+    asyncio.run(running.__aexit__(None, None, None))
+    assert asyncio.run(run(rows))[1].ok
+    assert_paid_once(api, rows)
+
+
+async def test_a_job_says_how_it_stands(api: Sandbox) -> None:
+    async with manager() as running:
+        job = await running.submit(requests(12), to="memory:", key="job")
+        assert job.state in ("planning", "running", "in doubt")
+        await job.wait()
+        assert (job.state, job.reason, job.remedy, job.eta) == ("done", "", "", None)
+        assert repr(job) == "<Job 'job' done: 12 of 12 requests done>"
+        trial = await running.submit(requests(12), to="memory:trial", key="trial", limit=5)
+        with pytest.raises(LimitReached):
+            await trial.wait()
+        assert trial.state == "stopped"
+        assert "only its first 5 requests" in trial.reason
+        assert "to send the rest" in trial.remedy
+
+
+async def test_a_job_says_when_it_will_be_done(slow: Sandbox) -> None:
+    async with manager() as running:
+        first = await running.submit(requests(10), to="memory:first", key="first")
+        await until(first, lambda now: now.batches_in_flight == 1)
+        assert (first.state, first.eta, first.forecast().why) == ("running", None, "no history yet")
+        assert repr(first) == "<Job 'first' running: 0 of 10 requests done>"
+        slow.advance(86_050)
+        with anyio.fail_after(60):
+            await first.wait()
+        second = await running.submit(requests(10, system="x"), to="memory:second", key="second")
+        await until(second, lambda now: now.batches_in_flight == 1)
+        assert second.eta is not None
+        assert second.eta > datetime.now(UTC)
 
 
 async def test_a_broken_journal_interrupts_the_block_and_is_raised_by_it(

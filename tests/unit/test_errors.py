@@ -19,6 +19,7 @@ from abatch.errors import (
     BackendError,
     BackendNotFound,
     BackendUnavailable,
+    BadAnswer,
     BadRequest,
     ConfigError,
     IllegalTransition,
@@ -71,6 +72,7 @@ EACH = [
     (SpoolDamaged(Path("/s"), "is gone"), ["/s is gone"]),
     (SpoolUnusable(Path("/s"), "no space"), ["/s", "no space"]),
     (LineTooLong(67), ["67 bytes"]),
+    (BadAnswer("a", "it was cut"), ["request 'a'", "it was cut"]),
     (ApiError("create"), ["create", "no answer"]),
     (
         ApiError("list", status=429, kind="rate_limit_error", message="slow down", request_id="req_1"),

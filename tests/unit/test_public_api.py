@@ -20,6 +20,7 @@ PUBLIC = [
     "BackendFactory",
     "BackendNotFound",
     "BackendUnavailable",
+    "BadAnswer",
     "BadRequest",
     "BatchManager",
     "Config",
@@ -69,6 +70,7 @@ PUBLIC = [
     "read_stdin",
     "resolve",
     "results",
+    "run",
     "status",
 ]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
+import msgspec
+import pydantic
 import pytest
 
-from abatch import Result, ResultError, Summary, Usage
+from abatch import BadAnswer, Result, ResultError, Summary, Usage
 from abatch.result import LONG, Block, Line, in_pieces, joined
 from tests.unit.make import run
 
@@ -119,7 +122,8 @@ def test_a_lone_surrogate_in_an_answer_is_no_obstacle():
 
 
 def test_a_result_shows_its_id_and_outcome_but_not_the_answer():
-    assert repr(SUCCEEDED) == "Result(custom_id='a', outcome='succeeded')"
+    assert repr(SUCCEEDED) == "Result(custom_id='a', outcome='succeeded', stop_reason='end_turn')"
+    assert repr(ERRORED) == "Result(custom_id='a', outcome='errored', error='api_error')"
 
 
 def test_reading_everything_but_the_message_does_not_import_the_sdk():
@@ -159,3 +163,98 @@ def test_an_integer_of_thousands_of_digits_hides_nothing_else_of_its_line():
     line = b'{"custom_id":"x","result":{"type":"succeeded","message":{"usage":{"input_tokens":3},"content":[%b]}}}'
     result = Result(line % (b"9" * 5000))
     assert (result.outcome, result.usage, result.message is not None) == ("succeeded", Usage(input_tokens=3), True)
+
+
+def answer(*texts: str, **more: Any) -> Result:
+    content = [{"type": "thinking", "thinking": "…"}, *({"type": "text", "text": text} for text in texts)]
+    return result({"type": "succeeded", "message": {**MESSAGE, "content": content, **more}})
+
+
+def test_the_text_of_an_answer_is_that_of_its_text_blocks():
+    assert SUCCEEDED.text == "hello"
+    assert answer("one, ", "two").text == "one, two"
+    assert answer("").text == ""
+
+
+@pytest.mark.parametrize(
+    "without",
+    [
+        ERRORED,
+        answer(),
+        result({"type": "canceled"}),
+        result({"type": "succeeded", "message": {"content": "x"}}),
+        result({"type": "succeeded", "message": {"content": [None, {"type": "text"}]}}),
+        Result(b"nonsense"),
+    ],
+)
+def test_a_result_without_a_text_block_has_no_text(without):
+    assert without.text is None
+    with pytest.raises(BadAnswer):
+        without.parse(dict)
+
+
+class Fact(pydantic.BaseModel):
+    year: int
+    what: str
+
+
+@dataclass
+class Plain:
+    year: int
+    what: str
+
+
+class AsStruct(msgspec.Struct):
+    year: int
+    what: str
+
+
+class AsDict(TypedDict):
+    year: int
+    what: str
+
+
+@pytest.mark.parametrize("model", [Fact, Plain, AsStruct, AsDict, dict[str, Any], dict])
+def test_an_answer_is_parsed_as_a_pydantic_model_or_a_type_of_json(model):
+    parsed = answer('{"year": 1901, ', '"what": "é"}').parse(model)
+    assert isinstance(parsed, dict if model in (AsDict, dict[str, Any]) else model)
+    assert (parsed if isinstance(parsed, dict) else {"year": parsed.year, "what": parsed.what}) == {
+        "year": 1901,
+        "what": "é",
+    }
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (answer("no JSON"), "request 'a' cannot be parsed"),
+        (answer('{"year": 1901}'), "what"),
+        (answer('{"year": "soon", "what": "x"}'), "year"),
+        (answer('{"year": 19', stop_reason="max_tokens"), "it was cut at max_tokens; "),
+        (answer(stop_reason="refusal"), "it holds no text \\(stop_reason 'refusal'\\); look at `message`"),
+        (ERRORED, "it errored \\(api_error: m\\); look at `outcome` first"),
+        (result({"type": "expired"}), "its outcome is 'expired'; look at `outcome` first"),
+    ],
+)
+@pytest.mark.parametrize("model", [Fact, AsStruct])
+def test_an_answer_that_cannot_be_parsed_says_why(bad, words, model):
+    with pytest.raises(BadAnswer, match=words) as refused:
+        bad.parse(model)
+    assert refused.value.custom_id == "a"
+    assert isinstance(refused.value, ValueError)
+
+
+def test_text_and_parse_do_not_import_the_sdk():
+    program = (
+        "import sys, abatch\n"
+        f"result = abatch.Result({answer('[1]').raw!r})\n"
+        "print(result.text, result.parse(list[int]), 'anthropic' in sys.modules)"
+    )
+    assert run(program).split() == ["[1]", "[1]", "False"]
+
+
+def test_a_summary_shows_what_is_not_zero():
+    counts = {"requests": 10, "succeeded": 7, "errored": 3, "canceled": 0, "expired": 0}
+    summary = Summary(key="k", location="out.jsonl", cost=1.5, **counts)
+    shown = "Summary(key='k', location='out.jsonl', requests=10, succeeded=7, errored=3, cost=1.5)"
+    assert repr(summary) == shown
