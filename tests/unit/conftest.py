@@ -1,7 +1,8 @@
-"""Fixtures of the unit tests."""
+"""Fixtures of the unit tests, and how many examples their properties try: fewer with ABATCH_QUICK=1."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +21,7 @@ settings.register_profile(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=60,
+    max_examples=15 if os.environ.get("ABATCH_QUICK") == "1" else 60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("unit")

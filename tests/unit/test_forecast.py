@@ -66,6 +66,11 @@ async def test_batches_in_flight_take_what_past_batches_took(ledger):
     assert left(job, NOON + 8_000) == LATE
 
 
+async def test_a_create_whose_answer_is_lost_counts_from_its_commit_point(ledger):
+    job = await job_of(ledger, [committing()])
+    assert left(job, NOON + 600) == 3_000.0
+
+
 async def test_without_past_batches_no_end_is_made_up(ledger):
     job = await job_of(ledger, flying(1))
     assert left(job, NOON + 60, []) == NO_HISTORY
@@ -142,3 +147,14 @@ async def test_of_several_jobs_the_one_that_wants_most_attention_counts(ledger):
     assert exit_code(ledger, good, bad, driven=True) == RUNNING
     await ledger.record(Entry(bad.job, facts.Finished(location="bad.jsonl"), n=bad.cuts))
     assert exit_code(ledger, good, bad, driven=False) == FAILED
+
+
+async def test_a_finished_job_has_no_time_left_and_a_retry_is_sent_at_once(ledger):
+    finished = await job_of(ledger, done(1))
+    await ledger.record(Entry(finished.job, facts.Finished(location="out.jsonl"), n=finished.cuts))
+    assert left(finished, NOON) == 0.0
+    retried = await ledger.start_job(submitted("retried", source=msgspec.structs.replace(FILE, rows=10)))
+    number = ledger.number_shard()
+    cut = Entry(retried.job, facts.Cut(rows=10, last=True), n=retried.cuts)
+    await ledger.record(Entry(retried.job, planned(trial=2), number, 0), cut)
+    assert left(retried, NOON + 60) == NOTHING_SENT

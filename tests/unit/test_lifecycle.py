@@ -348,3 +348,27 @@ def test_candidates_add_up_and_stay_through_a_hold_until_the_attempt_is_over():
     assert state.doubt.candidates == (third, OTHER)
     assert after(state, seen(ONE)).doubt.candidates == (third, OTHER)  # foreign for ever
     assert after(state, FACTS["Withdrawn"]) == Ready(attempt=2)
+
+
+@pytest.mark.parametrize("state", [state for state in STATES.values() if state is not None])
+def test_a_doubt_is_kept_until_the_shard_is_drained_or_free_to_be_sent(state):
+    doubt = lifecycle.doubt_of(state)
+    assert (doubt is None) == isinstance(state, Ready | Rejected | Lost | Done | Dead)
+
+
+@pytest.mark.parametrize("state", [state for state in STATES.values() if state is not None])
+def test_only_what_is_sealed_can_be_sealed_at_another_destination(state):
+    elsewhere = SealedRecord(part=7, lines=10)
+    sealed = state.drained if isinstance(state, Done) else state.end if isinstance(state, Dead) else None
+    if isinstance(sealed, facts.Drained | facts.Abandoned):
+        moved = lifecycle.resealed(state, elsewhere)
+        assert (moved.drained if isinstance(moved, Done) else moved.end).sealed == elsewhere
+    else:
+        with pytest.raises(IllegalTransition):
+            lifecycle.resealed(state, elsewhere)
+
+
+def test_what_only_a_doubt_needs_is_forgotten_once_it_is_settled():
+    doubtful = after(DOUBT, facts.CandidatesChanged(seen=(ONE,), foreign=("msgbatch_9",)))
+    settled = after(doubtful, FACTS["Accepted"])
+    assert settled.doubt == DOUBT

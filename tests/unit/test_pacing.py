@@ -83,3 +83,13 @@ def test_backoff_doubles_to_its_most_and_begins_again():
     assert [backoff.next() for _ in range(4)] == [3.0, 6.0, 10.0, 10.0]
     backoff.reset()
     assert backoff.next() == 3.0
+
+
+def test_what_is_over_for_certain_leaves_the_queue():
+    pace = Pace("start")
+    pace.holds(1, 10, until=100.0)
+    pace.holds(2, 20)
+    pace.expire(100.0)
+    assert pace.queued == 30
+    pace.expire(100.5)
+    assert pace.queued == 20

@@ -457,6 +457,7 @@ def test_plain_lines_are_read_as_a_block_as_they_are_one_by_one():
         succeeded().replace(WIRE_ID, b"somebody-else"),
         succeeded()[:-1] + b',"custom_id":"' + WIRE_ID[:-4] + row_suffix(9) + b'"}',
         succeeded()[:-1] + b',"custom_id":"' + WIRE_ID + b'"}',
+        succeeded(usage=USAGE.replace(b"\n", b""))[:-1] + b',"custom_id":"somebody-else"}',
         succeeded().replace(b',"result"', b',\n"result"'),
         succeeded() + b"\n",
         b'{"result":{"type":"canceled"},"custom_id":"' + WIRE_ID + b'"}',
@@ -560,3 +561,61 @@ def test_what_python_cannot_decode_is_whole_all_the_same(content):
     assert wire.is_whole(line)
     assert not wire.is_whole(line[:-1])
     assert not wire.is_whole(line[:-3])
+
+
+@pytest.mark.parametrize(
+    "other", [b"of somebody else, and as long as ours", b"with an \\escape that JSON does not have"]
+)
+def test_an_id_that_is_not_ours_stays(other):
+    line = b'{"custom_id":"%b","custom_id":"%b"}' % (other, WIRE_ID)
+    assert with_custom_id(line, WIRE_ID, OURS) == line.replace(b'"%b"' % WIRE_ID, OURS)
+
+
+def test_a_line_that_names_no_id_is_kept_as_text_under_the_caller_s():
+    line = json.loads(with_custom_id(b"[1, \xff]", WIRE_ID, OURS))
+    assert line == {"custom_id": json.loads(OURS), "result": {"type": "unreadable", "raw": "[1, \ufffd]"}}
+
+
+# ---- lines at a destination ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "custom_id"),
+    [
+        (b'{"custom_id":"mail 1","result":{"type":"canceled"}}', "mail 1"),
+        (b'{"custom_id":"\\ud800","result":{"type":"canceled"}}', "\ud800"),
+        (b'{"custom_id": "mail \\"1\\"","result":{"type":"canceled"', 'mail "1"'),
+        (b'{"custom_id":"bad \\escape","result":{', '"bad \\escape"'),
+        (b'{"result":{"type":"canceled"}', ""),
+    ],
+    ids=["plain", "a lone surrogate", "cut off", "cut off, with an id that is no JSON", "without an id"],
+)
+def test_a_delivered_line_keeps_its_custom_id_and_its_bytes(line: bytes, custom_id: str) -> None:
+    read = wire.delivered(line)
+    assert (read.raw, read.custom_id) == (line, custom_id)
+
+
+def test_a_message_without_usage_tells_its_model_and_no_tokens() -> None:
+    seen = read_line(
+        b'{"custom_id":"x","result":{"type":"succeeded","message":{"model":"m","stop_reason":"end_turn"}}}'
+    )
+    assert seen is not None
+    assert (seen.model, seen.usage, seen.stop_reason) == ("m", None, "end_turn")
+
+
+def test_plain_lines_that_are_long_are_read_as_a_block_too() -> None:
+    lines = [of_row(1), of_row(2).replace(b"hello", b"y" * wire.LONG), of_row(3)]
+    read = read_plain(b"\n".join(lines), HEAD)
+    assert read is not None
+    assert read.rows == [1, 2, 3]
+    assert [HEAD + bytes(tail) for tail in read.tails] == lines
+
+
+def test_a_long_block_with_an_odd_line_is_left_to_be_read_line_by_line() -> None:
+    lines = [of_row(1).replace(b"hello", b"y" * wire.LONG), b" " + of_row(2)]
+    assert read_plain(b"\n".join(lines), HEAD) is None
+
+
+def test_an_id_outside_our_alphabet_leaves_its_block_to_be_read_line_by_line() -> None:
+    suffix = row_suffix(1)
+    assert read_plain(of_row(1).replace(HEAD + suffix, HEAD + b"!" * len(suffix)), HEAD) is None
