@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 FLOORS := .venvs/floors
 
-.PHONY: demo check test test-floors coverage lint format docs simulate mutants crash kill disk wire model properties fuzz nightly bench bench-large bench-peers wheel-test clean
+.PHONY: demo check unit test test-floors coverage lint format docs simulate mutants crash kill disk wire model properties fuzz nightly bench bench-large bench-peers wheel-test clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -19,7 +19,10 @@ demo: $(READY)  ## a job from file to results on a local sandbox: many batches, 
 	@echo; echo "demo-results.jsonl: $$(wc -l < demo-results.jsonl) results. The same command again does nothing:"
 	$(BIN)/abatch run examples/requests.jsonl --to demo-results.jsonl --sandbox --requests-per-batch 12 --quiet
 
-check: lint  ## lint and the unit tests, in less than a minute on two cores
+check: $(READY)  ## lint beside the unit tests, in less than a minute on two cores; fewer examples than in make test
+	$(MAKE) -j2 lint unit
+
+unit: $(READY)
 	ABATCH_QUICK=1 $(BIN)/python -m pytest -q tests/unit
 
 test: $(READY)  ## every test; the servers they need are installed with them
@@ -46,6 +49,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini tests
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(READY)

@@ -52,6 +52,16 @@ def test_the_workflow_tests_every_python_that_the_classifiers_name() -> None:
     assert min(named, key=lambda name: int(name[2:])) == PYPROJECT["project"]["requires-python"].removeprefix(">=")
 
 
+def test_the_table_of_lanes_names_targets_and_folders_that_exist() -> None:
+    page = (ROOT / "tests" / "README.md").read_text()
+    commands = re.findall(r"`([^`]+)`", page)
+    assert {target for command in commands for target in re.findall(r"^make ([\w-]+)", command)} <= set(TARGETS)
+    named = {path for command in commands for path in re.findall(r"tests/[\w/.]+", command)}
+    assert all((ROOT / path).exists() for path in named)
+    folders = {folder.parent for folder in (ROOT / "tests").glob("*/*.py")}
+    assert {str(folder.relative_to(ROOT)) for folder in folders} <= named
+
+
 def test_hooks_are_local_and_run_what_make_lint_runs() -> None:
     config = parsed(ROOT / ".pre-commit-config.yaml")
     assert [repo["repo"] for repo in config["repos"]] == ["local"]
