@@ -15,7 +15,7 @@ from tests.floors import floors, requirements
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MAKEFILE = (ROOT / "Makefile").read_text()
-TARGETS = dict(re.findall(r"^([\w-]+):[^=\n]*\n((?:\t.*\n)*)", MAKEFILE, re.MULTILINE))
+TARGETS = dict(re.findall(r"^([\w-]+):.*\n((?:\t.*\n)*)", MAKEFILE, re.MULTILINE))
 LISTED = {ROOT / ".pre-commit-config.yaml", ROOT / "mkdocs.yml", *(ROOT / ".github").rglob("*.yml")}
 
 
