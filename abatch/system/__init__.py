@@ -1,1 +1,1 @@
-"""Blocking work, names on disk and lifetimes: what the operating system offers, for the rest of the package."""
+"""Access to the operating system for the rest of the package: blocking work, names on disk, and lifetimes."""

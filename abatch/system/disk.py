@@ -1,8 +1,8 @@
-"""Names on disk: given, made durable, removed; bytes on their way there. These calls block: see `threads.run`.
+"""Make names on disk durable, remove them, and start the writeback of files. These calls block: see `threads.run`.
 
-After a failed fsync nobody knows which names of a folder are on the disk, and the next fsync may well succeed without
-them. So a folder is synced by one thread at a time, and whoever gave a name before a sync failed hears of it. A name
-that a run finds is synced again, and that is believed.
+After a failed fsync it is not known which names of a folder are on the disk, and the next fsync may well succeed
+without them. So only one thread at a time syncs a folder, and every thread that created a name before a failed sync
+gets the error. A name that a later run finds is synced again, and that sync is believed.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ __all__ = [
 ]
 
 AHEAD: Final = 2**21
-"""Bytes of a file that are left to its fsync, at most."""
+"""The largest number of a file's bytes that are left to its fsync."""
 SYNC_FILE_RANGE_WRITE: Final = 2
-"""An option of Linux's `sync_file_range`: begin to write, and wait for nothing."""
+"""An option of Linux's `sync_file_range`: begin to write, and do not wait."""
 
 OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
-"""This process, or this machine, has no descriptor left: that passes, and has nothing to do with the disk."""
+"""This process, or this machine, has no descriptor left. That passes, and has nothing to do with the disk."""
 UNABLE: Final = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS}
-"""Why a folder is never synced: it cannot be opened to read, or its file system has nothing to sync (automounts)."""
+"""Errors of a folder that cannot be synced: it cannot be read, or its file system has nothing to sync (automounts)."""
 NO_FULL_SYNC: Final = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
-"""What a file system answers that has no `F_FULLFSYNC`, a network one for example."""
+"""Errors of a file system without `F_FULLFSYNC`, for example a network file system."""
 PASSING: Final = {
     errno.EAGAIN,
     errno.EBUSY,
@@ -66,16 +66,16 @@ PASSING: Final = {
     errno.ESTALE,
     errno.ETIMEDOUT,
 }
-"""What may end without anybody's help. A full disk, a refused permission and a failing device (EIO) do not."""
+"""Errors that may pass by themselves. A full disk, a refused permission and a failing device (EIO) do not."""
 _turn = threading.Lock()
 _failures: Counter[Path] = Counter()
-"""How often the sync of a folder failed."""
+"""The number of failed syncs of each folder."""
 
 
 class Writeback:
-    """Let the kernel begin to write a growing file to the disk, so that the fsync at its end finds little left.
+    """Let the kernel begin to write a growing file to the disk, so that little is left for the final fsync.
 
-    It only saves time: an error of the disk is reported by the fsync.
+    This only saves time: the fsync reports an error of the disk.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Writeback:
 
 
 @cache
-def _sync_file_range() -> Any:  # noqa: ANN401 - what `ctypes` gives, None where there is none
+def _sync_file_range() -> Any:  # noqa: ANN401 - a function of `ctypes`, or None if there is none
     try:
         import ctypes  # noqa: PLC0415 - a Python may lack it
 
@@ -103,12 +103,12 @@ def _sync_file_range() -> Any:  # noqa: ANN401 - what `ctypes` gives, None where
 
 
 def sync(descriptor: int) -> None:
-    """Make what was written to a file, or the names in a folder, durable: on the disk itself, not in its cache.
+    """Make the bytes of a file, or the names in a folder, durable: on the disk itself, not in its cache.
 
-    An fsync of macOS leaves it to the disk when it writes; `F_FULLFSYNC` does not.
+    On macOS, fsync lets the disk decide when it writes; `F_FULLFSYNC` does not.
 
     Raises:
-        OSError: it failed; never try again, what a failed sync did cannot be known.
+        OSError: the sync failed. Never try again, because the effect of a failed sync is not known.
 
     """
     full: int | None = getattr(fcntl, "F_FULLFSYNC", None)
@@ -124,10 +124,10 @@ def sync(descriptor: int) -> None:
 
 
 def close_to_others(folder: Path) -> int:
-    """Take a folder that is ours from everybody else; the permission bits of the others that it had, 0 if none.
+    """Remove the permissions of other users on a folder that is ours, and return them; 0 if there were none.
 
     Raises:
-        OSError: it belongs to somebody else, or its bits cannot be changed.
+        OSError: the folder belongs to another user, or its permissions cannot be changed.
 
     """
     found = folder.stat()
@@ -140,7 +140,7 @@ def close_to_others(folder: Path) -> int:
 
 
 def passes(failure: OSError) -> bool:
-    """Whether what the operating system refused may be granted later, without anybody's help."""
+    """Return whether this failure may pass by itself."""
     return failure.errno in PASSING
 
 
@@ -152,10 +152,10 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def durable(folder: Path) -> Generator[None, None, None]:
-    """Make the names durable that are given in a folder in here.
+    """Make the names durable that are created in a folder inside this block.
 
     Raises:
-        OSError: they may be lost: a sync of the folder failed, this one or another since the first name was given.
+        OSError: the names may be lost, because this sync of the folder failed, or another one since the block began.
 
     """
     before = _failures[folder]
@@ -164,22 +164,23 @@ def durable(folder: Path) -> Generator[None, None, None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names durable that stand in a folder.
+    """Make the names in a folder durable.
 
     Raises:
-        OSError: it failed.
+        OSError: the sync failed.
 
     """
     _sync(folder, _failures[folder])
 
 
 def make_folders(folder: Path) -> None:
-    """Make a folder and those above it that are missing, for us alone; each is durable before one is made in it.
+    """Make a folder and its missing parents, for us alone; each is durable before the next one is made in it.
 
-    So is one that is there: a run may have made it, and died. What its file system cannot do is not asked for.
+    A folder that exists is made durable, too, because an earlier run may have made it and died. A file system that
+    cannot sync a folder is not an error.
 
     Raises:
-        OSError: one of them cannot be made.
+        OSError: one of the folders cannot be made.
 
     """
     failures = _failures[folder.parent]
@@ -212,12 +213,12 @@ def _sync(folder: Path, failures: int) -> None:
 
 
 def is_out_of_files(failure: OSError) -> bool:
-    """Whether a file or connection could not be opened because no descriptor is left."""
+    """Return whether a file or connection could not be opened because no descriptor is left."""
     return failure.errno in OUT_OF_FILES
 
 
 def can_open_more() -> bool:
-    """Whether a descriptor is left; some libraries do not tell why they could not open a file."""
+    """Return whether a descriptor is left, because some libraries do not report why they could not open a file."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as refused:

@@ -1,10 +1,11 @@
-"""Hold a block open in a task of its own, so that it can be left from another task than the one that entered it.
+"""Hold a block open in a separate task, so that a different task may leave it than the one that entered it.
 
 A task group must be left by the task that entered it. A fixture of pytest-asyncio and a cell of a notebook run each
-step in another task, so the block itself is entered and left by one task of ours, which waits in between.
+step in a different task. So one task of ours enters and leaves the block itself, and waits in between.
 
-Two things reach the task that entered as they would if the block stood in it: what fails inside cancels it at once,
-and `leave` raises the failure. A cancellation of the task that enters or leaves is raised once the block is closed.
+Failures reach the task that called `enter` as if it had entered the block itself: a failure inside cancels that task at
+once, and `leave` raises the failure. A cancellation of the task that enters or leaves is raised once the block is
+closed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["Lifetime"]
 
 
 class Lifetime:
-    """One block, entered once and left once."""
+    """One block, which is entered once and left once."""
 
     def __init__(self, block: AbstractAsyncContextManager[object]) -> None:
         self._block = block
@@ -36,7 +37,7 @@ class Lifetime:
         """Enter the block.
 
         Raises:
-            BaseException: what the block raises when it is entered; nothing is open then.
+            BaseException: the error that the block raised on entry; nothing is open then.
 
         """
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -45,25 +46,25 @@ class Lifetime:
         try:
             await asyncio.wait([self._owner, opened], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._leaving.set()  # this task is cancelled already: `_cancel_guest` must not do it again
+            self._leaving.set()  # this task is cancelled already, so `_cancel_guest` must not cancel it again
             self._owner.cancel()
             await self._closed()
-            self._failure()  # the cancellation is what the caller gets
+            self._failure()  # retrieve the failure, or asyncio logs it; the caller gets the cancellation
             raise
         if not opened.done():
             await self._owner
 
     def begin_to_leave(self) -> None:
-        """Let the block end, without waiting for it; `leave` is still to be called."""
+        """Let the block end without waiting for it; `leave` must still be called."""
         self._leaving.set()
 
     def check_loop(self, call: str) -> None:
-        """Refuse a call from another event loop than the one that entered: it would wait for ever, or break the block.
+        """Refuse a call from another event loop than the one that entered: it would wait forever, or break the block.
 
-        Code that runs in no event loop is not refused: it may look, and cannot wait.
+        Code that runs in no event loop is not refused, because it may look but cannot wait.
 
         Raises:
-            RuntimeError: it comes from another event loop.
+            RuntimeError: the call comes from another event loop.
 
         """
         assert self._owner is not None
@@ -78,12 +79,14 @@ class Lifetime:
             )
 
     async def leave(self) -> None:
-        """Leave the block, from any task of the event loop that entered, and wait until it is closed, whatever comes.
+        """Leave the block, from any task of the event loop that entered it, and wait until it is closed.
+
+        A cancellation of this task does not end the wait.
 
         Raises:
-            RuntimeError: it is left from another event loop while it is open.
-            BaseException: what failed in the block.
-            CancelledError: this task was cancelled meanwhile, and nothing failed.
+            RuntimeError: the call comes from another event loop while the block is open.
+            BaseException: the failure in the block.
+            CancelledError: this task was cancelled while it waited, and nothing failed.
 
         """
         assert self._owner is not None
@@ -101,7 +104,7 @@ class Lifetime:
                     raise cancelled
                 return
             if self._guest_cancelled and self._guest is asyncio.current_task() and self._guest is not None:
-                self._guest.uncancel()  # that was our own, to say what is raised here
+                self._guest.uncancel()  # this was our own cancellation, which is replaced by the failure
             raise failure from None
         finally:
             del cancelled, failure  # break the cycle from traceback to frame to error
@@ -122,12 +125,12 @@ class Lifetime:
             self._guest.cancel()
 
     async def _closed(self) -> asyncio.CancelledError | None:
-        """Wait for the end of the block; a cancellation that came meanwhile."""
+        """Wait for the end of the block, and return a cancellation of this task that came while it waited."""
         assert self._owner is not None
         cancelled: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
             waited = False
-            while not (waited and self._owner.done()):  # at least once: a cancellation that is on its way arrives here
+            while not (waited and self._owner.done()):  # wait at least once, so that a pending cancellation arrives
                 try:
                     await asyncio.wait([self._owner])
                 except asyncio.CancelledError as wish:
@@ -136,6 +139,6 @@ class Lifetime:
         return cancelled
 
     def _failure(self) -> BaseException | None:
-        """What the block ended with."""
+        """Return the error that ended the block; None if it ended well."""
         assert self._owner is not None
         return asyncio.CancelledError() if self._owner.cancelled() else self._owner.exception()

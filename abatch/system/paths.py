@@ -1,4 +1,4 @@
-"""How a journal names files: relative to the folder it stands in, so that both can be moved together."""
+"""The names that a journal keeps of files: relative to its parent folder, so that both can be moved together."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ LOCAL: Final = frozenset({"jsonl", "sqlite"})
 
 
 def folder_of(journal: str | os.PathLike[str]) -> Path:
-    """A journal's folder from the root; links stay as they were given.
+    """Return a journal's folder as an absolute path; links are not resolved.
 
     Raises:
-        ConfigError: it is relative to a folder that is gone.
+        ConfigError: the path is relative to a folder that was removed.
 
     """
     try:
-        return Path(os.path.abspath(journal))  # noqa: PTH100 - that would follow links
+        return Path(os.path.abspath(journal))  # noqa: PTH100 - Path.resolve would resolve links
     except FileNotFoundError as gone:
         raise ConfigError("the current folder was removed; change to one that exists") from gone
 
 
 def relative(journal: Path, path: Path) -> str:
-    """A path as the journal keeps it."""
+    """Return a path in the form that the journal keeps."""
     return os.path.relpath(path, journal.parent)
 
 
 def absolute(journal: Path, path: str) -> Path:
-    """A path that the journal keeps, from the root."""
+    """Return a path that the journal keeps as an absolute path."""
     return Path(os.path.normpath(journal.parent / path))
 
 
 def relative_url(journal: Path, url: str) -> str:
-    """A destination as the journal keeps it."""
+    """Return a destination in the form that the journal keeps."""
     scheme, path, rest = _taken_apart(url)
     if scheme not in LOCAL:
         return url
@@ -46,7 +46,7 @@ def relative_url(journal: Path, url: str) -> str:
 
 
 def absolute_url(journal: Path, url: str) -> str:
-    """A destination that the journal keeps, to connect to."""
+    """Return a destination that the journal keeps as a URL to connect to."""
     scheme, path, rest = _taken_apart(url)
     if scheme not in LOCAL:
         return url
@@ -54,12 +54,12 @@ def absolute_url(journal: Path, url: str) -> str:
 
 
 def is_local(url: str) -> bool:
-    """Whether a destination is a path on this machine."""
+    """Return whether a destination is a path on this machine."""
     return _taken_apart(url)[0] in LOCAL
 
 
 def is_text(name: str) -> bool:
-    """Whether a name can be written down as UTF-8; that of a file need not."""
+    """Return whether a name can be encoded as UTF-8; not every file name can."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -68,7 +68,7 @@ def is_text(name: str) -> bool:
 
 
 def shown(url: str) -> str:
-    """A destination's URL as people write it: a path where it is one."""
+    """Return a destination as people write it: as a path if it is one, otherwise as a URL."""
     scheme, path, rest = _taken_apart(url)
     return path + rest if scheme in LOCAL else url
 

@@ -1,6 +1,6 @@
-"""A database for what is needed for a moment and may not fit into memory: an SQLite file without a name.
+"""A database for temporary data that may not fit into memory: an SQLite file without a name.
 
-Nothing of it is left after a crash, so nothing is synced. These calls block: see `threads.run`.
+Nothing of it remains after a crash, so nothing is synced. These calls block: see `threads.run`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Final
 __all__ = ["scratch_database"]
 
 CACHE_KIB: Final = 16_000
-"""Of a database in memory; the rest is in its file."""
+"""The part of a database that is kept in memory; the rest is in its file."""
 
 
 def scratch_database(folder: Path | None, schema: str) -> sqlite3.Connection:
-    """A database with these tables in a file of this folder that has no name; without a folder, in memory.
+    """Make a database with these tables: in a nameless file in this folder, or in memory without a folder.
 
-    One thread after the other may use it.
+    Several threads may use it, one at a time.
 
     Raises:
-        OSError, sqlite3.OperationalError: the folder does not take a file.
+        OSError, sqlite3.OperationalError: the file cannot be made in the folder.
 
     """
     name = ":memory:"

@@ -1,10 +1,10 @@
-"""The one door to blocking work, and work that no cancellation splits.
+"""The single entry to blocking work, and work that no cancellation interrupts.
 
 Everything that may block the event loop (files, SQLite, compression, long parsing) goes through `run`, so that
-one place bounds the threads and a simulation can run the work inline.
+one place limits the threads and a simulation can run the work inline.
 
-A cancel scope of anyio holds its own cancellations back, but not `task.cancel()`, `asyncio.timeout` or the end of
-`asyncio.run`. What must not be split is therefore a task of its own, which is awaited whatever comes: `whole`.
+A shielded cancel scope of anyio holds back the cancellations of anyio, but not `task.cancel()`, `asyncio.timeout` or
+the end of `asyncio.run`. So work that must not be interrupted runs in a separate task, which `whole` awaits to its end.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ __all__ = ["clean_up", "opened", "run", "whole"]
 P = ParamSpec("P")
 T = TypeVar("T")
 THREADS: Final = 8
-"""Worker threads at once: the disk has no use for more, and each keeps memory and wants the GIL."""
+"""The number of worker threads: the disk is not faster with more, and each needs memory and the GIL."""
 _limiters: RunVar[anyio.CapacityLimiter] = RunVar("abatch.system.threads")
 
 
 async def run(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do `work` in a worker thread and return what it returns.
+    """Do `work` in a worker thread and return its result.
 
-    The work is one unit: a cancellation comes before it or waits until it is done, so that nothing runs on unseen.
-    One that waited is raised then, and the result dropped: what must be closed is opened by `opened`.
+    A cancellation takes effect before the work or after it, never during it, so that no work continues unnoticed. After
+    the work the cancellation is raised and the result is dropped. So use `opened` for a result that must be closed.
     """
     await anyio.lowlevel.checkpoint_if_cancelled()
     return await whole(anyio.to_thread.run_sync(lambda: work(*args, **kwargs), limiter=_limiter()))
 
 
 def _limiter() -> anyio.CapacityLimiter:
-    """Of this event loop, and not the one that the application uses."""
+    """Return the limiter of this event loop, which is separate from the application's."""
     try:
         return _limiters.get()
     except LookupError:
@@ -49,7 +49,7 @@ def _limiter() -> anyio.CapacityLimiter:
 
 
 async def opened(close: Callable[[T], object], work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Open something in a worker thread; if the caller is cancelled meanwhile, it is closed at once."""
+    """Open something in a worker thread; if the caller is cancelled during that time, close it at once."""
     made: list[T] = []
     try:
         await run(lambda: made.append(work(*args, **kwargs)))
@@ -61,13 +61,13 @@ async def opened(close: Callable[[T], object], work: Callable[P, T], /, *args: P
 
 
 async def clean_up(work: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
-    """Do `work` in a worker thread even where everything is cancelled: it leaves nothing behind."""
+    """Do `work` in a worker thread even if the caller is cancelled, so that nothing is left behind."""
     with anyio.CancelScope(shield=True):
         await run(work, *args, **kwargs)
 
 
 async def whole(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` to its end and return what it returns; a cancellation, of whatever kind, goes on after it."""
+    """Await `work` to its end and return its result; a cancellation of any kind is raised after it."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     with anyio.CancelScope(shield=True):
@@ -77,8 +77,8 @@ async def whole(work: Coroutine[Any, Any, T]) -> T:
             except asyncio.CancelledError as wish:
                 cancelled = wish
     if cancelled is not None:
-        if not task.cancelled():  # as all tasks are when the loop ends
-            task.exception()  # asked for; the cancellation is what the caller hears
+        if not task.cancelled():  # the end of the loop cancels every task
+            task.exception()  # retrieve the failure, or asyncio logs it; the caller gets the cancellation
         try:
             raise cancelled
         finally:

@@ -26,7 +26,7 @@ SCOPE = {
     (400, "cmek_key_network_blocked"): "network access controls",
     (400, "cmek_not_approved"): "approve customer-managed encryption keys",
     (400, "storage_not_approved"): "approve the customer-owned storage",
-    (400, "claude_code_key_creator_not_member"): "created the API key",
+    (400, "claude_code_key_creator_not_member"): "creator of the API key",
     (403, "sandbox_egress_restricted"): "restricted network access",
 }
 """Only a person can clear these, and every job of the key and workspace stops; with words of the remedy."""
