@@ -92,7 +92,7 @@ def retry(
     place = journal_of(journal, sandbox=sandbox)
     with reported(screen):
         chosen: dict[RetryKind, bool] = {"failed": failed, "missing": missing, "canceled": canceled}
-        kinds = [kind for kind, is_chosen in chosen.items() if is_chosen]
+        kinds: list[RetryKind] = [kind for kind, is_chosen in chosen.items() if is_chosen]
         stops = stop_reason or []
         _check_options(kinds, stops, max_tokens)
 

@@ -151,7 +151,7 @@ def run(
         if piped and key is None:
             raise ConfigError("requests from stdin have no name: give the job one with --key")
         price_file = None if prices is None else str(prices)
-        price_list = load_prices(price_file)
+        load_prices(price_file)  # so that one that cannot be used is refused before anything else
     if dry_run:
         _dry_run([Path(STDIN)] if piped else paths, to, config, price_file, screen, as_json_=as_json_, betas=beta or [])
         return
@@ -168,7 +168,7 @@ def run(
             spending=Spending(
                 screen,
                 config,
-                price_list,
+                price_file,
                 confirm_above=confirm_above,
                 ask=not (yes or sandbox),
                 limit=limit,

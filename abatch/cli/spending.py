@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from abatch import Estimate, Rows
     from abatch.cli.screen import Screen
     from abatch.config import Config
-    from abatch.prices import PriceList
 
 __all__ = ["CONFIRM_ABOVE", "Spending"]
 
@@ -29,7 +28,7 @@ class Spending:
     Args:
         screen: where it is said.
         config: how batches are cut.
-        prices: what tokens cost.
+        prices: a price file of the user's own.
         confirm_above: US dollars above which a person at a terminal is asked.
         ask: whether somebody may be asked at all.
         limit: how many requests are sent, the first ones; None for all.
@@ -41,7 +40,7 @@ class Spending:
         self,
         screen: Screen,
         config: Config,
-        prices: PriceList,
+        prices: str | None,
         *,
         confirm_above: float,
         ask: bool,
@@ -49,11 +48,8 @@ class Spending:
         pilot: int = 0,
     ) -> None:
         self._screen = screen
-        self._config = config
-        self._prices = prices
-        self._limit = limit
         self._pilot = pilot
-        self._estimator = Estimator(config, prices, limit=limit)
+        self._estimator = Estimator(config, prices=prices, limit=limit)
         self._confirm_above = confirm_above
         self._ask = ask
 

@@ -91,7 +91,7 @@ class Estimate:
             raise ConfigError("an estimate needs a file; stdin can be read only once, by the run itself")
         config = config or Config()
         params = check_of(config.params, betas=bool(betas))
-        estimator = Estimator(config, load(prices))
+        estimator = Estimator(config, prices=prices)
         with ExitStack() as opened:
             folder = None
             with suppress(OSError):  # without a temporary folder that can be written, memory does: 16 bytes a request
@@ -112,21 +112,22 @@ class _Asked(msgspec.Struct):
 
 
 class Estimator:
-    """Sum requests up as they are checked, so that their file is read once for both; `add` is that of a `Preview`.
+    """Sum requests up while `submit` checks them, so that their file is read once: `add` is the one of a `Preview`.
 
     Args:
         config: how batches are cut.
-        prices: what tokens cost.
-        limit: how many requests are measured, the first ones; None for all.
-        skip: how many of these are left out, the first ones.
+        prices: a price file of your own.
+        limit: how many requests are counted, the first ones; None for all.
+
+    Raises:
+        ConfigError: the price file cannot be used.
 
     """
 
-    def __init__(self, config: Config, prices: PriceList, *, limit: int | None = None, skip: int = 0) -> None:
-        self._prices = prices
+    def __init__(self, config: Config | None = None, *, prices: str | None = None, limit: int | None = None) -> None:
+        config = config or Config()
+        self._prices = load(prices)
         self._limit = limit
-        self._skip = skip
-        self._seen = 0
         self._requests = 0
         self._sums: dict[_Kind, _Sum] = {}
         self._cutter = _Cutter(config)
@@ -136,11 +137,9 @@ class Estimator:
     def add(self, rows: Rows) -> None:
         """Take in the next requests of the input; called in a worker thread."""
         count = len(rows.params)
-        first = min(max(self._skip - self._seen, 0), count)
-        end = count if self._limit is None else min(max(self._limit - self._seen, first), count)
-        self._seen += count
-        self._requests += end - first
-        for params, betas in islice(zip(rows.params, rows.betas, strict=True), first, end):
+        end = count if self._limit is None else min(self._limit - self._requests, count)
+        self._requests += end
+        for params, betas in islice(zip(rows.params, rows.betas, strict=True), end):
             asked = self._decode(params)
             tokens = len(params) // Estimate.BYTES_PER_TOKEN
             geo = ""
