@@ -1,12 +1,12 @@
-"""A local server that speaks the Message Batches API: for demos, for the CI of users, for tests with faults.
+"""A local server that speaks the Message Batches API: for demos, for users' CI, and for tests with faults.
 
     from abatch.sandbox import Sandbox
 
     async with Sandbox() as api:
         ...  # api.url, api.key, api.account, api.faults
 
-The machine itself (`abatch.sandbox.api`) needs no HTTP stack; `Sandbox` and `serve` need `abatch[sandbox]`
-and are imported when asked for.
+The machine itself (`abatch.sandbox.api`) needs no HTTP stack. `Sandbox` and `serve` need `abatch[sandbox]`
+and are imported on first use.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def main() -> None:
     """Read the arguments and serve."""
     parser = argparse.ArgumentParser(prog="python -m abatch.sandbox", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 takes any free port")
-    parser.add_argument("--state", type=Path, help="directory that keeps what was accepted")
+    parser.add_argument("--state", type=Path, help="directory for the record of accepted batches")
     parser.add_argument("--latency", type=seconds_range, default=0.0, help="seconds to the end of a batch, or LOW,HIGH")
     parser.add_argument("--cancel-latency", type=float, default=0.0, help="seconds from a cancel to the end")
     parser.add_argument("--answer-bytes", type=int, default=0, help="size of an answer's text")
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--requests-per-minute", type=int, help="calls of the batch endpoints")
     parser.add_argument("--era", choices=ERAS, default="2026-09", help="the year and month whose answers are imitated")
     parser.add_argument("--results-host", help="what results_url begins with, if not this server")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same chances")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same random numbers")
     parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input ends")
     options = parser.parse_args()
     sandbox = Sandbox(
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def announce(url: str) -> None:
-    """Tell the parent process where to connect."""
+    """Report the URL to the parent process."""
     sys.stdout.write(f"{url}\n")
     sys.stdout.flush()
 

@@ -1,7 +1,7 @@
-"""The account: an append-only record of what the sandbox accepted, the oracle of tests.
+"""The account: an append-only record of what the sandbox accepted. Tests judge by it.
 
-A request is known by its params alone (custom_ids on the wire are opaque): by the blake2b-128 digest of their
-raw bytes. Params that are to be told apart must differ, so a test gives every request params of its own.
+A request is identified only by its params (custom_ids on the wire are opaque), with the blake2b-128 digest of their raw
+bytes. Requests with equal params cannot be distinguished, so a test gives every request different params.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Violation:
 
     batch_id: str
     custom_id: str
-    """As it stood on the wire."""
+    """The custom_id on the wire."""
     times: int
-    """How often the request has been accepted, this time included."""
+    """How often the request has been accepted, including this time."""
 
 
 @dataclass(slots=True)
 class Account:
-    """What was accepted, by whom it does not matter; foreign batches are not in it."""
+    """The record of what was accepted from any caller; it does not include foreign batches."""
 
     batches: int = 0
     requests: int = 0
@@ -52,18 +52,18 @@ class Account:
     """The first thousand of them."""
     _accepted: dict[bytes, int] = field(default_factory=dict[bytes, int])
     _failed: dict[bytes, int] = field(default_factory=dict[bytes, int])
-    """How many acceptances of a request ended otherwise than succeeded."""
+    """How many acceptances of a request ended without success."""
 
     def times(self, params: bytes, /) -> int:
-        """How often the request with these params was accepted."""
+        """Return how often the request with these params was accepted."""
         return self._accepted.get(blake2b(params, digest_size=16).digest(), 0)
 
     def times_of(self, params_digest: bytes, /) -> int:
-        """The same, by the digest."""
+        """Return how often the request with this digest of its params was accepted."""
         return self._accepted.get(params_digest, 0)
 
     def accept(self, batch_id: str, requests: Requests) -> None:
-        """Note a new batch and check every request of it."""
+        """Record a new batch and check each of its requests."""
         self.batches += 1
         self.requests += len(requests)
         self.created.append(batch_id)
@@ -81,11 +81,11 @@ class Account:
                 self.violations.append(Violation(batch_id, custom_ids[row], times))
 
     def fail(self, requests: Iterable[bytes]) -> None:
-        """Note that acceptances of these requests, by digest, ended without success."""
+        """Record that acceptances of these requests, given by digest, ended without success."""
         for request in requests:
             self._failed[request] = self._failed.get(request, 0) + 1
 
     def abort(self, received: int) -> None:
-        """Note a create whose body never became complete."""
+        """Record a create whose body never became complete."""
         self.aborted += 1
         self.most_bytes_aborted = max(self.most_bytes_aborted, received)

@@ -1,9 +1,9 @@
-"""The sandbox's answers: which outcome a request gets, and its result line.
+"""The sandbox's answers: the outcome of each request, and its result line.
 
-Every answer is plainly synthetic. Its text starts with `[sandbox]` and carries the digest of the params it
+Every answer is visibly synthetic. Its text starts with `[sandbox]` and carries the digest of the params that it
 answers, so a test can check that a result belongs to its request.
 
-A request may choose its outcome itself, by `metadata.user_id` in its params:
+A request may choose its outcome itself with `metadata.user_id` in its params:
 
     sandbox:errored:overloaded_error        errored with this type
     sandbox:errored-once:overloaded_error   errored when accepted for the first time, succeeded later
@@ -51,16 +51,16 @@ __all__ = [
 MARK = b"[sandbox]"
 DOWNLOAD_TIMEOUT = "The request timed out while trying to download the file. Please try again later."
 VISIBLE_ERRORS = frozenset({"invalid_request_error", "not_found_error"})
-"""Errors about the request itself: their details are an object, and there is no request id."""
+"""Errors about the request itself: their details are an object, and they have no request id."""
 
 
 def digest(params: bytes, /) -> str:
-    """What an answer shows of the params it answers: the first 16 hex digits of their blake2b-128."""
+    """Return the digest of params that their answer shows: the first 16 hex digits of their blake2b-128."""
     return blake2b(params, digest_size=16).hexdigest()[:16]
 
 
 def answer_text(params: bytes, /, answer_bytes: int = 0) -> str:
-    """The text that answers these params, padded to `answer_bytes`."""
+    """Return the text that answers these params, padded to `answer_bytes`."""
     return f"[sandbox] {digest(params)}{_padding(answer_bytes)}"
 
 
@@ -90,7 +90,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class CutShort:
-    """The answer is cut where `max_tokens` ends: the request succeeds, and is paid for."""
+    """The answer is cut at `max_tokens`: the request succeeds, and is paid for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +100,17 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class Canceled:
-    """The request was not reached before somebody canceled the batch."""
+    """The request was not reached before the batch was canceled."""
 
 
 Outcome = Succeeded | Errored | Refused | CutShort | Expired | Canceled
 
 
 class OutcomeOf(Protocol):
-    """Decides what becomes of a request."""
+    """Decides the outcome of a request."""
 
     def __call__(self, params: bytes, nth_acceptance: int, rng: random.Random, /) -> Outcome:
-        """The outcome of a request that is accepted for the nth time (from 1)."""
+        """Return the outcome of a request that is accepted for the nth time (from 1)."""
         ...
 
 
@@ -137,7 +137,7 @@ _read_model = msgspec.json.Decoder(_Model).decode
 
 
 def why_invalid(params: bytes) -> str | None:
-    """Why an API that knows what the SDK knows would refuse these params, None if it would not."""
+    """Return why an API that knows the params of the SDK would refuse these; None if it would accept them."""
     known = table()
     try:
         if not known.read(params).stream:  # type: ignore[attr-defined]  # made at run time
@@ -156,14 +156,14 @@ def why_invalid(params: bytes) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcomes:
-    """The usual outcomes: bad params are errors, a request may choose, the others fail at these rates."""
+    """The usual outcomes: bad params are errors, a request may choose its outcome, the others fail at these rates."""
 
     errored: float = 0.0
     error_type: str = "overloaded_error"
     expired: float = 0.0
 
     def __call__(self, params: bytes, nth_acceptance: int, rng: random.Random, /) -> Outcome:
-        """The outcome of a request that is accepted for the nth time (from 1)."""
+        """Return the outcome of a request that is accepted for the nth time (from 1)."""
         if (why := why_invalid(params)) is not None:
             return Errored("invalid_request_error", f"[sandbox] {why}")
         if b'"sandbox:' in params and (chosen := chosen_outcome(params, nth_acceptance)) is not None:
@@ -181,7 +181,7 @@ _SUCCEEDED = Succeeded()
 
 
 def chosen_outcome(params: bytes, nth_acceptance: int) -> Outcome | None:
-    """The outcome that the params ask for in `metadata.user_id`, if any."""
+    """Return the outcome that the params ask for in `metadata.user_id`, if any."""
     read = _read_params(params)
     metadata = read.metadata
     match (metadata.user_id or "").split(":") if metadata else ():
@@ -208,7 +208,7 @@ def chosen_outcome(params: bytes, nth_acceptance: int) -> Outcome | None:
 SUCCEEDED, CANCELED, EXPIRED, FIRST_ERROR = range(4)
 CUT, REFUSED = 254, 255
 MOST_ERRORS = 200
-"""Different errors in one batch, of 251 that a byte can tell apart; later ones have the usual message."""
+"""The number of different errors in one batch that keep their message; a byte can encode 251 of them."""
 
 
 class OwnAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,29 +226,29 @@ class Requests(msgspec.Struct, frozen=True):
     custom_ids: bytes
     """Joined by newlines."""
     digests: bytes
-    """16 bytes each."""
+    """16 bytes for each request."""
     models: tuple[str, ...]
-    """Every model there is, as JSON."""
+    """Every model that occurs, as JSON."""
     model_of: bytes
-    """Two bytes each, an index of `models`."""
+    """Two bytes for each request: an index of `models`."""
     tokens: bytes
-    """Four bytes each, the tokens of the prompt."""
+    """Four bytes for each request: the tokens of the prompt."""
     errors: tuple[str, ...]
-    """Every type of error there is, with its message on a second line if that is not the usual one."""
+    """Every type of error that occurs, with its message on a second line if that is not the usual one."""
     outcome_of: bytes
     """One byte each: succeeded, canceled, expired, then an index of `errors`; 254 for a cut, 255 for a refusal."""
     own: dict[int, OwnAnswer] = {}
-    """By row: the answers that are not the usual ones."""
+    """The answers that are not the usual ones, by row."""
 
     def __len__(self) -> int:
         return len(self.outcome_of)
 
     def digest_of(self, row: int) -> bytes:
-        """All of the request's digest."""
+        """Return the whole digest of a request."""
         return self.digests[16 * row : 16 * row + 16]
 
     def lines(self, outcome_of: bytes, order: Iterator[int], answer_bytes: int) -> Iterator[bytes]:
-        """The result lines in this order, with these outcomes, without newlines."""
+        """Yield the result lines in this order, with these outcomes, without newlines."""
         custom_ids = self.custom_ids.decode().split("\n")
         digests = self.digests.hex()
         models, model_of = self.models, array("H", self.model_of)
@@ -322,7 +322,7 @@ class Columns:
     def add(
         self, custom_id: str, params: bytes, params_digest: bytes, outcome: Outcome, own: OwnAnswer | None = None
     ) -> None:
-        """Take one request, its outcome, and its answer if that is not the usual one."""
+        """Add one request, its outcome, and its answer if that is not the usual one."""
         if own is not None:
             self._own[len(self._custom_ids)] = own
         self._custom_ids.append(custom_id)
@@ -331,7 +331,7 @@ class Columns:
             model = _read_model(params).model
         except (msgspec.DecodeError, UnicodeDecodeError):
             model = ""
-        # beyond 65,536 models in one batch the last one stands for the rest
+        # An index has two bytes, so beyond 65,536 models in one batch the last one stands for the rest.
         self._model_of.append(min(self._models.setdefault(model, len(self._models)), 0xFFFF))
         self._tokens.append(prompt_tokens(params))
         self._outcome_of.append(self._code(outcome))
@@ -353,7 +353,7 @@ class Columns:
                 return CUT
 
     def requests(self) -> Requests:
-        """The columns, complete."""
+        """Return the complete columns."""
         return Requests(
             custom_ids="\n".join(self._custom_ids).encode(),
             digests=b"".join(self._digests),
@@ -367,7 +367,7 @@ class Columns:
 
 
 def prompt_tokens(params: bytes) -> int:
-    """A made-up but steady number of tokens for these params."""
+    """Return an invented number of tokens, which is always the same for the same params."""
     return max(1, len(params) // 4)
 
 
@@ -384,7 +384,7 @@ def _usage_after_input(output_tokens: int, service_tier: str) -> str:
 
 
 def message(params: bytes, answer_bytes: int, own: OwnAnswer | None = None) -> dict[str, Any]:  # Any: a JSON object
-    """The answer to one synchronous call of the Messages API."""
+    """Return the answer to one synchronous call of the Messages API."""
     usual = [{"type": "text", "text": answer_text(params, answer_bytes)}]
     return {
         "id": f"msg_01sandbox{digest(params)}",
@@ -405,7 +405,7 @@ def message(params: bytes, answer_bytes: int, own: OwnAnswer | None = None) -> d
 
 
 def scattered(n: int, seed: int) -> Iterator[int]:
-    """The numbers below n in an order that the seed decides, lazily."""
+    """Return a lazy iterator of the numbers below n, in an order that depends on the seed."""
     rng = random.Random(seed)  # noqa: S311 - an order, not a secret
     step = rng.randrange(n) if n > 2 else 1
     while math.gcd(step, n) != 1:

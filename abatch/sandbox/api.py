@@ -1,8 +1,8 @@
 """The Message Batches API as a pure machine: requests in, replies out.
 
-The machine does no I/O and has no clock of its own: the caller passes the clock, the source of chance, and a
-place for its facts. What the transport is to get wrong is part of the reply, so the same machine serves over
-HTTP (`server.py`) and inside a simulation on a virtual clock:
+The machine does no I/O and has no clock: the caller passes the clock, the random generator, and a function that records
+its facts. A reply includes the faults that the transport must carry out, so the same machine serves over HTTP
+(`server.py`) and inside a simulation on a virtual clock:
 
     reply = machine.handle(Request("POST", "/v1/messages/batches", headers={...}, body=body))
 
@@ -57,7 +57,7 @@ __all__ = ["BODY_LIMIT", "Machine", "Settings", "Visit"]
 
 REQUESTS_LIMIT = 100_000
 FOREIGN_PER_CALL = 100
-"""Batches that a foreign stream makes at one call, at most."""
+"""The largest number of batches that a foreign stream makes at one call."""
 NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -85,7 +85,7 @@ _read_create = msgspec.json.Decoder(_Create).decode
 
 @dataclass(slots=True)
 class _Allowance:
-    """What a workspace may still call: a bucket that fills at the rate per minute."""
+    """The calls that a workspace may still make: a bucket that fills at the rate per minute."""
 
     calls: float
     at: datetime
@@ -93,30 +93,30 @@ class _Allowance:
 
 @dataclass(slots=True)
 class _Stream:
-    """Batches that somebody else creates, one every few seconds, made when the machine is called."""
+    """Batches that another user creates, one every few seconds; they are made when the machine is called."""
 
     every: float
     latency: float | None
     due: datetime
-    """When the next one is created."""
+    """When the next batch is created."""
     until: datetime
     cleared: int
-    """How often faults had been cleared when it began; it ends when they are cleared again."""
+    """How often faults had been cleared when the stream began; it ends when they are cleared again."""
 
 
 class _Fate(TypedDict, total=False):
-    """What a create's faults make of its batch."""
+    """The effects of a create's faults on its batch."""
 
     parked: float
     deleted_after: float
 
 
 def nowhere(_: Fact) -> None:
-    """Keep no facts."""
+    """Discard a fact."""
 
 
 class Machine:
-    """The Batches API, the account of what it accepted, and the faults it is to show."""
+    """The Batches API, the account of what it accepted, and the faults that it has to show."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Machine:
     ) -> None:
         self.settings = Settings() if settings is None else settings
         self._replies = Replies(self.settings, clock)
-        table()  # now, while nobody waits: it takes a second the first time
+        table()  # build the table now, because the first call takes a second and no request waits yet
         self.faults = f.Faults()
         self._clock = clock
         self._rng = rng
@@ -137,17 +137,17 @@ class Machine:
         self._streams: dict[tuple[str, int], _Stream] = {}
         """Foreign streams, by workspace and number of requests."""
         self._revoked: dict[str, datetime] = {}
-        """Tokens that are refused, and until when."""
+        """The tokens that are refused, with the time until which they are."""
         self._described: dict[str, tuple[object, object, msgspec.Raw]] = {}
-        """Each batch as it was shown last: its state, how it was asked for, its JSON."""
+        """Each batch as it was shown last: its state, the options of the call, and its JSON."""
 
     @property
     def account(self) -> Account:
-        """What was accepted."""
+        """The account of what was accepted."""
         return self._batches.account
 
     def batches(self) -> list[Batch]:
-        """Every batch there is, of every workspace, in the order of creation."""
+        """Return every batch of every workspace, in the order of creation."""
         self._advance(self._clock())
         return list(self._batches)
 
@@ -160,16 +160,16 @@ class Machine:
         latency: float | None = None,
         workspace: str = "default",
     ) -> list[str]:
-        """Let somebody else create batches, which the account does not count; returns their ids."""
+        """Create batches of another user, which the account does not count, and return their ids."""
         return self._batches.add_foreign(n_requests, count=count, created=created, latency=latency, workspace=workspace)
 
     def deleted(self) -> list[Batch]:
-        """Every batch that somebody deleted, also before its end, in that order."""
+        """Return every deleted batch, including those deleted before they ended, in the order of deletion."""
         self._advance(self._clock())
         return list(self._batches.deleted)
 
     def delete(self, batch_id: str, /) -> None:
-        """Let somebody delete a batch, whatever its state.
+        """Delete a batch in any state.
 
         Raises:
             LookupError: there is no such batch.
@@ -183,7 +183,7 @@ class Machine:
         self._batches.delete(batch, at=now)
 
     def obey(self, orders: Sequence[f.Order], /) -> None:
-        """Do what orders in JSON say; if one names a batch that does not exist, none is done.
+        """Carry out orders in JSON; if one names a batch that does not exist, none is carried out.
 
         Raises:
             LookupError: there is no such batch.
@@ -201,13 +201,13 @@ class Machine:
                     self.faults.obey(order)
 
     def replay(self, facts: Iterable[Fact], /) -> None:
-        """Go on from the facts of an earlier machine."""
+        """Restore the state of an earlier machine from its facts."""
         self._batches.replay(facts)
 
-    # The way in.
+    # ---- the request ---------------------------------------------------------------------------------------------
 
     def handle(self, request: Request, /) -> Reply:
-        """Answer a request whose body is all there."""
+        """Answer a request with a complete body."""
         visit = self.open(request)
         if visit.early is not None:
             return visit.early
@@ -215,11 +215,11 @@ class Machine:
         return visit.finish()
 
     def open(self, request: Request, /) -> Visit:
-        """Begin a request whose body comes piece by piece; the request's own `body` is not looked at."""
+        """Begin a request whose body comes piece by piece; the `body` of the request is ignored."""
         return Visit(self, request)
 
     def draw(self, visit: Visit, /) -> Sequence[f.AnyFault]:
-        """The faults that this visit will meet."""
+        """Draw the faults that this visit will meet."""
         if visit.action == "unknown":
             return ()
         self._advance(self._clock())
@@ -239,7 +239,7 @@ class Machine:
                 return True
 
     def _advance(self, now: datetime) -> None:
-        """Let everything happen that is due by now, also what others do."""
+        """Let everything happen that is due by now, including the batches of other users."""
         for (workspace, size), stream in list(self._streams.items()):
             if stream.cleared != self.faults.cleared:
                 del self._streams[workspace, size]
@@ -256,7 +256,7 @@ class Machine:
         self._batches.advance(now)
 
     def early_reply(self, visit: Visit, /) -> Reply | None:
-        """The reply that does not wait for the body, if this visit meets such a fault."""
+        """Return the reply that does not wait for the body, if this visit meets such a fault."""
         if visit.fault(f.Refuse):
             return self._replies.lost()
         status = visit.fault(f.Status)
@@ -265,7 +265,7 @@ class Machine:
         return self._replies.dated(self._replies.recorded(self._replies.status(status), visit), visit)
 
     def answer(self, visit: Visit, /) -> Reply:
-        """Do what a complete visit asks for, or what its faults make of it."""
+        """Carry out a complete visit, with the changes that its faults make."""
         now = self._clock()
         self._advance(now)
         if visit.action == "create" and (stream := visit.fault(f.ForeignStream)):
@@ -279,11 +279,11 @@ class Machine:
         return self._replies.dated(self._replies.spoiled(self._replies.recorded(reply, visit), visit), visit)
 
     def abandon(self, visit: Visit, received: int, /) -> None:
-        """Note a create that never became complete."""
+        """Record a create that never became complete."""
         if visit.action == "create":
             self._batches.abort(received)
 
-    # The endpoints.
+    # ---- the endpoints -------------------------------------------------------------------------------------------
 
     def _act(self, visit: Visit, now: datetime) -> Reply:
         workspace = self._workspace_of(visit)
@@ -368,15 +368,15 @@ class Machine:
         return self._replies.json(200, self._describe(before[-1] if before else batch, visit, now))
 
     def _begin_stream(self, fault: f.ForeignStream, visit: Visit, now: datetime) -> None:
-        """Let somebody else create batches from now on; a stream of the same size that runs goes on.
+        """Begin a stream of another user's batches; a running stream of the same size continues instead.
 
-        It begins also where another fault keeps this create from being done.
+        The stream begins even if another fault prevents this create.
         """
         try:
             workspace = self._workspace_of(visit)
             size = fault.size or len(_read_create(visit.body).requests)
         except (_Refused, msgspec.DecodeError, UnicodeDecodeError):
-            return  # a create that will be refused shows nobody its size
+            return  # this create will be refused, and reveals no size that a stream could match
         self._streams.setdefault(
             (workspace, size),
             _Stream(
@@ -445,7 +445,7 @@ class Machine:
         return self._replies.json(200, {"data": data, "has_more": more, **ends})
 
     def _place(self, shown: Sequence[Batch], batch_id: str, workspace: str) -> int:
-        """Where the batch stands among those shown, or would stand."""
+        """Return the index at which the batch is shown, or would be."""
         return bisect_left(shown, self._find(batch_id, workspace).age_key, key=lambda batch: batch.age_key)
 
     def _results(self, visit: Visit, workspace: str, now: datetime) -> Reply:
@@ -516,16 +516,16 @@ class Machine:
         return batch
 
     def _find_shown(self, visit: Visit, workspace: str, now: datetime) -> Batch:
-        """The batch of a call that names one, unless a fault hides it."""
+        """Return the batch that a call names, unless a fault hides it."""
         batch = self._find(visit.batch_id, workspace)
         if is_hidden(batch, visit, now):
             raise _Refused(404, f"Message Batch {batch.batch_id} not found.")
         return batch
 
-    # What is shown.
+    # ---- the answers ---------------------------------------------------------------------------------------------
 
     def _describe(self, batch: Batch, visit: Visit, now: datetime) -> msgspec.Raw:
-        """As JSON, which is made once for each state of a batch: a list has many that have not changed."""
+        """Return a batch as JSON, which is made once for each state, because a list has many unchanged batches."""
         host = self.settings.results_host or f"http://{visit.request.headers.get('host', '127.0.0.1')}"
         flap = visit.fault(f.Flap) is not None
         counts_lag = visit.fault(f.CountsLag) is not None

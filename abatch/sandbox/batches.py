@@ -1,8 +1,7 @@
-"""The batches there are, and what happens to them, as facts.
+"""The batches of the sandbox, and their changes as facts.
 
-Everything that changes them is a fact: recorded first, then applied. Replaying the facts of an earlier
-process gives the same batches and the same account. Time passes when somebody looks: `advance` ends what is
-due.
+Every change is a fact, which is recorded first and then applied. Replaying the facts of an earlier process gives the
+same batches and the same account. Time passes only when the machine is called: `advance` ends the batches that are due.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ __all__ = ["ARCHIVED_AFTER", "Batch", "Batches", "Canceling", "Ended", "InProgre
 LIFETIME = timedelta(hours=24)
 ARCHIVED_AFTER = timedelta(days=29)
 
-_OTHERS_KEY = b"of somebody else's journal"
+_OTHERS_KEY = b"of somebody else's journal"  # the key of the journal of another user of abatch
 _NOTHING_COUNTED = {"processing": 0, "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0}
 
 
 @dataclass(frozen=True, slots=True)
 class InProgress:
-    """The batch ends at `until` by itself."""
+    """The batch will end at `until` by itself."""
 
     until: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Canceling:
-    """The batch was canceled at `since` and ends at `until`."""
+    """The batch was canceled at `since` and will end at `until`."""
 
     since: datetime
     until: datetime
@@ -51,7 +50,7 @@ class Canceling:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The batch has the outcomes it will ever have."""
+    """The batch has ended, and its outcomes are final."""
 
     at: datetime
     outcome_of: bytes
@@ -67,11 +66,11 @@ class Batch:
     batch_id: str
     workspace: str
     number: int
-    """How many batches were created before it."""
+    """The number of batches that were created before it."""
     requests: Requests
     created_at: datetime
     latency: float
-    """Seconds it takes if nobody cancels it and it does not expire."""
+    """The seconds that its work takes if it is not canceled and does not expire."""
     seed: int
     foreign: bool
     state: InProgress | Canceling | Ended
@@ -80,7 +79,7 @@ class Batch:
 
     @property
     def age_key(self) -> tuple[datetime, int]:
-        """Where it stands in the list."""
+        """The key that decides its position in the list."""
         return self.created_at, self.number
 
     def describe(
@@ -92,9 +91,9 @@ class Batch:
         counts_lag: bool,
         null_counts: bool,
     ) -> dict[str, object]:
-        """The batch as the API shows it; with `flap` as if not ended, with `counts_lag` not counted.
+        """Return the batch as the API shows it; with `flap` as if not ended, with `counts_lag` not counted.
 
-        The order of the fields is that of recorded answers.
+        The fields have the same order as in recorded answers.
         """
         archived = self.created_at + ARCHIVED_AFTER
         shown: dict[str, object] = {
@@ -131,7 +130,7 @@ class Batch:
         return shown
 
     def outcome_after(self, seconds: float, unfinished: int) -> bytes:
-        """The outcomes after this time of work, `unfinished` for what was not reached."""
+        """Return the outcomes after this time of work; `unfinished` for requests that were not reached."""
         n = len(self.requests)
         done = n if seconds >= self.latency else int(n * seconds / self.latency)
         if self.parked and unfinished == CANCELED:
@@ -157,7 +156,7 @@ class _Late:
 
 @dataclass(frozen=True, slots=True)
 class _Vanishing:
-    """A batch that somebody will delete."""
+    """A batch that will be deleted."""
 
     batch: Batch
 
@@ -180,7 +179,7 @@ class Batches:
         self._record = record
         self._by_id: dict[str, Batch] = {}
         self.deleted: list[Batch] = []
-        """Those that somebody deleted."""
+        """The deleted batches."""
         self._in_workspace: defaultdict[str, list[Batch]] = defaultdict(list)
         self._waiting: defaultdict[str, int] = defaultdict(int)
         self._due: list[tuple[datetime, int, Batch | _Late | _Vanishing]] = []
@@ -189,22 +188,22 @@ class Batches:
         self._ties = count()
 
     def __iter__(self) -> Iterator[Batch]:
-        """Every batch there is, in the order of creation."""
+        """Iterate over every batch in the order of creation."""
         return iter(self._by_id.values())
 
     def get(self, batch_id: str, /) -> Batch | None:
-        """The batch with this id, if there is one."""
+        """Return the batch with this id, if there is one."""
         return self._by_id.get(batch_id)
 
     def of(self, workspace: str, /) -> Sequence[Batch]:
-        """The batches of a workspace, oldest first."""
+        """Return the batches of a workspace, oldest first."""
         return self._in_workspace[workspace]
 
     def waiting(self, workspace: str, /) -> int:
-        """How many requests of a workspace are in batches that have not ended."""
+        """Return how many requests of a workspace are in batches that have not ended."""
         return self._waiting[workspace]
 
-    # What may happen.
+    # ---- events --------------------------------------------------------------------------------------------------
 
     def accept(
         self,
@@ -217,7 +216,7 @@ class Batches:
         parked: float = 0.0,
         deleted_after: float | None = None,
     ) -> Batch:
-        """Create a batch; it ends `parked` seconds after its work is done, and is deleted at an age if so asked."""
+        """Create a batch, which ends `parked` seconds after its work and is deleted at the age `deleted_after`."""
         fact = Accepted(
             at=at,
             batch_id=self._new_id(),
@@ -242,7 +241,7 @@ class Batches:
         parked: float = 0.0,
         deleted_after: float | None = None,
     ) -> None:
-        """Create a batch when that time has come."""
+        """Create a batch at this later time."""
         self._wake(at, _Late(workspace, requests, parked, deleted_after))
 
     def cancel(self, batch: Batch, /, *, at: datetime, latency: float) -> None:
@@ -250,11 +249,11 @@ class Batches:
         self._happen(CancelRequested(at=at, batch_id=batch.batch_id, latency=latency))
 
     def delete(self, batch: Batch, /, *, at: datetime) -> None:
-        """Delete a batch. One that has not ended is worked at to its end, and the account counts it so."""
+        """Delete a batch. If it has not ended, its work still completes, and the account counts it."""
         self._happen(Deleted(at=at, batch_id=batch.batch_id))
 
     def abort(self, received: int, /) -> None:
-        """Note a create whose body never became complete."""
+        """Record a create whose body never became complete."""
         self._happen(Aborted(at=self._clock(), received=received))
 
     def add_foreign(
@@ -266,7 +265,7 @@ class Batches:
         latency: float | None = None,
         workspace: str = "default",
     ) -> list[str]:
-        """Let somebody else create batches, which the account does not count; returns their ids."""
+        """Create batches of another user, which the account does not count, and return their ids."""
         now = self._clock()
         facts = [
             ForeignAdded(
@@ -285,7 +284,7 @@ class Batches:
         return [fact.batch_id for fact in facts]
 
     def replay(self, facts: Iterable[Fact], /) -> None:
-        """Go on from the facts of an earlier machine."""
+        """Restore the state of an earlier machine from its facts."""
         for fact in facts:
             self.advance(fact.at)
             self._apply(fact)
@@ -302,7 +301,7 @@ class Batches:
                 case Batch(state=InProgress(until) | Canceling(until=until)) if until == at:
                     self._end(what, at)
                 case Batch():
-                    pass  # a cancel brought its end forward
+                    pass  # a cancel moved the end of this batch to an earlier time
 
     def _new_id(self) -> str:
         while True:
@@ -338,7 +337,7 @@ class Batches:
 
     def _remove(self, batch_id: str) -> None:
         batch = self._by_id.pop(batch_id, None)
-        if batch is not None:  # somebody else was not faster
+        if batch is not None:  # None if it was deleted before
             self._in_workspace[batch.workspace].remove(batch)
             self.deleted.append(batch)
             self.account.deleted.append(batch_id)
@@ -394,12 +393,15 @@ def _counts(outcome_of: bytes) -> Mapping[str, int]:
 
 
 def _moment(at: datetime) -> str:
-    """A time as the API writes it: with microseconds, in UTC, ending in +00:00."""
+    """Format a time as the API does: with microseconds, in UTC, ending in +00:00."""
     return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _others_prefix(seed: int) -> bytes | None:
-    """For half of them: somebody else uses abatch, too, and their shards have small numbers as ours have."""
+    """Return an id prefix for half of the foreign batches, as if another user of abatch had made them.
+
+    The shards of that user have small numbers, like ours.
+    """
     if not seed >> 31:
         return None
     return wire.prefix(_OTHERS_KEY, shard=1 + (seed >> 16) % 8, attempt=1 + (seed >> 24) % 2)

@@ -1,4 +1,4 @@
-"""Disturb a stream of result lines as its faults say."""
+"""Apply line faults to a stream of result lines."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NOT_JSON = (
 
 
 def disturbed(lines: Iterator[bytes], n: int, fault: LineFault, rng: random.Random) -> Iterator[bytes]:
-    """The n lines with one fault among them, where the rng says."""
+    """Return the n lines with one fault among them, at places that the rng draws."""
     match fault:
         case CutAtLine():
             return islice(lines, _place(fault.lines, n, rng))
@@ -125,7 +125,7 @@ def _cut_inside(lines: Iterator[bytes], whole: int) -> Iterator[bytes]:
 
 
 def in_chunks(lines: Iterator[bytes], *, last_newline: bool) -> Iterator[bytes]:
-    """The lines as one body in pieces of about 128 KiB."""
+    """Yield the lines as one body in pieces of about 128 KiB."""
     first = next(lines, None)
     if first is None:
         return
@@ -144,7 +144,7 @@ def in_chunks(lines: Iterator[bytes], *, last_newline: bool) -> Iterator[bytes]:
 
 
 def blank_lines_in_gzip(size: int) -> Iterator[bytes]:
-    """A gzip stream of `size` newlines, made as it is read."""
+    """Yield a gzip stream of `size` newlines, which is made while it is read."""
     squeeze = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     step = b"\n" * 1_000_000
     for _ in range(size // len(step)):

@@ -1,4 +1,4 @@
-"""The values that cross the machine's border: a request, a reply, and how the transport is to deliver it."""
+"""The values that go into and out of the machine: a request, a reply, and how the transport must deliver it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Cut", "Lost", "Reply", "Request", "Reset", "Slow", "Transport", "Who
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request; the names of headers in lower case."""
+    """One HTTP request; the names of its headers are in lower case."""
 
     method: str
     path: str
@@ -29,17 +29,17 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Send nothing, reset the connection."""
+    """Send nothing, and reset the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Send the body there is, then reset the connection."""
+    """Send the body as it is, then reset the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Send the body there is, then close the connection without the proper end."""
+    """Send the body as it is, then close the connection without the proper end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,12 @@ Transport = Whole | Lost | Reset | Cut | Slow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One HTTP reply, and how the transport is to deliver it."""
+    """One HTTP reply, and how the transport must deliver it."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes | Iterator[bytes] = b""
-    """Bytes have a `content-length` in the headers; an iterator's pieces are sent chunked."""
+    """Bytes need a `content-length` in the headers; the pieces of an iterator are sent chunked."""
     transport: Transport = Whole()
     delay: float = 0.0
     """Seconds to wait before the first byte."""

@@ -1,4 +1,4 @@
-"""Replies of the API as HTTP: headers, JSON, envelopes of errors; and how the faults of a call change them."""
+"""Replies of the API as HTTP: headers, JSON, error envelopes, and the changes that the faults of a call make."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Replies:
         *,
         kind: str | None = "application/json",
     ) -> Reply:
-        """Make a reply with the headers that each one has."""
+        """Make a reply with the headers that every reply has."""
         always = {
             "request-id": f"req_01sandbox{next(self._calls):012d}",
             "date": _date(self._clock()),
@@ -125,7 +125,7 @@ class Replies:
         return replace(self.reply(200, b""), transport=Lost())
 
     def instead(self, visit: Visit) -> Reply | None:
-        """The reply of a fault that keeps the call from being done."""
+        """Return the reply of a fault that prevents the call, if there is one."""
         for fault in visit.faults:
             match fault:
                 case f.ResetBeforeAccept():
@@ -149,7 +149,7 @@ class Replies:
         return None
 
     def spoiled(self, reply: Reply, visit: Visit) -> Reply:
-        """The reply of a call that was done, as its faults let it through."""
+        """Return the reply of a call that was carried out, with the changes that its faults make."""
         for fault in visit.faults:
             match fault:
                 case f.ResetAfterAccept():
@@ -175,7 +175,7 @@ class Replies:
         return reply
 
     def recorded(self, reply: Reply, visit: Visit) -> Reply:
-        """The reply as the API's own of this era; a proxy's page stays as it is."""
+        """Return the reply with the shape of this era; a proxy's page stays as it is."""
         if "request-id" not in reply.headers:
             return reply
         accepts = visit.request.headers.get("accept-encoding", "") if self._settings.gzip else ""
@@ -183,7 +183,7 @@ class Replies:
         return recorded(reply, shape, accepts=accepts, workspace=visit.workspace, now=self._clock())
 
     def dated(self, reply: Reply, visit: Visit) -> Reply:
-        """The reply with the `Date` of a clock that is wrong, if the visit meets one."""
+        """Return the reply with the `Date` of a wrong clock, if the visit meets such a fault."""
         now = self._clock()
         ran = (now - self._began).total_seconds()
         ahead = 0.0
@@ -203,7 +203,7 @@ class Replies:
 
 
 def _date(at: datetime) -> str:
-    """A time as the header `Date` has it, in whole seconds."""
+    """Format a time for the header `Date`, in whole seconds."""
     return format_datetime(at.astimezone(UTC), usegmt=True)
 
 

@@ -1,4 +1,4 @@
-"""Answers of a request's own: what a test's function gives for its params, or an instance of the schema it asks for."""
+"""Answers other than the usual one: from the test's function, or an instance of the schema that a request asks for."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class AnswerOf(Protocol):
     """Gives the answer to a request that succeeds."""
 
     def __call__(self, params: dict[str, Any], /) -> Content:
-        """The answer to these params.
+        """Return the answer to these params.
 
         Returns:
-            a text; or an object, whose JSON is the text; or a list of content blocks as the API has them, such as
+            a text; or an object, whose JSON is the text; or a list of content blocks as in the API, such as
             `[{"type": "tool_use", "id": "toolu_1", "name": "look_up", "input": {}}]`; or None for the usual answer.
 
         """
@@ -31,13 +31,13 @@ class AnswerOf(Protocol):
 
 
 def own_answer(params: bytes, answer: AnswerOf | None) -> OwnAnswer | Errored | None:
-    """The request's own answer, None if it gets the usual one; an error that says why there is none."""
+    """Return the special answer of a request; None for the usual one; an error with the reason if none can be made."""
     if answer is not None:
         try:
             given = answer(msgspec.json.decode(params))
             if given is not None:
                 return _with_content(given)
-        except Exception as error:  # noqa: BLE001 - the function is the test's: its result line says what it raised
+        except Exception as error:  # noqa: BLE001 - the function is the test's: the result line reports its error
             return _no_answer(f"answer= raised {type(error).__name__}: {error}")
     if b"json_schema" in params and (schema := _schema_of(params)) is not None:
         try:
@@ -69,7 +69,7 @@ def _with_content(given: str | Mapping[str, Any] | Sequence[Mapping[str, Any]]) 
 
 
 def _schema_of(params: bytes) -> object:
-    """The schema that `output_config`, or the older `output_format`, asks for."""
+    """Return the schema in `output_config`, or in the older `output_format`."""
     read: Any = msgspec.json.decode(params)  # Any: JSON
     match read:
         case {"output_config": {"format": {"type": "json_schema", "schema": schema}}}:

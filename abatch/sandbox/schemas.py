@@ -1,8 +1,8 @@
-"""Make a valid instance of a JSON schema: what a model with structured outputs would answer.
+"""Make a valid instance of a JSON schema, as a model with structured outputs would answer.
 
-The keywords are those that the Messages API takes in `output_config`, and the usual limits of numbers, strings and
-arrays besides. The same schema and mark give the same instance. Optional properties are filled in, too, except where
-a schema refers to itself.
+The supported keywords are those that the Messages API takes in `output_config`, and the usual limits of numbers,
+strings and arrays. The same schema and mark give the same instance. Optional properties are filled in, too, except
+where a schema refers to itself.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ FORMATS: Final[Mapping[str, str]] = {
     "ipv6": "2001:db8::1",
 }
 UNKNOWN: Final = ("pattern", "not", "if", "oneOf", "contains", "patternProperties", "minProperties", "uniqueItems")
-"""Keywords that restrict what is valid, and of which nothing is known here."""
+"""Keywords that restrict the valid instances, and that this module does not support."""
 DEEPEST: Final = 64
 
 
 class NoInstance(ValueError):
-    """No valid instance can be made; the text says why."""
+    """No valid instance can be made; the text gives the reason."""
 
 
 def instance(schema: object, mark: str) -> object:
-    """An instance of the schema; its strings are `mark`, where nothing else is asked of them.
+    """Return an instance of the schema; its strings are `mark`, unless the schema restricts them.
 
     Raises:
-        NoInstance: the schema asks for something that cannot be made here.
+        NoInstance: this module cannot make an instance of the schema.
 
     """
     if schema is True:
@@ -56,7 +56,7 @@ class _Maker:
         self._mark = mark
 
     def make(self, schema: object, refs: tuple[str, ...]) -> object:
-        """An instance; `refs` are the references that led here."""
+        """Return an instance; `refs` are the references that led to this schema."""
         if schema is True:
             return self._mark
         if not isinstance(schema, Mapping):
@@ -64,7 +64,7 @@ class _Maker:
         known = cast("Schema", schema)
         if len(refs) > DEEPEST:
             raise NoInstance("a required property refers to its own schema")
-        if "oneOf" in known and "discriminator" in known:  # no instance of one choice is one of another
+        if "oneOf" in known and "discriminator" in known:  # an instance of one choice fits no other choice
             return self._any(known["oneOf"], refs)
         for keyword in UNKNOWN:
             if known.get(keyword):
@@ -101,11 +101,11 @@ class _Maker:
                 raise NoInstance(f"the type {kind!r} is not known")
 
     def _any(self, choices: object, refs: tuple[str, ...]) -> object:
-        """An instance of the first choice that has one."""
+        """Return an instance of the first choice that has one."""
         why = NoInstance("anyOf has no schema that can be made")
         for choice in cast("list[object]", choices if isinstance(choices, list) else []):
             if self._is_one_of(choice, refs):
-                continue  # the way out of a schema that refers to itself is another choice
+                continue  # only another choice ends the recursion of a schema that refers to itself
             try:
                 return self.make(choice, refs)
             except NoInstance as reason:
@@ -134,7 +134,7 @@ class _Maker:
         return (first + [self.make(items, refs) for _ in range(wanted - len(first))])[:wanted]
 
     def _goes_back(self, schema: object, refs: tuple[str, ...]) -> bool:
-        """Whether a schema refers, somewhere in it, to one that is being made."""
+        """Return whether a schema refers anywhere inside to a schema that is being made."""
         match schema:
             case Mapping():
                 known = cast("Schema", schema)
@@ -168,7 +168,7 @@ class _Maker:
         raise NoInstance("no number was found within its limits")
 
     def _merged(self, schema: Schema, inside: tuple[str, ...] = ()) -> dict[str, Any]:
-        """One schema in place of `allOf`, whose parts are merged: properties together, else the last one counts."""
+        """Merge the parts of `allOf` into one schema: properties are united, for other keywords the last part wins."""
         merged: dict[str, Any] = {name: value for name, value in schema.items() if name != "allOf"}
         for part in schema["allOf"]:
             ref: str = part.get("$ref", "")
@@ -187,7 +187,7 @@ class _Maker:
         return merged
 
     def _find(self, ref: object) -> Schema:
-        """The schema that a reference within this one names."""
+        """Return the schema that a reference within this schema names."""
         found: object = self._root
         parts = str(ref).split("/")
         if parts[0] != "#":

@@ -1,14 +1,14 @@
-"""The machine over HTTP, on loopback only: as a block in a program, or as a process of its own.
+"""The machine over HTTP, on loopback only: as a block in a program, or as a separate process.
 
     async with Sandbox(latency=(0.5, 2)) as api:
         client = AsyncAnthropic(base_url=api.url, api_key=api.key)
 
-The server runs on an event loop in a thread of its own, so the caller's loop may be busy. One lock stands
-before the machine. Beside the API there are, without a key:
+The server runs on an event loop in a separate thread, so the caller's loop may be busy. One lock protects the machine.
+In addition to the API, the server has these paths, which need no key:
 
-    GET  /sandbox/account    totals of what was accepted
-    GET  /sandbox/batches    every batch, of every workspace
-    POST /sandbox/faults     an order or a list of orders, see faults.py
+    GET  /sandbox/account    the totals of the account
+    GET  /sandbox/batches    every batch of every workspace
+    POST /sandbox/faults     an order or a list of orders, see abatch.sandbox.faults
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ QUICK: Final = Config(
     storage_retry_every=timedelta(milliseconds=20),
 )
 LAST_WORDS = 5.0
-"""Seconds that calls under way may take to notice the end of their connections."""
+"""The seconds that running calls may take to notice the end of their connections."""
 BEFORE_RESET = 0.02
-"""Seconds between the last byte and a reset, which makes the peer's kernel drop what was not read yet."""
+"""The seconds between the last byte and a reset, because a reset makes the peer's kernel drop all unread bytes."""
 
 
 class _Connection(HttpToolsProtocol):
@@ -90,10 +90,10 @@ class _Connection(HttpToolsProtocol):
 
 
 class Sandbox:
-    """A Batches API on a free loopback port for the length of a block.
+    """A Batches API on a free loopback port for the duration of a block.
 
-    `state` is a directory that keeps what was accepted. The same `seed` gives the same chances, none gives
-    others each time. The other options are those of `Settings`.
+    `state` is a directory for the record of accepted batches. The same `seed` gives the same random numbers; without a
+    seed they differ each time. The other options are those of `Settings`.
     """
 
     def __init__(
@@ -138,41 +138,41 @@ class Sandbox:
         self._lock = threading.Lock()
         self._open = ExitStack()
         self.key = "sandbox-key" if keys is None else next(iter(keys))
-        """A key it takes."""
+        """A key that it accepts."""
         self.url = ""
-        """Where it listens; known inside the block."""
+        """The URL on which it listens; known inside the block."""
         self.machine: Machine
-        """The API itself. Other threads read it, and change it only through the methods here."""
+        """The API itself. Other threads may read it, and must change it only through the methods of this class."""
 
     @staticmethod
     def config(**changes: Any) -> Config:  # noqa: ANN401 - the fields differ in type, and Config checks them
-        """Settings of a manager for tests against a sandbox: it polls every few milliseconds.
+        """Make the settings of a manager for tests against a sandbox: it polls every few milliseconds.
 
-        Everything else is as in `Config()`, but for a grace and a wait for the storage that are as short: on this
-        machine nothing is late.
+        The grace and the wait for the storage are short, too, because nothing is late on this machine. Everything else
+        is as in `Config()`.
 
         Args:
-            changes: fields of `Config` that are to have another value.
+            changes: fields of `Config` that get another value.
 
         """
         return replace(QUICK, **changes)
 
     @property
     def account(self) -> Account:
-        """What it accepted."""
+        """The account of what it accepted."""
         return self.machine.account
 
     @property
     def faults(self) -> Faults:
-        """The faults it is to show."""
+        """The faults that it has to show."""
         return self.machine.faults
 
     def now(self) -> datetime:
-        """The time on its clock."""
+        """Return the time on its clock."""
         return self._wall() + self._ahead
 
     def advance(self, seconds: float, /) -> None:
-        """Put its clock forward."""
+        """Move its clock forward."""
         self._ahead += timedelta(seconds=seconds)
 
     def add_foreign(
@@ -184,14 +184,14 @@ class Sandbox:
         latency: float | None = None,
         workspace: str = "default",
     ) -> list[str]:
-        """Let somebody else create batches, which the account does not count; returns their ids."""
+        """Create batches of another user, which the account does not count, and return their ids."""
         with self._lock:
             return self.machine.add_foreign(
                 n_requests, count=count, created=created, latency=latency, workspace=workspace
             )
 
     def delete(self, batch_id: str, /) -> None:
-        """Let somebody delete a batch, whatever its state.
+        """Delete a batch in any state.
 
         Raises:
             LookupError: there is no such batch.
@@ -223,7 +223,7 @@ class Sandbox:
         self._open.close()
 
     def _listen(self, opened: ExitStack) -> socket.socket:
-        """Take up the state and the port; from here on clients may connect."""
+        """Load the state and open the port; from here on clients may connect."""
         rng = Random(self._seed)  # noqa: S311 - chance, not a secret
         if self._state is None:
             self.machine = Machine(clock=self.now, rng=rng, settings=self._settings)
@@ -331,7 +331,7 @@ class Sandbox:
 
 
 def _read_orders(body: bytes) -> list[Order]:
-    """The faults that a JSON body orders: one order or a list of them."""
+    """Read the orders in a JSON body: one order or a list of orders."""
     if body.lstrip().startswith(b"{"):
         body = b"[%b]" % body
     return msgspec.json.decode(body, type=list[Order])
@@ -342,7 +342,7 @@ def _json(answer: object, *, status: int = 200) -> Response:
 
 
 async def _deliver(reply: Reply, connection: _Connection, receive: Receive, send: Send) -> None:
-    """Send a reply the way its transport is to get it wrong."""
+    """Send a reply with the faults of its transport."""
     if reply.delay:
         await _pause(reply.delay, receive)
     if isinstance(reply.transport, Lost):
@@ -370,7 +370,7 @@ async def _deliver(reply: Reply, connection: _Connection, receive: Receive, send
 
 
 async def _pause(seconds: float, receive: Receive) -> None:
-    """Wait, but no longer than the connection lives."""
+    """Wait for this time, or until the connection ends."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await _gone(receive)
@@ -398,7 +398,7 @@ def serve(
 ) -> None:
     """Run a sandbox until the process is interrupted, or until its standard input ends.
 
-    `bound` is told the URL once clients may connect.
+    `bound` is called with the URL once clients may connect.
     """
     with suppress(KeyboardInterrupt), sandbox:
         bound(sandbox.url)

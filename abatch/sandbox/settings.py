@@ -1,4 +1,4 @@
-"""What kind of Batches API the sandbox plays: times, limits, keys, outcomes."""
+"""The settings of the simulated Batches API: times, limits, keys, outcomes."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ def _usual_outcomes() -> OutcomeOf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What kind of API the machine plays. Times are in seconds; None means no limit."""
+    """The settings of the simulated API. Times are in seconds; None means no limit."""
 
     latency: float | tuple[float, float] = 0.0
-    """From the creation of a batch to its end: a number, or a range to draw from."""
+    """The time from the creation of a batch to its end: a number, or a range to draw from."""
     cancel_latency: float = 0.0
-    """From a cancel to the end of the batch."""
+    """The time from a cancel to the end of the batch."""
     outcome: OutcomeOf = field(default_factory=_usual_outcomes)
     answer: AnswerOf | None = None
-    """Gives the answers; None: the usual ones, and an instance of the schema where a request has one."""
+    """The function that makes the answers. None: the usual answer, or an instance of the schema if there is one."""
     answer_bytes: int = 0
     """The text of an answer is padded to this size."""
     keys: Mapping[str, str] | None = None
     """The workspace of each key. None: every key is good; the header `anthropic-workspace-id` selects."""
     queue_limit: int | None = None
-    """Requests that may wait in one workspace."""
+    """The number of requests that may wait in one workspace."""
     requests_per_minute: int | None = None
-    """Calls of the batch endpoints in one workspace."""
+    """The number of calls of the batch endpoints in one workspace per minute."""
     retry_after_seconds: int | None = None
-    """The `retry-after` on a batch that has not ended; the real API says 10."""
+    """The `retry-after` on a batch that has not ended; the real API sends 10."""
     era: Era = "2026-09"
-    """The year and month whose answers are imitated: their headers, and the end and the content type of results."""
+    """The year and month whose answers are imitated: their headers, and the last byte and content type of results."""
     gzip: bool = True
     """Whether JSON is compressed and chunked for a client that accepts gzip."""
     results_host: str | None = None
-    """What `results_url` begins with; None: this server. The real API names itself whatever gateway was asked."""
+    """The beginning of `results_url`; None: this server. The real API names its own host even behind a gateway."""
 
     def __post_init__(self) -> None:
         if self.era not in ERAS:
@@ -58,7 +58,7 @@ class Settings:
 
     @property
     def shape(self) -> Shape:
-        """How answers look in its era."""
+        """The shape of answers in its era."""
         return ERAS[self.era]
 
     @property

@@ -1,7 +1,7 @@
-"""Shape answers as the API's were recorded, era by era: headers, compression, the end of the results.
+"""Shape answers like recorded answers of the API, era by era: headers, compression, the end of the results.
 
-What does not differ between eras is not here: the order of a batch's fields, times in `+00:00` with microseconds,
-counters that stand still until the end.
+Other modules do what is the same in all eras: the order of a batch's fields, times in `+00:00` with microseconds, and
+counters that do not change until the end.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Era = Literal["2024-10", "2025-01", "2026-06", "2026-08", "2026-09"]
 
 ORGANIZATION: Final = "00000000-0000-4000-8000-5a4d5b0c0000"
 UNCOMPRESSED: Final = frozenset({401, 529})
-"""Answers that were recorded with a length, never compressed."""
+"""Statuses of answers that were recorded with a length and were never compressed."""
 REQUESTS_PER_MINUTE: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """How answers looked in an era."""
+    """The shape of answers in an era."""
 
     results_type: str | None
     """The content type of results."""
@@ -70,7 +70,7 @@ ERAS: Final[Mapping[Era, Shape]] = {
 
 
 def recorded(reply: Reply, shape: Shape, *, accepts: str, workspace: str | None, now: datetime) -> Reply:
-    """The reply with the headers of its era; JSON is compressed and sent chunked if `accepts` has gzip."""
+    """Return the reply with the headers of its era; JSON is compressed and sent chunked if `accepts` has gzip."""
     headers = {**reply.headers, **_headers(shape, workspace, now)}
     body = reply.body
     if (

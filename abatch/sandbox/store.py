@@ -1,7 +1,7 @@
-"""Keep what the sandbox accepted over the death of its process.
+"""Keep the sandbox's facts on disk, so that they survive its process.
 
-A fact is one record, written by one `write` before the answer leaves: four bytes of length, four of CRC-32,
-then msgpack. A record torn by a crash can only be the last one; it is cut off when the log is opened.
+A fact is one record, which one `write` stores before the answer is sent: four bytes of length, four of CRC-32, then
+msgpack. Only the last record can be torn by a crash; it is cut off when the log is read.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Accepted(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class ForeignAdded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Somebody else created a batch."""
+    """Another user created a batch."""
 
     at: datetime
     batch_id: str
@@ -52,7 +52,7 @@ class ForeignAdded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class CancelRequested(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """A batch was asked to be canceled."""
+    """The cancellation of a batch was requested."""
 
     at: datetime
     batch_id: str
@@ -89,7 +89,9 @@ class Log:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._file)
-            raise ConfigError(f"{directory} is held by another sandbox; stop it or give this one its own") from error
+            raise ConfigError(
+                f"{directory} is held by another sandbox; stop it or give this one another directory"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +100,7 @@ class Log:
         os.close(self._file)
 
     def facts(self) -> Iterator[Fact]:
-        """Every fact from the first; what a crash tore is cut off at the end."""
+        """Yield every fact from the first; then cut off a record that a crash tore."""
         read = msgspec.msgpack.Decoder[Fact](Fact).decode
         whole = 0
         with self._path.open("rb") as log:
@@ -112,7 +114,7 @@ class Log:
         os.ftruncate(self._file, whole)
 
     def append(self, fact: Fact) -> None:
-        """Write one fact; it survives the process from here on."""
+        """Write one fact, which then survives the process."""
         record = msgspec.msgpack.encode(fact)
         framed = HEAD.pack(len(record), zlib.crc32(record)) + record
         written = os.write(self._file, framed)

@@ -1,11 +1,11 @@
-"""The machine under the real SDK without a socket: an HTTP transport that answers in this process.
+"""Connect the machine to the real SDK without a socket: an HTTP transport that answers in this process.
 
-For tests that want speed, or a clock of their own:
+It is for tests that need speed, or a clock that they control:
 
     machine = Machine(clock=clock, rng=Random(1))
     client = AsyncAnthropic(api_key="k", base_url=URL, http_client=AsyncClient(transport=MachineTransport(machine)))
 
-Bodies go in piece by piece, so an attempt that is given up half-way creates nothing, as over a socket.
+Bodies are passed on piece by piece, so an attempt that is given up half-way creates nothing, as over a socket.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 __all__ = ["URL", "MachineTransport", "asked_by", "pieces_of"]
 
 URL: Final = "http://127.0.0.1:1"
-"""A base URL that nobody listens on."""
+"""A base URL on which no server listens."""
 
 
 class MachineTransport(httpx2.AsyncBaseTransport):
-    """Answers every request from `machine`."""
+    """Answers every request with `machine`."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """One exchange, with the faults that the machine wants of a transport."""
+        """Carry out one exchange, with the transport faults of the machine's reply."""
         visit = self._machine.open(asked_by(request))
         if visit.early is not None:
             return await self._deliver(visit.early)
@@ -69,7 +69,7 @@ class _Body(httpx2.AsyncByteStream):
 
 
 def asked_by(request: httpx2.Request) -> Request:
-    """A client's request as the machine takes it, without its body."""
+    """Convert a client's request to the machine's form, without its body."""
     return Request(
         request.method,
         request.url.path,
@@ -79,7 +79,7 @@ def asked_by(request: httpx2.Request) -> Request:
 
 
 async def pieces_of(reply: Reply) -> AsyncIterator[bytes]:
-    """The body as its transport lets it through."""
+    """Yield the body, with the faults of its transport."""
     body, transport = reply.body, reply.transport
     for piece in [body] if isinstance(body, bytes) else body:
         yield piece

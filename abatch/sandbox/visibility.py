@@ -1,4 +1,4 @@
-"""Which batches a call does not see: hidden by a fault, unknown to a replica, or left out of a list that lags."""
+"""Decide which batches a call does not see: hidden by a fault, unknown to a replica, or missing from a lagging list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["is_hidden", "lag_of"]
 
 
 def is_hidden(batch: Batch, visit: Visit, now: datetime) -> bool:
-    """Whether a fault of this call hides the batch."""
+    """Return whether a fault of this call hides the batch."""
     age = (now - batch.created_at).total_seconds()
     for fault in visit.faults:
         match fault:
@@ -31,7 +31,7 @@ def is_hidden(batch: Batch, visit: Visit, now: datetime) -> bool:
 
 
 def _is_in_span(hide: f.Hide, age: float, seed: int) -> bool:
-    drawn = seed * 0x9E3779B1 % 2**32  # other bits than those that decide how long the batch lags
+    drawn = seed * 0x9E3779B1 % 2**32  # these bits are independent of those that decide the lag
     if (drawn & 0xFFFF) / 0x10000 >= hide.share:
         return False
     since = age - hide.after - hide.spread * (drawn >> 16) / 0xFFFF
@@ -41,5 +41,5 @@ def _is_in_span(hide: f.Hide, age: float, seed: int) -> bool:
 
 
 def lag_of(batch: Batch, longest: float) -> timedelta:
-    """How long the list leaves out this batch: its own share of the longest lag."""
+    """Return how long the list leaves out this batch: a share of the longest lag that is fixed for each batch."""
     return timedelta(seconds=longest * (batch.seed & 0xFFFF) / 0xFFFF)

@@ -1,4 +1,4 @@
-"""One HTTP request on its way in: its route, its body piece by piece, and the faults that it will meet."""
+"""One incoming HTTP request: its route, its body piece by piece, and the faults that it will meet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["BODY_LIMIT", "Visit"]
 
 BODY_LIMIT: Final = 256_000_000
-"""Bytes of a body, at most."""
+"""The largest size of a body, in bytes."""
 
 F = TypeVar("F", bound=Fault)
 
@@ -22,7 +22,7 @@ Action = Site | Literal["unknown"]
 
 
 class Visit:
-    """One HTTP request on its way in, with the faults it will meet."""
+    """One incoming HTTP request, with the faults that it will meet."""
 
     def __init__(self, machine: Machine, request: Request) -> None:
         self._machine = machine
@@ -30,7 +30,7 @@ class Visit:
         self.action: Action
         self.action, self.batch_id = _route(request.method, request.path)
         self.workspace: str | None = None
-        """The workspace whose key it carried, once that is known."""
+        """The workspace of the key that it carried, once that is known."""
         self.faults = machine.draw(self)
         self.early: Reply | None = machine.early_reply(self)
         """The answer, if it does not wait for the body."""
@@ -38,7 +38,7 @@ class Visit:
         self.received = 0
 
     def feed(self, piece: bytes | bytearray) -> None:
-        """Take a piece of the body; one over the limit is counted, not kept."""
+        """Add a piece of the body; once the body exceeds the limit, it is counted but not kept."""
         self.received += len(piece)
         if self.received <= BODY_LIMIT:
             self.body += piece
@@ -46,22 +46,22 @@ class Visit:
             self.body.clear()
 
     def finish(self) -> Reply:
-        """Answer the request: its body is complete."""
+        """Answer the request, once its body is complete."""
         return self._machine.answer(self)
 
     def abandon(self, received: int | None = None) -> None:
-        """The connection ended before the body was complete; `received` bytes of it had come."""
+        """Note that the connection ended before the body was complete, after `received` bytes of it."""
         self._machine.abandon(self, self.received if received is None else received)
 
     def fault(self, kind: type[F]) -> F | None:
-        """The first of its faults of this kind."""
+        """Return the first of its faults of this kind, if there is one."""
         if not self.faults:
             return None
         return next((fault for fault in self.faults if isinstance(fault, kind)), None)
 
 
 def _route(method: str, path: str) -> tuple[Action, str]:
-    """What a call asks for, and of which batch."""
+    """Return the action of a call, and the id of its batch."""
     match method, path.strip("/").split("/"):
         case "POST", ["v1", "messages"]:
             return "messages", ""

@@ -1,7 +1,7 @@
-"""Faults on demand: what may go wrong with one call, as values, and when it does.
+"""Faults on demand: the failures of one call as values, and the orders that place them.
 
-A fault is put on a *site* (`create`, `retrieve`, `list`, `results`, `cancel`, `delete`, `messages`): once for
-the next call, on every call, or at a rate drawn from the machine's seed. Faults of one call work together.
+A fault is placed on a *site* (`create`, `retrieve`, `list`, `results`, `cancel`, `delete`, `messages`): once for the
+next call, on every call, or at a rate drawn from the machine's seed. All faults of one call take effect.
 
 As JSON, for a running server (`POST /sandbox/faults`, an order or a list of orders):
 
@@ -9,7 +9,7 @@ As JSON, for a running server (`POST /sandbox/faults`, an order or a list of ord
     {"do": "always", "on": "results", "fault": {"type": "MissingLine", "count": 2}, "rate": 0.1}
     {"do": "always", "on": "every",   "fault": {"type": "Skew", "seconds": 400}}
     {"do": "clear",  "on": "list"}                                      without "on": every site
-    {"do": "delete", "batch_id": "msgbatch_01..."}                      somebody deletes a batch, whatever its state
+    {"do": "delete", "batch_id": "msgbatch_01..."}                      delete a batch in any state
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Orders that say when a fault happens: on the next call of a site, on every call, or at a rate; and those given."""
+"""Orders that place faults: on the next call of a site, on every call, or at a rate; and the faults in effect."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Always(msgspec.Struct, frozen=True, tag_field="do", tag="always", forbid_u
 
 
 class Clear(msgspec.Struct, frozen=True, tag_field="do", tag="clear", forbid_unknown_fields=True):
-    """The order to let a site alone, or all of them."""
+    """The order to remove the faults from a site, or from all sites."""
 
     on: Site | None = None
 
 
 class Delete(msgspec.Struct, frozen=True, tag_field="do", tag="delete", forbid_unknown_fields=True):
-    """The order to delete a batch as somebody with the Console would, whatever its state."""
+    """The order to delete a batch in any state, as another user could with the Console."""
 
     batch_id: str
 
@@ -51,25 +51,25 @@ Order = Next | Always | Clear | Delete
 
 
 class Faults:
-    """The faults that are on. Safe to change from another thread while calls are answered."""
+    """The faults in effect. They may be changed from another thread while calls are answered."""
 
     def __init__(self) -> None:
         self._next: defaultdict[Site, deque[tuple[AnyFault, ...]]] = defaultdict(deque)
         self._always: dict[Site, tuple[tuple[AnyFault, float], ...]] = {}
         self.cleared = 0
-        """How often the faults of create were cleared, which ends what such a fault began."""
+        """How often the faults of create were cleared, which ends the streams that such a fault began."""
 
     def next(self, site: Site, /, *faults: AnyFault, times: int = 1) -> None:
-        """Put the faults together on the next call, or on each of the next `times` calls; orders queue up."""
+        """Place all these faults on the next call, or on each of the next `times` calls; orders queue up."""
         self._next[site].extend([faults] * times)
 
     def always(self, site: Site | Literal["every"], fault: AnyFault, /, *, rate: float = 1.0) -> None:
-        """Put the fault on every call of a site or of every site, or on a share of them."""
+        """Place the fault on every call of a site or of every site, or on a share of the calls."""
         for each in SITES if site == "every" else (site,):
             self._always[each] = (*self._always.get(each, ()), (fault, rate))
 
     def clear(self, site: Site | None = None, /) -> None:
-        """Take all faults off the site, or off every site."""
+        """Remove all faults from the site, or from every site."""
         if site is None:
             self._next.clear()
             self._always.clear()
@@ -80,7 +80,7 @@ class Faults:
             self.cleared += 1
 
     def obey(self, order: Next | Always | Clear, /) -> None:
-        """Do what an order in JSON says."""
+        """Carry out an order in JSON."""
         match order:
             case Next():
                 self.next(order.on, *order.faults, times=order.times)
@@ -90,7 +90,7 @@ class Faults:
                 self.clear(order.on)
 
     def draw(self, site: Site, suits: Callable[[AnyFault], bool], rng: random.Random, /) -> Sequence[AnyFault]:
-        """The faults of one call; those queued wait for a call that suits them."""
+        """Draw the faults of one call; queued faults wait for a call to which they can apply."""
         queue = self._next.get(site)
         once = queue.popleft() if queue and all(map(suits, queue[0])) else ()
         lasting = self._always.get(site, ())

@@ -1,4 +1,4 @@
-"""Faults as values: what may go wrong with one call. Faults of one call work together."""
+"""Faults as values: each is one failure of a call. All faults of one call take effect."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ __all__ = [
 ]
 
 Details = dict[str, str] | list[str] | str | None | msgspec.UnsetType
-"""`error.details` of an error's envelope; UNSET leaves the field out."""
+"""`error.details` of an error envelope; UNSET leaves the field out."""
 
 
 class Fault(msgspec.Struct, frozen=True, tag=True):
-    """Something that goes wrong with one call."""
+    """One failure of a call."""
 
 
 # On any site.
@@ -83,48 +83,48 @@ class Refuse(Fault, frozen=True):
 
 
 class Stall(Fault, frozen=True):
-    """The call is done at once, its answer held back."""
+    """The call is carried out at once, and its answer is delayed."""
 
     seconds: float
 
 
 class ResetBeforeAccept(Fault, frozen=True):
-    """The whole request is read, nothing is done, the connection is reset."""
+    """The whole request is read, but not carried out, and the connection is reset."""
 
 
 class ResetAfterAccept(Fault, frozen=True):
-    """The call is done and its answer lost."""
+    """The call is carried out, and its answer is lost."""
 
 
 class Status(Fault, frozen=True):
-    """The answer is this status."""
+    """The answer has this status."""
 
     status: int
     kind: str | None = None
     """`error.type` of the envelope; the usual one of the status if None."""
     message: str = "[sandbox] a fault on demand"
     envelope: bool = True
-    """False: not the API answers but a proxy, with an HTML page."""
+    """Whether the API answers; False: a proxy answers, with an HTML page."""
     retry_after: float | None = None
     accepted: bool = False
-    """Whether the call is done all the same."""
+    """Whether the call is carried out all the same."""
     early: bool = False
-    """Whether the answer comes before the body was read."""
+    """Whether the answer is sent before the body is read."""
     details: Details = msgspec.UNSET
 
 
 class SpendLimit(Fault, frozen=True):
-    """429 of a spend limit: `error.details.error_code` tells, there is no `retry-after`."""
+    """429 for a spend limit: `error.details.error_code` names it, and there is no `retry-after`."""
 
 
 class OutOfCredit(Fault, frozen=True):
-    """400 `invalid_request_error` whose message says that the credit balance is too low."""
+    """400 `invalid_request_error` with a message that the credit balance is too low."""
 
     details: Details = msgspec.UNSET
 
 
 class UsageLimit(Fault, frozen=True):
-    """400 `invalid_request_error` whose message says that a usage limit set by the customer is reached."""
+    """400 `invalid_request_error` with a message that a usage limit set by the customer is reached."""
 
     workspace: bool = True
     """Whether the limit is the workspace's; otherwise it is the organization's."""
@@ -135,24 +135,24 @@ class Revoked(Fault, frozen=True):
     """401 for the token of this call, from now on and on every site, until the caller uses another token."""
 
     seconds: float | None = None
-    """After this time the token is good again; None means never."""
+    """After this time the token is accepted again; None means never."""
 
 
 class Redirect(Fault, frozen=True):
-    """A redirect to another place."""
+    """A redirect to another address."""
 
     location: str = "/v1/elsewhere"
     status: int = 307
     accepted: bool = False
-    """Whether the call is done all the same."""
+    """Whether the call is carried out all the same."""
 
 
 class Garbage(Fault, frozen=True):
-    """The call is done; the answer says so with a body that is not JSON."""
+    """The call is carried out, and the answer has a good status and a body that is not JSON."""
 
 
 class CutBody(Fault, frozen=True):
-    """The call is done; the connection closes after this many bytes of the answer's body."""
+    """The call is carried out, and the connection closes after this many bytes of the answer's body."""
 
     at: int = 20
 
@@ -162,19 +162,19 @@ class NoDate(Fault, frozen=True):
 
 
 class Skew(Fault, frozen=True):
-    """`Date` is ahead of the server's clock by these seconds (behind if negative); no other time is changed."""
+    """`Date` is ahead of the server's clock by this many seconds (behind if negative); no other time changes."""
 
     seconds: float
 
 
 class Drift(Fault, frozen=True):
-    """`Date` moves away from the server's clock by these seconds an hour, from the machine's start on."""
+    """`Date` drifts from the server's clock by this many seconds per hour, from the start of the machine."""
 
     per_hour: float
 
 
 class Jump(Fault, frozen=True):
-    """`Date` jumps by these seconds once the machine has run for `at` seconds, as after a failover."""
+    """`Date` jumps by this many seconds once the machine has run for `at` seconds, as after a failover."""
 
     at: float
     seconds: float
@@ -185,10 +185,10 @@ class OtherWorkspace(Fault, frozen=True):
 
 
 class KeyPool(Fault, frozen=True):
-    """A gateway answers the call with one key of a pool: with that of a workspace drawn from these."""
+    """A gateway answers the call with one key of a pool: the key of a workspace that is drawn from these."""
 
     workspaces: tuple[str, ...] = ("default", "other")
-    """A name that stands twice is drawn twice as often."""
+    """The workspaces; a name that is listed twice is drawn twice as often."""
 
     def __post_init__(self) -> None:
         if not self.workspaces:
@@ -196,7 +196,7 @@ class KeyPool(Fault, frozen=True):
 
 
 class Slow(Fault, frozen=True):
-    """The answer trickles."""
+    """The answer is sent slowly."""
 
     bytes_per_second: float
 
@@ -205,7 +205,7 @@ class Slow(Fault, frozen=True):
 
 
 class LateAccept(Fault, frozen=True):
-    """The answer is lost, or this status, and the batch is created later all the same."""
+    """The answer is lost, or has this status, and the batch is created later all the same."""
 
     seconds: float
     status: int | None = None
@@ -216,32 +216,32 @@ class Replay(Fault, frozen=True):
 
 
 class SameInstant(Fault, frozen=True):
-    """The batch gets the `created_at` of the newest one there is."""
+    """The batch gets the same `created_at` as the newest existing batch."""
 
 
 class StaleAnswer(Fault, frozen=True):
-    """The batch is created, and the answer names the one that was created before it."""
+    """The batch is created, but the answer names the batch that was created before it."""
 
 
 class Foreign(Fault, frozen=True):
-    """Somebody else creates batches of the same number of requests beside it."""
+    """Another user also creates batches with the same number of requests."""
 
     count: int = 1
 
 
 class ForeignStream(Fault, frozen=True):
-    """From this create on, somebody else creates a batch of the same number of requests every `every` seconds.
+    """From this create on, another user creates a batch with the same number of requests every `every` seconds.
 
-    It begins also if this create is lost. It ends after `seconds`, or when the faults of `create` are cleared. The
-    batches are made when the machine is called, at most a hundred of them per call; of a longer pause only the newest
+    The stream begins even if this create is lost. It ends after `seconds`, or when the faults of `create` are cleared.
+    The batches are made when the machine is called, at most a hundred per call; after a longer pause only the newest
     hundred are made.
     """
 
     every: float
     size: int | None = None
-    """The number of requests of each batch, if not that of the create."""
+    """The number of requests in each batch, if it differs from that of the create."""
     latency: float | None = None
-    """Seconds that each batch takes; the machine's usual latency if None."""
+    """The seconds that each batch takes; the machine's usual latency if None."""
     seconds: float = 86_400.0
 
     def __post_init__(self) -> None:
@@ -250,16 +250,16 @@ class ForeignStream(Fault, frozen=True):
 
 
 class Parked(Fault, frozen=True):
-    """The batch shows no progress and ends this much later, although its requests were processed in the usual time.
+    """The batch shows no progress and ends this much later, although its requests are processed in the usual time.
 
-    After a cancel nearly all of them have succeeded: one in sixty is canceled.
+    After a cancel nearly all its requests have succeeded: one in sixty is canceled.
     """
 
     seconds: float
 
 
 class Deleted(Fault, frozen=True):
-    """Somebody deletes the batch this long after its creation, whatever its state: 404 everywhere, and unlisted."""
+    """The batch is deleted this long after its creation, in any state: every call returns 404, and no list shows it."""
 
     after_seconds: float
 
@@ -268,25 +268,25 @@ class Deleted(Fault, frozen=True):
 
 
 class Lag(Fault, frozen=True):
-    """The list leaves out a batch until it has a certain age, drawn for each batch up to `seconds`."""
+    """The list leaves out a batch until it has a certain age, which is drawn for each batch, up to `seconds`."""
 
     seconds: float
 
 
 class Hide(Fault, frozen=True):
-    """A batch that was shown is hidden for a span of its age: unlisted, or 404 where it is asked for by its id.
+    """A batch is hidden for a span of its age: lists leave it out, and its id returns 404.
 
-    Listed for six seconds and then hidden for a day: `Hide(86_400, after=6)`. Hidden for ten seconds of every
-    minute: `Hide(10, after=50, every=60)`.
+    A batch that is listed for six seconds and then hidden for a day: `Hide(86_400, after=6)`. One that is hidden for
+    ten seconds of every minute: `Hide(10, after=50, every=60)`.
     """
 
     seconds: float
     after: float = 0.0
     """The age at which the span begins."""
     every: float | None = None
-    """The span comes again after this time, counted from the beginning of the span before; None means once."""
+    """The time from the beginning of one span to the beginning of the next; None means only one span."""
     spread: float = 0.0
-    """The span begins later by a time that is drawn for each batch, up to this."""
+    """The largest delay of the span; the delay is drawn for each batch."""
     share: float = 1.0
     """The share of batches that are hidden at all, drawn for each batch."""
 
@@ -296,7 +296,7 @@ class Hide(Fault, frozen=True):
 
 
 class Stale(Fault, frozen=True):
-    """A replica answers that lags behind: it does not know batches younger than this."""
+    """A replica that lags behind answers: it does not know batches younger than this."""
 
     seconds: float
 
@@ -323,44 +323,44 @@ class NullCounts(Fault, frozen=True):
 
 
 class NotYet(Fault, frozen=True):
-    """404 until this many seconds after the batch ended."""
+    """The results return 404 until this many seconds after the batch ended."""
 
     seconds: float
 
 
 class Archived(Fault, frozen=True):
-    """404, as after 29 days."""
+    """The results return 404, as they do after 29 days."""
 
 
 class Hang(Fault, frozen=True):
-    """No byte of the answer comes for this time."""
+    """No byte of the answer is sent for this time."""
 
     seconds: float
     only_foreign: bool = False
-    """Whether only batches of somebody else are concerned."""
+    """Whether only batches of other users are affected."""
 
 
 class EmptyResults(Fault, frozen=True):
-    """200 and no line at all."""
+    """The answer is 200 without any line."""
 
     only_foreign: bool = False
-    """Whether only batches of somebody else are concerned."""
+    """Whether only batches of other users are affected."""
 
 
 class CutAtLine(Fault, frozen=True):
-    """The stream ends after `lines` whole lines (a number drawn if None), as if complete if `clean`."""
+    """The stream ends after `lines` whole lines (a random number if None), as if it were complete if `clean`."""
 
     lines: int | None = None
     clean: bool = True
 
 
 class CutInLine(Fault, frozen=True):
-    """The stream ends in the middle of the line after `lines` whole ones (a number drawn if None)."""
+    """The stream ends in the middle of the line that follows `lines` whole lines (a random number if None)."""
 
     lines: int | None = None
     clean: bool = False
     newline: bool = False
-    """Whether a newline ends what there is of the line, as a proxy puts it there."""
+    """Whether a newline follows the cut line, as a proxy may add one."""
 
 
 class ResetAt(Fault, frozen=True):
@@ -370,41 +370,41 @@ class ResetAt(Fault, frozen=True):
 
 
 class Reshuffle(Fault, frozen=True):
-    """The lines come in another order at every reading."""
+    """Every read returns the lines in another order."""
 
 
 class DuplicateLine(Fault, frozen=True):
-    """Lines come again, later."""
+    """Some lines are repeated later."""
 
     count: int = 1
 
 
 class ConflictingLine(Fault, frozen=True):
-    """Lines come again, later, with another outcome."""
+    """Some lines are repeated later with another outcome."""
 
     count: int = 1
 
 
 class MissingLine(Fault, frozen=True):
-    """Lines are left out."""
+    """Some lines are left out."""
 
     count: int = 1
 
 
 class ForeignLine(Fault, frozen=True):
-    """Lines with custom_ids that were never submitted."""
+    """There are additional lines with custom_ids that were never submitted."""
 
     count: int = 1
 
 
 class UnparsableLine(Fault, frozen=True):
-    """Lines that are not JSON."""
+    """There are additional lines that are not JSON."""
 
     count: int = 1
 
 
 class BlankLine(Fault, frozen=True):
-    """Lines that are empty."""
+    """There are additional lines that are empty."""
 
     count: int = 1
 
@@ -414,33 +414,33 @@ class Crlf(Fault, frozen=True):
 
 
 class LineSeparator(Fault, frozen=True):
-    """Texts with a raw U+2028, which is no end of a line."""
+    """Some texts contain a raw U+2028, which does not end a line."""
 
     count: int = 1
 
 
 class LoneSurrogate(Fault, frozen=True):
-    """Texts with half a surrogate pair, escaped."""
+    """Some texts contain half a surrogate pair, escaped."""
 
     count: int = 1
 
 
 class HugeLine(Fault, frozen=True):
-    """Lines with that many bytes more of text."""
+    """Some lines have this many additional bytes of text."""
 
     size: int = 64_000_000
     count: int = 1
 
 
 class DeepJson(Fault, frozen=True):
-    """Lines with a content block nested that deep."""
+    """Some lines have a content block that is nested this deeply."""
 
     depth: int = 100_000
     count: int = 1
 
 
 class GzipBomb(Fault, frozen=True):
-    """A small compressed body, as `content-encoding: gzip`, that grows to blank lines of this size."""
+    """A small compressed body, sent as `content-encoding: gzip`, expands to blank lines of this total size."""
 
     size: int = 1_000_000_000
 
