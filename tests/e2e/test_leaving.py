@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from abatch import BatchManager, Forecast, Job, JournalError, LimitReached, ManagerClosed
+from abatch import BatchManager, Job, JournalError, LimitReached, ManagerClosed
 from abatch.journal.ledger import Ledger
 from abatch.sandbox import Sandbox
 from abatch.system import threads
@@ -147,15 +147,22 @@ async def test_a_job_says_how_it_stands(api: Sandbox) -> None:
         assert "to send the rest" in trial.remedy
 
 
-async def test_a_job_says_when_it_will_be_done(slow: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with manager() as running:
-        job = await running.submit(requests(10), to="memory:job", key="job")
-        await until(job, lambda now: now.batches_in_flight == 1)
-        assert (job.state, job.eta, job.forecast().why) == ("running", None, "no history yet")
-        assert repr(job) == "<Job 'job' running: 0 of 10 requests done>"
-        monkeypatch.setattr("abatch.job.forecast", lambda *_: Forecast(seconds=3_600.0))
-        assert job.eta is not None
-        assert 3_500 < (job.eta - datetime.now(UTC)).total_seconds() <= 3_600
+async def test_a_job_says_when_it_will_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(latency=3_600.0) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", api.key)
+        async with manager() as running:
+            job = await running.submit(requests(10), to="memory:job", key="job")
+            await until(job, lambda now: now.batches_in_flight == 1)
+            assert (job.state, job.eta, job.forecast().why) == ("running", None, "no history yet")
+            assert repr(job) == "<Job 'job' running: 0 of 10 requests done>"
+            api.advance(3_600.0)
+            with anyio.fail_after(60):
+                await job.wait()
+            like_it = await running.submit(requests(10), to="memory:other", key="other")
+            await until(like_it, lambda now: now.batches_in_flight == 1)
+            assert like_it.eta is not None
+            assert abs((like_it.eta - datetime.now(UTC)).total_seconds() - 3_600) < 60
 
 
 async def test_a_broken_journal_interrupts_the_block_and_is_raised_by_it(
