@@ -16,6 +16,9 @@ from tests.docs.pages import PAGES, ROOT, blocks
 COMMANDS = sorted(get_command(app).commands)
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 OTHERS = {
+    "--max-batch-requests",
+    "--max-batch-bytes",
+    "--max-tries",  # old names, which the page of changes lists
     "--strict",  # mkdocs
     "--group",  # pip
     "--bucket",
