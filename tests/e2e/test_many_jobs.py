@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from abatch import JobStopped
+from abatch import Job, JobStopped
 from abatch.protocol.pacing import LIMITS
 from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import Status
@@ -38,6 +38,10 @@ def own_rows(job: int) -> list[dict[str, Any]]:
     return [{"custom_id": f"{row}", "params": params(1_000 * job + row)} for row in range(3)]
 
 
+async def read_first(job: Job) -> None:
+    await anext(aiter(job.results()))
+
+
 async def test_jobs_that_wait_for_the_queue_set_no_timers(slow: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LIMITS, "start", (100_000, 3))  # room for one batch of three
     async with manager(sealed_unsent=1) as running, anyio.create_task_group() as group:
@@ -47,7 +51,7 @@ async def test_jobs_that_wait_for_the_queue_set_no_timers(slow: Sandbox, monkeyp
             while not job.progress().planned:
                 await job._job.change()
             group.start_soon(job.wait)
-            group.start_soon(anext, aiter(job.results()))
+            group.start_soon(read_first, job)
             if number in (9, 39):
                 for _ in range(20):
                     await anyio.lowlevel.checkpoint()
