@@ -1,7 +1,7 @@
 """Define the events of a journal: one frozen value for each fact, for programs outside of abatch.
 
-A fact is how the journal stores what happened; an event is the public form of it. `BatchManager.events` gives the
-events of a running manager, `JournalView.events` those of a journal from any fact on.
+A fact is the stored form of what happened; an event is its public form. `BatchManager.events` yields the events of a
+running manager, `JournalView.events` those of a journal, beginning at any fact.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent:
-    """What every event has."""
+    """The fields that every event has."""
 
     kind: ClassVar[str]
     """The name of the event in JSON, for instance `job.finished`."""
@@ -75,7 +75,7 @@ class JobEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardEvent(JobEvent):
-    """What every event of a shard has; a shard is a part of a job that becomes one batch."""
+    """The fields that every event of a shard has; a shard is a part of a job that becomes one batch."""
 
     shard: int
     """The number of the shard, unique in the journal."""
@@ -92,11 +92,11 @@ class JobSubmitted(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobLimited(JobEvent):
-    """Another limit holds for the job."""
+    """The limit of the job changed."""
 
     kind: ClassVar[str] = "job.limited"
     requests: int | None
-    """How many of its requests are sent at most; None for all."""
+    """The most requests of the job that are sent; None for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,28 +105,28 @@ class RequestsPlanned(JobEvent):
 
     kind: ClassVar[str] = "job.planned"
     requests: int
-    """All requests that are planned so far."""
+    """The number of requests that are planned so far."""
     complete: bool
     """Whether its input was read to the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputChanged(JobEvent):
-    """The job goes on with a changed input."""
+    """The job continues with a changed input."""
 
     kind: ClassVar[str] = "job.input_changed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelRequested(JobEvent):
-    """Somebody asked to cancel the job."""
+    """The cancellation of the job was requested."""
 
     kind: ClassVar[str] = "job.cancel_requested"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStopped(JobEvent):
-    """The job cannot go on until somebody acts."""
+    """The job cannot continue until an operator acts."""
 
     kind: ClassVar[str] = "job.stopped"
     reason: str
@@ -135,7 +135,7 @@ class JobStopped(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResumed(JobEvent):
-    """A stopped job goes on."""
+    """A stopped job continues."""
 
     kind: ClassVar[str] = "job.resumed"
 
@@ -159,19 +159,19 @@ class JobFinished(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolutionRequested(JobEvent):
-    """An operator said what became of a shard; it is not applied yet."""
+    """An operator resolved a shard; the resolution is not applied yet."""
 
     kind: ClassVar[str] = "job.resolution_requested"
     shard: int
     batch_id: str | None
-    """The batch that the shard became; None where no batch was created, and for `lost`."""
+    """The batch that the shard became; None if no batch was created, and for `lost`."""
     lost: bool
     """Whether the results of the shard are given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolutionRefused(JobEvent):
-    """The answer of an operator contradicts the API, and is not applied."""
+    """The resolution of an operator contradicts the API, and is not applied."""
 
     kind: ClassVar[str] = "job.resolution_refused"
     shard: int
@@ -195,7 +195,7 @@ class ShardPlanned(ShardEvent):
     kind: ClassVar[str] = "shard.planned"
     requests: int
     trial: int
-    """1, or more for requests that failed and are tried again."""
+    """1 for a first try; more for requests that failed and are retried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +208,7 @@ class ShardCommitted(ShardEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidatesChanged(ShardEvent):
-    """Batches that may be the one of the shard were shown, or were excluded, while its answer is not known."""
+    """While the shard's answer is not known, batches that may be the shard's were shown or excluded."""
 
     kind: ClassVar[str] = "shard.candidates_changed"
     shown: tuple[str, ...]
@@ -217,7 +217,7 @@ class CandidatesChanged(ShardEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerUnreadable(ShardEvent):
-    """The API accepted the batch, and its answer cannot be read: the id of the batch is not known."""
+    """The API accepted the batch, but its answer cannot be read: the id of the batch is not known."""
 
     kind: ClassVar[str] = "shard.answer_unreadable"
     status: int
@@ -226,7 +226,7 @@ class AnswerUnreadable(ShardEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardHeld(ShardEvent):
-    """Only an operator can say what became of the shard."""
+    """Only an operator can determine whether the shard became a batch."""
 
     kind: ClassVar[str] = "shard.held"
     reason: str
@@ -249,7 +249,7 @@ class ShardRejected(ShardEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSplit(ShardEvent):
-    """The shard was too large for the API, and its requests are in two others now."""
+    """The shard was too large for the API, and its requests are now in two other shards."""
 
     kind: ClassVar[str] = "shard.split"
     into: tuple[int, ...]
@@ -283,7 +283,7 @@ class BatchAccepted(ShardEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchParked(ShardEvent):
-    """The batch was cancelled because it did not move; requests without an answer are tried again."""
+    """The batch was cancelled because it did not move; requests without an answer are retried."""
 
     kind: ClassVar[str] = "batch.parked"
     why: str
@@ -317,7 +317,7 @@ class BatchEnded(ShardEvent):
 
     kind: ClassVar[str] = "batch.ended"
     counts: Counts
-    """What the API counts."""
+    """The counts that the API reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,11 +326,11 @@ class ShardSealed(ShardEvent):
 
     kind: ClassVar[str] = "shard.sealed"
     counts: Counts
-    """What was written."""
+    """The lines that were written."""
     retried: int
-    """Requests that failed for a reason that passes, and are tried again."""
+    """The number of requests that failed for a temporary reason and are retried."""
     missing: int
-    """Requests without a result."""
+    """The number of requests without a result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -382,11 +382,11 @@ class EventsMissed:
 
     count: int
     since: int
-    """`JournalView.events(since=…)` with this number gives them, with what followed."""
+    """`JournalView.events(since=…)` with this number yields them and all later events."""
 
 
 def event_of(recorded: Recorded, key: str, folder: Path) -> Event:
-    """The event of a fact.
+    """Convert a fact to its event.
 
     Args:
         recorded: the fact.

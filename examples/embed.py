@@ -1,6 +1,6 @@
-"""abatch inside a service: one manager for the life of the application, jobs handed over by its requests.
+"""abatch inside a service: one manager for the life of the application, which submits jobs for its requests.
 
-A framework calls `lifespan` (Starlette and FastAPI take it as it is); `main` plays the framework. Try it:
+A framework calls `lifespan` (Starlette and FastAPI accept it unchanged); `main` plays the framework. Try it:
 
     abatch sandbox &
     export ANTHROPIC_BASE_URL=http://127.0.0.1:8790 ANTHROPIC_API_KEY=sandbox-key
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def lifespan(app: SimpleNamespace) -> AsyncIterator[None]:
-    """Start with the application; leave in good order with it. Unfinished jobs of the last run go on by themselves."""
+    """Start and leave the manager with the application. Unfinished jobs of the last run continue automatically."""
     async with BatchManager(journal="service.abatch") as manager:
         app.manager = manager
         yield
 
 
 async def questions(topic: str) -> AsyncIterator[Request]:
-    """The requests of one job, as they come from wherever the application keeps them."""
+    """Yield the requests of one job from the place where the application keeps them."""
     for number in range(1, 51):
         text = f"Fact number {number} about {topic}, in one sentence."
         yield Request(
@@ -48,7 +48,7 @@ async def questions(topic: str) -> AsyncIterator[Request]:
 
 
 async def ask(app: SimpleNamespace, topic: str) -> str:
-    """What a handler does. The same key again resumes the job, or finds it done."""
+    """Run one job, as a handler does. The same key again resumes the job, or finds it done."""
     job = await app.manager.submit(questions(topic), to="sqlite:///facts.db", key=f"facts-{topic}")
     try:
         summary = await job.wait()
@@ -71,8 +71,8 @@ async def main() -> None:
     )
     app = SimpleNamespace()
     async with lifespan(app):
-        for said in await asyncio.gather(ask(app, "herons"), ask(app, "lighthouses")):
-            sys.stdout.write(f"{said}\n")
+        for report in await asyncio.gather(ask(app, "herons"), ask(app, "lighthouses")):
+            sys.stdout.write(f"{report}\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """abatch behind HTTP, in Starlette under uvicorn: SIGTERM ends it at once, also while clients read results.
 
-uvicorn first waits for its connections, and then ends the application. So the manager is closed by the signal itself:
-whoever reads results gets `ManagerClosed`, and the connections end. Try it:
+uvicorn first waits for its connections, and then ends the application. So the signal handler closes the manager:
+readers of results get `ManagerClosed`, and their connections end. Try it:
 
     abatch sandbox &
     export ANTHROPIC_BASE_URL=http://127.0.0.1:8790 ANTHROPIC_API_KEY=sandbox-key
@@ -45,25 +45,25 @@ REQUESTS = [
 
 @contextmanager
 def closed_by_sigterm(manager: BatchManager) -> Iterator[None]:
-    """Close the manager as soon as SIGTERM comes, then do what the server does."""
+    """Close the manager as soon as SIGTERM arrives, then call the server's own handler."""
     loop = asyncio.get_running_loop()
-    servers_own = signal.getsignal(signal.SIGTERM)
+    servers_handler = signal.getsignal(signal.SIGTERM)
 
     def close(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(manager.close)
-        if callable(servers_own):
-            servers_own(number, frame)
+        if callable(servers_handler):
+            servers_handler(number, frame)
 
     signal.signal(signal.SIGTERM, close)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, servers_own)
+        signal.signal(signal.SIGTERM, servers_handler)
 
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """Start with the application, and leave with it."""
+    """Start and leave the manager with the application."""
     async with BatchManager(journal="service.abatch") as manager:
         app.state.manager = manager
         with closed_by_sigterm(manager):
@@ -71,14 +71,14 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 async def results(request: Request) -> StreamingResponse:
-    """Every result of the job as it comes, as JSON lines."""
+    """Stream every result of the job as it arrives, as JSON lines."""
     manager: BatchManager = request.app.state.manager
     job = await manager.submit(REQUESTS, to="facts.db", key="facts")
     return StreamingResponse(lines(job), media_type="application/x-ndjson")
 
 
 async def lines(job: Job) -> AsyncIterator[bytes]:
-    """The lines of a job; a client that was cut off asks again."""
+    """Yield the lines of a job; a client that was cut off asks again."""
     yield b"\n"
     try:
         async for result in job.results():

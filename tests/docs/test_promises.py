@@ -13,7 +13,7 @@ from tests.docs.pages import PACKAGE, PAGES, ROOT
 PAGE = (ROOT / "docs" / "promises.md").read_text()
 NAMED = sorted({name for page in PAGES for name in re.findall(r"`([\w/]+\.py::\w+)`", page.read_text())})
 WORDS = (
-    "Without a server that cooperates, exactly-once is impossible. Possible are: at-most-once with no timing "
+    "Without a server that cooperates, exactly-once is impossible. abatch guarantees at-most-once with no timing "
     'assumption (`unresolved="hold"`), exactly-once under the stated and monitored bounds A1\u2013A7 '
     '(`unresolved="resubmit"`, the default), and exactly one result line per request in every sink, always.'
 )
