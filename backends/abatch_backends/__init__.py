@@ -1,1 +1,1 @@
-"""The backends that come with abatch: JSON lines, SQLite and S3. Each imports public abatch names only."""
+"""The backends that come with abatch: JSON lines, SQLite and S3. They import only public names of abatch."""

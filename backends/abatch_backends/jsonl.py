@@ -1,15 +1,14 @@
 """Results as JSON lines: one file that appears when the job is complete, or a folder of parts.
 
-Either way a shard becomes one *part*: written under a temporary name, fsynced, then linked to its own name;
-that link is its seal. A link never replaces anything, so nothing is ever clobbered.
+In both cases each shard becomes one *part*: it is written under a temporary name, fsynced, then linked to its final
+name. That link is its seal. A link never replaces a file, so no existing file is ever overwritten.
 
-A folder keeps its parts and gets `_SUCCESS` at the end. A single file is copied together from its parts, by
-the kernel where it can, and linked to its name in one step; until then the parts stand beside it, in
-`.NAME.abatch/`.
+A folder keeps its parts and gets `_SUCCESS` at the end. A single file is assembled from its parts, with a copy in the
+kernel where possible, and linked to its name in one step. Until then the parts are next to it, in `.NAME.abatch/`.
 
-Whose the destination is stands in a claim, made durable before anything else. A folder keeps it. That of a
-single file goes when `finish` is told that the end is recorded (`JobRef.finished`): until then it is the
-proof that the file is ours, whatever dies in between.
+A claim names the job that owns the destination, and is made durable before anything else. A folder keeps its claim. The
+claim of a single file is removed when `finish` is called with the end on record (`JobRef.finished`). Until then the
+claim proves that the file is ours, even if a run dies in between.
 """
 
 from __future__ import annotations
@@ -52,8 +51,8 @@ __all__ = ["open_"]
 
 FORMS: Final = ("jsonl:///results.jsonl", "jsonl:////absolute/results.jsonl", "jsonl:///results/")
 CHUNK: Final = 2**20
-"""Bytes of one read or write, at most: for a larger write the kernel looks for larger pieces of memory, which may take
-ten times as long."""
+"""The largest size of one read or write, in bytes: for a larger write the kernel looks for larger pieces of memory,
+which may take ten times as long."""
 REMEDY: Final = "move it away, or choose another destination"
 CLAIM_DRAFT: Final = ".claim-"
 NO_KERNEL_COPY: Final = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
@@ -63,7 +62,7 @@ T = TypeVar("T")
 
 
 async def open_(url: str, job: JobRef, /) -> Backend:
-    """Claim a file, or a folder if the URL ends in a slash or names one that exists."""
+    """Claim a file, or a folder if the URL ends in a slash or names an existing folder."""
     path, is_folder = await run_blocking(_destination, url)
     backend = _Folder(url, job, path) if is_folder else _File(url, job, path)
     await backend.claim()
@@ -83,11 +82,14 @@ def _destination(url: str) -> tuple[Path, bool]:
 
 
 class _Jsonl:
-    """What a file and a folder have in common: parts in a folder that carries a claim."""
+    """The common part of a file and a folder: parts in a folder that has a claim."""
 
     def __init__(self, url: str, job: JobRef, target: Path, parts: Path, claim: Path) -> None:
-        self.url, self._job = url, job
-        self._target, self._parts, self._claim = target, parts, claim
+        self.url = url
+        self._job = job
+        self._target = target
+        self._parts = parts
+        self._claim = claim
         self._ours = json.dumps({"lineage": job.lineage, "key": job.key}).encode()
         self._sinks: set[_Sink] = set()
 
@@ -98,7 +100,7 @@ class _Jsonl:
 
     @contextlib.contextmanager
     def guarded(self) -> Generator[None, None, None]:
-        """What the operating system refuses becomes a BackendError."""
+        """Translate an error of the operating system in this block to a BackendError."""
         try:
             yield
         except OSError as refused:
@@ -113,7 +115,7 @@ class _Jsonl:
         sink = _Sink(self, shard, part)
         if await self.run(os.path.lexists, part):
             await self.run(sink.clear)
-            await self.run(sync_folder, self._parts)  # whoever gave it its name may have died before this
+            await self.run(sync_folder, self._parts)  # the run that made this name may have died before its sync
             return await self.run(_measure, part, shard.part)
         self._sinks.add(sink)  # before the descriptor exists: a cancellation must not lose it
         await self.run(sink.begin)
@@ -123,12 +125,12 @@ class _Jsonl:
         done, size = 0, _size(sealed)
         rest: list[bytes] = []
         while done < size:
-            # nothing stays open between chunks: `finish` may move the lines, a reader may be abandoned
+            # No file stays open between chunks, because `finish` may move the lines and a reader may be abandoned.
             file, start = place = self._where(sealed)
             try:
                 chunk = await self.run(_read_at, file, start + done, min(size - done, CHUNK))
             except BackendError:
-                if self._where(sealed) != place:  # they were moved while we looked
+                if self._where(sealed) != place:  # the lines were moved during the read
                     continue
                 raise
             if not chunk:
@@ -157,19 +159,19 @@ class _Jsonl:
         return self._parts / f"part-{number:05}.jsonl"
 
     def _where(self, sealed: Sealed) -> tuple[Path, int]:
-        """The file that holds a sealed shard, and the shard's offset in it."""
+        """Return the file that holds a sealed shard, and the shard's offset in it."""
         return self._part(sealed.part), 0
 
     def _refuse(self, path: Path, why: str = "exists and is not this job's") -> BackendError:
         return BackendError(self.url, f"{path} {why}; {REMEDY}")
 
     def _make_parts(self) -> None:
-        if os.path.lexists(self._parts) and _kind(self._parts) != stat.S_IFDIR:  # a symbolic link is none
+        if os.path.lexists(self._parts) and _kind(self._parts) != stat.S_IFDIR:  # a symbolic link is not one
             raise self._refuse(self._parts, "is not a folder")
         make_private_folders(self._parts)
 
     def _make_claim(self) -> None:
-        """Write the job's name on the destination; the first link wins, whoever else is at it."""
+        """Claim the destination for the job; if several processes try at once, the first link wins."""
         while (claimed := _read_claim(self._claim)) is None:
             draft = self._parts / f"{CLAIM_DRAFT}{secrets.token_hex(8)}.tmp"
             _write_new(draft, [self._ours])
@@ -177,18 +179,18 @@ class _Jsonl:
                 with durable_names(self._parts):
                     os.link(draft, self._claim)
             except (FileExistsError, FileNotFoundError):
-                continue  # somebody else's link came first, or has swept our draft away
+                continue  # another process made its link first, or removed our draft
             finally:
                 draft.unlink(missing_ok=True)
         if claimed != self._ours:
             raise self._refuse(self._parts, "belongs to another job")
-        for draft in self._parts.glob(f"{CLAIM_DRAFT}*.tmp"):  # left by a run that died up there
+        for draft in self._parts.glob(f"{CLAIM_DRAFT}*.tmp"):  # a run that died in the loop above left these
             draft.unlink(missing_ok=True)
 
     def _write_missing(self, name: Path, job: JobRef) -> None:
-        """Put the lists of requests without a result together under `name`, which is absent if there are none.
+        """Join the lists of requests without a result into the file `name`; there is no file if there are no lists.
 
-        A list that this job wrote before is replaced; one that is another's, or was changed, never.
+        A list that this job wrote before is replaced. A list of another job, or a changed one, never is.
         """
         draft = self._parts / ".missing.tmp"
         draft.unlink(missing_ok=True)
@@ -206,11 +208,11 @@ class _Jsonl:
         _write_new(draft, _together(job.missing))
         try:
             _publish(draft, name)
-        except FileExistsError:  # it came just now
+        except FileExistsError:  # another process has just made it
             raise self._refuse(name) from None
 
     def _wrote(self, name: Path, job: JobRef) -> bool:
-        """Whether a file is the list of missing requests that this job wrote when it was finished."""
+        """Return whether a file is the list of missing requests that this job wrote when it was finished."""
         if _kind(name) != stat.S_IFREG or not job.missing:
             return False
         return _digest(_chunks(name)) == _digest(_together(job.missing))
@@ -219,7 +221,7 @@ class _Jsonl:
         return BackendError(
             self.url,
             f"{name} is not the list of missing requests that this job wrote; move it away, then run the same "
-            "command again: the list is written anew",
+            "command again to write the list again",
         )
 
     def _check_part(self, sealed: Sealed) -> None:
@@ -227,13 +229,13 @@ class _Jsonl:
         if not os.path.lexists(part) or part.lstat().st_size != _size(sealed):
             raise BackendError(
                 self.url,
-                f"{part} was changed or removed after it was sealed; put it back, or remove what is left of it and "
+                f"{part} was changed or removed after it was sealed; put it back, or remove the rest of it and "
                 f"read it again: abatch redrain {self._job.key}",
             )
 
 
 class _Folder(_Jsonl):
-    """A folder of parts, as Spark, DuckDB and pandas read them."""
+    """A folder of parts, in the form that Spark, DuckDB and pandas read."""
 
     def __init__(self, url: str, job: JobRef, target: Path) -> None:
         super().__init__(url, job, target, target, target / ".abatch-claim.json")
@@ -265,7 +267,7 @@ class _Folder(_Jsonl):
 
 
 class _File(_Jsonl):
-    """One file, there when it is whole."""
+    """One file, which appears when it is complete."""
 
     def __init__(self, url: str, job: JobRef, target: Path) -> None:
         parts = target.with_name(f".{target.name}.abatch")
@@ -292,7 +294,7 @@ class _File(_Jsonl):
         if present:
             await self._recognize(sealed, offsets, finished=job.finished)
             if not job.finished:
-                await self.run(sync_folder, self._target.parent)  # whoever gave it its name may have died before this
+                await self.run(sync_folder, self._target.parent)  # the run that made it may have died before its sync
         elif job.finished:
             raise BackendError(
                 self.url,
@@ -307,7 +309,7 @@ class _File(_Jsonl):
         return str(self._target)
 
     async def _recognize(self, sealed: Sequence[Sealed], offsets: Mapping[int, int], *, finished: bool) -> None:
-        """Raise unless the file under our name is what these parts make."""
+        """Raise unless the file under our name consists of these parts."""
         thoroughly = not (finished or self._offsets)
         kind = await self.run(_kind, self._target)
         same = kind == stat.S_IFREG and await self.run(os.path.getsize, self._target) == sum(map(_size, sealed))
@@ -322,21 +324,21 @@ class _File(_Jsonl):
     def _changed(self) -> BackendError:
         return BackendError(
             self.url,
-            f"{self._target} was changed after this job had written it; put it back, or remove it and let it be "
-            f"written anew: abatch redrain {self._job.key}",
+            f"{self._target} was changed after this job had written it; put it back, or remove it and write it "
+            f"again: abatch redrain {self._job.key}",
         )
 
     async def _assemble(self, sealed: Sequence[Sealed]) -> None:
         draft = self._parts / ".whole.tmp"
         await self.run(draft.unlink, missing_ok=True)
-        if len(sealed) == 1:  # the part is what the file will be
+        if len(sealed) == 1:  # the file will be equal to its only part
             await self.run(self._check_part, sealed[0])
             await self.run(self._let_appear, _name, self._part(sealed[0].part))
             return
         with self.guarded():
             whole = await open_blocking(os.close, _create, draft)
         try:
-            for each in sealed:  # one step each: a cancellation waits for one part, not for all
+            for each in sealed:  # one step per part, so that a cancellation waits for one part and not for all
                 await self.run(self._check_part, each)
                 await self.run(_append, self._part(each.part), whole, _size(each))
             await self.run(sync, whole)
@@ -347,20 +349,20 @@ class _File(_Jsonl):
     def _let_appear(self, name: Callable[[Path, Path], None], file: Path) -> None:
         try:
             name(file, self._target)
-        except FileExistsError:  # it came while this one was assembled
+        except FileExistsError:  # another process made it while this one was assembled
             raise self._refuse(self._target) from None
 
     def _tidy(self, *, finished: bool) -> None:
-        """Remove the parts, and once the end is recorded the claim, too."""
+        """Remove the parts, and also the claim once the end is on record."""
         if _read_claim(self._claim) not in (None, self._ours):
-            return  # the file was moved away since, and another job has come
+            return  # the file was moved away, and another job has claimed the destination
         with contextlib.suppress(FileNotFoundError):
             for entry in self._parts.iterdir():
                 if entry.name.startswith(("part-", ".")):
                     entry.unlink()
         if finished:
             self._claim.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # gone already, or somebody keeps something in it
+            with contextlib.suppress(OSError):  # the folder is gone already, or holds other files
                 self._parts.rmdir()
 
     def _where(self, sealed: Sealed) -> tuple[Path, int]:
@@ -373,10 +375,13 @@ class _Sink:
     """The part of one shard, under its temporary name."""
 
     def __init__(self, backend: _Jsonl, shard: ShardRef, part: Path) -> None:
-        self._backend, self._shard, self._part = backend, shard, part
+        self._backend = backend
+        self._shard = shard
+        self._part = part
         self._draft = part.with_name(f".{part.name}.tmp")
         self._descriptor: int | None = None
-        self._lines = self._bytes = 0
+        self._lines = 0
+        self._bytes = 0
         self._checksum = 0
         self._writeback = Writeback()
 
@@ -394,7 +399,7 @@ class _Sink:
         self._backend.closed(self)
 
     async def write(self, lines: Sequence[Line], /) -> None:
-        # joined here: what a thread allocates stays with that thread
+        # The lines are joined here, because memory that a thread allocates stays with that thread.
         await self._backend.run(self._write, in_pieces(lines), len(lines))
 
     def _write(self, pieces: Sequence[bytes | memoryview], lines: int) -> None:
@@ -429,7 +434,7 @@ class _Sink:
         return self._descriptor
 
 
-# ---- what is kept of a part --------------------------------------------------------------------------------
+# ---- the record of a part ----------------------------------------------------------------------------------
 
 
 def _sealed(part: int, lines: int, size: int, checksum: int) -> Sealed:
@@ -441,7 +446,7 @@ def _size(sealed: Sealed) -> int:
 
 
 def _measure(path: Path, part: int) -> Sealed:
-    """What `seal` said of this part, from its bytes."""
+    """Compute from the bytes of a part what `seal` returned for it."""
     lines = size = checksum = 0
     for chunk in _chunks(path):
         lines += chunk.count(b"\n")
@@ -451,12 +456,12 @@ def _measure(path: Path, part: int) -> Sealed:
 
 
 def _together(lists: Iterable[Path]) -> Iterable[bytes]:
-    """The bytes of these files, one after the other."""
+    """Yield the bytes of these files, one after the other."""
     return (chunk for path in lists for chunk in _chunks(path))
 
 
 def _digest(chunks: Iterable[bytes]) -> str:
-    """SHA-256, as a `JobRef` has it."""
+    """Return the SHA-256 in the form of `JobRef.listed`."""
     found = sha256()
     for chunk in chunks:
         found.update(chunk)
@@ -464,7 +469,7 @@ def _digest(chunks: Iterable[bytes]) -> str:
 
 
 def _checksum(path: Path, start: int, size: int) -> int:
-    """The checksum of `size` bytes from `start`."""
+    """Return the checksum of `size` bytes from `start`."""
     checksum = 0
     with os.fdopen(_open_to_read(path), "rb", buffering=0) as file:
         file.seek(start)
@@ -491,7 +496,7 @@ def _strangers(folder: Path) -> list[str]:
 
 
 def _kind(path: Path) -> int:
-    """The type of what stands there; a symbolic link is a kind of its own."""
+    """Return the file type of a path; a symbolic link is not followed."""
     return stat.S_IFMT(path.lstat().st_mode)
 
 
@@ -516,7 +521,7 @@ def _write_all(descriptor: int, block: bytes | memoryview) -> None:
 
 
 def _write_new(path: Path, chunks: Iterable[bytes]) -> int:
-    """Write a file that did not exist, durably; how many bytes it has."""
+    """Write a new file durably, and return its size in bytes."""
     written = 0
     descriptor = _create(path)
     try:
@@ -538,7 +543,7 @@ def _read_at(path: Path, start: int, size: int) -> bytes:
 
 
 def _append(source: Path, writer: int, size: int) -> None:
-    """Copy `source` behind what was written; in the kernel where it can."""
+    """Append `source` to the file of `writer`, with a copy in the kernel where possible."""
     reader = _open_to_read(source)
     try:
         size -= _copy_in_kernel(reader, writer, size)
@@ -550,7 +555,7 @@ def _append(source: Path, writer: int, size: int) -> None:
 
 
 def _copy_in_kernel(reader: int, writer: int, size: int) -> int:
-    """How many bytes the kernel copied; the rest is left to the caller."""
+    """Copy in the kernel, and return the number of copied bytes; the caller must copy the rest."""
     copied = 0
     if sys.platform == "linux":
         try:

@@ -336,7 +336,7 @@ class TestS3(_S3):
             sink = await self.sink(backend)
             lose_answers(backend, "upload_part")
             await sink.write(BIG)
-            with pytest.raises(BackendError, match="upload_part came to ReadTimeoutError"):
+            with pytest.raises(BackendError, match="upload_part failed with ReadTimeoutError"):
                 await sink.seal()
             await sink.discard()
             assert self.uploads() == []
@@ -348,7 +348,7 @@ class TestS3(_S3):
             await sink.write(BIG)
             for _ in range(5):  # turns of the event loop
                 await asyncio.sleep(0)
-            with pytest.raises(BackendError, match="upload_part came to ReadTimeoutError"):
+            with pytest.raises(BackendError, match="upload_part failed with ReadTimeoutError"):
                 await sink.write(BIG)
             await sink.discard()
             assert self.uploads() == []
@@ -691,8 +691,8 @@ def _replace(backend, operations, wrap) -> None:
         ("s3://bucket//a", "prefix"),
         ("s3://bucket/a/../b", "prefix"),
         ("s3://bucket?acl=public", "unknown parameter 'acl'"),
-        ("s3://bucket?endpoint_url=ftp://x", "no http address"),
-        ("s3://bucket?endpoint_url=https:", "no http address"),
+        ("s3://bucket?endpoint_url=ftp://x", "not an http address"),
+        ("s3://bucket?endpoint_url=https:", "not an http address"),
         ("s3://bucket?compression=gzip", "unknown compression 'gzip'"),
     ],
 )

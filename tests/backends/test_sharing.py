@@ -165,7 +165,7 @@ async def test_a_job_whose_row_is_refused_does_not_undo_anothers(tmp_path: Path)
         for part in range(5):
             group.start_soon(good.write, make_lines(1_000, start=1_000 * part))
             group.start_soon(fail)
-    assert [failure.why for failure in failures] == ["SQLite says: full"] * 5
+    assert [failure.why for failure in failures] == ["SQLite reports: full"] * 5
     assert await read(one, await good.seal()) == raw(make_lines(5_000))
     await one.aclose()
     await two.aclose()

@@ -281,7 +281,7 @@ class TestSqlite(OutageContract):
             sink = await self.sink(backend)
             with closing(sqlite3.connect(self.path)) as database:
                 database.execute("CREATE TRIGGER full BEFORE INSERT ON results BEGIN SELECT RAISE(FAIL, 'full'); END")
-                with pytest.raises(BackendError, match="SQLite says: full"):
+                with pytest.raises(BackendError, match="SQLite reports: full"):
                     await sink.write(lines)
                 database.execute("DROP TRIGGER full")
             await sink.discard()

@@ -107,20 +107,20 @@ def test_status_says_since_when_the_storage_has_been_failing(alone: Any) -> None
     lock.write(f"{os.getpid()}\n")
     lock.flush()
     down = StorageDown(
-        job="nightly", since=1_700_000_000.0, why="put_object came to 503 SlowDown", until=1_700_000_900.0
+        job="nightly", since=1_700_000_000.0, why="put_object failed with 503 SlowDown", until=1_700_000_900.0
     )
     with lock:
         post(JournalFolder(journal), DriverStatus(pid=os.getpid(), storage_down=[down]))
         shown = alone.here("status")
         assert "the storage of nightly has been failing since" in shown.out
         until = f"it is tried again until {moment(1_700_000_900.0)}"
-        assert f"put_object came to 503 SlowDown; {until}" in shown.out.replace("\n", " ")
+        assert f"put_object failed with 503 SlowDown; {until}" in shown.out.replace("\n", " ")
         told = alone.here("status", "--json").json["driver"]["storage_down"]
         assert told == [
             {
                 "job": "nightly",
                 "since": 1_700_000_000.0,
-                "why": "put_object came to 503 SlowDown",
+                "why": "put_object failed with 503 SlowDown",
                 "until": 1_700_000_900.0,
             }
         ]

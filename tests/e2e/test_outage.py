@@ -229,7 +229,7 @@ async def test_locked_database_is_shown_as_an_outage_soon_and_ends_the_job_after
             api.advance(3601)
             while (down := job._run.outage.down) is None:
                 await anyio.sleep(0.01)
-            assert (down.why, round(down.until - down.since, 3)) == ("SQLite says: database is locked", 0.5)
+            assert (down.why, round(down.until - down.since, 3)) == ("SQLite reports: database is locked", 0.5)
             with pytest.raises(BackendError, match=r"It has failed for \d seconds"):
                 await job.wait()
             with pytest.raises(BackendError, match="database is locked"):

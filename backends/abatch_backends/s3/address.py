@@ -1,4 +1,4 @@
-"""A destination's URL, read: bucket, prefix, and the parameters of the endpoint."""
+"""Read a destination's URL: bucket, prefix, and the parameters of the endpoint."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FORM: Final = "s3://bucket/prefix?endpoint_url=https://…&region=…&compressio
 PARAMETERS: Final = frozenset({"endpoint_url", "region", "compression", "checksums"})
 WHEN_REQUIRED: Final = "when_required"
 WHEN: Final = (WHEN_REQUIRED, "when_supported")
-"""When a request carries a checksum of its body, in the words of the AWS libraries; the latter is their default."""
+"""When a request carries a checksum of its body, as the AWS libraries name it; the latter is their default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """What a destination's URL says."""
+    """The content of a destination's URL."""
 
     bucket: str
     prefix: str
@@ -33,7 +33,7 @@ def parse(url: str) -> Place:
     """Read a destination's URL.
 
     Raises:
-        ConfigError: it is none, or carries credentials.
+        ConfigError: the URL is invalid, or carries credentials.
 
     """
     path, _, query = url.removeprefix("s3://").partition("?")
@@ -41,7 +41,7 @@ def parse(url: str) -> Place:
     prefix = prefix.rstrip("/")
     parameters = dict(parse_qsl(query, keep_blank_values=True))
     if "@" in (address := parameters.get("endpoint_url", "https://aws")):
-        # the URL stays out of the text: it holds a secret
+        # The text does not include the URL, because the URL holds a secret.
         raise ConfigError("an endpoint_url must not carry credentials; give them in the environment or in ~/.aws")
     try:
         endpoint = urlsplit(address)
@@ -51,15 +51,15 @@ def parse(url: str) -> Place:
     if not url.startswith("s3://") or not bucket:
         problem = "names no bucket"
     elif prefix and not {"", ".", ".."}.isdisjoint(prefix.split("/")):
-        problem = "has an empty step, '.' or '..' in its prefix, which servers read differently"
+        problem = "has an empty segment, '.' or '..' in its prefix, which servers read differently"
     elif unknown := parameters.keys() - PARAMETERS:
         problem = f"has the unknown parameter {min(unknown)!r}"
     elif endpoint.scheme not in {"http", "https"} or not endpoint.hostname:
-        problem = "has an endpoint_url that is no http address"
+        problem = "has an endpoint_url that is not an http address"
     elif parameters.get("compression") not in {None, "zstd"}:
         problem = f"has the unknown compression {parameters['compression']!r}"
     elif parameters.get("checksums") not in {None, *WHEN}:
-        problem = f"has unknown checksums {parameters['checksums']!r}, which are {' or '.join(WHEN)}"
+        problem = f"has unknown checksums {parameters['checksums']!r}, not {' or '.join(WHEN)}"
     if problem:
         raise ConfigError(f"{url!r} {problem}; write {FORM}")
     return Place(bucket=bucket, prefix=prefix, **parameters)

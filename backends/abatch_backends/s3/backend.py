@@ -30,24 +30,25 @@ if TYPE_CHECKING:
 __all__ = ["S3Backend", "open_"]
 
 IN_FLIGHT: Final = 4
-"""Parts and puts on their way at once, of all shards together: memory beside what each shard is filling."""
+"""The number of parts and puts that are sent at once, for all shards together. Each needs memory, in addition to the
+part that each shard is filling."""
 BODY_TRIES: Final = 3
 REMEDY: Final = "move it away, or choose another destination"
 CHECKSUMS: Final = ("ChecksumCRC32", "ChecksumCRC32C", "ChecksumCRC64NVME", "ChecksumSHA1", "ChecksumSHA256")
 UNFIT: Final = "choose a store with conditional writes, or a destination of another kind"
 LOOKING: Final = JobRef(key="none", lineage="0" * 16, finished=True)
-"""Of no job: a finished one claims nothing."""
+"""The job of a check without a job; because it is finished, it claims nothing."""
 
 
 class _Factory:
-    """Opens a backend, and can look at a destination before there is a job."""
+    """Opens a backend, and can check a destination before there is a job."""
 
     async def __call__(self, url: str, job: JobRef, /) -> Backend:
         """Claim `<prefix>/<job key>/` in a bucket."""
         return await _connected(url, job)
 
     async def check(self, url: str, /) -> None:
-        """Look whether the bucket exists and may be listed; conditional writes are tried at the claim."""
+        """Check that the bucket exists and may be listed; conditional writes are tested when a job claims."""
         backend = await _connected(url, LOOKING)
         try:
             await backend.look()
@@ -82,14 +83,14 @@ class S3Backend:
         self._client: Any = None
 
     async def begin(self) -> None:
-        """Connect and claim; on failure nothing stays open."""
+        """Connect and claim; after a failure nothing stays open."""
         try:
             self._shared = clients_of_this_loop().setdefault(self._who, SharedClient())
             self._shared.users += 1
             self._client = await self._shared.client(self._place)
             if not self._job.finished:
                 await self._claim()
-        except (BotoCoreError, ValueError) as failed:  # a region or an address that it cannot take
+        except (BotoCoreError, ValueError) as failed:  # the region or the address is invalid
             await self.aclose()
             raise translated(self.url, "connecting", failed) from None
         except BaseException:
@@ -97,7 +98,7 @@ class S3Backend:
             raise
 
     async def look(self) -> None:
-        """Raise unless the bucket is there and may be listed."""
+        """Raise unless the bucket exists and may be listed."""
         prefix = f"{self._place.prefix}/" if self._place.prefix else ""
         await self.call("list_objects_v2", Prefix=prefix, MaxKeys=1)
 
@@ -113,34 +114,34 @@ class S3Backend:
             try:
                 await self.call("put_object", Key=name, Body=BytesIO(ours), IfNoneMatch="*")
             except S3Error as refused:
-                claimed = await self._fetch(name)  # somebody was first, or only the answer was lost
+                claimed = await self._fetch(name)  # another process was first, or only the answer was lost
                 if claimed is None:
                     raise await self._explained(refused, name, ours) from None
             else:
                 claimed, made = ours, True
         if claimed != ours:
             raise self._taken(self._folder, "is the destination of another job")
-        if made or found.get("KeyCount", 0) < 2:  # nothing but the claim: the run that made it may have died here
+        if made or found.get("KeyCount", 0) < 2:  # with only a claim, the run that made it may have died in the probe
             await self._probe(name, ours, made=made)
 
     async def _probe(self, name: str, ours: bytes, *, made: bool) -> None:
         """Make sure that the store honours conditions, before anything is sent and paid for.
 
-        The claim is what must not be replaced; a store that replaces it all the same writes the same bytes.
+        The probe tries to replace the claim. A store that ignores conditions replaces it with the same bytes.
         """
         try:
             if not made:
-                await self._abort_stale(name)  # of a run that died in here
+                await self._abort_stale(name)  # the upload of a run that died in this probe
             await self._probe_put(name, ours)
             await self._probe_complete(name, ours)
         except S3Error as refused:
-            if made or refused.status != 403:  # who may only read an earlier claim does not write
+            if made or refused.status != 403:  # with read permission only, an earlier claim suffices
                 raise
         except TooManyOpenFiles:
             raise
         except BackendError:
             if made:
-                with suppress(BackendError):  # who may not delete leaves a claim to a place that nobody can use
+                with suppress(BackendError):  # without permission to delete, the claim stays; no job can use the place
                     await self.call("delete_object", Key=name)
             raise
 
@@ -177,7 +178,7 @@ class S3Backend:
             raise self._unfit(f"{why}: a second job would replace the results of this one")
 
     async def _explained(self, refused: S3Error, name: str, ours: bytes) -> BackendError:
-        """Why a store refuses to write at all: the headers of a checksum, if it takes the same without them."""
+        """Return why a store refuses every write: the checksum headers, if it accepts the same write without them."""
         if refused.status not in REFUSALS or self._place.checksums == WHEN_REQUIRED:
             return refused
         async with new_client(replace(self._place, checksums=WHEN_REQUIRED)) as plain:
@@ -208,14 +209,14 @@ class S3Backend:
         return _sealed(shard.part, lines, key, found["ETag"], found["ContentLength"])
 
     async def _abort_stale(self, key: str) -> None:
-        """Abort what a run that died left of this object: unfinished parts cost money and show nowhere."""
+        """Abort the uploads of this object that a dead run left: unfinished parts cost money, and lists omit them."""
         found = await self.call("list_multipart_uploads", Prefix=key)
         for upload in found.get("Uploads", ()):
             if upload["Key"] == key:
                 await self.abort(key, upload["UploadId"])
 
     async def abort(self, key: str, upload: str) -> None:
-        """Abort an upload; one that is gone is aborted already."""
+        """Abort an upload; an upload that is gone counts as aborted."""
         try:
             await self.call("abort_multipart_upload", Key=key, UploadId=upload)
         except S3Error as refused:
@@ -223,13 +224,13 @@ class S3Backend:
                 raise
 
     async def read(self, sealed: Sealed, /) -> AsyncIterator[bytes]:
-        """Read the lines of an object, a range at a time."""
+        """Read the lines of an object, one range at a time."""
         chunks = self.codec.expand(self._chunks(sealed))
         async for line in _lines(chunks):
             yield line
 
     async def _chunks(self, sealed: Sealed) -> AsyncGenerator[bytes]:
-        """The object's bytes, a range at a time: no answer stays open while the reader idles."""
+        """Yield the object's bytes, one range at a time, so that no answer stays open while the reader is idle."""
         key, etag, size = str(sealed.detail["key"]), sealed.detail["etag"], int(sealed.detail["bytes"])
         for start in range(0, size, RANGE):
             end = min(start + RANGE, size) - 1
@@ -242,7 +243,7 @@ class S3Backend:
             yield chunk
 
     async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
-        """Check that every part is there, and put the list of what is missing, the manifest and `_SUCCESS`."""
+        """Check that every part exists, and put the list of missing requests, the manifest and `_SUCCESS`."""
         await self._check(sealed)
         success = f"{self._folder}_SUCCESS"
         if not job.finished:
@@ -254,7 +255,7 @@ class S3Backend:
         return f"s3://{self._place.bucket}/{self._folder}"
 
     async def _check(self, sealed: Sequence[Sealed]) -> None:
-        """Raise unless every part is there in its size."""
+        """Raise unless every part exists and has its size."""
         sizes: dict[str, int] = {}
         page: Mapping[str, Any] = {"NextContinuationToken": None}
         while "NextContinuationToken" in page:
@@ -268,7 +269,7 @@ class S3Backend:
                 raise self._changed(key)
 
     async def _put_missing(self, job: JobRef) -> None:
-        """Put the list of requests without a result; one that this job put before is replaced, maybe by none."""
+        """Put the list of requests without a result; it replaces an earlier list of this job, even if it is empty."""
         key, marks = f"{self._folder}_missing.jsonl", self._marks("missing")
         if not (job.missing or job.listed):
             return
@@ -276,7 +277,7 @@ class S3Backend:
             if found["Metadata"] != marks:
                 raise self._taken(key, "is not the list of missing requests that this job wrote")
             if not job.listed:
-                return  # all was said by a run that died
+                return  # a run that died has already put this list
         elif not job.missing:
             return
         upload = Upload(self, key, marks, replaces=found is not None)
@@ -292,9 +293,9 @@ class S3Backend:
             raise
 
     async def _put_same(self, key: str, body: bytes, job: JobRef | None = None) -> None:
-        """Make an object, or find it made with this body by a run that died.
+        """Make an object, or accept the same object from a run that died.
 
-        An earlier manifest of `job` is replaced: parts that were read again may differ in size.
+        An earlier manifest of `job` is replaced, because parts that were read again may differ in size.
         """
         try:
             await self.call("put_object", Key=key, Body=body, IfNoneMatch="*")
@@ -313,9 +314,9 @@ class S3Backend:
         return f"s3://{self._place.bucket}/{sealed.detail['key']}"
 
     async def aclose(self) -> None:
-        """Stop what is on its way; the last job closes the client."""
+        """Stop parts that are being sent; the last job closes the client."""
         with anyio.CancelScope(shield=True):
-            await stop(self._parts)  # of sinks still open
+            await stop(self._parts)  # sinks that are still open may be sending parts
             shared, self._shared = self._shared, None
             if shared is None:
                 return
@@ -327,7 +328,7 @@ class S3Backend:
     # ---- calls ---------------------------------------------------------------------------------------------
 
     async def call(self, operation: str, /, **request: object) -> Mapping[str, Any]:
-        """Ask S3; what it refuses, or cannot be reached for, is a `S3Error`."""
+        """Call S3; raise `S3Error` if it refuses the call or cannot be reached."""
         try:
             answer: Mapping[str, Any] = await getattr(self._client, operation)(Bucket=self._place.bucket, **request)
         except FAILURES as failed:
@@ -335,7 +336,7 @@ class S3Backend:
         return answer
 
     async def begin_part(self, key: str, upload: str, number: int, part: BytesIO) -> asyncio.Task[Landed]:
-        """Send a part while the caller goes on, as soon as there is room for it."""
+        """Wait until a part may be sent, then send it in the background."""
         await self.in_flight.acquire()
         sending = asyncio.create_task(self._send_part(key, upload, number, part))
         self._parts.add(sending)
@@ -349,12 +350,12 @@ class S3Backend:
     async def _send_part(self, key: str, upload: str, number: int, part: BytesIO) -> Landed:
         part.seek(0)
         answer = await self.call("upload_part", Key=key, UploadId=upload, PartNumber=number, Body=part)
-        # S3 wants the checksums that it was given with the parts once more at the end
+        # Completing the upload requires the checksums that were sent with the parts.
         checksums = {name: answer[name] for name in CHECKSUMS if name in answer}
         return {"PartNumber": number, "ETag": answer["ETag"], **checksums}
 
     async def head(self, key: str) -> Mapping[str, Any] | None:
-        """What is known of an object; None if there is none."""
+        """Return the metadata of an object; None if there is no object."""
         try:
             return await self.call("head_object", Key=key)
         except S3Error as refused:
@@ -371,7 +372,7 @@ class S3Backend:
             raise
 
     async def _body(self, **request: object) -> bytes:
-        for left in reversed(range(BODY_TRIES)):  # the library asks again for headers, never for bodies
+        for left in reversed(range(BODY_TRIES)):  # the library retries until the headers arrived, but never a body
             answer = await self.call("get_object", **request)
             try:
                 async with answer["Body"] as body:
@@ -396,7 +397,7 @@ class S3Backend:
 
 
 class _Sink:
-    """The lines of one shard on their way into an upload."""
+    """The sink of one shard: it passes the lines to an upload."""
 
     def __init__(self, backend: S3Backend, part: int, key: str, marks: Mapping[str, str]) -> None:
         self._backend = backend
@@ -449,7 +450,7 @@ def _manifest(job: JobRef, sealed: Sequence[Sealed]) -> bytes:
 
 
 def _is_manifest_of(job: JobRef, body: bytes) -> bool:
-    """Whether a manifest is one that this job put."""
+    """Return whether this job put the manifest."""
     try:
         found = json.loads(body)
     except ValueError:

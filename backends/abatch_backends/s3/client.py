@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["CONNECTIONS", "SharedClient", "client_key", "clients_of_this_loop", "new_client"]
 
 CONNECTIONS: Final = 32
-"""Of one client at once: what eight drains have in flight. Further calls wait for one."""
+"""The connections of one client: enough for the calls of eight drains. Further calls wait for a connection."""
 
 
 def new_client(place: Place) -> AbstractAsyncContextManager[Any]:
-    """Make a client; the rest of the package calls S3's operations by name, and does not know the library."""
+    """Make a client; the rest of the package calls S3's operations by name, and does not depend on the library."""
     config = AioConfig(
-        request_checksum_calculation=place.checksums,  # None is the setting of the environment
+        request_checksum_calculation=place.checksums,  # None: use the setting of the environment
         response_checksum_validation=place.checksums,
         signature_version="s3v4",
         retries={"mode": "standard"},
@@ -42,7 +42,7 @@ def new_client(place: Place) -> AbstractAsyncContextManager[Any]:
 
 
 class SharedClient:
-    """The client of one endpoint and one set of credentials, made when it is first asked for."""
+    """The client of one endpoint and one set of credentials, which is made on first use."""
 
     def __init__(self) -> None:
         self.users = 0
@@ -51,7 +51,7 @@ class SharedClient:
         self._client: Any = None
 
     async def client(self, place: Place) -> Any:  # noqa: ANN401 - these libraries have no types
-        """Return the client, made at the first call."""
+        """Return the client, which the first call makes."""
         async with self._turn:
             if self._client is None:
                 self._client = await self._open.enter_async_context(new_client(place))
@@ -79,7 +79,7 @@ def clients_of_this_loop() -> dict[ClientKey, SharedClient]:
 
 
 def client_key(place: Place) -> ClientKey:
-    """The key of a shared client: its place, and a digest of the environment variables that select credentials."""
+    """Return the key of a shared client: its place, and a digest of the environment variables of its credentials."""
     names = blake2b(digest_size=16)
     for name, value in sorted(os.environ.items()):
         if name.startswith("AWS_") or name == "HOME":

@@ -1,4 +1,4 @@
-"""How lines are kept in an object: as they are, or compressed with zstd in frames."""
+"""The encodings of lines in an object: unchanged, or compressed with zstd in frames."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ __all__ = ["BLOCK", "RANGE", "Codec", "codec_for"]
 BLOCK: Final = 2**20
 """Bytes of lines that are compressed at once."""
 RANGE: Final = 4 * 2**20
-"""Bytes fetched at once by a reader."""
+"""Bytes that a reader fetches at once."""
 SLICE: Final = 2**12
-"""Compressed bytes expanded at once; they may become a thousand times as many."""
+"""Compressed bytes that are expanded at once; expanded they may be a thousand times as many."""
 
 
 class Codec:
-    """Lines as they are."""
+    """The encoding that leaves lines unchanged."""
 
     suffix = ""
     block = 0
-    """Bytes that `shrink` is given at once, at least."""
+    """The smallest number of bytes that `shrink` gets at once."""
 
     async def shrink(self, block: bytes) -> bytes:
-        """Return a block of lines as it is kept."""
+        """Return a block of lines in its stored form."""
         return block
 
     def expand(self, chunks: AsyncIterable[bytes]) -> AsyncIterable[bytes]:
-        """Return the lines of an object's bytes, in pieces."""
+        """Return the lines from an object's bytes, in pieces."""
         return chunks
 
 
 class _Zstd(Codec):
-    """Each block of whole lines is a frame of its own; a series of frames is a valid file."""
+    """The encoding that makes a separate frame of each block of whole lines; a series of frames is a valid file."""
 
     suffix = ".zst"
     block = BLOCK
@@ -59,7 +59,7 @@ class _Zstd(Codec):
 
 
 def _some(pieces: Iterator[bytes]) -> bytes:
-    """The next pieces, together about a `RANGE`; empty when there are no more."""
+    """Return the next pieces, about a `RANGE` in total; empty if there are no more."""
     taken: list[bytes] = []
     size = 0
     while size < RANGE and (piece := next(pieces, None)) is not None:
@@ -72,13 +72,13 @@ def codec_for(url: str, compression: str | None) -> Codec:
     """Return the codec that a destination's URL asks for.
 
     Raises:
-        BackendUnavailable: its package is not installed.
+        BackendUnavailable: the package of the codec is not installed.
 
     """
     if compression is None:
         return Codec()
     try:
-        import zstandard  # noqa: PLC0415 - only who asks for it needs it
+        import zstandard  # noqa: PLC0415 - only compressed destinations need it
     except ModuleNotFoundError as missing:
         raise BackendUnavailable(url, "zstd") from missing
     return _Zstd(

@@ -1,4 +1,4 @@
-"""Failures of S3, translated once into BackendError: what they say, and whether they may pass."""
+"""Translate failures of S3 into BackendError: the text, the remedy, and whether the failure may pass."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PASSING: Final = frozenset(
         *("408", "409", "429", "500", "502", "503", "504", "509"),
         *("BandwidthLimitExceeded", "InternalError", "OperationAborted", "RequestLimitExceeded", "RequestTimeout"),
         *("ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests"),
-        "NoSuchUpload",  # somebody aborted it: the shard is drained again, into another
+        "NoSuchUpload",  # the upload was aborted elsewhere: the shard is drained again into a new one
     }
 )
-"""Statuses and codes of S3 that may change without anybody's help."""
+"""Statuses and codes of S3 that may pass by themselves."""
 HINTS: Final = {
     "403": "check the credentials, and that they may get, put and list objects, list and abort uploads",
-    "409": "another writer was at it; try again",
+    "409": "another writer changed it at the same time; try again",
     "NoCredentialsError": "give credentials in the environment or in ~/.aws",
     "NoSuchBucket": "make the bucket first",
     "NoSuchUpload": "the upload is gone; drain the batch again",
@@ -46,7 +46,7 @@ REFUSALS: Final = frozenset({400, 411, 501})
 
 
 class S3Error(BackendError):
-    """A call that S3 refused or did not answer; then `status` is None."""
+    """S3 refused a call or did not answer it; without an answer `status` is None."""
 
     def __init__(self, url: str, why: str, status: int | None, *, code: str, passes: bool) -> None:
         super().__init__(url, why, passes=passes)
@@ -55,7 +55,7 @@ class S3Error(BackendError):
 
 
 def translated(url: str, operation: str, failed: Exception) -> BackendError:
-    """Translate a failure, here alone. S3's answer is left out, because it names key ids and signatures."""
+    """Translate a failure. S3's answer is left out of the text, because it names key ids and signatures."""
     if _is_out_of_files(failed):
         return TooManyOpenFiles(url)
     answer: Mapping[str, Any] = getattr(failed, "response", None) or {}
@@ -65,12 +65,12 @@ def translated(url: str, operation: str, failed: Exception) -> BackendError:
     if status in REFUSALS and "checksum" in str(answer["Error"].get("Message", "")).lower():
         hints = {REFUSES_CHECKSUMS}
     passes = not PASSING.isdisjoint(code.split()) if status else _passes(failed)
-    why = "; ".join([f"{operation} came to {code}", *sorted(hints)])
+    why = "; ".join([f"{operation} failed with {code}", *sorted(hints)])
     return S3Error(url, why, status, code=code, passes=passes)
 
 
 def _is_out_of_files(failed: BaseException | None) -> bool:
-    """Whether a failure, or what led to it, is that no connection could be opened for want of descriptors."""
+    """Return whether a failure, or its cause, is that no descriptor was left for a connection."""
     while failed is not None:
         if isinstance(failed, OSError) and is_out_of_files(failed):
             return True
@@ -79,12 +79,12 @@ def _is_out_of_files(failed: BaseException | None) -> bool:
 
 
 def is_condition(refused: S3Error) -> bool:
-    """Whether a store refused a write because of its condition: 412, or 409 while another writer is at it."""
+    """Return whether a store refused a write because of its condition: 412, or 409 during another write."""
     return refused.status in {409, 412}
 
 
 def _passes(failed: Exception) -> bool:
-    """Whether a call that S3 did not answer may be answered later, without anybody's help."""
+    """Return whether the failure of a call that S3 did not answer may pass by itself."""
     match failed:
         case SSLError():
             return False

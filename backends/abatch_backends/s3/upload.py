@@ -1,4 +1,4 @@
-"""One object on its way to S3: a single conditional put, or parts that are completed conditionally."""
+"""Upload one object to S3: with a single conditional put, or in parts that are completed conditionally."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["Landed", "Upload", "stop"]
 
 PART: Final = 5 * 2**20
-"""Bytes of each part of an upload but the last, the least that S3 takes; below it a whole object is one put."""
+"""The bytes of each part of an upload except the last: the least that S3 takes. A smaller object is one put."""
 LARGER_AFTER: Final = 2_000
-"""Parts, after which each has the size of one `PART` more: S3 takes 10,000, which are 157 GB."""
+"""After every so many parts, the size of a part grows by one `PART`. S3 takes 10,000 parts, which are 157 GB."""
 Landed = dict[str, str | int]
-"""What S3 wants to hear again of a part that it took."""
+"""The description of a stored part that S3 requires to complete the upload."""
 
 
 class Upload:
-    """One object on its way: a single put if it is small, else part after part, each full but the last."""
+    """The upload of one object: a single put if it is small, otherwise part after part, each full except the last."""
 
     def __init__(self, backend: S3Backend, key: str, marks: Mapping[str, str], *, replaces: bool = False) -> None:
         self._backend = backend
@@ -36,14 +36,14 @@ class Upload:
         self._marks = marks
         self._condition: dict[str, str] = {} if replaces else {"IfNoneMatch": "*"}
         self._id: str | None = None
-        self._held = BytesIO()  # grows without copies, and is sent in pieces: bytes would be copied whole
+        self._held = BytesIO()  # it grows without copies and is sent in pieces; bytes would be copied as a whole
         self._parts: list[asyncio.Task[Landed]] = []
         self._failure: BaseException | None = None
         self.size = 0
-        """Bytes of the whole object."""
+        """The size of the whole object, in bytes."""
 
     async def add(self, block: bytes) -> None:
-        """Take a block; what a part came to that was on its way is raised here, or by `commit`."""
+        """Add a block. The failure of a part that is sent in the background is raised here or by `commit`."""
         if self._failure is not None:
             raise self._failure
         self.size += len(block)
@@ -56,7 +56,7 @@ class Upload:
         self._held.write(rest)
 
     async def commit(self) -> str:
-        """Make the object appear, whole; its ETag."""
+        """Make the complete object appear, and return its ETag."""
         try:
             if self._id is None:
                 self._held.seek(0)
@@ -86,7 +86,7 @@ class Upload:
         return str(answer["ETag"])
 
     async def _settle(self, refused: S3Error) -> str:
-        """An answer that is no, or was lost: look whether the object is there, and is this one."""
+        """Settle a refused or lost answer: return the ETag if the object exists and is this one, else raise."""
         found = await self._backend.head(self._key)
         if found is None:
             raise refused
@@ -94,11 +94,11 @@ class Upload:
             why = f"{self._key} was made by another run; drain the batch again"
             raise BackendError(self._backend.url, why, passes=found["Metadata"] == self._marks)
         if self._failure is not None or refused.status == 412:
-            await self.abandon()  # it was not completed: the object is of an earlier run, and nobody aborts ours
+            await self.abandon()  # ours was not completed, because the object is of an earlier run; so abort ours
         return str(found["ETag"])
 
     async def abandon(self) -> None:
-        """Give up: free what is held, and abort the upload."""
+        """Give up: free the memory, and abort the upload."""
         self._held = BytesIO()
         if self._id is not None:
             await run_to_end(self._abandon(self._id))
@@ -107,13 +107,13 @@ class Upload:
         why = "no answer within 30 seconds"
         with anyio.move_on_after(30):
             try:
-                await stop(self._parts)  # or one comes after the abort, and stays
+                await stop(self._parts)  # otherwise a part that arrives after the abort would stay
                 await self._backend.abort(self._key, upload)
             except BackendError as refused:
                 why = refused.why
             else:
                 return
-        # the next run of this shard aborts it, unless the object is there; then the bucket's own rules do
+        # The next run of this shard aborts the upload. If the object exists, only the bucket's lifecycle rules do.
         log.warning("upload_left_behind", key=self._key, why=why)
 
     async def _begin_part(self) -> None:
@@ -135,12 +135,12 @@ class Upload:
 
 
 async def stop(parts: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel what is on its way, and wait until it has ended."""
+    """Cancel parts that are being sent, and wait until they have ended."""
     for part in parts:
         part.cancel()
     await asyncio.gather(*parts, return_exceptions=True)
 
 
 def _part_size(sent: int) -> int:
-    """Bytes of the next part, if it is not the last."""
+    """Return the size of the next part, if it is not the last."""
     return PART * (1 + sent // LARGER_AFTER)

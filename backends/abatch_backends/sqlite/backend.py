@@ -50,15 +50,15 @@ T = TypeVar("T")
 FORMS: Final = ("sqlite:///results.db", "sqlite:////absolute/results.db")
 ROWS: Final = 1_000
 BYTES: Final = 8 * 2**20
-"""A transaction ends with the write that brings it to so many rows or bytes; a write is never divided."""
+"""A transaction ends with the write that reaches this many rows or bytes; a write is never divided."""
 PAGE: Final = 16
-"""Rows fetched at once by a reader; a row may be large."""
+"""Rows that a reader fetches at once; the number is small because a row may be large."""
 PASSING: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
-"""What may end without anybody's help."""
+"""Errors that may pass by themselves."""
 OLDEST: Final = (3, 38, 0)
-"""json_extract is always built in from here on."""
+"""The oldest version of SQLite in which json_extract is always built in."""
 
-# a result is bound as bytes: SQLite takes them for the text they are, and no str is made of each and encoded again
+# A result is bound as bytes, which SQLite stores as text. So no result is decoded to a str and encoded again.
 INSERT: Final = (
     "INSERT INTO results VALUES (?, ?, ?, coalesce(CAST(? AS TEXT), ?), ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
@@ -90,7 +90,7 @@ def _path(url: str) -> Path:
 
 
 def _prepare(path: Path) -> None:
-    """Make an empty file for us alone where none is: SQLite gives its other files the mode of this one."""
+    """Make an empty private file if there is none, because SQLite gives its other files the mode of this one."""
     make_private_folders(path.parent)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
@@ -118,14 +118,14 @@ class SqliteBackend:
         await self.unit(self._claim)
 
     async def _claim(self, database: aiosqlite.Connection) -> None:
-        """Make what is lacking, and put the job's name down, or find another's."""
+        """Make the missing tables and views, and claim the key; raise if it belongs to another job."""
         expected = await run_blocking(expected_shapes)
         found = by_name(await database.execute_fetchall(SHAPES))
         for name, statement in SCHEMA.items():
             if name not in found:
                 await database.execute(statement)
             elif found[name] != expected[name]:
-                raise Unfit(f"{name!r} in it is not of our making; choose another destination")
+                raise Unfit(f"it has {name!r}, which abatch did not make; choose another destination")
         await database.execute(
             "INSERT INTO abatch_jobs VALUES (?, ?, ?, NULL) ON CONFLICT DO NOTHING",
             (self._job.key, self._job.lineage, _now()),
@@ -138,7 +138,7 @@ class SqliteBackend:
             )
 
     async def unit(self, work: Work[T], *, writes: bool = True) -> T:
-        """Do one unit of work, in a transaction if it writes; what is refused becomes a BackendError."""
+        """Do one unit of work, in a transaction if it writes; failures become a BackendError."""
         if self._database is None:
             raise BackendError(self.url, CLOSED)
         try:
@@ -153,13 +153,14 @@ class SqliteBackend:
         )
         for (lines,) in sealed:
             return _sealed(shard, lines)
-        # the rows of a run that died are visible already: they stay, and are not written twice
+        # The rows of a run that died are visible already. They stay, and are not written twice.
         return _Sink(self, shard)
 
     async def read(self, sealed: Sealed, /) -> AsyncIterator[bytes]:
-        """Read the lines of a shard, a page at a time."""
+        """Read the lines of a shard, one page at a time."""
         last, given = -1, 0
-        # a statement a page: an open one would keep the WAL from being emptied while the reader idles
+        # Each page is one statement, because an open statement would keep the WAL from being emptied while the reader
+        # is idle.
         while page := await self._ask(
             "SELECT rowid, custom_id, CAST(result AS BLOB) FROM results"
             " WHERE job = ? AND shard = ? AND rowid > ? ORDER BY rowid LIMIT ?",
@@ -168,7 +169,7 @@ class SqliteBackend:
             last,
             PAGE,
         ):
-            for last, custom_id, result in page:  # noqa: B007 - the next page begins behind the last one
+            for last, custom_id, result in page:  # noqa: B007 - the next page begins after the last row
                 yield b'{"custom_id":%b,"result":%b}' % (msgspec.json.encode(custom_id), result)
             given += len(page)
         if given != sealed.lines:
@@ -182,7 +183,7 @@ class SqliteBackend:
         return await self.unit(ask, writes=False)
 
     async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
-        """Check the rows of every shard, and put down what is missing and that the job is finished."""
+        """Check the rows of every shard, and record the missing requests and the end of the job."""
 
         async def mark(database: aiosqlite.Connection) -> None:
             stored = await database.execute_fetchall(STORED, (self._job.key,))
@@ -191,7 +192,7 @@ class SqliteBackend:
                 shard = int(each.detail["shard"])
                 if known.get(shard) != (each.part, each.lines):
                     raise Unfit(f"the rows of shard {shard} were changed or removed; restore them")
-            if not job.finished:  # a shard that was read again lacks fewer requests than before
+            if not job.finished:  # after a redrain fewer requests may be missing than before
                 await database.execute("DELETE FROM abatch_missing WHERE job = ?", (job.key,))
                 await database.executemany(
                     "INSERT INTO abatch_missing VALUES (?, ?, ?) ON CONFLICT DO NOTHING", _missing(job)
@@ -223,19 +224,20 @@ class SqliteBackend:
             case sqlite3.OperationalError() if code_of(refused) == sqlite3.SQLITE_CANTOPEN and not can_open_more():
                 return TooManyOpenFiles(self.url)
             case sqlite3.Error() if code_of(refused) in PASSING:
-                return BackendError(self.url, f"SQLite says: {refused}", passes=True)
+                return BackendError(self.url, f"SQLite reports: {refused}", passes=True)
             case _:
-                return BackendError(self.url, f"SQLite says: {refused}")
+                return BackendError(self.url, f"SQLite reports: {refused}")
 
 
 class _Sink:
-    """Lines on their way into `results`, at most one transaction's worth."""
+    """The sink of one shard: it holds the lines of at most one transaction in memory."""
 
     def __init__(self, backend: SqliteBackend, shard: ShardRef) -> None:
         self._backend = backend
         self._shard = shard
         self._held: list[Sequence[Line]] = []
-        self._rows = self._bytes = 0
+        self._rows = 0
+        self._bytes = 0
 
     async def write(self, lines: Sequence[Line], /) -> None:
         self._held.append(lines)
@@ -270,7 +272,7 @@ class _Sink:
         await database.executemany(INSERT, self._values())
 
     def _values(self) -> Iterator[tuple[str | Text | int | None, ...]]:
-        """Made one by one as SQLite takes them, in its thread, where a block's lines are made, too."""
+        """Yield the rows one by one as SQLite takes them; its thread then also makes the lines of a block."""
         now, shard, key = _now(), self._shard, self._shard.job.key
         for line in chain.from_iterable(self._held):
             usage = line.usage
@@ -288,7 +290,8 @@ class _Sink:
 
     def _let_go(self) -> None:
         self._held.clear()
-        self._rows = self._bytes = 0
+        self._rows = 0
+        self._bytes = 0
 
 
 def _sealed(shard: ShardRef, lines: int) -> Sealed:

@@ -1,4 +1,4 @@
-"""One connection per database and event loop, for all its jobs: units of work, one after the other, all or nothing."""
+"""One connection per database and event loop for all its jobs: units of work, one after another, all or nothing."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ __all__ = ["CLOSED", "NOT_A_FILE", "Database", "Unfit", "Work", "code_of", "data
 
 T = TypeVar("T")
 PATIENCE: Final = 5.0
-"""Seconds to wait for another writer's transaction; one that is longer is an outage, which the job waits out."""
+"""Seconds to wait for another writer's transaction; a longer one is an outage, which the job waits out."""
 ONE_TURN: Final = 1.0
-"""Seconds of it at least from one's turn on: jobs of this process wait for each other, too."""
+"""Seconds of this wait that remain at least once a unit has its turn, because jobs of this process wait for each other,
+too."""
 HOLD_ON: Final = 0.05
-"""Seconds of it that SQLite itself may wait; then the place is free for others, and the unit begins again later."""
+"""Seconds that SQLite itself may wait each time; then other databases may connect, and the unit is tried again."""
 LOOK_AGAIN: Final = 0.02
 OPEN: Final = 8
-"""Databases that are connected at once, at most; each takes three descriptors and a thread."""
+"""The largest number of connected databases; each needs three descriptors and a thread."""
 PRIMARY_CODE: Final = 0xFF
-"""The part of SQLite's error code that names the kind."""
+"""The part of SQLite's error code that names the kind of error."""
 CLOSED: Final = "the backend was closed"
 NOT_A_FILE: Final = "is not a regular file; choose another destination"
 
 
 class Unfit(Exception):
-    """The database cannot hold results; the text says why."""
+    """The database cannot hold results; the text gives the reason."""
 
 
 Work: TypeAlias = "Callable[[aiosqlite.Connection], Awaitable[T]]"
 
 
 class _Busy(Exception):
-    """Another connection has the database at the moment."""
+    """Another connection has locked the database."""
 
     def __init__(self, refused: sqlite3.OperationalError) -> None:
         super().__init__(refused)
@@ -53,19 +54,19 @@ class _Busy(Exception):
 
 
 class Database:
-    """A database file, as one event loop uses it."""
+    """A database file that one event loop uses."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.users = 0
-        """Backends that may ask for it."""
+        """The number of backends that use it."""
         self.turn = anyio.Lock()
         self.connection: aiosqlite.Connection | None = None
         self.works = False
-        """A unit of work runs on the connection."""
+        """Whether a unit of work runs on the connection."""
 
     async def do(self, work: Work[T], *, writes: bool) -> T:
-        """One unit of work; nothing may cancel it.
+        """Do one unit of work, which must not be cancelled.
 
         Raises:
             _Busy: nothing was done; try again.
@@ -82,7 +83,7 @@ class Database:
             await database.execute("COMMIT")
         except BaseException as stopped:
             if self.connection is not None:
-                with suppress(sqlite3.Error):  # what stopped us is what counts
+                with suppress(sqlite3.Error):  # report the first error, not that of the rollback
                     await self.connection.rollback()
             if isinstance(stopped, sqlite3.OperationalError) and code_of(stopped) == sqlite3.SQLITE_BUSY:
                 raise _Busy(stopped) from stopped
@@ -90,13 +91,13 @@ class Database:
         return done
 
     def let_go(self) -> aiosqlite.Connection | None:
-        """The connection, to close; who needs one after this makes another."""
+        """Detach the connection and return it to be closed; the next unit of work makes another."""
         connection, self.connection = self.connection, None
         return connection
 
 
 class Databases:
-    """Those of one event loop. At most `OPEN` are connected at once: one more takes the place of one that rests."""
+    """The databases of one event loop. At most `OPEN` are connected; one more takes the place of an idle one."""
 
     def __init__(self) -> None:
         self._known: dict[Path, Database] = {}
@@ -104,13 +105,13 @@ class Databases:
         self._places = anyio.Semaphore(OPEN)
 
     def borrow(self, path: Path) -> Database:
-        """The database of this path, until `give_back`."""
+        """Return the database of this path, for use until `give_back`."""
         database = self._known.setdefault(path, Database(path))
         database.users += 1
         return database
 
     async def give_back(self, database: Database) -> None:
-        """One user less; the last one closes the connection."""
+        """End one use of a database; the last one closes the connection."""
         database.users -= 1
         if not database.users:
             del self._known[database.path]
@@ -119,7 +120,7 @@ class Databases:
                 await _close(database)
 
     async def unit(self, database: Database, work: Work[T], *, writes: bool) -> T:
-        """Do a unit of work, all or nothing. A cancellation comes before it, or is heard after it."""
+        """Do a unit of work, all or nothing. A cancellation takes effect before it or after it."""
         until = anyio.current_time() + PATIENCE
         async with database.turn:
             until = max(until, anyio.current_time() + min(ONE_TURN, PATIENCE))
@@ -170,7 +171,7 @@ async def _close(database: Database) -> None:
 
 
 async def _connected(path: Path) -> aiosqlite.Connection:
-    """A connection to a file that is there: one that is gone is not made anew."""
+    """Connect to an existing file; a file that is gone is not made again."""
     await run_blocking(_check_regular, path)
     uri = f"file://{quote(str(path))}?mode=rw"
     database = await aiosqlite.connect(uri, uri=True, timeout=HOLD_ON, isolation_level=None)
@@ -190,15 +191,15 @@ def _check_regular(path: Path) -> None:
 async def _configure(database: aiosqlite.Connection) -> None:
     if await one(database, "PRAGMA encoding") != "UTF-8":
         raise Unfit("the database is not in UTF-8; choose another destination")
-    # a file system without shared memory keeps its mode
-    await one(database, "PRAGMA journal_mode = WAL")  # to its end: an open statement keeps its lock
+    # On a file system without shared memory the journal mode does not change.
+    await one(database, "PRAGMA journal_mode = WAL")  # fetch the result, because an open statement keeps its lock
     await database.execute("PRAGMA synchronous = FULL")
-    await database.execute("PRAGMA fullfsync = ON")  # of macOS; nothing elsewhere
+    await database.execute("PRAGMA fullfsync = ON")  # has an effect only on macOS
     await database.execute("PRAGMA checkpoint_fullfsync = ON")
 
 
 def code_of(refused: sqlite3.Error) -> int:
-    """The kind of SQLite's error."""
+    """Return the kind of an SQLite error."""
     return getattr(refused, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & PRIMARY_CODE
 
 

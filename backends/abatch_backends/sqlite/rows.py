@@ -1,4 +1,4 @@
-"""A line as a row: the result's own text, cut from the line and never written anew."""
+"""Convert a line to a row: the text of the result is cut from the line and never serialized again."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ class _Envelope(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Envelope).decode
-# the API's own order of keys
+# The pattern expects the keys in the API's own order.
 _HEAD: Final = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*"[^"\\]*(?:\\.[^"\\]*)*"\s*,\s*"result"\s*:\s*', re.DOTALL)
 
 
 def result_of(line: bytes) -> tuple[Text | None, Text | None]:
-    """Return a line's result as text, or as a BLOB if it is no UTF-8, because no reader could fetch it as text."""
+    """Return a line's result as text, or as a BLOB if it is not UTF-8, because no reader could fetch it as text."""
     result: Text
     try:
         raw = _decode(line).result
         result = bytes(raw) if len(line) < LONG_LINE else memoryview(raw)
-    except (msgspec.MsgspecError, RecursionError):  # a lone surrogate, deep nesting: refused, but an answer
+    except (msgspec.MsgspecError, RecursionError):  # a lone surrogate or deep nesting: not decodable, but an answer
         result = _cut(line)
     return (result, None) if _is_utf8(result) else (None, result)
 
 
 def _is_utf8(text: Text) -> bool:
     try:
-        if isinstance(text, memoryview):  # a long one is looked at in pieces: as a str it may take four times its room
+        if isinstance(text, memoryview):  # a long text is checked in pieces, as a str may need four times its memory
             pieces = (bytes(text[begin : begin + LONG_LINE]) for begin in range(0, len(text), LONG_LINE))
             for _ in iterdecode(pieces, "utf-8"):
                 pass
@@ -53,7 +53,7 @@ def _is_utf8(text: Text) -> bool:
 
 
 def _cut(line: bytes) -> bytes:
-    """What stands behind `"result":`, to the end; the whole line if it is of no form we know."""
+    """Return everything after `"result":`, without the last brace; the whole line if its form is unknown."""
     head, whole = _HEAD.match(line), line.rstrip()
     return whole[head.end() : -1].rstrip() if head and whole.endswith(b"}") else line
 

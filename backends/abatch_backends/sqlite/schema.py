@@ -1,4 +1,4 @@
-"""The tables and views of a database, and whether what is there under their names has the same form."""
+"""The tables and views of a database, and a query that compares existing ones with them."""
 
 from __future__ import annotations
 
@@ -62,8 +62,9 @@ SCHEMA: Final = {
             CASE WHEN json_valid(result) THEN json_extract(result, '$.error.error.message') END AS message,
             batch_id, sealed_at
         FROM results WHERE outcome <> 'succeeded'""",
-    # a job and its retries (`nightly.retry-1`) as one: a success counts before a failure, and a later job before an
-    # earlier one; a key that ends so by chance, without the other job, is a job of its own
+    # This view merges a job with its retries (`nightly.retry-1`): a success takes precedence over a failure, and a
+    # later job over an earlier one. If a key only looks like a retry and the other job does not exist, it is a
+    # separate job.
     "results_merged": """
         CREATE VIEW results_merged AS
         WITH split(job, lineage, head, number) AS (
@@ -96,7 +97,7 @@ SHAPES: Final = """
 
 @cache
 def expected_shapes() -> _Shapes:
-    """What each name of ours is, with its columns and their place in the primary key."""
+    """Return the kind of each of our names, with its columns and their positions in the primary key."""
     with closing(sqlite3.connect(":memory:")) as model:
         for statement in SCHEMA.values():
             model.execute(statement)
