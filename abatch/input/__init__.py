@@ -1,1 +1,1 @@
-"""Requests on their way in: read, checked, cut into shards, and sealed in the spool."""
+"""The input of jobs: requests are read, checked, cut into shards, and sealed in the spool."""

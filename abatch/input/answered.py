@@ -1,8 +1,8 @@
 """Leave out of an input the requests that an earlier job answered, so that only the others are sent and paid for.
 
-A request counts as answered if the job, one of its retries, or a job whose answers it left out itself has a success
-for its custom_id, and its params are those that were answered. Of params a digest is kept for as long as the API
-keeps results (`kept.py`); where there is none, the custom_id decides.
+A request counts as answered if the earlier job, one of its retries, or a job whose answers the earlier job left out in
+the same way has a success for its custom_id, and its params are the ones that were answered. abatch keeps a digest of
+the params for as long as the API keeps results (`kept.py`). If there is no digest, the custom_id alone decides.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ __all__ = ["answering", "retried_key", "retries_of", "root_of", "without_answere
 
 
 def retried_key(key: str) -> str:
-    """The key of the job that one of this key retries, by its form; empty if it is not that of a retry."""
+    """Return the key of the job that the job `key` retries; empty if `key` does not have the form of a retry's key."""
     return key.rpartition(".retry-")[0]
 
 
 def root_of(ledger: Ledger, job: JobRecord) -> JobRecord:
-    """The job that a retry is of; a job that is no retry itself."""
+    """Return the job that `job` retries, or `job` if it is not a retry."""
     return ledger.job(retried_key(job.key)) or job
 
 
 def retries_of(ledger: Ledger, job: JobRecord) -> list[JobRecord]:
-    """The retries of a job, the first one first; the last may be unfinished."""
+    """Return the retries of a job, oldest first; the last one may be unfinished."""
     found: list[JobRecord] = []
     while (retry := ledger.job(f"{job.key}.retry-{len(found) + 1}")) is not None:
         found.append(retry)
@@ -53,11 +53,11 @@ def retries_of(ledger: Ledger, job: JobRecord) -> list[JobRecord]:
 
 
 def answering(ledger: Ledger, key: str) -> list[JobRecord]:
-    """The job of this key or the one that it retries, with all retries, and the jobs whose answers it left out itself.
+    """Return the job `key`, or the job that it retries, with all retries, and the jobs whose answers it left out.
 
     Raises:
         JobNotFound: there is no such job.
-        ConfigError: one of them is not finished: what is in flight would be paid for twice.
+        ConfigError: one of these jobs is not finished, so requests in flight would be paid for twice.
 
     """
     found: list[JobRecord] = []
@@ -88,19 +88,19 @@ async def without_answered(
     run_of: Callable[[JobRecord], JobRun],
     note: Callable[[Rows], None] | None = None,
 ) -> SelectedSource:
-    """The input without the requests that were answered.
+    """Return the input without the requests that were answered.
 
     Args:
         ledger: the journal's jobs.
         source: the checked files.
-        paths: where they are.
-        betas: those of all requests of the new job.
+        paths: the paths of these files.
+        betas: the betas that apply to all requests of the new job.
         answered_by: the key of the earlier job.
-        run_of: gives the run of a job, by which its results are read.
-        note: called in a worker thread with the requests that are left, in their order.
+        run_of: returns the run of a job; its results are read through it.
+        note: called in a worker thread with the requests that are left, in input order.
 
     Raises:
-        ConfigError: as of `answering`; or every request was answered; or a file changes meanwhile.
+        ConfigError: a job is not finished (see `answering`), every request was answered, or a file changes meanwhile.
         BackendError: the results of a job are not where they were.
 
     """
@@ -127,7 +127,7 @@ async def without_answered(
 
 
 async def _note_job(ledger: Ledger, job: JobRecord, run: JobRun, known: ParamsIndex) -> None:
-    """Note the requests that a job answered, with the digests of their params as far as they were kept."""
+    """Note the requests that a job answered, with the digests of their params if these were kept."""
     async with run.destination.reading() as backend:
         for sealed in await run.destination.sealed_since(0):
             piece: list[bytes] = []
@@ -158,12 +158,12 @@ def _note_params(folder: Path, shard: ShardRecord, known: ParamsIndex) -> None:
 
 @dataclass(slots=True)
 class _Selection:
-    """Which rows of an input are left out, row by row."""
+    """The decision for each row of an input: left out or kept."""
 
     known: ParamsIndex
-    """What was answered."""
+    """The requests that were answered."""
     betas: tuple[str, ...]
-    """Of the whole job."""
+    """The betas of the whole job."""
     note: Callable[[Rows], None] | None
     mask: bytearray = field(default_factory=bytearray)
     changed: int = 0

@@ -1,12 +1,12 @@
-"""Let an unfinished job go on with a changed input: what was sent must be the same, all else is planned once more.
+"""Let an unfinished job continue with a changed input: sent requests must be unchanged, all others are planned again.
 
-    nothing in flight             a create or batch that is not settled stands in the way
-    compare what was sent         its custom_ids, and digests of its params where they were kept
-    make `InputChanged` durable   with it, in one transaction, `Unplanned` for each shard that was not sent
+    check that nothing is in flight   a create or a batch that is not settled prevents the change
+    compare the sent requests         by custom_id, and by the digests of their params if these were kept
+    make `InputChanged` durable       in one transaction with `Unplanned` for each shard that was not sent
 
-The rows that were sent are left out of the changed files, so that planning begins behind them. Retry shards stay: their
-rows were sent. A crash before the facts leaves the job as it was. The caller must make sure that no driver or planner
-of the job runs meanwhile.
+The rows that were sent are left out of the changed files, so only the other rows are planned. Retry shards stay,
+because their rows were sent. A crash before the facts are durable leaves the job as it was. The caller must make sure
+that no driver or planner of the job runs meanwhile.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def check_may_change(job: JobRecord) -> None:
     """Make sure that the state of a job allows a changed input.
 
     Raises:
-        JobConflict: it does not.
+        JobConflict: the state does not allow it.
 
     """
     if not takes_changed_input(job.submitted.source):
@@ -59,7 +59,7 @@ def check_may_change(job: JobRecord) -> None:
             remedy="Run the same command with --changed-input, which waits for their answers; in Python enter the "
             'manager with resume="given", await Job.settled(), and then submit with changed_input=True.',
         )
-    if job.cut.last and not job.open_shards:  # its destination may be finished already
+    if job.cut.last and not job.open_shards:  # The destination may be finished already, so no row can be added.
         raise _refused(job.key, "all of its requests were sent")
     if any(isinstance(shard.state, Dead) and shard.sealed is not None for shard in job.shards.values()):
         raise _refused(job.key, "a request of it was refused as too large, or cancelled, and cannot be compared")
@@ -78,20 +78,20 @@ async def take_changed(
     limit: int | None,
     preview: Preview | None,
 ) -> None:
-    """Let the job go on with these files, which were checked.
+    """Let the job continue with these files, which were checked.
 
     Args:
-        ledger: where it is recorded.
-        job: the job, of which nothing runs.
+        ledger: the journal's jobs, where the change is recorded.
+        job: the job; no driver or planner of it may be running.
         source: the files.
-        paths: where they are.
-        limit: how many requests the job will send, those included that were sent; None for all.
-        preview: sees the requests that the job will send from now on, and may raise before anything is recorded.
+        paths: the paths of these files.
+        limit: how many requests the job sends in all, including those already sent; None for all.
+        preview: receives the requests that the job will send from now on, and may raise before anything is recorded.
 
     Raises:
-        JobConflict: the job does not allow it, or requests that were sent are others now; it is as it was.
+        JobConflict: the job does not allow the change, or requests that were sent differ now; the job is unchanged.
         ConfigError: a file changes meanwhile.
-        Overtaken: another process changed the job; it is as that left it.
+        Overtaken: another process changed the job first; its change stays.
 
     """
     check_may_change(job)
@@ -99,7 +99,7 @@ async def take_changed(
     sent: list[ShardRecord] = []
     unplanned: list[ShardRecord] = []
     for shard in job.shards.values():
-        if shard.planned.trial > 1:  # its rows were sent in another one, and failed there
+        if shard.planned.trial > 1:  # The rows of a retry shard were sent in an earlier shard and are counted there.
             continue
         match shard.state:
             case Done():
@@ -139,7 +139,7 @@ async def take_changed(
 
 
 def _check_accounts(job: JobRecord, sent: int, unplanned: Sequence[ShardRecord]) -> None:
-    """Make sure that each planned row was either sent or is planned once more: no row is lost, or sent twice."""
+    """Make sure that each planned row was sent or is planned again, so no row is lost or sent twice."""
     accounted = sent + sum(shard.planned.rows for shard in unplanned)
     if accounted != job.cut.rows:
         raise _refused(job.key, f"its shards hold {accounted:,} requests where {job.cut.rows:,} were planned")
@@ -158,34 +158,34 @@ def _kept(folder: Path, job: JobRecord, shard: ShardRecord) -> KeptIds:
 
 
 def _first_of(folder: Path, job: JobRecord, shards: Sequence[ShardRecord], known: ParamsIndex) -> bytes:
-    """The first custom_id of these shards that is known."""
+    """Return the first custom_id of these shards that the index still holds."""
     for shard in shards:
         kept = _kept(folder, job, shard)
         for row in range(shard.planned.rows):
             if known.of(custom_id := kept.custom_id(row)) is not None:
                 return custom_id
-    raise ConfigError(CHANGED_MEANWHILE)  # it was put back
+    raise ConfigError(CHANGED_MEANWHILE)  # The missing request was put back between the two reads.
 
 
 class _Comparison:
-    """The rows of the changed input, compared with what was sent."""
+    """The comparison of the rows of the changed input with the rows that were sent."""
 
     def __init__(
         self, known: ParamsIndex, betas: tuple[str, ...], preview: Preview | None, preview_rows: int | None
     ) -> None:
         self.mask = bytearray()
-        """A byte per row, 1 where it was sent."""
+        """One byte per row: 1 if the row was sent."""
         self.found = 0
-        """Rows that were sent."""
+        """Number of rows that were sent."""
         self.others = 0
-        """Of these: with other params or betas than now."""
+        """How many of the sent rows have other params or betas now."""
         self.other = b""
-        """The custom_id of the first of them."""
+        """The custom_id of the first row with other params or betas."""
         self._known = known
         self._betas = betas
         self._preview = preview
         self._preview_rows = preview_rows
-        """How many rows the preview still sees; None for all."""
+        """How many more rows the preview receives; None for all."""
 
     def look(self, rows: Rows) -> None:
         """Compare the next rows."""

@@ -1,4 +1,4 @@
-"""Check files from end to end before anything of them is promised: each line, each custom_id, each set of headers."""
+"""Check whole files before a job is recorded: each line, each custom_id, each set of headers."""
 
 from __future__ import annotations
 
@@ -37,21 +37,24 @@ __all__ = [
 
 S = TypeVar("S", HashPartitions, DuplicateIndex)
 HEADER_SETS: Final = 16
-"""Sets of headers in one job, at most: each has an open shard."""
+"""The maximum number of header sets in one job; each has an open shard."""
 
 
 class Preview(Protocol):
-    """Sees the requests of files that are about to be sent, and may refuse before anything is recorded."""
+    """A receiver of the requests that are about to be sent, which may refuse them before anything is recorded."""
 
     def add(self, rows: Rows, /) -> None:
-        """Take in the next requests of the input; called in a worker thread."""
+        """Take the next requests of the input; called in a worker thread."""
 
     async def agree(self) -> None:
-        """All of them are sound, and nothing of them was recorded or sent. What this raises is raised by `submit`."""
+        """Accept the requests, or raise to refuse them; `submit` raises the same exception.
+
+        It is called when all requests are valid, and before any of them is recorded or sent.
+        """
 
 
 def check_size(row: Row, number: int, bytes_per_batch: int) -> BadRequest | None:
-    """The problem of a request that no batch can hold."""
+    """Return the problem of a request that is too large for any batch; None if it fits."""
     size = body_size(1, len(row.params))
     if size <= bytes_per_batch:
         return None
@@ -59,18 +62,19 @@ def check_size(row: Row, number: int, bytes_per_batch: int) -> BadRequest | None
 
 
 def too_many_header_sets(custom_id: bytes, number: int) -> BadRequest:
-    """The problem of a row whose betas make one set of headers too many."""
+    """Return the problem of a row whose betas would add a header set beyond the maximum."""
     return BadRequest(number, id_text(custom_id), f"a job has at most {HEADER_SETS} different sets of betas")
 
 
 def check_beginning(path: Path, *, longest: int) -> None:
-    """Make sure that a file does not begin as one of another kind, of which every line would be a problem.
+    """Make sure that a file does not begin like one of another kind, because then every line would be a problem.
 
     Raises:
-        ConfigError: it does, or it cannot be read.
+        ConfigError: the file is of another kind, or it cannot be read.
 
     """
-    with closing(FileInput(path, longest=longest)) as file, suppress(BadRequest):  # that is told when it is checked
+    # The check of the whole file reports a BadRequest, so it is suppressed here.
+    with closing(FileInput(path, longest=longest)) as file, suppress(BadRequest):
         block = file.block()
         if block is not None:
             check_kind(block.text, path)
@@ -93,18 +97,19 @@ async def check_files(
     params: Check | None = None,
     note: Callable[[Rows], None] | None = None,
 ) -> FileSource | FilesSource:
-    """Check files from end to end, which are one input in this order; nothing is promised or sent.
+    """Check whole files, which in this order are one input; nothing is recorded or sent.
 
     Args:
         paths: the files.
-        folder: where the digests of their custom_ids may be kept meanwhile; None keeps them in memory.
-        bytes_per_batch: what a request must fit into.
-        params: checks params; else any will do.
-        note: called in a worker thread with the requests that are read, in their order, as long as all are sound.
+        folder: the folder for a temporary file of custom_id digests; None keeps the digests in memory.
+        bytes_per_batch: the size of a batch; each request must fit into one.
+        params: checks the params; None accepts any.
+        note: called in a worker thread with the requests that are read, in input order, as long as all are valid.
 
     Raises:
-        BadRequest: with up to twenty problems, each with line and custom_id, and with its file if there are several.
-        ConfigError: a file cannot be read, is of another kind, or there is no request.
+        BadRequest: the input has problems. It holds up to twenty of them, each with line and custom_id, and with the
+            file if there are several.
+        ConfigError: a file cannot be read or is of another kind, or there is no request.
 
     """
     named = ", ".join(map(str, paths[:3])) + ", …" * (len(paths) > 3)
@@ -119,7 +124,7 @@ async def check_files(
             async with _closing(HashPartitions(folder)) as partitions:
                 check = await _check(file, partitions, bytes_per_batch, params, note)
                 different = await partitions.all_different()
-            if not different:  # once more, to say where
+            if not different:  # Only a second read can report the lines of the duplicates.
                 again = await open_all()
                 open_.callback(again.close)
                 async with _closing(DuplicateIndex(folder, again.place)) as seen:
@@ -147,7 +152,7 @@ async def _closing(seen: S) -> AsyncGenerator[S, None]:
     try:
         yield seen
     finally:
-        await threads.clean_up(seen.close)  # a large file is freed
+        await threads.clean_up(seen.close)  # Closing frees a large file, which blocks.
 
 
 async def _check(
@@ -166,7 +171,7 @@ async def _check(
 
 
 class _Check:
-    """What was found in a file so far."""
+    """The state of the check of one input: its problems and the number of its requests so far."""
 
     def __init__(
         self,
@@ -182,16 +187,16 @@ class _Check:
         self._params = params
         self._header_sets: set[frozenset[str]] = set()
         self.rows = 0
-        """Requests that can be read."""
+        """Number of requests that can be read."""
         self.problems = problems
 
     def turn(self, file: FileInput | FilesInput) -> bool:
-        """Check about a megabyte; False once nothing is left that can be read."""
+        """Check about a megabyte; return False if nothing more can be read."""
         weight = 0
         while weight < BLOCK:
             try:
                 block = file.block()
-            except BadRequest as bad:  # nothing after this line can be read
+            except BadRequest as bad:  # Nothing after this line can be read.
                 self.problems.add([bad])
                 return False
             if block is None:
@@ -204,7 +209,7 @@ class _Check:
         return True
 
     def _takes(self, block: Lines) -> bool:
-        """Note all of it, unless a line has to be looked at by itself."""
+        """Note all rows of the block; return False if its lines have to be checked one by one."""
         if body_size(1, len(block.text)) > self._bytes_per_batch or (checked := self._read(block.text)) is None:
             return False
         custom_ids, betas = checked

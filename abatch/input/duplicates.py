@@ -1,8 +1,8 @@
-"""Find the custom_ids that stand twice in a job, in memory that hardly grows with the input.
+"""Find duplicate custom_ids in a job, in memory that hardly grows with the input.
 
-Rows of an iterable may already be sent when its next ones come, so a duplicate there is reported at once
-(`DuplicateIndex`). Nothing of a file is sent before its end, so a file is only asked at its end whether all were
-different (`HashPartitions`), for a sixth of the price.
+Rows of an iterable may already be sent when the next rows arrive, so a duplicate there is reported at once
+(`DuplicateIndex`). No row of a file is sent before the whole file was read, so its custom_ids are compared only at the
+end of the file (`HashPartitions`), at a sixth of the cost.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 __all__ = ["DuplicateIndex", "HashPartitions", "id_text"]
 
 IDS_IN_MEMORY: Final = 2**24
-"""Bytes that custom_ids take in memory before they go to disk, each with what Python needs for it."""
+"""Bytes that custom_ids take in memory, including Python's overhead for each, before they are written to disk."""
 ID_WEIGHT: Final = 100
 SPILLED_AT_ONCE: Final = 2**14
 PARTITIONS: Final = 2**10
-"""Of the digests of a file, by their first ten bits; those of one are compared in memory."""
+"""Number of partitions of a file's digests, chosen by their first ten bits; one partition is compared in memory."""
 PARTITIONS_AT_ONCE: Final = 2**6
-"""Compared in one turn of a worker thread."""
+"""Partitions compared in one turn of a worker thread."""
 PARTITIONS_IN_MEMORY: Final = 2**22
-"""Bytes of digests before they go to disk."""
+"""Bytes of digests in memory before they are written to disk."""
 
 
 class HashPartitions:
-    """The custom_ids of a file, each as a digest on the partition that it chooses, in a file without a name."""
+    """The digests of a file's custom_ids, partitioned by their first bits, in a file without a name."""
 
     def __init__(self, folder: Path | None) -> None:
         self._partitions: defaultdict[int, bytearray] = defaultdict(bytearray)
         self._noted = self._weight = 0
         self._written: list[array[int]] = []
-        """For each time that all partitions were put behind one another in the file, where each began; and the end."""
+        """Per write of all partitions to the file: the offset of each partition, and the offset of the end."""
         self._folder = folder
         self._file: IO[bytes] | None = None
 
@@ -57,10 +57,10 @@ class HashPartitions:
             self._file.close()
 
     def add(self, custom_ids: Sequence[bytes], _numbers: Sequence[int]) -> list[BadRequest]:
-        """Note these custom_ids, JSON strings. No problem is found before the end.
+        """Note these custom_ids, which are JSON strings; return no problem, because duplicates are found at the end.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: the digests cannot be written to disk.
 
         """
         partitions = self._partitions
@@ -85,10 +85,10 @@ class HashPartitions:
         self._weight = 0
 
     async def all_different(self) -> bool:
-        """Whether no custom_id stands twice.
+        """Return whether no custom_id occurs twice.
 
         Raises:
-            OSError: the disk does not give it back.
+            OSError: the digests cannot be read from disk.
 
         """
         if not self._written:
@@ -103,21 +103,22 @@ class HashPartitions:
 
     def _different(self, number: int) -> int:
         different = set(_marks_in(self._partitions.get(number, b"")))
-        for at in self._written:  # one by one: a custom_id that stands everywhere has one partition
+        # The pieces are not joined: one partition holds most of the digests if one custom_id is repeated throughout.
+        for at in self._written:
             assert self._file is not None
             different.update(_marks_in(os.pread(self._file.fileno(), at[number + 1] - at[number], at[number])))
         return len(different)
 
 
 class DuplicateIndex:
-    """The custom_ids of a job: some megabytes in memory; if more, all by digest in a file without a name.
+    """The custom_ids of a job: some megabytes in memory, and beyond that the digests of all in a file without a name.
 
-    Without a folder for that file the digests stay in memory, too.
+    Without a folder for that file, the digests stay in memory, too.
     """
 
     def __init__(self, folder: Path | None, place: Callable[[int], tuple[str | None, int]] | None = None) -> None:
         self._place = place
-        # all different, in the order of their numbers, as long as there is room and none stood twice
+        # It holds distinct custom_ids in the order of their numbers, until memory is full or a duplicate is found.
         self._early: dict[bytes, None] = {}
         self._numbers = array("Q")
         self._weight = 0
@@ -130,10 +131,12 @@ class DuplicateIndex:
             self._digests.close()
 
     def add(self, custom_ids: Sequence[bytes], numbers: Sequence[int]) -> list[BadRequest]:
-        """Note these custom_ids, JSON strings; the problems are those that were noted before, or stand here twice.
+        """Note these custom_ids, which are JSON strings; return a problem for each that was noted before.
+
+        A custom_id that occurs twice among them is a problem, too.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: the custom_ids cannot be written to disk.
 
         """
         if self._digests is None:
@@ -162,20 +165,20 @@ class DuplicateIndex:
 
     def _spill(self) -> _Digests:
         self._digests = digests = _Digests(self._folder)
-        # from the end, so that memory becomes free while the disk's pages take some
+        # Spill from the end, so that memory is freed while the database's page cache grows.
         early = self._early
-        while len(early) > len(self._numbers):  # these are noted next
+        while len(early) > len(self._numbers):  # The caller notes these next.
             early.popitem()
         while early:
             custom_ids = [early.popitem()[0] for _ in range(min(len(early), SPILLED_AT_ONCE))]
             digests.note(custom_ids, reversed(self._numbers[-len(custom_ids) :]))
             del self._numbers[-len(custom_ids) :]
-        self._early = {}  # emptied, but as large as it was
+        self._early = {}  # An emptied dict keeps its memory, so a new one replaces it.
         return digests
 
 
 class _Digests:
-    """Numbers by digests of custom_ids, in a file without a name; without a folder for it, in memory."""
+    """Row numbers by the digests of custom_ids, in a file without a name, or in memory if there is no folder."""
 
     def __init__(self, folder: Path | None) -> None:
         self._db = scratch_database(
@@ -187,7 +190,7 @@ class _Digests:
         self._db.close()
 
     def note(self, custom_ids: Iterable[bytes], numbers: Iterable[int]) -> bool:
-        """Note these; whether they were all new."""
+        """Note these custom_ids; return whether all were new."""
         marks = sorted(zip(map(mark_of, custom_ids), numbers, strict=True))
         before = self._db.total_changes
         self._db.execute("BEGIN")
@@ -196,7 +199,7 @@ class _Digests:
         return self._db.total_changes - before == len(marks)
 
     def first(self, custom_id: bytes) -> int:
-        """The number with which it was noted first."""
+        """Return the number with which the custom_id was noted first."""
         (first,) = self._db.execute("SELECT number FROM seen WHERE id = ?", (mark_of(custom_id),)).fetchone()
         return int(first)
 
@@ -210,5 +213,5 @@ def _weigh(custom_ids: Sequence[bytes]) -> int:
 
 
 def id_text(custom_id: bytes) -> str:
-    """A custom_id as the caller wrote it."""
+    """Return a custom_id as the caller wrote it."""
     return str(json.loads(custom_id))

@@ -1,4 +1,4 @@
-"""Estimate what files of requests come to: how many batches, how many tokens, what they may cost."""
+"""Estimate the number of batches, the number of tokens and the cost of files of requests."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ __all__ = ["Estimate", "Estimator"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What files of requests come to.
+    """An estimate of the batches, tokens and cost of files of requests.
 
-    Tokens are rough: a quarter of the bytes; output is anything up to `max_tokens`.
+    Input tokens are a rough estimate: a quarter of the bytes. Output may be anything up to `max_tokens`.
     """
 
     BYTES_PER_TOKEN: ClassVar[int] = 4
-    """Of params: the assumption behind `input_tokens`."""
+    """Bytes of params per token, which `input_tokens` assumes."""
 
     requests: int = 0
     batches: int = 0
     bytes: int = 0
-    """Of all create bodies."""
+    """Size of all create bodies together."""
     input_tokens: int = 0
     output_tokens_at_most: int = 0
     cost: tuple[float | None, float | None] = (None, None)
-    """US dollars as batches, from no output at all to all that is allowed."""
+    """US dollars if sent as batches: with no output at all, and with all output that `max_tokens` allows."""
     synchronous_cost: tuple[float | None, float | None] = (None, None)
     models: tuple[str, ...] = ()
     unpriced: tuple[str, ...] = ()
-    """Models whose price is not known."""
+    """Models whose price is unknown."""
     why_unpriced: tuple[str, ...] = ()
-    """Why the costs are None."""
+    """Reasons why the costs are None."""
     prices_of: str = ""
     """The date of the price list."""
     queue_limit: int = 0
-    """Requests that the queue of the account's tier takes at once."""
+    """The number of requests that may be in the queue at once, by the account's tier."""
     doubts: tuple[str, ...] = ()
-    """What the API may refuse in the params, in words."""
+    """Descriptions of params that the API may refuse."""
 
     @classmethod
     async def of(
@@ -73,17 +73,17 @@ class Estimate:
         prices: str | None = None,
         betas: Sequence[str] = (),
     ) -> Estimate:
-        """Check files as a submission does, and sum them up. Nothing is sent, and no key is needed.
+        """Check files as a submission does, and estimate their totals. Nothing is sent, and no key is needed.
 
         Args:
             requests: a path to JSON lines (`.gz`, `.zst`), or a list or tuple of such paths.
             config: how batches are cut and params are checked.
-            prices: a price file of your own.
+            prices: the path of a price file, whose prices take precedence over the shipped ones.
             betas: values of `anthropic-beta` for every request.
 
         Raises:
             BadRequest: a file holds requests that cannot be sent.
-            ConfigError: a file cannot be read, or it is no file.
+            ConfigError: a path cannot be read, or it is not a file.
 
         """
         paths = paths_of(requests)
@@ -94,7 +94,7 @@ class Estimate:
         estimator = Estimator(config, prices=prices)
         with ExitStack() as opened:
             folder = None
-            with suppress(OSError):  # without a temporary folder that can be written, memory does: 16 bytes a request
+            with suppress(OSError):  # Without a writable temporary folder, memory suffices: 16 bytes a request.
                 folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="abatch-")))
             await check_files(paths, folder, bytes_per_batch=config.bytes_per_batch, params=params, note=estimator.add)
         doubts = () if params is None else tuple(map(str, params.fresh_doubts()))
@@ -102,7 +102,7 @@ class Estimate:
 
 
 _Kind: TypeAlias = tuple[str, bool, str]
-"""Model, whether the prompt is long, place of inference."""
+"""The model, whether the prompt is long, and the inference geography."""
 
 
 class _Asked(msgspec.Struct):
@@ -112,12 +112,12 @@ class _Asked(msgspec.Struct):
 
 
 class Estimator:
-    """Sum requests up while `submit` checks them, so that their file is read once: `add` is the one of a `Preview`.
+    """Add up requests while `submit` checks them, so that their file is read only once; `add` is that of a `Preview`.
 
     Args:
         config: how batches are cut.
-        prices: a price file of your own.
-        limit: how many requests are counted, the first ones; None for all.
+        prices: the path of a price file, whose prices take precedence over the shipped ones.
+        limit: how many requests are counted, from the first one; None for all.
 
     Raises:
         ConfigError: the price file cannot be used.
@@ -135,7 +135,7 @@ class Estimator:
         self._decode = msgspec.json.Decoder(_Asked).decode
 
     def add(self, rows: Rows) -> None:
-        """Take in the next requests of the input; called in a worker thread."""
+        """Add the next requests of the input; called in a worker thread."""
         count = len(rows.params)
         end = count if self._limit is None else min(self._limit - self._requests, count)
         self._requests += end
@@ -154,7 +154,7 @@ class Estimator:
             self._cutter.add(betas, len(params))
 
     def end(self) -> Estimate:
-        """What all of them come to."""
+        """Return the estimate for all requests that were added."""
         sums, prices = self._sums, self._prices
         batches, size = self._cutter.end()
         models = sorted({model for model, _, _ in sums})
@@ -185,17 +185,18 @@ class _Sum:
 
 
 class _Cutter:
-    """Counts batches as planning will cut them, but for the few rows by which shards differ in size."""
+    """Counts batches as planning will cut them, apart from the few rows by which shards differ in size."""
 
     def __init__(self, config: Config) -> None:
         most = config.requests_per_batch
         self._rows_at_most = max(most - min(SPREAD, most - (most + 1) // 2 + 1) // 2, 1)
         self._bytes_at_most = config.bytes_per_batch
         self._open: dict[tuple[str, ...], tuple[int, int]] = {}
-        self._batches = self._bytes = 0
+        self._batches = 0
+        self._bytes = 0
 
     def add(self, betas: tuple[str, ...], params: int) -> None:
-        """Put a row with so many bytes of params into the open batch of its headers; a full one closes them all."""
+        """Add a row with this many bytes of params to its headers' open batch; a full batch closes all open ones."""
         rows, size = self._open.get(betas, (0, 0))
         if rows and body_size(rows + 1, size + params) > self._bytes_at_most:
             self._cut()
@@ -210,7 +211,7 @@ class _Cutter:
         self._open.clear()
 
     def end(self) -> tuple[int, int]:
-        """How many batches, and their bytes."""
+        """Return the number of batches and their bytes."""
         self._cut()
         return self._batches, self._bytes
 

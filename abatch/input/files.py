@@ -1,7 +1,7 @@
-"""Read files of JSON lines, plain or compressed, one behind the other, some lines at a time, from any cut on.
+"""Read files of JSON lines, plain or compressed, one after the other, some lines at a time, from any cut on.
 
-A file is read twice: checked from end to end before anything is promised (`check.py`), then planned. Reading blocks, so
-it happens in worker threads; memory is bounded by the longest line that a batch can hold.
+A file is read twice: the whole file is checked before a job is recorded (`check.py`), then it is planned. Reading
+blocks, so it runs in worker threads. Memory is bounded by the longest line that a batch can hold.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ __all__ = [
 BLOCK: Final = 2**20
 """Bytes of input handled in one turn of a worker thread."""
 PART: Final = 2**16
-"""Bytes of lines checked together: few enough that what is made of them is gone before the garbage collector looks."""
+"""Bytes of lines checked together: so few that the objects made of them are freed before the garbage collector runs."""
 PACKED: Final = 2**8
-"""Bytes of a `.zst` that are unpacked at once: four may stand for 128 KiB, so a bomb goes off in parts of 8 MiB."""
+"""Bytes of a `.zst` that are unpacked at once: four may expand to 128 KiB, so a zip bomb expands 8 MiB at a time."""
 CHANGED_MEANWHILE: Final = "the input changed while it was checked; run again once it is complete"
 
 
 class Lines(NamedTuple):
-    """Whole lines of a file as they stand there, the last perhaps without its newline."""
+    """Whole, unchanged lines of a file; the last may lack its newline."""
 
     text: bytes
     before: int
-    """Lines before these."""
+    """Number of lines before these."""
     offset: int
-    """Bytes before these, once decompressed."""
+    """Number of decompressed bytes before these."""
 
     def requests(self) -> list[tuple[bytes, int, int]]:
-        """The lines that are not blank: each with its number and the offset after it."""
+        """Return the lines that are not blank, each with its number and the offset after it."""
         told: list[tuple[bytes, int, int]] = []
         end = self.offset
         for number, line in enumerate(io.BytesIO(self.text), self.before + 1):
@@ -94,7 +94,7 @@ class _Hashing(io.RawIOBase):
         return count
 
     def drain(self) -> str:
-        """Read what is left, for the hash alone."""
+        """Read the rest of the file to complete the hash, and return the hash."""
         while self.read(BLOCK):
             pass
         return self.sha256.hexdigest()
@@ -109,7 +109,7 @@ class _Frame(Protocol):
 
 
 class _Zstd(io.RawIOBase):
-    """A zstd file, frame after frame; unlike the package's own reader it tells when the last one is cut short."""
+    """A zstd file, read frame by frame; unlike the package's own reader, it raises if the last frame is truncated."""
 
     def __init__(self, file: io.BufferedReader, frames: Callable[[], _Frame]) -> None:
         self._file = file
@@ -141,7 +141,7 @@ class FileInput:
     """A file of JSON lines, plain, `.gz` or `.zst`; read in a worker thread, some lines at a time.
 
     Raises:
-        ConfigError: it cannot be opened.
+        ConfigError: the file cannot be opened.
         BackendUnavailable: reading `.zst` needs a package that is not installed.
 
     """
@@ -151,7 +151,8 @@ class FileInput:
         self._longest = longest
         try:
             kind = path.stat().st_mode
-            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # before it is opened: that waits for a pipe's writer
+            # This is checked before opening, because opening a pipe waits for its writer.
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 raise ConfigError(f"input {path} is no file; a file is read twice: save it as one, or pass it on stdin")
             self._raw = path.open("rb", buffering=0)
         except OSError as failure:
@@ -177,26 +178,26 @@ class FileInput:
         return raw
 
     def stats(self) -> tuple[tuple[int, int], ...]:
-        """As those of `FilesInput`."""
+        """Return the current size and modification time of the file, as `FilesInput.stats` does of several."""
         return (self.stat(),)
 
     def sha256s(self) -> tuple[str, ...]:
-        """As those of `FilesInput`."""
+        """Return the hash of the file, as `FilesInput.sha256s` does of several."""
         return (self.sha256(),)
 
     def place(self, number: int) -> tuple[str | None, int]:
-        """The line of that number needs no file's name: there is one."""
+        """Return no file name and the line number: a single file needs no name."""
         return None, number
 
     def stat(self) -> tuple[int, int]:
-        """Size and time of the last change, as the file is now."""
+        """Return the current size and modification time of the file."""
         now = os.fstat(self._raw.fileno())
         return now.st_size, now.st_mtime_ns
 
     def skip(self, *, offset: int, rows: int) -> int:
-        """Go to the position of a cut: a byte offset, or past so many rows of a compressed file.
+        """Go to the position of a cut: a byte offset, or in a compressed file past this many rows.
 
-        Returns how many of them are still to be passed, by another call: one takes no longer than a turn.
+        One call takes no longer than one turn of a worker thread. It returns how many rows the next call has to skip.
         """
         if self.plain:
             self._raw.seek(offset)
@@ -208,10 +209,10 @@ class FileInput:
         return left
 
     def block(self) -> Lines | None:
-        """The next 64 KiB of lines, or as much as the one that ends them takes; None at the end.
+        """Return the next 64 KiB of lines, or more if the last of them is longer; None at the end.
 
         Raises:
-            BadRequest: the file is not the compressed file it seems to be, or a line is longer than any batch.
+            BadRequest: the file cannot be decompressed, or a line is longer than any batch.
 
         """
         if (lines := self._put_back) is not None:
@@ -219,7 +220,7 @@ class FileInput:
             return lines
         text = self._whole_lines()
         if not text:
-            if self._broken is not None:  # once the lines before it are dealt with
+            if self._broken is not None:  # The lines before the bad one were returned first.
                 raise self._broken
             return None
         begins = BOM if not self._offset and text.startswith(BOM) else b""
@@ -265,7 +266,7 @@ class FileInput:
         return text[:end]
 
     def sha256(self) -> str:
-        """Of the whole file, once it was read from its beginning."""
+        """Return the hash of the whole file, which must have been read from its beginning."""
         return self._hashing.drain()
 
     def close(self) -> None:
@@ -275,7 +276,7 @@ class FileInput:
 
 
 def _skip(read: Callable[[], Lines | None], rows: int) -> tuple[int, Lines | None]:
-    """Read past so many rows, as far as one turn allows: how many are left to pass, and what was read too far."""
+    """Skip this many rows, as far as one turn allows; return how many are left, and the lines read beyond them."""
     passed = 0
     while rows and passed < BLOCK:
         block = read()
@@ -286,15 +287,15 @@ def _skip(read: Callable[[], Lines | None], rows: int) -> tuple[int, Lines | Non
             _, number, end = requests[rows - 1]
             return 0, Lines(block.text[end - block.offset :], number, end)
         rows -= len(requests)
-        passed += len(block.text) or BLOCK  # a block of which nothing is sent took its time, too
+        passed += len(block.text) or BLOCK  # An empty block took as long to read, so it counts as a full one.
     return rows, None
 
 
 class FilesInput:
-    """Several files, one behind the other, as one input; a place in it is found by its rows, as in a compressed file.
+    """Several files, read one after the other as one input; as in a compressed file, positions are counted in rows.
 
     Raises:
-        ConfigError, BackendUnavailable: as of `FileInput`.
+        ConfigError, BackendUnavailable: as `FileInput` does.
 
     """
 
@@ -306,32 +307,32 @@ class FilesInput:
         self._file: FileInput | None = None
         self._opened = 0
         self._begins: list[int] = []
-        """Lines before each file that was opened."""
+        """Per opened file: the number of lines before it."""
         self._number = 0
         self._sha256s: list[str] = []
         self._put_back: Lines | None = None
-        for path in self._paths:  # before time is spent on the first
+        for path in self._paths:  # A file that cannot be opened is reported before the first one is read.
             FileInput(path, longest=longest).close()
 
     def stats(self) -> tuple[tuple[int, int], ...]:
-        """Size and time of the last change of each file, as they are now."""
+        """Return the current size and modification time of each file."""
         return tuple(map(stat_of, self._paths))
 
     def place(self, number: int) -> tuple[str | None, int]:
-        """The file, and the line in it, of a line that was read."""
+        """Return the file of a line that was read, and the line's number in that file."""
         at = bisect_left(self._begins, number) - 1
         return str(self._paths[at]), number - self._begins[at]
 
-    def skip(self, *, offset: int, rows: int) -> int:  # noqa: ARG002 - as of a compressed file
-        """Pass so many rows; as of a compressed file."""
+    def skip(self, *, offset: int, rows: int) -> int:  # noqa: ARG002 - as in a compressed file
+        """Skip this many rows, as in a compressed file."""
         left, self._put_back = _skip(self.block, rows)
         return left
 
     def block(self) -> Lines | None:
-        """The next lines, none of two files; None at the end.
+        """Return the next lines, which are all of one file; None at the end.
 
         Raises:
-            BadRequest: as of `FileInput`.
+            BadRequest: as `FileInput.block` does.
 
         """
         if (lines := self._put_back) is not None:
@@ -358,7 +359,7 @@ class FilesInput:
             self._file = None
 
     def sha256s(self) -> tuple[str, ...]:
-        """Of each file, once all were read from their beginning."""
+        """Return the hash of each file; all must have been read from their beginning."""
         return tuple(self._sha256s)
 
     def close(self) -> None:
@@ -368,7 +369,7 @@ class FilesInput:
 
 
 class SelectedInput:
-    """Files without the requests that are not to be sent; a place in it is found by its rows, as in several files."""
+    """Files without the requests that must not be sent; positions are counted in rows, as in several files."""
 
     plain = False
 
@@ -379,19 +380,19 @@ class SelectedInput:
         self._put_back: Lines | None = None
 
     def stats(self) -> tuple[tuple[int, int], ...]:
-        """As those of `FilesInput`."""
+        """Return the current size and modification time of each file."""
         return self._file.stats()
 
-    def skip(self, *, offset: int, rows: int) -> int:  # noqa: ARG002 - as of several files
-        """Pass so many rows of those that are sent; as of several files."""
+    def skip(self, *, offset: int, rows: int) -> int:  # noqa: ARG002 - as in several files
+        """Skip this many of the rows that are sent, as in several files."""
         left, self._put_back = _skip(self.block, rows)
         return left
 
     def block(self) -> Lines | None:
-        """The next lines that are sent, perhaps none of a block; None at the end.
+        """Return the next lines that are sent, which may be none of a block; None at the end.
 
         Raises:
-            BadRequest: as of `FileInput`; or there are more requests than there were.
+            BadRequest: as `FileInput.block` does; or the files hold more requests than when they were checked.
 
         """
         if (lines := self._put_back) is not None:
@@ -414,12 +415,12 @@ class SelectedInput:
 
 
 def packed_mask(skipped: bytearray) -> bytes:
-    """A byte per request of some files, 1 where it is not sent, as the journal keeps it."""
+    """Compress a mask for the journal: one byte per request of the files, 1 if the request is not sent."""
     return zlib.compress(skipped, QUICK)
 
 
 def unskipped(rows: Rows, skipped: bytes | bytearray) -> Rows:
-    """Those of these requests whose byte is 0."""
+    """Return the requests whose byte in the mask is 0."""
     left = [not each for each in skipped]
     return Rows(
         list(compress(rows.custom_ids, left)), list(compress(rows.params, left)), list(compress(rows.betas, left))
@@ -429,10 +430,10 @@ def unskipped(rows: Rows, skipped: bytes | bytearray) -> Rows:
 async def opened_source(
     source: SourceOfFiles, paths: Sequence[Path], *, longest: int
 ) -> FileInput | FilesInput | SelectedInput:
-    """Open the files of a job, without the requests of them that it does not send.
+    """Open the files of a job, without the requests that the job does not send.
 
     Raises:
-        ConfigError, BackendUnavailable: as of `FileInput`.
+        ConfigError, BackendUnavailable: as `FileInput` does.
 
     """
     file = await opened_input(paths, longest=longest)
@@ -440,17 +441,17 @@ async def opened_source(
 
 
 def open_input(paths: Sequence[Path], *, longest: int) -> FileInput | FilesInput:
-    """Open a file, or several as one.
+    """Open one file, or several as one input.
 
     Raises:
-        ConfigError, BackendUnavailable: as of `FileInput`.
+        ConfigError, BackendUnavailable: as `FileInput` does.
 
     """
     return FileInput(paths[0], longest=longest) if len(paths) == 1 else FilesInput(paths, longest=longest)
 
 
 async def opened_input(paths: Sequence[Path], *, longest: int) -> FileInput | FilesInput:
-    """Open inputs as `open_input` does, in a worker thread; they are closed at once if the caller is cancelled."""
+    """Open files in a worker thread, as `open_input` does; close them at once if the caller is cancelled."""
 
     def close(file: FileInput | FilesInput) -> None:
         file.close()
@@ -459,17 +460,17 @@ async def opened_input(paths: Sequence[Path], *, longest: int) -> FileInput | Fi
 
 
 async def read_again(source: SourceOfFiles, paths: Sequence[Path], look: Callable[[Rows], object]) -> None:
-    """Read files once more that were checked; `look` is called in a worker thread with the requests that are sent.
+    """Read checked files once more; `look` is called in a worker thread with the requests that are sent.
 
     Raises:
-        ConfigError: a file changed since.
+        ConfigError: a file changed since it was checked.
 
     """
     with closing(await opened_source(source, paths, longest=2 * BATCH_BYTES)) as file:
         try:
             while await threads.run(_look_at_block, file, look):
                 pass
-        except BadRequest as bad:  # every line was good when it was checked
+        except BadRequest as bad:  # Every line was valid when it was checked, so the file has changed.
             raise ConfigError(CHANGED_MEANWHILE) from bad
 
 
@@ -482,10 +483,10 @@ def _look_at_block(file: FileInput | FilesInput | SelectedInput, look: Callable[
 
 
 def stat_of(path: Path) -> tuple[int, int]:
-    """Size and time of the last change of a file.
+    """Return the current size and modification time of a file.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
 
     """
     try:
@@ -496,7 +497,7 @@ def stat_of(path: Path) -> tuple[int, int]:
 
 
 async def file_sha256(path: Path) -> str:
-    """The hash of a file's bytes, which are read a block at a time: a large file can be given up."""
+    """Return the hash of a file's bytes; they are read block by block, so hashing a large file can be cancelled."""
     file = await threads.opened(io.FileIO.close, io.FileIO, path)
     hashing = _Hashing(file)
     try:
@@ -508,10 +509,10 @@ async def file_sha256(path: Path) -> str:
 
 
 async def is_same(file: FilePart, path: Path) -> bool:
-    """Whether a file has the content that is named here; equal size and time are taken as equal.
+    """Return whether a file still has its recorded content; equal size and time count as equal content.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
 
     """
     now = await threads.run(stat_of, path)

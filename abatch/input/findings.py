@@ -1,4 +1,4 @@
-"""Findings about one value of `params`: what differs from the SDK's types at its place, and how certain that is."""
+"""Find where a value of `params` differs from the SDK's types, and whether the API is certain to refuse it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Finding", "hint_of", "is_list", "is_object", "look_at", "null", "sho
 
 NEAR: Final = 0.6
 SHOWN: Final = 60
-"""Characters of a name or value that a finding repeats."""
+"""The number of characters of a name or value that a finding shows."""
 _NAMES: Final[dict[type, str]] = {
     str: "a string",
     int: "a whole number",
@@ -33,33 +33,33 @@ class Finding(NamedTuple):
 
     why: str
     certain: bool
-    """Whether the API refuses it for certain; else it may be newer than the installed SDK."""
+    """Whether the API is certain to refuse it; otherwise the API may be newer than the installed SDK."""
     refused: bool = True
     """Whether an API that knows no more than the installed SDK refuses it."""
 
 
 def is_list(value: object) -> typing.TypeGuard[list[Any]]:
-    """Whether a value of JSON is a list."""
+    """Return whether a JSON value is a list."""
     return isinstance(value, list)
 
 
 def is_object(value: object) -> typing.TypeGuard[dict[str, Any]]:
-    """Whether a value of JSON is an object."""
+    """Return whether a JSON value is an object."""
     return isinstance(value, dict)
 
 
 def null(path: str) -> Finding:
-    """Say that a value is null where it should be left out."""
+    """Report that a value is null and should be left out."""
     return Finding(f"{path} is null; leave it out", certain=False, refused=False)
 
 
 def weight(found: list[Finding]) -> tuple[int, int]:
-    """Return how grave findings are, to choose the least."""
+    """Return how severe findings are, so that the least severe can be chosen."""
     return sum(each.certain for each in found), len(found)
 
 
 def look_at(node: Node, value: object, path: str, known_long: bool, sdk: str) -> list[Finding]:
-    """What is wrong with a value at a place."""
+    """Return the findings about a value and the values in it; `path` names it in their texts."""
     match node:
         case Anything():
             return []
@@ -178,7 +178,7 @@ def _named(value: object) -> str:
 
 
 def unknown(name: str, known: Iterable[str], path: str, sdk: str) -> Finding:
-    """Say that a name is not known."""
+    """Report that a name is unknown."""
     hint = hint_of(name, frozenset(known))
     place = f"`{shortened(name)}` in {path}" if path else f"`{shortened(name)}`"
     return Finding(f"{place} is not a name that {sdk} knows{hint}", certain=False)
@@ -191,11 +191,11 @@ def _other_value(value: object, known: Iterable[object], path: str, sdk: str) ->
 
 @lru_cache(maxsize=1000)
 def hint_of(name: str, known: frozenset[str]) -> str:
-    """The nearest known name, as a question; looked for once, though every row may have it."""
+    """Return a question that suggests the nearest known name; it is cached, because every row may need the same one."""
     near = difflib.get_close_matches(name[:SHOWN], sorted(known), 1, NEAR)
     return f"; did you mean `{near[0]}`?" if near else ""
 
 
 def shortened(text: str) -> str:
-    """Cut a name or value to what a finding repeats of it."""
+    """Shorten a name or value to the length that a finding shows."""
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"

@@ -1,4 +1,4 @@
-"""Read a caller's iterable or async iterable once, as blocks of checked rows, without holding the event loop."""
+"""Read a caller's iterable or async iterable once, as blocks of checked rows, without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ __all__ = [
 ]
 
 TURN: Final = 0.005
-"""Seconds that an iterable may hold the event loop, if it does not wait for anything."""
+"""Seconds that an iterable may occupy the event loop if it never waits."""
 HEAD_ROWS: Final = 8
-"""First rows of an iterable that are kept one by one, so that other requests are found out at the first difference."""
+"""First rows of an iterable with a digest each, so that other requests are detected at the first different row."""
 HEAD_BYTES: Final = 4
-"""Of the digest of each; two rows that share it are told apart by the digest of all."""
+"""Bytes of each of these digests; if two rows share one, the digest of all rows still differs."""
 
 
 class Numbered(NamedTuple):
-    """A row of an iterable and its position in it, from 1."""
+    """A row of an iterable with its position, counted from 1."""
 
     row: Row
     number: int
 
 
 class IterableInput:
-    """A caller's iterable or async iterable, read once: blocks of checked rows, and a digest of all so far."""
+    """A caller's iterable or async iterable, read once as blocks of checked rows, with a digest of the noted rows."""
 
     def __init__(self, requests: object) -> None:
         self._requests = requests
@@ -50,19 +50,19 @@ class IterableInput:
         self._head: list[str] = []
 
     def digest(self) -> str:
-        """Of every row given out so far, in order: custom_id, params and betas."""
+        """Return the digest of every row noted so far, in order: custom_id, params and betas."""
         return self._digest.copy().hexdigest()
 
     def head(self) -> str:
-        """A short digest of each of the first rows, one after the other."""
+        """Return the short digests of the first rows, joined in order."""
         return "".join(self._head)
 
     async def blocks(self, *, most: int) -> AsyncGenerator[list[Numbered], None]:
-        """The rows, about a megabyte at a time, and no more than `most`.
+        """Yield the rows in blocks of about a megabyte and of at most `most` rows.
 
         Raises:
-            BadRequest: a row cannot be sent; those before it were given out.
-            ConfigError: it is not an iterable.
+            BadRequest: a row cannot be sent; the rows before it were yielded.
+            ConfigError: `requests` is not an iterable.
             Exception: whatever the caller's iterable raises.
 
         """
@@ -72,7 +72,7 @@ class IterableInput:
             async with aclosing(self._items()) as items:
                 turn = perf_counter() + TURN
                 async for request in items:
-                    if perf_counter() > turn:  # what is made without a wait, by a generator of either kind
+                    if perf_counter() > turn:  # A generator of either kind may produce rows without ever waiting.
                         await checkpoint()
                         turn = perf_counter() + TURN
                     self._number += 1
@@ -82,7 +82,7 @@ class IterableInput:
                     if weight >= BLOCK or len(block) >= most:
                         yield block
                         block, weight = [], 0
-        except Exception:  # a bad row, or whatever the iterable raises: what came before it is good
+        except Exception:  # The rows before a bad row, or before an error of the iterable, are valid.
             if block:
                 yield block
             raise
@@ -90,7 +90,7 @@ class IterableInput:
             yield block
 
     def note(self, row: Row) -> None:
-        """Take a row into the digests."""
+        """Add a row to the digests."""
         _digest_row(self._digest, row)
         if len(self._head) < HEAD_ROWS:
             self._head.append(_short_digest(row))
@@ -99,7 +99,7 @@ class IterableInput:
         requests = self._requests
         if isinstance(requests, AsyncIterable):
             coming = cast("AsyncGenerator[object, None]", requests)
-            # a generator that is not read to its end is closed here, not by the garbage collector some day
+            # A generator that is not exhausted is closed here, because the garbage collector may close it much later.
             async with aclosing(coming) if isinstance(requests, AsyncGenerator) else nullcontext():
                 async for request in coming:
                     yield request
@@ -112,19 +112,21 @@ def read_row(request: object, number: int) -> Row:
     """Check one request of an iterable.
 
     Raises:
-        BadRequest: it cannot be sent.
+        BadRequest: the request cannot be sent.
 
     """
     read = from_line if isinstance(request, bytes) else from_object
-    return read(request, number)  # type: ignore[arg-type]  # bytes go to the one that takes bytes
+    return read(request, number)  # type: ignore[arg-type]  # Only from_line receives bytes.
 
 
 def not_empty(requests: object) -> object:
-    """The same requests, of which at least one is there. An async iterable is not looked at: it may wait for its first.
+    """Make sure that an iterable holds at least one request, and return the same requests.
+
+    An async iterable is not examined, because it may wait for its first request.
 
     Raises:
-        ConfigError: there is none, or it is not an iterable.
-        Exception: what the caller's iterable raises.
+        ConfigError: there is no request, or `requests` is not an iterable.
+        Exception: whatever the caller's iterable raises.
 
     """
     if isinstance(requests, AsyncIterable):
@@ -136,7 +138,10 @@ def not_empty(requests: object) -> object:
 
 
 def other_row(head: str, row: Row, number: int) -> str | None:
-    """How a row, counted from 1, differs from the one that a job began with; None if it does not, or is not kept."""
+    """Describe how a row, counted from 1, differs from the row that the job began with.
+
+    Returns None if it does not differ, or if no digest of that row was kept.
+    """
     begin = 2 * HEAD_BYTES * (number - 1)
     kept = head[begin : begin + 2 * HEAD_BYTES]
     if not kept or kept == _short_digest(row):

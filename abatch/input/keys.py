@@ -1,4 +1,4 @@
-"""Name a job that was given no key, after its input and its destination."""
+"""Make the key of a job without one from its input and its destination."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["default_key", "key_of_files"]
 
 
 def default_key(folder: Path, paths: Sequence[Path], url: str) -> str:
-    """Make the key of a job that was given none: the first input's name, and a digest of inputs and destination.
+    """Make the key of a job without one: the first input's name, and a digest of the inputs and the destination.
 
     Args:
         folder: the journal's folder.
@@ -37,7 +37,7 @@ def default_key(folder: Path, paths: Sequence[Path], url: str) -> str:
 
 
 def key_of_files(folder: Path, paths: Sequence[Path], url: str) -> str:
-    """Make the key of a job that was given none, from a destination's URL that is not relative to the journal.
+    """Make the key of a job without one, from a destination URL that is not relative to the journal.
 
     Raises:
         ConfigError: there is no input path.

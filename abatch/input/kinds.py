@@ -1,6 +1,6 @@
-"""Recognize an input that is no JSON lines of requests by how it begins, and name the command that makes such of it.
+"""Recognize by its beginning an input that is not JSON lines of requests, and name the command that converts it.
 
-Without this every line of it would be a problem of its own.
+Without this, every line of such an input would be reported as a separate problem.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ __all__ = ["check_kind", "is_gzip", "is_zstd"]
 
 
 class Kind(NamedTuple):
-    """A kind of file that is known, and is no JSON lines of requests."""
+    """A known kind of file that is not JSON lines of requests."""
 
     text: str
-    """What the file is, after "this"."""
+    """The description of the file, which follows the word "this"."""
     filter: str
-    """A command that reads it and writes JSON lines of requests; empty if there is none."""
+    """A command that reads the file and writes JSON lines of requests; empty if there is none."""
     remedy: str = ""
-    """What else can be done."""
+    """Another remedy, if there is one."""
 
 
 LOOKED_AT: Final = 2**16
-"""Bytes of an input that tell its kind."""
+"""Bytes at the beginning of an input from which its kind is recognized."""
 EACH_OBJECT: Final = "jq -c ."
 OTHER_PARAMS: Final = 'write each as {"custom_id": …, "params": …} with the params of messages.create'
 _MAGIC: Final = (
@@ -53,24 +53,24 @@ _TABLE: Final = re.compile(rb"[^{}\[\]:,;\t]+([,;\t][^{}\[\]:,;\t]*)+")
 
 
 def is_gzip(path: Path) -> bool:
-    """Whether a file is compressed with gzip, by its name."""
+    """Return whether the name of a file says that it is compressed with gzip."""
     return path.suffix.lower() == ".gz"
 
 
 def is_zstd(path: Path) -> bool:
-    """Whether a file is compressed with zstd, by its name."""
+    """Return whether the name of a file says that it is compressed with zstd."""
     return path.suffix.lower() == ".zst"
 
 
 def check_kind(head: bytes, path: Path | None) -> None:
-    """Raise if an input begins as a file of another kind.
+    """Raise if an input begins like a file of another kind.
 
     Args:
         head: its first lines, decompressed.
-        path: where it is; None for stdin.
+        path: the path of the input; None for stdin.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: the input is of another kind.
 
     """
     kind = _kind_of(head[:LOOKED_AT].removeprefix(BOM))
@@ -115,7 +115,7 @@ def _kind_of(head: bytes) -> Kind | None:
 
 
 def _cut_short(text: bytes, line: bytes) -> Kind | None:
-    """The kind of a file whose first object is longer than what was looked at, or is no JSON."""
+    """Return the kind of a file whose first object is longer than the examined bytes, or is not JSON."""
     if _REQUESTS.match(text):
         return _ONE_OBJECT
     goes_on = line.endswith((b"{", b"[", b",", b":")) and b"\n" in text
@@ -123,7 +123,7 @@ def _cut_short(text: bytes, line: bytes) -> Kind | None:
 
 
 def _of_another_api(first: dict[str, Any]) -> Kind | None:
-    """The kind of a file that is JSON lines of something else."""
+    """Return the kind of a file whose JSON lines are those of another API; None if they are not recognized as such."""
     match first:
         case {"custom_id": _, "params": _}:
             return None

@@ -1,4 +1,4 @@
-"""Find the lines of an input that an error of the API names by their places in a batch: `requests.37…`."""
+"""Find the input lines of the requests that an API error names by their index in a batch: `requests.37…`."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ __all__ = ["Named", "lines_of", "named"]
 
 PLACE: Final = re.compile(r"\brequests(?:\.|\[)(\d{1,6})\b")
 NAMED: Final = 3
-"""Places of one message that are looked up."""
+"""The maximum number of indices in one message that are looked up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """A message of the API, with the custom_id of each request that it names by its place in a batch."""
+    """A message of the API, with the custom_id of each request that it names by its index in a batch."""
 
     reason: str
     requests: tuple[tuple[int, bytes], ...] = ()
-    """Their places, each with its custom_id as a JSON string."""
+    """The index of each of these requests, with its custom_id as a JSON string."""
 
     def told(self, lines: Mapping[bytes, str] | None = None) -> str:
-        """The message with these custom_ids, and with the line of each where it was looked up."""
+        """Return the message with these custom_ids, and with the lines that were found for them."""
         if not self.requests:
             return self.reason
         found = lines or {}
@@ -57,22 +57,22 @@ class Named:
 
 
 async def named(reason: str, planned: Planned, spool: Path) -> Named:
-    """The reason with the custom_ids of the requests that it names, which the spool file of the batch holds."""
+    """Return the reason with the custom_ids of the requests that it names, read from the spool file of the batch."""
     indices = [each for each in dict.fromkeys(map(int, PLACE.findall(reason))) if each < planned.rows][:NAMED]
     if not indices:
         return Named(reason=reason)
     try:
         with closing(await open_spool(spool, planned)) as reader:
             found = tuple([(index, await threads.run(reader.custom_id, index)) for index in indices])
-    except (SpoolDamaged, SpoolUnusable):  # whoever sends the shard again reports it
+    except (SpoolDamaged, SpoolUnusable):  # The next attempt to send the shard reports this.
         return Named(reason=reason)
     return Named(reason=reason, requests=found)
 
 
 async def lines_of(job: JobRecord, custom_ids: Collection[bytes]) -> dict[bytes, str]:
-    """Where these custom_ids stand in the files of a job; those that are not found are left out.
+    """Find the lines of these custom_ids in the files of a job; custom_ids that are not found are left out.
 
-    It may read all that is planned of the files, which takes a while.
+    This may read the whole planned part of the files, which takes a while.
     """
     paths = [absolute(job.folder, file.path) for file in files_of(job.submitted.source)]
     found: dict[bytes, str] = {}
@@ -85,25 +85,25 @@ async def lines_of(job: JobRecord, custom_ids: Collection[bytes]) -> dict[bytes,
                 if (passed := await threads.run(_look, file, custom_ids, found, str(paths[0]))) is None:
                     break
                 left -= passed
-    except (BadRequest, ConfigError):  # the file is gone, or is another
+    except (BadRequest, ConfigError):  # The file is gone or has changed.
         return found
     return found
 
 
 def _planned(job: JobRecord) -> int:
-    """How many requests of its files stand before the end of what is planned, those that are not sent included."""
+    """Count the requests of a job's files before the end of the planned part, including those that are not sent."""
     match job.submitted.source:
         case SelectedSource(mask=mask):
             skipped, rows = zlib.decompress(mask), job.cut.rows
             return bisect_left(range(len(skipped)), rows, key=lambda end: skipped.count(0, 0, end))
-        case ChangedSource(mask=mask):  # what was sent before may stand anywhere
+        case ChangedSource(mask=mask):  # The rows sent before the change may be anywhere in the files.
             return len(zlib.decompress(mask))
         case _:
             return job.cut.rows
 
 
 def _look(file: FileInput | FilesInput, wanted: Collection[bytes], found: dict[bytes, str], only: str) -> int | None:
-    """Look through one block; how many requests it holds, None at the end."""
+    """Search one block; return how many requests it holds, or None at the end."""
     block = file.block()
     if block is None:
         return None

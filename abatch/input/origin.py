@@ -1,4 +1,4 @@
-"""Find the request that a custom_id on the wire stands for."""
+"""Find the request of a custom_id on the wire."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ __all__ = ["RequestOrigin", "origin_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOrigin:
-    """The request that a custom_id on the wire stands for; the tag in it proves that this journal made it."""
+    """The request of a custom_id on the wire; the tag in the id proves that this journal made it."""
 
     job: str | None
     """The job's key; None if its shard was never recorded."""
     shard: int
     attempt: int
     row: int
-    """The row in its shard, from 0."""
+    """The row in its shard, counted from 0."""
     custom_id: str | None
-    """As the caller gave it; None if neither the shard's spool file nor its list of ids exists any more."""
+    """The caller's custom_id; None if neither the shard's spool file nor its list of ids exists any more."""
 
 
 async def origin_of(ledger: Ledger, wire_id: str) -> RequestOrigin:
-    """The request that a custom_id on the wire stands for.
+    """Find the request of a custom_id on the wire.
 
     Raises:
-        ConfigError: it is no id of abatch, or another journal's.
+        ConfigError: it is not an id of abatch, or another journal made it.
 
     """
     named = wire.parse_id(wire_id.encode())

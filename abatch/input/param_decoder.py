@@ -1,4 +1,4 @@
-"""Decoders for `params` that are beyond doubt: msgspec types made of nodes, which take less than these, never more."""
+"""Build msgspec types from nodes, to decode `params` that are valid beyond doubt: they accept less, never more."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["NoQuickForm", "QuickTypes", "not_empty"]
 
 
 class NoQuickForm(Exception):
-    """This node has no quick form: rows that hold such a value are looked at by themselves."""
+    """This node has no quick form, so rows with such a value are examined one by one."""
 
 
 class QuickTypes:
-    """Makes msgspec types of nodes. They may take less than the node, never more."""
+    """Builds msgspec types from nodes. A type may accept less than its node, never more."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, bool], Any] = {}
 
     def type(self, node: Node) -> Any:  # noqa: ANN401 - a type that is made at run time
-        """Return the type of a node; NoQuickForm if it has none."""
+        """Return the type of a node; raise NoQuickForm if it has none."""
         match node:
             case Anything():
                 return Any
@@ -55,7 +55,7 @@ class QuickTypes:
             if not isinstance(node, Fields | Entries):
                 kind = list if isinstance(node, Items) else node.type if isinstance(node, Plain) else Literal
                 kinds.setdefault(kind, node)
-        if str in kinds:  # a string of any value takes the named ones, too
+        if str in kinds:  # Any string is accepted, so the literal strings are accepted, too.
             kinds.pop(Literal, None)
         taken = [self.type(node) for node in kinds.values()]
         taken += self._objects(objects)
@@ -64,7 +64,7 @@ class QuickTypes:
         return typing.Union[tuple(taken)]  # noqa: UP007 - of as many as there are
 
     def _objects(self, nodes: list[Fields | Entries]) -> list[Any]:
-        """The objects that one decoder can tell apart: those with tags, or else one."""
+        """Return the types of the objects that one decoder can distinguish: those with tags, or else a single one."""
         if (loose := next((node for node in nodes if isinstance(node, Entries)), None)) is not None:
             return [self.type(loose)]
         fields = [node for node in nodes if isinstance(node, Fields)]
@@ -83,10 +83,10 @@ class QuickTypes:
         return list(taken.values())
 
     def struct(self, node: Fields, *, tagged: bool) -> Any:  # noqa: ANN401 - a type that is made at run time
-        """A struct of these fields; `tagged` if others may stand in its place."""
+        """Return a struct of these fields; `tagged` if other objects may occur in its place."""
         key = id(node), tagged
         if key not in self._made:
-            self._made[key] = None  # one that holds itself has no quick form
+            self._made[key] = None  # A recursive struct has no quick form.
             self._made[key] = self._struct(node, tagged=tagged)
         if self._made[key] is None:
             raise NoQuickForm
@@ -120,7 +120,7 @@ class QuickTypes:
 
 
 _NOT_EMPTY: Final[Mapping[object, tuple[str, ...]]] = {"role": ("content",), "type": ("text",)}
-"""Fields that must hold something, by the name of their object's tag."""
+"""Fields that must not be empty, by the name of their object's tag."""
 
 
 def not_empty(made: Any) -> Any:  # noqa: ANN401 - a type that is made at run time

@@ -1,4 +1,4 @@
-"""The SDK's parameter types as nodes: what JSON may stand at each place of `params`."""
+"""The SDK's parameter types as nodes, which describe the JSON that each part of `params` may hold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Plain:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """One of these values."""
+    """Exactly one of these values."""
 
     values: tuple[object, ...]
 
@@ -51,16 +51,16 @@ class Fields:
     """An object with these names."""
 
     of: dict[str, tuple[Node, bool]] = field(default_factory=dict[str, tuple["Node", bool]])
-    """Each with whether it is required."""
+    """The node of each name, and whether the name is required."""
     tag: tuple[str, object] | None = None
-    """The name and value that tell this object from others in the same place."""
+    """The name and value that distinguish this object from others in the same place."""
     open: bool = False
-    """Whether other names may stand there, too."""
+    """Whether other names are allowed, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Either:
-    """One of these."""
+    """JSON that fits any one of these nodes."""
 
     nodes: tuple[Node, ...]
 
@@ -72,15 +72,15 @@ _LISTS: Final = frozenset({list, Sequence, Iterable})
 
 
 class Builder:
-    """Makes nodes of type hints; each TypedDict once."""
+    """Builds nodes from type hints; each TypedDict is built once."""
 
     def __init__(self) -> None:
         self._made: dict[type, Fields] = {}
 
     def node(self, hint: Any) -> Node | None:  # noqa: ANN401 - a type hint has no type of its own
-        """The node of a hint; None for what JSON does not hold, such as an open file."""
+        """Return the node of a hint; None if JSON cannot hold its values, such as an open file."""
         origin, arguments = get_origin(hint), get_args(hint)
-        if origin in _WRAPPERS:  # Required and NotRequired, too
+        if origin in _WRAPPERS:
             return self.node(arguments[0])
         if origin in (typing.Union, types.UnionType):
             nodes = tuple(node for each in arguments if (node := self.node(each)) is not None)
@@ -98,14 +98,14 @@ class Builder:
         return self.fields(hint) if typing_extensions.is_typeddict(hint) else None
 
     def fields(self, hint: type) -> Fields:
-        """The node of a TypedDict."""
+        """Return the node of a TypedDict."""
         if (made := self._made.get(hint)) is not None:
             return made
         made = self._made[hint] = Fields(open=dict(getattr(hint, "__pydantic_config__", {})).get("extra") == "allow")
         always: frozenset[str] = hint.__required_keys__  # type: ignore[attr-defined]
         for name, each in typing_extensions.get_type_hints(hint, include_extras=True).items():
             node = self.node(each) or Anything()
-            # the keys do not tell where annotations are strings
+            # __required_keys__ does not see Required in annotations that are strings.
             wrapper: Any = get_origin(each)
             required = wrapper is typing_extensions.Required or name in always
             made.of[name] = node, required

@@ -1,12 +1,14 @@
 """Check `params` against the SDK's own parameter types, before anything is sent.
 
-The table is built once from the TypedDicts of the installed SDK (`param_types.py`), so a newer SDK knows newer
-parameters. It has two forms. `Table.read_lines` is a msgspec decoder for whole lines, which takes only what is beyond
-doubt: most rows cost nothing more. A row that it does not take is examined by itself (`Table.look`), and each finding
-says whether the API is certain to refuse the request, or whether the API may merely be newer than this SDK.
+The table is built once from the TypedDicts of the installed SDK (`param_types.py`), so a newer SDK adds newer
+parameters. It has two forms. `Table.read_lines` is a msgspec decoder for whole lines, which accepts only params that
+are valid beyond doubt, so most rows need no further check. A row that it refuses is examined separately
+(`Table.look`). Each finding is marked as certain if the API is certain to refuse the request, and as not certain if
+the API may merely be newer than this SDK.
 
-Certain are: what is missing or empty, a value of the wrong JSON type in a parameter that the API has had for years, and
-arguments of the SDK that are no part of a request's body. An unknown name, `type` or value is not certain.
+These findings are certain: a missing or empty value, a value of the wrong JSON type in a parameter that the API has had
+for years, and an argument of the SDK that is not part of a request's body. An unknown name, `type` or value is not
+certain.
 """
 
 from __future__ import annotations
@@ -58,11 +60,11 @@ LONG_KNOWN: Final = frozenset(
         "tool_choice",
     }
 )
-"""Parameters whose JSON types are not going to change: a wrong one is certain to be refused."""
+"""Parameters whose JSON types will not change, so the API is certain to refuse a wrong one."""
 OLDER: Final[Mapping[str, object]] = {"temperature": float, "top_k": int, "top_p": float}
-"""Parameters that the API takes for older models, and that the SDK's types do not list any more."""
+"""Parameters that the API accepts for older models, although the SDK's types no longer list them."""
 NEED_A_BETA: Final = frozenset({"output_format"})
-"""Parameters that the API takes with a beta, and that the SDK's types of a create do not list."""
+"""Parameters that the API accepts with a beta, although the SDK's types of a create do not list them."""
 NOT_IN_A_BATCH: Final = ("speed", "fallbacks")
 HEADERS_OF_A_BATCH: Final = "headers belong to a whole batch"
 SDK_ARGUMENTS: Final = {
@@ -74,11 +76,11 @@ SDK_ARGUMENTS: Final = {
     "timeout": "a request in a batch has no time limit of its own; remove it",
     "workspace_id": f"{HEADERS_OF_A_BATCH}: use --workspace (workspace_id= of submit)",
 }
-"""Arguments of `messages.create` that are not sent in the body, and the option that does what they do."""
+"""Arguments of `messages.create` that are not sent in the body, each with the option to use in its place."""
 
 
 class Table:
-    """What the installed SDK knows of the parameters of a request."""
+    """The parameters of a request, as the installed SDK knows them."""
 
     def __init__(self, sdk: str, usual: type, with_betas: type, models: Iterable[str]) -> None:
         self.sdk = f"anthropic {sdk}"
@@ -95,9 +97,9 @@ class Table:
         self._with_betas |= {name: (Anything(), False) for name in NEED_A_BETA}
         self._known = frozenset({*self._usual, *self._with_betas})
         self.read_lines = msgspec.json.Decoder(self._line()).decode_lines
-        """Reads whole lines, and raises unless their params, but for the model's name, are beyond doubt."""
+        """Reads whole lines; raises unless their params, apart from the model's name, are valid beyond doubt."""
         self.read = msgspec.json.Decoder(self._quick).decode
-        """Reads params, and raises unless these are beyond doubt, but for the model's name."""
+        """Reads params; raises unless they, apart from the model's name, are valid beyond doubt."""
 
     def _line(self) -> Any:  # noqa: ANN401 - a type that is made at run time
         quick = QuickTypes()
@@ -130,7 +132,7 @@ class Table:
         )
 
     def doubt_of(self, model: str) -> Finding | None:
-        """What is doubtful of a model's name."""
+        """Return the finding about a model's name that the SDK does not know; None if it knows the name."""
         if model in self.models:
             return None
         hint = hint_of(model.lower().rpartition("/")[2], self.models)
@@ -139,10 +141,10 @@ class Table:
         )
 
     def look(self, params: Mapping[str, Any], *, betas: bool) -> list[Finding]:
-        """Everything that is wrong, or may be, with these params.
+        """Return everything that is wrong, or may be wrong, with these params.
 
         Args:
-            params: as they were read from JSON.
+            params: the params as read from JSON.
             betas: whether the request is sent with an `anthropic-beta` header.
 
         """
@@ -154,7 +156,7 @@ class Table:
         return found
 
     def _parameter(self, name: str, value: object, *, betas: bool) -> list[Finding]:
-        if name in ("max_tokens", "stream"):  # checked where the line is read
+        if name in ("max_tokens", "stream"):  # These are checked where the line is read.
             return []
         if name in SDK_ARGUMENTS:
             return [Finding(f"`{name}` is no parameter of a request in a batch; {SDK_ARGUMENTS[name]}", certain=True)]
@@ -165,7 +167,7 @@ class Table:
         usual, with_betas = self._usual.get(name), self._with_betas.get(name)
         if usual is None and with_betas is None:
             return [unknown(name, self._known, "", self.sdk)]
-        if value is None and name in ("model", "messages"):  # told as missing
+        if value is None and name in ("model", "messages"):  # The caller reports these as missing.
             return []
         found = self._least(name, value, usual, with_betas)
         if value is None and found:
@@ -182,7 +184,7 @@ class Table:
                 return found
 
     def _least(self, name: str, value: object, *known: tuple[Node, bool] | None) -> list[Finding]:
-        """What the types of the usual API, or else those with betas, find of a value: what is less."""
+        """Check a value against the usual types and the types with betas; return the less severe findings."""
         least: list[Finding] | None = None
         for node, _ in filter(None, known):
             found = look_at(node, value, name, name in LONG_KNOWN, self.sdk)
@@ -193,7 +195,7 @@ class Table:
 
 
 def _about_messages(messages: list[Any]) -> list[Finding]:
-    """What the types do not say: what must not be empty, and where a system prompt belongs."""
+    """Check the rules that the types do not express: what must not be empty, and where a system prompt belongs."""
     if not messages:
         return [Finding("messages is empty; the API needs at least one", certain=True)]
     found: list[Finding] = []
@@ -219,10 +221,10 @@ def _about_messages(messages: list[Any]) -> list[Finding]:
 
 
 class Check:
-    """Checks the params of one input; `doubts` gathers what does not stop it.
+    """Checks the params of one input; `doubts` collects the findings that do not stop it.
 
     Args:
-        strict: whether what the API may be new enough to take is a problem, too.
+        strict: whether a finding is a problem even if a newer API may accept the params.
         betas: whether every request is sent with an `anthropic-beta` header.
 
     """
@@ -234,20 +236,20 @@ class Check:
         self._told = 0
 
     def begin(self, place: Callable[[int], tuple[str | None, int]] | None = None) -> None:
-        """Begin to read the input, perhaps once more; `place` as `Problems` takes it."""
+        """Start a read of the input, perhaps another one; `place` is that of `Problems`."""
         self.doubts = Problems(place)
 
     def fresh_doubts(self) -> list[Alike]:
-        """The kinds of doubts that this did not return before."""
+        """Return the kinds of doubts that earlier calls did not return."""
         fresh = self.doubts.alike()[self._told :]
         self._told += len(fresh)
         return fresh
 
     def lines(self, text: bytes) -> Sequence[Any] | None:  # Any: the structs are made at run time
-        """Read lines whose params are beyond doubt; None if some have to be looked at one by one.
+        """Read lines whose params are valid beyond doubt; return None if the lines have to be examined one by one.
 
         Raises:
-            msgspec.DecodeError, UnicodeDecodeError, RecursionError: likewise.
+            msgspec.DecodeError, UnicodeDecodeError, RecursionError: the lines have to be examined one by one, too.
 
         """
         known = table()
@@ -259,7 +261,7 @@ class Check:
         return lines
 
     def row(self, row: Row, number: int) -> list[BadRequest]:
-        """The problems of the params of one row, which is sound otherwise; doubts are noted."""
+        """Return the problems of the params of one row that is otherwise valid; add its doubts to `doubts`."""
         known = table()
         try:
             doubt = known.doubt_of(typing.cast("Any", known.read(row.params)).model)
@@ -275,12 +277,12 @@ class Check:
 
 
 def check_of(wanted: Params, *, betas: bool) -> Check | None:
-    """The check that a setting asks for; None if params are sent as they are."""
+    """Return the check for a setting; None if params are sent unchecked."""
     return None if wanted == "unchecked" else Check(strict=wanted == "strict", betas=betas)
 
 
 def read_json(params: bytes) -> dict[str, Any]:
-    """Params as Python has them, also with numbers that the quick decoder does not take."""
+    """Decode params to Python values, including numbers that the quick decoder refuses."""
     try:
         return _decode(params)
     except (msgspec.DecodeError, ValueError):
@@ -292,7 +294,7 @@ _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 @lru_cache(maxsize=1)
 def table() -> Table:
-    """The table of the installed SDK. The first call imports the SDK, which takes a second: not in an event loop."""
+    """Return the table of the installed SDK. The first call imports the SDK for a second: call it in a thread."""
     import anthropic  # noqa: PLC0415 - `import abatch` does not load the SDK
     from anthropic.types.beta.message_create_params import MessageCreateParamsNonStreaming as WithBetas  # noqa: PLC0415
     from anthropic.types.message_create_params import MessageCreateParamsNonStreaming as Usual  # noqa: PLC0415

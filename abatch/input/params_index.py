@@ -1,7 +1,7 @@
-"""Remember the params of many requests by their custom_ids, each as a digest, in a file without a name.
+"""Keep digests of the params of many requests, by custom_id, in a file without a name.
 
-Memory does not grow with their number: ten million take about half a gigabyte of disk. The calls block: see
-`threads.run`.
+Memory does not grow with the number of requests; ten million take about half a gigabyte of disk. The calls block, so
+they are made through `threads.run`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SCHEMA: Final = "CREATE TABLE known (id BLOB, job INTEGER, params BLOB NOT NULL,
 
 @asynccontextmanager
 async def opened_params_index(folder: Path) -> AsyncGenerator[ParamsIndex, None]:
-    """An empty ParamsIndex, whose file is in this folder, and gone afterwards.
+    """Open an empty ParamsIndex with its file in this folder; the file is freed at the end of the block.
 
     Raises:
-        ConfigError: the folder does not take a file.
+        ConfigError: no file can be created in the folder.
 
     """
     known = await threads.opened(ParamsIndex.close, ParamsIndex, folder)
@@ -40,12 +40,12 @@ async def opened_params_index(folder: Path) -> AsyncGenerator[ParamsIndex, None]
 
 
 class ParamsIndex:
-    """Digests of params per job and custom_id. Each method raises ConfigError if the disk does not do its part."""
+    """Digests of params per job and custom_id. Each method raises ConfigError if the disk fails."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.count = 0
-        """Custom_ids, each counted once per job."""
+        """The number of custom_ids; each is counted once per job."""
         with self._guarded():
             self._db = scratch_database(folder, SCHEMA)
 
@@ -54,28 +54,28 @@ class ParamsIndex:
         self._db.close()
 
     def add(self, job: int, params: Iterable[tuple[bytes, bytes]]) -> None:
-        """Add custom_ids of a job (JSON strings), each with a digest of its params, or with nothing."""
+        """Add custom_ids of a job (JSON strings), each with the digest of its params or with an empty one."""
         rows = sorted((mark_of(custom_id), job, each) for custom_id, each in params)
         self.count += self._write("INSERT INTO known VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows)
 
     def note(self, job: int, params: Iterable[tuple[bytes, bytes]]) -> None:
-        """Note digests of params for those of these custom_ids that the job has; an empty digest says nothing."""
+        """Set the digests of params for these custom_ids if the job has them; empty digests are ignored."""
         rows = sorted((mark_of(custom_id), job, each) for custom_id, each in params if each)
         self._write("UPDATE known SET params = ?3 WHERE id = ?1 AND job = ?2", rows)
 
     def drop(self, custom_ids: Iterable[bytes]) -> None:
-        """Forget these custom_ids."""
+        """Remove these custom_ids."""
         rows = sorted((mark_of(custom_id),) for custom_id in custom_ids)
         self.count -= self._write("DELETE FROM known WHERE id = ?", rows)
 
     def of(self, custom_id: bytes) -> list[bytes] | None:
-        """The digests that are known for a custom_id, perhaps none; None if no job has it."""
+        """Return the known digests for a custom_id, which may be none; None if no job has the custom_id."""
         with self._guarded():
             found = self._db.execute("SELECT params FROM known WHERE id = ?", (mark_of(custom_id),)).fetchall()
         return [params for (params,) in found if params] if found else None
 
     def _write(self, statement: str, rows: list[tuple[bytes, int, bytes]] | list[tuple[bytes]]) -> int:
-        """Execute a statement for each of these; how many rows it changed."""
+        """Execute a statement for each of these rows; return how many rows it changed."""
         before = self._db.total_changes
         with self._guarded():
             self._db.execute("BEGIN")

@@ -1,10 +1,10 @@
-"""Encode params as JSON, also where they hold values of Python that the SDK takes or that numpy and pandas make.
+"""Encode params as JSON, including Python values that the SDK accepts or that numpy and pandas produce.
 
-Dicts, lists, strings and numbers are encoded as they are, at once. Only params that hold anything else are copied
-first, by the rules of the SDK's own calls: `omit` and `NOT_GIVEN` are left out, pydantic models are dumped, dates
-become ISO 8601 strings, and a path or file that is the `data` of a base64 source is read. No package is imported for
-that: the values are recognized by what they can do. Two things that the SDK takes are refused, because a job must find
-the same request when it is read again: an iterator, which is empty then, and a set, whose order may be another.
+Dicts, lists, strings and numbers are encoded directly. Only params with other values are copied first, by the rules of
+the SDK's own calls: `omit` and `NOT_GIVEN` are left out, pydantic models are dumped, dates become ISO 8601 strings, and
+a path or file that is the `data` of a base64 source is read. No package is imported for that, because the values are
+recognized by their attributes. Two kinds of values that the SDK accepts are refused, because a second read must find
+the same request: an iterator, which is empty by then, and a set, whose order may differ.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["exact", "is_mapping", "params_as_json", "text_of_id"]
 
 WHOLE: Final = ("max_tokens", "top_k")
-"""Parameters that are whole numbers."""
+"""Parameters that must be whole numbers."""
 WHOLE_OF_THINKING: Final = ("budget_tokens",)
 WHOLE_OF_A_TOOL: Final = ("max_characters", "max_content_tokens", "max_uses")
 _SCALARS: Final = (str, int, float, bool, type(None))
 
 
 def is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
-    """Whether a value becomes a JSON object."""
+    """Return whether a value becomes a JSON object."""
     return isinstance(value, Mapping)
 
 
@@ -40,25 +40,25 @@ def params_as_json(params: Mapping[str, Any]) -> bytes:
     """Encode the params of a request.
 
     Raises:
-        ValueError, TypeError: they hold something that JSON cannot.
-        RecursionError: they are nested too deeply, or hold themselves.
-        OSError: a file that they name cannot be read.
+        ValueError, TypeError: the params hold a value that JSON cannot represent.
+        RecursionError: the params are nested too deeply, or contain themselves.
+        OSError: a file in the params cannot be read.
 
     """
     try:
         text = _dump(params)
-    except TypeError:  # it holds something else than JSON's own values
+    except TypeError:  # The params hold a value that is not one of JSON's types.
         return _dump(_with_whole_numbers(_copy(params))).encode()
-    if ".0" in text and _has_float(params):  # a look at the text is cheaper, and most params end with it
+    if ".0" in text and _has_float(params):  # Searching the text is cheap, and it excludes most params.
         text = _dump(_with_whole_numbers(_copy(params)))
     return text.encode()
 
 
 def text_of_id(custom_id: object) -> str | None:
-    """The text of a custom_id: a string as it is, a whole number or a UUID as `str` writes it; None of anything else.
+    """Return the text of a custom_id: a string unchanged, a whole number or UUID as `str` gives it; else None.
 
     Raises:
-        ValueError: it is a number of thousands of digits.
+        ValueError: the custom_id is a number of thousands of digits.
 
     """
     if isinstance(custom_id, str):
@@ -74,7 +74,7 @@ def text_of_id(custom_id: object) -> str | None:
 
 
 def exact(text: str) -> str:
-    """The text of a string whose class may be another, such as a string of numpy or a member of an enum."""
+    """Return a plain `str` for a string of a subclass, such as a numpy string or an enum member."""
     return text if type(text) is str else str.__str__(text)
 
 
@@ -82,10 +82,10 @@ _dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", "
 
 
 def _copy(value: object) -> Any:  # noqa: ANN401 - any JSON
-    """The same value of JSON's own types.
+    """Copy a value to JSON's own types.
 
     Raises:
-        TypeError: there is none.
+        TypeError: the value has no such copy.
 
     """
     if isinstance(value, _SCALARS):
@@ -99,7 +99,8 @@ def _copy(value: object) -> Any:  # noqa: ANN401 - any JSON
                     raise TypeError(f"{kind} is not JSON; a file can be only the `data` of a base64 source")
                 copied[name] = _read(each)
         return copied
-    if (dump := getattr(value, "model_dump", None)) is not None:  # a pydantic model, such as an answer's content block
+    # A pydantic model may be in params if it is, for example, a content block of an earlier answer.
+    if (dump := getattr(value, "model_dump", None)) is not None:
         exclude: set[str] | None = getattr(value, "__api_exclude__", None)
         options = {} if exclude is None else {"exclude": exclude}
         return dump(mode="json", exclude_unset=True, by_alias=True, **options)
@@ -109,7 +110,7 @@ def _copy(value: object) -> Any:  # noqa: ANN401 - any JSON
     if issubclass(made, Sequence | MappingView) and not issubclass(made, bytes | bytearray | memoryview):
         return [_copy(each) for each in cast("Sequence[object]", value)]
     if not issubclass(made, type | memoryview):
-        for name in ("tolist", "item"):  # arrays and numbers of numpy
+        for name in ("tolist", "item"):  # These convert arrays and numbers of numpy.
             convert: Callable[[], object] | None = getattr(value, name, None)
             if convert is not None:
                 return _copy(convert())
@@ -117,7 +118,7 @@ def _copy(value: object) -> Any:  # noqa: ANN401 - any JSON
 
 
 def _is_left_out(value: object) -> bool:
-    """Whether a value is the SDK's `omit` or `NOT_GIVEN`, which stand for no value."""
+    """Return whether a value is the SDK's `omit` or `NOT_GIVEN`, which mean no value."""
     kind = type(value)
     return kind.__name__ in ("Omit", "NotGiven") and kind.__module__.partition(".")[0] == "anthropic"
 
@@ -127,7 +128,7 @@ def _is_file(value: object) -> TypeGuard[os.PathLike[str] | IO[bytes]]:
 
 
 def _read(file: os.PathLike[str] | IO[bytes]) -> str:
-    """The content of a file in base64. An open file is left at its position, for a request may be read twice."""
+    """Return the content of a file in base64; an open file keeps its position, because a request may be read twice."""
     if isinstance(file, os.PathLike):
         with open(file, "rb") as opened:  # noqa: PTH123 - any path will do
             content = opened.read()
@@ -140,14 +141,14 @@ def _read(file: os.PathLike[str] | IO[bytes]) -> str:
 
 
 def _parts_with_whole_numbers(params: Mapping[str, Any]) -> list[tuple[object, tuple[str, ...]]]:
-    """The objects in params that have whole numbers, each with their names."""
+    """Return the objects in params that hold whole numbers, each with the names of these."""
     tools: object = params.get("tools")
     listed = cast("list[object]", tools) if isinstance(tools, list) else []
     return [(params, WHOLE), (params.get("thinking"), WHOLE_OF_THINKING), *((tool, WHOLE_OF_A_TOOL) for tool in listed)]
 
 
 def _has_float(params: Mapping[str, Any]) -> bool:
-    """Whether there is a float where a whole number is meant."""
+    """Return whether a parameter that must be a whole number is a float."""
     return any(
         is_mapping(part) and isinstance(part.get(name), float)
         for part, names in _parts_with_whole_numbers(params)
@@ -156,7 +157,7 @@ def _has_float(params: Mapping[str, Any]) -> bool:
 
 
 def _with_whole_numbers(params: dict[str, Any]) -> dict[str, Any]:
-    """Make integers of floats that are whole, where integers are meant: a column of pandas with a gap holds floats."""
+    """Make whole floats integers where integers are required, because a pandas column with a gap holds floats."""
     for part, names in _parts_with_whole_numbers(params):
         if isinstance(part, dict):
             for name in names:

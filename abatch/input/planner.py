@@ -1,8 +1,8 @@
-"""Cut a job's requests into shards, sealed in the spool; streaming, and resumable at the last cut.
+"""Cut a job's requests into shards that are sealed in the spool; planning streams, and resumes at the last cut.
 
 There is one open shard per header set. When one of them is full, all are sealed together: their `Planned` facts
-and the new input position are one transaction (a *cut*), so after a crash planning goes on exactly there. At most
-a few sealed shards wait to be sent; then planning waits, so an endless input is held back.
+and the new input position are one transaction (a *cut*), so after a crash planning resumes exactly there. If a few
+sealed shards wait to be sent, planning waits, so an endless input is held back.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SPREAD: Final = 256
-"""Shards of a job differ in size by up to this many rows, so that doubts seldom share a count."""
+"""Number of rows by which a job's shards may differ in size, so that two shards in doubt seldom have equal counts."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,24 +54,24 @@ class _Open:
 
     writer: SpoolWriter
     limit: int
-    """Rows at which it is full."""
+    """Number of rows at which the shard is full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Taken:
-    """What one turn of the worker thread put into the open shards."""
+    """The rows that one turn of the worker thread put into the open shards."""
 
     rows: int
     full: bool
     offset: int = 0
-    """After the last of them in a file, if one is full."""
+    """The offset in the file after the last of these rows, if a shard is full."""
 
 
 class Planner:
-    """Plan one job; `run_file` or `run_iterable` returns when the input is planned, or planning is not wanted.
+    """Plan one job; `run_file` or `run_iterable` returns when the input is planned, or when planning has to stop.
 
     Args:
-        ledger: where cuts are recorded.
+        ledger: the journal's jobs, where cuts are recorded.
         job: the job.
         config: the limits of a batch.
         room: awaited before shards are filled; False ends planning.
@@ -98,24 +98,25 @@ class Planner:
         self._header_sets = set(job.header_sets)
         self._params = check_of(config.params, betas=bool(job.submitted.headers.betas))
         self._filled = job.cut.rows
-        """Rows that are planned, or in the open shards."""
+        """Number of rows that are planned or in the open shards."""
         self._met_end = False
-        """A row stands behind the last one that may be planned now."""
-        self._rest: tuple[Lines, Rows, int] | None = None  # of a file's block, from the row that did not fit any more
+        """Whether the input has a row after the last one that may be planned now."""
+        self._rest: tuple[Lines, Rows, int] | None = None
+        """The last block of a file, and the index of its first row that no longer fitted."""
 
     async def run_file(self, source: SourceOfFiles, *paths: Path) -> None:
-        """Plan what is left of a file that was checked, or of several.
+        """Plan the rest of one or several files that were checked.
 
         Raises:
-            JobStopped: the file changed since, or the spool cannot be written.
-            BackendUnavailable, ConfigError: the file cannot be read.
+            JobStopped: a file changed since it was checked, or the spool cannot be written.
+            BackendUnavailable, ConfigError: a file cannot be read.
 
         """
         cut = self._job.cut
         if cut.last or self._job.limit_reached or not await self._may_fill():
             return
         rows = self._filled = cut.rows
-        # it was found good perhaps under a larger limit than now's
+        # The files may have been checked under a larger `bytes_per_batch`, so the longest possible line is allowed.
         file = await opened_source(source, paths, longest=2 * BATCH_BYTES)
         with closing(file):
             now = file.stats()
@@ -135,17 +136,17 @@ class Planner:
                 if file.stats() != now or rows != source.rows:
                     raise self._changed(*paths)
                 await self._cut(Cut(rows=rows, offset=now[0][0] if file.plain else 0, last=True))
-            except BadRequest as bad:  # the line was good when it was checked
+            except BadRequest as bad:  # The line was valid when it was checked, so the file has changed.
                 raise self._changed(*paths) from bad
             finally:
                 await threads.clean_up(self._discard)
 
     async def run_iterable(self, requests: object) -> None:
-        """Plan a caller's iterable; what was sealed of it before is read past, and compared.
+        """Plan a caller's iterable; rows that were sealed before are read again, compared and skipped.
 
         Raises:
-            BadRequest: a row cannot be sent, or its custom_id was there before; the shards before it stay.
-            JobConflict: these are not the requests the job was started with.
+            BadRequest: a row cannot be sent, or its custom_id is a duplicate; the shards before it are kept.
+            JobConflict: these are not the requests with which the job was started.
             JobStopped: the spool cannot be written.
             ConfigError: there is no request.
             Exception: whatever the iterable raises.
@@ -196,7 +197,7 @@ class Planner:
         return Cut(rows=rows, digest=source.digest(), head=head, last=last)
 
     def _first_problem(self, seen: DuplicateIndex, block: Sequence[Numbered], sealed: int) -> BadRequest | None:
-        """The first problem of these rows; the params of those that were sealed before are not looked at again."""
+        """Return the first problem of these rows; params of rows that were sealed before are not checked again."""
         params: list[BadRequest] = []
         if self._params is not None:
             for item in block:
@@ -210,14 +211,14 @@ class Planner:
     # ---- filling ----------------------------------------------------------------------------------------------
 
     def _fill_from(self, file: FileInput | FilesInput | SelectedInput) -> _Taken | None:
-        """Put about a megabyte of a file into the open shards, less if one is full; None at the end."""
+        """Put about a megabyte of a file into the open shards, or less if one is full; return None at the end."""
         taken = weight = 0
         while weight < BLOCK:
             if self._rest is None:
                 block = file.block()
                 if block is None:
                     break
-                weight += len(block.text) or BLOCK  # of which nothing is sent: it took its time all the same
+                weight += len(block.text) or BLOCK  # An empty block took as long to read, so it counts as a full one.
                 self._rest = block, from_checked_lines(block.text), 0
             block, rows, begin = self._rest
             end, full = self._fill(rows, begin)
@@ -241,7 +242,7 @@ class Planner:
         return _Taken(rows=end, full=full)
 
     def _fill(self, rows: Rows, begin: int) -> tuple[int, bool]:
-        """Put rows into the open shards, from `begin` to what is returned; whether a shard is full."""
+        """Put the rows from `begin` into the open shards; return the index of the end, and whether a cut is due."""
         for betas, run in groupby(rows.betas[begin:]):
             end = begin + len(list(run))
             left = self._left()
@@ -264,14 +265,14 @@ class Planner:
         return begin, False
 
     def _left(self) -> int | None:
-        """Rows before the next place where a cut has to be made: the end of a pilot, or of what a limit allows."""
+        """Return how many rows may follow before the next required cut: the end of a pilot, or the limit."""
         planned, limit, pilot = self._job.cut.rows, self._job.limit, self._job.submitted.pilot
         ends = [pilot] if planned < pilot else []
         ends += [] if limit is None else [max(limit, planned)]
         return max(min(ends) - self._filled, 0) if ends else None
 
     def _shard_for(self, betas: tuple[str, ...]) -> _Open | None:
-        """The open shard for these betas; None if they are one set of headers too many."""
+        """Return the open shard for these betas; None if they would exceed the maximum number of header sets."""
         headers = self._headers(betas)
         shard = self._open.get(headers)
         if shard is None:
@@ -305,13 +306,13 @@ class Planner:
         return True
 
     async def _in_spool(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do blocking work on the spool."""
+        """Do blocking work on the spool in a worker thread."""
         with self._guarded():
             return await threads.run(work, *args, **kwargs)
 
     @contextmanager
     def _guarded(self) -> Generator[None, None, None]:
-        """Around work on the spool: an error of the disk stops the job."""
+        """Raise JobStopped for a disk error in work on the spool."""
         try:
             with guarded(self._spool):
                 yield
@@ -321,8 +322,8 @@ class Planner:
     # ---- cutting ----------------------------------------------------------------------------------------------
 
     async def _cut(self, cut: Cut) -> bool:
-        """Seal all open shards and record the position; whether planning goes on."""
-        if not self._open and not cut.last:  # a limit ends where a cut was made before
+        """Seal all open shards and record the position; return whether planning continues."""
+        if not self._open and not cut.last:  # The limit ends at the previous cut, so there is nothing to seal.
             return False
         met_end, self._met_end = self._met_end, False
         entries: list[Entry] = []
@@ -364,7 +365,7 @@ class Planner:
 
 
 def log_doubts(key: str, doubts: Sequence[Alike]) -> None:
-    """Log params that the API may refuse: each kind once, with the first lines that have it."""
+    """Log params that the API may refuse: each kind once, with the first lines of that kind."""
     for doubt in doubts:
         first, *_ = doubt.examples
         lines = ", ".join(
@@ -374,7 +375,7 @@ def log_doubts(key: str, doubts: Sequence[Alike]) -> None:
 
 
 def spool_needed(source: SourceOfFiles, config: Config) -> int:
-    """Bytes that a file's shards may take in the spool at once: those in flight and those that wait."""
+    """Estimate the bytes that the shards of files take in the spool at once, both in flight and waiting."""
     _, queue = LIMITS[config.tier]
     waiting = (config.sealed_unsent + 1) * config.requests_per_batch
     size = sum(file.size for file in files_of(source))

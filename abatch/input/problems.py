@@ -1,7 +1,7 @@
-"""Gather the problems of an input, equal ones together, however many there are.
+"""Collect the problems of an input in bounded memory, and group equal ones.
 
-The first twenty are kept one by one; of each kind the number and the first three. Two problems are of one kind if their
-texts differ in nothing but numbers: the line of a duplicate's twin, the place in a list.
+The first twenty problems are kept individually; of each kind, the count and the first three are kept. Two problems are
+of one kind if their texts differ only in numbers, such as the line of the first duplicate or an index in a list.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["Problems"]
 
 KEPT: Final = 20
-"""Problems that are kept one by one."""
+"""The number of problems that are kept individually."""
 KINDS: Final = 20
-"""Kinds that are told apart; of more only the number of problems is known."""
+"""The number of kinds that are distinguished; the problems of further kinds are only counted."""
 EXAMPLES: Final = 3
 _NUMBER: Final = re.compile(r"(?<![\w`'.-])\d+(?![\w`'-])")
 
@@ -35,19 +35,19 @@ class Problems:
     """The problems of one input, in its order.
 
     Args:
-        place: gives the file and the line in it of a line of the whole input, where this is several files.
+        place: maps a line number of the whole input to the file and its line number there, if there are several files.
 
     """
 
     def __init__(self, place: Callable[[int], tuple[str | None, int]] | None = None) -> None:
         self._place = place
         self.total = 0
-        """How many there are."""
+        """The number of problems."""
         self._first: list[BadRequest] = []
         self._kinds: dict[str, _Kind] = {}
 
     def add(self, problems: Iterable[BadRequest]) -> None:
-        """Take some problems in; of later lines than those that were taken in before."""
+        """Add problems; their lines must come after those of the problems added before."""
         for each in sorted(problems, key=lambda bad: bad.line):
             problem = each if self._place is None else _placed(each, *self._place(each.line))
             self.total += 1
@@ -61,11 +61,11 @@ class Problems:
                     kind.examples.append(problem)
 
     def alike(self) -> list[Alike]:
-        """Each kind with its number and its first three."""
+        """Return each kind with its count and its first three problems."""
         return [Alike(kind.count, tuple(kind.examples)) for kind in self._kinds.values()]
 
     def error(self) -> BadRequest | None:
-        """All of it as one error; None if there is no problem."""
+        """Return all problems as one error; None if there is no problem."""
         if not self._first:
             return None
         first, *more = self._first

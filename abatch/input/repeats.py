@@ -1,7 +1,8 @@
-"""Find the jobs of a journal that hold the same requests as some files: to send these again is to pay again.
+"""Find the jobs of a journal that hold the same requests as some files, because sending them again means paying again.
 
-A job holds the same requests if one of these files has the content of one of its files, or begins with it, whatever
-their names. The files that a job had before its input changed count too: requests of them may have been sent.
+A job holds the same requests if one of these files has the content of one of the job's files, or begins with it,
+whatever their names are. The files that a job had before its input changed count, too, because their requests may have
+been sent.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["repeated"]
 
 
 async def repeated(ledger: Ledger, paths: Sequence[Path], betas: tuple[str, ...]) -> list[JobRecord]:
-    """The jobs with requests of these files that were paid for, or may be; those with the most answers first.
+    """Return the jobs with requests of these files that were or may be paid for; the job with most answers is first.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -45,7 +46,7 @@ async def repeated(ledger: Ledger, paths: Sequence[Path], betas: tuple[str, ...]
 
 
 def _by_content(jobs: Sequence[JobRecord]) -> dict[tuple[int, str], set[int]]:
-    """Numbers of jobs by size and SHA-256 of their files."""
+    """Return the numbers of the jobs by the size and SHA-256 of their files."""
     found: defaultdict[tuple[int, str], set[int]] = defaultdict(set)
     for job in jobs:
         for file in (*files_of(job.submitted.source), *job.earlier_files):
@@ -54,7 +55,7 @@ def _by_content(jobs: Sequence[JobRecord]) -> dict[tuple[int, str], set[int]]:
 
 
 def _costs(job: JobRecord) -> bool:
-    """Whether requests of a job were paid for, or will be when it goes on; those that failed are not."""
+    """Return whether requests of a job were paid for, or will be when it resumes; failed requests are not paid for."""
     if job.finished is not None:
         return _answered(job) > 0
     return not job.cancel_wished or job.progress().submitted > 0
@@ -66,7 +67,7 @@ def _answered(job: JobRecord) -> int:
 
 
 async def _digests(path: Path, sizes: set[int]) -> dict[int, str]:
-    """SHA-256 of so many bytes at the beginning of a file, for each of these sizes."""
+    """Return for each of these sizes the SHA-256 of that many bytes at the beginning of a file."""
     digests: dict[int, str] = {}
     if not sizes:
         return digests

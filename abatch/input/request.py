@@ -1,7 +1,7 @@
-"""One request, from the caller's form to the bytes that go on the wire, checked where it costs nothing.
+"""Convert a request from the caller's form to the bytes that are sent, and check it before it costs anything.
 
-A request that the API would refuse, or that would spoil its whole batch, is a BadRequest here, with its line and
-custom_id. `params` is passed through untouched: what `messages.create` takes today or tomorrow, it may hold.
+A request that the API would refuse, or that would spoil its whole batch, raises BadRequest with its line and custom_id.
+`params` is passed through unchanged, so it may hold whatever `messages.create` accepts now or later.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ __all__ = [
 ]
 
 BLANK = b" \t\r\n"
-"""What may stand around a request on its line: JSON's blanks, fewer than Python's."""
+"""Bytes allowed around a request on its line: JSON's whitespace, which is less than Python's."""
 CUSTOM_ID_BYTES = 512
-"""A custom_id is 1 to this many bytes of UTF-8; any string will do, for it never goes on the wire."""
+"""The maximum size of a custom_id in bytes of UTF-8; any other string is allowed, because it is never sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,12 @@ class Request:
     """One Messages call."""
 
     custom_id: str | SupportsIndex | UUID
-    """Any string of 1 to 512 bytes of UTF-8, unique in its job; of a whole number or a UUID its text is taken."""
+    """Any string of 1 to 512 bytes of UTF-8, unique in its job; a whole number or a UUID is converted to its text."""
     params: Mapping[str, Any]
-    """What `messages.create` takes, but for what is no part of a request's body; JSON's own values are passed through
-    untouched, and others that the SDK takes become JSON as they do there."""
+    """The arguments of `messages.create` that are part of a request's body; JSON values are passed through unchanged,
+    and other values that the SDK accepts become JSON as they do in the SDK."""
     betas: Sequence[str] = ()
-    """Values of the `anthropic-beta` header for this request, besides those of its job."""
+    """Values of the `anthropic-beta` header for this request, in addition to those of its job."""
 
 
 RequestSource: TypeAlias = (
@@ -66,36 +66,36 @@ RequestSource: TypeAlias = (
     | Iterable[Request | Mapping[str, Any] | bytes]
     | AsyncIterable[Request | Mapping[str, Any] | bytes]
 )
-"""What `submit` takes: a path to JSON lines (`.gz`, `.zst`), a list or tuple of such paths, or an iterable or async
+"""The input of `submit`: a path to JSON lines (`.gz`, `.zst`), a list or tuple of such paths, or an iterable or async
 iterable of requests.
 
-A request is a `Request`, a mapping with its names, or the bytes of one JSON line.
+A request is a `Request`, a mapping with the fields of one, or the bytes of one JSON line.
 """
 
 
 HEADER_VALUE = re.compile(r"[A-Za-z0-9._:/@+=-]{1,200}")
-"""What may stand in one of our headers."""
+"""The values that abatch allows in a header that it sends."""
 
 
 class Row(NamedTuple):
     """A checked request, as bytes."""
 
     custom_id: bytes
-    """As a JSON string."""
+    """The custom_id as a JSON string."""
     params: bytes
-    """As JSON."""
+    """The params as JSON."""
     betas: tuple[str, ...] = ()
 
 
 class Rows(NamedTuple):
-    """Checked requests as columns: a place in each list is a request."""
+    """Checked requests as columns: the items with one index are one request."""
 
     custom_ids: list[bytes]
     params: Sequence[bytes]
-    """Bytes, or views of them."""
+    """The params as bytes or views of bytes."""
     betas: list[tuple[str, ...]]
     number: int = 0
-    """Of the first in its input, where that is known."""
+    """The number of the first request in its input, if that is known."""
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -116,7 +116,7 @@ class _Params(msgspec.Struct):
 
 
 BOM = b"\xef\xbb\xbf"
-"""The byte order mark, which may stand at the beginning of an input."""
+"""The byte order mark, which is allowed at the beginning of an input."""
 AS_UTF_8 = "; convert it, if it is in Windows-1252: iconv -f CP1252 -t UTF-8 OLD > NEW"
 
 _NAMED = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.){0,600}")')
@@ -133,7 +133,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def paths_of(requests: object) -> tuple[Path, ...]:
-    """The files that are meant; none if it is no path, and no list or tuple of paths."""
+    """Return the paths that `requests` names; none if it is neither a path nor a list or tuple of paths."""
     if isinstance(requests, str | PathLike):
         return (Path(cast("str | PathLike[str]", requests)),)
     if isinstance(requests, list | tuple):
@@ -147,7 +147,7 @@ def from_line(line: bytes, number: int) -> Row:
     """Check one line of a JSONL file.
 
     Raises:
-        BadRequest: it is not UTF-8 JSON, not `{"custom_id", "params"}` (and `betas`), or cannot be sent.
+        BadRequest: the line is not UTF-8 JSON, not `{"custom_id", "params"}` (and `betas`), or cannot be sent.
 
     """
     custom_id = None
@@ -177,7 +177,7 @@ def from_line(line: bytes, number: int) -> Row:
 
 
 class ReadLine(Protocol):
-    """A line that was read."""
+    """A decoded line."""
 
     custom_id: str | int
     betas: tuple[str, ...]
@@ -190,17 +190,18 @@ def check_lines(
 
     Args:
         text: the lines.
-        read: reads them, and refuses lines whose params have to be looked at; else any params will do.
+        read: decodes the lines, and refuses those whose params have to be examined; None accepts any params.
 
     Returns:
-        Their custom_ids as JSON strings, and the betas that occur; None unless `from_line` would take every line
-        and each holds just one request, without spaces around it. None says nothing of any of them.
+        The custom_ids as JSON strings, and the betas that occur. The result is None unless `from_line` would accept
+        every line and each line holds exactly one request without spaces around it. From None it does not follow that
+        any of the lines is bad.
 
     """
     try:
         if not text.isascii():
             text.decode()
-        # every value is made, so that a number too large for a reader with doubles is seen
+        # Every value is decoded, so that a number too large for a double is detected.
         lines: Sequence[ReadLine] | None = _read_lines(text) if read is None else read(text)
     except _UNREADABLE:
         return None
@@ -222,10 +223,10 @@ def check_lines(
 
 
 def from_checked_lines(text: bytes) -> Rows:
-    """Take lines apart that were found good before; many times as fast.
+    """Split lines that were checked before into columns; this is many times as fast as a check.
 
     Raises:
-        BadRequest: they are not those lines.
+        BadRequest: these are not the lines that were checked.
 
     """
     try:
@@ -240,19 +241,19 @@ def from_checked_lines(text: bytes) -> Rows:
 
 
 def _strings(texts: list[str | int]) -> list[bytes]:
-    """Each as a JSON string; a number as its text."""
+    """Return each text as a JSON string; a number is converted to its text."""
     return _encode_lines(list(map(str, texts))).split(b"\n")[:-1]
 
 
 def _one_a_line(text: bytes, count: int) -> bool:
-    """Whether `count` objects, which were read from this text, stand on as many lines and fill them.
+    """Return whether `count` objects, which were decoded from this text, fill exactly as many lines.
 
-    Where a line ends with a brace that closes and the next begins with one that opens, there an object ends: inside
-    of one, a comma or a colon would stand between them.
+    If a line ends with a closing brace and the next line begins with an opening one, an object ends between them,
+    because inside an object a comma or a colon would separate the braces.
     """
-    if count == 1:  # perhaps a very long one, of which no copy is made
+    if count == 1:  # A single line may be very long, so it is not copied.
         return text.startswith(b"{") and text.endswith((b"}", b"}\n")) and text.find(b"\n", 0, -1) < 0
-    # several times as fast as counting
+    # This is several times as fast as counting.
     lines = io.BytesIO(text if text.endswith(b"\n") else text + b"\n").readlines()
     return len(lines) == count and all(line.startswith(b"{") and line.endswith(b"}\n") for line in lines)
 
@@ -261,7 +262,7 @@ def from_object(request: object, number: int) -> Row:
     """Check one item of a caller's iterable: a `Request`, or a mapping with the same names.
 
     Raises:
-        BadRequest: it is neither, or cannot be sent.
+        BadRequest: the item is neither of these, or cannot be sent.
 
     """
     custom_id: object
@@ -280,7 +281,7 @@ def from_object(request: object, number: int) -> Row:
     kind = type(custom_id).__name__
     try:
         custom_id = text_of_id(custom_id)
-    except ValueError:  # Python writes no number of thousands of digits
+    except ValueError:  # Python refuses to convert a number of thousands of digits to text.
         raise BadRequest(number, None, f"custom_id must be 1 to {CUSTOM_ID_BYTES} bytes of UTF-8") from None
     if custom_id is None:
         raise BadRequest(number, None, f"custom_id must be a string, a whole number or a UUID, got {kind}")
@@ -333,7 +334,7 @@ def _checked_params(params: bytes, known: _Params, custom_id: str, number: int) 
 
 
 def _id_in(line: bytes) -> str | None:
-    """The custom_id of a line that is not a request, if one can be made out."""
+    """Return the custom_id in a line that is not a request; None if it cannot be found."""
     named = _NAMED.search(line)
     try:
         return None if named is None else msgspec.json.decode(named[1], type=str)
@@ -352,7 +353,7 @@ def _why_not_json(line: bytes, complaint: msgspec.DecodeError) -> str:
 
 
 def _is_finite(params: bytes) -> bool:
-    """Whether every number is one for a reader with doubles; the quick decoder refuses those that may not be."""
+    """Return whether every number fits a double; the quick decoder refuses numbers that may be too large."""
     try:
         _decode_any(params)
     except (msgspec.DecodeError, ValueError):
@@ -375,7 +376,7 @@ def _is_finite_slowly(params: bytes) -> bool:
 
 
 def _explain(complaint: str) -> str:
-    """The words of msgspec, in ours: `Object contains unknown field `x`` and its like."""
+    """Reword a message of msgspec, such as `Object contains unknown field `x``."""
     if complaint.endswith("`$.custom_id`") and (got := re.search(r"got `(\w+)`", complaint)):
         return f"custom_id must be a string or a whole number, got `{got[1]}`"
     if complaint.endswith("`$.betas`"):

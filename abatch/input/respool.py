@@ -1,8 +1,8 @@
-"""Write the spool files of drained shards once more, from the unchanged input of their job.
+"""Write the spool files of drained shards again, from the unchanged input of their job.
 
-The rows of a shard are those of its headers between two cuts; of a half of a split shard they are a part of these.
-The digests of its `Planned` fact prove that they are the same again. The rows of a retry shard stand in the order in
-which results came, which nothing repeats: its file cannot be written again.
+A shard holds the rows with its headers between two cuts; half of a split shard holds a part of them. The digests in its
+`Planned` fact prove that the rows are the same as before. The file of a retry shard cannot be written again, because
+its rows are in the order in which results arrived, and that order cannot be repeated.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ class _Stretch:
 
     first: int
     offset: int
-    """Of the first row in a plain file."""
+    """The offset of the first row in a plain file."""
     end: int
 
 
 @dataclass(slots=True, kw_only=True)
 class _Wanted:
-    """A shard whose file is to be written."""
+    """A shard whose file has to be written."""
 
     shard: int
     planned: Planned
     stretch: _Stretch
     rows: range
-    """Which rows of its headers in the stretch it holds."""
+    """The rows of the shard, counted among the rows with its headers in the stretch."""
     writer: SpoolWriter | None = None
     passed: int = 0
-    """Rows of its headers that were read."""
+    """Number of rows with its headers that were read."""
 
 
 async def respool(ledger: Ledger, job: JobRecord, paths: Sequence[Path], shards: Sequence[ShardRecord]) -> set[int]:
     """Write the spool files of these shards from the input.
 
     Returns:
-        the numbers of the shards whose files are what they were.
+        the numbers of the shards whose files are the same as before.
 
     Raises:
         BackendUnavailable: reading `.zst` needs a package that is not installed.
-        SpoolUnusable: the disk does not take a file.
+        SpoolUnusable: a file cannot be written to disk.
 
     """
     stretches = await _stretches(ledger, job)
@@ -78,7 +78,7 @@ async def respool(ledger: Ledger, job: JobRecord, paths: Sequence[Path], shards:
         return set()
     try:
         file = await opened_source(source, paths, longest=2 * BATCH_BYTES)
-    except ConfigError:  # it is gone
+    except ConfigError:  # The input is gone, so no file can be written.
         return set()
     reading = _Pass(ledger.folder.spool, job.submitted.headers, file, wanted)
     with closing(file), guarded(ledger.folder.spool):
@@ -88,7 +88,7 @@ async def respool(ledger: Ledger, job: JobRecord, paths: Sequence[Path], shards:
                 pass
             while await threads.run(reading.step):
                 pass
-        except BadRequest:  # the file has changed
+        except BadRequest:  # The input has changed, so the remaining files cannot be written.
             pass
         finally:
             await threads.clean_up(reading.discard)
@@ -96,7 +96,7 @@ async def respool(ledger: Ledger, job: JobRecord, paths: Sequence[Path], shards:
 
 
 def _root_of(job: JobRecord, shard: ShardRecord) -> tuple[int, range]:
-    """The shard that was cut from the input and of which this one is a part, and which rows of it."""
+    """Return the shard that was cut from the input and that this shard is a part of, and which of its rows it holds."""
     planned, first = shard.planned, 0
     number = shard.shard
     while planned.parent is not None:
@@ -105,13 +105,13 @@ def _root_of(job: JobRecord, shard: ShardRecord) -> tuple[int, range]:
             case Dead(end=Split(into=into)):
                 first += 0 if into.index(number) == 0 else parent.planned.rows // 2
                 number, planned = parent.shard, parent.planned
-            case _:  # a retry shard, which is no root
+            case _:  # The parent was not split, so this is a retry shard, which was not cut from the input.
                 return -1, range(0)
     return number, range(first, first + shard.planned.rows)
 
 
 async def _stretches(ledger: Ledger, job: JobRecord) -> dict[int, _Stretch]:
-    """Per shard that was cut from the input: where its rows are in it."""
+    """Return for each shard that was cut from the input the stretch of the input with its rows."""
     found: dict[int, _Stretch] = {}
     fresh: list[int] = []
     before, sent = Cut(rows=0), 0
@@ -126,7 +126,7 @@ async def _stretches(ledger: Ledger, job: JobRecord) -> dict[int, _Stretch]:
                 found.update(dict.fromkeys(fresh, stretch))
                 fresh.clear()
                 before = cut
-            case InputChanged(source=changed):  # the rows before it were planned from what is no more
+            case InputChanged(source=changed):  # The earlier rows were planned from an input that no longer exists.
                 found.clear()
                 fresh.clear()
                 before, sent = Cut(rows=changed.sent), changed.sent
@@ -138,7 +138,7 @@ async def _stretches(ledger: Ledger, job: JobRecord) -> dict[int, _Stretch]:
 
 
 class _Pass:
-    """One read of the input, from the first stretch that is wanted to the end of the last."""
+    """One read of the input, from the first wanted stretch to the end of the last."""
 
     def __init__(
         self, folder: Path, common: Headers, file: FileInput | FilesInput | SelectedInput, wanted: Sequence[_Wanted]
@@ -165,7 +165,7 @@ class _Pass:
         return block is not None and bool(self._coming or self._open)
 
     def discard(self) -> None:
-        """Remove the files that are not sealed."""
+        """Remove the files that were not sealed."""
         for each in self._open:
             assert each.writer is not None
             each.writer.discard()

@@ -1,16 +1,17 @@
-"""Sealed shards on disk: the create body of their rows but for the ids' prefix, and the custom_ids.
+"""Sealed shards on disk: the create body of their rows without the prefix of the ids, and the custom_ids.
 
     body │ custom_ids 0, 1, … │ fallback lines 0, 1, … │ ends of params, custom_ids, fallback lines, as u64 │ footer
 
-The body is that of any attempt, without its tail, and with a NUL where an attempt's id prefix goes: in JSON no NUL
-can stand. So it is sent in pieces of a quarter of a megabyte, each made by one replacement, and memory does not grow
-with the shard. In it are the params as the caller gave them; custom_ids are kept as JSON strings. A retry shard's
-file also holds, per row, the line that the row gets if no later try brings a better one.
+The body serves any attempt: it lacks its tail, and a NUL, which cannot occur in JSON, takes the place of an attempt's
+id prefix. So it is sent in pieces of a quarter of a megabyte, each made by one replacement, and memory does not grow
+with the shard. The body holds the params as the caller gave them; custom_ids are kept as JSON strings. The file of a
+retry shard also holds, per row, the line that the row gets if no later try brings a better one.
 
-A file appears under its name complete and durable (written aside, fsync, rename, folder fsync) before its
-`Planned` fact, and goes after its `Drained`. Two digests stand in the fact: over the body, checked while it is
-sent, before the commit point; and over the rest, checked whenever the file is opened. All calls but
-`open_spool` block: they are made through `threads.run`.
+A file is complete and durable before it appears under its name (temporary file, fsync, rename, fsync of the folder),
+and it appears before its `Planned` fact is recorded. It is removed after its `Drained` fact. The `Planned` fact holds
+two digests: one of the body, which is checked while the body is sent, before the commit point, and one of the rest,
+which is checked whenever the file is opened. All calls except `open_spool` block, so they are made through
+`threads.run`.
 """
 
 from __future__ import annotations
@@ -53,25 +54,26 @@ __all__ = [
 ]
 
 MAGIC: Final = b"abatch-spool-2\n\0"
-FOOTER: Final = struct.Struct("<QQQQ16s")  # rows, bytes of body, of custom_ids, of fallback lines, magic
+FOOTER: Final = struct.Struct("<QQQQ16s")
+"""The number of rows, the bytes of the body, of the custom_ids and of the fallback lines, and MAGIC."""
 PREFIX: Final = b"\0"
-"""In place of the prefix of an attempt's ids."""
+"""The byte that takes the place of the prefix of an attempt's ids."""
 HEAD: Final = wire.ROW_END + b"," + wire.ROW_HEAD + PREFIX
 FIRST_HEAD: Final = wire.BODY_HEAD + wire.ROW_HEAD + PREFIX
 GAP: Final = len(HEAD) + wire.ROW_SUFFIX + len(wire.ROW_MIDDLE)
 """Bytes between the params of two rows."""
 START: Final = len(FIRST_HEAD) - len(HEAD)
-"""Where the first gap would begin if it were like the others."""
+"""The offset at which the first gap would begin if it were as long as the others."""
 FREE_DISK: Final = "Free the disk, then run again."
-"""What to do about SpoolUnusable."""
+"""The remedy for SpoolUnusable."""
 PIECE: Final = 2**18
-"""Bytes of a body composed at once. Larger ones save little, and the allocator of each thread keeps what they took."""
+"""Bytes of a body composed at once; larger pieces save little, and each thread's allocator keeps their memory."""
 IDS_IN_MEMORY: Final = 4 * 2**20
 
 
 @contextmanager
 def guarded(folder: Path) -> Generator[None, None, None]:
-    """Around work on the spool in `folder`: an error of the disk is SpoolUnusable, a lack of descriptors its own."""
+    """Raise SpoolUnusable for a disk error in work on the spool, and TooManyOpenFiles if no descriptor is left."""
     try:
         yield
     except OSError as failure:
@@ -82,18 +84,18 @@ def guarded(folder: Path) -> Generator[None, None, None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What a sealed spool file holds."""
+    """The contents of a sealed spool file in numbers: rows, size and digests."""
 
     rows: int
     body_bytes: int
-    """Size of the create body it makes."""
+    """Size of the create body that is made from the file."""
     params_digest: str
     ids_digest: str
 
     def planned(
         self, name: str, headers: Headers, *, part: int = 0, parent: int | None = None, trial: int = 1
     ) -> Planned:
-        """The fact that makes a shard of the file sealed under `name`."""
+        """Return the fact that makes the file sealed under `name` a shard."""
         return Planned(
             part=part,
             rows=self.rows,
@@ -121,23 +123,24 @@ class SpoolWriter:
         self._ids_ends = array("Q")
         self._fallback_ends = array("Q")
         self._digest = blake2b(digest_size=16)
-        self._params_bytes = self._fallback_bytes = 0
+        self._params_bytes = 0
+        self._fallback_bytes = 0
 
     def _spill(self) -> IO[bytes]:
         return tempfile.SpooledTemporaryFile(IDS_IN_MEMORY, dir=str(self._folder))  # 0600, without a name
 
     @property
     def rows(self) -> int:
-        """Rows added so far."""
+        """The number of rows added so far."""
         return len(self._params_ends)
 
     @property
     def body_bytes(self) -> int:
-        """Size of the create body of the rows added so far."""
+        """The size of the create body of the rows added so far."""
         return wire.body_size(max(self.rows, 1), self._params_bytes)
 
     def room_for(self, sizes: Sequence[int], bytes_per_batch: int) -> int:
-        """How many rows with params of these sizes can be added; the first always can."""
+        """Return how many rows with params of these sizes can be added; the shard's first row always can."""
         if wire.body_size(self.rows + len(sizes), self._params_bytes + sum(sizes)) <= bytes_per_batch:
             return len(sizes)
         params = self._params_bytes
@@ -175,7 +178,7 @@ class SpoolWriter:
         _extend(self._ids_ends, map(len, custom_ids), 0)
 
     def seal(self, name: str) -> Written:
-        """Make the file durable under `name`, over whatever an earlier run left there."""
+        """Make the file durable under `name`, and replace any file that an earlier run left there."""
         self._file.write(wire.ROW_END)
         self._digest.update(wire.ROW_END)
         rest = blake2b(digest_size=16)
@@ -206,8 +209,8 @@ class SpoolWriter:
         )
 
     def discard(self) -> None:
-        """Leave nothing behind."""
-        with suppress(OSError):  # what a full disk did not take is dropped with the rest
+        """Close and remove the unsealed file."""
+        with suppress(OSError):  # Closing flushes, which fails on a full disk, but the file is removed anyway.
             self._close()
         self._path.unlink(missing_ok=True)
 
@@ -219,10 +222,10 @@ class SpoolWriter:
 
 
 class SpoolReader:
-    """One sealed shard, opened: its rows by number, and the body of any attempt.
+    """An open sealed shard: its rows by number, and the body of any attempt.
 
     Raises:
-        SpoolDamaged: the file is gone, cut short, or not what `Planned` says.
+        SpoolDamaged: the file is missing, truncated, or differs from its `Planned` fact.
 
     """
 
@@ -272,28 +275,28 @@ class SpoolReader:
         return _little(ends)
 
     def close(self) -> None:
-        """Free the file; no bytes given out depend on it."""
+        """Close the file; bytes that were returned do not depend on it."""
         self._map.close()
         self._file.close()
 
     @property
     def rows(self) -> int:
-        """Rows of the shard."""
+        """The number of rows of the shard."""
         return len(self._params_ends)
 
     def custom_id(self, row: int) -> bytes:
-        """The custom_id of a row, as a JSON string."""
-        # asked for with every result line, so without a call in between
+        """Return the custom_id of a row as a JSON string."""
+        # This runs for every result line, so it makes no further call.
         ends, origin = self._ids_ends, self._body_bytes
         return self._map[origin + (ends[row - 1] if row else 0) : origin + ends[row]]
 
     def params(self, row: int) -> bytes:
-        """The params of a row, as the caller gave them."""
+        """Return the params of a row as the caller gave them."""
         ends = self._params_ends
         return self._map[(ends[row - 1] if row else START) + GAP : ends[row]]
 
     def params_marks(self) -> bytes:
-        """The digests of all rows' params and betas, one after the other, as `kept.py` keeps them."""
+        """Return the digests of the params and betas of all rows, joined in order, as `kept.py` keeps them."""
         return params_marks(self._all_params(), self._planned.headers.betas)
 
     def _all_params(self) -> Iterator[bytes]:
@@ -306,13 +309,13 @@ class SpoolReader:
                 forget_at = end + PIECE
 
     def own_fallback(self, row: int) -> bytes:
-        """The line that an earlier try left for this row; empty without one."""
+        """Return the line that an earlier try left for this row; empty if there is none."""
         if self._fallback_ends is None:
             return b""
         return self._slice(self._fallback_ends, row, self._body_bytes + self._ids_bytes)
 
     def fallback(self, row: int) -> bytes:
-        """The line this row gets if no result of this shard brings a better one."""
+        """Return the line that this row gets if no result of this shard brings a better one."""
         return self.own_fallback(row) or wire.fallback(self.custom_id(row))
 
     def _slice(self, ends: array[int], row: int, origin: int) -> bytes:
@@ -320,10 +323,10 @@ class SpoolReader:
         return self._map[origin + begin : origin + ends[row]]
 
     def body(self, prefix: bytes) -> Generator[bytes, None, None]:
-        """The create body of the attempt with this id prefix, in pieces of about 256 KiB, without its tail.
+        """Yield the create body of the attempt with this id prefix, without its tail, in pieces of about 256 KiB.
 
         Raises:
-            SpoolDamaged: before the last piece, if the body is not the one that was sealed.
+            SpoolDamaged: the body is not the one that was sealed; it is raised before the last piece.
 
         """
         digest, ends = blake2b(digest_size=16), self._params_ends
@@ -337,18 +340,18 @@ class SpoolReader:
             begin = end
             rows = row - first
             sent = piece.replace(PREFIX, prefix, rows + 1)
-            as_told = len(sent) - len(piece) == rows * (len(prefix) - len(PREFIX))
-            if not as_told or (row == len(ends) and digest.hexdigest() != self._planned.params_digest):
+            has_its_rows = len(sent) - len(piece) == rows * (len(prefix) - len(PREFIX))
+            if not has_its_rows or (row == len(ends) and digest.hexdigest() != self._planned.params_digest):
                 raise SpoolDamaged(self._path, "has changed since it was sealed")
             yield sent
 
     def _forget(self) -> None:
-        # pages of a mapped file count as ours while they are mapped: give back what was read
+        # Mapped pages count as memory of this process, so the pages that were read are released.
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def id_text(self, row: int) -> str:
-        """The custom_id of a row, as the caller wrote it."""
+        """Return the custom_id of a row as the caller wrote it."""
         return msgspec.json.decode(self.custom_id(row), type=str)
 
 
@@ -356,8 +359,8 @@ async def open_spool(folder: Path, planned: Planned) -> SpoolReader:
     """Open a sealed shard in a worker thread.
 
     Raises:
-        SpoolDamaged: the file is gone, cut short, or not what `Planned` says.
-        SpoolUnusable: the disk does not give it.
+        SpoolDamaged: the file is missing, truncated, or differs from its `Planned` fact.
+        SpoolUnusable: the file cannot be read from disk.
         TooManyOpenFiles: no descriptor is left.
 
     """
@@ -366,7 +369,7 @@ async def open_spool(folder: Path, planned: Planned) -> SpoolReader:
 
 
 def examine(path: Path) -> Written | None:
-    """What a sealed file holds that no `Planned` fact describes yet; None if there is no such file."""
+    """Examine a sealed file that no `Planned` fact describes yet; return None if there is no such file."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -394,7 +397,7 @@ def examine(path: Path) -> Written | None:
 
 
 def _extend(ends: array[int], sizes: Iterable[int], start: int) -> None:
-    """Add the ends of parts of these sizes, each right behind the one before; the first begins at `start`."""
+    """Add the end offsets of adjacent parts of these sizes; the first part of all begins at `start`."""
     ends.extend(islice(accumulate(sizes, initial=ends[-1] if ends else start), 1, None))
 
 

@@ -1,4 +1,4 @@
-"""Read requests from stdin: its lines as they come, once the first of them are checked."""
+"""Read requests from stdin: check the first lines, then pass all lines on as they arrive."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
 __all__ = ["begun", "read_stdin", "stdin_lines"]
 
 BLOCK: Final = 2**20
-"""Bytes read at once; and of a stream, what is looked at before it makes a job."""
+"""Bytes read at once, and the number of bytes of a stream that are checked before it becomes a job."""
 
 
 async def read_stdin(*, params: Params = "check", betas: bool = False) -> AsyncIterator[bytes]:
-    """The requests on stdin, one JSON line each, for `BatchManager.submit`; its first mebibyte is read and checked.
+    """Return the requests on stdin, one JSON line each, for `BatchManager.submit`; check the first mebibyte of them.
 
-    Without good first lines there shall be no job, and a job of an iterable begins before the iterable is read.
+    This prevents a job whose first lines are bad: a job of an iterable is recorded before the iterable is read.
 
     Args:
-        params: how params are checked, as `Config.params`.
-        betas: whether the job has betas, so that params may hold fields the SDK's types do not know.
+        params: how params are checked, as in `Config.params`.
+        betas: whether the job has betas, so that params may hold fields that the SDK's types do not know.
 
     Raises:
         BadRequest: one of the first lines cannot be sent.
-        ConfigError: there is no line at all, stdin cannot be read, or it holds JSON of another kind.
+        ConfigError: there is no line at all, stdin cannot be read, or it holds input of another kind.
 
     """
     return await begun(stdin_lines(), check_of(params, betas=betas))
 
 
 async def begun(lines: AsyncIterator[bytes], params: Check | None = None) -> AsyncIterator[bytes]:
-    """The same lines, once the first of them are known to be good: without these there shall be no job.
+    """Check the first lines, and return all lines; a job must not be recorded if its first lines are bad.
 
     Args:
         lines: the lines.
-        params: checks params; else any will do.
+        params: checks the params; None accepts any.
 
     Raises:
-        BadRequest: one of them cannot be sent.
-        ConfigError: there is no line at all, or it is JSON of another kind.
+        BadRequest: one of the first lines cannot be sent.
+        ConfigError: there is no line at all, or the lines are input of another kind.
 
     """
     head: list[bytes] = []
@@ -94,7 +94,7 @@ async def _joined(head: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterato
 
 
 async def stdin_lines() -> AsyncIterator[bytes]:
-    """The lines of stdin, in blocks as they come; waiting for more can be cancelled."""
+    """Yield the lines of stdin as they arrive, read in blocks; waiting for more can be cancelled."""
     descriptor = sys.stdin.fileno()
     reader, waits, ends, begins = LineReader(), True, 0, BOM
     begun_to_read = False
@@ -102,13 +102,13 @@ async def stdin_lines() -> AsyncIterator[bytes]:
         if waits:
             try:
                 await anyio.wait_readable(descriptor)
-            except OSError:  # a plain file never makes one wait
+            except OSError:  # A plain file is always readable, so there is nothing to wait for.
                 waits = False
         try:
             block = await threads.run(os.read, descriptor, BLOCK)
         except OSError as failure:
             why = f"stdin cannot be read ({failure.strerror})"
-            if begun_to_read:  # some of it may be sent already, so this is no error of the input
+            if begun_to_read:  # Some lines may have been sent already, so the input itself is not at fault.
                 raise AbatchError(f"{why}; run the same command again, with all the lines") from failure
             raise ConfigError(
                 f"{why}; - needs the lines on stdin: connect a file or pipe, or name the file"
