@@ -1,8 +1,8 @@
-"""For the tests of programs that use abatch, and of backends made for it.
+"""Tools for the tests of programs that use abatch, and of backends made for it.
 
-`memory` holds the backend behind `memory:NAME`; `BackendContract` is what every backend must pass,
-`OutageContract` the same for one that says which of its failures pass. `FactLogContract` is what every log of facts
-must pass. Nothing here imports pytest.
+`memory` is the backend behind `memory:NAME`. `BackendContract` is the test suite that every backend must pass, and
+`OutageContract` adds tests for a backend that reports which of its failures pass. `FactLogContract` is the suite that
+every log of facts must pass. Nothing here imports pytest.
 """
 
 from abatch.testing import memory

@@ -1,4 +1,4 @@
-"""What every backend must pass: subclass `BackendContract` in your tests, say how to open and how to look.
+"""The test suite that every backend must pass: subclass `BackendContract`, and define how to open and read.
 
     class TestMine(BackendContract):
         @pytest.fixture(autouse=True)
@@ -8,12 +8,12 @@
         async def connect(self, job):
             return await abatch_mine.open_(self.url, job)
 
-        async def stored(self):  # without abatch: what would another program find?
+        async def stored(self):  # read as another program would, without abatch
             return my_own_reader(self.url)
 
-The tests are plain `async def`, each with a loop of its own; run them with the asyncio plugin you like. For
-readable failures say `pytest.register_assert_rewrite("abatch.testing.contract")` in your conftest.
-A crash is played by `die`, which must leave what a killed process would leave. Only the claim is tried with real
+The tests are plain `async def`, each with a separate loop; run them with any asyncio plugin. For readable failures,
+call `pytest.register_assert_rewrite("abatch.testing.contract")` in your conftest.
+`die` simulates a crash, and must leave behind what a killed process would leave. Only the claim is tested with real
 deaths: processes forked from the test kill themselves in the middle of `connect`, line by line.
 """
 
@@ -78,7 +78,7 @@ ANSWER = rb'{"type":"succeeded","message":{"content":"hello"}}'
 
 
 def make_line(custom_id: str, result: bytes = ANSWER) -> Line:
-    """A line as abatch hands it to a sink."""
+    """Make a line in the form in which abatch passes it to a sink."""
     raw = b'{"custom_id":' + json.dumps(custom_id, ensure_ascii=False).encode() + b',"result":' + result + b"}"
     outcome = result.split(b'"')[3].decode()
     error_type = "api_error" if outcome == "errored" else None
@@ -89,43 +89,43 @@ def make_line(custom_id: str, result: bytes = ANSWER) -> Line:
 
 
 def make_lines(count: int, *, start: int = 0) -> list[Line]:
-    """Lines of different ids, all of them answered."""
+    """Make lines with different ids, all of them succeeded."""
     return [make_line(f"row-{row:06}") for row in range(start, start + count)]
 
 
 class BackendContract:
-    """The promises of `abatch.backend`, each as a test. A subclass gives `connect` and `stored`, at least."""
+    """The promises of `abatch.backend`, each as a test. A subclass defines at least `connect` and `stored`."""
 
     job: ClassVar[JobRef] = JobRef(key="contract", lineage="0123456789abcdef")
     other: ClassVar[JobRef] = JobRef(key="contract", lineage="fedcba9876543210")
-    """A job that may not have the destination while `job` has it."""
+    """A job that must not get the destination while `job` has it."""
     megabytes: ClassVar[int] = 96
-    """How much `test_memory_does_not_grow_with_the_shard` writes."""
+    """The number of megabytes that `test_memory_does_not_grow_with_the_shard` writes."""
     window: ClassVar[int] = 48
-    """How many megabytes of it may be held at once."""
+    """The number of megabytes that may be in memory at once."""
 
-    # ---- what a subclass says -----------------------------------------------------------------------------
+    # ---- defined by a subclass ----------------------------------------------------------------------------
 
     async def connect(self, job: JobRef, /) -> Backend:
-        """Open the destination under test, always the same one within a test."""
+        """Open the destination under test, which is the same for all calls within a test."""
         raise NotImplementedError
 
     async def stored(self) -> list[bytes]:
-        """Every line of the finished job in the order it has there, read without abatch."""
+        """Return every line of the finished job in the order of the destination, read without abatch."""
         raise NotImplementedError
 
     async def stored_missing(self) -> list[tuple[str, str]]:
-        """The custom_ids without a result and why, as another program finds them; in any order."""
+        """Return the custom_ids without a result, with the reasons, as another program finds them; in any order."""
         raise NotImplementedError
 
     async def die(self, backend: Backend, /) -> None:
-        """Leave the backend as a killed process would; open sinks are not sealed and not discarded."""
+        """Leave the backend as a killed process would; open sinks are neither sealed nor discarded."""
         await backend.aclose()
 
-    # ---- what the tests are made of -----------------------------------------------------------------------
+    # ---- the steps of the tests ---------------------------------------------------------------------------
 
     def shard(self, part: int = 0) -> ShardRef:
-        """A shard of the job."""
+        """Return a shard of the job."""
         return ShardRef(job=self.job, shard=part + 40, part=part, rows=100_000, batch_id=f"msgbatch_{part}")
 
     async def sink(self, backend: Backend, part: int = 0) -> Sink:
@@ -135,7 +135,7 @@ class BackendContract:
         return sink
 
     async def sealed(self, backend: Backend, part: int, lines: Sequence[Line]) -> Sealed:
-        """Write and seal a shard; what comes back went through JSON, as in the journal."""
+        """Write and seal a shard; the result is converted to JSON and back, as in the journal."""
         sink = await self.sink(backend, part)
         for start in range(0, len(lines), 100):
             await sink.write(lines[start : start + 100])
@@ -143,7 +143,7 @@ class BackendContract:
 
     @asynccontextmanager
     async def opened(self, job: JobRef | None = None) -> AsyncGenerator[Backend]:
-        """A backend for the time of a block."""
+        """Open a backend for the duration of a block."""
         backend = await self.connect(job or self.job)
         try:
             yield backend
@@ -242,7 +242,7 @@ class BackendContract:
             assert len(await read(backend, sealed)) == 2000
 
     async def test_memory_does_not_grow_with_the_shard(self) -> None:
-        padding = b"".join(b"%032x" % (n * n) for n in range(500))  # not all zeros: some media compress
+        padding = b"".join(b"%032x" % (n * n) for n in range(500))  # not all zeros, because some media compress
         result = b'{"type":"succeeded","message":{"content":"%b"}}' % padding
         held = 0
         async with self.opened() as backend:
@@ -322,19 +322,19 @@ class BackendContract:
             await self.sealed(backend, 0, make_lines(3))
 
     def _claim_and_die(self, died_at: set[str]) -> str:
-        """Connect in a process that dies at the first line of the backend's code where none died before.
+        """Connect in a process that dies at the first line of the backend's code at which no process died before.
 
-        Returns that line; nothing if there was none, and the place is claimed.
+        Returns that line; an empty text if there was none, and then the place is claimed.
         """
         with TemporaryFile() as told, warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside idle threads: the child is short-lived
+            warnings.simplefilter("ignore", DeprecationWarning)  # forks with idle threads: the child is short-lived
             child = multiprocessing.get_context("fork").Process(
                 target=self._claim, args=(died_at, told.fileno()), daemon=True
             )
             child.start()
             child.join(60)
             told.seek(0)
-            assert child.exitcode in (0, -signal.SIGKILL), "what a run left that died in its claim keeps the job out"
+            assert child.exitcode in (0, -signal.SIGKILL), "the remains of a run that died in its claim block the job"
             return told.read().decode()
 
     def _claim(self, died_at: set[str], told: int) -> None:
@@ -353,7 +353,7 @@ class BackendContract:
             sealed = [await self.sealed(backend, 0, first)]
             sink = await self.sink(backend, 1)
             await sink.write(second[:200])
-            async with self.opened() as reader:  # `abatch results`, while the job is under way
+            async with self.opened() as reader:  # as `abatch results` does while the job runs
                 assert await read(reader, sealed[0]) == raw(first)
             await sink.write(second[200:])
             sealed.append(journalled(await sink.seal()))
@@ -437,20 +437,20 @@ class BackendContract:
             assert refused
 
     def elsewhere(self, sealed: Sealed) -> dict[str, str | int]:
-        """The `detail` of a shard like this one, but of part 1, which was never written."""
+        """Return the `detail` of a shard like this one, but for part 1, which was never written."""
         return dict(sealed.detail)
 
 
 class OutageContract(BackendContract):
-    """The same, for a backend that says which of its failures pass (`BackendError.passes`).
+    """The suite for a backend that reports which of its failures pass (`BackendError.passes`).
 
-    A subclass gives `outage`, too. A running job outlives such a failure: its shard is drained again.
+    A subclass also defines `outage`. A running job survives such a failure: its shard is drained again.
     """
 
     def outage(self, backend: Backend, /) -> AbstractAsyncContextManager[None]:
-        """Make what this backend does fail in a way that passes, for the length of the block.
+        """Make this backend fail in a way that passes, for the duration of the block.
 
-        At least no shard can be sealed in it, and the job cannot be finished.
+        Inside the block at least sealing a shard and finishing the job must fail.
         """
         raise NotImplementedError
 
@@ -469,7 +469,7 @@ class OutageContract(BackendContract):
             await sink.write(lines[:1200])
             async with self.outage(backend):
                 assert await passes(self._end(sink, lines[1200:]))
-            opened = await backend.open(self.shard())  # the same backend: nobody connects again
+            opened = await backend.open(self.shard())  # the same backend, because a job does not reconnect
             if isinstance(opened, Sealed):  # the seal was carried out, and only its answer was lost
                 sealed = opened
             else:
@@ -491,7 +491,7 @@ class OutageContract(BackendContract):
 
 
 async def passes(step: Awaitable[object]) -> bool:
-    """Whether a step fails, and says that the failure passes."""
+    """Return whether a step fails with an error that passes."""
     try:
         await step
     except BackendError as failure:
@@ -500,7 +500,10 @@ async def passes(step: Awaitable[object]) -> bool:
 
 
 class _Lines:
-    """Die at the first new line of the backend's package, which is that of the first `async def` not `besides`."""
+    """Die at the first new line of the backend's package.
+
+    That package is the one of the first `async def` that runs outside the packages `besides`.
+    """
 
     def __init__(self, died_at: set[str], told: int, *, besides: set[str]) -> None:
         self._died_at = died_at
@@ -527,15 +530,15 @@ def _package(module: str) -> str:
 
 
 def journalled(sealed: Sealed) -> Sealed:
-    """What the journal gives back."""
+    """Return the value as the journal would return it."""
     return Sealed(part=sealed.part, lines=sealed.lines, detail=json.loads(json.dumps(dict(sealed.detail))))
 
 
 def raw(lines: Iterable[Line]) -> list[bytes]:
-    """The bytes of lines."""
+    """Return the bytes of lines."""
     return [line.raw for line in lines]
 
 
 async def read(backend: Backend, sealed: Sealed) -> list[bytes]:
-    """Every line of a sealed shard."""
+    """Return every line of a sealed shard."""
     return [line async for line in backend.read(sealed)]

@@ -5,13 +5,13 @@
         with crash:
             await run()             # raises Crash at the point
         if not crash.happened:
-            break                   # it survived: every point was tried
-        await run()                 # an undisturbed run must make everything good
+            break                   # the run survived: every point was tried
+        await run()                 # an undisturbed run must complete the work
 
 An effect is a unit of blocking work (a journal transaction, a spool write, an fsync), a step of a backend (open,
-write, seal, finish), a call to the API, a piece of its body, or a piece of its answer; a point is just before or
-just after one. From its death on, nothing the dead run does has an effect: its cleanup runs, as Python must, but
-reaches neither disk nor network, as with `kill -9`. Only what a kernel closes is closed.
+write, seal, finish), a call to the API, a piece of its body, or a piece of its answer. A point is just before or just
+after an effect. After its death a run has no more effects: Python still runs its cleanup, but the cleanup reaches
+neither disk nor network, as with `kill -9`. Only resources that a kernel would close are closed.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ class Crash(BaseException):
 
 
 class CrashPoints:
-    """Die at the `point`-th place before or after an effect, counted from 1; 0 never.
+    """Die at the `point`-th point before or after an effect, counted from 1; 0 never dies.
 
-    Blocking work and backends named by URL are seen by themselves. For calls to the API give the SDK a client whose
-    transport is wrapped by `wrap`; a backend that is an object of your own, `wrap_backend`.
+    Blocking work and backends named by URL are covered automatically. For calls to the API, give the SDK a client whose
+    transport was wrapped by `wrap`. Wrap a backend object of your own with `wrap_backend`.
     """
 
     def __init__(self, point: int) -> None:
         self._left = point
         self.passed = 0
-        """Points passed while alive."""
+        """The number of points that the run passed alive."""
         self.happened = False
         """Whether the run died."""
         self.where = ""
-        """Before or after which effect."""
+        """The point of the death: before or after which effect."""
 
     def __enter__(self) -> Self:
         self._run = threads.run
@@ -77,10 +77,10 @@ class CrashPoints:
     def __exit__(self, *_: object) -> None:
         threads.run, backends.load = self._run, self._load
         if self.happened:
-            forget_locks()  # as the kernel does when a process dies
+            forget_locks()  # the kernel does the same when a process dies
 
     def reach(self, where: str) -> None:
-        """Be at a point: die here if it is the one; and again wherever the dead run still goes."""
+        """Pass a point: die here if it is the chosen one, or if the run is already dead."""
         if self.happened:
             raise Crash
         self._left -= 1
@@ -91,8 +91,8 @@ class CrashPoints:
         self.passed += 1
 
     def wrap(self, transport: httpx2.AsyncBaseTransport) -> httpx2.AsyncBaseTransport:
-        """A transport with a point before and after each exchange, and before each piece of a body sent or received."""
-        import httpx2  # noqa: PLC0415 - only who tests calls needs it
+        """Return a transport with a point before and after each exchange, and before each piece sent or received."""
+        import httpx2  # noqa: PLC0415 - only tests of calls need it
 
         reach = self.reach
 
@@ -124,7 +124,7 @@ class CrashPoints:
         return Watched()
 
     def wrap_backend(self, backend: Backend) -> Backend:
-        """A backend with a point before and after each of its steps and those of its sinks."""
+        """Return a backend with a point before and after each of its steps and those of its sinks."""
         return _WatchedBackend(self, backend)
 
     def _watch(self, factory: BackendFactory) -> BackendFactory:
@@ -165,7 +165,7 @@ class _WatchedBackend:
         return location
 
     async def aclose(self) -> None:
-        await self._backend.aclose()  # of the dead, too: a kernel closes what they held open
+        await self._backend.aclose()  # a dead run closes it, too, because a kernel closes open descriptors
 
 
 class _WatchedSink:
@@ -190,6 +190,6 @@ class _WatchedSink:
 
 
 def died(error: BaseException) -> bool:
-    """Whether a run ended by a crash point: alone, or among the errors of a task group."""
+    """Return whether an error is a crash point, or a group of errors that contains one."""
     inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
     return isinstance(error, Crash) or any(map(died, inner))

@@ -1,4 +1,4 @@
-"""What every log of facts must pass: subclass `FactLogContract` in your tests, and say how to open, hold and fail it.
+"""The test suite that every log of facts must pass: subclass `FactLogContract`, and define how to open, hold and fail.
 
     class TestMine(FactLogContract):
         @pytest.fixture(autouse=True)
@@ -15,8 +15,8 @@
         def fail_next_sync(self, log):
             ...
 
-The tests are plain `async def`, each with a loop of its own (asyncio); run them with the plugin you like. For readable
-failures say `pytest.register_assert_rewrite("abatch.testing.factlog")` in your conftest. No test looks at a clock.
+The tests are plain `async def`, each with a separate loop (asyncio); run them with any plugin. For readable failures,
+call `pytest.register_assert_rewrite("abatch.testing.factlog")` in your conftest. No test uses a clock.
 """
 
 # ruff: noqa: D102 - a test is named for the promise it keeps
@@ -66,40 +66,40 @@ STRANGE: tuple[str, ...] = ("", "\x00", "'quotes', \"double\", \\ and ;--", "ü\
 
 
 class FactLogContract:
-    """The promises of `FactLog`, each as a test. A subclass gives `open`, `held` and `fail_next_sync`."""
+    """The promises of `FactLog`, each as a test. A subclass defines `open`, `held` and `fail_next_sync`."""
 
     facts: ClassVar[int] = 100_000
-    """How many facts `test_many_facts_are_replayed_in_order_and_none_is_missing` appends."""
+    """The number of facts that `test_many_facts_are_replayed_in_order_and_none_is_missing` appends."""
 
-    # ---- what a subclass says -----------------------------------------------------------------------------
+    # ---- defined by a subclass ----------------------------------------------------------------------------
 
     async def open(self, *, drive: bool) -> FactLog:
-        """Open the log under test as another process would, always the same one within a test.
+        """Open the log under test as another process would; it is the same for all calls within a test.
 
         The first call of a test drives, and makes the log.
         """
         raise NotImplementedError
 
     def held(self, log: FactLog, /) -> AbstractAsyncContextManager[Callable[[], Awaitable[object]]]:
-        """Hold the next append of this connection in its middle: facts are written, and not durable yet.
+        """Hold the next append of this connection in its middle: its facts are written, but not durable yet.
 
-        The block is given a function that waits until an append has arrived there. When the block is left the append
-        goes on, and fails then if `fail_next_sync` was called before.
+        The block gets a function that waits until an append has arrived there. When the block ends, the append
+        continues; it then fails if `fail_next_sync` was called before.
         """
         raise NotImplementedError
 
     def fail_next_sync(self, log: FactLog, /) -> None:
-        """Let the next append of this connection fail as it does on a disk whose fsync fails.
+        """Let the next append of this connection fail as on a disk whose fsync fails.
 
-        Whether its facts are there afterwards is up to the subclass: a disk may have them, or not.
+        The subclass decides whether its facts exist afterwards, because a disk may have stored them or not.
         """
         raise NotImplementedError
 
-    # ---- what the tests are made of -----------------------------------------------------------------------
+    # ---- the steps of the tests ---------------------------------------------------------------------------
 
     @asynccontextmanager
     async def opened(self, connections: int = 1) -> AsyncGenerator[list[FactLog]]:
-        """So many connections for the time of a block; the first drives."""
+        """Open this many connections for the duration of a block; the first drives."""
         async with AsyncExitStack() as closing:
             logs: list[FactLog] = []
             for number in range(connections):
@@ -440,40 +440,40 @@ class FactLogContract:
 
 
 def submitted(key: str) -> Submitted:
-    """The first fact of a job."""
+    """Make the first fact of a job."""
     return Submitted(key=key, to="memory:", source=IterableSource())
 
 
 def planned(part: int = 0) -> Planned:
-    """The first fact of a shard."""
+    """Make the first fact of a shard."""
     return Planned(part=part, rows=10, body_bytes=1000, spool="s", params_digest="p", ids_digest="i")
 
 
 def committing(attempt: int = 1) -> Committing:
-    """The second fact of a shard: something may be sent."""
+    """Make the second fact of a shard, after which something may be sent."""
     return Committing(attempt=attempt, date=1.0, fingerprint=None)
 
 
 def ignore(_: Recorded) -> None:
-    """Look at no fact."""
+    """Ignore a fact."""
 
 
 def in_order(told: list[Recorded]) -> bool:
-    """Whether each fact has a higher number than the one before it."""
+    """Return whether each fact has a higher number than the one before it."""
     return all(before.seq < after.seq for before, after in itertools.pairwise(told))
 
 
 async def replayed(
     log: FactLog, *, since: int = 0, until: int | None = None, others_only: bool = False, job: int | None = None
 ) -> list[Recorded]:
-    """The facts that a replay shows."""
+    """Return the facts that a replay visits."""
     seen: list[Recorded] = []
     await log.replay(seen.append, since=since, until=until, others_only=others_only, job=job)
     return seen
 
 
 async def raised(kind: type[Exception], call: Awaitable[object]) -> bool:
-    """Whether the call raises an error of this kind."""
+    """Return whether the call raises an error of this kind."""
     try:
         await call
     except kind:

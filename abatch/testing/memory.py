@@ -1,9 +1,9 @@
-"""The backend for tests: results in this process, read back with `lines`.
+"""The backend for tests: it keeps results in this process, and `lines` returns them.
 
-`memory:NAME` is a place like any other: one job claims it, and it outlives the backend, so that a test can
-hand the job over again. `memory:` alone is a place of the job's own.
+`memory:NAME` is a place like any other: one job claims it, and it outlives the backend, so that a test can submit the
+job again. `memory:` alone is a separate place for each job.
 
-`outage` makes a place fail for a while, as a busy server or a broken connection does; `restore` ends that.
+`outage` makes a place fail for a while, as a busy server or a broken connection does; `restore` ends the outage.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class _Place:
 
 @dataclass(slots=True)
 class _Outage:
-    """Why a place refuses, and how long."""
+    """The refusals of a place: how long they last, and what they report."""
 
     seconds: float
     steps: float
     passes: bool
     carried_out: bool
     until: float | None = None
-    """When it ends, by the clock of the event loop; known once a step was refused."""
+    """When the outage ends, by the clock of the event loop; known once a step was refused."""
 
     def refuses(self) -> bool:
-        """Whether it refuses one step more; counts it."""
+        """Return whether the next step is refused, and count it."""
         now = anyio.current_time()
         if self.until is None:
             self.until = now + self.seconds
@@ -58,7 +58,7 @@ class _Outage:
         return True
 
 
-# the two things here that outlive a backend: they stand for the disk
+# These two outlive a backend, because they represent the disk.
 _places: dict[str, _Place] = {}
 _outages: dict[str, _Outage] = {}
 
@@ -67,7 +67,7 @@ async def open_(url: str, job: JobRef, /) -> Backend:
     """Claim `memory:NAME`."""
     scheme, _, name = url.partition(":")
     if scheme != "memory" or "/" in name or "?" in name:
-        raise ConfigError(f"{url!r} is no place in memory; write memory: or memory:NAME")
+        raise ConfigError(f"{url!r} is not a place in memory; write memory: or memory:NAME")
     name = name or f"{job.lineage}/{job.key}"
     _refuse(url, name)
     place = _places.setdefault(name, _Place(replace(job, finished=False, missing=())))
@@ -77,14 +77,14 @@ async def open_(url: str, job: JobRef, /) -> Backend:
 
 
 def lines(name: str, /) -> list[bytes]:
-    """Every sealed line under `memory:NAME`, in the order of the finished job; by part before that."""
+    """Return every sealed line under `memory:NAME`, in the order of the finished job; by part before that."""
     place = _places[name]
     order = sorted(place.parts) if place.order is None else place.order
     return [line for part in order for line in place.parts[part]]
 
 
 def missing(name: str, /) -> bytes:
-    """The JSON lines of the requests that have no result, once the job is finished."""
+    """Return the JSON lines of the requests without a result, once the job is finished."""
     return _places[name].missing
 
 
@@ -95,10 +95,10 @@ def outage(
 
     Args:
         name: the place; it need not be claimed yet.
-        seconds: how long, by the clock of the event loop, from the first step that fails.
-        steps: how many steps fail.
-        passes: what the error says of itself: whether the failure may end without anybody's help.
-        carried_out: a write, a seal and the assembly at the end are done all the same, and only their answer is lost.
+        seconds: the duration, by the clock of the event loop, from the first step that fails.
+        steps: the number of steps that fail.
+        passes: the `passes` of the error: whether the failure may pass by itself.
+        carried_out: whether a write, a seal and the final assembly are carried out, and only their answer is lost.
 
     """
     _outages[name] = _Outage(seconds=seconds, steps=steps, passes=passes, carried_out=carried_out)
@@ -116,22 +116,22 @@ def clear() -> None:
 
 
 def _refuse(url: str, name: str) -> None:
-    """Raise if the place is out."""
+    """Raise if the place has an outage."""
     out = _outages.get(name)
     if out is None:
         return
     if out.refuses():
         why = (
-            "the place is out for a while, by memory.outage"
+            "the place is unavailable for a while, by memory.outage"
             if out.passes
-            else "the place is out, by memory.outage; restore it"
+            else "the place is unavailable, by memory.outage; restore it"
         )
         raise BackendError(url, why, passes=out.passes)
     del _outages[name]
 
 
 def _carries_out(name: str) -> bool:
-    """Whether a step that is about to be refused is done all the same."""
+    """Return whether a step that will be refused is carried out all the same."""
     out = _outages.get(name)
     return out is None or out.carried_out
 

@@ -1,6 +1,6 @@
-"""The log of facts in memory: for tests of what is built on a log, and the smallest example of one.
+"""The log of facts in memory: for tests of code that uses a log, and the smallest example of one.
 
-`MemoryStore` stands for the disk: it outlives its connections, each of which stands for a process.
+`MemoryStore` represents the disk. It outlives its connections, each of which represents a process.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["MemoryLog", "MemoryStore"]
 
 PLACE: Final = Path("memory")
-"""How messages name such a log."""
+"""The name of such a log in messages."""
 
 
 class _Row(NamedTuple):
-    """A fact, where it was appended, and by which connection."""
+    """A fact, its position, and the connection that appended it."""
 
     writer: MemoryLog
     n: int | None
@@ -45,7 +45,7 @@ class _Row(NamedTuple):
 
 
 async def _at_once() -> None:
-    """Memory has nothing to wait for."""
+    """Do nothing, because memory needs no sync."""
 
 
 class MemoryStore:
@@ -58,18 +58,18 @@ class MemoryStore:
         """The number of each job, by its key."""
         self.rows: list[_Row] = []
         self.positions: set[tuple[str, int, int]] = set()
-        """The positions that are taken, of a shard's facts and of a job's cuts."""
+        """The positions that are taken, among a shard's facts and among a job's cuts."""
         self.driver: MemoryLog | None = None
         self.sync: Callable[[], Awaitable[None]] = _at_once
-        """Awaited in the middle of each write; replace it to hold a write there, or to fail it with OSError."""
+        """A function that each write awaits in its middle; replace it to hold a write there, or to raise OSError."""
         self.turn = anyio.Lock()
-        """Held by one write at a time."""
+        """The lock that each write holds."""
 
     def open(self, *, drive: bool) -> MemoryLog:
         """Open another connection.
 
         Raises:
-            JournalLocked: a connection drives already.
+            JournalLocked: another connection drives.
 
         """
         if drive and self.driver is not None:
@@ -98,7 +98,7 @@ class MemoryLog:
         return self._store.driver is self
 
     async def bind(self, base_url: str, /) -> None:
-        """Tie the journal to one API once something may have been sent; until then the last one counts."""
+        """Bind the journal to one API once something may have been sent; until then the last call counts."""
         self._check()
         store = self._store
         if not any(row.recorded.shard is not None and row.n for row in store.rows):
@@ -108,12 +108,12 @@ class MemoryLog:
             raise ConfigError(f"journal {PLACE} belongs to {known}, not to {base_url}")
 
     async def base_url(self) -> str | None:
-        """The API that the journal belongs to; None before its first use."""
+        """Return the API that the journal belongs to; None before its first use."""
         self._check()
         return self._store.base_url
 
     async def add_job(self, fact: Submitted, /) -> Recorded:
-        """Append a job's first fact; its number is in what is returned."""
+        """Append a job's first fact, and return it with the job's number."""
         return await threads.whole(self._add_job(fact))
 
     async def _add_job(self, fact: Submitted) -> Recorded:
@@ -168,19 +168,19 @@ class MemoryLog:
         self._check()
         found = [
             row.recorded
-            for row in self._store.rows[since:until]  # fact n is the nth
+            for row in self._store.rows[since:until]  # the row of fact n has index n - 1
             if (job is None or row.recorded.job == job) and not (others_only and row.writer is self)
         ]
         await threads.run(_show, found, visit)
         return found[-1].seq if found else since
 
     async def job_of(self, shard: int, /) -> int | None:
-        """The number of the job that has this shard."""
+        """Return the number of the job that has this shard."""
         self._check()
         return next((row.recorded.job for row in self._store.rows if row.recorded.shard == shard and row.n == 0), None)
 
     async def version(self) -> int:
-        """How many facts other connections have appended."""
+        """Return how many facts other connections have appended."""
         self._check()
         return sum(row.writer is not self for row in self._store.rows)
 
@@ -195,7 +195,7 @@ class MemoryLog:
 
 
 def _position(entry: Entry) -> tuple[str, int, int] | None:
-    """What can be appended once: a position among a shard's facts, or among a job's cuts."""
+    """Return the position that an entry takes, among a shard's facts or a job's cuts; None if it takes none."""
     if entry.n is None:
         return None
     return ("cut", entry.job, entry.n) if entry.shard is None else ("shard", entry.shard, entry.n)

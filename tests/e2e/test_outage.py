@@ -206,7 +206,7 @@ async def test_the_driver_status_says_that_the_storage_is_down_and_since_when(ap
         while not (told := status.read(JournalFolder(Path(".abatch")))) or not told.storage_down:
             await anyio.sleep(0.02)
         (down,) = told.storage_down
-        assert (down.job, down.why) == ("job", "the place is out for a while, by memory.outage")
+        assert (down.job, down.why) == ("job", "the place is unavailable for a while, by memory.outage")
         assert down.since > job._job.started_at
         memory.restore("answers")
         await job.wait()
