@@ -45,8 +45,7 @@ from abatch.manager import BatchManager
 from abatch.protocol.forecast import Forecast
 from abatch.result import Failure, Line, Result, ResultError, Summary, Usage
 from abatch.snapshot import JobStatus, JournalStatus, OperatorWord, ShardStatus
-from abatch.sync import cancel, estimate, identify, move, resolve, results, status
-from abatch.synchronous import run
+from abatch.sync import cancel, estimate, identify, move, resolve, results, run, status
 from abatch.view import JournalView
 
 __all__ = [

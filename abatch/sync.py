@@ -1,6 +1,7 @@
 """Call abatch from code without an event loop: each function opens a journal, does one thing, and closes it.
 
-Where an event loop runs they are refused, for they would stop it until they are done. The text names what to await.
+A call where an event loop runs is refused, because the call would block that loop until it returns. The error names
+what to await instead.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 
 from abatch.input.estimate import Estimate
+from abatch.manager import BatchManager
 from abatch.result import Result
 from abatch.view import JournalView
 
@@ -20,13 +22,17 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 
+    from anthropic import AsyncAnthropic
+
+    from abatch.backend import Backend
     from abatch.config import Config
     from abatch.engine.relocate import Relocation
     from abatch.input.origin import RequestOrigin
     from abatch.input.request import RequestSource
+    from abatch.result import Summary
     from abatch.snapshot import JobStatus, JournalStatus, OperatorWord
 
-__all__ = ["cancel", "estimate", "identify", "move", "refuse_in_loop", "resolve", "results", "status"]
+__all__ = ["cancel", "estimate", "identify", "move", "refuse_in_loop", "resolve", "results", "run", "status"]
 
 T = TypeVar("T")
 BLOCK: Final = 2**18
@@ -34,11 +40,11 @@ BLOCK: Final = 2**18
 
 
 def refuse_in_loop(call: str, instead: str) -> None:
-    """Refuse a call that starts an event loop where one runs.
+    """Refuse a call that starts an event loop if one runs in this thread already.
 
     Args:
-        call: the call, as the text names it.
-        instead: what is to be used in its place.
+        call: the call, as the error names it.
+        instead: what the error names to write instead.
 
     Raises:
         RuntimeError: an event loop runs in this thread.
@@ -48,22 +54,97 @@ def refuse_in_loop(call: str, instead: str) -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    raise RuntimeError(f"{call} starts an event loop of its own, and one runs in this thread: use {instead} here")
+    raise RuntimeError(
+        f"{call} starts an event loop, and one runs in this thread already (as in a notebook); use {instead} instead"
+    )
+
+
+def run(
+    requests: RequestSource,
+    *,
+    to: str | os.PathLike[str] | Backend,
+    key: str | None = None,
+    betas: Sequence[str] = (),
+    user_profile_id: str | None = None,
+    workspace_id: str | None = None,
+    tries: int = 3,
+    limit: int | None = None,
+    pilot: int = 0,
+    skip_answered: str | None = None,
+    changed_input: bool = False,
+    check: bool = False,
+    journal: str | os.PathLike[str] = ".abatch",
+    client: AsyncAnthropic | None = None,
+    config: Config | None = None,
+    prices: str | None = None,
+) -> Summary:
+    """Submit one job, wait until it is done, and return its summary. For programs without an event loop.
+
+    The same call again resumes the job, or returns at once if it is done. Other unfinished jobs of the journal are
+    polled meanwhile, and submit nothing. Ctrl-C leaves the job in the journal.
+
+    Args:
+        requests: as for `BatchManager.submit`, like all arguments up to `changed_input`.
+        to: the destination's URL or path, or a Backend of your own.
+        key: the job's name; for a path it may be left out.
+        betas: values of `anthropic-beta` for every request.
+        user_profile_id: `anthropic-user-profile-id` for every request.
+        workspace_id: `anthropic-workspace-id` for every call.
+        tries: how often a request is sent at most when it expires or fails for a passing reason.
+        limit: send only the first so many requests.
+        pilot: send so many requests, the first ones, alone.
+        skip_answered: the key of a finished job whose answered requests are not sent.
+        changed_input: whether an unfinished job takes files whose content changed.
+        check: raise JobFailed if not every request succeeded.
+        journal: the folder of the journal; as for `BatchManager`, like the arguments after it.
+        client: an `anthropic.AsyncAnthropic` of your own, which no other event loop has used.
+        config: limits, polling and policy.
+        prices: a price file of your own.
+
+    Raises:
+        RuntimeError: an event loop runs in this thread, as in a notebook or a web server.
+        AbatchError: what entering and leaving a `BatchManager`, `submit` and `Job.wait` raise.
+
+    """
+    refuse_in_loop(
+        "abatch.run()",
+        "`async with abatch.BatchManager() as manager:`, `job = await manager.submit(requests, to=...)` and "
+        "`summary = await job.wait()`",
+    )
+
+    async def work() -> Summary:
+        async with BatchManager(journal, client=client, config=config, resume="given", prices=prices) as manager:
+            job = await manager.submit(
+                requests,
+                to=to,
+                key=key,
+                betas=betas,
+                user_profile_id=user_profile_id,
+                workspace_id=workspace_id,
+                tries=tries,
+                limit=limit,
+                pilot=pilot,
+                skip_answered=skip_answered,
+                changed_input=changed_input,
+            )
+            return await job.wait(check=check)
+
+    return anyio.run(work)
 
 
 def status(
     key: str | None = None, *, journal: str | os.PathLike[str] = ".abatch", shards: bool = False
 ) -> JournalStatus:
-    """How the jobs of a journal stand: `JournalView.status` for code without an event loop."""
+    """Return the state of a journal's jobs: `JournalView.status` for code without an event loop."""
     return _once("status", journal, lambda view: view.status(key, shards=shards))
 
 
 def results(
     key: str, *, journal: str | os.PathLike[str] = ".abatch", retries: bool = False, failed: bool = False
 ) -> Iterator[Result]:
-    """Every result of a job that is sealed by now: `JournalView.results` for code without an event loop.
+    """Iterate over a job's results that are sealed by now: `JournalView.results` for code without an event loop.
 
-    The journal is open until the iterator is at its end or closed. About 256 KiB are held in memory at a time, or one
+    The journal stays open until the iterator is exhausted or closed. About 256 KiB are held in memory at a time, or one
     longer line.
     """
     refuse_in_loop("abatch.results()", "`JournalView.results`")
@@ -111,7 +192,7 @@ def resolve(
     lost: bool = False,
     any_key: bool = False,
 ) -> OperatorWord:
-    """Record what became of a shard: `JournalView.resolve` for code without an event loop."""
+    """Record an operator's decision on a shard: `JournalView.resolve` for code without an event loop."""
     return _once(
         "resolve",
         journal,
@@ -120,19 +201,19 @@ def resolve(
 
 
 def identify(wire_id: str, *, journal: str | os.PathLike[str] = ".abatch") -> RequestOrigin:
-    """The request that a custom_id on the wire stands for: `JournalView.identify` for code without an event loop."""
+    """Find the request of a custom_id on the wire: `JournalView.identify` for code without an event loop."""
     return _once("identify", journal, lambda view: view.identify(wire_id))
 
 
 def move(key: str, *, to: str | os.PathLike[str], journal: str | os.PathLike[str] = ".abatch") -> Relocation:
-    """Take an unfinished job to another destination: `JournalView.move` for code without an event loop."""
+    """Move an unfinished job to another destination: `JournalView.move` for code without an event loop."""
     return _once("move", journal, lambda view: view.move(key, to=to))
 
 
 def estimate(
     requests: RequestSource, /, *, config: Config | None = None, prices: str | None = None, betas: Sequence[str] = ()
 ) -> Estimate:
-    """What files of requests come to: `Estimate.of` for code without an event loop."""
+    """Estimate the size and cost of files of requests: `Estimate.of` for code without an event loop."""
     refuse_in_loop("abatch.estimate()", "`await Estimate.of(...)`")
     return anyio.run(partial(Estimate.of, requests, config=config, prices=prices, betas=betas))
 
