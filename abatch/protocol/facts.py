@@ -6,7 +6,7 @@ as the tag. A field may be added with a default; no field may be removed or give
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import msgspec
 
@@ -220,6 +220,8 @@ def files_of(source: Source) -> tuple[FilePart, ...]:
             return files
         case IterableSource():
             return ()
+        case _:
+            assert_never(source)
 
 
 def source_of(files: Sequence[FilePart], rows: int) -> FileSource | FilesSource:

@@ -6,7 +6,7 @@ import pytest
 
 from abatch import Failure
 from abatch.protocol.facts import Drained, decode, encode
-from abatch.protocol.failures import OTHERS, Failures, failure_of, is_final
+from abatch.protocol.failures import OTHERS, Failures, failure_of, is_final, passes
 from abatch.result import Line
 from tests.unit.make import drained
 
@@ -90,3 +90,18 @@ def test_facts_of_an_older_journal_have_no_groups_and_no_stop_reasons():
     spend = b'"spend":[{"model":"m","usage":{"input_tokens":7,"output_tokens":1}}]'
     usage = decode(b'{"type":"Drained","counts":{},"sealed":{"part":0,"lines":0},%b}' % spend).spend[0].usage
     assert (usage.input_tokens, usage.web_search_requests, usage.inference_geo, usage.unpriced) == (7, 0, "", ())
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error_type", "again"),
+    [
+        ("expired", None, True),
+        ("canceled", None, False),
+        ("errored", "api_error", True),
+        ("errored", "invalid_request_error", False),
+    ],
+)
+def test_only_expired_requests_and_passing_errors_are_worth_another_try(
+    outcome: str, error_type: str | None, again: bool
+) -> None:
+    assert passes(Line(b"{}", "a", outcome, error_type)) is again
