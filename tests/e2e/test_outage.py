@@ -113,7 +113,7 @@ async def test_the_destination_is_connected_again_when_it_is_away_at_the_start(a
 
 async def test_a_new_job_whose_destination_is_away_is_refused_at_once(api: Sandbox) -> None:
     memory.outage("answers")
-    with pytest.raises(BackendError, match="out for a while"):
+    with pytest.raises(BackendError, match="unavailable for a while"):
         await run(requests(3), to="memory:answers", **QUICK)
     assert api.account.batches == 0
 
