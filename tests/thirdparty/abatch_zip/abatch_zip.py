@@ -1,6 +1,6 @@
-"""Results as one zip archive, there when the job is complete: `zip:////home/me/answers.zip`.
+"""Write results as one zip archive, which appears when the job is complete: `zip:////home/me/answers.zip`.
 
-Until then the parts stand beside it as JSON lines, in `.answers.zip.parts/`.
+Until then the parts are next to it as JSON lines, in `.answers.zip.parts/`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 REFUSED = (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
-"""What the system and the archive say no with; KeyError is a name that is not in it."""
+"""The exceptions of the system and the archive; KeyError means that a name is not in the archive."""
 
 
 async def open_(url: str, job: JobRef, /) -> ZipArchive:
-    """Claim the archive for this job. This is what the entry point names."""
+    """Claim the archive for this job. The entry point names this function."""
     path = Path(url.removeprefix("zip:///"))
     if not url.startswith("zip:///") or not path.is_absolute() or path.suffix != ".zip":
         raise ConfigError(f"{url!r} names no archive; write its whole path, as in zip:////home/me/answers.zip")
@@ -50,14 +50,14 @@ class ZipArchive:
         self.sinks: set[ZipSink] = set()
 
     async def run(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do blocking work in a thread; what is refused becomes a BackendError."""
+        """Do blocking work in a thread; translate its failures to BackendError."""
         try:
             return await to_thread.run_sync(partial(work, *args, **kwargs))
         except REFUSED as refused:
-            raise BackendError(self.url, f"{refused}; correct that, then hand the job over again") from refused
+            raise BackendError(self.url, f"{refused}; correct that, then submit the job again") from refused
 
     def claim(self, job: JobRef) -> None:
-        """Write whose archive this is. A symbolic link is there with its text or not at all; the first one stays."""
+        """Record the job that owns the archive. A symlink appears with its text or not at all; the first stays."""
         if not self.mark.is_symlink() and self.path.exists():
             raise BackendError(self.url, "exists and is not this job's; move it away, or choose another name")
         with suppress(FileExistsError):
@@ -68,11 +68,11 @@ class ZipArchive:
         sync(self.path.parent)
 
     def part(self, number: int) -> Path:
-        """The file of a shard until the job is finished; its name in the archive."""
+        """Return the file of a shard until the job is finished; its name is the name in the archive, too."""
         return self.parts / f"part-{number:05}.jsonl"
 
     async def open(self, shard: ShardRef, /) -> Sink | Sealed:
-        """A sink; or, if a run that died has sealed this shard already, what it came to."""
+        """Return a sink; or, if an earlier run has sealed this shard, its Sealed."""
         if await self.run(self.part(shard.part).exists):
             return await self.run(self.sealed, shard.part)
         sink = ZipSink(self, shard.part)
@@ -80,7 +80,7 @@ class ZipArchive:
         return sink
 
     def sealed(self, part: int) -> Sealed:
-        """What the journal keeps of a part: `detail` is ours, and just what an archive says of its entries, too."""
+        """Return the record of a part for the journal; `detail` has the same two values as an archive's entry."""
         lines = size = crc = 0
         with self.part(part).open("rb") as file:
             while block := file.read(2**20):
@@ -88,7 +88,7 @@ class ZipArchive:
         return Sealed(part=part, lines=lines, detail={"bytes": size, "crc": crc})
 
     async def read(self, sealed: Sealed, /) -> AsyncIterator[bytes]:
-        """The lines, about a megabyte at a time in memory; all of them, or BackendError."""
+        """Yield all lines, or raise BackendError; about a megabyte is in memory at a time."""
         lines = 0
         with await self.run(self.reader, sealed.part) as file:
             while some := await self.run(file.readlines, 2**20):
@@ -99,15 +99,15 @@ class ZipArchive:
             raise BackendError(self.url, f"part {sealed.part} is not what was sealed; put it back")
 
     def reader(self, part: int) -> IO[bytes]:
-        """The file of a part; once the job is finished, its entry in the archive."""
+        """Open the file of a part; once the job is finished, its entry in the archive."""
         try:
             return self.part(part).open("rb")
         except FileNotFoundError:
-            with zipfile.ZipFile(self.path) as archive:  # the entry stays open without it
+            with zipfile.ZipFile(self.path) as archive:  # the entry stays open after the archive is closed
                 return archive.open(self.part(part).name)
 
     async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
-        """Put the archive together if it is not there, look into it, and tidy up once the end is recorded."""
+        """Make the archive if it does not exist, check it, and tidy up once the end is recorded."""
         if not await self.run(self.path.exists):
             await self.run(self.pack, job, sealed)
         await self.run(self.check, self.path, sealed)
@@ -116,7 +116,7 @@ class ZipArchive:
         return str(self.path)
 
     def pack(self, job: JobRef, sealed: Sequence[Sealed]) -> None:
-        """Make the archive under a draft's name, durable and right before it is visible."""
+        """Make the archive under a draft's name; it is durable and checked before it is visible."""
         draft = self.parts / ".archive.draft"
         with create(draft) as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
@@ -142,14 +142,14 @@ class ZipArchive:
                     raise BackendError(self.url, f"part {each.part} is not what was sealed; put it back")
 
     def tidy(self, job: JobRef) -> None:
-        """Drop the parts, then the claim; unless that was done, and the claim is the next job's already."""
+        """Remove the parts, then the claim, unless that was done and the claim is already the next job's."""
         with suppress(FileNotFoundError):
             if str(self.mark.readlink()) == identity(job):
                 shutil.rmtree(self.parts)
                 self.mark.unlink()
 
     async def aclose(self) -> None:
-        """Close what is open. Nothing that was sealed depends on it."""
+        """Close the open sinks. Nothing that was sealed depends on it."""
         for sink in tuple(self.sinks):
             with suppress(BackendError):
                 await self.run(sink.close)
@@ -163,7 +163,7 @@ class ZipSink:
         self.draft = backend.parts / f".part-{part:05}.draft"
 
     def begin(self) -> None:
-        """Start again: what a run that died left under this name is dropped."""
+        """Create the draft; one that a dead run left under this name is removed."""
         self.file = create(self.draft)
         self.backend.sinks.add(self)
 
@@ -181,7 +181,7 @@ class ZipSink:
         return await self.backend.run(self.publish)
 
     def publish(self) -> Sealed:
-        """The blocking part of `seal`."""
+        """Do the blocking part of `seal`."""
         self.file.flush()
         os.fsync(self.file.fileno())
         self.close()
@@ -190,18 +190,18 @@ class ZipSink:
         return self.backend.sealed(self.part)
 
     async def discard(self) -> None:
-        """Give the draft up."""
+        """Close and remove the draft."""
         await self.backend.run(self.close)
         await self.backend.run(self.draft.unlink, missing_ok=True)
 
 
 def identity(job: JobRef) -> str:
-    """Key and lineage: together they are the job."""
+    """Return lineage and key, which together identify the job."""
     return f"{job.lineage} {job.key}"
 
 
 def create(path: Path) -> IO[bytes]:
-    """A new file that only we may read; one of a run that died makes way."""
+    """Create a file that only its owner may read; replace one that a dead run left."""
     path.unlink(missing_ok=True)
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")  # noqa: PTH123 - for the mode
 

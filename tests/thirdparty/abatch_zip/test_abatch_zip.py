@@ -1,4 +1,4 @@
-"""The contract suite that abatch ships, over the backend of this package."""
+"""Run the contract suite that abatch ships on the backend of this package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TestZipArchive(BackendContract):
 
     @pytest.fixture(autouse=True)
     def place(self, tmp_path: Path) -> None:
-        """A place of its own for each test."""
+        """Use a separate place for each test."""
         self.path = tmp_path / "answers.zip"
 
     @pytest.fixture
@@ -37,13 +37,13 @@ class TestZipArchive(BackendContract):
         return await abatch_zip.open_(f"zip:///{self.path}", job)
 
     async def stored(self) -> list[bytes]:
-        """Every line of the finished job, read without abatch."""
+        """Read every line of the finished job, without abatch."""
         with zipfile.ZipFile(self.path) as archive:
             parts = [archive.read(name) for name in archive.namelist() if name.startswith("part-")]
         return [line for part in parts for line in part.split(b"\n")[:-1]]
 
     async def stored_missing(self) -> list[tuple[str, str]]:
-        """The ids without a result, read without abatch."""
+        """Read the ids that have no result, without abatch."""
         with zipfile.ZipFile(self.path) as archive:
             lines = archive.read("missing.jsonl").splitlines()
         return [(pair["custom_id"], pair["reason"]) for pair in map(json.loads, lines)]
