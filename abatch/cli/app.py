@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
+import abatch
 from abatch.cli.estimate import estimate
 from abatch.cli.exit_codes import without_output
 from abatch.cli.hints import HintingCommand
@@ -36,12 +36,12 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"abatch {version('abatch')}")
+        typer.echo(f"abatch {abatch.__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def abatch(
+def all_commands(
     show_version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
