@@ -34,7 +34,7 @@ class Typed:
         to: the destination.
         key: the job's key, if one was given.
         betas: values of `--beta`.
-        workspace_id: the value of `--workspace`.
+        workspace_id: the value of `--workspace-id`.
         skip_answered: the value of `--skip-answered`.
         limit: the value of `--limit`.
         pilot: the value of `--pilot`, 0 for none.
@@ -74,7 +74,7 @@ class Typed:
         words = ["run", *([near(str(path.absolute())) for path in self.paths] or ["-"]), "--to", to or self.to]
         words += [] if named is None else ["--key", named]
         words += [word for beta in self.betas for word in ("--beta", beta)]
-        words += [] if self.workspace_id is None else ["--workspace", self.workspace_id]
+        words += [] if self.workspace_id is None else ["--workspace-id", self.workspace_id]
         words += [] if self.limit is None else ["--limit", str(self.limit)]
         words += ["--pilot", str(self.pilot)] if self.pilot else []
         return command(self.folder, *words, *options)

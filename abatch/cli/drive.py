@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from abatch.job import Job
     from abatch.result import Failure
 
-__all__ = ["Order", "Redrain", "Surroundings", "config_of", "drive", "journal_of", "params_of"]
+__all__ = ["Order", "Redrain", "Surroundings", "config_of", "drive", "journal_of"]
 
 """The wait between two looks at the list grows up to this many times the first."""
 SHORTEST: Final = 0.01
@@ -203,18 +203,6 @@ def config_of(
         params=params,
         **{name: value for name, value in given.items() if value is not None},
     )
-
-
-def params_of(*, strict: bool, unchecked: bool) -> Params:
-    """The setting that --strict and --unchecked come to.
-
-    Raises:
-        ConfigError: both are given.
-
-    """
-    if strict and unchecked:
-        raise ConfigError("--strict and --unchecked exclude each other; give one of them")
-    return "strict" if strict else "unchecked" if unchecked else "check"
 
 
 def drive(order: Order | Redrain, around: Surroundings) -> None:

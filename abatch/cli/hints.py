@@ -24,8 +24,11 @@ OLD_SPELLINGS: Final[Mapping[str, str]] = {
     "--max-batch-requests": "--requests-per-batch",
     "--max-batch-bytes": "--bytes-per-batch",
     "--max-tries": "--tries",
+    "--strict": "--params=strict",
+    "--unchecked": "--params=unchecked",
+    "--workspace": "--workspace-id",
 }
-"""Names that options had before, which stand in shell histories and scripts; no help shows them."""
+"""Earlier names of options, which shell histories and scripts still have; no help text shows them."""
 
 
 def nearest(unknown: str, options: Iterable[str]) -> list[str]:

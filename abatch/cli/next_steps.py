@@ -66,7 +66,7 @@ def resuming(folder: Path, job: JobStatus) -> Resume:
     sources = [near(str(file)) for file in files] or ["-"]
     words = ["run", *sources, "--to", _destination(job.destination), "--key", job.key]
     words += [word for beta in job.betas for word in ("--beta", beta)]
-    words += [] if job.workspace_id is None else ["--workspace", job.workspace_id]
+    words += [] if job.workspace_id is None else ["--workspace-id", job.workspace_id]
     words += [] if job.skip_answered is None else ["--skip-answered", job.skip_answered]
     if job.limit_open:  # its trial is not over
         words += ["--limit", str(job.limit)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from abatch import Estimate, destination
-from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of, params_of
+from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
 from abatch.cli.estimate import as_json, rows_to_show, warn_of_params
 from abatch.cli.exit_codes import BAD_INPUT, perform, reported, tell
 from abatch.cli.inputs import inputs
@@ -22,7 +22,7 @@ from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
 from abatch.cli.paths import DEFAULT_JOURNAL, SANDBOX_JOURNAL
 from abatch.cli.screen import Screen, table
 from abatch.cli.spending import CONFIRM_ABOVE, Spending
-from abatch.config import Parked, Refusals, Tier, Unresolved  # noqa: TC001 - typer reads the annotations
+from abatch.config import Params, Parked, Refusals, Tier, Unresolved  # noqa: TC001 - typer reads the annotations
 from abatch.errors import BackendError, ConfigError
 from abatch.prices import load as load_prices
 
@@ -77,12 +77,12 @@ def run(
         Parked, typer.Option(help="What to do with a batch that is far older than usual and has not moved.")
     ] = "wait",
     failing: FailingOption = "stop",
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse params that the API may refuse, instead of a warning.")
-    ] = False,
-    unchecked: Annotated[
-        bool, typer.Option("--unchecked", help="Send params as they are, without a check against the SDK's types.")
-    ] = False,
+    params: Annotated[
+        Params,
+        typer.Option(
+            help="What to do with params that the API may refuse: warn of them, refuse them, or send all unchecked."
+        ),
+    ] = "check",
     skip_answered: Annotated[
         str | None,
         typer.Option(metavar="JOB", help="Send only requests that this finished job has no successful answer for."),
@@ -96,7 +96,7 @@ def run(
     ] = False,
     tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
     beta: Annotated[list[str] | None, typer.Option(help="A value of anthropic-beta; may be repeated.")] = None,
-    workspace: Annotated[str | None, typer.Option(help="The workspace of every call.")] = None,
+    workspace_id: Annotated[str | None, typer.Option(metavar="ID", help="The workspace of every call.")] = None,
     prices: Annotated[Path | None, typer.Option(help="A price file of your own.")] = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Try it out: synthetic answers, no key, no cost.")] = False,
     sandbox_latency: Annotated[str, typer.Option(hidden=True, envvar="ABATCH_SANDBOX_LATENCY")] = "1,3",
@@ -142,7 +142,7 @@ def run(
             parked=parked,
             failing=failing,
             tier=tier,
-            params=params_of(strict=strict, unchecked=unchecked),
+            params=params,
         )
         piped = STDIN in sources
         if piped and len(sources) > 1:
@@ -161,7 +161,7 @@ def run(
             to=to,
             key=key,
             betas=tuple(beta or ()),
-            workspace_id=workspace,
+            workspace_id=workspace_id,
             tries=tries,
             limit=limit,
             pilot=pilot,

@@ -70,11 +70,11 @@ HEADERS_OF_A_BATCH: Final = "headers belong to a whole batch"
 SDK_ARGUMENTS: Final = {
     "betas": "it is a header: put `betas` on the line's top level, beside params, or use --beta (betas= of submit)",
     "extra_headers": f"{HEADERS_OF_A_BATCH}: for anthropic-beta put `betas` on the line's top level, beside params, or "
-    "use --beta; for a workspace use --workspace; no other header can be sent",
+    "use --beta; for a workspace use --workspace-id; no other header can be sent",
     "extra_query": "a request in a batch has no query; remove it",
     "extra_body": "put its fields into params themselves",
     "timeout": "a request in a batch has no time limit of its own; remove it",
-    "workspace_id": f"{HEADERS_OF_A_BATCH}: use --workspace (workspace_id= of submit)",
+    "workspace_id": f"{HEADERS_OF_A_BATCH}: use --workspace-id (workspace_id= of submit)",
 }
 """Arguments of `messages.create` that are not sent in the body, each with the option to use in its place."""
 

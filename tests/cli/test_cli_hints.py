@@ -25,7 +25,7 @@ OPTIONS = (
     "--quiet",
     "--json",
     "--sandbox",
-    "--strict",
+    "--params",
 )
 
 
@@ -54,6 +54,8 @@ def test_an_unknown_option_is_taken_for_one_that_resembles_it_or_for_none(unknow
         (["--max-tries", "1"], ["--tries", "1"]),
         (["--max-batch-requests=8"], ["--requests-per-batch=8"]),
         (["--max-batch-bytes", "5000", "--", "--max-tries"], ["--bytes-per-batch", "5000", "--", "--max-tries"]),
+        (["--strict", "--workspace=w"], ["--params=strict", "--workspace-id=w"]),
+        (["--unchecked", "--workspace", "w"], ["--params=unchecked", "--workspace-id", "w"]),
         (["in.jsonl", "--key", "a=b"], ["in.jsonl", "--key", "a=b"]),
     ],
 )
@@ -63,14 +65,15 @@ def test_options_are_read_by_their_old_names_too(typed: list[str], read: list[st
 
 def test_a_command_of_an_old_shell_history_works_and_no_help_shows_its_names(cli: Any, api: Sandbox) -> None:
     cli.write("in.jsonl", 6)
-    old = ("--max-batch-requests", 4, "--max-batch-bytes=100000", "--max-tries", 1)
+    old = ("--max-batch-requests", 4, "--max-batch-bytes=100000", "--max-tries", 1, "--unchecked")
     done = cli.here(*RUN, *old, *FAST)
     assert done.status == 0, done
     assert api.account.violated == 0
     assert cli.here(*RUN, "--requests-per-batch", 4, "--bytes-per-batch", 100_000, "--tries", 1, *FAST).status == 0
     shown = cli.here("run", "--help").out
-    assert "--max-" not in shown
-    assert all(name in shown for name in ("--requests-per-batch", "--bytes-per-batch", "--tries"))
+    assert not any(name in shown for name in ("--max-", "--strict", "--unchecked", "--workspace "))
+    present = ("--requests-per-batch", "--bytes-per-batch", "--tries", "--params", "--workspace-id")
+    assert all(name in shown for name in present)
     refused = cli.here(*RUN, "--max-tries", 0)
     assert (refused.status, "--tries" in refused.err) == (2, True)
 

@@ -42,7 +42,7 @@ def test_params_that_cannot_work_are_shown_grouped_and_nothing_is_sent(cli: Any,
 
 def test_what_a_newer_api_may_take_is_a_warning_and_with_strict_an_error(cli: Any, api: Sandbox, line: Any) -> None:
     write(cli.folder, *(with_params(line, n, model="claude-hiaku-4-5") for n in range(5)))
-    strict = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--strict")
+    strict = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--params", "strict")
     assert strict.status == 2, strict
     assert "5 lines: model `claude-hiaku-4-5`" in strict.err
     assert api.account.requests == 0
@@ -57,7 +57,7 @@ def test_what_a_newer_api_may_take_is_a_warning_and_with_strict_an_error(cli: An
 def test_a_trial_in_the_sandbox_shows_what_the_api_would_refuse(cli: Any, api: Sandbox, line: Any) -> None:
     write(cli.folder, json.loads(line(0)), with_params(line, 1, temprature=0.5), with_params(line, 2, messages="hello"))
     assert cli.here("run", "in.jsonl", "--to", "out.jsonl").status == 2
-    ended = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--unchecked", *FAST)
+    ended = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--params", "unchecked", *FAST)
     assert ended.status == 1, ended
     assert "warning" not in ended.err
     assert cli.lines("out.jsonl") == {"r0": "succeeded", "r1": "errored", "r2": "errored"}
@@ -71,7 +71,7 @@ def test_a_dry_run_and_an_estimate_say_the_same_of_params(alone: Any, line: Any)
         ended = alone.here(*command)
         assert ended.status == 0, ended
         assert "warning: line 1 (custom_id 'r0'): `temprature` is not a name that anthropic" in ended.err
-    strict = alone.here("run", "in.jsonl", "--to", "out.jsonl", "--dry-run", "--strict")
+    strict = alone.here("run", "in.jsonl", "--to", "out.jsonl", "--dry-run", "--params", "strict")
     assert strict.status == 2, strict
 
 

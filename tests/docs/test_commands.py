@@ -18,8 +18,10 @@ OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 OTHERS = {
     "--max-batch-requests",
     "--max-batch-bytes",
-    "--max-tries",  # old names, which the page of changes lists
-    "--strict",  # mkdocs
+    "--max-tries",
+    "--strict",
+    "--unchecked",
+    "--workspace",  # old names, which the page of changes lists
     "--group",  # pip
     "--bucket",
     "--lifecycle-configuration",  # aws

@@ -75,7 +75,7 @@ REFUSED = [
     ({**GOOD, "extra_body": {"a": 1}}, "put its fields into params themselves"),
     ({**GOOD, "extra_query": {}}, "has no query"),
     ({**GOOD, "timeout": 600}, "no time limit of its own"),
-    ({**GOOD, "workspace_id": "w"}, "--workspace"),
+    ({**GOOD, "workspace_id": "w"}, "--workspace-id"),
     ({**GOOD, "speed": "fast"}, "`speed` is not possible in a batch"),
 ]
 
