@@ -1,1 +1,1 @@
-"""What survives a crash: the log of facts, the files beside it, and every job and shard as the facts leave it."""
+"""The state that survives a crash: the log of facts, the other files of a journal, and the jobs and shards."""

@@ -1,17 +1,16 @@
-"""The folder of a journal: which files stand in it, for whom they are readable, and when they are removed.
+"""The folder of a journal: its files, who may read them, and when they are removed.
 
     .abatch/            0700
       journal.db        the facts, in the order they became durable (`sqlite.py`)
       lock              held by the one process that drives (`lock.py`)
-      driver.json       what only the driving process knows (`status.py`)
+      driver.json       the status of the driving process (`status.py`)
       spool/            sealed request bodies
       missing/          ids of rows that have no result, per shard (`missing.py`)
       ids/              ids of drained shards, for as long as the API keeps their results (`kept.py`)
       .seen-*.tmp       scratch files of a check, without a name where the system allows it
 
-Nothing outside this package puts a path of the journal together. Files in it are made with mode 0600. The command line
-keeps the state of a sandbox beside the journal in the same folder, and nothing here looks at that. These calls block:
-see `threads.run`.
+Only this package builds paths inside the journal. Files are made with mode 0600. The command line also keeps the state
+of a sandbox in the same folder, which this package ignores. These calls block: see `threads.run`.
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ __all__ = ["JournalFolder"]
 
 
 class JournalFolder:
-    """Where the files of one journal are."""
+    """The paths of the files of one journal."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        """How messages name the journal, what its relative paths are relative to, and where scratch files may stand."""
+        """The name of the journal in messages, the base of its relative paths, and the folder of scratch files."""
         self.spool = path / "spool"
-        """The folder of sealed shards; the name of each stands in its `Planned`."""
+        """The folder of sealed shards; the `Planned` of each names its file."""
         self.missing = path / "missing"
         """The folder of the lists of rows without a result."""
         self.ids = path / "ids"
-        """The folder of the custom_ids of drained shards; `kept.py` knows what is in it."""
+        """The folder of the custom_ids of drained shards; `kept.py` describes its files."""
         self.database = path / "journal.db"
         """The file of `SqliteLog`."""
         self.lock = path / "lock"
@@ -55,32 +54,32 @@ class JournalFolder:
 
     @staticmethod
     def spool_name(shard: int) -> str:
-        """The name that a shard's spool file gets."""
+        """Return the name of a shard's spool file."""
         return f"{shard:08d}.spool"
 
     @staticmethod
     def retry_name(shard: int) -> str:
-        """The name of the spool file with the rows of a shard that go again."""
+        """Return the name of the spool file with the rows of a shard that are sent again."""
         return f"retry-{shard:08d}.spool"
 
     def spool_file(self, name: str) -> Path:
-        """The spool file of this name."""
+        """Return the path of the spool file with this name."""
         return self.spool / name
 
     def missing_list(self, shard: int) -> Path:
-        """The list of a shard's rows without a result; it need not exist."""
+        """Return the path of the list of a shard's rows without a result; it need not exist."""
         return self.missing / f"{shard:08d}.jsonl"
 
     def missing_lists(self, shards: Iterable[int]) -> tuple[Path, ...]:
-        """The lists of these shards, in the order of their numbers."""
+        """Return the paths of the lists of these shards, in the order of their numbers."""
         return tuple(map(self.missing_list, sorted(shards)))
 
     def prepare(self) -> None:
-        """Make the folders that are missing, and close them to other users.
+        """Make the missing folders, and close all folders to other users.
 
         Raises:
-            JournalError: one of them belongs to another user.
-            OSError: one of them cannot be made.
+            JournalError: one of the folders belongs to another user.
+            OSError: one of the folders cannot be made.
 
         """
         for part in (self.path, self.spool, self.missing, self.ids):
@@ -88,15 +87,15 @@ class JournalFolder:
             _make_ours_alone(part)
 
     def is_driven(self) -> bool:
-        """Whether a process drives the journal: this one or another, in whatever container of this machine."""
+        """Return whether a process drives the journal: this one or another, in any container of this machine."""
         return lock.is_locked(self.lock)
 
     def tidy(self, *, spool: Collection[str], ids_for: float) -> None:
-        """Remove what runs that died have left, and custom_ids that were kept for long enough.
+        """Remove the leftovers of runs that died, and custom_ids that were kept for long enough.
 
         Args:
             spool: the names of the spool files that are still needed.
-            ids_for: for how many seconds the custom_ids of a drained shard are kept.
+            ids_for: the number of seconds for which the custom_ids of a drained shard are kept.
 
         """
         old = time.time() - ids_for
@@ -109,7 +108,7 @@ class JournalFolder:
 
 
 def _make_ours_alone(folder: Path) -> None:
-    """Prompts stand in it: refuse a folder of another user's, and take our own from the others."""
+    """Refuse a folder of another user, and close our own to other users, because it contains prompts."""
     try:
         bits = close_to_others(folder)
     except OSError as refused:

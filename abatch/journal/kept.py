@@ -1,9 +1,9 @@
-"""Keep the custom_ids of a drained shard for as long as the API keeps its results, so that they can be read once more.
+"""Keep the custom_ids of a drained shard as long as the API keeps its results, so that the results can be read again.
 
-    ids/NNNNNNNN      magic, digest of the rest, a digest of each row's params, then compressed: which rows went to a
-                      retry shard (a byte each), where each custom_id ends, the custom_ids as JSON strings
+    ids/NNNNNNNN      magic, digest of the rest, a digest of each row's params, then compressed: one byte per row (1 if
+                      it went to a retry shard), the end of each custom_id, the custom_ids as JSON strings
 
-The digests of params tell whether a request is still the one that was answered. Files of an older abatch have none. A
+The digests of params show whether a request is still the one that was answered. Files of an older abatch have none. A
 damaged file is ignored. These calls block: see `threads.run`.
 """
 
@@ -38,19 +38,20 @@ __all__ = [
 ]
 
 MAGIC: Final = b"abatch-ids-1\n\0\0\0"
-"""Of a file without digests of params."""
+"""The first bytes of a file without digests of params."""
 WITH_MARKS: Final = b"abatch-ids-2\n\0\0\0"
+"""The first bytes of a file with digests of params."""
 MARK: Final = 8
-"""Bytes of the digest of a request's params."""
+"""The size of the digest of a request's params, in bytes."""
 ID_MARK: Final = 16
-"""Bytes of the digest of a custom_id."""
+"""The size of the digest of a custom_id, in bytes."""
 DIGEST: Final = 16
 QUICK: Final = 1
-"""Level of zlib: a third of the size for a few milliseconds in ten thousand rows."""
+"""The level of zlib: it gives a third of the size and takes a few milliseconds for ten thousand rows."""
 
 
 def kept_name(shard: int) -> str:
-    """The name of a shard's file."""
+    """Return the name of a shard's file."""
     return f"{shard:08d}"
 
 
@@ -59,36 +60,36 @@ class KeptIds:
 
     def __init__(self, withheld: bytes, ends: array[int], ids: bytes, marks: bytes = b"") -> None:
         self.withheld = withheld
-        """A byte per row: 1 where it went to a retry shard."""
+        """One byte per row: 1 if the row went to a retry shard."""
         self._marks = marks
         self._ends = ends
         self._ids = ids
 
     def custom_id(self, row: int) -> bytes:
-        """The custom_id of a row, as a JSON string."""
+        """Return the custom_id of a row, as a JSON string."""
         return self._ids[self._ends[row - 1] if row else 0 : self._ends[row]]
 
     def params_mark(self, row: int) -> bytes:
-        """The digest of the params and betas of a row; empty if none was kept."""
+        """Return the digest of the params and betas of a row; empty if none was kept."""
         return self._marks[MARK * row : MARK * (row + 1)]
 
     def close(self) -> None:
-        """Do nothing: all of it is in memory."""
+        """Do nothing, because everything is in memory."""
 
 
 def mark_of(custom_id: bytes) -> bytes:
-    """What stands for a custom_id, given as a JSON string."""
+    """Return the digest of a custom_id, which is given as a JSON string."""
     return blake2b(custom_id, digest_size=ID_MARK).digest()
 
 
 def params_mark(params: bytes, betas: Iterable[str]) -> bytes:
-    """What stands for the params of a request as they were given, and for its betas."""
+    """Return the digest of a request's params, as they were given, and of its betas."""
     return params_marks((params,), betas)
 
 
 def params_marks(rows: Iterable[bytes], betas: Iterable[str]) -> bytes:
-    """What stands for the params of several requests, one behind the other, which have these betas."""
-    behind = b"".join([b"\0%b" % beta.encode() for beta in betas])  # JSON holds no NUL
+    """Return the digests of the params of several requests with the same betas, one after the other."""
+    behind = b"".join([b"\0%b" % beta.encode() for beta in betas])  # NUL is a safe separator: JSON cannot hold it
     if behind:
         rows = (b"%b%b" % (params, behind) for params in rows)
     return b"".join([blake2b(params, digest_size=MARK).digest() for params in rows])
@@ -97,7 +98,7 @@ def params_marks(rows: Iterable[bytes], betas: Iterable[str]) -> bytes:
 def write_kept(
     folder: Path, shard: int, custom_id: Callable[[int], bytes], withheld: bytes | bytearray, marks: bytes = b""
 ) -> None:
-    """Write the file of a shard durably; one that exists is replaced. `marks` are those of its rows' params."""
+    """Write the file of a shard durably, or replace it. `marks` are the digests of its rows' params."""
     ids = [custom_id(row) for row in range(len(withheld))]
     ends = array("Q", accumulate(map(len, ids)))
     packed = marks + zlib.compress(b"".join((withheld, ends.tobytes(), *ids)), QUICK)
@@ -117,7 +118,7 @@ def write_kept(
 
 
 def read_kept(folder: Path, shard: int, rows: int) -> KeptIds | None:
-    """What was kept of a shard of so many rows; None if there is no file, or it is damaged."""
+    """Read the file of a shard with this number of rows; None if there is no file, or it is damaged."""
     try:
         content = (folder / kept_name(shard)).read_bytes()
     except FileNotFoundError:
@@ -130,7 +131,7 @@ def read_kept(folder: Path, shard: int, rows: int) -> KeptIds | None:
     marks = packed[: MARK * rows] if content.startswith(WITH_MARKS) else b""
     try:
         unpacked = zlib.decompress(packed[len(marks) :])
-    except zlib.error:  # of another number of rows
+    except zlib.error:  # the file has another number of rows
         return None
     ends = array("Q")
     ends.frombytes(unpacked[rows : 9 * rows])

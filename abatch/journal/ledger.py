@@ -1,7 +1,7 @@
-"""All jobs of a journal as they stand now, kept in step with its log of facts.
+"""The present state of all jobs of a journal, in memory and in step with the log of facts.
 
-Reading it costs nothing, changing it is `record`: append the facts durably, then apply them here. What other
-processes appended (wishes, mostly) comes in by `refresh`.
+Reading it costs nothing. `record` changes it: it appends facts durably, then applies them here. `refresh` applies the
+facts that other processes appended, which are mostly wishes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Ledger"]
 
 WISHES: Final = (CancelWished, ResolveWished, LostWished)
-"""Facts that other processes append, and that the one that drives the job has to heed."""
+"""Facts that other processes append, and to which the driving process must respond."""
 
 
 class Ledger:
@@ -59,17 +59,17 @@ class Ledger:
         self.jobs: dict[int, JobRecord] = {}
         self._by_key: dict[str, JobRecord] = {}
         self.unfinished: dict[int, JobRecord] = {}
-        """Those of them that are not finished."""
+        """The jobs that are not finished."""
         self._shards: dict[int, ShardRecord] = {}
         self.durations: deque[float] = deque(maxlen=REMEMBERED)
-        """Seconds that the last batches took, from their creation until they were seen to have ended."""
+        """The seconds that the last batches took, from their creation to the first look that showed their end."""
         self._wished: dict[int, JobRecord] = {}
         self._late: list[Recorded] = []
-        """Facts of jobs whose shards were released; applied once those are loaded again."""
+        """Facts of jobs whose shards were released; they are applied once the shards are loaded again."""
         self._on_finished: Callable[[JobRecord], object] | None = None
         self.on_recorded: Callable[[Recorded, str], object] | None = None
-        """Called with every fact that is recorded from now on, here or by another process, and its job's key."""
-        self._others_seq = 0  # up to here, everything that others appended is applied
+        """Called with every fact that this or another process records from now on, and with its job's key."""
+        self._others_seq = 0  # the facts of other processes are applied up to this number
         self._version = 0
         self._next_shard = 1
         self._refreshing = anyio.Lock()
@@ -82,8 +82,8 @@ class Ledger:
 
         Args:
             facts: the log.
-            folder: the journal's.
-            finished: called, in a worker thread, with every finished job before its shards are let go.
+            folder: the folder of the journal.
+            finished: called, in a worker thread, with every finished job before its shards are released.
 
         Raises:
             JournalCorrupt: a fact cannot be read, or does not follow from those before it.
@@ -107,15 +107,15 @@ class Ledger:
         return self.facts.lineage
 
     def job(self, key: str) -> JobRecord | None:
-        """The job of this key."""
+        """Return the job with this key."""
         return self._by_key.get(key)
 
     def shard(self, number: int) -> ShardRecord | None:
-        """The shard of this number, if its job is not finished; else see `find_shard`."""
+        """Return the shard with this number, if its job is not finished; otherwise use `find_shard`."""
         return self._shards.get(number)
 
     async def find_shard(self, number: int) -> ShardRecord | None:
-        """The shard of this number, from the journal if its job is finished.
+        """Return the shard with this number; read it from the journal if its job is finished.
 
         Raises:
             JournalCorrupt: a fact cannot be read, or does not follow from those before it.
@@ -127,7 +127,9 @@ class Ledger:
         return None if job is None else (await self.in_full(job)).shards.get(number)
 
     async def in_full(self, job: JobRecord) -> JobRecord:
-        """The job with its shards: itself, or if it let them go, another record as it stood when it finished.
+        """Return the job with its shards: the same record, or a new one from the journal if the shards were released.
+
+        The new record has the state in which the job finished.
 
         Raises:
             JournalCorrupt: a fact cannot be read, or does not follow from those before it.
@@ -137,7 +139,7 @@ class Ledger:
             return job
         first, last = job.seqs
         began: list[Submitted] = []
-        if isinstance(job.submitted.source, SelectedSource | ChangedSource):  # without its mask
+        if isinstance(job.submitted.source, SelectedSource | ChangedSource):  # its mask was released, too
             await self.facts.replay(
                 lambda each: began.append(each.fact) if isinstance(each.fact, Submitted) else None,
                 since=first - 1,
@@ -157,7 +159,7 @@ class Ledger:
         return full
 
     async def failures(self, job: JobRecord) -> tuple[Failure, ...]:
-        """What did not succeed so far of a job, in few groups; of a finished job they are read from the journal.
+        """Return the failures of a job so far, in few groups; for a finished job they are read from the journal.
 
         Raises:
             JournalCorrupt: a fact cannot be read, or does not follow from those before it.
@@ -166,7 +168,7 @@ class Ledger:
         return (await self.in_full(job)).failures()
 
     async def take_back(self, job: JobRecord) -> None:
-        """Have the shards of a finished job here again, until it is finished once more or `let_go`.
+        """Load the shards of a finished job again, until the job is finished once more or `let_go` is called.
 
         Raises:
             JournalCorrupt: a fact cannot be read, or does not follow from those before it.
@@ -178,12 +180,12 @@ class Ledger:
             self._shards.update(full.shards)
 
     def let_go(self, job: JobRecord) -> None:
-        """Keep of a finished job what it came to; nothing is done to another."""
+        """Release the shards of a finished job and keep its totals; do nothing for an unfinished job."""
         if job.finished is not None and not job.let_go:
             self._finish(job)
 
     async def _apply_late(self) -> None:
-        """Apply what followed in jobs that were reopened."""
+        """Apply the later facts of jobs that were reopened."""
         late, self._late = self._late, []
         for recorded in late:
             job = self.jobs[recorded.job]
@@ -192,13 +194,13 @@ class Ledger:
             self._apply(recorded)
 
     def take_wished(self) -> list[JobRecord]:
-        """The jobs of which other processes wished something since this was called last."""
+        """Return the jobs for which other processes recorded wishes since the last call."""
         wished = list(self._wished.values())
         self._wished.clear()
         return wished
 
     def number_shard(self) -> int:
-        """A shard number that no other shard has."""
+        """Return a shard number that no other shard has."""
         number = self._next_shard
         self._next_shard += 1
         return number
@@ -207,7 +209,7 @@ class Ledger:
         """Record a job's first fact.
 
         Raises:
-            JobConflict: another process took the key.
+            JobConflict: another process has taken the key.
 
         """
         return await whole(self._start_job(fact))
@@ -222,8 +224,8 @@ class Ledger:
         """Append facts durably, all or none, and apply them.
 
         Raises:
-            IllegalTransition: a shard's state does not allow one; nothing was appended.
-            Overtaken: another process was first; the ledger has been brought up to date.
+            IllegalTransition: a shard's state does not allow one of the facts; nothing was appended.
+            Overtaken: another process was first; the ledger was refreshed.
 
         """
         await whole(self._record(entries))
@@ -242,7 +244,10 @@ class Ledger:
             self.jobs[job].wake()
 
     def next(self, shard: ShardRecord, *facts: ShardFact, at: int | None = None) -> list[Entry]:
-        """Entries for the next facts of a shard; after `at` facts, for what was decided when it had so many."""
+        """Make entries for the next facts of a shard.
+
+        With `at`, their positions follow the first `at` facts: those that the shard had when the facts were decided.
+        """
         first = shard.length if at is None else at
         return [Entry(shard.job, fact, shard.shard, first + i) for i, fact in enumerate(facts)]
 
@@ -256,21 +261,21 @@ class Ledger:
                 continue
             record = self.jobs[entry.job].shards.get(entry.shard)
             length = lengths.get(entry.shard, 0 if record is None else record.length)
-            if entry.n != length:  # what another process appended was read meanwhile
+            if entry.n != length:  # another process appended facts, and they were read in the meantime
                 raise Overtaken
             lengths[entry.shard] = length + 1
             state = states.get(entry.shard, None if record is None else record.state)
-            fact: ShardFact = entry.fact  # type: ignore[assignment]  # facts at a shard are shard facts
+            fact: ShardFact = entry.fact  # type: ignore[assignment]  # the facts of a shard are shard facts
             states[entry.shard] = after(state, fact)
 
     def _check_cut(self, job: JobRecord, cut: Cut, entries: tuple[Entry, ...]) -> None:
-        """A cut plans just the rows between the last position and its own."""
+        """Raise unless a cut plans exactly the rows between the last position and its own."""
         planned = sum(entry.fact.rows for entry in entries if isinstance(entry.fact, Planned))
         if job.cut.last or cut.rows != job.cut.rows + planned:
             raise IllegalTransition(job.cut, cut)
 
     async def refresh(self) -> bool:
-        """Take in what other processes appended; whether there was anything."""
+        """Apply the facts that other processes appended, and return whether there were any."""
         async with self._refreshing:
             version = await self.facts.version()
             if version == self._version:
@@ -286,7 +291,7 @@ class Ledger:
                 job.wake()
                 if isinstance(recorded.fact, WISHES):
                     self._wished[job.job] = job
-            self._version = version  # only now: a cancellation before this reads the rest again
+            self._version = version  # set last, so that after a cancellation the rest is read again
             return bool(fresh)
 
     def _announce(self, recorded: Recorded) -> None:
@@ -335,7 +340,7 @@ class Ledger:
             self._finish(job)
 
     def _finish(self, job: JobRecord) -> None:
-        """Keep of a finished job what it came to."""
+        """Release the shards of a finished job, and keep its totals."""
         if self._on_finished is not None:
             self._on_finished(job)
         for number in job.shards:
@@ -347,7 +352,7 @@ class Ledger:
         return JournalCorrupt(self.folder.path, f"fact {recorded.seq} is of a job that never began")
 
     def _note_duration(self, job: JobRecord, ended: Recorded) -> None:
-        """How long a batch took; not of one that was parked and cancelled for it, which is what is not usual."""
+        """Note how long a batch took, unless abatch cancelled it as parked, because that duration is not usual."""
         shard = None if ended.shard is None else job.shards.get(ended.shard)
         if shard is not None and isinstance(shard.state, Processing) and not shard.state.parked:
             note(self.durations, ended.at - shard.state.created_at)

@@ -1,4 +1,4 @@
-"""The secret of a journal: it marks the journal's batches, proves them on the way back, and fingerprints API keys."""
+"""The secret of a journal: it tags the journal's batches, proves the tags in results, and fingerprints API keys."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Lineage:
         """16 hex digits that name the journal to backends."""
 
     def prefix(self, shard: int, attempt: int) -> bytes:
-        """The id of every row of an attempt on the wire, up to the row number; it holds the tag."""
+        """Return the part of the wire id that all rows of an attempt share, up to the row number; it holds the tag."""
         return wire.prefix(self._secret, shard, attempt)
 
     def made(self, named: WireId) -> bool:
-        """Whether this journal made an id: its tag proves that."""
+        """Return whether this journal made an id, which its tag proves."""
         return bool(named.shard and named.attempt) and (wire.tag(self._secret, named.shard, named.attempt) == named.tag)
 
     def fingerprint(self, api_key: str | None) -> str | None:
-        """16 hex digits that tell whether a later key is the same, and nothing else about it."""
+        """Return 16 hex digits that show whether a later key is the same, and nothing else about it."""
         if api_key is None:
             return None
         return hmac.digest(self._secret, api_key.encode(), hashlib.sha256)[:8].hex()

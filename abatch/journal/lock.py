@@ -1,4 +1,4 @@
-"""The lock that marks the one process that drives a journal on this host; the kernel frees it at that process's death.
+"""The lock that marks the one process that drives a journal on this host; the kernel frees it when that process dies.
 
 These calls block: see `threads.run`.
 """
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["DriverLock", "forget_locks", "holder", "is_locked"]
 
 SAYS_WITHIN: Final = 50
-"""Hundredths of a second in which the process that took the lock writes its id into the file."""
+"""Hundredths of a second within which the process that took the lock writes its id into the file."""
 TRIES: Final = 4
-"""How often the lock is asked for, a hundredth of a second apart: `is_locked` holds it for a moment."""
+"""The number of tries to take the lock, a hundredth of a second apart, because `is_locked` holds it for a moment."""
 
 
 class DriverLock:
-    """The lock, held until it is closed."""
+    """The lock, which is held until it is closed."""
 
     def __init__(self, path: Path) -> None:
         """Take the lock.
@@ -40,13 +40,13 @@ class DriverLock:
         _held.add(self)
 
     def close(self) -> None:
-        """Close the descriptor; in the process that took the lock, that gives it up."""
+        """Close the descriptor; in the process that took the lock, this releases it."""
         self._file.close()
         _held.discard(self)
 
     @property
     def held(self) -> bool:
-        """Whether this process still has the lock: a child that was forked from it has not."""
+        """Whether this process still has the lock; a forked child does not have it."""
         return not self._file.closed
 
 
@@ -54,10 +54,10 @@ _held: weakref.WeakSet[DriverLock] = weakref.WeakSet()
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock: this one or another, in whatever container of this machine.
+    """Return whether a process holds the lock: this one or another, in any container of this machine.
 
-    The lock tells it, and not the process id in the file: in another container the id means nothing, and it may have
-    been given to another process since.
+    The lock decides, not the process id in the file, because the id means nothing in another container and may belong
+    to another process by now.
     """
     try:
         file = FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW))
@@ -72,13 +72,13 @@ def is_locked(path: Path) -> bool:
 
 
 def holder(path: Path) -> int:
-    """The id of the process that took the lock last; 0 if it has not written it yet."""
+    """Return the id of the process that took the lock last; 0 if it has not written its id yet."""
     said = path.read_text().strip()
     return int(said) if said.isdigit() else 0
 
 
 def _take_lock(path: Path) -> FileIO:
-    """The open lock file; closing it, or losing it, gives the lock up."""
+    """Take the lock, and return the open lock file; closing or losing the file releases the lock."""
     file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
     for tries_left in reversed(range(TRIES)):
         try:
@@ -90,12 +90,12 @@ def _take_lock(path: Path) -> FileIO:
             with file:
                 raise JournalLocked(path.parent, _await_holder(file)) from held
         break
-    file.write(b"%-19d\n" % os.getpid())  # over what the last one wrote, so that it is never empty again
+    file.write(b"%-19d\n" % os.getpid())  # overwrite the previous id, so that the file is never empty again
     return file
 
 
 def _await_holder(file: FileIO) -> int:
-    """The process that holds the lock; 0 if it has taken it for the first time and does not say so."""
+    """Return the id of the process that holds the lock; 0 if no process has written its id in time."""
     for _ in range(SAYS_WITHIN):
         said = os.pread(file.fileno(), 20, 0).strip()
         if said.isdigit():
@@ -105,9 +105,9 @@ def _await_holder(file: FileIO) -> int:
 
 
 def forget_locks() -> None:
-    """Close every lock that was taken here.
+    """Close every lock that this process took.
 
-    A forked child shares the descriptors, and with them the locks, which must not outlive the driver in it.
+    A forked child shares the descriptors and with them the locks, which must not outlive the driver in the child.
     """
     for lock in list(_held):
         lock.close()

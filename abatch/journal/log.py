@@ -1,11 +1,11 @@
-"""The log of facts, as the rest of the package sees it: a small protocol that a store implements.
+"""The protocol of the log of facts: the small interface that a store implements.
 
-`SqliteLog` is the one that runs; `abatch.testing.FactLogContract` holds every promise made here as a test.
+`SqliteLog` is the implementation; `abatch.testing.FactLogContract` tests every promise of this protocol.
 
-*Fence*: fact n of a shard, and cut n of a job, can be appended once. Of two processes that race, the loser gets
-`Overtaken` and reads the facts again. Safety rests on this alone; the right to drive only keeps two processes from
-doing the same work. Processes that do not drive may read, and append wishes (cancel, resolve), which the driver sees
-within a second.
+*Fence*: fact n of a shard, and cut n of a job, can be appended once. If two processes race, the loser gets `Overtaken`
+and reads the facts again. Safety depends only on this. The right to drive just prevents two processes from doing the
+same work. Processes that do not drive may read, and append wishes (cancel, resolve), which the driver sees within a
+second.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """A fact as it stands in the log."""
+    """A fact in the log."""
 
     seq: int
     job: int
@@ -47,40 +47,40 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 class FactLog(Protocol):
     """One process's connection to an append-only, durable log of facts.
 
-    A call is one unit of work: a cancellation comes before it, or waits until it is done and is raised then. After a
-    write that failed the connection is broken for good: whether the facts are durable cannot be known, so every later
-    call raises JournalError, and a new connection reads what became of them.
+    A call is one unit of work: a cancellation takes effect before it, or waits until it is done and is raised then.
+    After a failed write the connection is broken permanently, because it is not known whether the facts are durable.
+    Every later call raises JournalError, and a new connection reads which facts were stored.
     """
 
     @property
     def lineage(self) -> Lineage:
-        """The identity of the journal: the same for all who open it, made once with the store."""
+        """The identity of the journal, which is made once with the store and is the same for all connections."""
         ...
 
     @property
     def drives(self) -> bool:
         """Whether this connection was opened to drive, and still may.
 
-        A store gives that right to one connection at a time, frees it when the connection is closed or its process
-        dies, and raises JournalLocked to another that asks for it meanwhile.
+        A store gives this right to one connection at a time, and frees it when the connection is closed or its process
+        dies. Until then it raises JournalLocked for any other connection that wants to drive.
         """
         ...
 
     async def bind(self, base_url: str, /) -> None:
-        """Tie the journal to one API once something may have been sent; until then the last one counts.
+        """Bind the journal to one API once something may have been sent; until then the last call counts.
 
         Raises:
-            ConfigError: it belongs to another base URL.
+            ConfigError: the journal belongs to another base URL.
 
         """
         ...
 
     async def base_url(self) -> str | None:
-        """The API that the journal belongs to; None before its first use."""
+        """Return the API that the journal belongs to; None before its first use."""
         ...
 
     async def add_job(self, fact: Submitted, /) -> Recorded:
-        """Make a job's first fact durable, and give the job a number, which is in what is returned.
+        """Make a job's first fact durable, and return it with the number that the job gets.
 
         Raises:
             JobConflict: another job has the key.
@@ -93,7 +93,7 @@ class FactLog(Protocol):
 
         Raises:
             Overtaken: one of the positions is taken; nothing was appended.
-            JournalError: the write failed; the connection takes nothing more.
+            JournalError: the write failed; the connection accepts nothing more.
 
         """
         ...
@@ -110,30 +110,30 @@ class FactLog(Protocol):
     ) -> int:
         """Call `visit` (in a worker thread) with every fact after `since`, in the order in which they became durable.
 
-        A fact that is visible to one replay is visible to all later ones, and no fact appears before it afterwards.
+        A fact that is visible to one replay is visible to all later replays, and no fact appears before it later.
 
         Args:
-            visit: is given the facts.
+            visit: the function that gets the facts.
             since: the number of a fact; the facts after it are read.
             until: the number of the last fact to read.
             others_only: leave out the facts that this connection appended.
-            job: read the facts of this job and of its shards alone.
+            job: read only the facts of this job and of its shards.
 
         Returns:
             The number of the last of these facts; `since` if there was none.
 
         Raises:
-            JournalCorrupt: a fact cannot be read, or `visit` found that it does not follow from those before it.
+            JournalCorrupt: a fact cannot be read, or `visit` reports that it does not follow from the earlier ones.
 
         """
         ...
 
     async def job_of(self, shard: int, /) -> int | None:
-        """The number of the job that has this shard; None if no fact bears it."""
+        """Return the number of the job that has this shard; None if no fact names the shard."""
         ...
 
     async def version(self) -> int:
-        """A number that changes once another connection has appended; cheap enough to ask every second."""
+        """Return a number that changes when another connection appends; cheap enough to call every second."""
         ...
 
     async def aclose(self) -> None:

@@ -1,6 +1,6 @@
 """The lists of rows without a result, one per shard: JSON lines `{"custom_id", "reason"}`.
 
-`JournalFolder.missing_list` says where a list is. These calls block: see `threads.run`.
+`JournalFolder.missing_list` returns the path of a list. These calls block: see `threads.run`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["count_missing", "read_missing", "write_missing"]
 
 
 def write_missing(path: Path, entries: Sequence[tuple[bytes, str]]) -> None:
-    """Make the list of a shard's rows that have no line durable; a list that exists is replaced."""
+    """Write the list of a shard's rows without a line durably; an existing list is replaced."""
     folder = path.parent
     descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)
     with os.fdopen(descriptor, "wb") as file:
@@ -36,13 +36,13 @@ def write_missing(path: Path, entries: Sequence[tuple[bytes, str]]) -> None:
 
 
 def count_missing(path: Path) -> int:
-    """How many rows such a list has; none if there is no list."""
+    """Return the number of rows in such a list; 0 if there is no list."""
     with suppress(FileNotFoundError):
         return path.read_bytes().count(b"\n")
     return 0
 
 
 def read_missing(path: Path) -> list[bytes]:
-    """The custom_ids of such a list, as JSON strings; it must exist."""
+    """Return the custom_ids in such a list, as JSON strings; the list must exist."""
     with path.open("rb") as file:
         return [msgspec.json.encode(json.loads(line)["custom_id"]) for line in file]

@@ -1,4 +1,4 @@
-"""A job and a shard as they stand: what each fact changes of them."""
+"""The state of a job and of a shard, and the changes that each fact makes to them."""
 
 from __future__ import annotations
 
@@ -71,22 +71,22 @@ if TYPE_CHECKING:
 __all__ = ["JobRecord", "ShardRecord"]
 
 
-# A journal of a hundred thousand shards is read in a second or two. To find that a state or fact is *not* of a class
-# takes five times as long as to find that it is: below, what is frequent stands first.
+# A journal of a hundred thousand shards is read in a second or two. A failed class pattern takes five times as long as
+# a match, so the code below tests frequent states and facts first.
 
 ENDS: Final = (Done, Dead)
-"""States in which nothing is left to be done."""
+"""States in which nothing is left to do."""
 
 
 class ShardRecord(msgspec.Struct, kw_only=True, gc=False):
-    """A shard as it stands; a journal may hold a hundred thousand, so the garbage collector does not follow them."""
+    """The state of a shard. A journal may hold a hundred thousand, so the garbage collector does not track them."""
 
     shard: int
     job: int
     planned: Planned
     state: State
     length: int = 1
-    """How many facts it has: the position of the next."""
+    """The number of its facts, which is the position of the next one."""
     since: float = 0.0
     """When its last fact was recorded."""
     committed_at: float | None = None
@@ -94,12 +94,12 @@ class ShardRecord(msgspec.Struct, kw_only=True, gc=False):
 
     @property
     def open(self) -> bool:
-        """Whether something is still to be done."""
+        """Whether something is left to do."""
         return not isinstance(self.state, ENDS)
 
     @property
     def batch_id(self) -> str | None:
-        """The batch it is, where that is known."""
+        """The id of its batch, if that is known."""
         match self.state:
             case Done() | Processing() | Draining() | Lost():
                 return self.state.batch_id
@@ -108,7 +108,7 @@ class ShardRecord(msgspec.Struct, kw_only=True, gc=False):
 
     @property
     def sealed(self) -> SealedRecord | None:
-        """Its durable results, where there are any."""
+        """Its durable results, if there are any."""
         match self.state:
             case Done(drained=end) | Dead(end=Abandoned() as end):
                 return end.sealed
@@ -117,86 +117,86 @@ class ShardRecord(msgspec.Struct, kw_only=True, gc=False):
 
 
 CHANGE_ITS_STATE_ALONE: Final = frozenset({Accepted, CancelledAsParked, CandidatesChanged, Unreadable, RejectedFact})
-"""Facts of a shard that say nothing else of its job."""
+"""Facts of a shard that change nothing else in its job."""
 _NO_SHARDS: Final[dict[int, ShardRecord]] = {}
 _NO_ORDER: Final[list[int]] = []
 _NO_HEADERS: Final[frozenset[Headers]] = frozenset()
-"""Of every finished job; nothing is added to them, since facts of its shards cannot follow."""
+"""Empty values that all finished jobs share. Nothing is added to them, because no facts of their shards can follow."""
 
 
 @dataclass(slots=True, kw_only=True)
 class JobRecord:
-    """A job as it stands. Of a finished one only the sums stay: its shards are read again from the journal."""
+    """The state of a job. A finished job keeps only its totals; its shards can be read again from the journal."""
 
     job: int
     folder: Path
-    """The journal's."""
+    """The folder of the journal."""
     submitted: Submitted
     started_at: float
     changed_at: float
     cut: Cut = field(default_factory=lambda: Cut(rows=0))
     head: str = ""
-    """Of its first cut; let go with the shards."""
+    """The `head` of its first cut; it is released together with the shards."""
     shards: dict[int, ShardRecord] = field(default_factory=dict[int, ShardRecord])
     open_shards: dict[int, ShardRecord] = field(default_factory=dict[int, ShardRecord])
-    """Those of them of which something is still to be done."""
+    """Its shards with something left to do."""
     missing_shards: list[int] = field(default_factory=list[int])
-    """Those of which rows have no result."""
+    """The numbers of its shards with rows that have no result."""
     listed: tuple[str, ...] = ()
     """SHA-256 of each list of missing requests that the destination may hold from before a shard was reopened."""
     header_sets: frozenset[Headers] = _NO_HEADERS
-    """Of all its shards."""
+    """The headers of all its shards."""
     sealed_order: list[int] = field(default_factory=list[int])
-    """Shards in the order their results were sealed."""
+    """The numbers of its shards, in the order in which their results were sealed."""
     wishes: dict[int, ResolveWished | LostWished] = field(default_factory=dict[int, ResolveWished | LostWished])
-    """An operator's last word on each shard that is not settled."""
+    """An operator's last decision about each shard that is not settled."""
     refused: frozenset[int] = frozenset()
-    """Shards on which the last word was refused: the API said otherwise."""
+    """Shards whose last decision was refused, because the API contradicted it."""
     stopped: Stopped | None = None
     limited: Limited | None = None
-    """The last word on how many of its requests are sent."""
+    """The last fact that changed its limit."""
     finished: Finished | None = None
     duplicates: frozenset[str] = frozenset()
-    """Batches that were paid for besides those that count."""
+    """Batches that were paid for in addition to those that count."""
     earlier_files: tuple[FilePart, ...] = ()
     """Its files before its input changed."""
     moves: tuple[Moved, ...] = ()
-    """To other destinations, in their order."""
+    """Its moves to other destinations, in their order."""
     cuts: int = 0
-    """How many cuts and moves there were: the position of the next."""
+    """The position of the next fact among its cuts, moves, input changes and reopenings."""
     parts: int = 0
-    """Part numbers given out."""
+    """The number of part numbers that are taken."""
     sealed_count: int = 0
-    """How many shards have durable results."""
+    """The number of shards that have durable results."""
     has_succeeded: bool = False
-    """Whether a request of it ever succeeded."""
+    """Whether any of its requests ever succeeded."""
     largest: int = 0
-    """Requests of its largest shard."""
+    """The number of requests in its largest shard."""
     seqs: tuple[int, int] = (0, 0)
-    """Where its facts are in the journal, from its first to the one that ended it."""
+    """The numbers of its first fact in the journal and of the fact that finished it."""
     cancel_wished: bool = False
-    """Whether somebody wished to cancel this job."""
+    """Whether the cancellation of this job was requested."""
     _changed: anyio.Event | None = None
     _cancelling: anyio.Event | None = None
     _wished: anyio.Event | None = None
     _reopened: frozenset[int] = frozenset()
-    """Shards that were sealed once before: they keep their place in the order."""
+    """Shards that were sealed before and reopened: they keep their place in the order."""
     _sums: Totals | None = None
-    """Of a finished job whose shards were let go."""
+    """The totals of a finished job whose shards were released."""
 
     @property
     def to(self) -> str:
-        """The destination's URL as the journal keeps it, where the job is now; empty for a backend object."""
+        """The URL of the present destination in the form that the journal keeps; empty for a backend object."""
         return self.moves[-1].to if self.moves else self.submitted.to
 
     @property
     def places(self) -> list[str]:
-        """Every destination that the job ever had, the first one first."""
+        """Every destination that the job has had, the first one first."""
         return [self.submitted.to, *(move.to for move in self.moves)]
 
     @property
     def location(self) -> str:
-        """Where the results are; a local place moves with the journal."""
+        """The location of the results; a local destination moves with the journal."""
         to = self.to
         if self.finished is None or is_local(to):
             return shown(absolute_url(self.folder, to))
@@ -209,7 +209,7 @@ class JobRecord:
 
     @property
     def limit(self) -> int | None:
-        """How many of its requests are sent, the first ones; None for all."""
+        """The number of its requests that are sent, the first ones; None for all."""
         return self.submitted.limit if self.limited is None else self.limited.rows
 
     @property
@@ -220,7 +220,7 @@ class JobRecord:
         return self.limit is not None and self.cut.rows >= self.limit and is_more
 
     def take_part(self) -> int:
-        """The part number for a new shard; one that is then not recorded leaves a gap."""
+        """Take the part number for a new shard; if the shard is not recorded, a gap remains."""
         self.parts += 1
         return self.parts - 1
 
@@ -231,7 +231,10 @@ class JobRecord:
         await self._changed.wait()
 
     async def cancelling(self) -> None:
-        """Wait until somebody wishes to cancel this job; every batch does, and is not woken by each fact."""
+        """Wait until the cancellation of this job is requested.
+
+        Every batch waits here. It has a separate event so that not every fact wakes all of them.
+        """
         if not self.cancel_wished:
             if self._cancelling is None:
                 self._cancelling = anyio.Event()
@@ -239,11 +242,11 @@ class JobRecord:
 
     @property
     def let_go(self) -> bool:
-        """Whether its shards are not here any more: `Ledger.in_full` has them."""
+        """Whether its shards were released; `Ledger.in_full` reads them again."""
         return self._sums is not None
 
     def let_shards_go(self) -> None:
-        """Keep what a finished job came to, and not of what parts."""
+        """Release the shards of a finished job, and keep its totals."""
         self._sums = self._totals()
         self.shards = self.open_shards = _NO_SHARDS
         self.sealed_order = _NO_ORDER
@@ -253,12 +256,12 @@ class JobRecord:
         self.head = ""
         self._cancelling = None
         source = self.submitted.source
-        if isinstance(source, SelectedSource | ChangedSource):  # a byte per request, if they are many and mixed
+        if isinstance(source, SelectedSource | ChangedSource):  # a mask has up to a byte per request
             source = msgspec.structs.replace(source, mask=b"")
             self.submitted = msgspec.structs.replace(self.submitted, source=source)
 
     def take_shards_back(self, full: JobRecord) -> None:
-        """Have the shards again that were let go; `full` is the job as it stood when it finished."""
+        """Load the released shards again; `full` is the job in the state in which it finished."""
         self.shards = full.shards
         self.open_shards = full.open_shards
         self.sealed_order = full.sealed_order
@@ -270,19 +273,22 @@ class JobRecord:
         self._sums = None
 
     async def wish(self) -> None:
-        """Wait until an operator says something of a shard; shards that wait for days are not woken by each fact."""
+        """Wait until an operator decides about a shard.
+
+        This has a separate event, so that not every fact wakes shards that wait for days.
+        """
         if self._wished is None:
             self._wished = anyio.Event()
         await self._wished.wait()
 
     def wake(self) -> None:
-        """Let everybody who waits for a change look again."""
+        """Wake all tasks that wait for a change."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None
 
     def apply(self, recorded: Recorded) -> None:
-        """Add one fact of this job or of a shard of it."""
+        """Apply one fact of this job or of one of its shards."""
         self.changed_at = recorded.at
         number = recorded.shard
         if number is not None:
@@ -355,7 +361,7 @@ class JobRecord:
             self.header_sets |= {fact.headers}
 
     def _apply_to_shard(self, shard: ShardRecord, fact: ShardFact) -> None:
-        """What a fact of a shard says of the job; its state is changed already."""
+        """Apply a shard's fact to the job; the shard's state is changed already."""
         number = shard.shard
         match fact:
             case Committing():
@@ -388,14 +394,14 @@ class JobRecord:
                 pass
 
     def _reopen(self, number: int) -> None:
-        """A sealed shard is to be drained once more: the job has to be finished again, at a position of its own."""
+        """Note that a sealed shard is drained once more, so the job must be finished again at a new position."""
         self._reopened |= {number}
         if self.finished is not None:
             self.finished = None
             self.cuts += 1
 
     def progress(self) -> Progress:
-        """A snapshot; its cost grows with the number of shards, not of requests."""
+        """Return a snapshot of the progress; its cost grows with the number of shards, not of requests."""
         if self._sums is not None:
             return progress_of_sums(self._sums, planned=self.cut.rows, total=self._total, limit=self.limit)
         return progress_of(self.shards.values(), planned=self.cut.rows, total=self._total, limit=self.limit)
@@ -409,23 +415,23 @@ class JobRecord:
 
     @property
     def not_sent(self) -> int | None:
-        """Requests that it never took up because it was cancelled; None if their number is not known."""
+        """The number of requests that were never planned because the job was cancelled; None if it is not known."""
         if self.finished is None or self.cut.last:
             return 0
         return None if self._total is None else self._total - self.cut.rows
 
     @property
     def unsettled(self) -> int:
-        """Requests in shards that may have been sent, and are not sealed."""
+        """The number of requests in shards that may have been sent and are not sealed."""
         return sum(shard.planned.rows for shard in self.open_shards.values() if not isinstance(shard.state, Ready))
 
     @property
     def missing(self) -> int:
-        """How many of its requests have no result."""
+        """The number of its requests that have no result."""
         return self._totals().missing
 
     def failures(self) -> tuple[Failure, ...]:
-        """What did not succeed so far, in few groups; of a job whose shards are here, see `Ledger.failures`."""
+        """Return the failures so far, in few groups; the shards must be loaded, see `Ledger.failures`."""
         found = Failures(MOST_OF_JOB)
         for shard in self.shards.values():
             match shard.state:
@@ -436,7 +442,7 @@ class JobRecord:
         return found.groups
 
     def summary(self, prices: PriceList) -> Summary:
-        """What the job came to so far; complete once it is finished."""
+        """Return the summary of the job so far; it is complete once the job is finished."""
         totals = self._totals()
         counts, bill = totals.counts, prices.bill(totals.spends)
         return Summary(

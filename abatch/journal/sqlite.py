@@ -1,10 +1,10 @@
 """The log of facts in one SQLite file: `FactLog` in SQL. WAL, synchronous=FULL.
 
-After a failed write or fsync nothing more is written through this connection, and the manager ends: what a disk did
-with a failed fsync cannot be known, so it is never tried again.
+After a failed write or fsync nothing more is written through this connection, and the manager ends. The effect of a
+failed fsync is not known, so it is never tried again.
 
-One unit of work is one closure in one thread hop (`threads.run`), under a shield: a cancellation can neither
-split it nor leave it running unseen. That is why this uses `sqlite3` itself; see docs/design.md.
+One unit of work is one closure in one worker thread call (`threads.run`), under a shield: a cancellation can neither
+interrupt it nor leave it running unnoticed. That is why this module uses `sqlite3` directly; see docs/design.md.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 VERSION: Final = 3
-"""Of the tables, the facts and what their columns mean: another journal is refused, never guessed at."""
+"""The format of the tables, the facts, and the meaning of their columns. A journal of an unknown format is refused."""
 OLDER: Final = 2
-"""A format that is read, too, and migrated when a journal of it is driven: it only lacks some kinds of facts."""
+"""An older format that is read, too, and migrated when the journal is driven: it only lacks some kinds of facts."""
 SINCE_OLDER: Final = (
     CancelledAsParked,
     CandidatesChanged,
@@ -78,7 +78,7 @@ SINCE_OLDER: Final = (
     Reopened,
     WishRefused,
 )
-"""Kinds of facts that a journal of the older format cannot hold: an abatch that writes it cannot read them."""
+"""Kinds of facts that a journal of the older format cannot hold, because an abatch of that format cannot read them."""
 _OF_SHARD: Final = (int, type(None))
 SCHEMA: Final = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -98,7 +98,7 @@ CREATE UNIQUE INDEX cuts ON facts (job, n) WHERE shard IS NULL;
 
 
 class SqliteLog:
-    """One connection to the file, opened by `SqliteLog.open`; every method that touches the disk is awaited."""
+    """One connection to the file, opened by `SqliteLog.open`; every method that uses the disk is awaited."""
 
     def __init__(
         self, folder: JournalFolder, db: sqlite3.Connection, lock: DriverLock | None, lineage: Lineage
@@ -118,12 +118,12 @@ class SqliteLog:
 
     @classmethod
     async def open(cls, folder: JournalFolder, /, *, drive: bool) -> Self:
-        """Open the log in `folder`; make it if `drive`.
+        """Open the log in `folder`; with `drive`, make it if there is none.
 
         Raises:
-            ConfigError: there is none, and it is only to be read.
+            ConfigError: there is no log, and `drive` is False.
             JournalLocked: another process drives it.
-            JournalCorrupt: it is not a journal this version can read.
+            JournalCorrupt: it is not a journal that this version can read.
             JournalError: the folder or file cannot be used.
 
         """
@@ -168,10 +168,10 @@ class SqliteLog:
             self._lock.close()
 
     async def bind(self, base_url: str, /) -> None:
-        """Tie the journal to one API once something may have been sent; until then the last one counts.
+        """Bind the journal to one API once something may have been sent; until then the last call counts.
 
         Raises:
-            ConfigError: it belongs to another base URL.
+            ConfigError: the journal belongs to another base URL.
 
         """
         known = await self._unit(self._bind, base_url)
@@ -190,7 +190,7 @@ class SqliteLog:
         return str(known)
 
     async def base_url(self) -> str | None:
-        """The API this journal belongs to, None before its first use."""
+        """Return the API that the journal belongs to; None before its first use."""
 
         def read() -> str | None:
             row = self._db.execute("SELECT value FROM about WHERE name = 'base_url'").fetchone()
@@ -199,10 +199,10 @@ class SqliteLog:
         return await self._unit(read)
 
     async def add_job(self, fact: Submitted, /) -> Recorded:
-        """Append a job's first fact; its number is in what is returned.
+        """Append a job's first fact, and return it with the job's number.
 
         Raises:
-            JobConflict: another process took the key meanwhile.
+            JobConflict: another process has taken the key.
 
         """
         return await self._unit(self._add_job, fact)
@@ -217,11 +217,11 @@ class SqliteLog:
             return self._insert(Entry(job, fact), time.time())
 
     async def append(self, /, *entries: Entry) -> list[Recorded]:
-        """Make these facts durable, all or none, and return them as recorded. Not interrupted by a cancellation.
+        """Make these facts durable, all or none, and return them as recorded. A cancellation does not interrupt this.
 
         Raises:
-            Overtaken: another process has appended one of these positions.
-            JournalError: the write failed; the journal takes nothing more.
+            Overtaken: another process has appended at one of these positions.
+            JournalError: the write failed; the connection accepts nothing more.
 
         """
         return await self._unit(self._append, entries)
@@ -236,13 +236,13 @@ class SqliteLog:
                 raise Overtaken from taken
 
     def _check_format(self, entries: tuple[Entry, ...]) -> None:
-        """Refuse a fact that the journal's format does not have; another process may have migrated it meanwhile."""
+        """Refuse a fact that the journal's format does not have; another process may have migrated it by now."""
         if any(isinstance(entry.fact, SINCE_OLDER) for entry in entries):
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version == OLDER:
                 raise JournalError(
                     f"journal {self.folder} has format {OLDER}, so an older abatch may be driving it, which could not "
-                    "read what was to be recorded; nothing was. Run the job once with this version "
+                    "read the new fact; nothing was recorded. Run the job once with this version "
                     "(`abatch status` shows the command), then repeat this"
                 )
 
@@ -264,15 +264,15 @@ class SqliteLog:
         others_only: bool = False,
         job: int | None = None,
     ) -> int:
-        """Call `visit` (in a worker thread) with every fact after `since`, in the order they became durable.
+        """Call `visit` (in a worker thread) with every fact after `since`, in the order in which they became durable.
 
-        With `until`, up to the fact of that number; with `shard` or `job`, those of it alone.
+        With `until`, the replay ends with the fact of that number; with `job`, it reads only the facts of that job.
 
         Returns:
             The number of the last of these facts; `since` if there was none.
 
         Raises:
-            JournalCorrupt: a fact cannot be read, or `visit` found that it does not follow from those before it.
+            JournalCorrupt: a fact cannot be read, or `visit` reports that it does not follow from the earlier ones.
 
         """
         return await self._unit(self._replay, visit, since=since, until=until, others_only=others_only, of_job=job)
@@ -303,7 +303,7 @@ class SqliteLog:
                     decoded = decode(fact)
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as unreadable:
                     raise JournalCorrupt(self.folder.path, f"fact {seq} cannot be read") from unreadable
-                # SQLite keeps any type in any column
+                # The types are checked because SQLite stores any type in any column.
                 if type(job) is not int or type(at) is not float or type(of_shard) not in _OF_SHARD:
                     raise JournalCorrupt(self.folder.path, f"fact {seq} cannot be read")
                 try:
@@ -314,7 +314,7 @@ class SqliteLog:
         return seq
 
     async def job_of(self, shard: int, /) -> int | None:
-        """The number of the job that has this shard."""
+        """Return the number of the job that has this shard; None if no fact names the shard."""
 
         def read() -> int | None:
             row = self._db.execute("SELECT job FROM facts WHERE shard = ? AND n = 0", (shard,)).fetchone()
@@ -323,7 +323,7 @@ class SqliteLog:
         return await self._unit(read)
 
     async def version(self) -> int:
-        """A number that changes once another process has written; cheap enough to ask every second."""
+        """Return a number that changes when another process writes; cheap enough to call every second."""
 
         def read() -> int:
             (number,) = self._db.execute("PRAGMA data_version").fetchone()
@@ -352,7 +352,7 @@ class SqliteLog:
 
 
 class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT; on any error ROLLBACK, and the error goes on."""
+    """BEGIN IMMEDIATE … COMMIT; on any error ROLLBACK, and the error propagates."""
 
     __slots__ = ("_db",)
 
@@ -381,7 +381,7 @@ def _connect(path: Path, *, migrate: bool) -> tuple[sqlite3.Connection, bytes]:
         code = getattr(failure, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         db.close()
         if isinstance(failure, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
-            # full, busy, read-only: not the file's fault
+            # The disk is full, busy or read-only; the file itself is not damaged.
             raise JournalError(f"journal {path.parent} cannot be opened: {failure}") from failure
         raise JournalCorrupt(path, f"it is not a journal ({failure})") from failure
     except BaseException:
@@ -390,14 +390,14 @@ def _connect(path: Path, *, migrate: bool) -> tuple[sqlite3.Connection, bytes]:
 
 
 def _prepare(db: sqlite3.Connection, path: Path, *, migrate: bool) -> bytes:
-    """Bring a connection and, the first time, the schema into place; the journal's secret.
+    """Set up a connection and, for a new file, the schema, and return the journal's secret.
 
-    `migrate` is for the process that has the driver's lock: no older abatch drives the journal meanwhile.
+    Only the process that has the driver's lock may `migrate`, because then no older abatch drives the journal.
     """
-    _is_new(db, path)  # before anything of a stranger's database is changed
+    _is_new(db, path)  # this comes first, so that another program's database is never changed
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA fullfsync = ON")  # of macOS, as `disk.sync`; nothing elsewhere
+    db.execute("PRAGMA fullfsync = ON")  # has an effect only on macOS, like `disk.sync`
     db.execute("PRAGMA checkpoint_fullfsync = ON")
     with _Transaction(db):
         if _is_new(db, path):
@@ -412,12 +412,12 @@ def _prepare(db: sqlite3.Connection, path: Path, *, migrate: bool) -> bytes:
 
 
 def _is_new(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether a database is empty; if it is not, it is a journal of a format that is read here."""
+    """Return whether a database is empty; raise if it is neither empty nor a journal that this version can read."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version not in {0, OLDER, VERSION}:
         raise JournalError(
             f"{path} has format {version}, this abatch reads {OLDER} and {VERSION}: "
-            "let the abatch that wrote it finish its jobs, or choose another journal with journal= or --journal"
+            "finish its jobs with the abatch that wrote it, or choose another journal with journal= or --journal"
         )
     if version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
         raise JournalError(f"{path} is another program's database: choose another journal with journal= or --journal")

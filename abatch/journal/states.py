@@ -1,4 +1,4 @@
-"""How jobs and shards stand, in words."""
+"""The states of jobs and shards, in words."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Standing", "State", "attempt_of", "shard_in_words", "standing_of", "
 
 
 State: TypeAlias = Literal["planning", "running", "in doubt", "held", "stopped", "cancelling", "done"]
-"""The state of a job, as people and programs read it."""
+"""The state of a job, for people and programs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """How a job stands."""
+    """The state of a job, with its reason and remedy."""
 
     state: State
     reason: str = ""
@@ -28,7 +28,7 @@ class Standing:
 
 
 def standing_of(job: JobRecord) -> Standing:
-    """How a job stands, what matters most first."""
+    """Return the state of a job; if several apply, the most important one."""
     if job.finished is not None:
         return Standing(state="done", reason="cancelled" if job.cancel_wished else "")
     if job.stopped is not None and not job.cancel_wished:
@@ -54,19 +54,19 @@ def standing_of(job: JobRecord) -> Standing:
 
 
 def _has_begun(job: JobRecord) -> bool:
-    """Whether something of a job was sent: from then on it is more than planned, while its input is read on."""
+    """Return whether a part of a job was sent: then it counts as running, even while its input is still read."""
     return job.sealed_count > 0 or any(not isinstance(shard.state, Ready) for shard in job.open_shards.values())
 
 
 def _remedy_of_held(job: JobRecord, shard: int) -> str:
     if (wish := job.wishes.get(shard)) is not None:
         return f"Noted, and not done yet: it {wish_in_words(wish)}"
-    refused = "Your last word was refused: the API says otherwise. " if shard in job.refused else ""
+    refused = "Your last decision was refused, because the API contradicts it. " if shard in job.refused else ""
     return f"{refused}Look in the Console, then: abatch resolve {shard} --adopt BATCH_ID, or --not-created, or --lost"
 
 
 def state_of(shard: ShardRecord) -> tuple[str, str]:
-    """How a shard stands in a word or two, and why, where there is something to say."""
+    """Return the state of a shard in a word or two, and the reason; the reason is empty if there is none."""
     match shard.state:
         case Ready():
             return "ready", ""
@@ -95,12 +95,12 @@ def state_of(shard: ShardRecord) -> tuple[str, str]:
 
 
 def shard_in_words(shard: ShardRecord) -> str:
-    """How a shard stands, and why."""
+    """Return the state of a shard and its reason."""
     return ": ".join(filter(None, state_of(shard)))
 
 
 def wish_in_words(wish: ResolveWished | LostWished) -> str:
-    """What an operator said of a shard."""
+    """Return an operator's decision about a shard."""
     match wish:
         case LostWished():
             return "is lost"
@@ -113,7 +113,7 @@ def wish_in_words(wish: ResolveWished | LostWished) -> str:
 
 
 def attempt_of(shard: ShardRecord) -> int | None:
-    """The number of its last attempt, 0 before the first; None where only the journal's facts still tell."""
+    """Return the number of a shard's last attempt, 0 before the first; None if only the journal's facts hold it."""
     match shard.state:
         case Ready(attempt=attempt) | InDoubt(attempt=attempt):
             return attempt

@@ -1,6 +1,7 @@
-"""What only the driving process knows, for those who look from outside: why a doubt waits, what is not visible.
+"""The status of the driving process, for other processes: why a doubt waits, and which batches are not visible.
 
-It stands in `driver.json` beside the journal, replaced as a whole when it changes. Nothing depends on it.
+Only the driving process knows it. It is in `driver.json` in the journal's folder, and each change replaces the whole
+file. Nothing depends on it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["DriverStatus", "StorageDown", "driver_status", "post", "read"]
 
 
 class StorageDown(msgspec.Struct, frozen=True, kw_only=True):
-    """A job's destination fails at the moment, and is tried again."""
+    """A destination that fails at the moment, and is tried again."""
 
     job: str
     """The job's key."""
@@ -28,21 +29,21 @@ class StorageDown(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the epoch."""
     why: str
     until: float = 0.0
-    """When the job ends if it still fails; seconds since the epoch, 0 where that is not known."""
+    """When the job ends if the destination still fails; seconds since the epoch, 0 if that is not known."""
 
 
 class DriverStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The driver's own account."""
+    """The status that the driver reports."""
 
     pid: int
     waiting: dict[int, str] = {}
-    """Per shard in doubt: what is waited for."""
+    """Per shard in doubt: what it waits for."""
     not_visible: list[str] = []
     """Accepted batches that the API has not shown for an hour."""
     parked: dict[str, str] = {}
-    """Per batch that is far older than usual and has not moved: for how long."""
+    """Per batch that is far older than usual and has not moved: how long it has not moved."""
     trouble: str = ""
-    """Why the API cannot be asked at the moment."""
+    """Why the API cannot be called at the moment."""
     storage_down: list[StorageDown] = []
     """Destinations that fail at the moment, and are tried again."""
 
@@ -61,7 +62,7 @@ def post(folder: JournalFolder, status: DriverStatus) -> None:
 
 
 def read(folder: JournalFolder) -> DriverStatus | None:
-    """The status, None if there is none that can be read."""
+    """Read the status; None if there is none that can be read."""
     try:
         return msgspec.json.decode(folder.status.read_bytes(), type=DriverStatus)
     except (FileNotFoundError, msgspec.MsgspecError):
@@ -69,7 +70,7 @@ def read(folder: JournalFolder) -> DriverStatus | None:
 
 
 def driver_status(folder: JournalFolder) -> DriverStatus | None:
-    """The account of the process that drives the journal now, with no more than its id if it has given none yet."""
+    """Return the status of the process that drives the journal now; only its id if it has reported none yet."""
     if not folder.is_driven():
         return None
     pid = holder(folder.lock)

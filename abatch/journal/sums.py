@@ -1,4 +1,4 @@
-"""What the shards of a job come to: how far the job is, and the totals of its summary."""
+"""The sums over the shards of a job: its progress, and the totals of its summary."""
 
 from __future__ import annotations
 
@@ -38,38 +38,38 @@ __all__ = ["Progress", "Totals", "progress_of", "progress_of_sums", "totals_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a job is, in requests unless named otherwise."""
+    """The progress of a job; its fields count requests unless they say otherwise."""
 
     planned: int = 0
-    """Checked, and cut into shards."""
+    """Requests that are checked and cut into shards."""
     submitted: int = 0
-    """In a batch, or in doubt, now or before."""
+    """Requests that are, or were, in a batch or in doubt."""
     in_flight: int = 0
-    """In a batch that has not ended, or in doubt."""
+    """Requests in a batch that has not ended, or in doubt."""
     sealed: int = 0
-    """With their final line in the destination, or known missing."""
+    """Requests whose final line is in the destination, or that are known to be missing."""
     failed: int = 0
-    """Of the sealed: not succeeded, or missing."""
+    """Sealed requests that did not succeed, or are missing."""
     missing: int = 0
-    """Of the failed: their result cannot be got."""
+    """Failed requests whose result cannot be retrieved."""
     batches: int = 0
-    """Batches that the API took, ended or not."""
+    """Batches that the API accepted, ended or not."""
     batches_in_flight: int = 0
-    """Of these: not ended."""
+    """Batches that have not ended."""
     in_doubt: int = 0
     """Shards whose create was not answered."""
     held: int = 0
-    """Shards of which only an operator can say what became of them."""
+    """Shards that only an operator can decide."""
     retried: int = 0
     """Requests that were sent again because they expired or failed for a passing reason."""
     total: int | None = None
-    """All requests of the job, where that is known."""
+    """All requests of the job, if that number is known."""
     limit: int | None = None
-    """How many of these are sent at most, the first ones; None for all."""
+    """The largest number of requests that are sent, the first ones; None for all."""
 
     @property
     def wanted(self) -> int | None:
-        """How many requests are to be sent for now: all, or what the limit allows; None while it is not known."""
+        """The number of requests to send for now: all, or what the limit allows; None while it is not known."""
         if self.limit is None:
             return self.total
         if self.planned >= self.limit:
@@ -78,22 +78,22 @@ class Progress:
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a job's shards come to, for its summary."""
+    """The totals over a job's shards, for its summary."""
 
     counts: Counts
     missing: int
     batches: int
     retried: int
     spends: tuple[Spend, ...]
-    """One per model, price step, place of inference, and what has no price."""
+    """One entry for each combination of model, price step, place of inference, and reasons for having no price."""
     stops: tuple[tuple[str, int], ...] = ()
-    """Answers per stop reason; the most frequent first."""
+    """The number of answers per stop reason, the most frequent first."""
     submitted: int = 0
-    """Requests of the batches that are drained, each counted once however often it was tried."""
+    """The number of requests in the drained batches; each counts once, however often it was tried."""
 
 
 def progress_of(shards: Iterable[ShardRecord], *, planned: int, total: int | None, limit: int | None) -> Progress:
-    """How far a job with these shards is."""
+    """Compute the progress of a job with these shards."""
     submitted = in_flight = sealed = failed = missing = batches = flying = in_doubt = held = retried = 0
     for shard in shards:
         rows, first = shard.planned.rows, shard.planned.trial == 1
@@ -145,7 +145,7 @@ def progress_of(shards: Iterable[ShardRecord], *, planned: int, total: int | Non
 
 
 def progress_of_sums(sums: Totals, *, planned: int, total: int | None, limit: int | None) -> Progress:
-    """How far a finished job is of which only the sums are kept."""
+    """Compute the progress of a finished job from its totals, which are all that is kept of its shards."""
     counts, missing = sums.counts, sums.missing
     return Progress(
         planned=planned,
@@ -161,7 +161,7 @@ def progress_of_sums(sums: Totals, *, planned: int, total: int | None, limit: in
 
 
 def totals_of(shards: Iterable[ShardRecord]) -> Totals:
-    """What these shards of a job come to."""
+    """Compute the totals over these shards of a job."""
     counts, missing, batches, retried, submitted = Counts(), 0, 0, 0, 0
     spent: dict[tuple[str, bool, str, tuple[str, ...]], Usage] = {}
     stops: dict[str, int] = {}
@@ -175,7 +175,7 @@ def totals_of(shards: Iterable[ShardRecord]) -> Totals:
                 add_stops(stops, end.stops)
                 for spend in end.spend:
                     usage = spend.usage
-                    # jobs have few models between them
+                    # All jobs share a few models.
                     bucket = (intern(spend.model), spend.long, usage.inference_geo, usage.unpriced)
                     if bucket not in spent and len(spent) >= MOST_SPENDS:
                         bucket = (OTHER_MODELS, False, "", (TOO_MANY,))

@@ -1,6 +1,6 @@
-"""Gather what a journal knows of each scope when it is opened: the batches that are ours, and the commit points.
+"""Collect what a journal knows about each scope when it is opened: the batches that are ours, and the commit points.
 
-It looks at every shard once, in a worker thread.
+The survey visits every shard once, in a worker thread.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ __all__ = ["Survey", "Surveys"]
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What is known of one scope."""
+    """The knowledge about one scope."""
 
     known: Known = field(default_factory=Known)
     commits: CommitTimes = field(default_factory=CommitTimes)
     lost: set[str] = field(default_factory=set[str])
-    """Batches that were given up, all of whose rows are missing."""
+    """Batches that were given up, and whose rows are all missing."""
 
     def add(self, job: JobRecord) -> None:
-        """Take in the shards of a job of this scope."""
+        """Add the shards of a job of this scope."""
         for shard, batch_id, created_at in bound_batches(job):
             self.known.bound.add(batch_id)
-            self.lost.discard(batch_id)  # a job that was reopened is looked at twice
+            self.lost.discard(batch_id)  # a job that was reopened is visited twice
             if _is_lost(shard):
                 self.lost.add(batch_id)
             elif shard.open:
@@ -44,24 +44,24 @@ class Survey:
 
 
 class Surveys:
-    """What is known of every scope of a journal, as its jobs are taken in."""
+    """The surveys of all scopes of a journal."""
 
     def __init__(self) -> None:
         self.of: dict[str | None, Survey] = {}
-        """Per workspace."""
+        """The survey of each workspace."""
 
     def add(self, job: JobRecord) -> None:
-        """Take in the shards of a job, in full: a finished one is taken in before they are let go."""
+        """Add all shards of a job; a finished job must be added before its shards are released."""
         self.of.setdefault(job.submitted.headers.workspace_id, Survey()).add(job)
 
     def add_all(self, jobs: Iterable[JobRecord]) -> None:
-        """Take in these jobs."""
+        """Add the shards of these jobs."""
         for job in jobs:
             self.add(job)
 
 
 def bound_batches(job: JobRecord) -> list[tuple[ShardRecord, str, float]]:
-    """The shards of a job whose batch is known by an answer or a tag, with its id and time of creation."""
+    """Return the shards of a job whose batch is proven by an answer or a tag, with the batch's id and creation time."""
     bound: list[tuple[ShardRecord, str, float]] = []
     for shard in job.shards.values():
         match shard.state:
@@ -74,7 +74,7 @@ def bound_batches(job: JobRecord) -> list[tuple[ShardRecord, str, float]]:
 
 
 def _is_lost(shard: ShardRecord) -> bool:
-    """Whether its batch was given up and all its rows are missing."""
+    """Return whether the batch of a shard was given up and all its rows are missing."""
     match shard.state:
         case Done(drained=drained):
             return drained.missing == shard.planned.rows

@@ -1,4 +1,4 @@
-"""Record what an operator says of a shard, or that a job is to be cancelled, in a journal that others may drive."""
+"""Record an operator's decision about a shard, or a request to cancel a job, in a journal that others may drive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["wish_cancel", "wish_lost", "wish_resolved"]
 
 
 async def wish_cancel(ledger: Ledger, job: JobRecord) -> None:
-    """Record that a job is to be cancelled; once is enough.
+    """Record the request to cancel a job, unless it is recorded already.
 
     Raises:
         ConfigError: the job is done.
@@ -31,7 +31,7 @@ async def wish_cancel(ledger: Ledger, job: JobRecord) -> None:
 
 
 async def wish_resolved(ledger: Ledger, number: int, batch_id: str | None) -> tuple[JobRecord, ResolveWished]:
-    """Record that a shard is this batch, or with None that no batch was created.
+    """Record the decision that a shard is this batch, or with None that no batch was created.
 
     Raises:
         ConfigError: there is no such shard, or it is neither in doubt nor held.
@@ -40,7 +40,7 @@ async def wish_resolved(ledger: Ledger, number: int, batch_id: str | None) -> tu
     shard = await _shard(ledger, number)
     doubt = doubt_of(shard.state)
     if doubt is None or not isinstance(shard.state, InDoubt | Held):
-        hint = "" if doubt is None else "; if its batch was deleted, say --lost"
+        hint = "" if doubt is None else "; if its batch was deleted, use --lost"
         raise ConfigError(f"shard {number} is neither in doubt nor held, it is {shard_in_words(shard)}{hint}")
     wish = ResolveWished(shard=number, attempt=doubt.attempt, batch_id=batch_id)
     await ledger.record(Entry(shard.job, wish))
@@ -48,10 +48,10 @@ async def wish_resolved(ledger: Ledger, number: int, batch_id: str | None) -> tu
 
 
 async def wish_lost(ledger: Ledger, number: int, *, any_key: bool) -> tuple[JobRecord, LostWished]:
-    """Record that the results of a shard are given up.
+    """Record the decision to give up the results of a shard.
 
     Raises:
-        ConfigError: there is no such shard, or nothing of it was committed that is not settled or drained.
+        ConfigError: there is no such shard, or it has no committed attempt that is not settled or drained yet.
 
     """
     shard = await _shard(ledger, number)

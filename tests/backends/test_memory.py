@@ -56,7 +56,7 @@ class TestMemory(OutageContract):
         backend = await self.connect(self.job)
         sink = await self.sink(backend)
         memory.outage("results", steps=1, carried_out=True)
-        with pytest.raises(BackendError, match="out for a while"):
+        with pytest.raises(BackendError, match="unavailable for a while"):
             await sink.seal()
         assert isinstance(await backend.open(self.shard()), Sealed)
 
