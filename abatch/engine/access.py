@@ -1,4 +1,4 @@
-"""Open the client of the API, and make sure that the API is there and takes the key."""
+"""Open the client of the API, and make sure that the API can be reached and accepts the key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["check_access", "open_client"]
 
 
 async def open_client(sdk: AsyncAnthropic | None) -> Client:
-    """Make the client over the caller's SDK client, or over one that is built from the environment.
+    """Make the client from the caller's SDK client, or from an SDK client that is built from the environment.
 
     Raises:
         ConfigError: the environment has no credentials, or they cannot be used.
@@ -34,15 +34,15 @@ async def open_client(sdk: AsyncAnthropic | None) -> Client:
 
 
 async def check_access(call: Callable[[], Awaitable[object]], key: str) -> None:
-    """Make one cheap call; while it is refused, make it again until the refusal counts as one.
+    """Make one cheap call; if it is refused, repeat it until the refusal counts as definite.
 
     Args:
         call: the call.
-        key: the job that needs the API.
+        key: the key of the job that needs the API.
 
     Raises:
         ApiError: the API cannot be reached.
-        JobStopped: it refuses the key, or what answers is not the API.
+        JobStopped: the API refuses the API key, or the server that answers is not the API.
 
     """
     checks = Reads(first=1.0)
@@ -60,7 +60,7 @@ async def check_access(call: Callable[[], Awaitable[object]], key: str) -> None:
             if (refusal := checks.refusal) is not None:
                 raise JobStopped(key, refusal.reason, refusal.remedy) from failure
             if refusal_of(failure) is None:
-                return  # it passes: the run waits for that
+                return  # The failure is temporary, and the run waits until it is over.
             await anyio.sleep(wait)
         else:
             return

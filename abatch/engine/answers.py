@@ -1,6 +1,6 @@
 """Read the API's answers: batches, pages of the list, error envelopes, dates.
 
-What a server says goes into the journal and to the screen, so keys are taken out of it here.
+Text from a server is written to the journal and to the screen, so API keys are removed from it here.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["LONGEST_WAIT", "Page", "api_error", "batch_of", "page_of", "replied"
 
 T = TypeVar("T")
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What an answer that is not JSON of the expected kind raises."""
+"""The exceptions that decoding raises if an answer is not JSON of the expected kind."""
 _ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}")
-"""Of a batch: it stands in paths, in the journal and on the screen."""
+"""The form of a batch id, which is used in paths, in the journal and on the screen."""
 _OF_A_SERVER: Final = frozenset({"", "api_error", "overloaded_error", "timeout_error"})
-"""`error.type` of an envelope that is none, or that no refusal (4xx) of the API's own carries."""
+"""Values of `error.type` that prove a 4xx answer is not a refusal by the API; the empty one is no type at all."""
 LONGEST_WAIT: Final = HOUR
-"""Seconds of a `retry-after` that are believed, at most."""
+"""The maximum number of seconds for which a `retry-after` is believed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +72,11 @@ class _Error(msgspec.Struct):
     type: str
     message: str = ""
     details: object = None
-    """An object or null, and seen as a list and as a text, too."""
+    """An object or null; lists and strings were observed, too."""
 
     @property
     def code(self) -> str | None:
-        """What names the error more closely than its type."""
+        """The error code, which is more specific than the type; None if there is none."""
         match self.details:
             case {"error_code": str(code)}:
                 return code
@@ -85,10 +85,10 @@ class _Error(msgspec.Struct):
 
 
 class _Envelope(msgspec.Struct):
-    """The API's error envelope; a proxy's page is not one."""
+    """The API's error envelope; a proxy's error page is not one."""
 
     type: Literal["error"]
-    """A tag of msgspec's would also take a body without it."""
+    """A field, because a msgspec tag would also accept a body without it."""
     error: _Error
 
 
@@ -96,7 +96,7 @@ def page_of(answer: httpx2.Response) -> Page:
     """Read one page of the list.
 
     Raises:
-        ApiError: it is not one, or has no `Date`, without which it proves nothing about time.
+        ApiError: the answer is not a page of the list, or has no `Date`, without which it proves nothing about time.
 
     """
     page = _decode("list", answer, _List)
@@ -112,14 +112,14 @@ def batch_of(answer: httpx2.Response) -> BatchSeen:
     """Read one batch.
 
     Raises:
-        ApiError: it is not one.
+        ApiError: the answer is not a batch.
 
     """
     return _seen("retrieve", _decode("retrieve", answer, _Batch))
 
 
 def api_error(what: str, answer: httpx2.Response) -> ApiError:
-    """Make the error of a call that was answered with a failure."""
+    """Make the error for a call that was answered with a failure."""
     _, envelope = _envelope(answer)
     return ApiError(
         what,
@@ -133,7 +133,7 @@ def api_error(what: str, answer: httpx2.Response) -> ApiError:
 
 
 def replied(answer: httpx2.Response) -> Replied:
-    """Read the answer to a create, as table A judges it."""
+    """Convert the answer to a create to the form that table A judges."""
     if answer.is_success:
         try:
             batch = _seen("create", msgspec.json.decode(answer.content, type=_Batch))
@@ -156,7 +156,7 @@ def replied(answer: httpx2.Response) -> Replied:
 
 
 def _envelope(answer: httpx2.Response) -> tuple[bytes, _Error | None]:
-    """The API's error envelope without keys: what it says goes into the journal, and to the screen."""
+    """Return the API's error envelope without API keys, because it is written to the journal and to the screen."""
     try:
         error = msgspec.json.decode(answer.content, type=_Envelope).error
     except UNREADABLE:
@@ -167,7 +167,7 @@ def _envelope(answer: httpx2.Response) -> tuple[bytes, _Error | None]:
     error.type, error.message = redacted(error.type, *keys), redacted(error.message, *keys)
     try:
         envelope = msgspec.json.encode(_without_keys(msgspec.json.decode(answer.content), keys))
-    except (*UNREADABLE, ValueError, OverflowError):  # numbers without end
+    except (*UNREADABLE, ValueError, OverflowError):  # The envelope holds infinite numbers.
         envelope = b""
     return envelope, error
 
@@ -186,10 +186,10 @@ def _without_keys(value: object, keys: tuple[str, ...]) -> object:
 
 
 def _sent_keys(answer: httpx2.Response) -> tuple[str, ...]:
-    """The key that the call was made with, in case the answer repeats it."""
+    """Return the keys that the call was sent with, in case the answer repeats them."""
     try:
         sent = answer.request.headers
-    except RuntimeError:  # an answer that no request led to
+    except RuntimeError:  # The answer has no request.
         return ()
     return tuple(key for key in (sent.get("x-api-key"), sent.get("authorization", "").removeprefix("Bearer ")) if key)
 
@@ -200,7 +200,7 @@ def _request_id(answer: httpx2.Response) -> str | None:
 
 
 def retry_after(answer: httpx2.Response) -> float | None:
-    """Read how many seconds an answer asks to wait."""
+    """Return how many seconds an answer asks to wait; None if it does not ask."""
     try:
         asked = float(answer.headers["retry-after"])
     except (KeyError, ValueError):
@@ -223,7 +223,7 @@ def _date_if_told(answer: httpx2.Response) -> float | None:
 
 
 def _moment(told: datetime) -> float:
-    if told.tzinfo is None:  # Python would take it for local time
+    if told.tzinfo is None:  # Python would treat it as local time.
         raise ValueError("no time zone")
     return told.timestamp()
 

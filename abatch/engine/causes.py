@@ -1,7 +1,7 @@
-"""Name why a connection came to nothing, and what to do about it. Pure.
+"""Describe why a connection failed, and how to fix it. Pure.
 
-The libraries below wrap the operating system's error several times, also in groups. It is looked for through all of it.
-A text never repeats what the libraries say of headers, which hold the key.
+The HTTP libraries wrap the operating system's error several times, even in groups, so every level is searched for it.
+The description never repeats a library's text about headers, because headers hold the key.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["in_words"]
 
 WRONG_HOST: Final = frozenset({62, 64})
-"""Codes of OpenSSL: the certificate is for another host name, for another address."""
+"""OpenSSL codes for a certificate that is for another host name or another address."""
 UNREACHABLE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 TRUST: Final = (
     "If a proxy or gateway of your own signs it, set SSL_CERT_FILE to a PEM file with the certificates of its "
@@ -27,7 +27,7 @@ TRUST: Final = (
 
 
 def in_words(error: BaseException) -> str | None:
-    """What made a connection fail; None if nothing in the error says more than its name."""
+    """Describe why a connection failed; return None if the error holds nothing more specific than its name."""
     for each in _all(error):
         if (words := _one(each)) is not None:
             return words
@@ -61,7 +61,7 @@ def _one(error: BaseException) -> str | None:
 
 
 def _of_proxy(error: BaseException) -> str:
-    """A proxy's refusal; only its status is repeated."""
+    """Describe a proxy's refusal; only its status is repeated."""
     status = getattr(error, "status", None) or next(
         (word for word in str(error).replace(",", " ").split() if word.isdecimal() and len(word) == 3), ""
     )
@@ -70,7 +70,7 @@ def _of_proxy(error: BaseException) -> str:
 
 
 def _all(error: BaseException) -> Iterator[BaseException]:
-    """The error, its causes, and the members of groups, innermost first: what the system said is the deepest."""
+    """Yield the error, its causes and the members of groups, innermost first: the system's error is the innermost."""
     seen: set[int] = set()
 
     def below(each: BaseException | None) -> Iterator[BaseException]:

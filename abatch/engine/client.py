@@ -1,19 +1,20 @@
-"""The API as abatch uses it, over the official SDK: the only module of the core that imports it.
+"""The API as abatch uses it, through the official SDK. This is the only module of the core that imports the SDK.
 
-Auth, headers and error classes stay the SDK's. What differs from plain use, and why:
+Authentication, headers and error classes are those of the SDK. These points differ from plain use:
 
-- A create is streamed and never repeated: the SDK's own retry of a lost answer makes a second batch.
-- No call follows a redirect: the key would go with it.
-- Results come from the path under the base URL, in one round trip, as raw bytes; `results_url` is ignored.
-- They are read through the SDK's aiohttp transport, which takes a third of the time of its other one. They are asked
-  for without compression; gzip is decoded here if it comes all the same, because the SDK's decoder ends with the first
-  of several members.
-- Credentials that renew (OAuth) renew after a 401 of a read. A create is preceded by such a read, and never repeated.
-- Creates go over fresh connections of a transport of our own, whose kernel gives up undelivered bytes after a
-  minute (`TCP_USER_TIMEOUT`): bound A4 of docs/reliability.md. With a caller's own client that bound is wider.
+- A create is streamed and never repeated, because a retry by the SDK after a lost answer would make a second batch.
+- No call follows a redirect, because the key would be sent along.
+- Results are read from the path under the base URL, in one round trip, as raw bytes; `results_url` is ignored.
+- Results are read through the SDK's aiohttp transport, which takes a third of the time of the SDK's other transport.
+  They are requested without compression. If they arrive as gzip nevertheless, they are decoded here, because the SDK's
+  decoder stops after the first of several members.
+- Renewable credentials (OAuth) are renewed after a 401 of a read. A create is preceded by such a read, because a create
+  is never repeated.
+- Creates use fresh connections of abatch's own transport, for which the kernel drops undelivered bytes after a minute
+  (`TCP_USER_TIMEOUT`): bound A4 of docs/reliability.md. With a caller's own client that bound is wider.
 
-Errors are translated here, once: `create` returns what table A of `reconcile.py` judges, everything else raises
-ApiError.
+Errors are translated only here: `create` returns the values that table A of `reconcile.py` judges, and every other call
+raises ApiError.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ _NOTHING: Final = (
     LookupError,
     AssertionError,
 )
-"""All that the SDK may raise when a call fails, with LookupError for an unknown charset; not TypeError, a misuse."""
+"""Everything that the SDK may raise when a call fails, including LookupError for an unknown charset.
+
+TypeError is not included, because it means misuse.
+"""
 
 PATH: Final = "/v1/messages/batches"
 _API_PATH: Final = re.compile(r"/v1(/messages(/batches)?)?/*$")
@@ -71,7 +75,7 @@ AS_IT_IS: Final[Mapping[str, str]] = MappingProxyType({"Accept": "application/bi
 
 
 class Client:
-    """One API, one key. Every call names the workspace it is about, None for the key's own."""
+    """A client for one API and one key. Every call names its workspace; None is the key's own workspace."""
 
     def __init__(self, sdk: anthropic.AsyncAnthropic, *, own: bool) -> None:
         self._sdk = sdk
@@ -79,11 +83,12 @@ class Client:
         self._creating = sdk
         self._reading = sdk
         self.owns_socket = False
-        """Whether undelivered bytes of a create die within a minute."""
+        """Whether undelivered bytes of a create are dropped within a minute."""
         url = sdk.base_url
         if url.userinfo:
             raise ConfigError("the base URL carries a user or password, and would stand in the journal; take them out")
-        path = url.raw_path.partition(b"?")[0].decode("ascii")  # as it is sent: decoded it may hold what no URL may
+        # The raw path is used, because the decoded one may hold characters that a URL must not contain.
+        path = url.raw_path.partition(b"?")[0].decode("ascii")
         if (found := _API_PATH.search(path)) is not None:
             without = url.copy_with(raw_path=(path[: found.start()] or "/").encode())
             raise ConfigError(
@@ -100,11 +105,11 @@ class Client:
             )
         if own:
             proxy = proxy_for(url.scheme, url.host, url.port)
-            certificates = trusted()  # one for all transports: each takes a hundredth of a second
+            certificates = trusted()  # All transports share it, because loading it takes a hundredth of a second.
             self._sdk = sdk.with_options(http_client=http_client(certificates, proxy, kept=KEPT_CONNECTIONS))
             self._creating = sdk.with_options(http_client=http_client(certificates, proxy, kept=0))
             self._reading = self._sdk
-            if proxy is None or proxy.startswith("http://"):  # aiohttp speaks no SOCKS
+            if proxy is None or proxy.startswith("http://"):  # aiohttp does not support SOCKS.
                 self._reading = sdk.with_options(
                     http_client=anthropic.DefaultAioHttpClient(
                         verify=certificates, follow_redirects=False, trust_env=False, proxy=proxy
@@ -114,14 +119,14 @@ class Client:
 
     @classmethod
     def from_environment(cls) -> Client:
-        """A client with the credentials of the environment, as the SDK finds them.
+        """Make a client with the credentials that the SDK finds in the environment.
 
         Raises:
-            ConfigError: there are none, or what the environment names cannot be used.
+            ConfigError: there are no credentials, or the settings in the environment cannot be used.
 
         """
         try:
-            # its own connections would read the environment once more, and in another way
+            # The SDK's default transport would read the environment again, in another way, so it is not used.
             sdk = anthropic.AsyncAnthropic(max_retries=0, http_client=httpx2.AsyncClient(transport=Nowhere()))
         except anthropic.AnthropicError as unusable:
             raise ConfigError(f"no usable API credentials: {redacted(str(unusable))}") from unusable
@@ -140,7 +145,7 @@ class Client:
 
     @property
     def fixed_key(self) -> str | None:
-        """The key itself, to fingerprint; None for credentials that change."""
+        """The key itself, for its fingerprint; None for credentials that change."""
         return self._sdk.api_key or self._sdk.auth_token
 
     @property
@@ -149,10 +154,10 @@ class Client:
         return self.fixed_key is None and self._sdk.credentials is not None
 
     async def renew(self, workspace_id: str | None) -> None:
-        """Make sure that credentials that renew are good: a create is not repeated, whatever it is answered.
+        """Make sure that renewable credentials are valid, because a create is not repeated after a 401.
 
         Raises:
-            ApiError: they are refused, or the API could not be asked.
+            ApiError: the credentials are refused, or the API could not be reached.
 
         """
         if self.renews:
@@ -167,7 +172,7 @@ class Client:
             await self._sdk.close()
 
     async def create(self, headers: Headers, size: int, body: AsyncIterator[bytes]) -> Replied | NoAnswer:
-        """Send one create of exactly `size` bytes. Never repeated, never redirected."""
+        """Send one create of exactly `size` bytes; it is never repeated and never redirected."""
         options: RequestOptions = {
             "headers": {
                 "Content-Length": str(size),
@@ -189,10 +194,10 @@ class Client:
         return replied(answer)
 
     async def list(self, workspace_id: str | None, *, limit: int = PAGE, after_id: str | None = None) -> Page:
-        """One page of the list.
+        """Read one page of the list.
 
         Raises:
-            ApiError: also for a reply without `Date`, which proves nothing about time.
+            ApiError: the call failed, or the answer has no `Date`, without which it proves nothing about time.
 
         """
         query = f"{PATH}?limit={limit}" + ("" if after_id is None else f"&after_id={quote(after_id, safe='')}")
@@ -200,10 +205,10 @@ class Client:
         return page_of(answer)
 
     async def retrieve(self, workspace_id: str | None, batch_id: str) -> BatchSeen:
-        """One batch.
+        """Read one batch.
 
         Raises:
-            ApiError: with `status` 404 also for a batch that exists and does not show at the moment.
+            ApiError: the call failed. A `status` of 404 may also mean a batch that exists and is not visible now.
 
         """
         answer = await self._get("retrieve", _path(batch_id), workspace_id)
@@ -213,7 +218,7 @@ class Client:
         """Ask to cancel a batch that is proven ours.
 
         Raises:
-            ApiError: it was refused or not answered; asking again is harmless.
+            ApiError: the call was refused or not answered; repeating it is harmless.
 
         """
         path = _path(batch_id, "/cancel")
@@ -226,15 +231,15 @@ class Client:
 
     @asynccontextmanager
     async def results(self, workspace_id: str | None, batch_id: str) -> AsyncGenerator[AsyncIterator[bytes], None]:
-        """The raw bytes of an ended batch's results, in chunks as they come.
+        """Open the results of an ended batch, as chunks of raw bytes as they arrive.
 
         Raises:
-            ApiError: on entering, and while the chunks are read when the stream breaks.
+            ApiError: the call failed, or the stream broke while the chunks were read.
 
         """
 
         def ask(options: RequestOptions) -> Awaitable[Any]:
-            # with cast_to=Response and stream=True the SDK gives the open response itself
+            # With cast_to=Response and stream=True the SDK returns the open response itself.
             return self._reading.get(
                 _path(batch_id, "/results"),
                 cast_to=httpx2.Response,
@@ -268,9 +273,9 @@ class Client:
         workspace_id: str | None,
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> T:
-        """Make a call that may be repeated; once more after a 401, if there may be a better token.
+        """Make a call that may be repeated, and repeat it once after a 401 if the credentials can be renewed.
 
-        The SDK itself replaces a token that was answered 401, but only in a call that it may retry.
+        The SDK itself replaces a token after a 401, but only in a call that it may retry.
         """
         options = _once({**_workspace(workspace_id), **headers})
         try:
@@ -278,12 +283,12 @@ class Client:
         except anthropic.AuthenticationError:
             if not self.renews:
                 raise
-        async with asyncio.timeout(2 * IDLE):  # it waits as long as the 401 asks
+        async with asyncio.timeout(2 * IDLE):  # The SDK waits as long as the 401 asks, so this limits the wait.
             return await call({**options, "max_retries": 1})
 
 
 def _path(batch_id: str, behind: str = "") -> str:
-    """Of a batch; its id is whatever some server said."""
+    """Return the path of a batch; the id is quoted, because it is text from a server."""
     return f"{PATH}/{quote(batch_id, safe='')}{behind}"
 
 
@@ -315,13 +320,13 @@ def _cause(error: Exception) -> str:
 
 
 def _why_unusable(failure: Exception) -> str:
-    """Why no client can be built, and which variable to look at."""
+    """Describe why no client can be built, and which variables to check."""
     if isinstance(failure, RuntimeError) and "home directory" in str(failure):
         return (
             "there is no home folder in which the SDK could look for credentials; "
             "set HOME, or ANTHROPIC_CONFIG_DIR, to a folder"
         )
-    told = type(failure).__name__  # what else it says may hold a header
+    told = type(failure).__name__  # The rest of the failure's text may hold a header.
     if isinstance(failure, OSError) and failure.filename is not None:
         told = f"{failure.filename}: {failure.strerror}"
     return (

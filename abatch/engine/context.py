@@ -1,4 +1,4 @@
-"""What the jobs of one manager share, and what the drivers of one job share."""
+"""The context that the jobs of one manager share, and the context that the drivers of one job share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class ManagerContext:
-    """What all jobs of a manager share."""
+    """The objects that all jobs of a manager share."""
 
     def __init__(
         self,
@@ -62,14 +62,14 @@ class ManagerContext:
 
 @dataclass(slots=True, kw_only=True)
 class JobContext:
-    """What the drivers of one job share."""
+    """The objects that the drivers of one job share."""
 
     manager: ManagerContext
     job: JobRecord
     ref: JobRef
     scope: Scope
     collector: Collector | None
-    """None while this process does not have the job's backend."""
+    """The collector of results; None while this process does not have the job's backend."""
     outage: Outage
     may_submit: bool
     spawn: Callable[[int], None]
@@ -84,16 +84,16 @@ class JobContext:
 
     @property
     def wants_more(self) -> bool:
-        """Whether requests of this job are still to be planned and sent."""
+        """Whether more requests of this job should be planned and sent."""
         return self.submits and not self.job.cancel_wished
 
     async def while_wanted(self, waiting: Coroutine[Any, Any, T]) -> T | None:
-        """Await what waits to plan or to send; None once the job wants no more of it."""
+        """Await `waiting`, which plans or sends; cancel it and return None once the job wants no more."""
         outcome: T | None = None
         failure: Exception | None = None
 
         async def leave_when_unwanted(scope: anyio.CancelScope) -> None:
-            while self.wants_more:  # a fact of the job or the wish to stop ends it, and either wakes the job
+            while self.wants_more:  # Both a fact of the job and the wish to stop can end this, and both wake the job.
                 await self.job.change()
             scope.cancel()
 
@@ -109,11 +109,11 @@ class JobContext:
         return outcome
 
     def guard_checked(self) -> bool:
-        """Whether nothing that is open in the job's scope was committed under another key."""
+        """Return whether no open attempt in the job's scope was committed under another key."""
         return self.manager.scopes.guard_checked(self.scope.workspace_id)
 
     async def stop(self, reason: str, remedy: str) -> NoReturn:
-        """Record that the job stops, unless it has stopped already.
+        """Record that the job stops, unless it has stopped already, and raise.
 
         Raises:
             JobStopped: always.
@@ -123,7 +123,7 @@ class JobContext:
         raise JobStopped(self.job.key, reason, remedy)
 
     async def record_stop(self, reason: str, remedy: str) -> Stopped | None:
-        """Submit nothing more of the job; its shards that are in doubt or in a batch go on.
+        """Record that the job stops: nothing more is sent, but shards in doubt or in a batch continue.
 
         Returns:
             the stop, or None if the job was stopped before.
@@ -138,5 +138,5 @@ class JobContext:
 
 
 def backend_unknown(key: str) -> JobStopped:
-    """The job's backend is an object of the application, which this process was not given."""
-    return JobStopped(key, "its backend object is not known to this process", "Hand the job over again with it.")
+    """Return the error for a job whose backend is an object of the application that this process does not have."""
+    return JobStopped(key, "its backend object is not known to this process", "Submit the job again with it.")

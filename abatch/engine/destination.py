@@ -1,7 +1,7 @@
 """Connect, read and close the destination of one job.
 
-A destination that is found by its URL is connected when it is first needed. Once its job is finished and its run is
-over, it is closed as soon as nobody reads it, and a later reader connects it again.
+A destination with a URL is connected when it is first needed. Once its job is finished and its run is over, it is
+closed as soon as it has no reader, and a later reader reconnects it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ __all__ = ["Destination"]
 
 
 class Destination:
-    """The destination of one job, and its backend while that is connected.
+    """The destination of one job, with its backend while that is connected.
 
     Args:
         ledger: the journal's jobs.
         job: the job.
-        url: where to connect; None if the caller gave the backend itself, or has not yet.
+        url: the URL to connect to; None if the backend is an object of the caller's, which may not be known yet.
 
     """
 
@@ -45,15 +45,15 @@ class Destination:
         self._job = job
         self.url = url
         self.is_written = False
-        """Whether a run of the job is under way, which may write to it."""
+        """Whether a run of the job is in progress, which may write to the destination."""
         self._backend: Backend | None = None
         self._connecting = anyio.Lock()
         self._readers = 0
         self._assembled = False
-        """Whether `finish` was called on the connected backend since the job is finished."""
+        """Whether `finish` was called on the connected backend after the job was finished."""
 
     def ref(self) -> JobRef:
-        """The job as backends know it."""
+        """Return the job as backends know it."""
         ledger = self._ledger
         return backends.JobRef(
             key=self._job.key,
@@ -64,21 +64,21 @@ class Destination:
         )
 
     def use(self, backend: Backend) -> None:
-        """Take the caller's own backend."""
+        """Use the caller's own backend."""
         self._backend = backend
 
     @property
     def connected(self) -> Backend | None:
-        """The backend, if there is one at the moment."""
+        """The backend, if one is connected now."""
         return self._backend
 
     @property
     def is_unknown(self) -> bool:
-        """Whether only the caller has the backend, and has not given it."""
+        """Whether the backend is an object of the caller's that this process does not have."""
         return self._backend is None and self.url is None
 
     async def backend(self) -> Backend | None:
-        """The job's backend, connected; None if only the caller has it.
+        """Return the job's backend and connect it if necessary; None if only the caller has it.
 
         Raises:
             BackendError: the destination cannot be used.
@@ -92,13 +92,13 @@ class Destination:
     async def _known_backend(self) -> Backend:
         backend = await self.backend()
         if backend is None:
-            why = "its backend is an object of the application: hand the job over again with it"
+            why = "its backend is an object of the application: submit the job again with it"
             raise BackendError(self._job.key, why)
         return backend
 
     @asynccontextmanager
     async def reading(self) -> AsyncGenerator[Backend, None]:
-        """The backend, ready to read sealed shards.
+        """Hold the backend ready to read sealed shards during the block.
 
         Raises:
             BackendError: the destination is not what it was, or only the caller has its backend.
@@ -116,10 +116,10 @@ class Destination:
 
     @asynccontextmanager
     async def rewriting(self) -> AsyncGenerator[Backend, None]:
-        """The backend, with the destination claimed as for a job that is not finished.
+        """Hold the backend during the block, with the destination claimed as for a job that is not finished.
 
         Raises:
-            BackendError: the destination is not free, or is being read, or only the caller has the backend.
+            BackendError: the destination is not free or is being read, or only the caller has the backend.
 
         """
         if self._job.finished is not None and self.url is not None:
@@ -127,7 +127,7 @@ class Destination:
                 if self._readers:
                     raise BackendError(self._job.key, "its results are being read; try again once that is over")
                 await self._close(self._backend)
-                self._backend = None  # otherwise a failure to connect leaves a closed one
+                self._backend = None  # Otherwise a failure to connect would leave a closed backend here.
                 self._backend = await backends.connect(self.url, replace(self.ref(), finished=False, reopened=True))
         self._readers += 1
         try:
@@ -138,12 +138,12 @@ class Destination:
             await self.close_if_idle()
 
     async def assemble(self, backend: Backend, sealed: list[Sealed]) -> None:
-        """Finish the destination of a job whose end is on record; repeatable."""
+        """Finish the destination of a job whose `Finished` fact is recorded; this is repeatable."""
         await backend.finish(self.ref(), sealed)
         self._assembled = True
 
     async def check(self) -> BackendError | None:
-        """Assemble the destination of a finished job once more; why that fails, if it does."""
+        """Assemble the destination of a finished job again; return the failure, if there is one."""
         self._assembled = False
         try:
             async with self.reading():
@@ -152,13 +152,13 @@ class Destination:
             return failure
 
     async def sealed(self) -> list[Sealed]:
-        """What is sealed, in the order of parts."""
+        """Return the sealed shards in the order of their parts."""
         full = await self._ledger.in_full(self._job)
         records = [shard.sealed for shard in full.shards.values()]
         return [sealed_of(each) for each in sorted(filter(None, records), key=lambda each: each.part)]
 
     async def sealed_since(self, given: int) -> list[Sealed]:
-        """What can be read, in the order of sealing, after the first `given`; a shard drained once more ends it."""
+        """Return the readable shards in sealing order, after the first `given`, up to one that is being redrained."""
         if given >= self._job.sealed_count:
             return []
         full = await self._ledger.in_full(self._job)
@@ -170,29 +170,29 @@ class Destination:
         return found
 
     async def tidy(self) -> None:
-        """Do what a run that died just after the end of the job left undone on this machine."""
+        """Finish the cleanup on this machine that a run left undone when it died just after the end of the job."""
         if not is_local(self._job.to) or not await threads.run(Path(self._job.location).exists):
             return
         try:
             async with self.reading():
                 pass
-        except BackendError as failure:  # moved away, or not available: nothing of the job depends on it
+        except BackendError as failure:  # It was moved or is not available, but the job does not depend on the cleanup.
             log.info("backend_not_tidied", job=self._job.key, why=failure.why)
 
     async def move_to(self, url: str) -> None:
-        """Use another destination from now on; while the run is paused."""
+        """Use another destination from now on; the run must be paused."""
         closing = self._detach()
         self.url = url
         await self._close(closing)
 
     async def aclose(self) -> None:
-        """Close the backend; what is sealed does not depend on it."""
+        """Close the backend; sealed shards do not depend on it."""
         await self._close(self._backend)
 
     async def close_if_idle(self) -> None:
-        """Close the backend of a finished job that nobody reads; whoever reads its results connects again."""
+        """Close the backend of a finished job that has no reader; a later reader reconnects."""
         if self._job.finished is not None and not self.is_written and not self._readers and self.url is not None:
-            closing = self._detach()  # first, so that a concurrent reader opens its own connection
+            closing = self._detach()  # Detach first, so that a concurrent reader opens its own connection.
             with anyio.CancelScope(shield=True):
                 await self._close(closing)
 
@@ -205,5 +205,5 @@ class Destination:
         if backend is not None:
             try:
                 await backend.aclose()
-            except Exception as failure:  # noqa: BLE001 - a backend may raise anything; the others are closed, too
+            except Exception as failure:  # noqa: BLE001 - a backend may raise anything; the others must be closed, too
                 log.warning("backend_not_closed", job=self._job.key, error=type(failure).__name__)

@@ -1,4 +1,4 @@
-"""Settle the doubt about one attempt: wait for the ruling of table B, and record it."""
+"""Settle the doubt about one attempt: wait for the ruling by table B, and record it."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 __all__ = ["DoubtSettler", "doubt_about"]
 
 FOREIGN_SOCKET: Final = (GRACE_FOREIGN_SOCKET - GRACE_OWN_SOCKET).total_seconds()
-"""Seconds by which bound A4 is wider where the socket is not abatch's own."""
+"""Seconds by which bound A4 is wider if the socket is not abatch's own."""
 
 
 def doubt_about(scope: Scope, shard: ShardRecord, committed: InDoubt) -> Doubt:
-    """Describe an attempt in doubt as table B takes it."""
+    """Describe an attempt in doubt in the form that table B takes."""
     guarded = scope.key.is_guarded(committed.fingerprint)
     return Doubt(shard=shard.shard, rows=shard.planned.rows, committed=committed, guarded=guarded)
 
@@ -61,7 +61,7 @@ class DoubtSettler:
         self.wishes = wishes
 
     async def settle(self, *, committed_here: bool) -> bool:
-        """Wait for a ruling and record it; whether the shard has another action to perform now.
+        """Wait for a ruling and record it; return whether the shard has another action to perform now.
 
         Args:
             committed_here: whether this process passed the commit point, so that the grace counts from the first look.
@@ -75,7 +75,7 @@ class DoubtSettler:
             case ResolveWished():
                 await self.wishes.obey(wish)
                 return True
-            case LostWished():  # a look at the list comes first: it may show the batch
+            case LostWished():  # The list is read once before the wish is obeyed, because it may show the batch.
                 once = True
             case None:
                 once = held and not self._may_conclude(committed)
@@ -106,12 +106,12 @@ class DoubtSettler:
         return True
 
     async def _record_absence(self) -> None:
-        """Record that the attempt made no batch (B8), unless a candidate is on record that the ruling did not know.
+        """Record that the attempt made no batch (B8), unless a candidate is recorded that the ruling did not know.
 
-        The list of another shard's gate may have shown one while the ruling was made, and `_note` may have been
-        cancelled, or its doubt replaced, once the fact was durable. Then the doubt is settled again, from the facts.
+        The list in another shard's gate may have shown a candidate while the ruling was made, and `_note` may have been
+        cancelled, or its doubt replaced, after the fact was durable. The doubt is then settled again from the facts.
         """
-        async with self.recorder.appending:  # `_note` holds it while it records
+        async with self.recorder.appending:  # `_note` holds this lock while it records.
             committed = doubt_of(self.shard.state)
             if committed is None:
                 raise Overtaken
@@ -121,12 +121,13 @@ class DoubtSettler:
             await self.recorder.append(Withdrawn(why="no batch appeared (B8)"))
 
     def _committed_at(self, committed: InDoubt) -> Moment:
-        """The commit point on every clock."""
+        """Return the time of the commit point on every clock."""
         if committed.at is not None:
             return committed.at
-        return Moment(date=committed.date, boot=0.0, boot_id="", wall=self.shard.since)  # a journal of format 2
+        # A journal of format 2 recorded only the date.
+        return Moment(date=committed.date, boot=0.0, boot_id="", wall=self.shard.since)
 
     def _may_conclude(self, doubt: InDoubt) -> bool:
-        """Whether an absence would be acted on: the reason for which a shard was held may be gone."""
+        """Return whether absence would now lead to a conclusion, because the reason for the hold may be gone."""
         policy = self.context.manager.config.unresolved == "resubmit"
         return policy and not doubt.certain and self.context.scope.key.is_guarded(doubt.fingerprint)

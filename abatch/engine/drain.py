@@ -1,11 +1,12 @@
-"""Drain one ended batch into a sink: raw lines, each row once, at most a few chunks in memory.
+"""Drain one ended batch into a sink: raw lines, each row once, with at most a few chunks in memory.
 
-Rows whose try failed for a passing reason are withheld for a retry shard while the job has tries left; every
-other line goes on as bytes, with the caller's custom_id put in place. Complete means that every row of the shard
-has its line: the rows decide, not the counts, and a stream that ends early is read again, never taken as the end.
+Rows whose try failed for a temporary reason are withheld for a retry shard while the job has tries left. Every other
+line is passed on as bytes, with the caller's custom_id in place of the wire id. A shard is complete when every row has
+its line: the rows decide, not the counts. A stream that ends early is read again, and is never taken as complete.
 
-The order that makes a crash harmless: withheld lines durable in the spool; `seal()`; then one transaction with
-`Drained` and the retry shard's `Planned`. After `Drained` a shard is read again only if its part is gone (`Reopened`).
+This order makes a crash harmless: the withheld lines become durable in the spool, then `seal()` is called, then one
+transaction records `Drained` and the retry shard's `Planned`. After `Drained` a shard is read again only if its part is
+gone (`Reopened`).
 """
 
 from __future__ import annotations
@@ -56,23 +57,23 @@ if TYPE_CHECKING:
 __all__ = ["Collected", "Collector"]
 
 READS: Final = len(READ_AGAIN) + 1
-"""Complete reads that do not bring a row, before it is missing."""
+"""The number of complete reads without a row after which the row is missing."""
 RECOUNTS: Final = 6
-"""Times that the API is asked for its counts before rows that it counts otherwise are sealed."""
+"""How often the API is asked for its counts before rows are sealed although the counts differ."""
 READ_BYTES: Final = 2**18
-"""Bytes of lines, about, that are taken in one turn of the event loop."""
+"""Approximate number of bytes of lines that are processed in one turn of the event loop."""
 _decode_id = msgspec.json.Decoder(str).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """What a drain came to; not recorded yet."""
+    """The outcome of a drain, which is not recorded yet."""
 
     drained: Drained
     retry: Planned | None
     """The retry shard, without its part number."""
     billing: bool
-    """A line said that the account cannot be billed."""
+    """Whether a line reported that the account cannot be billed."""
 
 
 class Collector:
@@ -98,7 +99,7 @@ class Collector:
         self.job = job
         self.backend = backend
         self.one_block = one_block or anyio.Lock(fast_acquire=True)
-        """Held for one text by each drain in turn: between any two the event loop goes round."""
+        """Each drain holds this lock while it processes one text, so the event loop runs between any two texts."""
         self.tries = tries
         self.step = prices.long_prompt_tokens
         self.may_retry = may_retry
@@ -113,20 +114,20 @@ class Collector:
     ) -> Collected:
         """Stream the batch's results into the sink until every row has its line, and seal it.
 
-        What is lost is not read: its part is sealed without lines, and all its rows are missing.
+        A lost batch is not read: its part is sealed without lines, and all its rows are missing.
 
         Args:
             shard: the shard.
-            state: its batch.
-            presence: whom to ask whether the batch is to be given up, and for its sleep.
-            again: what is left of `READ_AGAIN`, if an earlier drain of the batch was given up in a rest.
+            state: the state of the shard, which names its batch.
+            presence: reports whether the batch is given up, and sleeps for the drain.
+            again: the rest of `READ_AGAIN`, if an earlier drain of the batch was postponed while it slept.
 
         Raises:
-            NotOurs: an operator named this batch, and its results are another's.
-            BackendError: the storage failed, or sealed other than it was given.
+            NotOurs: an operator named this batch, but its results are not this shard's.
+            BackendError: the storage failed, or sealed another number of lines than it was given.
             SpoolDamaged: the shard's custom_ids cannot be read.
-            SpoolUnusable: the disk does not take the lines that are withheld for a retry.
-            LineTooLong: a line of more than 64 MiB.
+            SpoolUnusable: the lines that are withheld for a retry cannot be written to disk.
+            LineTooLong: a line has more than 64 MiB.
 
         """
         with closing(await self._open_ids(shard)) as reader:
@@ -134,7 +135,7 @@ class Collector:
             return await drain.run()
 
     async def _open_ids(self, shard: ShardRecord) -> SpoolReader | KeptIds:
-        """The shard's rows; of one that was drained before its custom_ids alone, unless its spool was written again."""
+        """Open the shard's spool file; if the shard was drained before and has none, read its kept custom_ids."""
         try:
             return await open_spool(self.folder.spool, shard.planned)
         except SpoolDamaged:
@@ -146,7 +147,7 @@ class Collector:
 
 
 class _Drain:
-    """One shard's way from the batch to the seal."""
+    """One drain of one shard, from reading the batch to sealing the part."""
 
     def __init__(
         self,
@@ -168,7 +169,7 @@ class _Drain:
         self._lines = LineSifter(owner, shard, state, reader)
         self._withheld = self._lines.withheld
         self._earlier = state.earlier if isinstance(state, Draining) else None
-        """How the shard was drained the first time, if it is drained once more."""
+        """The first `Drained` of the shard, if this is a redrain."""
         self._first_missing = ""
 
     async def run(self) -> Collected:
@@ -200,11 +201,11 @@ class _Drain:
         return self._collected(sealed, written, missing, gone)
 
     async def _read_all(self, sink: Sink, state: Draining) -> str:
-        """Read until every row was seen; why the rest is missing, if it is."""
+        """Read until every row has its line; return why the rest is missing, or an empty string."""
         trouble = Backoff(first=1.0, most=300.0)
         while True:
             failure = await self._read_once(sink)
-            if not self._lines.left:  # a stream that breaks behind the last of them costs nothing
+            if not self._lines.left:  # A break of the stream after the last row does not matter.
                 if self._earlier is None:
                     await self._compare_counts(state.counts)
                 return ""
@@ -238,9 +239,10 @@ class _Drain:
             await self._presence.rest(patience)
 
     def _begins_last_read(self) -> bool:
-        """Whether to read once more, and to take torn lines: nothing better came, and they may be all that the API has.
+        """Return whether a last read is needed, and make it accept torn lines.
 
-        A torn line is not kept from one read to the next, as many may be torn, and long.
+        No earlier read brought whole lines for these rows, so the torn ones may be all that the API has. Torn lines are
+        not kept from one read to the next, because they may be many and long.
         """
         if self._lines.takes_torn or not self._lines.rows_torn:
             return False
@@ -249,7 +251,7 @@ class _Drain:
         return True
 
     async def _compare_counts(self, counts: Counts) -> None:
-        """All rows are there; if the API counts them otherwise, ask again, then say so. The rows decide."""
+        """Compare the counts once all rows are read; if they differ, ask again, then log it. The rows decide."""
         again = Backoff(first=1.0, most=60.0)
         for _ in range(RECOUNTS):
             if counts == self._lines.counts:
@@ -262,7 +264,7 @@ class _Drain:
         log.warning("counts_disagree", shard=self._shard.shard, batch_id=self._batch_id)
 
     async def _is_gone(self, failure: ApiError) -> str:
-        """Why the results cannot be had any more; empty while they may be."""
+        """Return why the results can no longer be read; empty while they may still be readable."""
         if failure.status != 404:
             return ""
         workspace_id = self._shard.planned.headers.workspace_id
@@ -275,17 +277,17 @@ class _Drain:
                 return "the API does not know the batch any more, and its results are kept for 29 days"
             return self._presence.given_up() or await self._presence.missed()
         await self._presence.seen()
-        archived = batch.archived or self._is_past(KEPT_FOR)  # recorded answers of 2024 have no `archived_at`
+        archived = batch.archived or self._is_past(KEPT_FOR)  # Answers recorded in 2024 have no `archived_at`.
         return "the API archived the results before they were read (29 days)" if archived else ""
 
     def _is_past(self, age: float) -> bool:
-        """Whether the batch is older than this by this machine's time, and by the server's where that is known."""
+        """Return whether the batch is older than `age` by this machine's clock, and by the server's if it is known."""
         return self._state.created_at + age < min(self._owner.server_now() or time.time(), time.time())
 
     async def _read_once(self, sink: Sink) -> ApiError | None:
         """Read the results from their beginning; one block is written while the next is read.
 
-        Returns what broke the stream; what came before is written.
+        Returns the error that broke the stream, if any; the lines before the break are written.
         """
         unwritten: list[Exception] = []
         unread: Exception | None = None
@@ -297,7 +299,7 @@ class _Drain:
                     await self._read_into(full)
             except Exception as failure:  # noqa: BLE001 - it is raised below, alone and not in a group
                 unread = failure
-        if unwritten:  # its rows count as seen already: a stream that broke, too, must not hide it
+        if unwritten:  # The rows of the lost block already count as seen, so a broken stream must not hide this.
             raise unwritten[0]
         if unread is None or isinstance(unread, ApiError):
             return unread
@@ -312,7 +314,7 @@ class _Drain:
                 aclosing(_blocks(chunks)) as texts,
             ):
                 async for text in texts:
-                    if block and len(text) >= wire.LONG:  # a long line is a block of its own, which need not be joined
+                    if block and len(text) >= wire.LONG:  # A long line gets a separate block, so it is not joined.
                         await full.send(block)
                         block = Block(_line)
                     async with self._owner.one_block:
@@ -326,7 +328,7 @@ class _Drain:
                         block = Block(_line)
         except ApiError as failure:
             broken = failure
-        if block:  # what came before a break counts as seen
+        if block:  # The lines before a break count as seen, so they must be written.
             await full.send(block)
         if broken is not None:
             raise broken
@@ -334,7 +336,7 @@ class _Drain:
     # ---- sealing ----------------------------------------------------------------------------------------------
 
     def _check_withheld(self) -> None:
-        """Refuse to seal a shard once more unless just the rows were left out that its retry shard holds."""
+        """Refuse to reseal a shard unless exactly the rows of its retry shard were left out."""
         if self._earlier is not None and not self._withheld.agrees(None):
             raise BackendError(
                 self._owner.job.key,
@@ -343,7 +345,7 @@ class _Drain:
             )
 
     async def _keep_ids(self) -> None:
-        """Keep the custom_ids, for the case that the part is lost; before `Drained`, after which the spool goes."""
+        """Keep the custom_ids in case the part is lost; this precedes `Drained`, which removes the spool file."""
         if isinstance(self._reader, KeptIds):
             return
         with guarded(self._owner.folder.ids):
@@ -364,7 +366,7 @@ class _Drain:
         return len(entries)
 
     async def _recount(self, sealed: Sealed) -> Collected:
-        """An earlier run sealed the shard and died before it could record it: read it back and go on from there."""
+        """Read back a part that an earlier run sealed but did not record before it died, and continue from there."""
         async for raw in self._owner.backend.read(sealed):
             line = wire.delivered(raw)
             self._lines.billing |= line.error_type == "billing_error"
@@ -415,40 +417,40 @@ class _Drain:
 
 
 async def _write_all(sink: Sink, blocks: MemoryObjectReceiveStream[Block], unwritten: list[Exception]) -> None:
-    """Write blocks as they come. The first failure ends it, and with it the reading."""
+    """Write blocks as they arrive; the first failure ends both the writing and the reading."""
     async with blocks:
         try:
             async for block in blocks:
                 await sink.write(block)
-                del block  # free it before waiting for the next block
+                del block  # Free it before waiting for the next block.
         except Exception as failure:  # noqa: BLE001 - the reader raises it
             unwritten.append(failure)
 
 
 def _line(raw: bytes) -> Line:
-    """Of a line that was decoded once, and has its caller's custom_id since."""
+    """Make the Line of a raw line that was decoded once and has the caller's custom_id since then."""
     seen = wire.read_line(raw)
     assert seen is not None
     return Line(raw, *seen)
 
 
 async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """Whole lines in blocks."""
+    """Yield whole lines in blocks."""
     reader = wire.BlockReader()
     try:
         async for chunk in chunks:
             reader.feed(chunk)
             if reader.weight >= READ_BYTES and (text := reader.take()):
                 yield text
-    except ApiError:  # what came before the break is good, and keeps the next read from starting at nothing
+    except ApiError:  # The lines before the break are valid, so they count before the results are read again.
         if text := reader.take():
             yield text
         last = reader.end()
-        if last.strip() and wire.is_whole(last):  # a line that wants only its newline
+        if last.strip() and wire.is_whole(last):  # Only its newline is missing.
             yield last
         raise
     if text := reader.take():
         yield text
     last = reader.end()
-    if last.strip() and wire.is_whole(last):  # else the stream was cut inside it, and it is read again
+    if last.strip() and wire.is_whole(last):  # Otherwise the stream was cut inside the line, which is read again.
         yield last

@@ -1,4 +1,4 @@
-"""Drive one shard: perform the next action, make its fact durable, look again. Running and recovering are the same."""
+"""Drive one shard: perform the next action, make its fact durable, repeat. Running and recovering are the same code."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ BILLING: Final = Stopped(
 
 
 class Driver:
-    """Drive one shard: `run` returns once it is done, or when only an operator or the caller can move it on."""
+    """Drive one shard: `run` returns once it is done, or when it needs an operator or the caller to continue."""
 
     def __init__(self, context: JobContext, shard: ShardRecord) -> None:
         self.context = context
@@ -82,21 +82,21 @@ class Driver:
         self._settler = DoubtSettler(context, shard, self.recorder, self.wishes)
         self._watcher = BatchWatcher(context, shard, self.recorder, self.wishes)
         self._reads = iter(READ_AGAIN)
-        """The waits between reads that are left, should a drain be given up in a rest."""
+        """The remaining waits between reads, which outlast a drain that is postponed while it sleeps."""
         self._put_off = Backoff(first=SHORT_REST, most=900.0)
         self._absence = Absence()
-        """How long the batch was missed while it was drained."""
+        """How long the batch has been missing while it is drained."""
         self._out_of_files = Backoff(first=1.0, most=120.0)
         self._missed_at = inf
-        """When a miss was last noted, by time of the event loop."""
+        """Loop time at which the batch was last found missing."""
 
     async def run(self) -> None:
-        """Go on until nothing is left to do for this shard here and now.
+        """Perform actions until nothing is left to do for this shard in this process now.
 
         Raises:
-            JobStopped: the job cannot go on; recorded before it is raised.
-            BackendError: the job's storage failed in a way that does not pass, or for longer than its patience.
-            JournalError: nothing can go on.
+            JobStopped: the job cannot continue; the stop is recorded before it is raised.
+            BackendError: the job's storage failed permanently, or for longer than the job's patience.
+            JournalError: the journal failed, so no job can continue.
 
         """
         while (action := next_action(self.shard.state)) is not None:
@@ -111,11 +111,11 @@ class Driver:
             except SpoolUnusable as failure:
                 await self.context.stop(str(failure), FREE_DISK)
             except TooManyOpenFiles as failure:
-                if isinstance(action, Upload):  # the spool's: no seal follows that would end an outage
+                if isinstance(action, Upload):  # The spool had no descriptor; no seal follows that would end an outage.
                     await self._rest(failure)
                 else:
                     await self.context.outage.wait(failure)
-            except BackendError as failure:  # only draining and abandoning use it: they begin again with a new sink
+            except BackendError as failure:  # Only draining and abandoning raise it; both restart with a new sink.
                 await self.context.outage.wait(failure)
         await threads.run(remove, self.context.manager.ledger.folder.spool_file(self.shard.planned.spool))
 
@@ -143,7 +143,7 @@ class Driver:
                 assert_never(action)
 
     async def _abandon(self, why: str, result: bytes | None = None) -> bool:
-        """The shard is never sent: every row gets `result`, or its fallback line."""
+        """Seal a shard that is never sent: every row gets `result`, or its fallback line."""
         context = self.context
         if context.collector is None:
             raise backend_unknown(context.job.key)
@@ -169,7 +169,7 @@ class Driver:
             async with context.manager.drains.slot(state.created_at) as rest:
                 presence = _Presence(self, rest)
                 collected = await context.collector.drain(self.shard, state, presence, self._reads)
-        except Postponed as postponed:  # the next try begins at the first line, and with short rests
+        except Postponed as postponed:  # The next drain starts again at the first line, and with short rests.
             await self.unless_called_lost(anyio.sleep, max(postponed.seconds, self._put_off.next()))
             return True
         except NotOurs as other:
@@ -210,7 +210,7 @@ class Driver:
         return True
 
     def _stop_of_failing(self, drained: Drained) -> Stopped | None:
-        """The end of submitting, if this batch failed as a whole, none succeeded before, and requests are unsent."""
+        """Return the stop if this whole batch failed, no request succeeded before, and requests are unsent."""
         context, job = self.context, self.context.job
         if (
             context.manager.config.failing != "stop"
@@ -226,7 +226,7 @@ class Driver:
         return stop_for(failure, self.shard.batch_id) if unsent else None
 
     async def unless_called_lost(self, sleep: Callable[[float], Awaitable[None]], seconds: float) -> None:
-        """Sleep, but no longer than until an operator gives up what this attempt made."""
+        """Sleep, but wake when an operator gives up the batch of this attempt."""
 
         async def wake(scope: anyio.CancelScope) -> None:
             while not self.wishes.is_called_lost():
@@ -238,20 +238,20 @@ class Driver:
             group.start_soon(wake, group.cancel_scope)
             try:
                 await sleep(seconds)
-            except Postponed as postponed:  # raised below, alone and not in a group
+            except Postponed as postponed:  # It is raised below, alone and not in a group.
                 failure = postponed
             group.cancel_scope.cancel()
         if failure is not None:
             raise failure
 
     async def missed(self) -> str:
-        """The batch that is drained, and its results, are a 404: why they are given up; empty while they are not."""
+        """Note that the batch and its results return 404; return why they are given up, or an empty string."""
         context, state = self.context, self.shard.state
-        if not isinstance(state, Draining):  # another process moved it on
+        if not isinstance(state, Draining):  # Another process has recorded a further fact.
             raise Overtaken
         before, self._missed_at = self._missed_at, anyio.current_time()
         try:
-            page = await context.scope.page(limit=1)  # only a list tells the server's time
+            page = await context.scope.page(limit=1)  # Only a list shows the server's time.
             news = self._absence.missed(moment(page.date), state.vanished)
             if context.scope.listed_since(state.batch_id, before) or (
                 news is not None and await context.scope.lists(state.batch_id, state.created_at)
@@ -268,7 +268,7 @@ class Driver:
         return ""
 
     async def seen(self) -> None:
-        """The API shows the batch that is drained, or its results."""
+        """Note that the API shows the batch that is drained, or its results."""
         state = self.shard.state
         if not isinstance(state, Draining):
             raise Overtaken
@@ -279,7 +279,7 @@ class Driver:
 
 @dataclass(frozen=True, slots=True)
 class _Presence:
-    """What a drain asks its driver: to sleep, and whether the batch is to be given up."""
+    """The driver's implementation of `Presence`: it sleeps for a drain, and reports whether the batch is given up."""
 
     driver: Driver
     sleep: Callable[[float], Awaitable[None]]

@@ -32,11 +32,11 @@ async def seal_fallbacks(
     """Seal a line for every row of a shard that will never be a batch.
 
     Args:
-        backend: where.
+        backend: the job's backend.
         job: the job.
         shard: the shard.
-        spool: its rows.
-        result: the JSON of the `result` every row gets; None for each row's own fallback line.
+        spool: the rows of the shard.
+        result: the JSON of the `result` that every row gets; None for each row's own fallback line.
 
     """
     planned, totals = shard.planned, UsageTotals(step=0)

@@ -1,4 +1,4 @@
-"""A job and its retries together: whose word on a request counts, and one line per custom_id of all of them."""
+"""Combine a job with its retries: the status that counts for each request, and one line per custom_id."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ __all__ = [
 
 FAILED: Final = "failed"
 FINAL: Final = "final"
-"""Failed, and cannot succeed as it is."""
+"""The status of a request that failed and cannot succeed unchanged."""
 MISSING: Final = "missing"
 CANCELED: Final = "canceled"
 STOPPED: Final = "stopped"
-"""Succeeded, and stopped for a reason that was asked for."""
+"""The status of a request that succeeded with one of the stop reasons that the caller asks for."""
 
 
 async def last_words(
     ledger: Ledger, job: JobRecord, retries: list[JobRecord], stops: Collection[str]
 ) -> dict[bytes, str]:
-    """How the requests stand that did not succeed, or that stopped for one of these reasons: by mark.
+    """Return by mark the status of each request that did not succeed, or that stopped for one of these reasons.
 
-    A success of any of the jobs counts before a failure of a later one.
+    A success in any of the jobs takes precedence over a failure in a later one.
     """
     words: dict[bytes, str] = {}
     async with aclosing(read_results(ledger, job)) as lines:
@@ -65,7 +65,7 @@ async def last_words(
                 word = _word(line, stops)
                 if word is None:
                     words.pop(mark, None)
-                elif word == STOPPED or words.get(mark, STOPPED) != STOPPED:  # else it succeeded before
+                elif word == STOPPED or words.get(mark, STOPPED) != STOPPED:  # Otherwise it succeeded before.
                     words[mark] = word
         for mark in await _missing(ledger, retry):
             if words.get(mark, STOPPED) != STOPPED:
@@ -74,13 +74,13 @@ async def last_words(
 
 
 async def merged(ledger: Ledger, job: JobRecord, retries: list[JobRecord]) -> AsyncGenerator[bytes]:
-    """One line per custom_id: of the last job that answered it, else of the last that has a line for it.
+    """Yield one line per custom_id: from the last job that answered it, or else from the last that has a line for it.
 
-    What is kept in memory grows with the retries alone.
+    Memory grows only with the retries.
     """
     answered: set[bytes] = set()
     failing: dict[bytes, int] = {}
-    """Marks that no retry answered, with the last retry that has a line."""
+    """Marks that no retry answered, each with the last retry that has a line for it."""
     for number, retry in reversed(list(enumerate(retries))):
         async with aclosing(read_results(ledger, retry)) as lines:
             async for raw in lines:
@@ -116,7 +116,7 @@ async def merged(ledger: Ledger, job: JobRecord, retries: list[JobRecord]) -> As
 
 
 async def unanswered(ledger: Ledger, job: JobRecord, retries: list[JobRecord]) -> int:
-    """How many requests have no line in any of the jobs."""
+    """Return how many requests have no line in any of the jobs."""
     missing = set(await _missing(ledger, job))
     for retry in retries if missing else ():
         async with aclosing(read_results(ledger, retry)) as lines:

@@ -1,7 +1,7 @@
 """Guard negative conclusions: with another key or workspace, every list looks empty.
 
-An empty list or a 404 proves something about what was sent under a fingerprint only if the key in use has the same
-fingerprint, or was seen to show a batch of this journal.
+An empty list or a 404 proves something about an attempt only if the key in use has the fingerprint under which the
+attempt was sent, or if the key is known to show a batch of this journal.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["KeyGuard"]
 
 CONFIRM_KEY_EVERY: Final = HOUR
-"""Seconds between two searches for a witness for the sake of a batch that vanished."""
+"""Seconds between two searches for a witness because of a vanished batch."""
 WITNESSES: Final = 3
-"""Batches of this journal that are asked for, at most, to show that the key sees them."""
+"""The maximum number of batches of this journal that are requested to show that the key sees them."""
 
 
 class KeyGuard:
-    """Whether the key in use sees the batches that one scope's journal knows."""
+    """The knowledge whether the key in use sees the batches that the journal has in one scope."""
 
     def __init__(self, client: Client, workspace_id: str | None, known: Known, fingerprint: str | None) -> None:
         self._client = client
@@ -38,9 +38,9 @@ class KeyGuard:
         self._known = known
         self._fingerprint = fingerprint
         self.confirmed = False
-        """Whether the key in use was seen to show a batch of this journal."""
+        """Whether the key in use has shown a batch of this journal."""
         self._confirm_after = 0.0
-        """Loop time before which no witness is asked for again for the sake of a batch that vanished."""
+        """Loop time before which no further witness is requested because of a vanished batch."""
 
     def note_shown(self, batch_ids: Collection[str]) -> None:
         """Note which batches the API showed."""
@@ -48,14 +48,14 @@ class KeyGuard:
             self.confirmed = True
 
     def is_guarded(self, fingerprint: str | None) -> bool:
-        """Whether an empty list means something for what was committed under this key."""
+        """Return whether an empty list proves something about attempts committed under this fingerprint."""
         return self.confirmed or (fingerprint is not None and fingerprint == self._fingerprint)
 
     async def confirm(self) -> bool:
-        """Try to show that this key sees the journal's batches: one that is known must be retrievable.
+        """Try to show that this key sees the journal's batches: a known batch must be retrievable.
 
         Raises:
-            ApiError: the API could not be asked.
+            ApiError: the API could not be reached.
 
         """
         for batch_id, _ in sorted(self._known.live.items(), key=lambda item: -item[1])[:WITNESSES]:
@@ -70,10 +70,10 @@ class KeyGuard:
         return self.confirmed
 
     async def may_see(self, fingerprint: str | None) -> bool:
-        """Whether the key in use sees what was sent under this fingerprint; asks for witnesses once an hour at most.
+        """Return whether the key in use sees batches sent under this fingerprint; look for witnesses at most hourly.
 
         Raises:
-            ApiError: the API could not be asked.
+            ApiError: the API could not be reached.
 
         """
         if self.is_guarded(fingerprint):

@@ -1,13 +1,13 @@
-"""Move an unfinished job to another destination: copy what is sealed, then record where the job is now.
+"""Move an unfinished job to another destination: copy its sealed shards, then record the new destination.
 
     claim the new destination          repeatable; the job is still at the old one
-    copy each sealed shard             a shard that an earlier move copied is found sealed there
-    check those that cannot be read    the API must still have their results, and we their custom_ids
-    make `Moved` durable               from here on the job is at the new destination
+    copy each sealed shard             a shard that an earlier move copied is found sealed at the new destination
+    check the unreadable shards        the API must still have their results, and abatch their custom_ids
+    make `Moved` durable               from now on the job is at the new destination
 
-Shards that the old destination does not give back are reopened in the transaction of `Moved`: their batches are drained
-again, into the new destination. A crash before the fact leaves the job at the old destination, and the same move goes
-on. Nothing is removed from the old destination, which keeps a copy of what it had. The caller must make sure that no
+Shards that cannot be read at the old destination are reopened in the transaction of `Moved`: their batches are drained
+again into the new destination. A crash before the fact leaves the job at the old destination, and repeating the move
+continues it. Nothing is removed from the old destination, which keeps its copy. The caller must make sure that no
 driver of the job runs meanwhile.
 """
 
@@ -43,7 +43,7 @@ __all__ = ["move"]
 
 
 class _Unreadable(Exception):
-    """The old destination does not give a sealed shard back."""
+    """A sealed shard cannot be read at the old destination."""
 
 
 async def move(
@@ -55,14 +55,14 @@ async def move(
     input_paths: Sequence[Path],
     old: Backend | None = None,
 ) -> list[int]:
-    """Take an unfinished job to the destination `to`, a URL as the journal keeps it.
+    """Move an unfinished job to the destination `to`, a URL as the journal keeps it.
 
     Args:
-        ledger: the journal's jobs; this process drives it.
+        ledger: the journal's jobs; this process drives the journal.
         job: the job.
         to: the new destination.
-        api: gives the API's client; asked for only if sealed results cannot be read at the old destination.
-        input_paths: where the input is, for custom_ids that are kept nowhere else.
+        api: returns the API's client; called only if sealed results cannot be read at the old destination.
+        input_paths: the paths of the input, for custom_ids that are kept nowhere else.
         old: the job's backend, if it is connected.
 
     Returns:
@@ -70,10 +70,10 @@ async def move(
 
     Raises:
         ConfigError: the job is done, the new destination's URL cannot work, or a key for the API is needed and not set.
-        BackendError: the new destination is another job's or failed, or the old one does not give back what the API
-            does not have; the job is still at the old destination.
-        JobStopped: the old destination does not give back what the API does not keep any more; likewise.
-        ApiError: the API is needed and cannot be asked for the time; likewise.
+        BackendError: the new destination belongs to another job or failed, or results that the API does not have cannot
+            be read at the old one. The job is still at the old destination.
+        JobStopped: results that the API no longer keeps cannot be read at the old destination. The job is still there.
+        ApiError: the API is needed, but its time cannot be read. The job is still at the old destination.
 
     """
     while job.to != to:
@@ -81,7 +81,7 @@ async def move(
             raise ConfigError(f"job {job.key!r} is done; copy its results from {job.location}")
         try:
             return await _move(ledger, job, to, api=api, input_paths=input_paths, old=old)
-        except Overtaken:  # another process has planned more of it, or moved it; the copies are found
+        except Overtaken:  # Another process planned more of the job or moved it; the next pass finds the copies.
             log.warning("move_overtaken", job=job.key)
     return []
 
@@ -101,7 +101,7 @@ async def _move(
         lineage=ledger.lineage.name,
         missing=ledger.folder.missing_lists(job.missing_shards),
         listed=job.listed,
-    )  # the lists for the old destination, should it have to be assembled to be read
+    )  # The lists are for the old destination, which may have to be assembled before it can be read.
     new = await backends.connect(absolute_url(job.folder, to), ref)
     try:
         async with aclosing(_Source(job, ref, old)) as source:
@@ -122,10 +122,10 @@ async def _move(
 
 
 def _of_the_api(job: JobRecord, unreadable: dict[int, str]) -> list[Gone]:
-    """The shards that the old destination does not give back, if the API had results of all of them.
+    """Return the shards that cannot be read at the old destination, if all of their lines came from the API.
 
     Raises:
-        BackendError: lines of one were made here.
+        BackendError: abatch itself made the lines of one of them.
 
     """
     gone: list[Gone] = []
@@ -150,7 +150,7 @@ def _of_the_api(job: JobRecord, unreadable: dict[int, str]) -> list[Gone]:
 async def _copy_all(
     job: JobRecord, ref: JobRef, source: _Source, new: Backend
 ) -> tuple[dict[int, SealedRecord], dict[int, str]]:
-    """Copy every sealed shard; per shard its results at the new destination, or why the old one does not give them."""
+    """Copy every sealed shard; return the records of the copies, and why each remaining shard could not be read."""
     copies: dict[int, SealedRecord] = {}
     unreadable: dict[int, str] = {}
     for shard in list(job.shards.values()):
@@ -169,7 +169,7 @@ async def _copy_all(
 
 
 async def _copy(shard: ShardRecord, record: SealedRecord, job: JobRef, source: _Source, new: Backend) -> SealedRecord:
-    """Seal a shard at the new destination as it is sealed at the old one."""
+    """Seal a shard at the new destination with the lines that it has at the old one."""
     ref = ShardRef(job=job, shard=shard.shard, part=record.part, rows=shard.planned.rows, batch_id=shard.batch_id)
     opened = await new.open(ref)
     if isinstance(opened, Sealed):
@@ -218,17 +218,17 @@ class _Source:
         self._opened = AsyncExitStack()
         self._asked = False
         self._down: BackendError | None = None
-        """Why nothing more is asked of it: it cannot be connected, or is not available."""
+        """The reason why it is no longer used: it cannot be connected, or is not available."""
 
     async def aclose(self) -> None:
-        """Close what was connected here."""
+        """Close the backend if this object connected it."""
         await self._opened.aclose()
 
     async def read(self, sealed: Sealed) -> AsyncGenerator[bytes, None]:
-        """Every line of a sealed shard.
+        """Yield every line of a sealed shard.
 
         Raises:
-            _Unreadable: the old destination does not give it back.
+            _Unreadable: the shard cannot be read at the old destination.
 
         """
         if self._down is not None:
@@ -237,7 +237,7 @@ class _Source:
             backend = await self._connected()
             async for raw in backend.read(sealed):
                 yield raw
-        except TooManyOpenFiles:  # of this process; the destination is not to blame
+        except TooManyOpenFiles:  # This process has no descriptor left; the destination is not at fault.
             raise
         except BackendError as failure:
             if failure.passes:
@@ -245,9 +245,9 @@ class _Source:
             raise _Unreadable(failure.why) from failure
 
     async def is_assembled(self) -> bool:
-        """Whether the destination was assembled by a run that died before it could record that; found out once.
+        """Return whether a run assembled the destination and died before it could record that; checked only once.
 
-        The lines of a single file are then no longer in the parts, and only `finish` knows where they are.
+        The lines of a single file are then no longer in the parts, and only `finish` can find them.
         """
         job = self._job
         if self._asked or self._down is not None or not job.cut.last or job.open_shards:
@@ -257,7 +257,7 @@ class _Source:
             backend = await self._connected()
             records = [shard.sealed for shard in job.shards.values() if shard.sealed is not None]
             await backend.finish(self._ref, sorted(map(sealed_of, records), key=lambda each: each.part))
-        except BackendError:  # the caller reports why the shard cannot be read
+        except BackendError:  # The caller reports why the shard cannot be read.
             return False
         return True
 
@@ -266,8 +266,7 @@ class _Source:
             if not self._job.to:
                 raise BackendError(
                     self._job.key,
-                    "its backend is an object of the application: hand the job over with it, then call "
-                    "BatchManager.move",
+                    "its backend is an object of the application: submit the job with it, then call BatchManager.move",
                 )
             url = absolute_url(self._job.folder, self._job.to)
             try:

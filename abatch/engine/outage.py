@@ -1,8 +1,8 @@
-"""Try a job's storage again while it fails in a way that passes, until the job's patience is over.
+"""Retry a job's storage while it fails temporarily, until the job's patience is over.
 
 All shards of a job share one outage. It begins with the first failure, and ends with the next step that succeeds: a
-shard sealed, the destination finished or connected. While it lasts, every shard that failed waits for the same
-moment, the waits between these moments double, and shards that do not use the storage go on.
+shard is sealed, or the destination is finished or connected. During an outage every shard that failed waits for the
+same moment, the waits between these moments double, and shards that do not use the storage continue.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = ["Outage"]
 T = TypeVar("T")
 
 LONGEST_WAIT: Final = 60.0
-"""Seconds between two tries, at most."""
+"""The maximum number of seconds between two tries."""
 
 
 class Outage:
-    """Whether the storage of one job is down, since when, and how long to wait."""
+    """The outage of one job's storage, if there is one: when it began, and how long to wait."""
 
     def __init__(self, job: str, config: Config) -> None:
         self._job = job
@@ -46,7 +46,7 @@ class Outage:
         """Wait until the storage should be tried again after this failure.
 
         Raises:
-            BackendError: the failure does not pass, or the storage has failed for longer than the job's patience.
+            BackendError: the failure is permanent, or the storage has failed for longer than the job's patience.
 
         """
         if not failure.passes or not self._patience:
@@ -60,7 +60,7 @@ class Outage:
         if now >= deadline:
             why = f"{failure.why}. It has failed for {now - self._began:.0f} seconds; run again when it is available"
             raise BackendError(failure.url, why, passes=True) from failure
-        if now >= self._next_try:  # the first of those who failed at this try
+        if now >= self._next_try:  # This is the first of the shards that failed in this try.
             wait = min(self._waits.next(), deadline - now)
             self._next_try = now + wait
             log.warning(
@@ -82,10 +82,10 @@ class Outage:
             self._waits.reset()
 
     async def survive(self, step: Callable[[], Awaitable[T]], /) -> T:
-        """Do a step of the storage that may be repeated, as often as it takes.
+        """Do a repeatable step of the storage, and retry it until it succeeds.
 
         Raises:
-            BackendError: the failure does not pass, or the storage has failed for longer than the job's patience.
+            BackendError: the failure is permanent, or the storage has failed for longer than the job's patience.
 
         """
         while True:

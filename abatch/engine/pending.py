@@ -1,4 +1,4 @@
-"""Attempts in doubt, and those whose answer is awaited: what lists show of them, and the ruling of table B."""
+"""Keep the attempts in doubt and those awaiting their answer: their candidates from lists, and rulings by table B."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ if TYPE_CHECKING:
 __all__ = ["Pending", "PendingDoubts"]
 
 ASKED_FOR: Final = 20
-"""Candidates that a list lacks and that are asked for by id after it, at most."""
+"""The maximum number of candidates missing from a list that are requested by id after it."""
 LOOKS_WHEN_HELD: Final = 3
-"""Looks that a held shard waits for, at most, while the results of a candidate are being read."""
+"""The maximum number of looks for which a held shard waits while the results of a candidate are read."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Pending:
-    """A doubt that somebody waits for."""
+    """A doubt whose ruling a driver waits for, or an attempt that awaits its answer."""
 
     doubt: Doubt
     last: Moment | None
-    """The look up to which the grace has counted; None until the first one, if it begins with that."""
+    """The look up to which the grace was counted; None before the first look, if the grace begins with that."""
     once: bool
-    """Held: it only asks whether the batch can be proven now."""
+    """Whether only one look is wanted, which may prove the batch now: the shard is held."""
     note: Callable[[CandidatesChanged], Awaitable[None]]
-    """Makes what a look changed durable."""
+    """Records the candidates that a look changed."""
     looks: int = 0
     done: anyio.Event = field(default_factory=anyio.Event)
     ruling: FoundBatch | Absent | Hold | None = None
@@ -66,12 +66,12 @@ class PendingDoubts:
     """The doubts of one scope.
 
     Args:
-        known: what the journal knows of the scope's batches.
-        key: whether the key in use sees what was sent.
+        known: the journal's knowledge of the scope's batches.
+        key: checks whether the key in use sees the batches that were sent.
         examiner: reads the first lines of ended batches.
-        grace: seconds that an unanswered create may still take to appear.
-        hold: whether an absence is left to an operator.
-        ask_for: asks for a batch by its id; None if it is not visible.
+        grace: seconds for which an unanswered create may still appear in the list.
+        hold: whether an operator decides about an absence.
+        ask_for: requests a batch by its id; returns None if it is not visible.
         wake: called when the scope should look at its list.
 
     """
@@ -95,11 +95,11 @@ class PendingDoubts:
         self._ask_for = ask_for
         self._wake = wake
         self.pending: dict[int, Pending] = {}
-        """Doubts that a driver waits for, by shard."""
+        """The doubts that a driver waits for, by shard."""
         self.unanswered: dict[int, Pending] = {}
-        """Attempts past their commit point whose answer is awaited: what lists show now may be theirs."""
+        """Attempts past their commit point that await their answer; batches in lists now may be theirs."""
         self._asked_at: dict[str, float] = {}
-        """When candidates that lists lack were last asked for by id, by time of the event loop."""
+        """Loop time at which each candidate missing from lists was last requested by id."""
 
     async def settled(
         self,
@@ -113,9 +113,9 @@ class PendingDoubts:
 
         Args:
             doubt: the attempt.
-            since: where its grace begins; None for the first look from now on.
-            note: makes durable what a look changed; called before anything is concluded from it.
-            once: look once whether its batch is found: a shard that is held already.
+            since: the beginning of its grace; None if the grace begins with the next look.
+            note: records the candidates that a look changed; called before anything is concluded from the look.
+            once: whether to look for its batch only once, because the shard is held already.
 
         Raises:
             Overtaken: another process appended to the shard.
@@ -134,33 +134,33 @@ class PendingDoubts:
         return pending.ruling
 
     def awaits_answer(self, doubt: Doubt, note: Callable[[CandidatesChanged], Awaitable[None]]) -> None:
-        """Remember candidates of this attempt from now on, until it is `answered` or `settled` is called for it."""
+        """Remember candidates of this attempt until `answered` or `settled` is called for its shard."""
         self.unanswered[doubt.shard] = Pending(doubt=doubt, last=None, once=False, note=note)
 
     def answered(self, shard: int) -> None:
-        """The attempt has a definite answer, or was never sent."""
+        """Note that the attempt has a definite answer, or was never sent."""
         if (unanswered := self.unanswered.pop(shard, None)) is not None:
             unanswered.done.set()
 
     def interrupt(self, shard: int) -> None:
-        """Let the driver that waits for this shard's ruling look at something else first."""
+        """Wake the driver that waits for this shard's ruling, so that it can act on something else first."""
         if (pending := self.pending.get(shard)) is not None:
             pending.done.set()
 
     def waiting(self) -> dict[int, str]:
-        """Why each shard in doubt still waits, for display."""
+        """Return for display why each shard in doubt still waits."""
         return {shard: pending.waiting for shard, pending in self.pending.items() if pending.waiting}
 
     def candidates(self) -> set[str]:
-        """Batches that were shown and may be an attempt's that is in doubt, or awaits its answer, now."""
+        """Return the batches in lists that an attempt in doubt, or awaiting its answer, may have made."""
         return {each.batch_id for pending in self._doubts() for each in pending.doubt.committed.candidates}
 
     def _doubts(self) -> list[Pending]:
-        """Every attempt that is in doubt, or awaits its answer."""
+        """Return every attempt that is in doubt or awaits its answer."""
         return [*self.unanswered.values(), *self.pending.values()]
 
     async def remember(self, batches: Sequence[BatchSeen]) -> None:
-        """Record which batches may be an attempt's, and which are proven not to be, before anything is concluded."""
+        """Record which batches an attempt may have made, and which it did not, before anything is concluded."""
         every = self._doubts()
         if not every:
             return
@@ -175,8 +175,8 @@ class PendingDoubts:
                 await self._note(each, CandidatesChanged(seen=seen, foreign=foreign))
 
     async def _note(self, pending: Pending, change: CandidatesChanged) -> None:
-        """Record a change of a doubt's candidates, and apply it here; not if it was settled meanwhile."""
-        if pending.ruling is not None or pending.failure is not None:  # one that was interrupted is still in doubt
+        """Record a change of a doubt's candidates and apply it here, unless the doubt was settled meanwhile."""
+        if pending.ruling is not None or pending.failure is not None:  # An interrupted doubt is still open.
             return
         try:
             await pending.note(change)
@@ -192,7 +192,7 @@ class PendingDoubts:
     async def hidden_candidates(
         self, pending: Sequence[Pending], shown: Mapping[str, BatchSeen]
     ) -> dict[str, BatchSeen]:
-        """The candidates that a list lacks and that are visible by id; those not asked for longest come first."""
+        """Request by id the candidates that a list lacks, least recently requested first; return the visible ones."""
         known = self._known
         hidden = {
             each.batch_id
@@ -210,7 +210,7 @@ class PendingDoubts:
         return visible
 
     async def settle(self, pending: Sequence[Pending], listing: Listing) -> bool:
-        """Rule on doubts from a list, as far as it and table B allow; whether one was settled."""
+        """Rule on doubts from a list, as far as the list and table B allow; return whether one was settled."""
         for each in pending:
             passed = 0.0 if each.last is None else elapsed(each.last, listing.at)
             each.doubt = replace(each.doubt, waited=each.doubt.waited + passed)
@@ -219,12 +219,13 @@ class PendingDoubts:
             if (change := closing(each.doubt, listing, self._known, grace=self._grace)) is not None:
                 if each.doubt.guarded or self._key.confirmed:
                     await self._note(each, change)
-                else:  # not recorded: a list of another workspace must not close the candidates for the right key
+                else:
+                    # It is not recorded: a list of another workspace must not close the candidates for the right key.
                     each.doubt = each.doubt.after(change)
         for batch in to_inspect([each.doubt for each in pending], listing, self._known):
             self._examiner.ask(batch, date=listing.date, urgent=True)
         if not self._key.confirmed and not all(each.doubt.guarded for each in pending):
-            await self._key.confirm()  # once for all of them: each would ask for the same batches
+            await self._key.confirm()  # One call serves all doubts, because each would request the same batches.
         news = False
         for each in pending:
             if not each.done.is_set():

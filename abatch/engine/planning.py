@@ -1,4 +1,4 @@
-"""Plan the requests of one job during one round of its run, as fast as shards are sent and its pilot allows."""
+"""Plan the requests of one job during one round of its run, as fast as shards are sent and the pilot allows."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ __all__ = ["HandedOver", "JobPlanning"]
 
 @dataclass(slots=True, eq=False)
 class HandedOver:
-    """A caller's iterable, handed over once; the first plans the job, later ones are compared with it."""
+    """A caller's iterable; the job is planned from the first one, and later ones are compared with it."""
 
     requests: object
     error: Exception | None = None
-    """What was wrong with it alone: the job goes on."""
+    """An error of this iterable alone, after which the job continues."""
     cut_short: Exception | None = None
-    """What kept it from being planned to its end: raised once the run is over."""
+    """The error that ended its planning early; it is raised once the run is over."""
 
 
 class JobPlanning:
-    """The planner of one round: at most one runs, since two would plan the same rows twice.
+    """The planner of one round; at most one planner runs, because two would plan the same rows twice.
 
     Args:
-        manager: what it shares with other jobs.
+        manager: the context that all jobs share.
         job: the job.
-        context: what its drivers share; None if it is finished, and iterables are only compared.
-        handed: iterables that were handed over, taken from the left.
-        input_paths: where the input files are now.
-        is_driven: whether any shard of the job has a driver.
+        context: the context of the job's drivers; None if the job is finished, so iterables are only compared.
+        handed: the iterables that were submitted; they are taken from the left.
+        input_paths: returns the present paths of the input files.
+        is_driven: returns whether any shard of the job has a driver.
         cut_made: called after each cut, so that new shards are driven.
-        fail: told why the planning ended early.
+        fail: called with the error that ended the planning early.
 
     """
 
@@ -74,10 +74,10 @@ class JobPlanning:
         self._fail = fail
         self._runs = False
         self._again = False
-        """Whether the planner that runs goes round once more."""
+        """Whether the running planner makes another pass."""
 
     def start(self, group: TaskGroup) -> None:
-        """Start the planner, or have the one that runs go round once more."""
+        """Start the planner, or let the running one make another pass."""
         self._again = True
         if not self._runs:
             self._runs = True
@@ -108,7 +108,7 @@ class JobPlanning:
             self._runs = False
 
     async def _plan_or_compare(self, planner: Planner, handed: HandedOver) -> None:
-        """Read one iterable as long as the job wants requests: the next one may be long in coming."""
+        """Read one iterable as long as the job wants requests; its next request may take long to arrive."""
         try:
             if self._context is None:
                 await planner.run_iterable(handed.requests)
@@ -124,11 +124,11 @@ class JobPlanning:
             self._job.wake()
 
     async def _room_for_shards(self) -> bool:
-        """Wait until few enough sealed shards wait to be sent; False if planning is not wanted (any more)."""
+        """Wait until few enough sealed shards wait to be sent; return False if planning is not wanted, or no longer."""
         job, context = self._job, self._context
         while context is not None and context.wants_more:
             if await self._pilot_holds():
-                if not self._is_driven():  # what is left of the pilot waits for an operator
+                if not self._is_driven():  # The rest of the pilot waits for an operator.
                     return False
                 await job.change()
                 continue
@@ -139,10 +139,10 @@ class JobPlanning:
         return False
 
     async def _pilot_holds(self) -> bool:
-        """Whether requests after the pilot have to wait; ends the submitting if too many of the pilot failed.
+        """Return whether requests after the pilot have to wait; stop submitting if too many of the pilot failed.
 
-        Only the pilot is planned by now, so that what the job came to is what the pilot came to. A request that is
-        planned after it puts on record that the pilot has passed.
+        Only the pilot is planned so far, so the job's results are those of the pilot. A request that is planned after
+        the pilot records that the pilot has passed.
         """
         job, pilot = self._job, self._job.submitted.pilot
         source = job.submitted.source

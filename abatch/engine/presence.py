@@ -1,4 +1,4 @@
-"""What a drain asks its driver while it reads: to sleep, and whether the batch is given up."""
+"""The interface through which a drain sleeps, and learns whether its batch is given up."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["Alone", "Presence"]
 
 
 class Presence(Protocol):
-    """Answers what a drain asks while it reads one batch."""
+    """The services of a driver for a drain that reads one batch."""
 
     async def rest(self, seconds: float, /) -> None:
-        """Sleep, but no longer than until the batch is given up."""
+        """Sleep, but wake when the batch is given up."""
         ...
 
     async def missed(self) -> str:
-        """Note that the batch and its results are a 404; why they are given up, empty while they are not."""
+        """Note that the batch and its results return 404; return why they are given up, or an empty string."""
         ...
 
     async def seen(self) -> None:
@@ -25,24 +25,24 @@ class Presence(Protocol):
         ...
 
     def given_up(self) -> str:
-        """Why somebody gave the batch up; empty if nobody did."""
+        """Return why an operator gave the batch up; empty if it is not given up."""
         ...
 
 
 class Alone:
-    """The presence of a batch that nobody gives up."""
+    """A presence without a driver, for a batch that is never given up."""
 
     async def rest(self, seconds: float, /) -> None:
         """Sleep."""
         await anyio.sleep(seconds)
 
     async def missed(self) -> str:
-        """Wait on."""
+        """Ignore the miss."""
         return ""
 
     async def seen(self) -> None:
-        """Go on."""
+        """Ignore the batch."""
 
     def given_up(self) -> str:
-        """Nobody did."""
+        """Return an empty string."""
         return ""

@@ -1,8 +1,9 @@
-"""Read the first lines of ended batches that may be ours: a tag in them proves whose a batch is.
+"""Read the first lines of ended batches that may be ours: a tag in a line proves which attempt made a batch.
 
-Foreign batches are read here too, in a task of its own, so that slow or dead results of somebody else's delay neither
-the list nor a drain of ours. One batch is read at a time, for half a minute at most, and all of them together for ten
-minutes an hour at most. A look that proves nothing is repeated, ever more seldom; after two days the batch is *gone*.
+Foreign batches are read here, too. This happens in a separate task, so that slow or dead results of a foreign batch
+delay neither the list nor a drain. One batch is read at a time, for at most half a minute, and all of them together for
+at most ten minutes an hour. A look that proves nothing is repeated at growing intervals; after two days the batch
+counts as *gone*.
 """
 
 from __future__ import annotations
@@ -31,15 +32,18 @@ if TYPE_CHECKING:
 __all__ = ["FIRST_LINES", "LOOK_WITHIN", "Examiner"]
 
 FIRST_LINES: Final = 100
-"""One line with a tag of ours proves whose a batch is; so many lines without one prove that it is foreign."""
+"""The number of lines without a tag of ours that prove that a batch is foreign; one line with a tag proves it ours."""
 SHORT_LOOKS: Final = 6
-"""Looks that found fewer lines than that, and than the batch has, before it counts as foreign: streams get cut."""
+"""The number of looks with fewer lines than that, and than the batch has, after which it counts as foreign.
+
+Several looks are needed because a stream may be cut.
+"""
 LOOK_WITHIN: Final = 30.0
 """Seconds for one look."""
 SECONDS_AN_HOUR: Final = 600.0
 """Seconds that all looks together may take in an hour."""
 SHORTEST_WAIT: Final = 0.001
-"""Seconds; rounding may leave a wait that is too short to refill the budget, and would repeat without end."""
+"""The minimum wait in seconds: after rounding, a shorter one might never refill the budget and repeat endlessly."""
 
 
 @dataclass(slots=True)
@@ -48,12 +52,12 @@ class _Look:
 
     batch: BatchSeen
     urgent: bool
-    """A doubt waits for it; otherwise it may only be a duplicate."""
+    """Whether a doubt waits for it; otherwise it may only be a duplicate."""
     due: float
-    """Time of the event loop."""
+    """Loop time at which the next look may begin."""
     tries: int = 0
     short: int = 0
-    """Looks that found lines, but too few to say that the batch is foreign."""
+    """The number of looks that found lines, but too few to conclude that the batch is foreign."""
 
 
 class Examiner:
@@ -62,10 +66,10 @@ class Examiner:
     Args:
         client: the API.
         workspace_id: the scope's workspace.
-        known: where a proof is noted, and what is foreign or gone.
-        prove: the shard and attempt whose tag a wire id carries, if it is ours.
-        proved: called after a tag was found, with the batch and whose it is.
-        done: called after a look that proved something, and after the last of several.
+        known: receives each proof, and the batches that are foreign or gone.
+        prove: returns the shard and attempt whose tag a wire id carries, or None if the tag is not ours.
+        proved: called after a tag was found, with the batch and its proof.
+        done: called after a look that found a tag, and after the last urgent look that is due.
 
     """
 
@@ -93,9 +97,9 @@ class Examiner:
         self._allowed_at = -inf
 
     def ask(self, batch: BatchSeen, *, date: float, urgent: bool) -> bool:
-        """Have an ended batch looked at, unless it was; False if it already waits for that.
+        """Queue an ended batch for a look; return False if it is queued already.
 
-        `date` is the server's time; batches that a doubt waits for come first.
+        `date` is the server's time. Urgent batches, for which a doubt waits, come first.
         """
         self._date = max(self._date, date)
         look = self._looks.get(batch.batch_id)
@@ -108,14 +112,14 @@ class Examiner:
         return True
 
     async def first_looks(self) -> None:
-        """Wait until every batch that was asked for has been looked at once."""
+        """Wait until every queued batch has had its first look."""
         while any(look.tries == 0 for look in self._looks.values()):
-            if self._first_looks_over.is_set():  # one event for all who wait
+            if self._first_looks_over.is_set():  # All waiting tasks share one event, so only a used one is replaced.
                 self._first_looks_over = anyio.Event()
             await self._first_looks_over.wait()
 
     async def run(self) -> None:
-        """Look at what is asked for, until it is cancelled."""
+        """Look at queued batches until cancelled."""
         while True:
             self._asked = anyio.Event()
             look = min(self._looks.values(), key=lambda each: (each.due, not each.urgent), default=None)
@@ -128,7 +132,7 @@ class Examiner:
             await self._look(urgent[0] if urgent else look)
 
     def _until_allowed(self) -> float:
-        """Seconds until one more look may begin."""
+        """Return the seconds until another look may begin."""
         now = anyio.current_time()
         if self._allowed_at > -inf:
             fresh = (now - self._allowed_at) * SECONDS_AN_HOUR / HOUR
@@ -176,21 +180,21 @@ class Examiner:
         look.tries += 1
 
     def _is_due(self) -> bool:
-        """Whether a doubt waits for another look that is due now."""
+        """Return whether a doubt waits for another look that is due now."""
         now = anyio.current_time()
         return any(look.urgent and look.due <= now for look in self._looks.values())
 
     def _is_old(self, batch: BatchSeen) -> bool:
-        """Whether it is, by the server's `Date` and by this machine's time."""
+        """Return whether the batch is older than two days by the server's `Date` and by this machine's clock."""
         return min(self._date, time.time()) - batch.created_at > GONE_AFTER
 
     async def _read(self, look: _Look) -> bool:
-        """Read the first lines; return whether they settle whose the batch is."""
+        """Read the first lines; return whether they prove that the batch is ours or foreign."""
         batch = look.batch
         untagged = 0
         async with aclosing(self._first_lines(batch.batch_id)) as lines:
             async for line in lines:
-                # a proxy's page, a torn line: it proves nothing, least of all that the batch is foreign
+                # A proxy's page or a torn line proves nothing, so it must not count towards a foreign batch.
                 if (seen := wire.read_line(line)) is None:
                     continue
                 untagged += 1
@@ -201,7 +205,7 @@ class Examiner:
                     )
                     return True
         look.short += bool(untagged)
-        # one line alone is read twice: it may be a stray one, in the place of ours
+        # A single line is read twice, because it may be a stray one in place of ours.
         whole = untagged >= min(FIRST_LINES, batch.total) and (untagged > 1 or look.short > 1)
         if not whole and look.short < SHORT_LOOKS:
             log.info("candidate_not_readable", batch_id=batch.batch_id, lines=untagged)

@@ -1,9 +1,10 @@
-"""Read which proxy the environment names for an address: once, for every connection to it.
+"""Find the proxy that the environment names for an address, in one place for every connection to it.
 
-The libraries below each read `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` in their own way: one takes `*.example.com` in
-`NO_PROXY`, another does not, and a create would go through the proxy where the results are asked for without it. So
-the answer is found here, and no library reads the environment. The lower-case name of a variable wins. Without any such
-variable the settings of the system count, where Python knows them (macOS, Windows). This machine never needs one.
+The HTTP libraries read `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` in different ways: one accepts `*.example.com` in
+`NO_PROXY`, another does not, so a create might use the proxy while the results are requested without it. Therefore the
+proxy is chosen here, and no library reads the environment. The lower-case name of a variable takes precedence. Without
+any such variable, the settings of the system count if Python knows them (macOS, Windows). A loopback address never uses
+a proxy.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ PORTS: Final = {"http": 80, "https": 443}
 
 
 def proxy_for(scheme: str, host: str, port: int | None) -> str | None:
-    """The proxy's URL for an address; None if it is reached directly.
+    """Return the proxy's URL for an address; None if the address is reached directly.
 
     Raises:
-        ConfigError: what the environment names cannot be used.
+        ConfigError: the proxy that the environment names cannot be used.
 
     """
     if is_loopback(host):
@@ -45,7 +46,7 @@ def proxy_for(scheme: str, host: str, port: int | None) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine."""
+    """Return whether a host is this machine."""
     if host == "localhost":
         return True
     try:
@@ -55,12 +56,12 @@ def is_loopback(host: str) -> bool:
 
 
 def speaks_socks() -> bool:
-    """Whether the package is installed with which SOCKS proxies are spoken to."""
+    """Return whether the package that SOCKS proxies need is installed."""
     return importlib.util.find_spec("socksio") is not None
 
 
 def _is_listed(scheme: str, host: str, port: int | None, no_proxy: str) -> bool:
-    """Whether `NO_PROXY` lists an address: names with all below them, addresses, networks; each may have a port."""
+    """Return whether `NO_PROXY` lists an address by name, parent domain, address or network; each may have a port."""
     return any(_matches(entry.lower(), scheme, host, port) for entry in no_proxy.replace(",", " ").split())
 
 
@@ -80,7 +81,7 @@ def _matches(entry: str, scheme: str, host: str, port: int | None) -> bool:
         network = ipaddress.ip_network(name, strict=False)
         try:
             return ipaddress.ip_address(host) in network
-        except ValueError:  # a name; it is not looked up
+        except ValueError:  # The host is a name, which is not resolved.
             return False
     name = name.removeprefix("*").lstrip(".").rstrip(".")
     return bool(name) and (host == name or host.endswith(f".{name}"))
@@ -106,7 +107,7 @@ def _variable_of(url: str, scheme: str) -> str:
 
 
 def _checked(url: str, variable: str) -> str:
-    """The proxy's URL with its scheme, once it can be used. Errors do not repeat it: it may hold a password."""
+    """Return the proxy's URL with its scheme. Errors about it do not repeat it, because it may hold a password."""
     if "://" not in url:
         url = f"http://{url}"
     refused = ConfigError(f"{variable} is not the address of a proxy; set it to http://HOST:PORT, or unset it")
@@ -115,7 +116,7 @@ def _checked(url: str, variable: str) -> str:
     try:
         parts = urlsplit(url)
         usable = bool(parts.hostname) and parts.port != 0
-    except ValueError:  # of the port, or of brackets; it repeats them
+    except ValueError:  # The error, about the port or brackets, repeats parts of the URL, so it is not chained.
         raise refused from None
     if not usable:
         raise refused

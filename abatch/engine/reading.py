@@ -20,16 +20,16 @@ __all__ = ["read_results"]
 
 
 async def read_results(ledger: Ledger, job: JobRecord) -> AsyncGenerator[bytes]:
-    """Every sealed line of a job, in the order of sealing, up to now.
+    """Yield every line of a job that is sealed now, in sealing order.
 
-    A job that is driven may be finished while it is read, and its lines then move: they are looked for once more.
+    If a driver finishes the job meanwhile, the lines move, so the destination is opened again.
 
     Raises:
         BackendError: the destination is not what it was, or was an object of the caller's.
 
     """
-    given = 0  # lines of the present shard
-    full = await ledger.in_full(job)  # its shards stay here, even if the job is finished and lets them go
+    given = 0  # It counts the yielded lines of the present shard.
+    full = await ledger.in_full(job)  # This keeps the shards even if the job finishes and its record drops them.
     order = list(full.sealed_order)
     while order:
         was_finished = job.finished is not None

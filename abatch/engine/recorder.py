@@ -1,8 +1,8 @@
 """Append the facts of one shard, each at the position that its driver expects.
 
-The position is the fence: if another process has appended a fact there, `Overtaken` is raised, and the driver looks
-at the shard again. Only changes of a doubt's candidates are appended at whatever position is next, because they stay
-true while the shard is in doubt.
+The position is the fence: if another process has appended a fact there, `Overtaken` is raised, and the driver examines
+the shard again. Only changes of a doubt's candidates are appended at the next free position, because they stay true
+while the shard is in doubt.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class ShardRecorder:
         self.context = context
         self.shard = shard
         self.appending = anyio.Lock()
-        """Held while a fact of the shard is appended: the scope notes candidates beside the driver."""
+        """Held while a fact of the shard is appended, because the scope and the driver append concurrently."""
         self._at = 0
-        """The position of the next fact: those the shard had when this action began, and those recorded since."""
+        """The position of the next fact: the shard's facts when this action began, and those recorded since."""
 
     def begin(self) -> None:
-        """Begin an action: it is decided from the facts that the shard has now."""
+        """Begin an action, which is decided from the facts that the shard has now."""
         self._at = self.shard.length
 
     async def record(self, *facts: ShardFact) -> None:
@@ -72,14 +72,14 @@ class ShardRecorder:
         self._at += len(facts)
 
     def entries(self, *facts: ShardFact) -> list[Entry]:
-        """Give facts as entries at the expected position, to be recorded in one transaction with others."""
+        """Return facts as entries at the expected position, to be recorded in one transaction with others."""
         return self.context.manager.ledger.next(self.shard, *facts, at=self._at)
 
     async def note(self, attempt: int, change: CandidatesChanged) -> None:
-        """Make durable what a look changed of this attempt, at whatever position: it stays true while it is in doubt.
+        """Record a change of this attempt's candidates at the next free position; it stays true during the doubt.
 
         Raises:
-            Overtaken: the attempt is not in doubt any more.
+            Overtaken: the attempt is no longer in doubt.
 
         """
         async with self.appending:
@@ -97,7 +97,7 @@ class ShardRecorder:
                 at = self.shard.length
                 try:
                     await self._append(CandidatesChanged(seen=seen, foreign=foreign, closed_at=closes), at=at)
-                except Overtaken:  # by another process, and its facts are here now
+                except Overtaken:  # Another process appended facts, which are loaded now.
                     continue
                 if self._at == at:
                     self._at += 1

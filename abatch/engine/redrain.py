@@ -1,9 +1,9 @@
-"""Find the sealed parts of a job that are gone, and let their shards be drained once more.
+"""Find the sealed parts of a job that are gone, and let their shards be drained again.
 
-The API keeps the results of a batch for 29 days, so a part that was removed or damaged can be read again, into
-another part of the same number. Nothing is sent: a shard goes from done back to draining by the fact `Reopened`,
-and everything after that is what any drain is. It comes to exactly one line per request, because a row that went to
-a retry shard the first time is left to it.
+The API keeps the results of a batch for 29 days, so a part that was removed or damaged can be read again, into a new
+part with the same number. Nothing is sent: the fact `Reopened` returns a shard from done to draining, and the rest is
+an ordinary drain. The result is exactly one line per request, because a row that went to a retry shard the first time
+is left to that shard.
 
 Nothing is recorded before the custom_ids of every shard whose part is gone are known.
 """
@@ -50,12 +50,12 @@ async def reopen_missing_parts(run: JobRun, ledger: Ledger, client: Client, inpu
     """Look for every sealed part of a job, and record `Reopened` for the shards whose part is gone.
 
     Returns:
-        the numbers of these shards; none if all is in its place.
+        the numbers of these shards; none if every part is in its place.
 
     Raises:
         BackendError: the destination cannot be used, or holds a part that is not what was sealed.
         JobStopped: a part is gone that cannot be read again.
-        ApiError: the API cannot be asked for the time.
+        ApiError: the API's time cannot be read.
 
     """
     job = run.job
@@ -72,7 +72,7 @@ async def _reopen(run: JobRun, ledger: Ledger, client: Client, input_paths: Sequ
     trouble = await run.what_is_wrong()
     if job.finished is not None and trouble is None:
         return []
-    await ledger.take_back(job)  # it may have been finished just now
+    await ledger.take_back(job)  # `what_is_wrong` may just have finished the job.
     async with run.destination.rewriting() as backend:
         gone = [shard for shard in job.shards.values() if await _is_gone(backend, run.destination.ref(), shard)]
         if not gone and trouble is not None:
@@ -93,25 +93,25 @@ async def _reopen(run: JobRun, ledger: Ledger, client: Client, input_paths: Sequ
 
 
 def note_reopened(job: JobRecord, gone: Sequence[Gone]) -> None:
-    """Say in the log which shards are read again; there may be thousands, so they are put together."""
+    """Log which shards are read again, as ranges of numbers, because there may be thousands."""
     if gone:
         log.warning("shards_reopened", job=job.key, shards=ranges(shard.shard for shard, _ in gone), count=len(gone))
 
 
 def _digest(lists: Sequence[Path]) -> str:
-    """SHA-256 of the lists of missing requests, one after the other; empty if there are none."""
+    """Return the SHA-256 of the joined lists of missing requests; empty if there are none."""
     found = sha256()
-    for path in lists:  # there may be millions of lines
+    for path in lists:  # A list may have millions of lines, so it is not read at once.
         with path.open("rb") as file:
             file_digest(file, lambda: found)
     return found.hexdigest() if lists else ""
 
 
 async def _is_gone(backend: Backend, ref: JobRef, shard: ShardRecord) -> bool:
-    """Whether the part of a sealed shard is not in its place.
+    """Return whether the part of a sealed shard is missing from its place.
 
     Raises:
-        BackendError: something else is in its place.
+        BackendError: another part is in its place.
 
     """
     record = shard.sealed
@@ -133,10 +133,10 @@ async def _is_gone(backend: Backend, ref: JobRef, shard: ShardRecord) -> bool:
 
 
 def _redrainable(job: JobRecord, gone: list[ShardRecord]) -> list[Gone]:
-    """The shards with their states.
+    """Return the shards with their states.
 
     Raises:
-        JobStopped: the lines of one were made here, and the API has none of them.
+        JobStopped: abatch itself made the lines of one shard, so the API has none of them.
 
     """
     found: list[Gone] = []
@@ -153,11 +153,11 @@ def _redrainable(job: JobRecord, gone: list[ShardRecord]) -> list[Gone]:
 
 
 async def check_age(client: Client, job: JobRecord, gone: list[Gone]) -> None:
-    """Make sure that the API still has the results of all of them.
+    """Make sure that the API still has the results of all these shards.
 
     Raises:
-        JobStopped: it has not.
-        ApiError: the API cannot be asked for the time.
+        JobStopped: the API no longer has some of them.
+        ApiError: the API's time cannot be read.
 
     """
     if not gone:
@@ -174,10 +174,10 @@ async def check_age(client: Client, job: JobRecord, gone: list[Gone]) -> None:
 
 
 async def check_ids(ledger: Ledger, job: JobRecord, gone: list[Gone], input_paths: Sequence[Path]) -> None:
-    """Make sure that the custom_ids of all of them are known; from the input where none were kept.
+    """Make sure that the custom_ids of all these shards are known; if none were kept, read them from the input.
 
     Raises:
-        JobStopped: they are not.
+        JobStopped: some custom_ids are not known.
 
     """
     without: list[ShardRecord] = []

@@ -25,26 +25,26 @@ __all__ = ["Relocation", "relocate"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relocation:
-    """What a move to another destination came to."""
+    """The outcome of a move to another destination."""
 
     copied: tuple[int, ...]
     """Numbers of the shards whose results were copied; the old destination keeps its copy."""
     to_read_again: tuple[int, ...]
-    """Numbers of the shards that the old destination did not give back: the next run reads them from the API."""
+    """Numbers of the shards that could not be read at the old destination; the next run reads them from the API."""
 
 
 async def relocate(facts: FactLog, folder: JournalFolder, key: str, url: str) -> Relocation:
-    """Take an unfinished job to the destination `url`, as `normalize` made it.
+    """Move an unfinished job to the destination `url`, which must be normalized.
 
     Args:
         facts: the log of the journal, opened to drive.
-        folder: the journal's.
-        key: the job.
-        url: the destination.
+        folder: the folder of the journal.
+        key: the key of the job.
+        url: the destination, as `normalize` returns it.
 
     Raises:
         JobNotFound: there is no such job.
-        ConfigError, BackendError, JobStopped, ApiError: as `move`.
+        ConfigError, BackendError, JobStopped, ApiError: as `move` raises them.
 
     """
     ledger = await Ledger.load(facts, folder)
@@ -64,7 +64,7 @@ async def relocate(facts: FactLog, folder: JournalFolder, key: str, url: str) ->
 
 
 async def _client(facts: FactLog, opened: AsyncExitStack) -> Client:
-    """A client of the API that the journal belongs to; only a move that needs the API asks for a key."""
+    """Open a client of the API that the journal belongs to; only a move that needs the API needs a key."""
     module: Any = await threads.run(import_module, "abatch.engine.client")  # Any: importing the SDK takes a second
     client: Client = module.Client.from_environment()
     opened.push_async_callback(client.aclose)

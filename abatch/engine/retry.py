@@ -1,8 +1,8 @@
-"""Choose the requests of a finished job that are to be sent again, as a new job of their own.
+"""Choose the requests of a finished job that should be sent again, as a new job.
 
-A job has one line per request, for ever. So a retry is a job of its own, `KEY.retry-1`, then `-2`, with the rows of the
-original files whose last word so far is not a success, or is an answer that was cut. The same choice again gives the
-retry that is unfinished, if there is one.
+A job keeps exactly one line per request. So a retry is a separate job, `KEY.retry-1`, then `-2`, with the rows of the
+original files whose latest status is not a success, or is an answer that was cut. If a retry is unfinished, the same
+choice returns that retry again.
 """
 
 from __future__ import annotations
@@ -39,51 +39,51 @@ if TYPE_CHECKING:
 __all__ = ["Retry", "RetryKind", "choose"]
 
 RetryKind: TypeAlias = Literal["failed", "missing", "canceled"]
-"""Requests that errored or expired, whose result could not be got, or that were cancelled."""
+"""Requests that errored or expired, whose result could not be retrieved, or that were cancelled."""
 ROWS: Final = 1000
-"""Rows of the input looked at in one turn of a worker thread."""
+"""The number of input rows that are examined in one turn of a worker thread."""
 LONGEST: Final = 2 * Config().bytes_per_batch
-"""Bytes of one line; a line may hold more blanks than the request in it."""
+"""The maximum number of bytes of one line, which may hold more blanks than the request in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """The requests of a finished job that are to be sent again, and the terms of the new job; nothing is sent yet.
+    """The requests of a finished job that should be sent again, and the terms of the new job; nothing is sent yet.
 
     `BatchManager.submit(retry.requests(), to=retry.to, key=retry.key, betas=retry.betas, …)` sends them. A request is
     kept as a digest of 16 bytes, so millions fit into memory; its line is read from the files again.
     """
 
     key: str
-    """Of the new job."""
+    """The key of the new job."""
     to: str
-    """Its destination: beside the original's results, or where an unfinished retry goes."""
+    """The destination of the new job: next to the original's results, or that of an unfinished retry."""
     files: tuple[Path, ...]
-    """The original's."""
+    """The files of the original job."""
     betas: tuple[str, ...]
     user_profile_id: str | None
     workspace_id: str | None
     tries: int
     resumes: bool
-    """Whether a job of this key exists, and is not finished."""
+    """Whether a job with this key exists and is not finished."""
     counts: Mapping[str, int]
-    """Requests of each kind: a `RetryKind`, `final` for those that cannot succeed as they are, or `stopped`."""
+    """The number of requests of each kind: a `RetryKind`, `final` if they cannot succeed unchanged, or `stopped`."""
     left_out: int
-    """Requests that cannot succeed as they are, and were not asked for."""
+    """The number of requests that cannot succeed unchanged and were left out, because they were not asked for."""
     long_enough: int
-    """Requests that were allowed as many tokens before."""
+    """The number of requests that were left out, because they were allowed as many tokens before."""
     max_tokens: int | None
-    """How long the answers may be now; None for as long as before."""
+    """The new `max_tokens` of the requests; None leaves it unchanged."""
     _wanted: AbstractSet[bytes] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self._wanted)
 
     async def requests(self) -> AsyncIterator[bytes]:
-        """The requests as JSON lines, for `BatchManager.submit`.
+        """Yield the requests as JSON lines, for `BatchManager.submit`.
 
         Raises:
-            BadRequest, ConfigError: a file is not what it was.
+            BadRequest, ConfigError: a file has changed.
 
         """
         with closing(_rows_of(self.files)) as rows:
@@ -107,10 +107,10 @@ async def choose(
     max_tokens: int | None,
     to: str | None,
 ) -> Retry:
-    """Choose the requests of a job that are to be sent again.
+    """Choose the requests of a job that should be sent again.
 
     Raises:
-        ConfigError: the arguments do not go together, the job is not finished, or its files are not what they were.
+        ConfigError: the arguments contradict each other, the job is not finished, or its files have changed.
         BackendError: the results cannot be read.
 
     """
@@ -143,10 +143,10 @@ async def choose(
 def _words(
     kinds: Collection[RetryKind], *, final: bool, stop_reasons: Collection[str], max_tokens: int | None
 ) -> frozenset[str]:
-    """The last words of the requests that are meant.
+    """Return the statuses of the requests that the arguments ask for.
 
     Raises:
-        ConfigError: the arguments do not go together.
+        ConfigError: the arguments contradict each other.
 
     """
     if unknown := set(kinds).difference(get_args(RetryKind)):
@@ -166,17 +166,17 @@ def _words(
 
 
 async def _same_files(ledger: Ledger, job: JobRecord) -> tuple[Path, ...]:
-    """The files of a finished job, as they were.
+    """Return the paths of a finished job's files, which are unchanged.
 
     Raises:
-        ConfigError: it has none, is not finished, or a file is gone or changed.
+        ConfigError: the job has no files or is not finished, or a file is gone or changed.
 
     """
     key = job.key
     if not (files := files_of(job.submitted.source)):
         if ledger.job(first := retried_key(key)) is not None:
             raise ConfigError(f"job {key!r} is a retry; `abatch retry {first}` sends again what is still unanswered")
-        raise ConfigError(f"job {key!r} did not come from a file; only its application can hand its requests over")
+        raise ConfigError(f"job {key!r} did not come from a file; only its application can submit its requests again")
     if job.finished is None:
         raise ConfigError(f"job {key!r} is not finished; run it to its end first")
     paths = tuple(absolute(ledger.folder.path, file.path) for file in files)
@@ -198,7 +198,7 @@ async def _is_same(path: Path, source: FilePart) -> bool:
 
 
 async def _drop_long_enough(files: tuple[Path, ...], wanted: set[bytes], max_tokens: int) -> int:
-    """Leave out what was allowed as much before: it would be cut at the same place, and paid for again."""
+    """Drop requests that were allowed as many tokens before: they would be cut again, and paid for again."""
     dropped = 0
     decode = msgspec.json.Decoder(_Asked).decode
     with closing(_rows_of(files)) as rows:
@@ -212,7 +212,7 @@ async def _drop_long_enough(files: tuple[Path, ...], wanted: set[bytes], max_tok
 
 
 def _beside(url: str, number: int) -> str:
-    """A destination next to the original's; a database or bucket holds many jobs, so it stays."""
+    """Return a destination next to the original's; a database or bucket can hold many jobs, so it stays the same."""
     if not url.startswith("jsonl:"):
         return url
     if url.endswith("/"):
@@ -222,7 +222,7 @@ def _beside(url: str, number: int) -> str:
 
 
 def _with_max_tokens(line: bytes, max_tokens: int) -> bytes:
-    """The request with another `max_tokens`; every other value stands as it was written."""
+    """Return the request with another `max_tokens`; every other value stays as it was written."""
     request = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
     params = msgspec.json.decode(request["params"], type=dict[str, msgspec.Raw])
     params["max_tokens"] = msgspec.Raw(b"%d" % max_tokens)
@@ -230,7 +230,7 @@ def _with_max_tokens(line: bytes, max_tokens: int) -> bytes:
 
 
 def _rows_of(files: tuple[Path, ...]) -> Generator[tuple[bytes, Row], None, None]:
-    """The checked rows of some files with their raw lines, a block at a time in memory."""
+    """Yield the checked rows of some files with their raw lines, with one block at a time in memory."""
     with closing(open_input(files, longest=LONGEST)) as file:
         while (block := file.block()) is not None:
             for line, number, _ in block.requests():

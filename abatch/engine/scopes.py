@@ -1,4 +1,4 @@
-"""The scopes of one manager: each made when it is first asked for, with the proof of tags that they share."""
+"""The scopes of one manager, which are made when they are first needed and share the proof of tags."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ __all__ = ["Scopes"]
 
 
 class Scopes:
-    """Every scope of one journal.
+    """All scopes of one journal.
 
     Args:
         client: the API.
         ledger: the journal's jobs.
         config: polling, policy and tier.
-        fingerprint: of the key in use.
-        grace: seconds that an unanswered create may still take to appear.
-        surveys: what the journal knows of each scope.
-        start: runs a scope that was made, until the manager is left.
-        look: lets the run of a job look at its open shards.
+        fingerprint: the fingerprint of the key in use.
+        grace: seconds for which an unanswered create may still appear in the list.
+        surveys: the journal's knowledge of each scope.
+        start: runs a new scope until the manager is left.
+        look: makes the run of a job examine its open shards.
 
     """
 
@@ -65,11 +65,11 @@ class Scopes:
         self._start = start
         self._look = look
         self.opened: dict[str | None, Scope] = {}
-        """Those that were asked for, by workspace."""
+        """The scopes that were made, by workspace."""
         self._guarded: set[str | None] = set()
-        """Workspaces in which nothing open was committed under another key."""
+        """Workspaces in which no open attempt was committed under another key."""
         self._lost_seen: set[str] = set()
-        """Batches that were given up and whose results were seen: each is reported once."""
+        """Batches that were given up but whose results were seen; each is reported only once."""
 
     def open_surveyed(self) -> None:
         """Make every scope in which the journal has batches or doubts."""
@@ -77,7 +77,7 @@ class Scopes:
             self.of(workspace_id)
 
     def of(self, workspace_id: str | None) -> Scope:
-        """The scope of this workspace, which runs from the first call on."""
+        """Return the scope of this workspace; the first call makes and starts it."""
         scope = self.opened.get(workspace_id)
         if scope is None:
             found = self._surveys.pop(workspace_id, None) or Survey()
@@ -99,7 +99,7 @@ class Scopes:
         return scope
 
     def _wake(self, workspace_id: str | None) -> None:
-        """Let all who wait for a job of this scope look again."""
+        """Wake every task that waits for a job of this scope."""
         for job in self._ledger.unfinished.values():
             if job.submitted.headers.workspace_id == workspace_id:
                 job.wake()
@@ -111,22 +111,22 @@ class Scopes:
         return named.shard, named.attempt
 
     async def _note_duplicate(self, shard: int, attempt: int, batch_id: str) -> bool:
-        """Whether a batch with the tag of this attempt is one too many; if so, it is recorded."""
-        await self._ledger.refresh()  # another process may have planned or found it
+        """Return whether a batch with the tag of this attempt is a duplicate; if it is, record it."""
+        await self._ledger.refresh()  # Another process may have planned the shard or found the batch.
         record = await self._ledger.find_shard(shard)
         if record is None:
             return True
         job = self._ledger.jobs[record.job]
         match record.state:
             case InDoubt(attempt=open_) if open_ == attempt:
-                return False  # its answer may be on the way
+                return False  # Its answer may still arrive.
             case Held(doubt=InDoubt(attempt=open_)) if open_ == attempt:
-                self._look(job)  # its driver will find it now
+                self._look(job)  # Its driver will now find the batch.
                 return False
             case _ if record.batch_id == batch_id:
                 return False
             case Lost(batch_id=None) | Done(batch_id=None) if record.state.doubt.attempt == attempt:
-                # an operator gave it up, so its rows are missing: it is no duplicate
+                # An operator gave the attempt up, so its rows are missing, and the batch is not a duplicate.
                 if batch_id not in self._lost_seen:
                     self._lost_seen.add(batch_id)
                     log.warning("lost_batch_seen", shard=shard, batch_id=batch_id)
@@ -139,7 +139,7 @@ class Scopes:
         return True
 
     def guard_checked(self, workspace_id: str | None) -> bool:
-        """Whether nothing that is open in a scope was committed under another key."""
+        """Return whether no open attempt in a scope was committed under another key."""
         if workspace_id in self._guarded:
             return True
         for job in self._ledger.unfinished.values():
@@ -153,7 +153,7 @@ class Scopes:
         return True
 
     def status(self, runs: Iterable[JobRun]) -> DriverStatus:
-        """What only this process knows, of all scopes and of these runs."""
+        """Return the status of all scopes and of these runs that only this process knows."""
         scopes = list(self.opened.values())
         return DriverStatus(
             pid=os.getpid(),

@@ -1,4 +1,4 @@
-"""Seal a part: what drains, fallback lines, moves and reads of sealed parts share."""
+"""Seal parts: the functions that drains, fallback lines, moves and reads of sealed parts share."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["WRITE_BYTES", "check_lines", "discard", "record_of", "sealed_of"]
 
 WRITE_BYTES: Final = 2**19
-"""Lines go to the sink in blocks of about this size."""
+"""Approximate size in bytes of the blocks of lines that are written to a sink."""
 
 
 def check_lines(job: JobRef, part: int, lines: int, given: int) -> None:
-    """Compare what a backend says that it sealed with what it was given.
+    """Compare the number of lines that a backend sealed with the number that it was given.
 
     Raises:
         BackendError: the numbers differ.
@@ -36,7 +36,7 @@ def check_lines(job: JobRef, part: int, lines: int, given: int) -> None:
 
 
 async def discard(sink: Sink) -> None:
-    """Give a sink up after a failure, which is told even if this fails, too."""
+    """Discard a sink after a failure; if this fails too, only log it, so that the first failure is raised."""
     with anyio.CancelScope(shield=True):
         try:
             await sink.discard()
@@ -45,10 +45,10 @@ async def discard(sink: Sink) -> None:
 
 
 def record_of(sealed: Sealed) -> SealedRecord:
-    """As the journal keeps it."""
+    """Return a sealed part in the form that the journal keeps."""
     return SealedRecord(part=sealed.part, lines=sealed.lines, detail=dict(sealed.detail))
 
 
 def sealed_of(record: SealedRecord) -> Sealed:
-    """As backends know it."""
+    """Return a sealed part in the form that backends use."""
     return Sealed(part=record.part, lines=record.lines, detail=record.detail)

@@ -1,6 +1,7 @@
 """Decide for each line of a batch's results whether it goes to the sink: each row once, and no other line.
 
-A line is delivered, withheld for a retry shard, dropped and counted (repeated or torn), or set aside as foreign.
+A line is delivered, withheld for a retry shard, dropped and counted because it is repeated or torn, or set aside as
+foreign.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Dropped:
 
 
 class LineSifter:
-    """Sifts the lines of one batch; it remembers which rows of the shard have their line."""
+    """Sifts the lines of one batch, and remembers which rows of the shard have their line."""
 
     def __init__(
         self,
@@ -75,35 +76,35 @@ class LineSifter:
         self._prefix = prefix.decode()
         self._head = wire.ROW_HEAD + prefix
         self._earlier = state.earlier if isinstance(state, Draining) else None
-        """How the shard was drained the first time, if it is drained once more."""
+        """The first `Drained` of the shard, if this is a redrain."""
         self.withheld = Withheld(owner.folder, shard, reader, self._earlier)
         self.seen = bytearray(self.withheld.rows)
-        """1 for each row that has its line; of what was withheld the first time only the marks may be left."""
+        """1 for each row that has its line; in a redrain, rows withheld the first time may be marked from the start."""
         self._marks = array("q", bytes(8 * shard.planned.rows))
         self.totals = UsageTotals(step=owner.step)
         self.dropped = Dropped()
         self.rows_torn = False
-        """Whether a torn line was of a row that had no line yet."""
+        """Whether a torn line belonged to a row that had no line yet."""
         self.takes_torn = False
-        """Whether this is the last read, in which a torn line is taken."""
+        """Whether this is the last read, in which torn lines are accepted."""
         self.billing = False
-        """A line said that the account cannot be billed."""
+        """Whether a line reported that the account cannot be billed."""
 
     @property
     def left(self) -> int:
-        """Rows that have no line yet."""
+        """The number of rows that have no line yet."""
         return self.seen.count(0)
 
     @property
     def counts(self) -> Counts:
-        """Of every row that was seen, withheld ones too."""
+        """The outcomes of every row that was seen, including withheld ones."""
         return self.totals.counts + self.withheld.counts
 
     def take(self, text: bytes, block: Block) -> None:
-        """Put the lines of a text into a block, but those that are withheld, dropped and counted, or set aside.
+        """Put the lines of a text into a block, except those that are withheld, dropped and counted, or set aside.
 
-        What nearly all lines are, of a new row, in the API's own form and succeeded, is dealt with here at little
-        cost; every other goes through `_sift`.
+        Nearly every line is a success of a new row in the API's own form. These lines are processed here at little
+        cost; every other line goes through `_sift`.
         """
         pieces, plain, odd = list[bytes | memoryview](), list[wire.Message](), dict[int, Line]()
 
@@ -138,7 +139,7 @@ class LineSifter:
             block.add(few, len(plain) + len(odd), odd)
 
     def _sift(self, raw: bytes) -> Line | None:
-        """Decide about any line, slowly and completely; return it if it goes to the sink."""
+        """Decide about a line of any form, slowly and completely; return it if it goes to the sink."""
         seen = wire.read_line(raw)
         row = None if seen is None else self._row(seen.wire_id)
         if seen is None or row is None:
@@ -147,9 +148,9 @@ class LineSifter:
                 log.warning("foreign_line_seen", shard=self._shard.shard, batch_id=self._batch_id)
             return None
         if self._earlier is not None and self.withheld.rows[row]:
-            return None  # its line is the retry shard's
+            return None  # The retry shard delivers the line of this row.
         torn = isinstance(seen, wire.Torn)
-        if torn and (self.seen[row] or not self.takes_torn):  # it contradicts nothing; a later read has it whole
+        if torn and (self.seen[row] or not self.takes_torn):  # It contradicts no line, and a later read has it whole.
             if not self.dropped.torn:
                 log.warning("torn_line_seen", shard=self._shard.shard, batch_id=self._batch_id, row=row)
             self.dropped.torn += 1
@@ -163,7 +164,7 @@ class LineSifter:
         self._marks[row] = mark
         custom_id = self._reader.custom_id(row)
         delivered = wire.with_custom_id(raw, seen.wire_id.encode(), custom_id)
-        if torn:  # it may be delivered in an envelope made here; it is counted as `_recount` would count it
+        if torn:  # It may be delivered in an envelope made here, so it is counted as `_recount` would count it.
             line = wire.outcome_of(delivered, _decode_id(custom_id))
         else:
             line = Line(delivered, _decode_id(custom_id), *seen[1:])
@@ -175,7 +176,7 @@ class LineSifter:
         return line
 
     def _row(self, wire_id: str) -> int | None:
-        """The row of an id of this attempt; None for any other."""
+        """Return the row of an id of this attempt; None for any other id."""
         if not wire_id.startswith(self._prefix):
             if not self.proven:
                 raise NotOurs(f"batch {self._batch_id} does not hold this shard")
@@ -196,18 +197,22 @@ class LineSifter:
     def _is_retryable(self, line: Line) -> bool:
         parked = isinstance(self._state, Draining) and self._state.parked
         may_pass = passes(line) or (line.outcome == "canceled" and parked)
-        if self._earlier is not None:  # where no custom_ids were kept, `_Drain._check_withheld` proves the guess
+        # If no custom_ids were kept, this is a guess, which `_Drain._check_withheld` verifies.
+        if self._earlier is not None:
             return may_pass and self._earlier.retried > 0 and not isinstance(self._reader, KeptIds)
         return may_pass and self._shard.planned.trial < self._owner.tries and self._owner.may_retry()
 
 
 def _mark(tail: bytes | memoryview) -> int:
-    """Tell a repeated line from a conflicting one; of a long line the checksum, which takes a third of the time."""
+    """Return a hash that distinguishes a repeated line from a conflicting one.
+
+    The hash of a long line is a checksum, which takes a third of the time.
+    """
     return hash(tail) if len(tail) < wire.LONG else zlib.crc32(tail)
 
 
 def _gathered(pieces: Iterable[bytes | memoryview]) -> list[bytes | memoryview]:
-    """The same bytes: long pieces uncopied, and the short ones between them joined."""
+    """Return the same bytes in fewer pieces: long pieces are not copied, and the short ones between them are joined."""
     few: list[bytes | memoryview] = []
     for long, group in groupby(pieces, key=lambda piece: len(piece) >= wire.LONG):
         several = list(group)

@@ -23,29 +23,29 @@ SKEW_REPORTED: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Skew:
-    """By how many seconds `Date` was ahead of `created_at` at one create: between these two."""
+    """The minimum and maximum seconds by which `Date` was ahead of `created_at` at one create."""
 
     least: float
     most: float
 
     @classmethod
     def of(cls, created_at: float, *, gate: float, answer: float | None) -> _Skew:
-        """From the `Date` of the list before the create, and that of the answer to it."""
+        """Make the bounds from the `Date` of the list before the create, and that of the answer to the create."""
         return cls(least=gate - created_at, most=(gate if answer is None else answer) - created_at)
 
 
 class ClockSkew:
-    """By how much `Date` is ahead of `created_at`, as far as creates and lists have shown."""
+    """The amount by which `Date` is ahead of `created_at`, as far as creates and lists have shown."""
 
     def __init__(self) -> None:
         self._last: _Skew | None = None
         self._reported = False
         self._lag = 0.0
-        """Seconds by which `Date` lags behind `created_at`, at least: lists showed batches of the future."""
+        """Minimum seconds by which `Date` lags behind `created_at`, if lists showed batches from the future."""
 
     @property
     def offset(self) -> float:
-        """Seconds by which `Date` is ahead of `created_at`, at least."""
+        """Minimum seconds by which `Date` is ahead of `created_at`."""
         return min(0.0 if self._last is None else self._last.least, -self._lag)
 
     def note_list(self, date: float, batches: Iterable[BatchSeen]) -> None:
@@ -53,12 +53,12 @@ class ClockSkew:
         self._lag = max(self._lag, *(batch.created_at - date for batch in batches), 0.0)
 
     def note_create(self, created_at: float, *, gate: float, answer: float | None) -> float:
-        """Note what a create showed, and report a broken bound; by how much `Date` was ahead, at most.
+        """Note the times of a create and report a broken bound; return the maximum by which `Date` was ahead.
 
         Args:
-            created_at: of the batch that was made.
-            gate: `Date` of the list just before the create.
-            answer: `Date` of the answer, if it has one.
+            created_at: the `created_at` of the batch that was made.
+            gate: the `Date` of the list just before the create.
+            answer: the `Date` of the answer, if it has one.
 
         """
         skew, before = _Skew.of(created_at, gate=gate, answer=answer), self._last

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["SHORT_REST", "Postponed", "PrioritySlots"]
 
 SHORT_REST: Final = 10.0
-"""Seconds that may be slept in a slot of `PrioritySlots`."""
+"""The maximum number of seconds that a holder may sleep without releasing its slot."""
 
 
 class Postponed(Exception):
@@ -37,7 +37,7 @@ class PrioritySlots:
 
     @asynccontextmanager
     async def slot(self, rank: float) -> AsyncGenerator[Callable[[float], Awaitable[None]], None]:
-        """Hold a slot during the block; yields a sleep that releases the slot meanwhile."""
+        """Hold a slot during the block; yield a sleep function that releases the slot meanwhile."""
         holds = False
 
         async def take() -> None:

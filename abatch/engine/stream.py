@@ -1,4 +1,4 @@
-"""Read the bytes of an ended batch's results, with a time-out of our own, and without their compression."""
+"""Read the bytes of an ended batch's results, decompressed, with a time-out that abatch itself controls."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ if TYPE_CHECKING:
 __all__ = ["IDLE", "Members", "chunks_of"]
 
 IDLE: Final = 120.0
-"""Seconds without a byte after which a read is given up."""
+"""Seconds without a byte after which a read fails."""
 GZIP: Final = zlib.MAX_WBITS | 16
 MAGIC: Final = b"\x1f\x8b"
 ZIPPED_STEP: Final = 2**14
 UNZIPPED: Final = 2**18
-"""Bytes that are decoded at once, at most."""
+"""The maximum number of bytes that are decoded at once."""
 
 
 async def chunks_of(answer: httpx2.Response) -> AsyncGenerator[bytes, None]:
-    """Yield the results as they come.
+    """Yield the results as they arrive.
 
     Raises:
-        ApiError: the stream broke, or brought nothing for two minutes.
+        ApiError: the stream broke, or no byte arrived for two minutes.
 
     """
     loop = asyncio.get_running_loop()
     since = loop.time()
     timer: asyncio.TimerHandle
 
-    def look() -> None:  # by a timer of its own: a timeout per chunk costs a twentieth of a drain
+    # A separate timer is used, because a timeout per chunk takes a twentieth of the time of a drain.
+    def look() -> None:
         nonlocal timer
         timer = loop.call_later(IDLE / 8, look)
         if loop.time() - since >= IDLE and not idle.expired():
@@ -46,11 +47,12 @@ async def chunks_of(answer: httpx2.Response) -> AsyncGenerator[bytes, None]:
 
     timer = loop.call_later(IDLE / 8, look)
     try:
-        async with asyncio.timeout(None) as idle:  # some transports wait for ever behind bytes that are not HTTP
+        # Some transports wait for ever after bytes that are not HTTP, so this timeout is needed.
+        async with asyncio.timeout(None) as idle:
             async with aclosing(_decoded(answer)) as pieces:
                 async for chunk in pieces:
                     since = math.inf
-                    if idle.when() is not None:  # it came in the last moment
+                    if idle.when() is not None:  # The chunk arrived just before the timeout.
                         idle.reschedule(None)
                     yield chunk
                     since = loop.time()
@@ -61,14 +63,14 @@ async def chunks_of(answer: httpx2.Response) -> AsyncGenerator[bytes, None]:
 
 
 def _decoded(answer: httpx2.Response) -> AsyncGenerator[bytes, None]:
-    """The body without its compression."""
+    """Yield the decompressed body."""
     if answer.headers.get("content-encoding", "").strip().lower() in ("gzip", "x-gzip"):
         return _unzipped(answer)
     return answer.aiter_bytes()
 
 
 async def _unzipped(answer: httpx2.Response) -> AsyncGenerator[bytes, None]:
-    """Every member of a body in gzip: a proxy may send each piece of what it passes on as one.
+    """Yield the decompressed members of a gzip body; a proxy may compress each piece that it forwards as one member.
 
     Raises:
         ConnectionError: the body ends inside a member.
@@ -89,24 +91,25 @@ class Members:
     def __init__(self) -> None:
         self._member = zlib.decompressobj(GZIP)
         self._began = False
-        """The member has got a byte."""
+        """Whether the member has received a byte."""
         self._begin: bytes = b""
-        """What may be the beginning of another member, and is too short to tell."""
+        """Bytes that may begin another member, but are too few to recognize it."""
         self._over = False
 
     @property
     def whole(self) -> bool:
-        """Whether it may end here."""
+        """Whether the stream may end here."""
         return self._over or not self._began or self._member.eof
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Decode the next bytes of the stream.
 
         Raises:
-            zlib.error: they are not what gzip makes.
+            zlib.error: the bytes are not valid gzip data.
 
         """
-        for start in range(0, len(chunk), ZIPPED_STEP):  # short: each member that ends in one copies the rest of it
+        # The steps are short, because each member that ends inside a step copies the rest of the step.
+        for start in range(0, len(chunk), ZIPPED_STEP):
             yield from self._feed(chunk[start : start + ZIPPED_STEP])
 
     def _feed(self, data: bytes) -> Iterator[bytes]:
@@ -117,7 +120,7 @@ class Members:
                 if len(data) < len(MAGIC):
                     self._begin = data
                     return
-                if not data.startswith(MAGIC):  # padding, or other bytes that do not belong to it
+                if not data.startswith(MAGIC):  # This is padding, or other bytes after the compressed data.
                     self._over = True
                     return
                 self._member = zlib.decompressobj(GZIP)

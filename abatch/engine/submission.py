@@ -1,4 +1,4 @@
-"""Check what is handed over: the input of a new job, or a job that is handed over again."""
+"""Check a submission: the input of a new job, or a job that is submitted again."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ def check_arguments(
 
 
 def _check_lowered(job: JobRecord, limit: int | None, *, running: bool) -> None:
-    """Refuse a limit that could not be kept: what is planned is sent.
+    """Refuse a limit that could not be kept, because planned requests are sent.
 
     Raises:
-        ConfigError: it is below what is planned, or what is being planned now.
+        ConfigError: the limit is below what is planned, or what is being planned now.
 
     """
     if limit is None:
@@ -113,12 +113,12 @@ def _check_lowered(job: JobRecord, limit: int | None, *, running: bool) -> None:
 
 
 class Submissions:
-    """Compares what is handed over with one journal.
+    """Compares submissions with one journal.
 
     Args:
         ledger: the journal's jobs.
         config: limits and policy.
-        run_of: the run of a job.
+        run_of: returns the run of a job.
 
     """
 
@@ -129,10 +129,10 @@ class Submissions:
         self._folder = ledger.folder.path
 
     def key_of(self, key: str | None, paths: Sequence[Path], url: str) -> str:
-        """The key of what is handed over: the one that was given or a default, or that of the job that was moved.
+        """Return the key of a submission: the given one, a default, or the key of the job if it was moved.
 
         Raises:
-            ConfigError: it cannot be a key.
+            ConfigError: the key is not valid.
 
         """
         chosen = default_key(self._folder, paths, url) if key is None else exact(key)
@@ -154,17 +154,18 @@ class Submissions:
         skip_answered: str | None,
         changed_input: bool,
     ) -> None:
-        """Compare what is handed over again with the job that has the key; take a changed input if that is allowed.
+        """Compare a repeated submission with the job that has the key; take a changed input if that is allowed.
 
         Raises:
-            JobConflict: it is another job's.
+            JobConflict: the submission is that of another job.
 
         """
         self._compare_terms(job, url, headers, skip_answered)
         taken = False
         if changed_input and paths and job.finished is None and not job.cancel_wished:
             taken = await self._take_changed(job, paths, headers, limit, preview)
-        ends = job.cancel_wished and job.finished is None and not changed_input  # nothing is sent of its input
+        # The input of a job that is being cancelled is not compared, because nothing of it is sent.
+        ends = job.cancel_wished and job.finished is None and not changed_input
         if not ends:
             await self._compare_content(job, paths)
         if preview is not None and not taken:
@@ -176,19 +177,19 @@ class Submissions:
         """Record another limit for an unfinished job.
 
         Raises:
-            ConfigError: it is below what is planned, or what is being planned now.
+            ConfigError: the limit is below what is planned, or what is being planned now.
 
         """
         if limit == job.limit or job.finished is not None or job.cancel_wished:
             return
-        stopped = job.stopped is not None  # held still it plans nothing, though its run may not be over yet
+        stopped = job.stopped is not None  # The run of a stopped job may not be over, but paused it plans nothing.
         async with run.paused() if stopped else nullcontext():
             _check_lowered(job, limit, running=run.submits and not stopped)
             if not job.cut.last:
                 await self._ledger.record(Entry(job.job, Limited(rows=limit)))
 
     def _moved_key(self, key: str, paths: Sequence[Path], url: str) -> str:
-        """The key of the job that was begun with this input and moved to this destination; else `key`."""
+        """Return the key of the job that was started with this input and moved to this destination; otherwise `key`."""
         if not paths or key != default_key(self._folder, paths, url) or self._ledger.job(key) is not None:
             return key
         moved = (job for job in self._ledger.jobs.values() if job.moves and url in job.places)
@@ -197,7 +198,7 @@ class Submissions:
     async def source(
         self, paths: Sequence[Path], key: str, headers: Headers, preview: Preview | None, skip_answered: str | None
     ) -> Source:
-        """Check the input of a job from end to end, and describe it; of an iterable nothing is known before it is read.
+        """Check the whole input of a job and describe it; an iterable cannot be checked before it is read.
 
         Raises:
             BadRequest: the files hold requests that cannot be sent.
@@ -207,7 +208,7 @@ class Submissions:
         if not paths:
             return IterableSource()
         if skip_answered is not None:
-            answering(self._ledger, skip_answered)  # before the files are read
+            answering(self._ledger, skip_answered)  # It raises before the files are read.
         params = check_of(self._config.params, betas=bool(headers.betas))
         note = None if preview is None else preview.add
         source = await check_files(
@@ -255,36 +256,36 @@ class Submissions:
     async def _take_changed(
         self, job: JobRecord, paths: Sequence[Path], headers: Headers, limit: int | None, preview: Preview | None
     ) -> bool:
-        """Let a job go on with files whose content changed, and say whether; those that are as they were do nothing."""
+        """Let a job continue with files whose content changed; return False if no content changed."""
         files = files_of(job.submitted.source)
-        if not files:  # a conflict, as without this
+        if not files:  # The later comparison reports the conflict.
             return False
         if len(files) == len(paths) and all(
             [await is_same(file, path) for file, path in zip(files, paths, strict=True)]
         ):
             return False
         async with self._run_of(job).paused():
-            check_may_change(job)  # before the files are read
+            check_may_change(job)  # It raises before the files are read.
             source = await self.source(paths, job.key, headers, None, None)
             assert isinstance(source, FileSource | FilesSource)
             asking = None if preview is None else _Once(preview)
             while job.finished is None:
                 try:
                     await take_changed(self._ledger, job, source, paths, limit=limit, preview=asking)
-                except Overtaken:  # another process changed the job; look at it as it is now
+                except Overtaken:  # Another process changed the job, so its present state is compared.
                     log.warning("change_overtaken", job=job.key)
                 else:
                     return True
         return False
 
     async def _preview_more(self, job: JobRecord, paths: Sequence[Path], limit: int | None, preview: Preview) -> None:
-        """Show the requests that a higher limit allows."""
+        """Show the preview the requests that a higher limit allows."""
         before, source = job.limit, job.submitted.source
         if isinstance(source, IterableSource) or job.finished is not None or job.cancel_wished or job.cut.last:
             return
         if before is None or (limit is not None and limit <= before):
             return
-        sent = source.sent if isinstance(source, ChangedSource) else 0  # they come first, and are not read
+        sent = source.sent if isinstance(source, ChangedSource) else 0  # These rows count first, and are not read.
         seen, end = sent, source.rows if limit is None else limit
 
         def show(rows: Rows) -> None:
@@ -297,7 +298,7 @@ class Submissions:
         await preview.agree()
 
     def _compare_terms(self, job: JobRecord, url: str, headers: Headers, skip_answered: str | None) -> None:
-        """Refuse what belongs to a job besides its requests and is another; nothing is recorded before this."""
+        """Refuse terms of the job, apart from its requests, that differ; nothing is recorded before this check."""
         known = job.submitted
         if url not in job.places:
             place = f"destination {shown(absolute_url(self._folder, job.to))}" if job.to else "a backend object"
@@ -315,17 +316,17 @@ class Submissions:
             raise JobConflict(job.key, others, why="selection")
 
     async def _compare_content(self, job: JobRecord, paths: Sequence[Path]) -> None:
-        """Refuse files whose content is not the job's; an iterable is compared as it is read.
+        """Refuse files whose content is not the job's; an iterable is compared while it is read.
 
         Raises:
-            JobConflict: it is other content.
+            JobConflict: the content differs.
 
         """
         known = job.submitted.source
         files = files_of(known)
         if len(files) != len(paths):
             raise JobConflict(job.key, "requests from another kind of source, or from more or fewer files")
-        for file, path in zip(files, paths, strict=True):  # an iterable is compared row by row, as it is read
+        for file, path in zip(files, paths, strict=True):
             if not await is_same(file, path):
                 way = "take the requests that were not sent from it: --changed-input (`changed_input=True`)"
                 if not takes_changed_input(known):
@@ -348,9 +349,9 @@ class Submissions:
         return job
 
     async def _compare_first_rows(self, job: JobRecord, requests: Sequence[object]) -> None:
-        """Refuse a list that differs at its beginning or in its length; the rest is compared as it is read."""
+        """Refuse a list that differs at its beginning or in its length; the rest is compared while it is read."""
         head, planned = (await self._ledger.in_full(job)).head, job.cut
-        with suppress(BadRequest):  # its place is named when it is read
+        with suppress(BadRequest):  # The later read reports the bad request with its position.
             for number, request in enumerate(requests[:HEAD_ROWS], 1):
                 if (difference := other_row(head, read_row(request, number), number)) is not None:
                     raise JobConflict(job.key, difference)
@@ -360,18 +361,18 @@ class Submissions:
 
 
 class _Once:
-    """A preview that is asked once, however often the requests are read."""
+    """A preview that is used only once, however often the requests are read."""
 
     def __init__(self, preview: Preview) -> None:
         self._preview: Preview | None = preview
 
     def add(self, rows: Rows, /) -> None:
-        """Show these requests unless all were shown and agreed to."""
+        """Show these requests, unless the preview has agreed to all of them."""
         if self._preview is not None:
             self._preview.add(rows)
 
     async def agree(self) -> None:
-        """Ask unless that was done."""
+        """Ask the preview, unless it was asked before."""
         preview, self._preview = self._preview, None
         if preview is not None:
             await preview.agree()

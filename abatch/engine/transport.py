@@ -1,4 +1,4 @@
-"""The connections of a client of our own: sockets, certificates, proxies."""
+"""Make the connections of abatch's own client: sockets, certificates, proxies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["KEPT_CONNECTIONS", "Nowhere", "check_plain", "http_client", "trusted
 
 USER_TIMEOUT_MS: Final = 60_000
 CONNECTIONS: Final = 1000
-"""Of one transport, at most, as the SDK has it."""
+"""The maximum number of connections of one transport, as in the SDK."""
 KEPT_CONNECTIONS: Final = 100
 
 
@@ -37,15 +37,15 @@ def _socket_options() -> list[tuple[int, int, int]]:
 
 
 def trusted() -> ssl.SSLContext:
-    """The certificates that are trusted: those of SSL_CERT_FILE or SSL_CERT_DIR, else the system's.
+    """Load the trusted certificates: those of SSL_CERT_FILE or SSL_CERT_DIR, or else the system's.
 
     Raises:
-        ConfigError: the variable names none.
+        ConfigError: the certificates cannot be loaded.
 
     """
     try:
         return httpx2.create_ssl_context()
-    except OSError as failure:  # also ssl.SSLError
+    except OSError as failure:  # This includes ssl.SSLError.
         for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
             if named := os.environ.get(variable):
                 why = failure.strerror or type(failure).__name__
@@ -56,7 +56,7 @@ def trusted() -> ssl.SSLContext:
 
 
 def http_client(certificates: ssl.SSLContext, proxy: str | None, *, kept: int) -> httpx2.AsyncClient:
-    """Connections of our own; `kept` of them stay open between calls."""
+    """Make an HTTP client with abatch's own connections; `kept` of them stay open between calls."""
     transport = httpx2.AsyncHTTPTransport(
         verify=certificates,
         limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=kept),
@@ -69,14 +69,14 @@ def http_client(certificates: ssl.SSLContext, proxy: str | None, *, kept: int) -
 
 
 class Nowhere(httpx2.AsyncBaseTransport):
-    """Takes the place of connections in a client that is never called."""
+    """A transport without connections, for a client that is never called."""
 
 
 def check_plain(url: httpx2.URL) -> None:
-    """Refuse to send the key in the clear, unless the operator has named this host.
+    """Refuse to send the key in the clear, unless the operator allows it for this host.
 
     Raises:
-        ConfigError: ABATCH_ALLOW_HTTP does not.
+        ConfigError: ABATCH_ALLOW_HTTP does not name the host.
 
     """
     if url.scheme == "http" and url.host in os.environ.get("ABATCH_ALLOW_HTTP", "").replace(",", " ").lower().split():

@@ -1,12 +1,12 @@
 """Upload one shard: one attempt, from its admission to the verdict on its answer.
 
-The submission, step by step; a crash on any line leaves a state that the next run goes on from:
+These are the steps of a submission; a crash at any step leaves a state from which the next run continues:
 
     admitted        the queue limit, the request rate and a slot for uploading allow it
-    upload          headers and the body, all but its final `]}`: nothing can exist on the server yet
-    gate            the server's `Date` by a second connection, the guard, then `Committing` made durable
-    tail            `]}`, unless more than a minute passed since the `Date` or a stop is wished (then Withdrawn)
-    answer          judged by table A; a definite one is recorded, else the shard is in doubt and table B settles it
+    upload          send headers and the body without its final `]}`: nothing can exist on the server yet
+    gate            get the server's `Date` by a second connection, check the guard, then make `Committing` durable
+    tail            send `]}`, unless more than a minute passed since the `Date` or a stop is wished (then Withdrawn)
+    answer          judged by table A; a definite one is recorded, otherwise the shard is in doubt, settled by table B
 
 Past the gate the attempt is shielded from cancellation: it gets the manager's patience (30 s) for its answer.
 """
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 __all__ = ["Uploader"]
 
 LOOKS_EVERY: Final = 1.0
-"""Seconds between two looks at what no fact reports: the pace. Only the shard that is next in its scope looks."""
+"""Seconds between two checks of the pace, which no fact reports; only the next shard of a scope checks it."""
 CORRECT_ITERABLE: Final = (
     "Cancel the job, correct what the message names, and submit the requests that the job did not answer under "
     "another key."
@@ -87,20 +87,20 @@ TOO_LARGE: Final = '{"type":"error","error":{"type":"request_too_large","message
 
 @dataclass(slots=True)
 class _Gate:
-    """How far one attempt came."""
+    """The progress of one attempt."""
 
     failure: BaseException | None = None
-    """Why the body was not sent to its end."""
+    """The error that kept the body from being sent completely."""
     committed: bool = False
-    """`Committing` is durable."""
+    """Whether `Committing` is durable."""
     released: bool = False
-    """The tail was given to the socket."""
+    """Whether the tail was passed to the socket."""
     before: set[str] = field(default_factory=set[str])
-    """Batches that were shown before `Committing`: none of them is this attempt's."""
+    """Batches that lists showed before `Committing`, so this attempt made none of them."""
 
 
 class _NotNow(Exception):
-    """The attempt is given up before its tail; the shard stays, or becomes, Ready."""
+    """The attempt ends before its tail, and the shard stays or becomes Ready."""
 
 
 class Uploader:
@@ -115,7 +115,7 @@ class Uploader:
         self._pause = Backoff(first=1.0, most=120.0)
 
     async def upload(self, attempt: int) -> bool:
-        """Make one attempt once it is admitted; whether the shard has another action to perform now."""
+        """Make one attempt once it is admitted; return whether the shard has another action to perform now."""
         context = self.context
         if attempt > wire.MAX_ATTEMPT:
             await self.context.stop(
@@ -124,11 +124,13 @@ class Uploader:
         pause = 0.0
         try:
             if not await self._admitted():
-                return context.wants_more or context.job.cancel_wished  # it may have been handed over again meanwhile
+                # The job may have been submitted again meanwhile.
+                return context.wants_more or context.job.cancel_wished
             async with context.manager.uploads:
                 if not context.wants_more:
                     return context.job.cancel_wished
-                if not context.scope.usable or context.scope.refused is not None:  # since this shard was admitted
+                # This may have changed since the shard was admitted.
+                if not context.scope.usable or context.scope.refused is not None:
                     return True
                 pause = await self._attempt(attempt)
         finally:
@@ -139,7 +141,7 @@ class Uploader:
         return True
 
     async def _admitted(self) -> bool:
-        """Wait for room in the queue and a turn; False if the shard is not wanted on the way any more."""
+        """Wait for a turn and for room in the queue; return False if the shard should no longer be sent."""
         context = self.context
         admitted = await context.while_wanted(self._has_turn())
         if context.wants_more and (refusal := context.scope.refused) is not None:
@@ -147,7 +149,7 @@ class Uploader:
         return bool(admitted)
 
     async def _has_turn(self) -> bool:
-        """Wait in the scope's order; False if every create would be refused."""
+        """Wait for the shard's turn in the scope; return False if every create would be refused."""
         pace, rows = self.context.scope.pace, self.shard.planned.rows
         async with self.context.scope.turn:
             await self.context.scope.until_usable(self.context.guard_checked)
@@ -161,7 +163,7 @@ class Uploader:
         return False
 
     async def _attempt(self, attempt: int) -> float:
-        """One create, from the first byte to its verdict; the seconds to wait before another."""
+        """Make one create, from the first byte to its verdict; return the seconds to wait before another."""
         context, planned = self.context, self.shard.planned
         free = (await threads.run(shutil.disk_usage, context.manager.ledger.folder.path)).free
         if free < context.manager.config.free_disk:
@@ -178,7 +180,7 @@ class Uploader:
             try:
                 body = self._body(reader, prefix, attempt, gate, scope)
                 answer = await context.manager.client.create(planned.headers, planned.body_bytes, body)
-                if gate.released:  # still shielded, so that an answer that came is recorded
+                if gate.released:  # The scope is still shielded, so an answer that arrived is recorded.
                     date = answer.date if isinstance(answer, Replied) else None
                     await self._conclude(judge(answer), date, gate.before)
             finally:
@@ -198,7 +200,7 @@ class Uploader:
                     yield piece
             await self._pass_gate(attempt, gate, scope)
         except Exception as failure:
-            # the SDK hides what a body raises behind a connection error
+            # The failure is kept, because the SDK turns it into a connection error.
             gate.failure = failure
             raise
         gate.released = True
@@ -212,7 +214,7 @@ class Uploader:
 
         """
         context = self.context
-        if context.scope.refused is not None:  # another create of the scope was answered meanwhile
+        if context.scope.refused is not None:  # Another create of the scope was refused meanwhile.
             raise _NotNow
         page = await context.scope.page(limit=1)
         at = moment(page.date)
@@ -250,7 +252,7 @@ class Uploader:
         scope.deadline = min(scope.deadline, anyio.current_time() + ANSWER_WITHIN)
 
     async def _not_sent(self, gate: _Gate, answer: Replied | NoAnswer | None) -> float:
-        """The attempt ended before its tail: nothing was created."""
+        """Handle an attempt that ended before its tail, so nothing was created; return the seconds to wait."""
         failure = gate.failure
         self.context.scope.doubts.answered(self.shard.shard)
         if gate.committed and isinstance(self.shard.state, InDoubt):
@@ -275,7 +277,7 @@ class Uploader:
         return self._pause.next() * (1 + random.random() / 10)  # noqa: S311
 
     def _is_of_another(self, batch: BatchSeen, before: Collection[str]) -> bool:
-        """Whether the batch that this attempt was answered with is certainly another's.
+        """Return whether the batch in the answer was certainly made by another attempt.
 
         Raises:
             Overtaken: another process has settled the attempt.
@@ -288,18 +290,18 @@ class Uploader:
         return of_another(batch, doubt_about(scope, self.shard, committed), scope.known, before=before)
 
     async def _conclude(self, verdict: Verdict, date: float | None, before: Collection[str]) -> None:
-        """Record what a complete create came to.
+        """Record the outcome of a complete create.
 
         Args:
-            verdict: table A's.
-            date: `Date` of the answer.
-            before: batches that were shown before the commit point.
+            verdict: the verdict of table A.
+            date: the `Date` of the answer.
+            before: the batches that lists showed before the commit point.
 
         """
         context, planned = self.context, self.shard.planned
         if isinstance(verdict, Created) and self._is_of_another(verdict.batch, before):
             log.warning("answer_names_another_batch", shard=self.shard.shard, batch_id=verdict.batch.batch_id)
-            verdict = CreatedUnnamed(rule="A5", status=200)  # a batch was made, but not the one that was named
+            verdict = CreatedUnnamed(rule="A5", status=200)  # A batch was made, but not the one that the answer names.
         refused = isinstance(verdict, Later) or (isinstance(verdict, Refused) and not verdict.definite)
         doubted = refused and context.manager.config.refusals == "doubt"
         log.info("create_answered", shard=self.shard.shard, rule="A9" if doubted else verdict.rule)
@@ -319,7 +321,7 @@ class Uploader:
                     )
                 committed = doubt_of(self.shard.state)
                 assert committed is not None
-                with context.scope.binding(batch.batch_id):  # at once: another answer may name it, too
+                with context.scope.binding(batch.batch_id):  # Bind it now, because another answer may name it, too.
                     await self.recorder.record(
                         Accepted(batch_id=batch.batch_id, created_at=batch.created_at, date=date)
                     )
@@ -336,7 +338,7 @@ class Uploader:
                 assert_never(verdict)
 
     async def _doubt(self, verdict: Refused | Later) -> None:
-        """A refusal that is not believed: nothing more is sent, but table B says what became of this attempt."""
+        """Handle a refusal that is not believed: nothing more is sent, and table B settles this attempt."""
         match verdict:
             case Later(wait=asked):
                 wait = self.context.scope.pace.refused(anyio.current_time(), asked, random.random())  # noqa: S311
@@ -351,7 +353,7 @@ class Uploader:
                 assert_never(verdict)
 
     async def _refused(self, verdict: Refused | TooLarge | Later) -> None:
-        """A definite no: nothing was created."""
+        """Handle a definite refusal, after which nothing was created."""
         committed, context = isinstance(self.shard.state, InDoubt), self.context
         match verdict:
             case Later(wait=asked):
@@ -379,7 +381,7 @@ class Uploader:
                 assert_never(verdict)
 
     async def _split(self, envelope: bytes, *, committed: bool) -> None:
-        """413: the rows go in two shards; a row that is too large alone gets the error as its line."""
+        """Split the shard after a 413 into two shards; a single row that is too large gets the error as its line."""
         context, planned = self.context, self.shard.planned
         if planned.rows == 1:
             await self.recorder.record(Rejected(error=_on_one_line(envelope)))
@@ -416,7 +418,7 @@ class Uploader:
 
 
 def _correction(job: JobRecord) -> str:
-    """What helps where the API refuses a request of this job."""
+    """Return the remedy if the API refuses a request of this job."""
     source = job.submitted.source
     if takes_changed_input(source):
         return CORRECT_FILE
@@ -424,7 +426,7 @@ def _correction(job: JobRecord) -> str:
 
 
 def _on_one_line(envelope: bytes) -> str:
-    """The API's error envelope as it can stand in a line of results; one of our own if it did not send one."""
+    """Return the API's error envelope on one line, for a line of results; a made-up one if the API sent none."""
     try:
         return json.dumps(json.loads(envelope), separators=(",", ":"))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Count outcomes and tokens of result lines as they pass."""
+"""Count the outcomes and tokens of result lines while they are drained."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["UsageTotals"]
 
 _Bucket: TypeAlias = tuple[str, bool, str, tuple[str, ...]]
-"""Model, whether the prompt is long, place of inference, what has no price."""
+"""The model, whether the prompt is long, the inference geography, and the charges without a price."""
 _NONE: Final = (0, 0, 0, 0, 0, 0)
 
 
 class UsageTotals:
-    """Counts and tokens of lines as they pass; a prompt of more than `step` tokens has the long price."""
+    """The counts and tokens of the lines so far; a prompt of more than `step` tokens has the price of a long one."""
 
     def __init__(self, *, step: int) -> None:
         self._step = step
@@ -82,7 +82,7 @@ class UsageTotals:
 
     @property
     def counts(self) -> Counts:
-        """Per outcome."""
+        """The number of lines per outcome."""
         known = {outcome: self._outcomes.get(outcome, 0) for outcome in OUTCOMES}
         other = sum(self._outcomes.values()) - sum(known.values())
         known["succeeded"] += self._succeeded
@@ -111,7 +111,7 @@ class UsageTotals:
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """The lines that did not succeed, in few groups."""
+        """The lines that did not succeed, in a few groups."""
         return self._failures.groups
 
     @property

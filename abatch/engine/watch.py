@@ -1,4 +1,4 @@
-"""Watch one batch of ours until there is something to record: its end, its absence, or that it is given up."""
+"""Watch one of the journal's batches until there is a fact to record: its end, its absence, or that it is given up."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class BatchWatcher:
         self.wishes = wishes
 
     async def watch(self, batch_id: str) -> bool:
-        """Wait for news of the batch and record it; always True, since another action follows."""
+        """Wait for news of the batch and record it; always return True, because another action follows."""
         context, state = self.context, self.shard.state
         assert isinstance(state, Processing)
         context.scope.pace.holds(self.shard.shard, self.shard.planned.rows, state.created_at + QUEUED_FOR)
@@ -62,7 +62,7 @@ class BatchWatcher:
     async def _news_of(
         self, batch_id: str, state: Processing
     ) -> Ended | Vanished | Reappeared | Lost | CancelledAsParked | None:
-        """Wait for something to record of the batch: what its scope says, or that it is given up as parked."""
+        """Wait for a fact to record about the batch: news from its scope, or that it is given up as parked."""
         news: list[Ended | Vanished | Reappeared | Lost | CancelledAsParked | None] = []
 
         async def give_up() -> None:
@@ -70,7 +70,7 @@ class BatchWatcher:
             group.cancel_scope.cancel()
 
         async with anyio.create_task_group() as group:
-            if state.parked:  # on record; whether the API heard of it is not known
+            if state.parked:  # The cancellation is recorded, but the API may not have received it.
                 group.start_soon(self._cancel, batch_id)
             elif state.proven:
                 group.start_soon(self._cancel_when_wished, batch_id)
@@ -89,7 +89,7 @@ class BatchWatcher:
         return news[-1]
 
     async def _parked_for_good(self, batch_id: str) -> Parked:
-        """Wait until the batch is parked, and its rows could be sent again; else it is left alone."""
+        """Wait until the batch is parked and its rows can be sent again; wait forever if they have no try left."""
         context = self.context
         if self.shard.planned.trial >= context.job.submitted.tries:
             await anyio.sleep_forever()
@@ -100,7 +100,7 @@ class BatchWatcher:
             await anyio.sleep(context.manager.config.longest_poll_interval.total_seconds())
 
     async def _cancel_when_wished(self, batch_id: str) -> None:
-        """A wish to cancel the job cancels its batches, once each is proven ours."""
+        """Wait for a wish to cancel the job, then cancel the batch, which must be proven ours."""
         await self.context.job.cancelling()
         await self._cancel(batch_id)
 
@@ -112,7 +112,7 @@ class BatchWatcher:
             except ApiError as failure:
                 log.warning("cancel_not_taken", batch_id=batch_id, error=str(failure))
                 if failure.status == 400 and remedy_of(400, failure.error_code, failure.message) is None:
-                    return  # it ended meanwhile
+                    return  # The batch has ended meanwhile.
                 await anyio.sleep(pause.next())
                 continue
             log.info("batch_cancel_asked", batch_id=batch_id)

@@ -1,6 +1,7 @@
-"""Obey an operator's word on one shard: that its batch is this one, was never made, or is lost.
+"""Act on an operator's decision about one shard: which batch it made, that it made none, or that it is lost.
 
-A wish stays until a fact answers it: the fact that it asks for, or `WishRefused` if the API contradicts it.
+The decision is recorded as a wish. A wish stays until a fact answers it: the fact that it asks for, or `WishRefused` if
+the API contradicts it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ OTHER_KEY: Final = (
 
 
 class OperatorWishes:
-    """What operators wish of one shard, and what came of it."""
+    """The wishes of operators for one shard, and their fulfilment."""
 
     def __init__(self, context: JobContext, shard: ShardRecord, recorder: ShardRecorder) -> None:
         self.context = context
@@ -53,16 +54,16 @@ class OperatorWishes:
         self._pause = Backoff(first=1.0, most=120.0)
 
     def wish(self) -> ResolveWished | LostWished | None:
-        """An operator's word on the attempt in doubt."""
+        """Return the operator's wish for the attempt in doubt; None if there is none."""
         wish, doubt = self.context.job.wishes.get(self.shard.shard), doubt_of(self.shard.state)
         return wish if wish is not None and doubt is not None and wish.attempt == doubt.attempt else None
 
     def is_called_lost(self) -> bool:
-        """Whether an operator gave up what this attempt made."""
+        """Return whether an operator gave up this attempt or its batch."""
         return isinstance(self.wish(), LostWished)
 
     async def obey(self, wish: ResolveWished) -> None:
-        """Table B9: an operator says what became of the attempt."""
+        """Record the outcome of the attempt that an operator decided (table B9), unless the API contradicts it."""
         context = self.context
         if wish.batch_id is None:
             context.scope.pace.frees(self.shard.shard)
@@ -82,7 +83,7 @@ class OperatorWishes:
         await self.recorder.record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="operator"))
 
     async def lose(self) -> None:
-        """Table B9: an operator gave the attempt up; it is lost unless the API shows a batch that may be its."""
+        """Record an attempt that was given up as lost (table B9), unless the API shows a batch that may be its own."""
         scope, committed = self.context.scope, doubt_of(self.shard.state)
         if committed is None or not self.is_called_lost():
             return
@@ -93,13 +94,13 @@ class OperatorWishes:
             await self.recorder.record(Lost(why=CALLED_LOST))
 
     async def lost_by_word(self, batch_id: str) -> Lost | None:
-        """An operator gave the batch up."""
+        """Return `Lost` for a batch that an operator gave up; None if the API shows the batch or cannot decide yet."""
         return Lost(why=CALLED_LOST) if await self._are_lost([batch_id], "the API shows the batch") else None
 
     async def _are_lost(self, batch_ids: list[str], shown: str) -> bool:
-        """Whether an operator's word on these batches holds: the API knows none of them, and the key would see them.
+        """Return whether these batches are lost: the API knows none of them, and the key in use would see them.
 
-        If not, the word is refused, for the reason `shown`, or tried again after a pause.
+        Otherwise the wish is refused for the reason `shown`, or kept for another try after a pause.
         """
         try:
             for batch_id in batch_ids:
@@ -115,10 +116,10 @@ class OperatorWishes:
         return False
 
     async def _may_see(self) -> bool:
-        """Whether a 404 counts: the key in use would see the batch, or the operator says that it need not.
+        """Return whether a 404 counts: the key in use would see the batch, or the operator waived that condition.
 
         Raises:
-            ApiError: the API could not be asked.
+            ApiError: the API could not be reached.
 
         """
         wish, doubt = self.wish(), doubt_of(self.shard.state)
@@ -127,10 +128,10 @@ class OperatorWishes:
         return anyhow or await self.context.scope.key.may_see(doubt.fingerprint)
 
     async def _shows(self, batch_id: str) -> bool:
-        """Whether the API knows the batch.
+        """Return whether the API knows the batch.
 
         Raises:
-            ApiError: it could not be asked.
+            ApiError: the API could not be reached.
 
         """
         try:
@@ -142,11 +143,11 @@ class OperatorWishes:
         return True
 
     async def _try_word_again(self, batch_id: str, why: str) -> None:
-        """An operator's word cannot be obeyed yet: wait before the next try."""
+        """Log that an operator's wish cannot be fulfilled yet, and wait before the next try."""
         log.warning("resolve_waits", shard=self.shard.shard, batch_id=batch_id, why=why)
         await anyio.sleep(self._pause.next())
 
     async def _refuse(self, batch_id: str, why: str) -> None:
-        """An operator's word cannot be obeyed, now and after a restart."""
+        """Record that an operator's wish is refused, so that it is not tried again after a restart."""
         await self.context.manager.ledger.record(Entry(self.context.job.job, WishRefused(shard=self.shard.shard)))
         log.error("resolve_refused", shard=self.shard.shard, batch_id=batch_id, why=why)

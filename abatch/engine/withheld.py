@@ -26,13 +26,13 @@ __all__ = ["Withheld"]
 
 
 class Withheld:
-    """The rows of one shard that go, or the first time went, into its retry shard.
+    """The rows of one shard that go into its retry shard, or went into it at the first drain.
 
     Args:
-        folder: where the retry shard's spool file is written.
+        folder: the journal's folder, where the retry shard's spool file is written.
         shard: the shard that is drained.
-        reader: its rows.
-        earlier: how the shard was drained the first time, if it is drained once more.
+        reader: the rows of that shard.
+        earlier: the first `Drained` of the shard, if this is a redrain.
 
     """
 
@@ -45,23 +45,23 @@ class Withheld:
         self._reader = reader
         self._earlier = earlier
         self.rows = bytearray(shard.planned.rows)
-        """1 for each row that is, or the first time was, put into a retry shard."""
+        """1 for each row that goes into a retry shard, or went into it at the first drain."""
         if earlier is not None and isinstance(reader, KeptIds):
             self.rows[:] = reader.withheld
         self._totals = UsageTotals(step=0)
         self._writer: SpoolWriter | None = None
         self._block: list[tuple[int, bytes, bytes]] = []
-        """Rows of one block on their way there: row number, custom_id, line."""
+        """Rows of one block that are not written yet: row number, custom_id, line."""
         self._name = folder.retry_name(shard.shard)
 
     @property
     def counts(self) -> Counts:
-        """Of the withheld rows, per outcome."""
+        """The number of withheld rows per outcome."""
         return self._totals.counts
 
     @property
     def waits(self) -> bool:
-        """Whether rows of the last block are still to be written."""
+        """Whether rows of the last block are not written yet."""
         return bool(self._block)
 
     def add(self, row: int, custom_id: bytes, line: Line) -> None:
@@ -72,10 +72,10 @@ class Withheld:
             self._block.append((row, custom_id, line.raw))
 
     def write(self) -> None:
-        """Put the rows of the last block into the spool of the retry shard.
+        """Write the rows of the last block to the spool file of the retry shard.
 
         Raises:
-            SpoolUnusable: the disk does not take them.
+            SpoolUnusable: the rows cannot be written to disk.
 
         """
         spool = self._folder.spool
@@ -83,13 +83,13 @@ class Withheld:
             if self._writer is None:
                 self._writer = SpoolWriter(spool)
             for row, custom_id, raw in self._block:
-                assert isinstance(self._reader, SpoolReader)  # what was kept of a drained shard has no params
+                assert isinstance(self._reader, SpoolReader)  # KeptIds of a drained shard have no params.
                 self._writer.add(custom_id, self._reader.params(row), raw)
         self._block.clear()
 
     async def forget_leftover(self) -> None:
-        """Remove the spool file that a drain left which died before its seal."""
-        if self._earlier is None:  # else it is the file of the retry shard, which may be on its way
+        """Remove the spool file of an earlier drain that died before its seal."""
+        if self._earlier is None:  # In a redrain it is the file of the retry shard, which may be in use.
             with guarded(self._folder.spool):
                 await threads.run(self._folder.spool_file(self._name).unlink, missing_ok=True)
 
@@ -101,12 +101,12 @@ class Withheld:
             return await threads.run(self._writer.seal, self._name)
 
     async def discard(self) -> None:
-        """Remove what was written, after a failure."""
+        """Remove the written rows after a failure."""
         if self._writer is not None:
             await threads.clean_up(self._writer.discard)
 
     async def found(self) -> Written | None:
-        """Find what an earlier run sealed and no fact describes yet, and mark its rows."""
+        """Find the spool file that an earlier run sealed and no fact describes yet, and mark its rows."""
         if self._earlier is not None:
             return None
         with guarded(self._folder.spool):
@@ -123,13 +123,13 @@ class Withheld:
             self.rows[row] = self._reader.custom_id(row) in ids
 
     def retried(self, written: Written | None) -> int:
-        """Rows that are in the retry shard: of this drain, or of the first."""
+        """Return the number of rows in the retry shard, of this drain or of the first."""
         if self._earlier is not None:
             return self._earlier.retried
         return 0 if written is None else written.rows
 
     def agrees(self, written: Written | None) -> bool:
-        """Whether just the rows are marked that the retry shard holds."""
+        """Return whether exactly as many rows are marked as the retry shard holds."""
         return self.rows.count(1) == self.retried(written)
 
     def retry(self, written: Written | None) -> Planned | None:
