@@ -267,5 +267,5 @@ class Job:
     def _raise_if_refused(self) -> None:
         if self._handed is not None and self._handed.error is not None:
             raise self._handed.error
-        if (refusal := self._scope.polls.refusal) is not None:
+        if (refusal := self._scope.availability.polls.refusal) is not None:
             raise JobStopped(self.key, refusal.reason, refusal.remedy)

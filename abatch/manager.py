@@ -542,7 +542,7 @@ class BatchManager:
             else:
                 handed = run.hand_over(requests)
             if job.finished is None or not paths:
-                self._scopes.of(job.submitted.headers.workspace_id).start_over()
+                self._scopes.of(job.submitted.headers.workspace_id).availability.start_over()
                 if run.is_over:
                     self._start(run, may_submit=True, handed_over=True)
                 else:

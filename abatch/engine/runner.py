@@ -298,7 +298,7 @@ class JobRun:
         """Go on with a job that stopped, once for each time it is handed over."""
         if not running.handed_over:
             return
-        context.scope.start_over()
+        context.scope.availability.start_over()
         stopped = self.job.stopped
         if stopped is not None and (not stopped.failing or self._goes_on_after_failures()):
             async with self._stopping:
@@ -341,7 +341,7 @@ class JobRun:
             now.planning = None  # the planner and the round refer to each other, and would outlive the run
         if running.error is None and self._is_complete():
             if now.context is not None:
-                await now.context.scope.audited()  # what it reports belongs to the job's summary
+                await now.context.scope.audit.first_looks()  # what it reports belongs to the job's summary
             if await self._manager.ledger.refresh() or not self._is_complete():  # another process may have planned more
                 running.again = True
             else:

@@ -94,7 +94,7 @@ class Scopes:
                 durations=self._ledger.durations,
                 troubled=partial(self._wake, workspace_id),
             )
-            scope.lost |= found.lost
+            scope.audit.lost |= found.lost
             self._start(scope)
         return scope
 
@@ -158,8 +158,8 @@ class Scopes:
         return DriverStatus(
             pid=os.getpid(),
             waiting={shard: why for scope in scopes for shard, why in scope.doubts.waiting().items()},
-            not_visible=[batch_id for scope in scopes for batch_id in scope.not_visible()],
+            not_visible=[batch_id for scope in scopes for batch_id in scope.watched.not_visible(scope.date)],
             parked={batch_id: why for scope in scopes for batch_id, why in scope.parking.in_words().items()},
-            trouble="; ".join(str(scope.trouble) for scope in scopes if scope.trouble is not None),
+            trouble="; ".join(str(why) for scope in scopes if (why := scope.availability.trouble) is not None),
             storage_down=[run.outage.down for run in runs if run.outage.down is not None],
         )

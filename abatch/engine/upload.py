@@ -129,8 +129,9 @@ class Uploader:
             async with context.manager.uploads:
                 if not context.wants_more:
                     return context.job.cancel_wished
+                availability = context.scope.availability
                 # This may have changed since the shard was admitted.
-                if not context.scope.usable or context.scope.refused is not None:
+                if not availability.usable or availability.refused is not None:
                     return True
                 pause = await self._attempt(attempt)
         finally:
@@ -144,7 +145,7 @@ class Uploader:
         """Wait for a turn and for room in the queue; return False if the shard should no longer be sent."""
         context = self.context
         admitted = await context.while_wanted(self._has_turn())
-        if context.wants_more and (refusal := context.scope.refused) is not None:
+        if context.wants_more and (refusal := context.scope.availability.refused) is not None:
             await self.context.stop(refusal.reason, refusal.remedy)
         return bool(admitted)
 
@@ -153,7 +154,7 @@ class Uploader:
         pace, rows = self.context.scope.pace, self.shard.planned.rows
         async with self.context.scope.turn:
             await self.context.scope.until_usable(self.context.guard_checked)
-            while self.context.scope.refused is None:
+            while self.context.scope.availability.refused is None:
                 wait = pace.wait(anyio.current_time())
                 if wait == 0 and pace.has_room(rows):
                     pace.holds(self.shard.shard, rows)
@@ -214,7 +215,7 @@ class Uploader:
 
         """
         context = self.context
-        if context.scope.refused is not None:  # Another create of the scope was refused meanwhile.
+        if context.scope.availability.refused is not None:  # Another create of the scope was refused meanwhile.
             raise _NotNow
         page = await context.scope.page(limit=1)
         at = moment(page.date)
@@ -243,7 +244,7 @@ class Uploader:
             context.scope.doubts.awaits_answer(
                 doubt_about(context.scope, self.shard, committed), partial(self.recorder.note, attempt)
             )
-        context.scope.committed(self.shard.planned.rows, page.date)
+        context.scope.audit.committed(self.shard.planned.rows, page.date)
         context.scope.pace.holds(self.shard.shard, self.shard.planned.rows, page.date + QUEUED_FOR)
         self.committed_here = True
         if awake() - at.boot > GATE_WITHIN or context.manager.shutdown.wished:
@@ -262,7 +263,7 @@ class Uploader:
         if failure is not None and not isinstance(failure, ApiError):
             raise failure
         if isinstance(failure, ApiError):
-            self.context.scope.check_failed(failure)
+            self.context.scope.availability.check_failed(failure)
             log.warning("create_not_sent", shard=self.shard.shard, error=str(failure))
         elif answer is not None:
             verdict = judge(answer)
@@ -347,7 +348,7 @@ class Uploader:
             case Refused(reason=reason, remedy=remedy):
                 log.warning("shard_in_doubt", shard=self.shard.shard, rule="A9", why=reason)
                 if verdict.whole_scope:
-                    self.context.scope.refuse(verdict)
+                    self.context.scope.availability.refuse(verdict)
                 await self.context.record_stop(reason, remedy)
             case _:
                 assert_never(verdict)
@@ -370,7 +371,7 @@ class Uploader:
                     remedy = _correction(context.job)
                 message = Named(reason=reason)
                 if verdict.whole_scope:
-                    self.context.scope.refuse(verdict)
+                    self.context.scope.availability.refuse(verdict)
                 else:
                     message = await named(reason, self.shard.planned, context.manager.ledger.folder.spool)
                 told = message.told()

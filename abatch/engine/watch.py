@@ -77,7 +77,7 @@ class BatchWatcher:
                 if self.context.manager.config.parked == "cancel-and-retry":
                     group.start_soon(give_up)
             news.append(
-                await self.context.scope.ended(
+                await self.context.scope.watched.ended(
                     self.shard.shard,
                     batch_id,
                     state.created_at,
@@ -95,7 +95,7 @@ class BatchWatcher:
             await anyio.sleep_forever()
         while True:
             parked = await context.scope.parking.until_parked(batch_id)
-            if context.wants_more and context.scope.refused is None:
+            if context.wants_more and context.scope.availability.refused is None:
                 return parked
             await anyio.sleep(context.manager.config.longest_poll_interval.total_seconds())
 

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt
-from abatch.engine import client, doubt, proof, scope
+from abatch.engine import client, doubt, proof, watched
 from abatch.engine.pending import PendingDoubts
 from abatch.protocol.facts import Resumed
 from abatch.protocol.reconcile import Refused, Replied
@@ -106,11 +106,11 @@ async def test_batch_that_comes_to_be_late_is_found_and_the_bound_is_told(
     assert_paid_once(api, rows)
 
 
-@pytest.mark.parametrize(("within", "told"), [(0.3, ["bound_A2_broken"]), (scope.VISIBLE_WITHIN, [])])
+@pytest.mark.parametrize(("within", "told"), [(0.3, ["bound_A2_broken"]), (watched.VISIBLE_WITHIN, [])])
 async def test_accepted_batch_that_the_list_does_not_show_is_told(
     monkeypatch: pytest.MonkeyPatch, within: float, told: list[str]
 ) -> None:
-    monkeypatch.setattr(scope, "VISIBLE_WITHIN", within)
+    monkeypatch.setattr(watched, "VISIBLE_WITHIN", within)
     rows = requests(8)
     with Sandbox(seed=7, latency=2.0) as api, structlog.testing.capture_logs() as events:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
@@ -121,7 +121,7 @@ async def test_accepted_batch_that_the_list_does_not_show_is_told(
 
 
 async def test_accepted_batch_that_nothing_shows_at_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scope, "VISIBLE_WITHIN", 0.2)
+    monkeypatch.setattr(watched, "VISIBLE_WITHIN", 0.2)
     rows = requests(8)
     with Sandbox(seed=7, latency=0.1) as api, structlog.testing.capture_logs() as events:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
@@ -400,7 +400,7 @@ async def test_spend_limit_that_is_doubted_stops_every_job_of_the_scope(api: San
         first = await running.submit(requests(3), to="memory:", key="first")
         with pytest.raises(JobStopped, match="aise the spend limit"):
             await first.wait()
-        assert running._scopes.of(None).refused is not None
+        assert running._scopes.of(None).availability.refused is not None
         assert first.progress().held == 1
     assert api.account.batches == 0
     with pytest.raises(StillInDoubt, match="abatch resolve"):  # the shard is looked for, and never sent again
@@ -602,7 +602,7 @@ async def test_shard_whose_scope_is_refused_while_it_is_admitted_takes_no_room(a
 
         def refused(shard: int, rows: int, *until: float) -> None:
             holds(shard, rows, *until)
-            scope.refuse(Refused(rule="A8", reason="no money", remedy="pay", whole_scope=True))
+            scope.availability.refuse(Refused(rule="A8", reason="no money", remedy="pay", whole_scope=True))
 
         scope.pace.holds = refused  # type: ignore[method-assign]
         with pytest.raises(JobStopped, match="no money"):

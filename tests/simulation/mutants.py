@@ -15,6 +15,7 @@ from unittest.mock import patch
 import anyio
 import msgspec
 
+import abatch.engine.audit
 import abatch.engine.client
 import abatch.engine.doubt
 import abatch.engine.drain
@@ -32,6 +33,7 @@ import abatch.protocol.absence
 import abatch.protocol.clocks
 import abatch.protocol.lifecycle
 import abatch.protocol.reads
+from abatch.engine.audit import Audit
 from abatch.engine.key_guard import KeyGuard
 from abatch.engine.outage import Outage
 from abatch.engine.pending import PendingDoubts
@@ -492,10 +494,10 @@ def parked_without_a_fact() -> ExitStack:
 def duplicates_unreported() -> ExitStack:
     """What is paid twice is not said."""
 
-    async def audit(_self: Any, _listing: Any) -> None:
+    async def look_for_duplicates(_self: Any, _batches: Any, _date: float) -> None:
         return
 
-    return _patched((Scope, "_audit", audit))
+    return _patched((Audit, "_look_for_duplicates", look_for_duplicates))
 
 
 def presence_forgotten() -> ExitStack:
@@ -642,14 +644,14 @@ def lost_by_word_unasked() -> ExitStack:
 
 def looks_delay_polls() -> ExitStack:
     """The results of batches that resemble ours are read between two looks at the list."""
-    real = Scope._audit
+    real = Audit.look
 
-    async def audit(self: Scope, batches: Any) -> None:
-        await real(self, batches)
-        for look in list(self._examiner._looks.values())[: abatch.engine.scope.AUDITS]:
-            await self._examiner._look(look)
+    async def look(self: Audit, batches: Any, date: float) -> None:
+        await real(self, batches, date)
+        for each in list(self.examiner._looks.values())[: abatch.engine.audit.AUDITS]:
+            await self.examiner._look(each)
 
-    return _patched((Scope, "_audit", audit))
+    return _patched((Audit, "look", look))
 
 
 def answer_of_a_bound_batch_is_believed() -> ExitStack:

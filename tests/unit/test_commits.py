@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import anyio
 import pytest
 
-from abatch.config import Config
-from abatch.engine.scope import Scope
+from abatch.engine.audit import Audit
 from abatch.protocol.commits import CommitTimes
 from abatch.protocol.durations import AUDITED_FOR, CLOCK_SLACK
 from abatch.protocol.reconcile import Known
@@ -32,34 +30,33 @@ class Counted(float):
         return super().__gt__(other)
 
 
-def scope(**more: Any) -> Scope:
-    """A scope that is asked nothing of the API."""
+def audit_of(commits: CommitTimes) -> Audit:
+    """An audit that asks nothing of the API."""
 
     async def no_duplicate(*_: object) -> bool:
         return False
 
-    return Scope(
+    return Audit(
         None,  # type: ignore[arg-type]  # it is never called
         None,
-        Config(),
-        grace=1.0,
-        fingerprint=None,
-        known=Known(),
+        Known(),
+        commits=commits,
         prove=lambda _: None,
         duplicate=no_duplicate,
-        **more,
+        wake=lambda: None,
+        chance=random.Random(1),
     )
 
 
 async def test_commit_points_of_one_size_are_taken_in_without_a_look_at_all_others() -> None:
-    watched = scope(commits=CommitTimes())
+    audit = audit_of(CommitTimes())
     count = 3_000
     Counted.compared = 0
     for number in range(count):
-        watched.committed(100, Counted(NOON + number))
+        audit.committed(100, Counted(NOON + number))
     await anyio.lowlevel.checkpoint()
     assert Counted.compared <= 2 * count  # a list made anew for each compares four million times
-    assert watched._resembles_ours(batch(created_at=NOON))
+    assert audit.resembles_ours(batch(created_at=NOON))
 
 
 @pytest.mark.parametrize("seed", range(20))

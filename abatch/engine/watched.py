@@ -1,0 +1,214 @@
+"""The batches of one scope that are watched until they end: what each list says of them.
+
+404 or absence of an accepted batch is never a reason to send it again: it is asked for again, shows as "not visible"
+after an hour, and is lost after two days (`absence.py`). That nothing was created is a conclusion only for a doubt,
+and only by table B of `reconcile.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+
+from abatch.log import log
+from abatch.protocol.absence import Absence
+from abatch.protocol.clocks import moment
+from abatch.protocol.durations import VANISHED_AFTER, VISIBLE_WITHIN
+from abatch.protocol.facts import Ended, Lost
+from abatch.protocol.reconcile import BatchSeen, counts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from abatch.engine.key_guard import KeyGuard
+    from abatch.protocol.clocks import Moment
+    from abatch.protocol.facts import Reappeared, Vanished
+    from abatch.protocol.pacing import Pace
+    from abatch.protocol.parked import Parking
+
+__all__ = ["WatchedBatches"]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Watch:
+    """A batch that somebody waits for."""
+
+    shard: int
+    created_at: float
+    accepted: float
+    """Loop time at which it was first watched."""
+    done: anyio.Event = field(default_factory=anyio.Event)
+    ended: BatchSeen | None = None
+    seen: bool = False
+    absent: float = 0.0
+    """Seconds from then to the last list that had to show it and did not."""
+    late: bool = False
+    """Bound A2 was seen broken."""
+    fingerprint: str | None = None
+    """Of the key it was sent with."""
+    vanished: Moment | None = None
+    """What is on record of its absence."""
+    absence: Absence = field(default_factory=Absence)
+    news: Vanished | Reappeared | Lost | None = None
+    """What the last look says should be put on record."""
+
+    def note_seen(self) -> None:
+        """Note that the API shows the batch."""
+        self.news = self.absence.seen(self.vanished)
+        if self.news is not None:
+            self.done.set()
+
+
+class WatchedBatches:
+    """Every batch of ours in one scope that has not ended and is not lost.
+
+    Args:
+        pace: holds the place of each in the queue until it ends.
+        parking: is shown every batch, to find those that do not move.
+        key: whether a 404 means something.
+        ask_for: asks for a batch by its id; None if it is not visible.
+        wake: called when a list is needed that nothing else needs.
+
+    """
+
+    def __init__(
+        self,
+        pace: Pace,
+        parking: Parking,
+        key: KeyGuard,
+        *,
+        ask_for: Callable[[str], Awaitable[BatchSeen | None]],
+        wake: Callable[[], None],
+    ) -> None:
+        self._pace = pace
+        self._parking = parking
+        self._key = key
+        self._ask_for = ask_for
+        self._wake = wake
+        self._watched: dict[str, _Watch] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no batch is watched."""
+        return not self._watched
+
+    def created(self) -> dict[str, float]:
+        """When each was created."""
+        return {batch_id: watch.created_at for batch_id, watch in self._watched.items()}
+
+    async def ended(
+        self,
+        shard: int,
+        batch_id: str,
+        created_at: float,
+        *,
+        fingerprint: str | None = None,
+        vanished: Moment | None = None,
+    ) -> Ended | Vanished | Reappeared | Lost | None:
+        """Wait until there is something to record of a batch of ours, at last its end; None if `interrupt` came first.
+
+        It is watched to its end even if its driver stops waiting: until then it has its place in the queue.
+
+        Args:
+            shard: the shard it holds.
+            batch_id: the batch.
+            created_at: when it was made.
+            fingerprint: of the key it was sent with.
+            vanished: since when it is missed, as far as that is on record.
+
+        """
+        self._wake()
+        watch = _Watch(shard=shard, created_at=created_at, accepted=anyio.current_time())
+        watch = self._watched.setdefault(batch_id, watch)
+        watch.fingerprint = fingerprint
+        watch.vanished = vanished
+        watch.news = None  # the last look is recorded; the next one repeats it if it still holds
+        await watch.done.wait()
+        if watch.ended is not None:
+            return Ended(counts=counts_of(watch.ended))
+        watch.done = anyio.Event()
+        return watch.news
+
+    def forget(self, batch_id: str) -> None:
+        """This batch is lost: it is watched no more, and no list has to show it."""
+        if (watch := self._watched.pop(batch_id, None)) is not None:
+            self._pace.frees(watch.shard)
+        self._parking.forget(batch_id)
+
+    def interrupt(self, shard: int) -> None:
+        """Let the driver that waits for this shard's batch look at something else first."""
+        for watch in self._watched.values():
+            if watch.shard == shard:
+                watch.done.set()
+
+    def not_visible(self, date: float) -> list[str]:
+        """Accepted batches that the API has not shown for an hour; `date` is the server's time."""
+        now, here = anyio.current_time(), moment(date)
+        return [
+            batch_id
+            for batch_id, watch in self._watched.items()
+            if (not watch.seen and now - watch.accepted > VANISHED_AFTER) or watch.absence.lasts(here)
+        ]
+
+    async def look(self, shown: Mapping[str, BatchSeen], *, began: float, date: float) -> bool:
+        """Take in a list, and ask for the batches that it lacks; whether one has ended.
+
+        Args:
+            shown: the batches of the list.
+            began: when it was asked for, by time of the event loop.
+            date: the server's time.
+
+        Raises:
+            ApiError: the API refuses the key.
+
+        """
+        has_ended = False
+        for batch_id, watch in list(self._watched.items()):
+            batch = shown.get(batch_id)
+            if batch is not None:
+                watch.seen = True
+            elif not watch.seen:
+                watch.absent = began - watch.accepted
+            if batch is None and (batch := await self._ask_for(batch_id)) is None:
+                continue
+            if self._watched.get(batch_id) is not watch:  # it was given up meanwhile
+                continue
+            _check_bound_a2(batch_id, watch)
+            watch.note_seen()
+            self._parking.look(batch, date)
+            if batch.ended:
+                watch.ended = batch
+                watch.done.set()
+                del self._watched[batch_id]
+                self._pace.frees(watch.shard)
+                has_ended = True
+        return has_ended
+
+    async def missed(self, batch_id: str, date: float) -> None:
+        """Note a 404 for a batch that no complete list shows: it may have to be recorded.
+
+        Args:
+            batch_id: the batch; nothing is done if it is not watched.
+            date: the server's time.
+
+        Raises:
+            ApiError: the API could not be asked for another batch of ours.
+
+        """
+        watch = self._watched.get(batch_id)
+        if watch is None:
+            return
+        news = watch.absence.missed(moment(date), watch.vanished)
+        if news is None or (isinstance(news, Lost) and not await self._key.may_see(watch.fingerprint)):
+            return
+        watch.news = news
+        watch.done.set()
+
+
+def _check_bound_a2(batch_id: str, watch: _Watch) -> None:
+    """Report bound A2 as broken: lists that began later than it allows did not show this batch, which existed."""
+    if watch.absent > VISIBLE_WITHIN and not watch.late:
+        watch.late = True
+        log.warning("bound_A2_broken", batch_id=batch_id, seconds_not_visible=round(watch.absent))
