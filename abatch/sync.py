@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
+from anyio.from_thread import start_blocking_portal
 
 from abatch.input.estimate import Estimate
 from abatch.manager import BatchManager
@@ -169,13 +170,15 @@ def _results(
                 break
         return block
 
-    with asyncio.Runner() as runner:
+    # The event loop runs in a thread of its own: an iterator that was dropped half read may be closed by the garbage
+    # collector in a thread in which another loop runs.
+    with start_blocking_portal() as portal:
         found = lines()
         try:
-            while block := runner.run(next_block(found)):
+            while block := portal.call(next_block, found):
                 yield from map(Result, block)
         finally:
-            runner.run(found.aclose())
+            portal.call(found.aclose)
 
 
 def cancel(key: str, *, journal: str | os.PathLike[str] = ".abatch") -> JobStatus:

@@ -211,3 +211,16 @@ async def test_an_estimate_names_what_cannot_be_sent_and_what_may_be_refused() -
         await Estimate.of(write(rows))
     with pytest.raises(ConfigError, match="an estimate needs a file"):
         await Estimate.of(iter(rows))
+
+
+async def test_results_that_were_dropped_half_read_are_closed_where_a_loop_runs(api: Sandbox) -> None:
+    await run(write(requests(8)))
+    begun = await anyio.to_thread.run_sync(lambda: _with_first(abatch.results("job")))
+    del begun[:]  # the last reference: the iterator is closed here, in the thread of this loop
+    await anyio.lowlevel.checkpoint()
+    async with JournalView() as view:
+        assert len([line async for line in view.lines("job")]) == 8
+
+
+def _with_first(results: Any) -> list[Any]:
+    return [next(results), results]
