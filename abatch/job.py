@@ -1,4 +1,4 @@
-"""The handle of a job: how far it is, its results as they are sealed, what it came to."""
+"""The handle of a job: its progress, its results as they are sealed, its summary."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Job:
         self._handed = handed
 
     def __repr__(self) -> str:
-        """Show how the job stands in a few numbers."""
+        """Show the state of the job in a few numbers."""
         now = self.progress()
         total = "an unknown number of" if now.wanted is None else f"{now.wanted:,}"
         failed = f", {now.failed:,} failed" if now.failed else ""
@@ -70,12 +70,12 @@ class Job:
 
     @property
     def destinations(self) -> tuple[str, ...]:
-        """Every destination that the job has had, the first one first; `submit` finds it by each of them."""
+        """Every destination that the job has had, in order; `submit` finds the job by each of them."""
         return tuple(absolute_url(self._job.folder, to) if to else "" for to in self._job.places)
 
     @property
     def left_out(self) -> LeftOut | None:
-        """What `skip_answered` left out of the job's files; None if it was not given."""
+        """The requests that `skip_answered` left out of the job's files; None if it was not given."""
         source = self._job.submitted.source
         if not isinstance(source, SelectedSource):
             return None
@@ -98,7 +98,7 @@ class Job:
 
     @property
     def state(self) -> State:
-        """How the job stands, in the words of `abatch status`.
+        """The state of the job, in the words of `abatch status`.
 
         `planning`, `running`, `in doubt`, `held`, `stopped`, `cancelling` or `done`.
         """
@@ -106,7 +106,7 @@ class Job:
 
     @property
     def reason(self) -> str:
-        """Why the job is in this state; empty where there is nothing to say."""
+        """Why the job is in this state; empty if there is no reason to report."""
         return standing_of(self._job).reason
 
     @property
@@ -116,13 +116,13 @@ class Job:
 
     @property
     def eta(self) -> datetime | None:
-        """When the job will be done, in UTC; None if it is done, or if that is not known: `forecast().why` says why."""
+        """When the job will be done, in UTC; None if it is done or this is unknown: `forecast().why` is the reason."""
         seconds = self.forecast().seconds
         return None if seconds is None or self.done else datetime.now(UTC) + timedelta(seconds=seconds)
 
     @property
     def limit(self) -> int | None:
-        """How many of its requests are sent at most, the first ones; None for all."""
+        """The most requests of the job that are sent, the first ones; None for all."""
         return self._job.limit
 
     @property
@@ -130,18 +130,18 @@ class Job:
         return self._run.job
 
     def progress(self) -> Progress:
-        """How far the job is, now."""
+        """The progress of the job, now."""
         return self._job.progress()
 
     def summary(self) -> Summary:
-        """What the job came to so far; final once it is done."""
+        """The summary of the job so far; final once it is done."""
         return self._job.summary(self._prices)
 
     def forecast(self, progress: Progress | None = None) -> Forecast:
-        """How long the job may still take, from how long the last batches of this journal took.
+        """Estimate how long the job may still take, from the duration of the last batches of this journal.
 
         Args:
-            progress: what `progress()` returned just now, where the caller has it: it is not made a second time.
+            progress: the value that `progress()` just returned, if the caller has it, so that it is not made twice.
 
         """
         return forecast(self._job, progress or self.progress(), self._ledger.durations, time.time())
@@ -149,8 +149,8 @@ class Job:
     async def failures(self) -> tuple[Failure, ...]:
         """Why requests did not succeed so far: up to twenty groups by type and message, and a rest; the largest first.
 
-        They are kept in the journal, so this needs neither the destination nor the API. Results that an abatch
-        without these groups collected are not in them.
+        The journal keeps the groups, so this needs neither the destination nor the API. The groups do not contain
+        results that were collected by an abatch without them.
 
         Raises:
             JournalCorrupt: a fact cannot be read.
@@ -161,17 +161,17 @@ class Job:
     async def cancel(self) -> None:
         """Ask to cancel: durable at once, also across a restart.
 
-        Nothing more is planned or sent. What is in doubt is settled first; batches proven ours are cancelled, what
-        they still bring is kept, and every other planned request gets a `canceled` line. Then the job is done.
+        Nothing more is planned or sent. Doubts are settled first; batches proven ours are cancelled, results that they
+        still return are kept, and every other planned request gets a `canceled` line. Then the job is done.
         """
         if not self._job.cancel_wished and not self.done:
             await self._ledger.record(Entry(self._job.job, CancelWished()))
             self._look(self._job)
 
     async def settled(self) -> None:
-        """Wait until the results of all that was sent are stored, or its run is over: see `submit(changed_input=True)`.
+        """Wait until all results of sent requests are stored, or the run is over: see `submit(changed_input=True)`.
 
-        With `resume="given"` nothing more of a job is sent until it is handed over again.
+        With `resume="given"` no more requests of a job are sent until it is submitted again.
 
         Raises:
             ManagerClosed: the manager is left meanwhile; raised at once.
@@ -189,19 +189,19 @@ class Job:
 
         Raises:
             JobFailed: only with `check`.
-            LimitReached: what its limit allows is done, and its other requests are held back.
-            JobStopped: it cannot go on until somebody acts; raised after everything else is finished, or as soon as
-                several looks at its batches in a row were refused.
+            LimitReached: the requests that its limit allows are done, and its other requests are held back.
+            JobStopped: the job cannot continue until you act; raised after everything else is finished, or as soon as
+                several polls of its batches in a row were refused.
             ManagerClosed: the manager is left meanwhile; raised at once.
-            StillInDoubt: what is left waits for an operator.
+            StillInDoubt: the remaining shards wait for an operator.
             BackendError: its storage failed.
-            Exception: what the caller's iterable raised, after the shards that were full by then are done.
+            Exception: the caller's iterable raised it; raised after the shards that were full by then are done.
 
         """
         while not self._run.is_over:
             self._raise_if_refused()
             self._raise_if_left()
-            await self._job.change()  # it is woken by its facts, at the end of its run, and by trouble of its scope
+            await self._job.change()  # its facts, the end of its run and trouble of its scope wake it
         self._raise_if_unfinished()
         summary = self.summary()
         if check and not summary.ok:
@@ -209,22 +209,22 @@ class Job:
         return summary
 
     async def check_results(self) -> None:
-        """Make sure that the results of a finished job are where they were put, every part in its size; none is read.
+        """Make sure that every part of a finished job's results is in its place with its size; none is read.
 
         Raises:
-            BackendError: they are not; `BatchManager.redrain` reads again what is gone.
+            BackendError: a part is not; `BatchManager.redrain` reads missing parts again.
 
         """
         if self.done and (wrong := await self._run.what_is_wrong()) is not None:
             raise wrong
 
     async def results(self) -> AsyncIterator[Result]:
-        """Every result, shard by shard in the order they were sealed; follows a running job to its end.
+        """Yield every result, shard by shard in the order they were sealed; follow a running job until it is finished.
 
-        The same after a restart, from the beginning. About a mebibyte is held in memory at a time (4 MiB of S3), or a
-        few longer lines.
+        After a restart it begins again with the first result. About a mebibyte is held in memory at a time (4 MiB of
+        S3), or a few longer lines.
 
-        What `wait` raises is raised after the last result there is; ManagerClosed at once.
+        It raises the errors of `wait` after the last available result, and ManagerClosed at once.
         """
         given = 0
         while True:
@@ -254,7 +254,7 @@ class Job:
             await self._job.change()
 
     def _raise_if_unfinished(self) -> None:
-        """Say why a run that is over did not do what this handle was given for."""
+        """Raise the reason why a run that is over did not finish the job."""
         self._raise_if_refused()
         why = None if self._handed is None else self._handed.cut_short
         if (why := why or self._run.verdict()) is not None:

@@ -1,4 +1,4 @@
-"""BatchManager: the one object an application makes. It owns the journal, the tasks and their lifetimes."""
+"""BatchManager: the one object that an application creates. It owns the journal, the tasks and their lifetimes."""
 
 from __future__ import annotations
 
@@ -74,21 +74,21 @@ class BatchManager:
             job = await manager.submit(requests, to="results.jsonl", key="nightly")
             summary = await job.wait()
 
-    Leaving the block, however it is left, starts nothing new, gives creates past their commit point up to 30
-    seconds for their answer, and loses nothing. Whoever waits for one of its jobs then gets ManagerClosed at once.
-    The block may be left by another task than the one that entered it, as fixtures of pytest-asyncio and cells of a
-    notebook do. It installs no signal handlers and configures no logging.
+    Leaving the block, in whatever way, starts nothing new, gives creates past their commit point up to 30 seconds for
+    their answer, and loses nothing. A task that waits for one of its jobs then gets ManagerClosed at once. Another task
+    than the one that entered the block may leave it, as fixtures of pytest-asyncio and cells of a notebook do. The
+    manager installs no signal handlers and configures no logging.
 
     Args:
-        journal: the folder of the journal; made if it is not there.
-        client: an `anthropic.AsyncAnthropic` of your own; else one is built from the environment.
+        journal: the folder of the journal; created if it does not exist.
+        client: your own `anthropic.AsyncAnthropic`; if not given, one is built from the environment.
         config: limits, polling and policy.
-        resume: `all` recovers unfinished jobs; `given` polls and drains them but submits nothing of theirs until
-            they are handed over again.
-        prices: a price file of your own.
-        on_event: called in the event loop with every event (see `events`); what it returns is awaited if it can be.
-            An exception of it is logged as `on_event_failed`, and stops nothing. When the block is left, it has up to
-            ten seconds for the last events.
+        resume: `all` recovers unfinished jobs; `given` polls and drains them but sends none of their requests until
+            they are submitted again.
+        prices: your own price file.
+        on_event: called in the event loop with every event (see `events`); its result is awaited if it is awaitable.
+            An exception that it raises is logged as `on_event_failed`, and stops nothing. When the block is left, it
+            has up to ten seconds for the last events.
 
     Raises:
         JournalLocked: on entering: another process drives this journal.
@@ -117,7 +117,7 @@ class BatchManager:
         self._lifetime: Lifetime | None = None
         self._runs: dict[int, JobRun] = {}
         self._spare: WeakValueDictionary[int, JobRun] = WeakValueDictionary()
-        """Those of finished jobs: they live as long as somebody has a handle."""
+        """The runs of finished jobs: each lives as long as a handle of its job does."""
         self._submitting: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._shutdown = Shutdown()
         self._open = False
@@ -144,10 +144,10 @@ class BatchManager:
         await self._lifetime.leave()
 
     def close(self) -> None:
-        """Begin to leave, without waiting; the block is still to be left, and waits for the rest.
+        """Begin to leave, without waiting; the block must still be left, and that waits for the rest.
 
-        For a signal handler, by `loop.call_soon_threadsafe`: a server that first waits for its connections, and then
-        ends the application, would wait for every client that reads results of an unfinished job.
+        Call it from a signal handler, with `loop.call_soon_threadsafe`: a server that waits for its connections before
+        it ends the application would wait for every client that reads results of an unfinished job.
         """
         if self._open and self._lifetime is not None:
             self._open = False
@@ -157,9 +157,9 @@ class BatchManager:
 
     @asynccontextmanager
     async def _run(self) -> AsyncGenerator[None, None]:
-        """Everything that runs between entering and leaving; `Lifetime` gives it a task of its own."""
+        """Run everything between entering and leaving; `Lifetime` runs it in a separate task."""
         async with AsyncExitStack() as open_:
-            self._client = await open_client(self._sdk)  # first: without a key nothing is made
+            self._client = await open_client(self._sdk)  # first: without a key nothing is created
             open_.push_async_callback(self._client.aclose)
             folder = JournalFolder(self._folder)
             facts = await SqliteLog.open(folder, drive=True)
@@ -247,7 +247,7 @@ class BatchManager:
         return self._config.grace.total_seconds()
 
     def _tidy_spool(self) -> None:
-        """Remove what no live shard needs: left-overs of a run that died."""
+        """Remove files that no live shard needs: left-overs of a run that died."""
         folder = self._ledger.folder
         needed: set[str] = set()
         for job in self._ledger.unfinished.values():
@@ -256,7 +256,7 @@ class BatchManager:
         folder.tidy(spool=needed, ids_for=KEPT_FOR)
 
     async def _follow_wishes(self) -> None:
-        """Take in what other processes appended, cancels and operators' words; tell them what only we know."""
+        """Read cancels and resolutions that other processes appended, and post the status that only we know."""
         posted = None
         while True:
             await anyio.sleep(WISHES_EVERY)
@@ -264,7 +264,7 @@ class BatchManager:
                 posted = status
                 try:
                     await threads.run(post, self._ledger.folder, status)
-                except OSError as failure:  # nothing depends on it; the journal will say if the disk is full
+                except OSError as failure:  # nothing depends on it; if the disk is full, the journal reports it
                     log.warning("driver_status_not_written", why=failure.strerror)
             await self._ledger.refresh()
             for job in self._ledger.take_wished():
@@ -272,14 +272,14 @@ class BatchManager:
                     self._heed(job)
 
     def _heed(self, job: JobRecord) -> None:
-        """Somebody wished something of this job: let its run look."""
+        """Wake the run of a job, because another process recorded a wish for it."""
         scope = self._scopes.of(job.submitted.headers.workspace_id)
         for number in job.wishes:
             scope.interrupt(number)
         self._look(job)
 
     def _look(self, job: JobRecord) -> None:
-        """Let the run of a job look at its open shards."""
+        """Make the run of a job check its open shards."""
         run = self._run_of(job)
         if run.is_over:
             self._start(run, may_submit=run.may_submit)
@@ -287,27 +287,27 @@ class BatchManager:
             run.look()
 
     async def check_api(self, workspace_id: str | None = None) -> None:
-        """Make one cheap call, to learn at once whether the API is there and takes the key.
+        """Make one cheap call, to find out at once whether the API is available and accepts the key.
 
         Raises:
-            ApiError: it is not, or does not.
+            ApiError: the API is not available, or refuses the key.
 
         """
         self._check_open("check_api")
         await self._scopes.of(workspace_id).page(limit=1)
 
     async def check_access(self, key: str, workspace_id: str | None = None) -> None:
-        """Make sure that the API is there and takes the key; a refusal is looked at several times before it counts.
+        """Make sure that the API is available and accepts the key; a refusal counts only after several calls.
 
-        A failure that passes by itself is not one: a job waits for its end.
+        A temporary failure does not count, because a job waits until it ends.
 
         Args:
             key: the job that needs the API.
             workspace_id: its workspace.
 
         Raises:
-            ApiError: it cannot be reached.
-            JobStopped: it refuses the key, or what answers is not the API.
+            ApiError: the API cannot be reached.
+            JobStopped: the API refuses the key, or the answers are not the API's.
 
         """
         await check_access(partial(self.check_api, workspace_id), key)
@@ -334,7 +334,7 @@ class BatchManager:
         return run
 
     def _keep(self, run: JobRun) -> None:
-        """Hold a run; that of a finished job only as long as somebody else does."""
+        """Keep a run; the run of a finished job only as long as a handle does."""
         number = run.job.job
         if run.spare:
             self._runs.pop(number, None)
@@ -365,22 +365,22 @@ class BatchManager:
                     case JobStopped(job=job, reason=reason, remedy=remedy):
                         ...
 
-        The events are in `abatch.events`. A reader may be a thousand events behind; what does not fit is lost to it,
-        and `EventsMissed` stands in its place. The stream ends when the manager is left.
+        The events are in `abatch.events`. A reader may be a thousand events behind; it loses events beyond that, and
+        gets `EventsMissed` in their place. The stream ends when the manager is left.
         """
         self._check_open("events")
         return self._events.stream()
 
     def jobs(self) -> list[Job]:
-        """Every job of the journal, in the order they were handed over."""
+        """Every job of the journal, in the order in which they were submitted."""
         self._check_open("jobs")
         return [self._handle(job) for job in self._ledger.jobs.values()]
 
     def job(self, key: str) -> Job:
-        """The job of this key.
+        """The job with this key.
 
         Raises:
-            JobNotFound: there is none.
+            JobNotFound: no job has this key.
 
         """
         self._check_open("job")
@@ -392,18 +392,18 @@ class BatchManager:
         return job
 
     async def redrain(self, key: str) -> list[int]:
-        """Drain the shards of a job once more whose sealed part is gone; `job(key).wait()` waits for the end.
+        """Drain again the shards of a job whose sealed part is missing; `job(key).wait()` waits until this is done.
 
-        Nothing is sent or paid for: the API keeps results for 29 days. A part that is there and damaged has to be
-        removed first. Lines stand in another order than before.
+        Nothing is sent or paid for: the API keeps results for 29 days. Remove a damaged part first. The order of
+        lines may differ from the previous one.
 
         Returns:
-            the numbers of these shards; none if all is in its place.
+            the numbers of these shards; none if every part is in its place.
 
         Raises:
             JobNotFound: there is no such job.
             BackendError: the destination cannot be used, or holds something else in the place of a part.
-            JobStopped: a part is gone that cannot be read again.
+            JobStopped: a part is missing that cannot be read again.
             ApiError: the API cannot be reached.
 
         """
@@ -421,14 +421,14 @@ class BatchManager:
     ) -> list[Job]:
         """The jobs of this journal that hold requests of these files, and were paid for or may be.
 
-        Files are compared by their content, whatever their names and the jobs' destinations; one that has grown since
-        holds the requests that it held before. Submitting them under another key pays for these requests again: read
+        Files are compared by their content, whatever their names and the jobs' destinations; a file that has grown
+        since still holds its earlier requests. Submitting them under another key pays for these requests again: read
         the results of a finished job, `move` an unfinished one, or `submit` with `skip_answered`.
 
         Args:
-            requests: a path, or a list or tuple of paths; of an iterable nothing is known, and the list is empty.
-            betas: values of `anthropic-beta` for every request: with others the requests are others.
-            skip_answered: as for `submit`; jobs whose answers it leaves out are not named.
+            requests: a path, or a list or tuple of paths; an iterable cannot be compared, and returns an empty list.
+            betas: values of `anthropic-beta` for every request; requests with different betas are different.
+            skip_answered: as for `submit`; jobs whose answers it leaves out are not returned.
 
         Raises:
             ConfigError: a file cannot be read, or `skip_answered` cannot work.
@@ -456,42 +456,43 @@ class BatchManager:
         skip_answered: str | None = None,
         changed_input: bool = False,
     ) -> Job:
-        """Hand over a job, or hand it over again: the same key with the same content goes on, or is done at once.
+        """Submit a job, or submit it again: the same key with the same content resumes, or is done at once.
 
-        Returns when the job's first fact is durable: from then on it survives any crash. A file is checked before
-        that; an iterable is checked as it is read. One that is empty is refused, and leaves no job; an async one may
-        wait for its first request, so that it is empty is found by `wait`, and its key then takes other requests.
+        Returns when the job's first fact is durable: from then on the job survives any crash. A file is checked before
+        that; an iterable is checked while it is read. An empty iterable is refused, and leaves no job. An async
+        iterable may wait for its first request, so `wait` reports an empty one; its key then takes other requests.
 
         Args:
-            requests: a path to JSON lines (`.gz`, `.zst`), a list or tuple of such paths, which are read one behind
-                the other, or an iterable or async iterable of `Request` or `{"custom_id", "params"}`, optionally with
-                `betas` of its own.
-            to: the destination's URL or path, or a Backend of your own.
+            requests: a path to JSON lines (`.gz`, `.zst`), a list or tuple of such paths, which are read in this
+                order, or an iterable or async iterable of `Request` or `{"custom_id", "params"}`, optionally with
+                `betas` for that request.
+            to: the destination's URL or path, or your own Backend.
             key: the job's name, `[A-Za-z0-9][A-Za-z0-9._-]{0,99}`; for a path it may be left out.
             betas: values of `anthropic-beta` for every request.
             user_profile_id: `anthropic-user-profile-id` for every request.
             workspace_id: `anthropic-workspace-id` for every call.
-            tries: how often a request is sent at most when it expires or fails for a passing reason.
-            limit: send only the first so many requests and hold the others back: `wait` raises LimitReached then.
-                Handed over with another limit or without, the job goes on, and the first are not sent again. What is
-                planned already is sent: a limit cannot be lower than that, nor be lowered while the job runs.
-            pilot: send so many requests, the first ones, alone; the others go once four fifths of these succeeded. If
-                more than a fifth fail, the job stops, see `Config.failing`. It counts only in the call that begins the
-                job.
+            tries: how often a request is sent at most if it expires or fails for a temporary reason.
+            limit: send only this many requests, the first ones, and hold the others back: then `wait` raises
+                LimitReached. Submitted with another limit or without one, the job continues, and does not send the
+                first requests again. Planned requests are sent: a limit cannot be lower than their number, nor be
+                lowered while the job runs.
+            pilot: send this many requests, the first ones, alone; the others follow once four fifths of these have
+                succeeded. If more than a fifth fail, the job stops, see `Config.failing`. It has an effect only in the
+                call that begins the job.
             preview: sees the requests of files that are about to be sent, and may raise before anything is recorded:
                 those of a new job, those of a changed input that were not sent, and those that a higher limit allows.
-            skip_answered: the key of a finished job: requests of the files that it, one of its retries, or a job whose
-                answers it left out itself answered with success are not sent. One whose params are known to be others
-                is sent. The choice is made once, and belongs to the job from then on.
-            changed_input: whether an unfinished job takes files whose content changed. What it has sent must be the
-                same in them, and nothing may be in flight; all else is planned once more. It has no effect where
-                the content is the same.
+            skip_answered: the key of a finished job. Requests of the files are not sent if this job, one of its
+                retries, or a job whose answers it left out itself has a success for them. A request whose params are
+                known to differ is sent. The choice is made once, and belongs to the job from then on.
+            changed_input: whether an unfinished job takes files whose content changed. They must contain the requests
+                that were sent, unchanged, and nothing may be in flight; all other requests are planned once more. It
+                has no effect if the content is the same.
 
         Raises:
-            BadRequest: the file holds requests that cannot be sent; nothing was promised or sent.
+            BadRequest: the file holds requests that cannot be sent; nothing was recorded or sent.
             ConfigError: an argument cannot work, or the iterable is empty.
-            JobConflict: the key names a job with other content or another destination; nothing was changed. A list
-                that differs in its first rows or its length is found out here, others are by `wait`.
+            JobConflict: the key names a job with other content or another destination; nothing was changed. `submit`
+                detects a list that differs in its first rows or its length; `wait` detects other iterables.
             BackendError: the destination is another job's, or exists and is not ours.
 
         """
@@ -530,13 +531,13 @@ class BatchManager:
                     skip_answered=skip_answered,
                     changed_input=changed_input,
                 )
-                if backend is not None and not job.to:  # one that was moved has another destination since
+                if backend is not None and not job.to:  # a job that was moved has another destination since
                     self._run_of(job).destination.use(backend)
             run = self._run_of(job)
             await self._submissions.change_limit(job, run, limit)
             if job.finished is not None:
                 await run.destination.tidy()
-            handed = None  # and from here to the start nothing is awaited: a run that ends lets go of what it has
+            handed = None  # no await from here to the start: a run that ends meanwhile would release its iterable
             if paths:
                 run.input_paths = tuple(path.absolute() for path in paths)
             else:
@@ -550,12 +551,12 @@ class BatchManager:
             return self._handle(job, handed)
 
     async def move(self, key: str, *, to: str | os.PathLike[str]) -> Job:
-        """Take an unfinished job to another destination, where it goes on; for instance because its own one failed.
+        """Move an unfinished job to another destination, where it continues; for instance because its own failed.
 
-        What is sealed is copied; what cannot be read at the old destination is read again from the API, which keeps
-        results for 29 days. Nothing is sent again. The old destination keeps its copy. From then on `submit` finds the
-        job by its old and by its new destination. After a crash the same call goes on. An iterable that is being read
-        is given up; hand it over again.
+        Sealed parts are copied; parts that cannot be read at the old destination are read again from the API, which
+        keeps results for 29 days. Nothing is sent again. The old destination keeps its copy. From then on `submit`
+        finds the job by its old and by its new destination. After a crash the same call continues. An iterable that is
+        being read is given up; submit it again.
 
         Args:
             key: the job's key.
@@ -563,11 +564,11 @@ class BatchManager:
 
         Raises:
             JobNotFound: there is no such job.
-            ConfigError: it is done, or the destination cannot work.
-            BackendError: the new destination is another job's or failed, or the old one does not give back what the
-                API does not have (lines of cancelled or refused requests); the job stays where it was.
-            JobStopped: the old destination does not give back what the API does not keep any more; likewise.
-            ApiError: the API has to be asked, and cannot be reached; likewise.
+            ConfigError: the job is done, or the destination cannot work.
+            BackendError: the new destination is another job's or failed, or the old one does not return lines that the
+                API does not have (of cancelled or refused requests); the job stays where it was.
+            JobStopped: the old destination does not return results that the API no longer keeps; likewise.
+            ApiError: the API is needed, and cannot be reached; likewise.
 
         """
         self._check_open("move")
@@ -589,7 +590,7 @@ class BatchManager:
 
     @asynccontextmanager
     async def _one_at_a_time(self, key: str) -> AsyncGenerator[None, None]:
-        """Hold the lock of this key, which is there as long as somebody wants it."""
+        """Hold the lock of this key, which exists as long as a task holds it or waits for it."""
         lock = self._submitting[key]
         try:
             async with lock:

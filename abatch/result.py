@@ -1,7 +1,7 @@
-"""What comes back: one `Line` per request on its way to a sink, one `Result` for the reader, one `Summary` a job.
+"""Results: one `Line` for each request on its way to a sink, one `Result` for the reader, one `Summary` for each job.
 
-A line is the API's own JSON line with the caller's custom_id in place. Its envelope is decoded when it comes off the
-wire, and again where a sink looks at it; the message inside is parsed only when somebody asks for it.
+A line is the API's own JSON line with the caller's custom_id in place. Its envelope is decoded when it is received,
+and again if a sink accesses it; the message inside is parsed only on access.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ __all__ = [
 T = TypeVar("T")
 
 OUTCOMES = ("succeeded", "errored", "canceled", "expired")
-"""The outcomes of a request, as the API spells them. Others may come to be: they are kept and count as failed."""
+"""The outcomes of a request, as the API spells them. The API may add others: they are kept and count as failed."""
 
 
 LONG: Final = 2**19
-"""Bytes from which a text of lines, or a piece of one, is not copied once more."""
+"""The size in bytes from which a text of lines, or a piece of one, is not copied again."""
 MAX_TOKENS: Final = 2**40
-"""No answer has more; a larger number is not one of tokens."""
+"""No answer has more tokens; a larger number is not a token count."""
 MIXED: Final = "mixed"
 _CUSTOM_ID: Final = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
 _OUTCOME: Final = re.compile(rb'"result"\s*:\s*\{\s*"type"\s*:\s*"([a-z_]{1,40})"')
@@ -64,11 +64,11 @@ class Usage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     cache_creation_1h_tokens: int = 0
     """The part of `cache_creation_tokens` that was written for an hour; it costs more."""
     web_search_requests: int = 0
-    """Searches of the web search tool, which are charged one by one."""
+    """Searches of the web search tool; each is charged."""
     inference_geo: str = ""
-    """Where it was inferred, if that has a price of its own (`us`); `mixed` in a sum of several places."""
+    """The place of inference, if it has a separate price (`us`); `mixed` in a sum over several places."""
     unpriced: tuple[str, ...] = ()
-    """What else the answer was charged for, and why it has no price; with any of these a cost is not known."""
+    """Other charges of the answer, and why they have no price; with any of these the cost is not known."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -109,11 +109,11 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     model: str | None = None
     usage: Usage | None = None
     stop_reason: str | None = None
-    """Why the model stopped, of a result that succeeded: `end_turn`, `max_tokens`, `refusal`, …"""
+    """Why the model stopped, for a result that succeeded: `end_turn`, `max_tokens`, `refusal`, …"""
 
 
 class Block(Sequence[Line]):
-    """Lines on their way into a sink. A `Line` is made when it is looked at; many sinks need the bytes alone."""
+    """Lines on their way into a sink. A `Line` is made on access, because many sinks need only the bytes."""
 
     __slots__ = ("_count", "_known", "_lines", "_read", "texts", "weight")
 
@@ -123,19 +123,19 @@ class Block(Sequence[Line]):
         self._known: dict[int, Line] = {}
         self._lines: list[Line] = []
         self.texts: list[bytes | memoryview] = []
-        """The raw lines, each with its newline, one behind the other; a long line is in several, one of them a view."""
+        """The raw lines, each with its newline, in order; a long line is in several texts, one of them a view."""
         self.weight = 0
         """Bytes of the texts."""
 
     def add(self, texts: Sequence[bytes | memoryview], count: int, known: Mapping[int, Line]) -> None:
-        """Put so many lines behind the others; what is not `known`, by its place in them, is read when needed."""
+        """Append `count` lines; a line that is not in `known`, by its position among them, is read when needed."""
         self._known.update((self._count + place, line) for place, line in known.items())
         self.texts += texts
         self.weight += sum(map(len, texts))
         self._count += count
 
     def join(self) -> bytes:
-        """The raw lines in one piece, which is kept instead of the many."""
+        """Join the raw lines into one piece, which replaces the many."""
         whole = b"".join(self.texts)
         self.texts = [whole]
         return whole
@@ -151,7 +151,7 @@ class Block(Sequence[Line]):
     def _raw_lines(self) -> list[bytes]:
         if self._count != 1:
             return self.join().split(b"\n")[:-1]
-        *most, last = self.texts  # a line alone may be a long one: it is not copied once more
+        *most, last = self.texts  # a single line may be long, so it is not copied again
         raw = b"".join(filter(None, (*most, last[:-1])))
         self.texts = [raw, b"\n"]
         return [raw]
@@ -166,14 +166,14 @@ class Block(Sequence[Line]):
 
 
 def joined(lines: Sequence[Line]) -> bytes:
-    """The raw lines, each with its newline."""
+    """Join the raw lines, each with its newline."""
     if isinstance(lines, Block):
         return lines.join()
     return b"".join([piece for line in lines for piece in (line.raw, b"\n")])
 
 
 def in_pieces(lines: Sequence[Line]) -> Sequence[bytes | memoryview]:
-    """The same in few pieces, in which a long line is not copied once more."""
+    """Return the raw lines in few pieces, without another copy of a long line."""
     if isinstance(lines, Block) and any(len(text) >= LONG for text in lines.texts):
         return lines.texts
     return [joined(lines)]
@@ -196,13 +196,13 @@ class Failure(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults
     """The API's message of one of them, shortened; those of the others may differ in numbers and ids."""
     count: int = 1
     example: str = ""
-    """The custom_id of one of them; empty where none is at hand."""
+    """The custom_id of one of them; empty if none is available."""
     final: bool = False
-    """Whether they cannot succeed as they are, and have to be changed."""
+    """Whether they cannot succeed unchanged."""
 
 
 class Result:
-    """One request's answer. `raw` is the API's line; everything else is read from it when asked for."""
+    """One request's answer. `raw` is the API's line; everything else is read from it on access."""
 
     __slots__ = ("_decoded", "raw")
 
@@ -211,7 +211,7 @@ class Result:
         self._decoded: Any = None  # Any: whatever JSON the API sent
 
     def __repr__(self) -> str:
-        """Show what identifies the result; never the answer, since a repr ends in logs."""
+        """Show the id and the outcome; never the answer, because a repr may be logged."""
         details = f"custom_id={self.custom_id!r}, outcome={self.outcome!r}"
         if (error := self.error) is not None:
             details += f", error={error.type!r}"
@@ -232,7 +232,7 @@ class Result:
 
     @property
     def outcome(self) -> str:
-        """`succeeded`, `errored`, `canceled` or `expired`; `unreadable` for a line that does not say."""
+        """`succeeded`, `errored`, `canceled` or `expired`; `unreadable` for a line without one."""
         return str(_member(self._line["result"], "type") or "unreadable")
 
     @property
@@ -241,13 +241,13 @@ class Result:
         body = _member(self._line["result"], "message")
         if not isinstance(body, dict):
             return None
-        from anthropic.types import Message  # noqa: PLC0415 - the SDK is imported only when a message is asked for
+        from anthropic.types import Message  # noqa: PLC0415 - the SDK is imported only on access
 
         return Message.construct(**cast("dict[str, Any]", body))
 
     @property
     def text(self) -> str | None:
-        """The text of the answer: its text blocks, joined; None where there is none. It does not import the SDK."""
+        """The text of the answer: its text blocks, joined; None if it has none. It does not import the SDK."""
         content = _member(_member(self._line["result"], "message"), "content")
         blocks = cast("list[object]", content) if isinstance(content, list) else []
         texts = [_member(block, "text") for block in blocks if _member(block, "type") == "text"]
@@ -256,7 +256,7 @@ class Result:
 
     @property
     def stop_reason(self) -> str | None:
-        """Why the model stopped (`end_turn`, `max_tokens`, …), of a request that succeeded, else None."""
+        """Why the model stopped (`end_turn`, `max_tokens`, …), for a request that succeeded, else None."""
         return _word(_member(self._line["result"], "message"), "stop_reason")
 
     def parse(self, model: type[T], /) -> T:
@@ -310,7 +310,7 @@ class Result:
 
 
 def usage_of(usage: object) -> Usage:
-    """The `usage` object of a message; what is not a number of tokens counts as none, and is told in `unpriced`."""
+    """Read the `usage` object of a message; a value that is no token count counts as 0 and is named in `unpriced`."""
     unread: list[str] = []
 
     def tokens(of: object, name: str) -> int:
@@ -348,13 +348,13 @@ def _word(of: object, name: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _member(of: object, name: str) -> Any:  # noqa: ANN401 - whatever JSON stands there
-    """A member of a JSON object, None of anything else: no shape that the API may send is an error."""
+def _member(of: object, name: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a member of a JSON object, None for any other value: no shape that the API may send is an error."""
     return cast("dict[str, Any]", of).get(name) if isinstance(of, dict) else None
 
 
 def _decoded(raw: bytes) -> dict[str, Any]:
-    """What can be made out of a line: an object with a custom_id and an object `result`, whatever the bytes are."""
+    """Decode a line as far as possible: an object with a custom_id and an object `result`, whatever the bytes are."""
     with suppress(ValueError, RecursionError):
         line = json_of(raw)
         if isinstance(_member(line, "custom_id"), str) and isinstance(_member(line, "result"), dict):
@@ -367,13 +367,13 @@ def _decoded(raw: bytes) -> dict[str, Any]:
     return {"custom_id": custom_id, "result": {"type": outcome_in(raw)}}
 
 
-def json_of(raw: bytes) -> Any:  # noqa: ANN401 - whatever JSON stands there
-    """The value of a line of JSON, also if strict decoders refuse what is in it: it is whole all the same.
+def json_of(raw: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    """Decode a line of JSON, also if strict decoders refuse its content, because the line is still complete.
 
-    That may be a lone surrogate, bytes that are not UTF-8, a control character in a string, a number of any length.
+    They refuse a lone surrogate, bytes that are not UTF-8, a control character in a string, a number of any length.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: the line is not JSON.
         RecursionError: it is nested too deeply for Python's decoder.
 
     """
@@ -384,13 +384,13 @@ def json_of(raw: bytes) -> Any:  # noqa: ANN401 - whatever JSON stands there
 
 
 def outcome_in(raw: bytes) -> str:
-    """The outcome of a line that no JSON reader takes, as far as it can be made out."""
+    """Find the outcome of a line that no JSON decoder accepts, as far as possible."""
     outcome = _OUTCOME.search(raw)
     return "unreadable" if outcome is None else outcome[1].decode()
 
 
 def _number(digits: str) -> int | float:
-    """A number without a point; Python makes no integer of thousands of digits."""
+    """Convert a number without a point; Python converts no thousands of digits to an integer."""
     try:
         return int(digits)
     except ValueError:
@@ -406,14 +406,14 @@ class LeftOut:
     skipped: int
     """Requests that are not sent."""
     changed: int
-    """Requests that it answered with other params: they are sent."""
+    """Requests that the other job answered with other params: they are sent."""
     uncompared: int
-    """Requests that are not sent, though nothing is known of the params that were answered."""
+    """Requests that are not sent, although the params that were answered are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Summary:
-    """What a finished job came to."""
+    """The counts, costs and location of a finished job."""
 
     key: str
     location: str
@@ -424,27 +424,27 @@ class Summary:
     canceled: int
     expired: int
     other: int = 0
-    """Results of a kind this version does not know."""
+    """Results of a kind that this version does not know."""
     missing: int = 0
-    """Requests whose result the API has or had and that could not be got; listed beside the results."""
+    """Requests whose result the API has or had, but that abatch could not get; listed next to the results."""
     not_sent: int | None = 0
-    """Requests that a cancelled job never took up: no line stands for them. None if their number is not known."""
+    """Requests that a cancelled job never planned: they have no line. None if their number is not known."""
     batches: int = 0
     retried: int = 0
-    """Requests that were sent again because a try of theirs expired or failed for a passing reason."""
+    """Requests that were sent again because a try expired or failed for a temporary reason."""
     duplicates: int = 0
-    """Acceptances that a broken bound of the protocol made twice; see docs/reliability.md."""
+    """Batches that were paid for twice because a bound of the protocol was broken; see docs/reliability.md."""
     seconds: float = 0.0
-    """From the first fact of the job to its last."""
+    """The time from the first fact of the job to its last."""
     usage: Usage = field(default_factory=Usage)
     stop_reasons: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Of the requests that succeeded: how many stopped for each reason, the most frequent first. `max_tokens` was cut.
+    """The requests that succeeded, counted by stop reason, the most frequent first. `max_tokens` means cut.
 
-    Results that an abatch without this count collected are not in it."""
+    Results that were collected by an abatch without this count are not in it."""
     cost: float | None = None
-    """US dollars at batch prices; None where something was charged whose price is not known."""
+    """US dollars at batch prices; None if the price of a charge is not known."""
     synchronous_cost: float | None = None
-    """What the same costs without batching."""
+    """The cost of the same requests without batching."""
     unpriced: tuple[str, ...] = ()
     """Why the costs are None."""
     prices_of: str = ""

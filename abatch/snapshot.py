@@ -1,4 +1,4 @@
-"""Define how jobs, shards and a journal stand at one moment: frozen values for programs outside of abatch."""
+"""Define the state of jobs, shards and a journal at one moment: frozen values for programs outside of abatch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorWord:
-    """What an operator said of a shard."""
+    """An operator's decision about a shard."""
 
     job: str
     """The key of the shard's job."""
@@ -43,12 +43,12 @@ class OperatorWord:
     says: str
     """`was not created`, `is lost` or `is batch ID`; empty once it was refused."""
     refused: bool = False
-    """The API said otherwise. Else it is noted, and not done yet."""
+    """Whether the API contradicted the decision; if not, it is recorded, and not carried out yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardStatus:
-    """How a shard stands."""
+    """The state of a shard."""
 
     shard: int
     part: int
@@ -57,59 +57,59 @@ class ShardStatus:
     state: str
     """`ready`, `in doubt`, `held`, `processing`, `draining`, `done`, …"""
     reason: str
-    """Why, where there is something to say; else empty."""
+    """Why the shard is in this state; empty if there is no reason to report."""
     attempt: int
     """The number of its last attempt; 0 before the first."""
     batch_id: str | None
     wire_prefix: str | None
-    """What the custom_ids of the attempt begin with on the wire."""
+    """The prefix of the attempt's custom_ids on the wire."""
     since: float
     """When its last fact was recorded, in seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
-    """How a job stands, and the terms it was handed over with."""
+    """The state of a job, and the arguments with which it was submitted."""
 
     key: str
     state: str
     """`planning`, `running`, `in doubt`, `held`, `stopped`, `cancelling` or `done`."""
     reason: str
-    """Why, where there is something to say; else empty."""
+    """Why the job is in this state; empty if there is no reason to report."""
     remedy: str
-    """What helps, where something does; else empty."""
+    """What to do about it; empty if nothing helps or nothing is needed."""
     done: bool
     failing: bool
-    """It is stopped because its first results failed: it goes on only once `Config.failing` is `go-on`."""
+    """Whether it stopped because its first results failed: it continues only when `Config.failing` is `go-on`."""
     progress: Progress
     not_sent: int | None
-    """Requests that it never took up because it was cancelled; None if their number is not known."""
+    """Requests that it never planned because it was cancelled; None if their number is not known."""
     since: float
     """When its last fact was recorded, in seconds since the epoch."""
     started_at: float
-    """When it was handed over, in seconds since the epoch."""
+    """When it was submitted, in seconds since the epoch."""
     limit_open: bool
-    """A limit holds requests back, and not all that it allows are sealed yet."""
+    """Whether a limit holds requests back, and not all requests that it allows are sealed yet."""
     retry_of: str | None
     """The key of the job that it retries."""
     words: tuple[OperatorWord, ...]
-    """What operators said of shards that are not held, and what is not done yet or was refused."""
+    """Decisions of operators about shards that are not held, if not carried out yet or refused."""
     parked: Mapping[str, str]
-    """Its batches that are far older than usual and have not moved: for how long, as the driver says."""
+    """Its batches that are far older than usual and have not moved, with the time as the driver reports it."""
     shards: tuple[ShardStatus, ...] | None
-    """Every shard, where they were asked for; else None."""
+    """Every shard, if the caller asked for them; else None."""
     _folder: Path = field(repr=False)
     _to: str = field(repr=False)
     _submitted: Submitted = field(repr=False)
 
     @property
     def destination(self) -> str:
-        """The URL of the destination, where the job is now; empty for a backend object."""
+        """The URL of the job's current destination; empty for a backend object."""
         return absolute_url(self._folder, self._to) if self._to else ""
 
     @property
     def place(self) -> str:
-        """The destination as people write it: a path, relative to the folder around the journal's, or a URL."""
+        """The destination in short form: a path, relative to the parent of the journal's folder, or a URL."""
         return shown(self._to)
 
     @property
@@ -119,7 +119,7 @@ class JobStatus:
 
     @property
     def limit(self) -> int | None:
-        """How many of its requests are sent at most, the first ones; None for all."""
+        """The most requests of the job that are sent, the first ones; None for all."""
         return self.progress.limit
 
     @property
@@ -151,14 +151,14 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalStatus:
-    """How the jobs of a journal stand, and what the process that drives it says."""
+    """The states of the jobs of a journal, and the status of the process that drives it."""
 
     folder: Path
     jobs: tuple[JobStatus, ...]
     driver: DriverStatus | None
     """None if no process drives the journal."""
     at: float
-    """When it was taken, in seconds since the epoch."""
+    """When this status was read, in seconds since the epoch."""
 
     @property
     def done(self) -> bool:
@@ -173,13 +173,13 @@ def job_status(
     driver: DriverStatus | None = None,
     attempts: Mapping[int, int] | None = None,
 ) -> JobStatus:
-    """How a job stands now.
+    """Return the state of a job now.
 
     Args:
         ledger: the journal's jobs.
         job: the job.
-        driver: what the process that drives the journal says.
-        attempts: the last attempt of every shard, if the shards are to be in it.
+        driver: the status of the process that drives the journal.
+        attempts: the last attempt of every shard, to include the shards.
 
     """
     standing, original = standing_of(job), retried_key(job.key)
@@ -208,7 +208,7 @@ def job_status(
 
 
 def shard_status(ledger: Ledger, shard: ShardRecord, attempts: Mapping[int, int]) -> ShardStatus:
-    """How a shard stands now; its last attempt is in `attempts` where its state does not tell it."""
+    """Return the state of a shard now; its last attempt is in `attempts` if its state does not contain it."""
     attempt = attempt_of(shard)
     attempt = attempts.get(shard.shard, 0) if attempt is None else attempt
     state, reason = state_of(shard)
@@ -226,7 +226,7 @@ def shard_status(ledger: Ledger, shard: ShardRecord, attempts: Mapping[int, int]
 
 
 def word_of(job: JobRecord, wish: ResolveWished | LostWished) -> OperatorWord:
-    """An operator's word on a shard of a job."""
+    """Return an operator's decision about a shard of a job."""
     return OperatorWord(job=job.key, shard=wish.shard, says=wish_in_words(wish))
 
 

@@ -1,4 +1,4 @@
-"""JournalView: read a journal beside the process that drives it, and record what that process is to do."""
+"""JournalView: read a journal while another process drives it, and record requests to that process."""
 
 from __future__ import annotations
 
@@ -49,29 +49,29 @@ if TYPE_CHECKING:
 __all__ = ["JournalView", "RetryKind", "folder_of"]
 
 LOOK_EVERY: Final = 0.5
-"""Seconds between two looks for what another process appended; nothing wakes a reader here."""
+"""Seconds between two checks for facts of another process; such facts do not wake a reader."""
 EVENTS_AT_ONCE: Final = 5_000
 """Facts that are read from the journal in one turn."""
 
 
 class JournalView:
-    """Read and steer the jobs of a journal without driving them, beside the process that does, or with none.
+    """Read and steer the jobs of a journal without driving them, whether another process drives them or not.
 
         async with JournalView(".abatch") as view:
             for job in view.jobs():
                 print(job.key, job.state, job.progress.sealed)
 
-    It needs no API key, takes no lock and imports no SDK. What it says is how the journal stood when it was entered, or
-    at the last `refresh`, `status` or change by itself. `cancel` and `resolve` record a wish: a process that drives
-    the journal takes it up within a second, else the next one does.
+    It needs no API key, takes no lock and imports no SDK. It shows the journal at the time when it was entered, or
+    of the last `refresh`, `status` or own change. `cancel` and `resolve` record a request: a process that drives the
+    journal acts on it within a second, otherwise the next one does.
 
     Args:
         journal: the folder of the journal; it must exist.
-        prices: a price file of your own.
+        prices: your own price file.
 
     Raises:
         ConfigError: on entering: there is no journal.
-        JournalCorrupt: on entering: it is not a journal that this version can read.
+        JournalCorrupt: on entering: this version cannot read the journal.
 
     """
 
@@ -104,47 +104,47 @@ class JournalView:
 
     @property
     def folder(self) -> Path:
-        """The folder of the journal, from the root."""
+        """The absolute path of the journal's folder."""
         return self._folder.path
 
     # ---- read -------------------------------------------------------------------------------------------------
 
     def jobs(self) -> list[JobStatus]:
-        """Every job of the journal, in the order they were handed over, without its shards."""
+        """Every job of the journal, in the order in which they were submitted, without its shards."""
         return [job_status(self._ledger, job, driver=self._driver) for job in self._ledger.jobs.values()]
 
     def job(self, key: str) -> JobStatus:
-        """The job of this key, without its shards.
+        """The job with this key, without its shards.
 
         Raises:
-            JobNotFound: there is none.
+            JobNotFound: no job has this key.
 
         """
         return job_status(self._ledger, self._named(key), driver=self._driver)
 
     def family(self, key: str) -> list[JobStatus]:
-        """The job of this key, or the one that it retries, and behind it all its retries in their order.
+        """The job with this key, or the one that it retries, followed by all its retries in order.
 
         Raises:
-            JobNotFound: there is none.
+            JobNotFound: no job has this key.
 
         """
         return [job_status(self._ledger, job, driver=self._driver) for job in self._family(key)]
 
     def summary(self, key: str) -> Summary:
-        """What a job came to so far; final once it is done.
+        """The summary of a job so far; final once it is done.
 
         Raises:
-            JobNotFound: there is none.
+            JobNotFound: no job has this key.
 
         """
         return self._named(key).summary(self._prices)
 
     def forecast(self, key: str) -> Forecast:
-        """How long a job may still take; unknown while no process drives the journal.
+        """Estimate how long a job may still take; unknown while no process drives the journal.
 
         Raises:
-            JobNotFound: there is none.
+            JobNotFound: no job has this key.
 
         """
         job = self._named(key)
@@ -156,14 +156,14 @@ class JournalView:
         """Why requests of a job did not succeed so far: up to twenty groups and a rest; the largest first.
 
         Raises:
-            JobNotFound: there is none.
+            JobNotFound: no job has this key.
             JournalCorrupt: a fact cannot be read.
 
         """
         return await self._ledger.failures(self._named(key))
 
     async def refresh(self) -> bool:
-        """Read what other processes appended; return whether there was anything.
+        """Read the facts that other processes appended; return whether there were any.
 
         Raises:
             JournalCorrupt: a fact cannot be read.
@@ -173,11 +173,11 @@ class JournalView:
         return await self._ledger.refresh()
 
     async def status(self, key: str | None = None, *, shards: bool = False) -> JournalStatus:
-        """How the jobs stand now, and what the process that drives the journal says.
+        """The states of the jobs now, and the status of the process that drives the journal.
 
         Args:
-            key: one job alone.
-            shards: whether every shard is in it; that reads the whole journal.
+            key: only this job.
+            shards: whether every shard is included; that reads the whole journal.
 
         Raises:
             JobNotFound: there is no job of this key.
@@ -185,7 +185,7 @@ class JournalView:
 
         """
         ledger = self._ledger
-        await self.refresh()  # the driver's account first: without a driver, what is read now is its last word
+        await self.refresh()  # reads the driver's status first: if there is no driver, the facts read now are final
         attempts = await self._last_attempts() if shards else None
         jobs = list(ledger.jobs.values()) if key is None else [self._named(key)]
         if shards:
@@ -198,10 +198,10 @@ class JournalView:
         )
 
     async def follow(self, key: str | None = None, *, shards: bool = False) -> AsyncGenerator[JournalStatus]:
-        """How the jobs stand now, and after every change, until all are done or no process drives the journal.
+        """Yield `status` now, and after every change, until all jobs are done or no process drives the journal.
 
         Args:
-            key: one job alone.
+            key: only this job.
             shards: as for `status`.
 
         Raises:
@@ -213,19 +213,19 @@ class JournalView:
         yield last
         while last.driver is not None and not last.done:
             while not await self.refresh() and self._driver == last.driver:  # noqa: ASYNC110
-                await anyio.sleep(LOOK_EVERY)  # what another process appends wakes nobody here
+                await anyio.sleep(LOOK_EVERY)  # facts of another process wake no task of this one
             last = await self.status(key, shards=shards)
             yield last
 
     async def events(self, since: int = 0) -> AsyncGenerator[Event]:
-        """Every event of the journal after the one of this number, up to now, as `BatchManager.events` gives them.
+        """Yield every event of the journal after this number, up to now, in the form of `BatchManager.events`.
 
         Raises:
             JournalCorrupt: a fact cannot be read.
 
         """
         facts = self._open_facts
-        keys: dict[int, str] = {}  # jobs that began since the last refresh are named by their own first fact
+        keys: dict[int, str] = {}  # the first fact of a job that began since the last refresh has its key
         while True:
             found: list[Recorded] = []
             await facts.replay(found.append, since=since, until=since + EVENTS_AT_ONCE)
@@ -245,18 +245,18 @@ class JournalView:
     # ---- results ----------------------------------------------------------------------------------------------
 
     def lines(self, key: str, *, retries: bool = False, failed: bool = False) -> AsyncGenerator[bytes]:
-        """Every result line of a job that is sealed by now, as the API wrote it, with the caller's custom_id.
+        """Yield every sealed result line of a job, as the API wrote it, with the caller's custom_id.
 
-        A job that is driven may be finished meanwhile, and its lines then move: they are found there. Close the
-        generator (`contextlib.aclosing`) if it is not read to its end.
+        If the job is finished meanwhile, its lines move; they are then read from their new place. Close the
+        generator (`contextlib.aclosing`) if you do not read it to the end.
 
         Args:
             key: the job.
-            retries: also read its retries, and give one line per request, of the last job that counts for it.
+            retries: also read its retries, and yield one line per request, of the last job that counts for it.
             failed: only lines of requests that did not succeed.
 
         Raises:
-            JobNotFound: at once: there is none.
+            JobNotFound: raised at once: no job has this key.
             BackendError: the destination is not what it was, or was an object of the application that ran the job.
 
         """
@@ -268,13 +268,13 @@ class JournalView:
         return _failed(lines) if failed else lines
 
     async def results(self, key: str, *, retries: bool = False, failed: bool = False) -> AsyncGenerator[Result]:
-        """Every result of a job that is sealed by now: `lines` as `Result`, with the same arguments and errors."""
+        """Yield every sealed result of a job: `lines` as `Result`, with the same arguments and errors."""
         async with aclosing(self.lines(key, retries=retries, failed=failed)) as lines:
             async for raw in lines:
                 yield Result(raw)
 
     async def unanswered(self, key: str) -> int:
-        """How many requests have no line in the job, nor in one of its retries.
+        """Count the requests that have no line in the job or in one of its retries.
 
         Raises:
             JobNotFound: there is no such job.
@@ -285,10 +285,10 @@ class JournalView:
         return await family.unanswered(self._ledger, job, others)
 
     async def identify(self, wire_id: str) -> RequestOrigin:
-        """The request that a custom_id on the wire stands for, as the Console shows it.
+        """Find the request of a custom_id on the wire, as the Console shows it.
 
         Raises:
-            ConfigError: it is no id of abatch, or another journal's.
+            ConfigError: the id is not one of abatch, or belongs to another journal.
 
         """
         return await origin_of(self._ledger, wire_id)
@@ -296,11 +296,11 @@ class JournalView:
     # ---- steer ------------------------------------------------------------------------------------------------
 
     async def cancel(self, key: str) -> JobStatus:
-        """Record that a job is to be cancelled, as `Job.cancel` does; durable at once.
+        """Request that a job is cancelled, as `Job.cancel` does; durable at once.
 
         Raises:
             JobNotFound: there is no such job.
-            ConfigError: it is done.
+            ConfigError: the job is done.
 
         """
         job = self._named(key)
@@ -316,15 +316,15 @@ class JournalView:
         lost: bool = False,
         any_key: bool = False,
     ) -> OperatorWord:
-        """Record what became of a shard that is in doubt or held, or whose batch is gone; durable at once.
+        """Record a decision about a shard that is in doubt or held, or whose batch is gone; durable at once.
 
-        The process that drives the journal checks it with the API, and refuses what the API contradicts. But
-        `not_created` for a batch that exists means that its requests are paid for twice.
+        The process that drives the journal checks the decision with the API, and refuses one that the API contradicts.
+        But if you use `not_created` for a batch that exists, its requests are paid for twice.
 
         Args:
             shard: the shard's number.
-            adopt: the id of the batch that it is.
-            not_created: no batch was created; it is sent again.
+            adopt: the id of the shard's batch.
+            not_created: no batch was created; the shard is sent again.
             lost: its results are given up: its requests are listed as missing, and nothing is sent again.
             any_key: with `lost`: also if the API key is not known to see the batch.
 
@@ -350,21 +350,21 @@ class JournalView:
         max_tokens: int | None = None,
         to: str | None = None,
     ) -> Retry:
-        """Choose the requests of a finished job that are to be sent again, as a job of their own; nothing is sent.
+        """Choose the requests of a finished job to send again, as a separate job; nothing is sent.
 
-        Requests that an earlier retry got answered stay out. `BatchManager.submit` sends what is chosen: see `Retry`.
+        Requests that an earlier retry has answered are left out. `BatchManager.submit` sends the others: see `Retry`.
 
         Args:
             key: the finished job.
             kinds: which requests; all that did not succeed, if neither this nor `stop_reasons` is given.
-            final: with `failed`: also those that cannot succeed as they are, such as bad requests.
+            final: with `failed`: also requests that cannot succeed unchanged, such as bad requests.
             stop_reasons: answers that stopped for one of these reasons.
-            max_tokens: for the stop reason `max_tokens` alone: how long the answers may be now.
-            to: the destination; beside the original's results if it is not given.
+            max_tokens: only for the stop reason `max_tokens`: how long the answers may be now.
+            to: the destination; next to the original's results if it is not given.
 
         Raises:
             JobNotFound: there is no such job.
-            ConfigError: it is not finished, its files are not what they were, or the arguments do not go together.
+            ConfigError: the job is not finished, its files changed, or the arguments cannot be combined.
             BackendError: its results cannot be read.
 
         """
@@ -379,10 +379,10 @@ class JournalView:
         )
 
     async def move(self, key: str, *, to: str | os.PathLike[str]) -> Relocation:
-        """Take an unfinished job to another destination, as `BatchManager.move` does, while no process drives it.
+        """Move an unfinished job to another destination, as `BatchManager.move` does, while no process drives it.
 
-        What is sealed is copied, nothing is sent, and the old destination keeps its copy. The API key is needed only
-        if something cannot be read at the old destination.
+        Sealed parts are copied, nothing is sent, and the old destination keeps its copy. The API key is needed only
+        if a part cannot be read at the old destination.
 
         Args:
             key: the job.
@@ -397,7 +397,7 @@ class JournalView:
         """
         url = normalize(str(to))
         self._named(key)
-        facts = await SqliteLog.open(self._folder, drive=True)  # no other process may drive it meanwhile
+        facts = await SqliteLog.open(self._folder, drive=True)  # no other process may drive the journal during the move
         try:
             moved = await relocate(facts, self._folder, key, url)
         finally:
@@ -406,7 +406,7 @@ class JournalView:
         await self.refresh()
         return moved
 
-    # ---- what it stands on ------------------------------------------------------------------------------------
+    # ---- internals --------------------------------------------------------------------------------------------
 
     @property
     def _ledger(self) -> Ledger:
@@ -429,7 +429,7 @@ class JournalView:
         return [job, *retries_of(self._ledger, job)]
 
     async def _last_attempts(self) -> dict[int, int]:
-        """The last attempt of every shard; the state of one that is done does not tell it."""
+        """Find the last attempt of every shard; the state of a done shard does not contain it."""
         attempts: dict[int, int] = {}
 
         def visit(recorded: Recorded) -> None:
@@ -441,7 +441,7 @@ class JournalView:
 
 
 async def _failed(lines: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """The lines of requests that did not succeed."""
+    """Yield the lines of requests that did not succeed."""
     async with aclosing(lines):
         async for raw in lines:
             seen = wire.read_line(raw)
