@@ -89,7 +89,7 @@ class BackendNotFound(ConfigError):
         self.forms = tuple(forms)
 
     def __str__(self) -> str:
-        return f"no backend takes {self.url!r}; a destination is one of: {', '.join(self.forms)}"
+        return f"no backend accepts {self.url!r}; use one of these forms: {', '.join(self.forms)}"
 
 
 class BackendUnavailable(ConfigError):
@@ -117,9 +117,9 @@ class JobNotFound(ConfigError, LookupError):
     def __str__(self) -> str:
         shown = ", ".join(self.known[:KEYS_SHOWN]) or "none"
         more = len(self.known) - KEYS_SHOWN
-        return f"journal {self.journal} has no job {self.key!r}; it has: {shown}" + (
-            f", and {more:,} more" if more > 0 else ""
-        )
+        others = f", and {more:,} more" if more > 0 else ""
+        advice = "Use one of these keys, or name another journal." if self.known else "Name another journal."
+        return f"journal {self.journal} has no job {self.key!r}; it has: {shown}{others}. {advice}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ class BadAnswer(AbatchError, ValueError):
 
 
 Why: TypeAlias = Literal["destination", "content", "headers", "selection", "change"]
-_ANOTHER_JOB = "give this one another key and another destination, which sends, and pays for, all of its requests"
+_ANOTHER_JOB = "use another key and another destination, which sends and pays for all requests"
 
 
 def cancel_and_skip(key: str) -> str:
@@ -243,11 +243,9 @@ class JobConflict(AbatchError):
 
     def __str__(self) -> str:
         if self.why != "change":
-            return (
-                f"job {self.key!r} exists with {self.difference}; hand over what the job was started with; or "
-                f"{self.remedy}"
-            )
-        remedy = self.remedy if self.names_a_way else f"hand over what the job was started with; or {self.remedy}"
+            submit = f"submit what the job was started with, or {self.remedy}"
+            return f"job {self.key!r} exists with {self.difference}; {submit}"
+        remedy = self.remedy if self.names_a_way else f"submit what the job was started with, or {self.remedy}"
         return f"job {self.key!r} cannot take the changed input: {self.difference}. {remedy[0].upper()}{remedy[1:]}"
 
 
@@ -303,8 +301,8 @@ class ManagerClosed(AbatchError):
 
     def __str__(self) -> str:
         return (
-            f"the manager of job {self.key!r} was left while it was waited for or read; nothing is lost: "
-            "submit it under the same key in the next manager, and it goes on or is read from the beginning"
+            f"the manager was closed while a task waited for job {self.key!r} or read its results; nothing is lost: "
+            "submit the job under the same key in the next manager, then wait for it or read its results again"
         )
 
 
@@ -319,8 +317,9 @@ class StillInDoubt(AbatchError):
     def __str__(self) -> str:
         shards = "\n".join(f"  shard {shard}: {reason}" for shard, reason in self.held)
         return (
-            f"job {self.key!r} waits for your word on {len(self.held)} shard(s):\n{shards}\n"
-            "Look in the Console, then: abatch resolve SHARD --adopt BATCH_ID, or --not-created, or --lost"
+            f"job {self.key!r} waits for your decision on {len(self.held)} shard(s):\n{shards}\n"
+            "Look for each batch in the Console, then run: abatch resolve SHARD --adopt BATCH_ID, or --not-created, "
+            "or --lost"
         )
 
 
@@ -334,7 +333,8 @@ class JobFailed(AbatchError):
     def __str__(self) -> str:
         s = self.summary
         left = "" if s.not_sent == 0 else f", and {'some' if s.not_sent is None else s.not_sent} were not sent"
-        return f"job {s.key!r}: {s.requests - s.succeeded} of {s.requests} requests did not succeed{left}"
+        failed = f"job {s.key!r}: {s.requests - s.succeeded} of {s.requests} requests did not succeed{left}"
+        return f"{failed}; `await job.failures()` groups the reasons"
 
 
 class BackendError(AbatchError):
@@ -413,8 +413,8 @@ class JournalLocked(JournalError):
     def __str__(self) -> str:
         driver = f"process {self.pid}" if self.pid else "another process"
         return (
-            f"{driver} drives this journal ({self.path}); stop it or wait for its end, then run the same command "
-            "again. A new job can have a journal of its own"
+            f"{driver} drives this journal ({self.path}); stop it or wait until it ends, then run the same command "
+            "again. A new job can also use another journal"
         )
 
 
@@ -427,7 +427,7 @@ class JournalCorrupt(JournalError):
         self.why = why
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.why}; restore nothing over it, keep a copy, and see docs/recover.md"
+        return f"{self.path}: {self.why}; keep a copy of it, restore no backup over it, and see docs/recover.md"
 
 
 class IllegalTransition(JournalError):
@@ -439,14 +439,20 @@ class IllegalTransition(JournalError):
         self.fact = fact
 
     def __str__(self) -> str:
-        return f"{type(self.fact).__name__} cannot follow {type(self.state).__name__}"
+        return (
+            f"{type(self.fact).__name__} cannot follow {type(self.state).__name__}; the journal was not changed. "
+            "Run again; if this error returns, report it"
+        )
 
 
 class Overtaken(AbatchError):
     """Another process appended a fact at this position first; read the facts again."""
 
     def __str__(self) -> str:
-        return "another process appended to this shard"
+        return (
+            "another process appended a fact at this position first; nothing was recorded. Read the facts again, "
+            "and decide the next step from them"
+        )
 
 
 class SpoolDamaged(AbatchError):
@@ -458,6 +464,11 @@ class SpoolDamaged(AbatchError):
         self.why = why
 
     def __str__(self) -> str:
+        return f"{self.reason}. Put the file back from a copy, then run again"
+
+    @property
+    def reason(self) -> str:
+        """The text without the advice: the reason of a job that stops, which has its own remedy."""
         return f"spool file {self.path} {self.why}"
 
 
@@ -470,6 +481,11 @@ class SpoolUnusable(AbatchError):
         self.why = why
 
     def __str__(self) -> str:
+        return f"{self.reason}. Free space on this disk or repair it, then run again"
+
+    @property
+    def reason(self) -> str:
+        """The text without the advice: the reason of a job that stops, which has its own remedy."""
         return f"the spool in {self.folder} cannot be written or read ({self.why})"
 
 
@@ -482,4 +498,9 @@ class LineTooLong(AbatchError):
         """The most bytes that a line may have."""
 
     def __str__(self) -> str:
-        return f"a result line is longer than {self.limit} bytes"
+        return f"{self.reason}, the most that abatch reads. Read this line with other tools"
+
+    @property
+    def reason(self) -> str:
+        """The text without the advice: the reason of a job that stops, which has its own remedy."""
+        return f"a line is longer than {self.limit} bytes"

@@ -103,7 +103,7 @@ def tell(error: BaseException, journal: Path | None = None) -> str:
 def _tell(error: BaseException) -> str:
     match error:
         case BackendNotFound():
-            return f"no backend takes {error.url!r}; a destination is one of:\n  " + "\n  ".join(error.forms)
+            return f"no backend accepts {error.url!r}; use one of these forms:\n  " + "\n  ".join(error.forms)
         case BackendError():
             place = shown(error.url)
             folder = os.path.dirname(place)  # noqa: PTH120 - it may be no path

@@ -107,9 +107,9 @@ class Driver:
             except Overtaken:
                 log.warning("shard_overtaken", shard=self.shard.shard)
             except SpoolDamaged as damage:
-                await self.context.stop(str(damage), RESTORE if isinstance(self.shard.state, Ready) else RESTORE_PAID)
+                await self.context.stop(damage.reason, RESTORE if isinstance(self.shard.state, Ready) else RESTORE_PAID)
             except SpoolUnusable as failure:
-                await self.context.stop(str(failure), FREE_DISK)
+                await self.context.stop(failure.reason, FREE_DISK)
             except TooManyOpenFiles as failure:
                 if isinstance(action, Upload):  # The spool had no descriptor; no seal follows that would end an outage.
                     await self._rest(failure)
@@ -176,7 +176,7 @@ class Driver:
             await self.recorder.record(Held(reason=str(other)))
             return True
         except LineTooLong as failure:
-            reason = f"batch {state.batch_id} of shard {self.shard.shard}: {failure}"
+            reason = f"batch {state.batch_id} of shard {self.shard.shard}: {failure.reason}"
             remedy = "All else of the job is done. Fetch the results of this batch from the API by hand."
             await self.context.stop(reason, remedy)
         context.outage.over()

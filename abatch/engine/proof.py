@@ -151,7 +151,7 @@ class Examiner:
             log.info("candidate_not_readable", batch_id=batch.batch_id, error="too slow")
         except LineTooLong as failure:
             settled = False
-            log.info("candidate_not_readable", batch_id=batch.batch_id, error=str(failure))
+            log.info("candidate_not_readable", batch_id=batch.batch_id, error=failure.reason)
         except ApiError as failure:
             settled = batch.archived
             if settled:

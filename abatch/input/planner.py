@@ -317,7 +317,7 @@ class Planner:
             with guarded(self._spool):
                 yield
         except SpoolUnusable as failure:
-            raise JobStopped(self._job.key, str(failure), FREE_DISK) from failure
+            raise JobStopped(self._job.key, failure.reason, FREE_DISK) from failure
 
     # ---- cutting ----------------------------------------------------------------------------------------------
 

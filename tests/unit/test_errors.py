@@ -52,26 +52,26 @@ EACH = [
     (JobConflict("k", "other requests"), ["'k'", "other requests", "another key"]),
     (
         JobConflict("k", "it is so", why="change"),
-        ["'k' cannot take the changed input: it is so. Hand over", "another key"],
+        ["'k' cannot take the changed input: it is so. Submit what", "another key"],
     ),
     (LimitReached("k", 1200), ["'k'", "only its first 1,200 requests", "without --limit"]),
     (JobStopped("k", "the key is invalid", "Check the API key."), ["'k'", "the key is invalid", "Check the API key."]),
-    (ManagerClosed("k"), ["'k'", "was left", "same key"]),
+    (ManagerClosed("k"), ["'k'", "was closed", "same key"]),
     (
         StillInDoubt("k", [(3, "r1"), (5, "r2")]),
         ["'k'", "shard 3: r1", "shard 5: r2", "abatch resolve SHARD", "--adopt", "--not-created"],
     ),
-    (JobFailed(SUMMARY), ["'k'", "3 of 10"]),
+    (JobFailed(SUMMARY), ["'k'", "3 of 10", "job.failures()"]),
     (BackendError("s3://b", "access denied"), ["s3://b", "access denied"]),
     (TooManyOpenFiles("a.db"), ["a.db", "too many open files", "ulimit -n"]),
     (JournalLocked(Path("/j"), 42), ["/j", "process 42", "stop it"]),
     (JournalCorrupt(Path("/j"), "it has format 9"), ["/j", "format 9", "keep a copy"]),
-    (IllegalTransition(Ready(), committing()), ["Committing cannot follow Ready"]),
-    (JobNotFound(Path("/j"), "k", ["a", "b"]), ["/j", "no job 'k'", "it has: a, b"]),
-    (Overtaken(), ["another process"]),
-    (SpoolDamaged(Path("/s"), "is gone"), ["/s is gone"]),
-    (SpoolUnusable(Path("/s"), "no space"), ["/s", "no space"]),
-    (LineTooLong(67), ["67 bytes"]),
+    (IllegalTransition(Ready(), committing()), ["Committing cannot follow Ready", "was not changed", "Run again"]),
+    (JobNotFound(Path("/j"), "k", ["a", "b"]), ["/j", "no job 'k'", "it has: a, b. Use one of these keys"]),
+    (Overtaken(), ["another process", "Read the facts again"]),
+    (SpoolDamaged(Path("/s"), "is gone"), ["/s is gone", "Put the file back"]),
+    (SpoolUnusable(Path("/s"), "no space"), ["/s", "no space", "Free space"]),
+    (LineTooLong(67), ["67 bytes", "with other tools"]),
     (BadAnswer("a", "it was cut"), ["request 'a'", "it was cut"]),
     (ApiError("create"), ["create", "no answer"]),
     (
@@ -114,8 +114,8 @@ def test_a_job_that_is_not_there_is_a_lookup_error_and_a_setting_that_cannot_wor
     assert issubclass(JobNotFound, LookupError)
     assert issubclass(JobNotFound, ConfigError)
     many = JobNotFound(Path("/j"), "k", [f"job-{n}" for n in range(1_023)])
-    assert str(many).endswith("job-19, and 1,003 more")
-    assert str(JobNotFound(Path("/j"), "k")).endswith("it has: none")
+    assert str(many).endswith("job-19, and 1,003 more. Use one of these keys, or name another journal.")
+    assert str(JobNotFound(Path("/j"), "k")).endswith("it has: none. Name another journal.")
 
 
 def test_the_tree_of_the_docstring_names_every_error():
