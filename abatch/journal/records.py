@@ -248,7 +248,8 @@ class JobRecord:
     def let_shards_go(self) -> None:
         """Release the shards of a finished job, and keep its totals."""
         self._sums = self._totals()
-        self.shards = self.open_shards = _NO_SHARDS
+        self.shards = _NO_SHARDS
+        self.open_shards = _NO_SHARDS
         self.sealed_order = _NO_ORDER
         if not self.missing_shards:
             self.missing_shards = _NO_ORDER

@@ -118,7 +118,7 @@ class SqliteLog:
 
     @classmethod
     async def open(cls, folder: JournalFolder, /, *, drive: bool) -> Self:
-        """Open the log in `folder`; with `drive`, make it if there is none.
+        """Open the log in `folder`; with `drive`, make it if it does not exist.
 
         Raises:
             ConfigError: there is no log, and `drive` is False.

@@ -66,7 +66,7 @@ def _remedy_of_held(job: JobRecord, shard: int) -> str:
 
 
 def state_of(shard: ShardRecord) -> tuple[str, str]:
-    """Return the state of a shard in a word or two, and the reason; the reason is empty if there is none."""
+    """Return the state of a shard in a word or two, and its reason, which may be empty."""
     match shard.state:
         case Ready():
             return "ready", ""

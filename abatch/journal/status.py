@@ -62,7 +62,7 @@ def post(folder: JournalFolder, status: DriverStatus) -> None:
 
 
 def read(folder: JournalFolder) -> DriverStatus | None:
-    """Read the status; None if there is none that can be read."""
+    """Read the status; None if it does not exist or cannot be read."""
     try:
         return msgspec.json.decode(folder.status.read_bytes(), type=DriverStatus)
     except (FileNotFoundError, msgspec.MsgspecError):

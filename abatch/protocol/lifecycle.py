@@ -368,7 +368,7 @@ Action: TypeAlias = Upload | Settle | Watch | Drain | GiveUp | Abandon
 
 
 def doubt_of(state: State) -> InDoubt | None:
-    """Return the committed attempt that is not settled or drained yet; None if there is none."""
+    """Return the committed attempt, if it is not settled or drained yet; None otherwise."""
     match state:
         case InDoubt():
             return state

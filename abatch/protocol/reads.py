@@ -29,7 +29,7 @@ restarting."""
 _PASSING: Final = frozenset({408, 409, 425, 429, 499})
 _BASE_URL: Final = (
     "Set the base URL (ANTHROPIC_BASE_URL) to the API's own address, or to a gateway that passes on "
-    "GET /v1/messages/batches with its Date header: without that list abatch cannot tell what became of a create. "
+    "GET /v1/messages/batches with its Date header: without that list abatch cannot settle an unanswered create. "
     "Then run the same command again."
 )
 _REMEDIES: Final = {

@@ -37,7 +37,7 @@ _BY_CODE: Final = {
     "sandbox_egress_restricted": "Leave the sandbox with restricted network access, or lift the restriction" + _AGAIN,
     # The codes from here on concern one job.
     "user_profile_billing_not_authorized": "Have the customer of the job's user profile authorize the billing" + _AGAIN,
-    "user_profile_not_billable": "Make the job's user profile billable, with whoever manages it" + _AGAIN,
+    "user_profile_not_billable": "Have the manager of the job's user profile make it billable" + _AGAIN,
     "user_profile_not_found": "Create or activate the user profile that the message names" + _AGAIN,
     "workspace_policy_violation": "Have an admin of the organization change the rule that the message names, in the "
     "Console under Workspace Policy" + _AGAIN,

@@ -185,7 +185,8 @@ class BlockReader:
         """Return the line that no newline ended; the API sends its last line like this."""
         line = self._behind_begun(self._chunks)
         self._chunks.clear()
-        self._searched = self.weight = 0
+        self._searched = 0
+        self.weight = 0
         return line
 
     def _behind_begun(self, chunks: Sequence[bytes]) -> bytes:

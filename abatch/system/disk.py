@@ -91,7 +91,7 @@ class Writeback:
 
 
 @cache
-def _sync_file_range() -> Any:  # noqa: ANN401 - a function of `ctypes`, or None if there is none
+def _sync_file_range() -> Any:  # noqa: ANN401 - a function of `ctypes`, or None if the system lacks it
     try:
         import ctypes  # noqa: PLC0415 - a Python may lack it
 

@@ -1,4 +1,4 @@
-"""Choose one error out of a group of tasks' errors."""
+"""Choose one error from a group of tasks' errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["first_of", "leaves"]
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    """Every error in a group and the groups in it, in order."""
+    """Yield every error in a group and in its nested groups, in order."""
     for each in group.exceptions:
         if isinstance(each, BaseExceptionGroup):
             yield from leaves(cast("BaseExceptionGroup[BaseException]", each))
@@ -22,7 +22,7 @@ def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
 
 
 def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to raise for a group: the journal's before others of abatch, and these before all others."""
+    """Return the error to raise for a group: first the journal's errors, then others of abatch, then all others."""
     every = list(leaves(group))
     for kind in (JournalError, AbatchError):
         for error in every:

@@ -326,20 +326,20 @@ class BackendContract:
 
         Returns that line; an empty text if there was none, and then the place is claimed.
         """
-        with TemporaryFile() as told, warnings.catch_warnings():
+        with TemporaryFile() as report, warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # forks with idle threads: the child is short-lived
             child = multiprocessing.get_context("fork").Process(
-                target=self._claim, args=(died_at, told.fileno()), daemon=True
+                target=self._claim, args=(died_at, report.fileno()), daemon=True
             )
             child.start()
             child.join(60)
-            told.seek(0)
+            report.seek(0)
             assert child.exitcode in (0, -signal.SIGKILL), "the remains of a run that died in its claim block the job"
-            return told.read().decode()
+            return report.read().decode()
 
-    def _claim(self, died_at: set[str], told: int) -> None:
+    def _claim(self, died_at: set[str], report: int) -> None:
         async def claim() -> None:
-            lines = _Lines(died_at, told, besides={type(self).__module__, "anyio"})
+            lines = _Lines(died_at, report, besides={type(self).__module__, "anyio"})
             threading.settrace(lines.enter)
             sys.settrace(lines.enter)
             await self.connect(self.job)
@@ -505,9 +505,9 @@ class _Lines:
     That package is the one of the first `async def` that runs outside the packages `besides`.
     """
 
-    def __init__(self, died_at: set[str], told: int, *, besides: set[str]) -> None:
+    def __init__(self, died_at: set[str], report: int, *, besides: set[str]) -> None:
         self._died_at = died_at
-        self._told = told
+        self._report = report
         self._package = ""
         self._besides = {"abatch", *sys.stdlib_module_names, *map(_package, besides)}
 
@@ -520,7 +520,7 @@ class _Lines:
     def _step(self, frame: FrameType, event: str, _: object) -> TraceFunction:
         line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         if event == "line" and line not in self._died_at:
-            os.write(self._told, line.encode())
+            os.write(self._report, line.encode())
             os.kill(os.getpid(), signal.SIGKILL)
         return self._step
 

@@ -113,40 +113,43 @@ class FactLogContract:
     async def test_facts_are_replayed_as_they_were_recorded_and_in_their_order(self) -> None:
         async with self.opened() as (log,):
             first = await log.add_job(submitted("k"))
-            told = [first, *await log.append(Entry(first.job, planned(), 1, 0), Entry(first.job, Cut(rows=10), n=0))]
-            told += await log.append(Entry(first.job, committing(), 1, 1))
-            assert await replayed(log) == told
-            assert [each.fact for each in told] == [submitted("k"), planned(), Cut(rows=10), committing()]
-            assert [(each.job, each.shard) for each in told] == [(first.job, shard) for shard in (None, 1, None, 1)]
-            assert in_order(told)
+            appended = [
+                first,
+                *await log.append(Entry(first.job, planned(), 1, 0), Entry(first.job, Cut(rows=10), n=0)),
+            ]
+            appended += await log.append(Entry(first.job, committing(), 1, 1))
+            assert await replayed(log) == appended
+            assert [each.fact for each in appended] == [submitted("k"), planned(), Cut(rows=10), committing()]
+            assert [(each.job, each.shard) for each in appended] == [(first.job, shard) for shard in (None, 1, None, 1)]
+            assert in_order(appended)
 
     async def test_facts_survive_the_connection(self) -> None:
         async with self.opened() as (log,):
-            told = [await log.add_job(submitted("k"))]
-            told += await log.append(Entry(told[0].job, planned(), 1, 0))
+            appended = [await log.add_job(submitted("k"))]
+            appended += await log.append(Entry(appended[0].job, planned(), 1, 0))
         async with self.opened() as (log,):
-            assert await replayed(log) == told
-            told += await log.append(Entry(told[0].job, committing(), 1, 1))
-            assert await replayed(log) == told
-            assert in_order(told)
+            assert await replayed(log) == appended
+            appended += await log.append(Entry(appended[0].job, committing(), 1, 1))
+            assert await replayed(log) == appended
+            assert in_order(appended)
 
     async def test_a_text_in_a_fact_is_kept_whatever_is_in_it(self) -> None:
         async with self.opened() as (log,):
             job = (await log.add_job(submitted("k"))).job
-            told = [Stopped(reason=text, remedy=text[::-1]) for text in STRANGE]
-            await log.append(*(Entry(job, fact) for fact in told))
-            assert [each.fact for each in await replayed(log, since=1)] == told
+            appended = [Stopped(reason=text, remedy=text[::-1]) for text in STRANGE]
+            await log.append(*(Entry(job, fact) for fact in appended))
+            assert [each.fact for each in await replayed(log, since=1)] == appended
 
     async def test_a_replay_begins_behind_a_fact_and_ends_with_one(self) -> None:
         async with self.opened() as (log,):
-            told = [await log.add_job(submitted("k"))]
+            appended = [await log.add_job(submitted("k"))]
             for n in range(4):
-                told += await log.append(Entry(told[0].job, planned(part=n), n + 1, 0))
-            assert await replayed(log, since=told[1].seq) == told[2:]
-            assert await replayed(log, since=told[0].seq, until=told[2].seq) == told[1:3]
-            assert await log.replay(ignore, since=told[1].seq) == told[-1].seq
-            assert await log.replay(ignore, since=told[1].seq, until=told[2].seq) == told[2].seq
-            assert await log.replay(ignore, since=told[-1].seq) == told[-1].seq
+                appended += await log.append(Entry(appended[0].job, planned(part=n), n + 1, 0))
+            assert await replayed(log, since=appended[1].seq) == appended[2:]
+            assert await replayed(log, since=appended[0].seq, until=appended[2].seq) == appended[1:3]
+            assert await log.replay(ignore, since=appended[1].seq) == appended[-1].seq
+            assert await log.replay(ignore, since=appended[1].seq, until=appended[2].seq) == appended[2].seq
+            assert await log.replay(ignore, since=appended[-1].seq) == appended[-1].seq
 
     async def test_a_replay_can_keep_to_one_job(self) -> None:
         async with self.opened() as (log,):
@@ -273,10 +276,10 @@ class FactLogContract:
     async def test_what_two_append_at_once_is_all_there_in_the_order_of_each(self) -> None:
         async with self.opened(2) as logs:
             job = (await logs[0].add_job(submitted("k"))).job
-            told: dict[int, list[Recorded]] = {}
+            appended: dict[int, list[Recorded]] = {}
 
             async def write(log: FactLog, shard: int) -> None:
-                told[shard] = [
+                appended[shard] = [
                     each for n in range(50) for each in await log.append(Entry(job, committing(n), shard, n))
                 ]
 
@@ -286,7 +289,7 @@ class FactLogContract:
             for log in logs:
                 seen = await replayed(log)
                 assert in_order(seen)
-                assert {shard: [each for each in seen if each.shard == shard] for shard in told} == told
+                assert {shard: [each for each in seen if each.shard == shard] for shard in appended} == appended
 
     async def test_a_connection_can_leave_out_what_it_appended_itself(self) -> None:
         async with self.opened(2) as (log, other):
@@ -296,7 +299,7 @@ class FactLogContract:
             assert await replayed(log, others_only=True) == theirs
             assert await replayed(other, others_only=True) == [first, *mine]
 
-    # ---- a reader beside the driver -----------------------------------------------------------------------
+    # ---- a reader next to the driver -----------------------------------------------------------------------
 
     async def test_the_version_changes_when_others_append_and_only_then(self) -> None:
         async with self.opened(2) as (log, other):
@@ -328,17 +331,17 @@ class FactLogContract:
             go_on.wait()
 
         async with self.opened(2) as (log, reader):
-            told = [await log.add_job(submitted("k"))]
+            appended = [await log.add_job(submitted("k"))]
             reading = asyncio.ensure_future(reader.replay(visit))
             try:
                 await anyio.to_thread.run_sync(began.wait)
-                told += await log.append(Entry(told[0].job, planned(), 1, 0))
+                appended += await log.append(Entry(appended[0].job, planned(), 1, 0))
             finally:
                 go_on.set()
                 last = await reading
-            assert seen == told[: len(seen)]
+            assert seen == appended[: len(seen)]
             assert seen[-1].seq == last
-            assert await replayed(reader, since=last) == told[len(seen) :]
+            assert await replayed(reader, since=last) == appended[len(seen) :]
 
     async def test_one_connection_drives_at_a_time_and_readers_do_not(self) -> None:
         async with self.opened(2) as (log, reader):
@@ -458,9 +461,9 @@ def ignore(_: Recorded) -> None:
     """Ignore a fact."""
 
 
-def in_order(told: list[Recorded]) -> bool:
+def in_order(appended: list[Recorded]) -> bool:
     """Return whether each fact has a higher number than the one before it."""
-    return all(before.seq < after.seq for before, after in itertools.pairwise(told))
+    return all(before.seq < after.seq for before, after in itertools.pairwise(appended))
 
 
 async def replayed(

@@ -458,7 +458,7 @@ class TestS3(_S3):
     @pytest.mark.parametrize(
         ("store", "why"),
         [
-            (WithoutConditionalPut, r"lacks what is needed: conditional writes \(If-None-Match\)"),
+            (WithoutConditionalPut, r"lacks conditional writes \(If-None-Match\), which abatch needs"),
             (IgnoresConditionalPut, "ignores If-None-Match in put_object"),
             (WithoutConditionalComplete, "lacks conditional complete_multipart_upload"),
             (IgnoresConditionalComplete, "ignores If-None-Match in complete_multipart_upload"),

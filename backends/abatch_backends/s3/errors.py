@@ -34,7 +34,7 @@ HINTS: Final = {
     "NoCredentialsError": "give credentials in the environment or in ~/.aws",
     "NoSuchBucket": "make the bucket first",
     "NoSuchUpload": "the upload is gone; drain the batch again",
-    "NotImplemented": "this store lacks what is needed: conditional writes (If-None-Match); choose another "
+    "NotImplemented": "this store lacks conditional writes (If-None-Match), which abatch needs; choose another "
     "destination, or take a job that has begun there with `abatch move JOB --to DEST`",
 }
 REFUSES_CHECKSUMS: Final = (

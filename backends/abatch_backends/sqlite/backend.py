@@ -90,7 +90,7 @@ def _path(url: str) -> Path:
 
 
 def _prepare(path: Path) -> None:
-    """Make an empty private file if there is none, because SQLite gives its other files the mode of this one."""
+    """Make an empty private file if there is no file, because SQLite gives its other files the mode of this one."""
     make_private_folders(path.parent)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
@@ -110,7 +110,7 @@ class SqliteBackend:
         self._database: Database | None = self._databases.borrow(path)
 
     async def begin(self) -> None:
-        """Make the file if there is none, and claim."""
+        """Make the file if it does not exist, and claim."""
         try:
             await run_blocking(_prepare, self._path)
         except OSError as refused:
