@@ -195,8 +195,8 @@ def _sent_keys(answer: httpx2.Response) -> tuple[str, ...]:
 
 
 def _request_id(answer: httpx2.Response) -> str | None:
-    told = answer.headers.get("request-id")
-    return None if told is None else redacted(told)
+    request_id = answer.headers.get("request-id")
+    return None if request_id is None else redacted(request_id)
 
 
 def retry_after(answer: httpx2.Response) -> float | None:
@@ -222,10 +222,10 @@ def _date_if_told(answer: httpx2.Response) -> float | None:
         return None
 
 
-def _moment(told: datetime) -> float:
-    if told.tzinfo is None:  # Python would treat it as local time.
+def _moment(at: datetime) -> float:
+    if at.tzinfo is None:  # Python would treat it as local time.
         raise ValueError("no time zone")
-    return told.timestamp()
+    return at.timestamp()
 
 
 def _decode(what: str, answer: httpx2.Response, kind: type[T]) -> T:

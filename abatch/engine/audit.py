@@ -1,4 +1,4 @@
-"""Look in the lists of one scope for batches that no driver waits for: duplicates, and those given up."""
+"""Look in the lists of one scope for batches that no driver waits for: duplicates, and batches that were given up."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 __all__ = ["Audit"]
 
 AUDITS: Final = 4
-"""Batches that resemble ours whose first lines are asked for after one list, at most."""
+"""The maximum number of batches resembling ours whose first lines are requested after one list."""
 AUDITED_WITHIN: Final = 30.0
 """Seconds for which the end of a job waits for looks at batches that may be duplicates."""
 
 
 class Audit:
-    """Reports batches of ours besides those that count (B10), and batches that were given up and are listed after all.
+    """Reports duplicates of batches that count (B10), and batches that were given up but are listed after all.
 
     Args:
         client: the API.
         workspace_id: the scope's workspace.
-        known: what the journal knows of the scope's batches.
-        commits: when it committed attempts of which size.
-        prove: the shard and attempt whose tag a wire id carries, if it is ours.
-        duplicate: asked whether a batch that carries the tag of this shard and attempt is one too many.
+        known: the journal's knowledge of the scope's batches.
+        commits: the times and sizes of the attempts that the journal committed.
+        prove: returns the shard and attempt whose tag a wire id carries, or None if the tag is not ours.
+        duplicate: returns whether a batch that carries the tag of this shard and attempt is a duplicate.
         wake: called when a look at results may decide a doubt.
         chance: chooses which batches are looked at first.
 
@@ -55,7 +55,7 @@ class Audit:
     ) -> None:
         self.examiner = Examiner(client, workspace_id, known, prove=prove, proved=self._report, done=wake)
         self.lost: set[str] = set()
-        """Batches of ours that were given up, all of whose rows are missing: a list that shows one is news."""
+        """Batches of ours that were given up and whose rows are all missing; one that a list shows is reported."""
         self._known = known
         self._commits = commits
         self._duplicate = duplicate
@@ -63,14 +63,14 @@ class Audit:
         self._reported: set[str] = set()
 
     def committed(self, rows: int, date: float) -> None:
-        """Note that an attempt of this size passed its commit point: a batch like it may turn out to be a duplicate."""
+        """Note that an attempt of this size passed its commit point, because similar batches may be duplicates."""
         self._commits.add(rows, date)
 
     async def look(self, batches: Collection[BatchSeen], date: float) -> None:
-        """Look through a list.
+        """Search a list for duplicates and for batches that were given up.
 
         Args:
-            batches: the batches that it showed.
+            batches: the batches that the list showed.
             date: the server's time.
 
         """
@@ -78,20 +78,20 @@ class Audit:
         self._look_for_lost(batches)
 
     async def first_looks(self) -> None:
-        """Wait until the batches that resemble ours were looked at once, for half a minute at most."""
+        """Wait for at most half a minute until each batch that resembles ours has had its first look."""
         with anyio.move_on_after(AUDITED_WITHIN):
             await self.examiner.first_looks()
 
     def resembles_ours(self, batch: BatchSeen) -> bool:
-        """Whether an attempt of its size was committed around the time of its creation."""
+        """Return whether an attempt of the batch's size was committed around the time of its creation."""
         since, until = batch.created_at - AUDITED_FOR, batch.created_at + self._known.ahead + CLOCK_SLACK
         return self._commits.any_between(batch.total, since, until)
 
     async def _look_for_duplicates(self, batches: Collection[BatchSeen], date: float) -> None:
-        """Report duplicates: a batch with a tag of ours besides the one that counts was paid for, too."""
+        """Report duplicates: a batch with a tag of ours, other than the one that counts, was paid for, too."""
         known, asked = self._known, 0
         every = list(batches)
-        for batch in self._chance.sample(every, len(every)):  # in random order: each is looked at in its turn
+        for batch in self._chance.sample(every, len(every)):  # The random order gives each batch a look in time.
             if not batch.ended or batch.batch_id in known.bound:
                 continue
             if (proof := known.proven.get(batch.batch_id)) is not None:
@@ -100,14 +100,14 @@ class Audit:
                 asked += self.examiner.ask(batch, date=date, urgent=False)
 
     def _look_for_lost(self, batches: Collection[BatchSeen]) -> None:
-        """Report batches that were given up and are listed after all: their results can be read."""
+        """Report batches that were given up but are listed after all, because their results can be read."""
         for batch in batches:
             if batch.batch_id in self.lost and batch.ended and not batch.archived:
-                self.lost.discard(batch.batch_id)  # it is reported once
+                self.lost.discard(batch.batch_id)  # It is reported only once.
                 log.warning("lost_batch_seen", batch_id=batch.batch_id)
 
     async def _report(self, batch_id: str, proof: Proof) -> None:
-        """Report a batch with a tag of ours if it is one too many."""
+        """Report a batch with a tag of ours if it is a duplicate."""
         if batch_id in self._reported:
             return
         if await self._duplicate(proof.shard, proof.attempt, batch_id):

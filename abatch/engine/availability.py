@@ -1,4 +1,4 @@
-"""Whether the API can be asked in one scope: whether its list works, and why every create would be refused.
+"""The availability of the API in one scope: whether its list works, and why every create would be refused.
 
 The tail gate reads the list, so no body is uploaded before the list has worked. A refused create, and a list that is
 refused several times, keep back every create of the scope until a job is submitted again.
@@ -23,12 +23,12 @@ __all__ = ["Availability"]
 
 
 class Availability:
-    """Whether the list of one scope works, and whether creates are refused.
+    """The state of one scope's list and creates: whether the list works, and whether creates are refused.
 
     Args:
         workspace_id: the scope's workspace, for the log.
         first: seconds of the first pause after a failure.
-        troubled: called when reads are refused for good, so that those who wait for a job hear of it.
+        troubled: called when reads are definitely refused, so that tasks that wait for a job are woken.
 
     """
 
@@ -36,22 +36,22 @@ class Availability:
         self._workspace_id = workspace_id
         self._troubled = troubled
         self.polls = Reads(first=first)
-        """The list that is read at every interval."""
+        """The state of the list calls at every interval."""
         self.checks = Reads(first=first)
-        """The list before and within creates."""
+        """The state of the list calls before and within creates."""
         self._refusal: Refused | None = None
-        """Why every create would be refused; None again when a job is submitted."""
+        """Why every create would be refused; reset to None when a job is submitted."""
         self._again = anyio.Event()
-        """Set when a read may work although the last one failed."""
+        """Set when a read may succeed although the last one failed."""
 
     @property
     def trouble(self) -> ApiError | None:
-        """Why the API cannot be asked at the moment."""
+        """The error because of which the API cannot be read now; None if there is none."""
         return self.polls.trouble or self.checks.trouble
 
     @property
     def refused(self) -> Refused | None:
-        """Why nothing of this scope can be sent."""
+        """The refusal because of which nothing of this scope can be sent; None if there is none."""
         return self._refusal or self.polls.refusal or self.checks.refusal
 
     @property
@@ -60,13 +60,13 @@ class Availability:
         return self.checks.usable
 
     def refuse(self, verdict: Refused) -> None:
-        """Note that a create was refused for a reason that holds for every create, until a job is submitted."""
+        """Note until a job is submitted that a create was refused for a reason that holds for every create."""
         self._refusal = verdict
 
     async def until_usable(self, ask: Callable[[], Awaitable[None]]) -> None:
-        """Call `ask` until it works, or until `refused` says why it does not.
+        """Call `ask` until it works, or until `refused` holds the reason why it does not.
 
-        The list is asked once in a process, and again after a failure.
+        The list is called once per process, and again after a failure.
 
         Args:
             ask: reads the list; raises ApiError if that fails.
@@ -84,7 +84,7 @@ class Availability:
                 return
 
     def check_failed(self, failure: ApiError) -> None:
-        """Note that the list failed before or within a create: no body is uploaded before it works."""
+        """Note that the list failed before or within a create, so that no body is uploaded until it works."""
         self._failed(self.checks, failure)
 
     async def poll_failed(self, failure: ApiError) -> None:
@@ -92,14 +92,14 @@ class Availability:
         await self._pause(self._failed(self.polls, failure))
 
     def start_over(self) -> None:
-        """Forget refusals: a job was submitted, so somebody may have fixed their cause."""
+        """Forget refusals when a job is submitted, because their cause may have been fixed."""
         self._refusal = None
         self.polls.start_over()
         self.checks.start_over()
         self._again.set()
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep so long, or until there is a reason to ask again."""
+        """Sleep this long, or until there is a reason to ask again."""
         if self._again.is_set():
             self._again = anyio.Event()
         with anyio.move_on_after(seconds):

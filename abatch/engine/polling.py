@@ -1,4 +1,4 @@
-"""When one scope's list is read next: sooner while something is in doubt, later while nothing happens."""
+"""Time the reads of one scope's list: more often while an attempt is in doubt, less often while nothing happens."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["PollTimer"]
 
 DOUBT_FIRST: Final = 15.0
 DOUBT_MOST: Final = 300.0
-"""Seconds between two reads while something is in doubt: from the first to the longest wait."""
+"""Seconds between two reads while an attempt is in doubt: `DOUBT_FIRST` is the first wait, this is the longest."""
 TOGETHER: Final = 0.5
-"""Seconds for which a read that was asked for waits, at most, so that others can join the same call."""
+"""Maximum seconds for which a requested read is delayed, so that other waiting tasks can share the same call."""
 
 
 class PollTimer:
@@ -44,26 +44,26 @@ class PollTimer:
         self._wanted.set()
 
     def want_if_idle(self) -> None:
-        """Ask for a read soon if none is due: one that is due sees what there is to see."""
+        """Ask for a read soon if none is due; a read that is due needs no request."""
         if self._idle:
             self.want()
 
     async def until_wanted(self) -> None:
-        """Wait until somebody asks for a read: nothing else needs one."""
+        """Wait until a read is requested; this is called while nothing else needs one."""
         self._idle = True
         await self._wanted.wait()
         self._idle = False
 
     def begin(self) -> None:
-        """Note that a read begins: a request from now on brings another."""
+        """Note that a read begins, so that a request from now on leads to another read."""
         self._wanted = anyio.Event()
 
     async def rest(self, *, news: bool, in_doubt: bool) -> None:
-        """Wait until the next read is due, or somebody asks for it.
+        """Wait until the next read is due or requested.
 
         Args:
-            news: whether the last read brought any, so that more may follow soon.
-            in_doubt: whether a ruling of table B is awaited.
+            news: whether the last read brought news, so that more may follow soon.
+            in_doubt: whether a ruling by table B is awaited.
 
         """
         if news:

@@ -1,10 +1,10 @@
 """Run one job in a manager: plan its input, drive its shards, finish its destination.
 
-A run ends when nothing is left that this process can do: the job is finished, or stopped, or waits for an operator
-or for its requests. It can be started again, when one of these changes.
+A run ends when this process can do nothing more: the job is finished or stopped, or it waits for an operator or for its
+requests. The run can be started again when one of these conditions changes.
 
-    Idle      nothing of the job has begun in this process
-    Running   `begin` was called: one round after the other, until a round leaves nothing to look at again
+    Idle      no run of the job has begun in this process
+    Running   `begin` was called: one round follows another, until no further round is requested
     Over      the last run ended; `begin` starts another
 
 A round drives and plans at the same time. It ends when nothing is left to do for now, or when the run is paused.
@@ -57,38 +57,38 @@ __all__ = ["JobRun"]
 
 @dataclass(slots=True, eq=False)
 class _Round:
-    """One round: what is started in it ends with it."""
+    """One round; every task that it starts ends with it."""
 
     scope: anyio.CancelScope
     context: JobContext | None
-    """What the drivers share; None until it is made, and where the job is finished."""
+    """The context of the drivers; None until it is made, and if the job is finished."""
     group: TaskGroup | None = None
     planning: JobPlanning | None = None
     driven: set[int] = field(default_factory=set[int])
     """Shards that have a driver."""
 
     def live_group(self) -> TaskGroup | None:
-        """Where tasks can be started: one that is started in a cancelled group may never run at all."""
+        """Return the group if tasks can be started in it: in a cancelled group a new task may never run."""
         return None if self.group is None or self.group.cancel_scope.cancel_called else self.group
 
 
 @dataclass(frozen=True, slots=True)
 class _Idle:
-    """Nothing of the job has begun in this process."""
+    """No run of the job has begun in this process."""
 
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """The run has begun, and is not over."""
+    """The run has begun and is not over."""
 
     handed_over: bool
-    """Whether the job was handed over since it stopped, so that it goes on."""
+    """Whether the job was submitted again since it stopped, so that it resumes."""
     again: bool = True
     """Whether another round follows."""
     round: _Round | None = None
-    """The present round; None between two."""
+    """The present round; None between two rounds."""
     error: Exception | None = None
-    """Why the run ends early: the storage, the caller's iterable, a bad row."""
+    """The error that ends the run early: of the storage, the caller's iterable, or a bad row."""
     ended: anyio.Event = field(default_factory=anyio.Event)
 
 
@@ -105,21 +105,21 @@ _State: TypeAlias = _Idle | _Running | _Over
 
 
 class _Pause:
-    """A run that is held still."""
+    """A pause of a run."""
 
     def __init__(self) -> None:
         self.still = anyio.Event()
-        """Nothing of the run goes on."""
+        """Set when the run has come to a halt."""
         self.over = anyio.Event()
 
 
 class JobRun:
-    """One job, run.
+    """The run of one job.
 
     Args:
-        manager: what it shares with the other jobs.
-        job: its record.
-        url: the destination to connect to; None where the caller gave the backend itself, or has not yet.
+        manager: the context that all jobs share.
+        job: the record of the job.
+        url: the destination to connect to; None if the backend is an object of the caller's, maybe not known yet.
 
     """
 
@@ -130,29 +130,29 @@ class JobRun:
         self.may_submit = False
         self.outage = Outage(job.key, manager.config)
         self.finishing = anyio.Lock()
-        """Held while the destination is finished: parts come and go in it meanwhile."""
+        """Held while the destination is finished, because its parts change meanwhile."""
         self._manager = manager
         self._handed: deque[HandedOver] = deque()
         self._stopping = anyio.Lock()
-        """Held while a stop is lifted, or gets its lines: one that was lifted does not come back."""
+        """Held while a stop is lifted or its lines are added, so that a lifted stop is not recorded again."""
         self._pause: _Pause | None = None
         self._state: _State = _Idle()
 
-    # ---- where it stands --------------------------------------------------------------------------------------
+    # ---- state ------------------------------------------------------------------------------------------------
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of the job goes on."""
+        """Whether no run of the job is in progress."""
         return not isinstance(self._state, _Running)
 
     async def ended(self) -> None:
-        """Wait until nothing of the job goes on."""
+        """Wait until no run of the job is in progress."""
         if isinstance(self._state, _Running):
             await self._state.ended.wait()
 
     @property
     def error(self) -> Exception | None:
-        """Why the run ended early, or is about to."""
+        """The error that ended the run early, or is about to end it."""
         match self._state:
             case _Running(error=error) | _Over(error=error):
                 return error
@@ -161,17 +161,17 @@ class JobRun:
 
     @property
     def submits(self) -> bool:
-        """Whether it is under way, and plans and sends requests."""
+        """Whether the run is in progress, and plans and sends requests."""
         return self.may_submit and not self.is_over
 
     @property
     def spare(self) -> bool:
-        """Whether all that it holds can be had again: its job is finished, and its backend found by URL."""
+        """Whether this object can be made again: its job is finished, and its backend can be connected by URL."""
         return self.job.finished is not None and self.is_over and self.destination.url is not None
 
     @property
     def left(self) -> bool:
-        """Whether the manager is being left, or was: nobody waits for this job any more."""
+        """Whether the manager is being left or was left, so nothing waits for this job any more."""
         cut_off = isinstance(self._state, _Over) and self._state.cut_off
         return cut_off or self._manager.shutdown.wished
 
@@ -182,22 +182,22 @@ class JobRun:
     # ---- the run ----------------------------------------------------------------------------------------------
 
     def hand_over(self, requests: object) -> HandedOver:
-        """Take a caller's iterable; this run reads it in its turn, or the one that begins at once."""
+        """Queue a caller's iterable; this run reads it in its turn, or the run that begins now."""
         handed = HandedOver(requests)
         self._handed.append(handed)
         return handed
 
     def begin(self, *, may_submit: bool, handed_over: bool = False) -> None:
-        """Say that `run` comes next; a job that stopped goes on only once it is handed over again."""
+        """Prepare a call of `run`; a job that stopped resumes only after it is submitted again."""
         self.may_submit = may_submit
         self.destination.is_written = True
         self._state = _Running(handed_over=handed_over)
 
     async def run(self) -> None:
-        """Do everything that can be done now; after `begin`.
+        """Do everything that can be done now; `begin` must be called first.
 
         Raises:
-            JournalError: nothing can go on.
+            JournalError: the journal failed, so no job can continue.
 
         """
         running = self._state
@@ -213,7 +213,7 @@ class JobRun:
                     await self._go_round(running, running.round)
                 running.round = None
                 running.again = running.again or self._pause is not None
-        except anyio.get_cancelled_exc_class():  # a pause cancels the round alone, and does not come here
+        except anyio.get_cancelled_exc_class():  # A pause cancels only the round, so here the manager ends the run.
             cut_off = True
             raise
         except JournalError as failure:
@@ -222,8 +222,8 @@ class JobRun:
         except Exception as failure:  # noqa: BLE001 - whatever a backend or the caller's iterable raises is the job's
             self._fail(failure)
         finally:
-            self.outage = Outage(self.job.key, self._manager.config)  # a run that begins again has all of its patience
-            self._handed.clear()  # what was not read came to nothing, and its caller hears why
+            self.outage = Outage(self.job.key, self._manager.config)  # The next run has the full patience again.
+            self._handed.clear()  # Iterables that were not read are dropped, and their callers get the error.
             self._state = _Over(running.error, cut_off)
             self.destination.is_written = False
             running.ended.set()
@@ -233,17 +233,17 @@ class JobRun:
             await self.destination.close_if_idle()
 
     async def _hold(self) -> None:
-        """Stay here while the run is paused."""
+        """Wait while the run is paused."""
         while (pause := self._pause) is not None:
             pause.still.set()
             await pause.over.wait()
 
     @asynccontextmanager
     async def paused(self) -> AsyncGenerator[None, None]:
-        """Hold the run still for the length of the block; one that was under way goes on after it.
+        """Pause the run during the block; a run that was in progress continues afterwards.
 
-        Attempts past their commit point get their answer first. An iterable that is being read is given up: its
-        caller hands it over again.
+        Attempts past their commit point get their answer first. An iterable that is being read is dropped, and its
+        caller has to submit it again.
         """
         pause = self._pause = _Pause()
         try:
@@ -266,16 +266,16 @@ class JobRun:
             self._state.again = True
 
     async def join(self) -> None:
-        """Go on with what was handed over while the run was under way."""
+        """Continue with an iterable that was submitted while the run was in progress."""
         self.may_submit = True
         running = self._state
         assert isinstance(running, _Running)
         running.handed_over = True
-        running.again = True  # should it end meanwhile, it goes round once more
+        running.again = True  # If the present round ends meanwhile, another one follows.
         now = running.round
         if now is None or now.context is None:
             return
-        now.context.may_submit = True  # also where the round has just begun: it may read what was handed over
+        now.context.may_submit = True  # A round that has just begun needs this, too, because it may read the iterable.
         if now.live_group() is None:
             return
         if now.context.collector is None:
@@ -288,14 +288,14 @@ class JobRun:
             running.error = None
 
     def look(self) -> None:
-        """Look at the open shards again: somebody wished something."""
+        """Examine the open shards again, for example because an operator has recorded a wish."""
         if self._round is not None and self._round.live_group() is not None:
             self._drive_open_shards()
-        else:  # between two rounds, or at the end of one: another follows
+        else:  # Between two rounds, or at the end of one, another round is needed.
             self._go_again()
 
     async def _resume(self, running: _Running, context: JobContext) -> None:
-        """Go on with a job that stopped, once for each time it is handed over."""
+        """Resume a job that stopped, once per submission."""
         if not running.handed_over:
             return
         context.scope.availability.start_over()
@@ -303,10 +303,10 @@ class JobRun:
         if stopped is not None and (not stopped.failing or self._goes_on_after_failures()):
             async with self._stopping:
                 await self._manager.ledger.record(Entry(self.job.job, Resumed()))
-        running.handed_over = False  # a run that goes round once more does not take up what has stopped since
+        running.handed_over = False  # A later round of this run must not lift a stop that was recorded since.
 
     def _goes_on_after_failures(self) -> bool:
-        """Whether a stop for failed results is lifted: by the config, or by what batches in flight brought since."""
+        """Return whether a stop for failed results is lifted, by the config or by later results of batches."""
         if self._manager.config.failing == "go-on":
             return True
         if not self.job.has_succeeded:
@@ -338,11 +338,13 @@ class JobRun:
             raise first_of(several) from several
         finally:
             now.group = None
-            now.planning = None  # the planner and the round refer to each other, and would outlive the run
+            now.planning = None  # The planner and the round refer to each other, so they would outlive the run.
         if running.error is None and self._is_complete():
             if now.context is not None:
-                await now.context.scope.audit.first_looks()  # what it reports belongs to the job's summary
-            if await self._manager.ledger.refresh() or not self._is_complete():  # another process may have planned more
+                # The duplicates that it reports belong to the summary of the job.
+                await now.context.scope.audit.first_looks()
+            # Another process may have planned more.
+            if await self._manager.ledger.refresh() or not self._is_complete():
                 running.again = True
             else:
                 await self._finish(self.job.cuts)
@@ -392,10 +394,10 @@ class JobRun:
     async def _drive(self, now: _Round, number: int) -> None:
         assert now.context is not None
         try:
-            if (shard := self.job.shards.get(number)) is not None:  # else another process has just finished the job
+            if (shard := self.job.shards.get(number)) is not None:  # None: another process has just finished the job.
                 await Driver(now.context, shard).run()
         except JobStopped as stop:
-            if self.job.stopped is None:  # no Stopped fact: the backend object is missing in this process
+            if self.job.stopped is None:  # There is no Stopped fact: the backend object is missing in this process.
                 self._fail(stop)
         except JournalError:
             raise
@@ -412,7 +414,7 @@ class JobRun:
             group.start_soon(self._add_lines, message, stop)
 
     async def _add_lines(self, message: Named, stop: Stopped) -> None:
-        """Add to a stop on which lines the requests stand that the API named, if it is still in force by then."""
+        """Add to a stop the input lines of the requests that the API named, if the stop is still in force by then."""
         try:
             lines = await lines_of(self.job, {custom_id for _, custom_id in message.requests})
             async with self._stopping:
@@ -435,7 +437,7 @@ class JobRun:
         async with self.finishing:
             if self._is_complete():
                 await self._finish_now(cuts)
-            elif self.job.finished is None:  # a part was found to be gone meanwhile
+            elif self.job.finished is None:  # A part was found missing meanwhile.
                 self._go_again()
 
     async def _finish_now(self, cuts: int) -> None:
@@ -445,19 +447,20 @@ class JobRun:
             return
         sealed = await destination.sealed()
         location = await self.outage.survive(lambda: backend.finish(destination.ref(), sealed))
-        try:  # at the next cut's position: finishing and planning more fence each other
+        try:  # The position is that of the next cut, so that finishing and planning more fence each other.
             await self._manager.ledger.record(Entry(job.job, Finished(location=location), n=cuts))
         except Overtaken:
             self._go_again()
             return
         try:
-            await destination.assemble(backend, sealed)  # now that it is on record, what proved it ours may go
-        except BackendError as failure:  # the results are complete; the next who reads them finishes this, too
+            # The end is recorded, so the destination may now drop the proof that it belongs to the job.
+            await destination.assemble(backend, sealed)
+        except BackendError as failure:  # The results are complete, and the next reader repeats this step.
             log.warning("backend_not_tidied", job=job.key, why=failure.why)
         log.info("job_finished", job=job.key, location=location)
 
     async def what_is_wrong(self) -> BackendError | None:
-        """Why the destination of a job whose shards are all sealed cannot be finished, or is not what it was."""
+        """Return why the destination cannot be finished or has changed; None if it is intact or the job incomplete."""
         if self.job.finished is None:
             if not self._is_complete():
                 return None
@@ -468,7 +471,7 @@ class JobRun:
         return await self.destination.check()
 
     def verdict(self) -> Exception | None:
-        """Why a run that is over did not finish the job; None if it did."""
+        """Return why a run that is over did not finish the job; None if it did."""
         job = self.job
         if self.error is not None:
             return self.error
@@ -487,6 +490,6 @@ class JobRun:
             return LimitReached(job.key, job.limit)
         return JobStopped(
             job.key,
-            "not all of its requests were handed over in this run",
-            "Hand the job over again to go on.",
+            "not all of its requests were submitted in this run",
+            "Submit the job again to continue.",
         )

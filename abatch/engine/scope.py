@@ -1,15 +1,15 @@
 """Watch one scope: a single list call per interval answers for every batch in flight and every doubt.
 
-A *scope* is where batches live: the journal's base URL and one workspace header. Everything that is true of a
-whole scope stands here or in a part of it:
+A *scope* is where batches live: the journal's base URL and one workspace header. `Scope` and its parts keep the state
+of a whole scope:
 
     availability   whether the list can be read, and why creates would be refused
     watched        batches of ours that have not ended
-    doubts         attempts of which it is not known whether they made a batch
-    audit          batches that no driver waits for: duplicates of ours, and those that were given up
-    key            whether the key in use sees what was sent
+    doubts         attempts that may or may not have made a batch
+    audit          batches that no driver waits for: duplicates of ours, and batches that were given up
+    key            whether the key in use sees the batches that were sent
     pace           the queue limit and the request rate
-    skew           by how much the server's two clocks differ
+    skew           the difference between the server's two clocks
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ class Scope:
         client: the API.
         workspace_id: the header of every call; None for the key's own workspace.
         config: polling, policy and tier.
-        grace: seconds that an unanswered create may still take to appear.
-        fingerprint: of the key in use.
-        known: what the journal knows of this scope's batches.
-        commits: when it committed attempts of which size.
-        prove: the shard and attempt whose tag a wire id carries, if it is ours.
-        duplicate: asked whether a batch that carries the tag of this shard and attempt is one too many.
+        grace: seconds for which an unanswered create may still appear in the list.
+        fingerprint: the fingerprint of the key in use.
+        known: the journal's knowledge of this scope's batches.
+        commits: the times and sizes of the attempts that the journal committed.
+        prove: returns the shard and attempt whose tag a wire id carries, or None if the tag is not ours.
+        duplicate: returns whether a batch that carries the tag of this shard and attempt is a duplicate.
         durations: seconds that the journal's last batches took.
-        troubled: called when reads are refused for good, so that those who wait for a job hear of it.
+        troubled: called when reads are definitely refused, so that tasks that wait for a job are woken.
 
     """
 
@@ -121,26 +121,26 @@ class Scope:
             wake=self._timer.want,
         )
         self.date = 0.0
-        """The server's clock, as the last list gave it."""
+        """The server's time in the last list."""
         self._listed_at: dict[str, float] = {}
-        """When a list last showed each live batch, by time of the event loop."""
+        """Loop time at which the last list that showed each live batch began."""
 
-    # ---- what others ask --------------------------------------------------------------------------------------
+    # ---- batches of ours --------------------------------------------------------------------------------------
 
     def forget(self, batch_id: str) -> None:
-        """This batch is lost: it is watched no more, and no list has to show it."""
+        """Stop watching a lost batch; no list has to show it any more."""
         self.watched.forget(batch_id)
         self.drained(batch_id)
         self.audit.lost.add(batch_id)
 
     def interrupt(self, shard: int) -> None:
-        """Let the one who waits for this shard's ruling, or for its batch, look at something else first."""
+        """Wake the driver that waits for this shard's ruling or batch, so that it can act on something else first."""
         self.doubts.interrupt(shard)
         self.watched.interrupt(shard)
 
     @contextmanager
     def binding(self, batch_id: str) -> Generator[None, None, None]:
-        """Bind a batch while that is being recorded; if it cannot be, it is not bound."""
+        """Bind a batch to this journal while the block records it; if the block fails, the batch is unbound."""
         self.known.bound.add(batch_id)
         try:
             yield
@@ -149,22 +149,22 @@ class Scope:
             raise
 
     def owns(self, batch_id: str, created_at: float) -> None:
-        """This batch is ours, by an answer or a tag."""
+        """Note that a batch is ours, as an answer or a tag has proven."""
         self.known.bound.add(batch_id)
         self.known.live[batch_id] = created_at
 
     def drained(self, batch_id: str) -> None:
-        """The results of this batch are sealed: no driver asks for it any more."""
+        """Note that the results of a batch are sealed, so no driver asks for it any more."""
         self.known.live.pop(batch_id, None)
         self.known.listed.discard(batch_id)
         self._listed_at.pop(batch_id, None)
 
     def listed_since(self, batch_id: str, when: float) -> bool:
-        """Whether a list that began after this time of the event loop showed the batch."""
+        """Return whether a list that began after this loop time showed the batch."""
         return self._listed_at.get(batch_id, -math.inf) > when
 
     async def lists(self, batch_id: str, created_at: float) -> bool:
-        """Whether the list, read back to this time, shows the batch.
+        """Return whether the list shows the batch; it is read back to `created_at`.
 
         Raises:
             ApiError: a page failed.
@@ -177,19 +177,19 @@ class Scope:
         return False
 
     def accepted(self, batch: BatchSeen, *, gate: float, answer: float | None) -> None:
-        """A create was answered with this batch: it is ours, and shows how `Date` and `created_at` differ (bound A6).
+        """Note that the answer to a create names this batch: it is ours, and it shows the clock skew (bound A6).
 
-        `gate` is the `Date` of the list just before, `answer` that of the answer; both in seconds since the epoch.
+        `gate` is the `Date` of the list just before the create, `answer` that of its answer; both are epoch seconds.
         """
         self.owns(batch.batch_id, batch.created_at)
         ahead = self.skew.note_create(batch.created_at, gate=gate, answer=answer)
         self.known.ahead = max(self.known.ahead, ahead)
 
     async def until_usable(self, guarded: Callable[[], bool]) -> None:
-        """Ask the list until it works, without a body under way; or until it is known why it does not.
+        """Call the list until it works, or until it is known why it does not; no body is sent meanwhile.
 
         Args:
-            guarded: whether the key needs not be confirmed. If it cannot be, the gate decides what follows.
+            guarded: returns whether the key needs no confirmation. If it cannot be confirmed, the gate decides.
 
         """
 
@@ -203,7 +203,7 @@ class Scope:
     # ---- the loop ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Poll until it is cancelled."""
+        """Poll until cancelled."""
         async with anyio.create_task_group() as group:
             group.start_soon(self.audit.examiner.run)
             await self._poll()
@@ -222,9 +222,9 @@ class Scope:
             await self._timer.rest(news=news, in_doubt=bool(self.doubts.pending))
 
     async def _look(self) -> bool:
-        """One list, and everything that follows from it; whether it brought news."""
+        """Read one list and act on it; return whether it brought news."""
         began = anyio.current_time()
-        pending = list(self.doubts.pending.values())  # snapshot: a doubt that arrives later may need a longer list
+        pending = list(self.doubts.pending.values())  # A doubt that arrives later may need a longer list.
         shown: dict[str, BatchSeen] = {}
         at = await self._list([each.doubt for each in pending], shown)
         self.date = at.date
@@ -242,16 +242,16 @@ class Scope:
         return news
 
     async def _list(self, doubts: Sequence[Doubt], shown: dict[str, BatchSeen]) -> Moment:
-        """Fill `shown` with a list that reaches back to all that is watched or in doubt; return when it was made.
+        """Fill `shown` with a list that reaches back to every batch watched or in doubt; return the time of the list.
 
         Raises:
-            ApiError: a page failed, or does not join the one before; `shown` has what came until then.
+            ApiError: a page failed, or does not continue the one before; `shown` has the batches until then.
 
         """
         created = self.watched.created()
         awaited = set(created)
         reach = [*created.values()]
-        if doubts:  # then the list must show whether it is complete
+        if doubts:  # The list must then be long enough to show whether it is complete.
             reach += [*(oldest(doubt, self.known) for doubt in doubts), *self.known.live.values()]
         at: Moment | None = None
         async with aclosing(self._pages(min(reach, default=0.0))) as pages:
@@ -266,10 +266,10 @@ class Scope:
         return at
 
     async def page(self, *, limit: int | None = None, after_id: str | None = None) -> Page:
-        """One page of the list. What it shows is remembered for every attempt that is in doubt or awaits its answer.
+        """Read one page of the list, and remember its batches for every attempt in doubt or awaiting its answer.
 
         Raises:
-            ApiError: as of `Client.list`.
+            ApiError: as `Client.list` does.
 
         """
         self.pace.called(anyio.current_time())
@@ -279,10 +279,10 @@ class Scope:
         return page
 
     async def _pages(self, until: float) -> AsyncGenerator[Page, None]:
-        """The pages of the list, newest first, back to the one that ends before this time of creation.
+        """Yield the pages of the list, newest first, back to the page whose last batch was created before `until`.
 
         Raises:
-            ApiError: a page failed, or does not join the one before.
+            ApiError: a page failed, or does not continue the one before.
 
         """
         after_id, asked = None, set[str]()
@@ -291,7 +291,8 @@ class Scope:
             yield page
             if not page.has_more or (page.batches and page.batches[-1].created_at < until):
                 return
-            if page.last_id is None or page.last_id in asked or not page.batches:  # or it would go on without end
+            # Without this check the loop might never end.
+            if page.last_id is None or page.last_id in asked or not page.batches:
                 raise ApiError("list", status=200, message="a page says that more follow, and names no next page")
             after_id = page.last_id
             asked.add(after_id)

@@ -1,8 +1,8 @@
-"""The batches of one scope that are watched until they end: what each list says of them.
+"""Watch the batches of one scope in its lists until they end.
 
-404 or absence of an accepted batch is never a reason to send it again: it is asked for again, shows as "not visible"
-after an hour, and is lost after two days (`absence.py`). That nothing was created is a conclusion only for a doubt,
-and only by table B of `reconcile.py`.
+A 404, or the absence of an accepted batch, is never a reason to send it again: abatch asks for it again, shows it as
+"not visible" after an hour, and gives it up as lost after two days (`absence.py`). Only for a doubt, and only by table
+B of `reconcile.py`, does abatch conclude that nothing was created.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["WatchedBatches"]
 
 @dataclass(slots=True, kw_only=True)
 class _Watch:
-    """A batch that somebody waits for."""
+    """A batch whose driver waits for news."""
 
     shard: int
     created_at: float
@@ -43,16 +43,16 @@ class _Watch:
     ended: BatchSeen | None = None
     seen: bool = False
     absent: float = 0.0
-    """Seconds from then to the last list that had to show it and did not."""
+    """Seconds from `accepted` to the last list that had to show the batch and did not."""
     late: bool = False
-    """Bound A2 was seen broken."""
+    """Whether bound A2 was found broken."""
     fingerprint: str | None = None
-    """Of the key it was sent with."""
+    """The fingerprint of the key with which the batch was sent."""
     vanished: Moment | None = None
-    """What is on record of its absence."""
+    """The recorded beginning of its absence; None if none is recorded."""
     absence: Absence = field(default_factory=Absence)
     news: Vanished | Reappeared | Lost | None = None
-    """What the last look says should be put on record."""
+    """The fact that should be recorded after the last look."""
 
     def note_seen(self) -> None:
         """Note that the API shows the batch."""
@@ -65,11 +65,11 @@ class WatchedBatches:
     """Every batch of ours in one scope that has not ended and is not lost.
 
     Args:
-        pace: holds the place of each in the queue until it ends.
-        parking: is shown every batch, to find those that do not move.
-        key: whether a 404 means something.
-        ask_for: asks for a batch by its id; None if it is not visible.
-        wake: called when a list is needed that nothing else needs.
+        pace: holds the place of each batch in the queue until the batch ends.
+        parking: receives every batch, to find parked ones.
+        key: decides whether a 404 proves anything.
+        ask_for: requests a batch by its id; returns None if it is not visible.
+        wake: called when a list is needed, in case no read is due.
 
     """
 
@@ -95,7 +95,7 @@ class WatchedBatches:
         return not self._watched
 
     def created(self) -> dict[str, float]:
-        """When each was created."""
+        """Return the time of creation of each batch."""
         return {batch_id: watch.created_at for batch_id, watch in self._watched.items()}
 
     async def ended(
@@ -107,16 +107,17 @@ class WatchedBatches:
         fingerprint: str | None = None,
         vanished: Moment | None = None,
     ) -> Ended | Vanished | Reappeared | Lost | None:
-        """Wait until there is something to record of a batch of ours, at last its end; None if `interrupt` came first.
+        """Wait for a fact to record about a batch of ours, finally its end; return None if `interrupt` came first.
 
-        It is watched to its end even if its driver stops waiting: until then it has its place in the queue.
+        The batch is watched until it ends, even if its driver stops waiting, because it keeps its place in the queue
+        until then.
 
         Args:
-            shard: the shard it holds.
+            shard: the shard that the batch holds.
             batch_id: the batch.
-            created_at: when it was made.
-            fingerprint: of the key it was sent with.
-            vanished: since when it is missed, as far as that is on record.
+            created_at: the time at which the batch was made.
+            fingerprint: the fingerprint of the key with which the batch was sent.
+            vanished: the recorded beginning of its absence; None if none is recorded.
 
         """
         self._wake()
@@ -124,7 +125,7 @@ class WatchedBatches:
         watch = self._watched.setdefault(batch_id, watch)
         watch.fingerprint = fingerprint
         watch.vanished = vanished
-        watch.news = None  # the last look is recorded; the next one repeats it if it still holds
+        watch.news = None  # The last news is recorded; the next look repeats it if it still holds.
         await watch.done.wait()
         if watch.ended is not None:
             return Ended(counts=counts_of(watch.ended))
@@ -132,19 +133,19 @@ class WatchedBatches:
         return watch.news
 
     def forget(self, batch_id: str) -> None:
-        """This batch is lost: it is watched no more, and no list has to show it."""
+        """Stop watching a lost batch; no list has to show it any more."""
         if (watch := self._watched.pop(batch_id, None)) is not None:
             self._pace.frees(watch.shard)
         self._parking.forget(batch_id)
 
     def interrupt(self, shard: int) -> None:
-        """Let the driver that waits for this shard's batch look at something else first."""
+        """Wake the driver that waits for this shard's batch, so that it can act on something else first."""
         for watch in self._watched.values():
             if watch.shard == shard:
                 watch.done.set()
 
     def not_visible(self, date: float) -> list[str]:
-        """Accepted batches that the API has not shown for an hour; `date` is the server's time."""
+        """Return the accepted batches that the API has not shown for an hour; `date` is the server's time."""
         now, here = anyio.current_time(), moment(date)
         return [
             batch_id
@@ -153,11 +154,11 @@ class WatchedBatches:
         ]
 
     async def look(self, shown: Mapping[str, BatchSeen], *, began: float, date: float) -> bool:
-        """Take in a list, and ask for the batches that it lacks; whether one has ended.
+        """Process a list, and request by id the batches that it lacks; return whether one has ended.
 
         Args:
             shown: the batches of the list.
-            began: when it was asked for, by time of the event loop.
+            began: the loop time at which the list was requested.
             date: the server's time.
 
         Raises:
@@ -173,7 +174,7 @@ class WatchedBatches:
                 watch.absent = began - watch.accepted
             if batch is None and (batch := await self._ask_for(batch_id)) is None:
                 continue
-            if self._watched.get(batch_id) is not watch:  # it was given up meanwhile
+            if self._watched.get(batch_id) is not watch:  # The batch was given up meanwhile.
                 continue
             _check_bound_a2(batch_id, watch)
             watch.note_seen()
@@ -187,14 +188,14 @@ class WatchedBatches:
         return has_ended
 
     async def missed(self, batch_id: str, date: float) -> None:
-        """Note a 404 for a batch that no complete list shows: it may have to be recorded.
+        """Note a 404 for a batch that no complete list shows, which may have to be recorded.
 
         Args:
             batch_id: the batch; nothing is done if it is not watched.
             date: the server's time.
 
         Raises:
-            ApiError: the API could not be asked for another batch of ours.
+            ApiError: another batch of ours could not be requested.
 
         """
         watch = self._watched.get(batch_id)
@@ -208,7 +209,7 @@ class WatchedBatches:
 
 
 def _check_bound_a2(batch_id: str, watch: _Watch) -> None:
-    """Report bound A2 as broken: lists that began later than it allows did not show this batch, which existed."""
+    """Report bound A2 as broken if lists that began later than it allows did not show this existing batch."""
     if watch.absent > VISIBLE_WITHIN and not watch.late:
         watch.late = True
         log.warning("bound_A2_broken", batch_id=batch_id, seconds_not_visible=round(watch.absent))

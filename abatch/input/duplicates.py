@@ -45,7 +45,8 @@ class HashPartitions:
 
     def __init__(self, folder: Path | None) -> None:
         self._partitions: defaultdict[int, bytearray] = defaultdict(bytearray)
-        self._noted = self._weight = 0
+        self._noted = 0
+        self._weight = 0
         self._written: list[array[int]] = []
         """Per write of all partitions to the file: the offset of each partition, and the offset of the end."""
         self._folder = folder
