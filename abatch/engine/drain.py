@@ -374,7 +374,7 @@ class _Drain:
         written = await self._withheld.found()
         lines = self._lines.totals.counts.total
         missing = self._shard.planned.rows - lines - self._withheld.retried(written)
-        if missing:  # if nothing is missing, an existing list is a leftover of an earlier read
+        if missing:  # If nothing is missing, an existing list is a leftover of an earlier read.
             with guarded(self._owner.folder.missing):
                 listed = await threads.run(count_missing, self._owner.folder.missing_list(self._shard.shard))
             check_lines(self._owner.job, sealed.part, lines, lines + missing - listed)
