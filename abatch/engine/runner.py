@@ -69,7 +69,9 @@ class _Round:
 
     def live_group(self) -> TaskGroup | None:
         """Return the group if tasks can be started in it: in a cancelled group a new task may never run."""
-        return None if self.group is None or self.group.cancel_scope.cancel_called else self.group
+        if self.group is None or self.scope.cancel_called or self.group.cancel_scope.cancel_called:
+            return None
+        return self.group
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +214,6 @@ class JobRun:
                     running.round = _Round(scope, None)
                     await self._go_round(running, running.round)
                 running.round = None
-                running.again = running.again or self._pause is not None
         except anyio.get_cancelled_exc_class():  # A pause cancels only the round, so here the manager ends the run.
             cut_off = True
             raise
@@ -248,6 +249,7 @@ class JobRun:
         pause = self._pause = _Pause()
         try:
             if not self.is_over:
+                self._go_again()  # Another round follows the one that is cut off, even if the pause is given up.
                 if self._round is not None:
                     self._round.scope.cancel()
                 await pause.still.wait()
