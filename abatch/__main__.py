@@ -1,4 +1,4 @@
-"""The entry point of the `abatch` command; works, and says what is lacking, without the `cli` extra."""
+"""The entry point of the `abatch` command; without the `cli` extra, it names the missing packages."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LACKING = "The abatch command needs packages that are not installed: pip install
 def main() -> None:
     """Run the command line; it exits with the status described in `abatch --help`."""
     _use_one_arena()
-    streams: Any = import_module("abatch.cli.streams")  # by its name: the core knows no front end
+    streams: Any = import_module("abatch.cli.streams")  # by its name, because the core imports no front end
     streams.secure_streams()
-    if (told := _first_words(sys.argv[1:], terminal=sys.stderr.isatty())) is not None:
-        sys.stderr.write(told)
+    if (first := _first_words(sys.argv[1:], terminal=sys.stderr.isatty())) is not None:
+        sys.stderr.write(first)
     try:
         app: Any = import_module("abatch.cli.app")  # Any: typer may be missing
     except ModuleNotFoundError as missing:
@@ -37,17 +37,17 @@ def main() -> None:
 
 
 def _first_words(arguments: list[str], *, terminal: bool) -> str | None:
-    """What a person at a terminal reads while everything else is still imported; None where nobody waits for it."""
+    """Return the line to show at a terminal during the imports; None if no person needs it."""
     options = [each for each in arguments if each.startswith("-")]
     short = "".join(each for each in options if not each.startswith("--"))
-    told_less = {"--quiet", "--help"}.intersection(options) or "q" in short or "h" in short
-    if not terminal or not arguments or arguments[0] not in DRIVING or told_less:
+    quiet = {"--quiet", "--help"}.intersection(options) or "q" in short or "h" in short
+    if not terminal or not arguments or arguments[0] not in DRIVING or quiet:
         return None
     return f"abatch {arguments[0]}: starting\n"
 
 
 def _use_one_arena() -> None:
-    """Let all threads share memory: glibc keeps what each freed for that thread, a tenth of what many drains take."""
+    """Share memory between all threads: glibc keeps freed memory for its thread, a tenth of the use of many drains."""
     if "MALLOC_ARENA_MAX" not in os.environ:
         with suppress(AttributeError, OSError, TypeError):  # another libc
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)

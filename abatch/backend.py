@@ -1,21 +1,21 @@
-"""Where results go: the two protocols a storage medium implements, and the look-up of one by URL.
+"""Where results go: the two protocols that a storage medium implements, and their look-up by URL.
 
 A *backend* is a place, claimed by one job; a *sink* is the open writer of one shard's results into it. abatch
-calls them in this order, and may die between any two calls and begin again with `open`:
+makes these calls in this order. It may die between any two of them, and then it begins again with `open_`:
 
     backend = await open_(url, job)          claim the place, or BackendError before anything is sent
-      sink = await backend.open(shard)       … or the Sealed that an earlier run of this shard came to
+      sink = await backend.open(shard)       … or the Sealed of this shard from an earlier run
         await sink.write(lines)              any number of times, about 512 KiB at most, or one longer line
         sealed = await sink.seal()           every line is durable; the journal records `sealed`
       location = await backend.finish(job, sealed)   all shards are sealed: assemble, mark complete
     await backend.aclose()
 
-What a backend promises: lines become visible no later than the seal; a visible line never changes; each line
-stands once, however often the steps above were repeated; memory stays bounded by what one `write` is given.
-A step that fails raises BackendError. With `passes=True` it says that the failure may end without anybody's help: the
-shard is drained again into a new sink of the same backend, `open_` and `finish` are called again, until the job's
-patience is over. Any other failure ends the job.
-`abatch.testing.contract` checks all of it.
+A backend promises: lines become visible no later than the seal; a visible line never changes; each line is written
+once, however often the steps above are repeated; memory is bounded by the lines of one `write`.
+A step that fails raises BackendError. `passes=True` marks a temporary failure: then the shard is drained again into a
+new sink of the same backend, or `open_` or `finish` is called again, until the job's patience is over. Any other
+failure ends the job.
+`abatch.testing.contract` tests all of this.
 
 A third party's backend registers an entry point in the group `abatch.backends`: the scheme's name, and a function
 `async def open_(url: str, job: JobRef, /) -> Backend`.
@@ -74,26 +74,26 @@ _BY_SUFFIX = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRef:
-    """The job a backend serves. `(lineage, key)` is its identity: the same pair is the same job, run again."""
+    """The job that a backend serves. `(lineage, key)` is its identity: the same pair is the same job, run again."""
 
     key: str
-    """Matches `[A-Za-z0-9][A-Za-z0-9._-]{0,99}`, so it may stand in names and paths."""
+    """Matches `[A-Za-z0-9][A-Za-z0-9._-]{0,99}`, so it is safe in names and paths."""
     lineage: str
-    """16 hex digits that name the journal; another journal's job of the same key is another job."""
+    """16 hex digits that name the journal; a job with the same key in another journal is another job."""
     finished: bool = False
-    """This job's `finish` was durable before: the destination is ours, and is opened only to read."""
+    """Whether the journal records that this job is finished: the destination is ours, and is opened only to read."""
     missing: tuple[Path, ...] = ()
     """For `finish`: files of JSON lines `{"custom_id", "reason"}`, the requests that have no result; often none."""
     listed: tuple[str, ...] = ()
     """For `finish`: the SHA-256 of each such list, put together, that an earlier `finish` of this job may have left: a
     file with that digest is the job's own, and is replaced."""
     reopened: bool = False
-    """This job's `finish` was durable before, and the destination is claimed once more, to read lost parts again."""
+    """Whether the job was finished before, and its destination is claimed once more to read lost parts again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardRef:
-    """The shard a sink serves."""
+    """The shard that a sink serves."""
 
     job: JobRef
     shard: int
@@ -101,48 +101,48 @@ class ShardRef:
     part: int
     """The shard's number in its job, from 0; for names like `part-00000`. Gaps are possible."""
     rows: int
-    """Lines to expect at most."""
+    """The most lines to expect."""
     batch_id: str | None
-    """The batch the lines come from; None for a shard that died without one."""
+    """The batch that the lines come from; None for a shard that ended without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sealed:
-    """A shard's durable results: what the journal keeps of them, and what `read` and `finish` are given back."""
+    """A shard's durable results: the record that the journal keeps, and that `read` and `finish` receive."""
 
     part: int
     lines: int
     detail: Mapping[str, str | int] = field(default_factory=dict[str, str | int])
-    """The backend's own: whatever it needs to find and check the lines again. Small; it is kept as JSON."""
+    """The values that the backend needs to find and check the lines again. Small; the journal keeps it as JSON."""
 
 
 class Sink(Protocol):
     """The open writer of one shard's results."""
 
     async def write(self, lines: Sequence[Line], /) -> None:
-        """Take these lines, in this order. Returning late is back-pressure; raise BackendError on failure.
+        """Write these lines, in this order. A slow return is back-pressure; raise BackendError on failure.
 
-        A job passes an `abatch.storage.Block`, a sequence that holds the bytes of its lines and makes a `Line` when one
-        is looked at: about 512 KiB, or one longer line, or nothing. Tests may pass a list. The functions `joined`,
-        `in_pieces` and `weight_of` of `abatch.storage` take either. After a failure only `discard` is called.
+        A job passes an `abatch.storage.Block`, a sequence that holds the bytes of its lines and makes a `Line` on
+        access: about 512 KiB, or one longer line, or nothing. Tests may pass a list. The functions `joined`,
+        `in_pieces` and `weight_of` of `abatch.storage` accept both. After a failure only `discard` is called.
         """
         ...
 
     async def seal(self) -> Sealed:
-        """Make every line durable and visible. After a crash `Backend.open` gives the same Sealed."""
+        """Make every line durable and visible. After a crash `Backend.open` returns the same Sealed."""
         ...
 
     async def discard(self) -> None:
-        """Give up: free what is held; lines not yet visible are dropped. Instead of `seal`, or after it failed."""
+        """Free what is held and drop lines that are not yet visible. Called instead of `seal`, or after it failed."""
         ...
 
 
 @runtime_checkable
 class Places(Protocol):
-    """What a backend may have besides: the name of a part, for texts that send people to it."""
+    """An optional method of a backend: the name of a part, for messages that refer people to it."""
 
     def place_of(self, sealed: Sealed, /) -> str:
-        """The part as its owner finds it: a path, an object, a table's rows."""
+        """Name the part as its owner finds it: a path, an object, a table's rows."""
         ...
 
 
@@ -151,22 +151,22 @@ class Backend(Protocol):
     """A place for the results of one job."""
 
     async def open(self, shard: ShardRef, /) -> Sink | Sealed:
-        """Open a writer for the shard, or say how it was sealed by a run that died before it could tell.
+        """Open a writer for the shard, or return its Sealed if a run sealed it and died before that was recorded.
 
-        What a run that died left unsealed is cleared away, or kept where its lines are visible already.
+        Remove what a dead run left unsealed, or keep it where its lines are already visible.
         """
         ...
 
     def read(self, sealed: Sealed, /) -> AsyncIterator[bytes]:
-        """Every line of a sealed shard as it was written, without newline; before and after `finish`."""
+        """Yield every line of a sealed shard as it was written, without newline; before and after `finish`."""
         ...
 
     async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
         """Assemble and mark complete, in the order given; return the location for people.
 
-        Repeatable: called again with the same arguments, also by a later process, it changes nothing. A crash
-        at any point inside is followed by a call with the same arguments. Once the location is on record it is
-        called with `job.finished` set: until then keep whatever proves that the destination is this job's.
+        It is repeatable: a second call with the same arguments, also by a later process, changes nothing. After a
+        crash at any point inside, it is called with the same arguments. Once the journal has the location, it is
+        called with `job.finished` set: until then keep everything that proves that the destination is this job's.
         """
         ...
 
@@ -176,7 +176,7 @@ class Backend(Protocol):
 
 
 class BackendFactory(Protocol):
-    """The object behind an entry point of the group `abatch.backends`."""
+    """The object that an entry point of the group `abatch.backends` names."""
 
     async def __call__(self, url: str, job: JobRef, /) -> Backend:
         """Claim the destination for this job, or raise BackendError if it is another's or exists and is not ours."""
@@ -185,23 +185,23 @@ class BackendFactory(Protocol):
 
 @runtime_checkable
 class Checked(Protocol):
-    """What a backend's factory may have besides: a look at the destination for `abatch run --dry-run`."""
+    """An optional method of a backend's factory: a check of the destination for `abatch run --dry-run`."""
 
     async def check(self, url: str, /) -> None:
-        """Look whether a job can begin there, and write nothing; raise BackendError if it cannot."""
+        """Check whether a job can begin there, and write nothing; raise BackendError if it cannot."""
         ...
 
 
 def normalize(destination: str, /) -> str:
-    """The URL that a destination stands for, with its scheme.
+    """Return the URL of a destination, with its scheme.
 
     `results.jsonl` becomes `jsonl:///results.jsonl`; a name with a trailing slash, or of an existing folder, is a
     folder of JSONL parts; `.db`, `.sqlite` and `.sqlite3` are SQLite. Three slashes begin a relative path, four an
     absolute one.
 
     Raises:
-        BackendNotFound: it is none of the forms, or names no file.
-        ConfigError: it carries credentials.
+        BackendNotFound: it has none of the forms, or names no file.
+        ConfigError: it contains credentials.
 
     """
     if not destination.strip("/") or "\0" in destination:
@@ -246,17 +246,17 @@ async def connect(url: str, job: JobRef, /) -> Backend:
     except AbatchError:
         raise
     except Exception as failure:
-        if (told := failed_elsewhere(url, failure)) is None:
+        if (wrapped := failed_elsewhere(url, failure)) is None:
             raise
-        raise told from failure
+        raise wrapped from failure
 
 
 def load(url: str, /) -> BackendFactory:
-    """The backend of a URL as `normalize` made it, imported; nothing is opened.
+    """Import the backend of a URL as `normalize` made it; nothing is opened.
 
     Raises:
-        BackendNotFound: no entry point of this scheme.
-        BackendUnavailable: packages that one of our own stands on are not installed; the text names the `pip install`.
+        BackendNotFound: no entry point has this scheme.
+        BackendUnavailable: packages of one of our own backends are not installed; the text names the `pip install`.
         ConfigError: another package's backend cannot be loaded.
 
     """
@@ -285,13 +285,13 @@ def failed_elsewhere(url: str, failure: Exception, /) -> BackendError | None:
 
 
 def _forms() -> tuple[str, ...]:
-    """What a destination may look like: our own forms, and the schemes that other packages brought."""
+    """List the forms of a destination: our own, and the schemes of other packages."""
     others = (name for name, entry in _registered().items() if _other_package(entry) is not None)
     return (*FORMS, *(f"{name}:…" for name in sorted(others)))
 
 
 def _other_package(entry: EntryPoint) -> str | None:
-    """The package that an entry point comes from, if that is not ours."""
+    """Return the package that an entry point comes from, if it is not ours."""
     return None if entry.dist is None or entry.dist.name == "abatch" else entry.dist.name
 
 

@@ -1,7 +1,7 @@
-"""Read from an answer's `usage` what is charged besides its tokens, and what of it no price list can know. Pure.
+"""Read the charges of an answer's `usage` other than its tokens, and find those without a price. Pure.
 
-What is read here makes a cost unknown rather than too small: a tier, a speed, a server tool or tokens outside the
-totals that are not known to be free. Texts that come from the API are cut, and few of them are kept.
+A tier, a speed, a server tool or tokens outside the totals that are not known to be free make a cost unknown rather
+than too small. Texts of the API are shortened, and only a few of them are kept.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 __all__ = ["MOST_REASONS", "PLAIN", "Charges", "charges_of", "is_plain", "merged"]
 
 MOST_REASONS: Final = 4
-"""Reasons why a cost is not known that are kept of one sum; further ones are not told."""
+"""The most reasons why a cost is not known that one sum keeps; further reasons are dropped."""
 LONGEST: Final = 40
 """Characters of a name that the API sent."""
 MOST: Final = 2**40
 _GEO_AT_LIST_PRICE: Final = frozenset({None, "", "global", "not_available"})
 _TIERS: Final = frozenset({None, "batch"})
-"""A batch has no other tier: one that says `standard` or `priority` was not charged as a batch."""
+"""A batch has no other tier: an answer with `standard` or `priority` was not charged as a batch."""
 _SPEEDS: Final = frozenset({None, "standard"})
 _SEARCHES: Final = "web_search_requests"
 _FREE_TOOLS: Final = frozenset({"web_fetch_requests"})
-"""What these tools fetch is paid for as tokens."""
+"""The results of these tools are paid for as tokens."""
 
 
 class Charges(NamedTuple):
-    """What one answer is charged for besides its tokens."""
+    """The charges of one answer other than its tokens."""
 
     web_search_requests: int = 0
     inference_geo: str = ""
-    """Where it was inferred, if that is not at the list's price."""
+    """The place of inference, if it does not have the list's price."""
     unpriced: tuple[str, ...] = ()
-    """What it was charged for that has no place in a price list."""
+    """Charges that a price list does not contain."""
 
 
 PLAIN: Final = Charges()
-"""Of nearly all answers."""
+"""The charges of nearly all answers."""
 
 
 def charges_of(
@@ -49,7 +49,7 @@ def charges_of(
     server_tools: Mapping[str, object] | None = None,
     iterations: Iterable[str | None] | None = None,
 ) -> Charges:
-    """What these members of `usage` come to.
+    """Determine the charges of these members of `usage`.
 
     Args:
         geo: `inference_geo`.
@@ -77,16 +77,16 @@ def charges_of(
 
 
 def is_plain(geo: str | None, tier: str | None, speed: str | None) -> bool:
-    """Whether these three add nothing to what the tokens cost."""
+    """Whether these three add nothing to the cost of the tokens."""
     return tier in _TIERS and geo in _GEO_AT_LIST_PRICE and speed in _SPEEDS
 
 
 def merged(*reasons: Iterable[str]) -> tuple[str, ...]:
-    """All of these reasons, each once, and not more than `MOST_REASONS`."""
+    """Merge these reasons, each once, up to `MOST_REASONS`."""
     return tuple(dict.fromkeys(each for some in reasons for each in some))[:MOST_REASONS]
 
 
-def _is_count(value: Any) -> bool:  # noqa: ANN401 - whatever JSON stands there
+def _is_count(value: Any) -> bool:  # noqa: ANN401 - any JSON value
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
 
 

@@ -1,4 +1,4 @@
-"""The settings of a manager, with their defaults and units; checked where they are made."""
+"""The settings of a manager, with their defaults and units; checked on construction."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Params = Literal["check", "strict", "unchecked"]
 Failing = Literal["stop", "go-on"]
 
 BATCH_BYTES = 256_000_000
-"""Of a create body, at most; the API takes no more."""
+"""The most bytes of a create body that the API accepts."""
 POLL_INTERVAL_GROWTH = 4
-"""The wait between two looks at the list grows by this factor at most, if nothing else is said."""
+"""The wait between two reads of the list grows at most by this factor, unless `poll_interval_max` is set."""
 GRACE_OWN_SOCKET = timedelta(minutes=30)
 GRACE_FOREIGN_SOCKET = timedelta(minutes=45)
 
@@ -35,11 +35,11 @@ class Config:
     """How a manager cuts, sends, polls and drains. Every default is stated once, here."""
 
     requests_per_batch: int = 10_000
-    """Requests in one batch, at most; the API takes 100,000."""
+    """Requests in one batch, at most; the API accepts 100,000."""
     bytes_per_batch: int = 240_000_000
-    """Bytes of one create body, at most; the API takes 256,000,000."""
+    """Bytes of one create body, at most; the API accepts 256,000,000."""
     sealed_unsent: int = 4
-    """Sealed shards that may wait to be sent; planning pauses beyond it."""
+    """Sealed shards that may wait to be sent; beyond this number, planning pauses."""
     uploads: int = 4
     """Creates under way at once."""
     drains: int = 8
@@ -47,29 +47,29 @@ class Config:
     tier: Tier = "start"
     """The usage tier, which sets requests per minute and the queue limit."""
     poll_interval: timedelta = timedelta(seconds=15)
-    """First wait between two looks at the list."""
+    """The first wait between two reads of the list."""
     poll_interval_max: timedelta | None = None
     """The wait grows up to this; None for four times `poll_interval`."""
     unresolved: Unresolved = "resubmit"
     """What to do with a create whose absence is established after `grace`."""
     refusals: Refusals = "believe"
-    """Whether a refused create is final; with `doubt` its batch is looked for all the same."""
+    """Whether a refused create is final; with `doubt` abatch looks for its batch nevertheless."""
     parked: Parked = "wait"
     """What to do with a batch that is far older than usual and has not moved; it is reported in any case."""
     params: Params = "check"
     """What to do with params that the SDK's types do not allow: refuse those that the API certainly refuses, and warn
-    of the others; with `strict` refuse all of them; with `unchecked` send them as they are."""
+    of the others; with `strict` refuse all of them; with `unchecked` send them unchanged."""
     failing: Failing = "stop"
-    """What to do with the rest of a job of which no request succeeded and a whole batch failed with one error: keep it
-    back until this is `go-on`, or send it."""
+    """What to do with the rest of a job if no request succeeded and a whole batch failed with one error: hold it back
+    until this is `go-on`, or send it."""
     grace: timedelta | None = None
     """How long an unanswered create may still appear: 30 minutes, 45 with a caller's own client or off Linux."""
     free_disk: int = 64 * 2**20
-    """Bytes that stay free on the journal's disk; below it nothing new is planned or sent."""
+    """Bytes that stay free on the journal's disk; below this, nothing new is planned or sent."""
     storage_patience: timedelta = timedelta(minutes=15)
-    """How long a destination may fail in a way that passes before its job ends; 0 ends the job at the first failure."""
+    """How long a destination may fail temporarily before its job ends; 0 ends the job at the first failure."""
     storage_retry_every: timedelta = timedelta(seconds=1)
-    """First wait before a destination that failed is tried again; it doubles up to a minute."""
+    """The first wait before a failed destination is retried; it doubles up to a minute."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.requests_per_batch <= 100_000:
@@ -106,7 +106,7 @@ class Config:
 
     @property
     def longest_poll_interval(self) -> timedelta:
-        """The wait between two looks at the list grows up to this."""
+        """The longest wait between two reads of the list."""
         return POLL_INTERVAL_GROWTH * self.poll_interval if self.poll_interval_max is None else self.poll_interval_max
 
     @property
@@ -131,7 +131,7 @@ def _warn_of(old: str, new: str) -> None:
 
 
 def _also_by_old_names(init: Callable[..., None]) -> Callable[..., None]:
-    """Make `Config.__init__` take deprecated names too, which type checkers do not accept."""
+    """Make `Config.__init__` accept deprecated names, too; type checkers refuse them."""
 
     @wraps(init)
     def __init__(self: Config, **settings: object) -> None:  # noqa: N807 - it replaces that method

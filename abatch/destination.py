@@ -1,4 +1,4 @@
-"""Look at a destination before a job begins: its address, the folder made for it, whether its storage takes a job."""
+"""Check a destination before a job begins: its address, its missing folder, whether its storage accepts a job."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["address", "check", "is_local", "load_backend", "missing_folder", "no
 
 
 def address(destination: str) -> str:
-    """The URL of a destination with its path from the root: the same string for the same place.
+    """Return the URL of a destination with an absolute path: the same string for the same place.
 
     Raises:
         BackendNotFound, ConfigError: as `normalize`.
 
     """
-    here = folder_of("journal")  # any path will do: what is made relative to it is made absolute from it again
+    here = folder_of("journal")  # any path works, because the URL is made relative to it and then absolute again
     return absolute_url(here, relative_url(here, normalize(destination)))
 
 
@@ -31,23 +31,23 @@ async def load_backend(url: str) -> None:
     """Import the backend of a URL as `normalize` made it, in a worker thread: it may take a second.
 
     Raises:
-        BackendNotFound, BackendUnavailable, ConfigError: there is none, or it cannot be imported.
+        BackendNotFound, BackendUnavailable, ConfigError: there is no backend, or it cannot be imported.
 
     """
     await threads.run(load, url)
 
 
 def missing_folder(url: str) -> Path | None:
-    """The folder that is missing above a local destination, which a run makes; None if it exists.
+    """Find the missing folder of a local destination, which a run would create; None if it exists.
 
     Raises:
-        BackendError: it cannot be made.
+        BackendError: the folder cannot be created.
 
     """
     if not is_local(url):
         return None
     place = folder_of(shown(url).rstrip("/"))
-    folder = place if place.is_dir() else place.parent  # a folder that is there is filled, and its parent left alone
+    folder = place if place.is_dir() else place.parent  # an existing folder is filled, and its parent left alone
     above = folder
     while not os.path.lexists(above):
         above = above.parent
@@ -59,13 +59,13 @@ def missing_folder(url: str) -> Path | None:
 
 
 async def check(url: str) -> Path | None:
-    """Check whether a job may begin at a destination, and make nothing.
+    """Check whether a job may begin at a destination, and create nothing.
 
     Args:
         url: the destination's URL, as `normalize` made it.
 
     Returns:
-        the folder that is missing above it, which a run makes.
+        the missing folder of the destination, which a run would create.
 
     Raises:
         BackendError: no job may begin there.

@@ -8,13 +8,13 @@
     ├── BadRequest                        a request that must be changed before it can be sent
     ├── BadAnswer (also a ValueError)     an answer that `Result.parse` cannot parse
     ├── JobConflict                       this key already names another job
-    ├── JobStopped                        the job cannot go on until somebody acts
+    ├── JobStopped                        the job cannot continue until an operator acts
     │   └── LimitReached                  the requests that its limit allows are done
-    ├── ManagerClosed                     the manager was left while somebody waited for the job
+    ├── ManagerClosed                     the manager was left while a task waited for the job
     ├── StillInDoubt                      shards wait for an operator's decision
-    ├── JobFailed                         raised by `wait(check=True)` alone
+    ├── JobFailed                         raised only by `wait(check=True)`
     ├── BackendError                      the storage refused or failed
-    │   └── TooManyOpenFiles              no descriptor was left; that passes
+    │   └── TooManyOpenFiles              no descriptor was left; temporary
     ├── ApiError                          a call to the API failed; translated once, in client.py
     ├── JournalError                      the journal cannot be written or read
     │   ├── JournalLocked                 another process drives it
@@ -26,7 +26,7 @@
     └── LineTooLong                       a line of the input or of results is longer than 64 MiB
 
 The last four are raised and caught inside the engine: a job that they end is stopped, with a remedy. A failed request
-is not an exception: it is counted in the job's summary and stands in the results.
+is not an exception: it is counted in the job's summary and has its line in the results.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ KEYS_SHOWN: Final = 20
 
 
 class AbatchError(Exception):
-    """The root of everything abatch raises on purpose."""
+    """The base class of every error that abatch raises on purpose."""
 
 
 class ConfigError(AbatchError, ValueError):
@@ -93,7 +93,7 @@ class BackendNotFound(ConfigError):
 
 
 class BackendUnavailable(ConfigError):
-    """The backend exists, but a package it stands on is not installed."""
+    """The backend exists, but a package that it needs is not installed."""
 
     def __init__(self, url: str, extra: str) -> None:
         super().__init__(url, extra)
@@ -127,7 +127,7 @@ class Alike:
     """Problems of one kind."""
 
     count: int
-    """How many requests have it."""
+    """The number of requests with this problem."""
     examples: tuple[BadRequest, ...]
     """The first three of them."""
 
@@ -164,27 +164,27 @@ class BadRequest(AbatchError):
         self.why = why
         self.total = total
         self.file = file
-        """The file that the line is in, where the input is several files."""
+        """The file of the line, if the input is several files."""
         self._more = tuple(more)
         self._alike = tuple(alike)
 
     @property
     def problems(self) -> tuple[BadRequest, ...]:
-        """This problem and the others found with it, at most twenty, in the order of the input."""
+        """This problem and the others that were found with it, at most twenty, in the order of the input."""
         return (self, *self._more)
 
     @property
     def alike(self) -> tuple[Alike, ...]:
-        """The problems by kind: how many requests have each, and the first three of them."""
+        """The problems by kind: the number of requests with each, and the first three of them."""
         return self._alike or tuple(Alike(1, (problem,)) for problem in self.problems)
 
     def place(self) -> str:
-        """The line, and the custom_id where it is known."""
+        """Name the line, and the custom_id if it is known."""
         named = "" if self.custom_id is None else f" (custom_id {self.custom_id[:80]!r})"
         return f"{'' if self.file is None else f'{self.file} '}line {self.line}{named}"
 
     def describe(self) -> str:
-        """This problem alone, on one line."""
+        """Describe only this problem, on one line."""
         return f"{self.place()}: {self.why}"
 
     def __str__(self) -> str:
@@ -194,7 +194,7 @@ class BadRequest(AbatchError):
 
 
 class BadAnswer(AbatchError, ValueError):
-    """The answer of a request cannot be parsed as the type that `Result.parse` was given."""
+    """The answer of a request cannot be parsed as the type that was passed to `Result.parse`."""
 
     def __init__(self, custom_id: str, why: str) -> None:
         super().__init__(custom_id, why)
@@ -210,10 +210,10 @@ _ANOTHER_JOB = "use another key and another destination, which sends and pays fo
 
 
 def cancel_and_skip(key: str) -> str:
-    """The remedy for an unfinished job whose input is to change, and that cannot take a changed one."""
+    """Return the remedy for an unfinished job whose input must change, but which cannot take a changed input."""
     return (
-        f"Cancel the job with `abatch cancel {key}` (`Job.cancel()` in Python), and run the same command to its end. "
-        "Then run the new input under another key, to another "
+        f"Cancel the job with `abatch cancel {key}` (`Job.cancel()` in Python), and run the same command until it "
+        "ends. Then run the new input under another key, to another "
         f"destination, with --skip-answered {key} (`skip_answered={key!r}`)."
     )
 
@@ -221,7 +221,7 @@ def cancel_and_skip(key: str) -> str:
 class JobConflict(AbatchError):
     """The key already names a job with other content or another destination; nothing was changed.
 
-    `why` says in what they differ: in the `destination`, the requests (`content`), the betas, user profile or workspace
+    `why` is the kind of difference: the `destination`, the requests (`content`), the betas, user profile or workspace
     (`headers`), or `skip_answered` (`selection`); or `change`: the job cannot take the changed input.
     """
 
@@ -238,7 +238,7 @@ class JobConflict(AbatchError):
         self.difference = difference
         self.why: Why = why
         self.names_a_way = bool(remedy)
-        """Whether the remedy is one of this conflict, not that of every one."""
+        """Whether the remedy is specific to this conflict."""
         self.remedy = remedy or _ANOTHER_JOB
 
     def __str__(self) -> str:
@@ -257,9 +257,9 @@ CORRECT_FILE: Final = (
 
 
 class JobStopped(AbatchError):
-    """The job cannot go on until somebody acts; handing it over again tries again.
+    """The job cannot continue until an operator acts; submitting it again retries.
 
-    `failing` says that its first results failed: it goes on only once `Config.failing` is `go-on`.
+    `failing` means that its first results failed: the job continues only when `Config.failing` is `go-on`.
     """
 
     def __init__(self, key: str, reason: str, remedy: str, *, failing: bool = False) -> None:
@@ -293,7 +293,7 @@ class LimitReached(JobStopped):
 
 
 class ManagerClosed(AbatchError):
-    """The manager was left while somebody waited for a job of it, or read its results; nothing is lost."""
+    """The manager was left while a task waited for one of its jobs, or read its results; nothing is lost."""
 
     def __init__(self, key: str) -> None:
         super().__init__(key)
@@ -307,7 +307,7 @@ class ManagerClosed(AbatchError):
 
 
 class StillInDoubt(AbatchError):
-    """Shards of the job are held: whether they were submitted is not known, and only an operator can say."""
+    """Shards of the job are held: only an operator can determine whether they were submitted."""
 
     def __init__(self, key: str, held: Sequence[tuple[int, str]]) -> None:
         super().__init__(key, held)
@@ -324,7 +324,7 @@ class StillInDoubt(AbatchError):
 
 
 class JobFailed(AbatchError):
-    """Some requests of a finished job did not succeed; raised by `wait(check=True)` alone."""
+    """Some requests of a finished job did not succeed; raised only by `wait(check=True)`."""
 
     def __init__(self, summary: Summary) -> None:
         super().__init__(summary)
@@ -340,8 +340,8 @@ class JobFailed(AbatchError):
 class BackendError(AbatchError):
     """The storage behind a destination refused or failed; it stops its own job, not the others.
 
-    `passes` says that the failure may end without anybody's help (a server that is busy or cannot be reached): a
-    running job then tries again until `Config.storage_patience` is over. Without it the job ends at once.
+    `passes` marks a temporary failure (a server that is busy or cannot be reached): a running job then retries until
+    `Config.storage_patience` is over. Without it the job ends at once.
     """
 
     def __init__(self, url: str, why: str, *, passes: bool = False) -> None:
@@ -355,7 +355,7 @@ class BackendError(AbatchError):
 
 
 class TooManyOpenFiles(BackendError):
-    """No descriptor was left to open a file or connection of a job's storage, or of its spool: that passes."""
+    """No descriptor was left to open a file or connection of a job's storage, or of its spool; this is temporary."""
 
     def __init__(self, url: str) -> None:
         why = "too many open files; raise the limit (`ulimit -n`), or run fewer jobs at once"
@@ -366,7 +366,7 @@ class TooManyOpenFiles(BackendError):
 class ApiError(AbatchError):
     """A call to the API failed.
 
-    `status` is None when no answer came; `kind` is the `error.type` of the API's envelope, None without one;
+    `status` is None if there was no answer; `kind` is the `error.type` of the API's envelope, None without one;
     `error_code` is the code in its details, if it has one; `retry_after` is in seconds.
     """
 
@@ -399,7 +399,7 @@ class ApiError(AbatchError):
 
 
 class JournalError(AbatchError):
-    """The journal cannot be written or read; the manager ends, for without it nothing is safe."""
+    """The journal cannot be written or read; the manager ends, because nothing is safe without it."""
 
 
 class JournalLocked(JournalError):
@@ -419,7 +419,7 @@ class JournalLocked(JournalError):
 
 
 class JournalCorrupt(JournalError):
-    """The journal does not hold what it must."""
+    """The journal's content is not valid."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(path, why)
@@ -456,7 +456,7 @@ class Overtaken(AbatchError):
 
 
 class SpoolDamaged(AbatchError):
-    """A spool file is not what its shard's `Planned` fact says; nothing of it was sent."""
+    """A spool file does not match its shard's `Planned` fact; nothing of it was sent."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(path, why)
@@ -473,7 +473,7 @@ class SpoolDamaged(AbatchError):
 
 
 class SpoolUnusable(AbatchError):
-    """The disk under the spool did not take a file, or did not give it back."""
+    """The disk of the spool did not store a file, or did not return it."""
 
     def __init__(self, folder: Path, why: str) -> None:
         super().__init__(folder, why)
@@ -490,7 +490,7 @@ class SpoolUnusable(AbatchError):
 
 
 class LineTooLong(AbatchError):
-    """A line is longer than abatch reads."""
+    """A line is longer than the limit."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)

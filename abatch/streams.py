@@ -30,8 +30,8 @@ BUFFER: Final = 1_000
 class EventStream:
     """The events of a manager from the moment it was asked for them, for one reader; made by `BatchManager.events`.
 
-    It holds a thousand events that were not read yet. What does not fit is lost to this reader: it gets `EventsMissed`
-    in its place. The stream ends when the manager is left.
+    It holds a thousand events that were not read yet. This reader loses events beyond that, and gets `EventsMissed` in
+    their place. The stream ends when the manager is left.
     """
 
     def __init__(self, limit: int = BUFFER) -> None:
@@ -64,7 +64,7 @@ class EventStream:
         self._news.set()
 
     def end(self) -> None:
-        """Let the reader go, once it has read what there is."""
+        """End the stream for its reader, after the events that are waiting."""
         self._over = True
         self._news.set()
 
@@ -78,7 +78,7 @@ class Events:
         self._over = False
 
     def stream(self) -> EventStream:
-        """Make a stream that begins now; it is dropped when nobody holds it any more."""
+        """Make a stream that begins now; it is dropped when no reader refers to it."""
         stream = EventStream()
         if self._over:
             stream.end()
@@ -102,16 +102,16 @@ class Events:
 async def call_with_events(
     stream: EventStream, call: Callable[[Event | EventsMissed], Awaitable[object] | object]
 ) -> None:
-    """Call a function of the application with every event until the stream ends, and await what it returns.
+    """Call a function of the application with every event until the stream ends, and await its result.
 
     An exception of the function is logged as `on_event_failed`, and the next event follows: it never stops a job. Its
-    text is not logged, since it may quote a prompt.
+    text is not logged, because it may quote a prompt.
     """
     async for event in stream:
         try:
             result = call(event)
             if isawaitable(result):
                 await result
-        except Exception as failure:  # noqa: BLE001 - it is of the application, and may be anything
+        except Exception as failure:  # noqa: BLE001 - the application may raise anything
             (*_, frame) = extract_tb(failure.__traceback__)
             log.warning("on_event_failed", error=type(failure).__name__, at=f"{frame.filename}:{frame.lineno}")
