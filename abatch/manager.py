@@ -386,6 +386,16 @@ class BatchManager:
         self._check_open("job")
         return self._handle(self._record_of(key))
 
+    def key_of(
+        self, requests: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, to: str | os.PathLike[str]
+    ) -> str:
+        """Return the key that `submit` gives to files and a destination if it is called without one.
+
+        If a job was started with these files and moved to this destination, it is the key of that job.
+        """
+        self._check_open("key_of")
+        return self._submissions.key_of(None, paths_of(requests), relative_url(self._folder, normalize(os.fspath(to))))
+
     def _record_of(self, key: str) -> JobRecord:
         if (job := self._ledger.job(key)) is None:
             raise JobNotFound(self._folder, key, tuple(each.key for each in self._ledger.jobs.values()))

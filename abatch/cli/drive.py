@@ -32,13 +32,12 @@ from abatch.cli.streams import OutputGone
 from abatch.config import Config
 from abatch.destination import address, is_local, load_backend, missing_folder, normalize, shown
 from abatch.errors import BackendError, BadRequest, ConfigError, JobConflict, JobStopped, LimitReached
-from abatch.input.keys import key_of_files
 from abatch.log import ranges
 from abatch.manager import BatchManager
 from abatch.view import folder_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from anyio.abc import TaskStatus
 
@@ -272,15 +271,11 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
     await load_backend(url)
     course.key = order.key
     paths = order.requests if isinstance(order.requests, list) else []
-    if course.key is None:
-        course.key = key_of_files(journal, paths, url)
-    screen.say(f"key          {course.key}\njournal      {around.journal}\ndestination  {shown(url)}")
     async with manager:
+        course.key = order.key or manager.key_of(paths, to=url)
+        screen.say(f"key          {course.key}\njournal      {around.journal}\ndestination  {shown(url)}")
         typed = _typed(order, journal)
         known = next((each for each in manager.jobs() if each.key == course.key), None)
-        if known is None and order.key is None and (moved := _moved(manager, journal, paths, url)) is not None:
-            known = moved
-            course.key = moved.key
         is_new, is_done = known is None, known is not None and known.done
         if is_new and isinstance(order.requests, list) and not order.again and around.sandbox is None:
             await ask_before_paying_again(manager, typed)
@@ -357,15 +352,6 @@ def _typed(order: Order, journal: Path) -> Typed:
         limit=order.limit,
         pilot=order.pilot,
     )
-
-
-def _moved(manager: BatchManager, journal: Path, paths: Sequence[Path], url: str) -> Job | None:
-    """The job that was begun with this input under no key, and moved to this destination: it has kept its key."""
-    for job in manager.jobs():
-        had = job.destinations
-        if address(url) in had and paths and job.key == key_of_files(journal, paths, had[0]):
-            return job
-    return None
 
 
 async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> None:

@@ -8,13 +8,13 @@ import re
 from typing import TYPE_CHECKING
 
 from abatch.errors import ConfigError
-from abatch.system.paths import relative, relative_url
+from abatch.system.paths import relative
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["default_key", "key_of_files"]
+__all__ = ["default_key"]
 
 
 def default_key(folder: Path, paths: Sequence[Path], url: str) -> str:
@@ -34,13 +34,3 @@ def default_key(folder: Path, paths: Sequence[Path], url: str) -> str:
     named = "\0".join([*(relative(folder, path) for path in paths), url])
     stem = re.sub(r"[^A-Za-z0-9._-]", "-", paths[0].name.split(".")[0]).lstrip("._-")[:80] or "job"
     return f"{stem}-{hashlib.sha256(os.fsencode(named)).hexdigest()[:8]}"
-
-
-def key_of_files(folder: Path, paths: Sequence[Path], url: str) -> str:
-    """Make the key of a job without one, from a destination URL that is not relative to the journal.
-
-    Raises:
-        ConfigError: there is no input path.
-
-    """
-    return default_key(folder, paths, relative_url(folder, url))

@@ -119,6 +119,7 @@ async def test_the_command_that_was_run_before_finds_the_job_by_its_old_and_by_i
         for _ in range(2):  # the second finds it finished
             async with manager() as running:
                 assert {url.rpartition("/")[2] for url in running.job(job.key).destinations} >= {"moved.jsonl"}
+                assert key is not None or running.key_of(path, to=given) == job.key
                 again = await running.submit(path, to=given, key=key)
                 assert again.key == job.key
                 assert (await again.wait()).succeeded == 30

@@ -166,4 +166,4 @@ def test_the_command_line_stands_on_public_names_alone_also_for_types():
             found |= {
                 f"{path.name} -> {name}" for name in named if name.split(".")[1:2] and name.split(".")[1] in inner
             }
-    assert found == {"drive.py -> abatch.input.keys"}  # how a job without a key is named is no promise
+    assert not found
