@@ -163,3 +163,23 @@ def test_the_table_of_events_is_that_of_the_code():
         for kind in get_args(events.Event)
     }
     assert shown == made
+
+
+OF_0_1_0 = {
+    *("AbatchError", "ApiError", "Backend", "BackendError", "BackendFactory", "BackendNotFound", "BackendUnavailable"),
+    *("BadRequest", "BatchManager", "Config", "ConfigError", "IllegalTransition", "Job", "JobConflict", "JobFailed"),
+    *("JobRef", "JobStopped", "JournalCorrupt", "JournalError", "JournalLocked", "Line", "Progress", "Request"),
+    *("Result", "ResultError", "Sealed", "ShardRef", "Sink", "StillInDoubt", "Summary", "Usage"),
+}
+
+
+def test_the_page_of_changes_has_every_name_that_is_new_or_gone_since_0_1_0():
+    page = " ".join(re.findall(r"`([^`]+)`", text("changes-for-embedders.md")))
+    named = set(re.findall(r"\w+", page))
+    assert OF_0_1_0.symmetric_difference(abatch.__all__) - named == set()
+    assert {each for each in errors.__all__ if each not in OF_0_1_0} - named == set()
+    from abatch.cli.hints import OLD_SPELLINGS
+    from abatch.config import OLD_NAMES
+
+    old = {*OLD_SPELLINGS, *OLD_NAMES}
+    assert {each for each in old if each not in page} == set()

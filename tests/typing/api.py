@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import timedelta
-from typing import Any, assert_type
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypedDict, assert_never, assert_type
 
 from anthropic.types import Message
 
 import abatch
+from abatch import events
 from abatch.sandbox import Sandbox
 
 
@@ -111,3 +112,91 @@ def errors_carry_facts(error: abatch.AbatchError, show: Callable[[str], None]) -
             assert_type(pid, int)
         case _:
             show(str(error))
+
+
+class City(TypedDict):
+    name: str
+
+
+def an_answer_is_parsed_as_the_type_that_is_given(result: abatch.Result) -> None:
+    assert_type(result.text, str | None)
+    assert_type(result.stop_reason, str | None)
+    assert_type(result.parse(City), City)
+    assert_type(result.parse(list[int]), list[int])
+
+
+def a_job_has_a_state(job: abatch.Job) -> None:
+    assert_type(job.reason, str)
+    assert_type(job.remedy, str)
+    assert_type(job.eta, datetime | None)
+    assert_type(job.destinations, tuple[str, ...])
+
+
+async def events_are_a_closed_union(manager: abatch.BatchManager, show: Callable[[object], None]) -> None:
+    async for event in manager.events():
+        assert_type(event, events.Event | events.EventsMissed)
+        match event:
+            case events.EventsMissed():
+                assert_type((event.count, event.since), tuple[int, int])
+            case events.JobStopped() | events.ShardHeld():
+                assert_type(event.reason, str)
+            case events.ShardEvent():
+                assert_type(event.shard, int)
+            case events.JobFinished():
+                assert_type(event.location, str)
+            case events.JobSubmitted() | events.JobMoved():
+                assert_type(event.destination, str)
+            case events.JobLimited() | events.RequestsPlanned() | events.InputChanged() | events.JobResumed():
+                assert_type((event.job, event.seq), tuple[str, int])
+            case events.CancelRequested() | events.ResolutionRequested() | events.ResolutionRefused():
+                show(event.kind)
+            case events.DuplicateSeen():
+                show(event)
+            case _:
+                assert_never(event)
+
+
+def on_event_takes_functions_and_coroutines(show: Callable[[object], None]) -> None:
+    async def wait(event: events.Event | events.EventsMissed) -> None:
+        show(event)
+
+    abatch.BatchManager(on_event=show)
+    abatch.BatchManager(on_event=wait)
+
+
+async def a_view_gives_frozen_values() -> None:
+    async with abatch.JournalView() as view:
+        assert_type(view.jobs(), list[abatch.JobStatus])
+        assert_type(view.job("job"), abatch.JobStatus)
+        assert_type(view.summary("job"), abatch.Summary)
+        assert_type(view.forecast("job"), abatch.Forecast)
+        assert_type(await view.failures("job"), tuple[abatch.Failure, ...])
+        status = await view.status(shards=True)
+        assert_type(status, abatch.JournalStatus)
+        assert_type(status.driver, abatch.DriverStatus | None)
+        assert_type(status.jobs[0].progress, abatch.Progress)
+        assert_type(view.follow(), AsyncGenerator[abatch.JournalStatus])
+        assert_type(view.events(), AsyncGenerator[events.Event])
+        assert_type(view.results("job"), AsyncGenerator[abatch.Result])
+        assert_type(await view.identify("id"), abatch.RequestOrigin)
+        assert_type(await view.cancel("job"), abatch.JobStatus)
+        assert_type(await view.resolve(1, lost=True), abatch.OperatorWord)
+        assert_type(await view.retry("job"), abatch.Retry)
+        assert_type(await view.move("job", to="other.jsonl"), abatch.Relocation)
+
+
+def calls_without_an_event_loop() -> None:
+    assert_type(abatch.run("requests.jsonl", to="results.jsonl"), abatch.Summary)
+    assert_type(abatch.status(), abatch.JournalStatus)
+    assert_type(abatch.results("job"), Iterator[abatch.Result])
+    assert_type(abatch.cancel("job"), abatch.JobStatus)
+    assert_type(abatch.resolve(1, not_created=True), abatch.OperatorWord)
+    assert_type(abatch.identify("id"), abatch.RequestOrigin)
+    assert_type(abatch.move("job", to="other.jsonl"), abatch.Relocation)
+    assert_type(abatch.estimate("requests.jsonl"), abatch.Estimate)
+    assert_type(abatch.__version__, str)
+
+
+async def what_a_job_needs_before_it_begins(manager: abatch.BatchManager) -> None:
+    assert_type(manager.key_of("requests.jsonl", to="results.jsonl"), str)
+    assert_type(await abatch.Estimate.of("requests.jsonl"), abatch.Estimate)
