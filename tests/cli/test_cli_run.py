@@ -155,7 +155,7 @@ def test_usage_and_settings_are_exit_2(cli: Any) -> None:
     cli.write("in.jsonl", 1)
     for args, word in (
         (("run", "in.jsonl"), "--to"),
-        (("run", "in.jsonl", "--to", "out.parquet"), "destination is one of"),
+        (("run", "in.jsonl", "--to", "out.parquet"), "use one of these forms"),
         (("run", "-", "--to", "out.jsonl"), "--key"),
         (("run", "in.jsonl", "--to", "out.jsonl", "--requests-per-batch", "0"), "--requests-per-batch"),
         (("run", "in.jsonl", "--to", "out.jsonl", "--poll-interval", "nan"), "--poll-interval"),
@@ -390,7 +390,7 @@ def test_a_dry_run_sends_nothing_and_makes_nothing(alone: Any) -> None:
     for word in ("requests", "30", "batches", "bytes", "cost as batches", "$", " to "):
         assert word in ended.out
     assert [path.name for path in alone.folder.iterdir()] == ["in.jsonl"]
-    for to, word in (("other://x", "destination is one of"), ("s3://me:secret@bucket/x", "credentials")):
+    for to, word in (("other://x", "use one of these forms"), ("s3://me:secret@bucket/x", "credentials")):
         refused = alone.here("run", "in.jsonl", "--to", to, "--dry-run")
         assert refused.status == 2, refused
         assert word in refused.err
