@@ -119,6 +119,12 @@ BOM = b"\xef\xbb\xbf"
 """The byte order mark, which is allowed at the beginning of an input."""
 AS_UTF_8 = "; convert it, if it is in Windows-1252: iconv -f CP1252 -t UTF-8 OLD > NEW"
 
+# A line is sent as it is in its file, so that planning does not search each block for such numbers.
+NO_DECIMAL_POINT = (
+    "max_tokens must be written without a decimal point (1024, not 1024.0); a column of pandas that has a gap holds "
+    "floats: convert it with astype(int), or submit the rows from Python"
+)
+
 _NAMED = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.){0,600}")')
 _NOT_A_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b")
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -328,6 +334,8 @@ def _checked_params(params: bytes, known: _Params, custom_id: str, number: int) 
         raise BadRequest(number, custom_id, "stream is not possible in a batch; leave it out")
     if known.max_tokens is None:
         raise BadRequest(number, custom_id, "max_tokens is missing")
+    if isinstance(known.max_tokens, float) and known.max_tokens.is_integer():
+        raise BadRequest(number, custom_id, NO_DECIMAL_POINT)
     if not isinstance(known.max_tokens, int) or isinstance(known.max_tokens, bool) or known.max_tokens < 1:
         raise BadRequest(number, custom_id, "max_tokens must be a whole number of at least 1")
     return params

@@ -83,6 +83,7 @@ BAD_LINES = [
     ("max_tokens 0", line(b'{"max_tokens":0}'), "at least 1"),
     ("max_tokens negative", line(b'{"max_tokens":-5}'), "at least 1"),
     ("max_tokens a fraction", line(b'{"max_tokens":1.5}'), "whole number"),
+    ("max_tokens a whole float", line(b'{"max_tokens":1024.0}'), "1024, not 1024.0"),
     ("max_tokens true", line(b'{"max_tokens":true}'), "whole number"),
     ("max_tokens a string", line(b'{"max_tokens":"1"}'), "whole number"),
     ("max_tokens endless", line(b'{"max_tokens":' + b"9" * 5_000 + b"}"), "max_tokens"),
