@@ -99,7 +99,7 @@ class Driver:
             JournalError: the journal failed, so no job can continue.
 
         """
-        while (action := next_action(self.shard.state)) is not None:
+        while (action := await self._next_action()) is not None:
             self.recorder.begin()
             try:
                 if not await self._perform(action):
@@ -118,6 +118,10 @@ class Driver:
             except BackendError as failure:  # Only draining and abandoning raise it; both restart with a new sink.
                 await self.context.outage.wait(failure)
         await threads.run(remove, self.context.manager.ledger.folder.spool_file(self.shard.planned.spool))
+
+    async def _next_action(self) -> Action | None:
+        await self.wishes.refuse_if_late()
+        return next_action(self.shard.state)
 
     async def _rest(self, failure: TooManyOpenFiles) -> None:
         pause = self._out_of_files.next()

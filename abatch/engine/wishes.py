@@ -23,6 +23,11 @@ from abatch.protocol.facts import (
     Withdrawn,
 )
 from abatch.protocol.lifecycle import (
+    Draining,
+    Held,
+    InDoubt,
+    Processing,
+    Ready,
     doubt_of,
 )
 from abatch.protocol.pacing import Backoff
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from abatch.engine.context import JobContext
     from abatch.engine.recorder import ShardRecorder
     from abatch.journal.records import ShardRecord
+    from abatch.protocol.lifecycle import State
 
 __all__ = ["CALLED_LOST", "OperatorWishes"]
 
@@ -61,6 +67,13 @@ class OperatorWishes:
     def is_called_lost(self) -> bool:
         """Return whether an operator gave up this attempt or its batch."""
         return isinstance(self.wish(), LostWished)
+
+    async def refuse_if_late(self) -> None:
+        """Refuse a wish if its attempt was settled otherwise before: no other fact would answer it for hours."""
+        wish = self.context.job.wishes.get(self.shard.shard)
+        if wish is not None and _is_late(wish, self.shard.state):
+            named = wish.batch_id if isinstance(wish, ResolveWished) else None
+            await self._refuse(named, f"attempt {wish.attempt} was settled otherwise before")
 
     async def obey(self, wish: ResolveWished) -> None:
         """Record the outcome of the attempt that an operator decided (table B9), unless the API contradicts it."""
@@ -147,7 +160,23 @@ class OperatorWishes:
         log.warning("resolve_waits", shard=self.shard.shard, batch_id=batch_id, why=why)
         await anyio.sleep(self._pause.next())
 
-    async def _refuse(self, batch_id: str, why: str) -> None:
+    async def _refuse(self, batch_id: str | None, why: str) -> None:
         """Record that an operator's wish is refused, so that it is not tried again after a restart."""
         await self.context.manager.ledger.record(Entry(self.context.job.job, WishRefused(shard=self.shard.shard)))
         log.error("resolve_refused", shard=self.shard.shard, batch_id=batch_id, why=why)
+
+
+def _is_late(wish: ResolveWished | LostWished, state: State) -> bool:
+    """Return whether the attempt of this wish was settled, and not as the wish says."""
+    match state:
+        case InDoubt() | Held():
+            doubt = doubt_of(state)
+            return doubt is not None and doubt.attempt != wish.attempt
+        case Ready(attempt=attempt):
+            is_true = isinstance(wish, ResolveWished) and wish.batch_id is None and wish.attempt == attempt
+            return not is_true
+        case Processing(doubt=doubt, batch_id=batch_id) | Draining(doubt=doubt, batch_id=batch_id):
+            is_other_batch = isinstance(wish, ResolveWished) and wish.batch_id != batch_id
+            return wish.attempt != doubt.attempt or is_other_batch
+        case _:  # the facts that follow soon answer the wish
+            return False

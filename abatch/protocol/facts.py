@@ -492,7 +492,7 @@ class LostWished(Recorded, frozen=True, kw_only=True):
 
 
 class WishRefused(Recorded, frozen=True, kw_only=True):
-    """An operator's decision about a shard was refused, because the API contradicts it."""
+    """An operator's decision about a shard was refused: the API contradicts it, or settled the attempt before."""
 
     shard: int
 
