@@ -39,14 +39,14 @@ from abatch.protocol.facts import (
     Submitted,
     files_of,
 )
-from abatch.streams import Events, call_with_events
+from abatch.streams import Events
 from abatch.system import threads
 from abatch.system.groups import first_of
 from abatch.system.lifetime import Lifetime
 from abatch.system.paths import absolute, absolute_url, folder_of, relative_url
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Sequence
     from types import TracebackType
 
     from anthropic import AsyncAnthropic
@@ -54,16 +54,13 @@ if TYPE_CHECKING:
     from abatch.engine.client import Client
     from abatch.engine.planning import HandedOver
     from abatch.engine.scope import Scope
-    from abatch.events import Event, EventsMissed
     from abatch.input.check import Preview
     from abatch.input.request import RequestSource
     from abatch.journal.records import JobRecord
-    from abatch.streams import EventStream
+    from abatch.streams import EventStream, OnEvent
 
 __all__ = ["BatchManager"]
 
-ON_EVENT_PATIENCE: Final = 10.0
-"""Seconds that `on_event` has for the last events when the manager is left."""
 WISHES_EVERY: Final = 0.5
 
 
@@ -105,7 +102,7 @@ class BatchManager:
         config: Config | None = None,
         resume: Literal["all", "given"] = "all",
         prices: str | None = None,
-        on_event: Callable[[Event | EventsMissed], Awaitable[object] | object] | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         if resume not in ("all", "given"):
             raise ConfigError(f"resume must be all or given, got {resume!r}")
@@ -193,7 +190,7 @@ class BatchManager:
             )
             self._ledger.on_recorded = self._events.announce
             try:
-                async with self._calling_on_event(), anyio.create_task_group() as self._group:
+                async with self._events.open(self._on_event), anyio.create_task_group() as self._group:
                     self._group.start_soon(self._follow_wishes)
                     self._scopes.open_surveyed()
                     for job in list(self._ledger.unfinished.values()):
@@ -210,18 +207,6 @@ class BatchManager:
                 with anyio.CancelScope(shield=True):
                     for run in [*self._runs.values(), *self._spare.values()]:
                         await run.destination.aclose()
-
-    @asynccontextmanager
-    async def _calling_on_event(self) -> AsyncGenerator[None, None]:
-        """Call `on_event` with every event until all jobs are left, and then with the last ones."""
-        async with anyio.create_task_group() as group:
-            if self._on_event is not None:
-                group.start_soon(call_with_events, self._events.stream(), self._on_event)
-            try:
-                yield
-            finally:
-                self._events.end()
-                group.cancel_scope.deadline = anyio.current_time() + ON_EVENT_PATIENCE
 
     def _run_scope(self, scope: Scope) -> None:
         self._group.start_soon(scope.run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import asynccontextmanager
 from inspect import isawaitable
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Final
@@ -14,17 +15,21 @@ from abatch.events import EventsMissed, event_of
 from abatch.log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from pathlib import Path
-    from typing import Self
+    from typing import Self, TypeAlias
 
     from abatch.events import Event
     from abatch.journal.log import Recorded
+
+    OnEvent: TypeAlias = Callable[[Event | EventsMissed], Awaitable[object] | object]
 
 __all__ = ["EventStream", "Events", "call_with_events"]
 
 BUFFER: Final = 1_000
 """Events that one reader may be behind before it loses some."""
+ON_EVENT_PATIENCE: Final = 10.0
+"""Seconds that `on_event` has for the last events when the manager is left."""
 
 
 class EventStream:
@@ -92,6 +97,18 @@ class Events:
             for stream in self._streams:
                 stream.put(event)
 
+    @asynccontextmanager
+    async def open(self, on_event: OnEvent | None) -> AsyncGenerator[None, None]:
+        """Call `on_event` with every event of the block, then with the last ones; end every stream after the block."""
+        async with anyio.create_task_group() as group:
+            if on_event is not None:
+                group.start_soon(call_with_events, self.stream(), on_event)
+            try:
+                yield
+            finally:
+                self.end()
+                group.cancel_scope.deadline = anyio.current_time() + ON_EVENT_PATIENCE
+
     def end(self) -> None:
         """End every stream: no more facts will be applied."""
         self._over = True
@@ -99,9 +116,7 @@ class Events:
             stream.end()
 
 
-async def call_with_events(
-    stream: EventStream, call: Callable[[Event | EventsMissed], Awaitable[object] | object]
-) -> None:
+async def call_with_events(stream: EventStream, call: OnEvent) -> None:
     """Call a function of the application with every event until the stream ends, and await its result.
 
     An exception of the function is logged as `on_event_failed`, and the next event follows: it never stops a job. Its
