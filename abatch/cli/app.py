@@ -1,4 +1,4 @@
-"""The commands, put together."""
+"""The application of all commands."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def all_commands(
     """Very large jobs on the Message Batches API: streamed, resumable, and never paid for twice.
 
     Exit status of every command: 0 all is well; 1 finished, some requests failed or are missing; 2 bad input or
-    usage; 3 cannot go on now, running again resumes; 130 interrupted.
+    usage; 3 cannot continue now, running again resumes; 130 interrupted.
     """
 
 
@@ -57,7 +57,7 @@ for command in (run, status, results, cancel, retry, redrain, move, resolve, ide
     name = "id" if command is identify else command.__name__
     app.command(name, short_help=(command.__doc__ or "").partition("\n")[0], cls=HintingCommand)(
         command
-    )  # a short help is not cut
+    )  # so that the short help is not cut
 
 
 def main() -> None:

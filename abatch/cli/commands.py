@@ -1,4 +1,4 @@
-"""Commands as texts show them: each works as it stands, so it names the journal unless that goes without saying."""
+"""Commands in messages: each works unchanged, so it names the journal unless that is the default one."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 __all__ = ["command", "completed", "near"]
 
 TAKE_SANDBOX: Final = frozenset({"run", "retry", "redrain"})
-"""Commands that drive, and have to be told that the API is a sandbox beside them."""
+"""Commands that drive a journal, and need an option to use a sandbox."""
 SHOWN: Final = re.compile(
     r"\babatch (cancel|move|redrain|resolve|results|retry) ([A-Za-z0-9][A-Za-z0-9._-]*)"
     r"(?![A-Za-z0-9._-]| --(?:journal|sandbox))"
 )
-"""A command in a text that was written by what does not know the journal."""
+"""A command in a text whose author does not know the journal."""
 
 
 def command(folder: Path, *words: str) -> str:
-    """A command line for this journal."""
+    """Return a command line for this journal."""
     return shlex.join(["abatch", *words, *_options(folder, words[0])])
 
 
 def completed(text: str, folder: Path) -> str:
-    """The text, with the options of this journal in each command that it shows."""
+    """Add the options of this journal to each command in a text."""
 
     def complete(shown: re.Match[str]) -> str:
         argument = shown[2].rstrip(".")
@@ -40,7 +40,7 @@ def completed(text: str, folder: Path) -> str:
 
 
 def near(path: str) -> str:
-    """A path from here, if it is below."""
+    """Return a relative path, if the path is below the current folder."""
     found = os.path.relpath(path)
     if found.startswith("..") or "://" in path:
         return path

@@ -1,4 +1,4 @@
-"""Ask a person at a terminal a question that is answered with yes or no."""
+"""Ask a person at a terminal a yes-or-no question."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def can_ask() -> bool:
 
 
 async def confirmed(question: str) -> bool:
-    """Whether a question is answered with yes; no without a terminal. The event loop goes on, so a signal is heard."""
+    """Return whether the answer is yes; False without a terminal. The event loop runs on, so signals are handled."""
     if not can_ask():
         return False
     _put(question)
-    await anyio.wait_readable(sys.stdin)  # a terminal gives whole lines, so that reading one does not wait
+    await anyio.wait_readable(sys.stdin)  # a terminal returns whole lines, so reading one does not block
     return _is_yes(sys.stdin.readline())
 
 

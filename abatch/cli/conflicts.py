@@ -1,4 +1,4 @@
-"""Say what works where requests would be paid for again, or a key names another job: each as a command to type."""
+"""Name the commands that help if requests would be paid for again, or if a key names another job."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY_LENGTH: Final = 100
 
 
 class Typed:
-    """What of a `run` makes its job: enough to write the command down once more, with other options.
+    """The parts of a `run` that identify its job: enough to write the command again, with other options.
 
     Args:
         folder: the journal's.
@@ -65,11 +65,11 @@ class Typed:
         self.pilot = pilot
 
     def named(self) -> str:
-        """The input as people write it."""
+        """Return the input in short form."""
         return ", ".join(map(str, self.paths[:3])) + ", …" * (len(self.paths) > 3) if self.paths else "stdin"
 
     def again(self, *options: str, to: str | None = None, key: str | None = None) -> str:
-        """The command with another destination or key, and more options."""
+        """Return the command with another destination or key, and more options."""
         named = key or self.key
         words = ["run", *([near(str(path.absolute())) for path in self.paths] or ["-"]), "--to", to or self.to]
         words += [] if named is None else ["--key", named]
@@ -81,7 +81,7 @@ class Typed:
 
 
 async def ask_before_paying_again(manager: BatchManager, typed: Typed) -> None:
-    """Ask whether requests that another job of the journal holds are to be sent again.
+    """Ask whether to send requests again that another job of the journal has, too.
 
     Raises:
         ConfigError: they are not; or nobody can be asked.
@@ -120,7 +120,7 @@ def _place(job: Job) -> str:
 
 
 def _without_paying(job: Job, typed: Typed) -> str:
-    """The commands that give the answers of a job for nothing."""
+    """Return the command that gives the answers of a job at no cost."""
     if not job.done:
         return f"To get its results in {typed.to} without paying again: {_move(job, typed)}"
     wanted = typed.to if typed.to.endswith((".jsonl", ".ndjson")) and "://" not in typed.to else "answers.jsonl"
@@ -129,7 +129,7 @@ def _without_paying(job: Job, typed: Typed) -> str:
 
 
 def _without_answered(job: Job, manager: BatchManager, typed: Typed) -> str:
-    """The command that sends what a finished job did not answer; empty if that is nothing, or not known yet."""
+    """Return the command that sends what a finished job did not answer; empty if that is nothing, or not known yet."""
     grew = sum(path.stat().st_size for path in typed.paths) != job.input_bytes
     if not job.done or (job.summary().ok and not grew):
         return ""
@@ -138,12 +138,12 @@ def _without_answered(job: Job, manager: BatchManager, typed: Typed) -> str:
 
 
 def _move(job: Job, typed: Typed) -> str:
-    return shlex.join(["abatch", "move", job.key, "--to", typed.to])  # how errors are told completes it
+    return shlex.join(["abatch", "move", job.key, "--to", typed.to])  # `tell` adds the options of the journal
 
 
 def with_commands(conflict: JobConflict, manager: BatchManager, typed: Typed) -> JobConflict:
-    """The same conflict with the commands that work, and what they cost."""
-    if all(job.key != conflict.key for job in manager.jobs()):  # another process began it just now
+    """Return the same conflict with the commands that work, and their costs."""
+    if all(job.key != conflict.key for job in manager.jobs()):  # another process has just begun it
         return conflict
     job = manager.job(conflict.key)
     to, key = _free_destination(typed, manager), _free_key(conflict.key, manager)
@@ -177,7 +177,7 @@ def with_commands(conflict: JobConflict, manager: BatchManager, typed: Typed) ->
 
 
 def _cancel_and_skip(job: Job, typed: Typed, *, to: str, key: str) -> str:
-    """The commands for a job that takes no changed input; they are `errors.cancel_and_skip` as they are typed here."""
+    """Return the commands for a job that takes no changed input: `errors.cancel_and_skip` in the form typed here."""
     skipping = typed.again("--skip-answered", job.key, to=to, key=key)
     return (
         "cancel the job, and run it to its end by the same command: "
@@ -187,7 +187,7 @@ def _cancel_and_skip(job: Job, typed: Typed, *, to: str, key: str) -> str:
 
 
 def say_left_out(job: Job, screen: Screen) -> None:
-    """Say which requests are not sent because another job had answered them."""
+    """Report which requests are not sent because another job has answered them."""
     if (left_out := job.left_out) is None:
         return
     by = left_out.answered_by
@@ -205,7 +205,7 @@ def _free_key(key: str, manager: BatchManager) -> str:
 
 
 def _free_destination(typed: Typed, manager: BatchManager) -> str:
-    """The destination if it is free, else one beside it; a database or bucket holds many jobs, so it stays."""
+    """Return the destination if it is free, else one next to it; a database or bucket holds many jobs, so it stays."""
     if not normalize(typed.to).startswith("jsonl:"):
         return typed.to
     to = typed.to
@@ -221,7 +221,7 @@ def _free_destination(typed: Typed, manager: BatchManager) -> str:
 
 
 def _free(name: str, is_taken: Callable[[str], bool]) -> str:
-    """The name of a file or folder if it is free, else with a number before its ending."""
+    """Return the name of a file or folder if it is free, else with a number before its ending."""
     folder, slash, last = name.rstrip("/").rpartition("/")
     begin, dot, ending = last.partition(".") if not last.startswith(".") else (last, "", "")
     tail = f"{dot}{ending}{'/' * name.endswith('/')}"

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["detail_json", "detail_of"]
 
 SO_FAR = frozenset({"tokens", "cost", "synchronous cost", "time"})
-"""Sums that still grow while a job is not done."""
+"""Sums that grow until a job is done."""
 
 
 def detail_of(
     job: JobStatus, summary: Summary, failures: Sequence[Failure], left: Forecast, now: float
 ) -> list[RenderableType]:
-    """What is to be shown of one job besides its row."""
+    """Return the details of one job in addition to its row."""
     done = job.done
-    if not done:  # a job that is not done takes time until now, and not until its last fact
+    if not done:  # the time of an unfinished job ends now, not with its last fact
         summary = replace(summary, seconds=now - job.started_at)
     rows = [
         (f"{name} so far" if not done and name in SO_FAR else name, value)
@@ -44,7 +44,7 @@ def detail_of(
 
 
 def detail_json(summary: Summary, failures: Sequence[Failure] | None, left: Forecast) -> dict[str, Any]:
-    """The same facts as members of a JSON object; `failures` is None where they were not read."""
+    """Return the same facts as members of a JSON object; `failures` is None if they were not read."""
     return {
         "location": clean(summary.location),
         "succeeded": summary.succeeded,

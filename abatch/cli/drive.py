@@ -1,4 +1,4 @@
-"""Hand a job over, follow it to its end, and say what it came to: what `run`, `retry` and `redrain` have in common."""
+"""Submit a job, follow it until it is finished, and report its summary; for `run`, `retry` and `redrain`."""
 
 from __future__ import annotations
 
@@ -49,21 +49,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Order", "Redrain", "Surroundings", "config_of", "drive", "journal_of"]
 
-"""The wait between two looks at the list grows up to this many times the first."""
 SHORTEST: Final = 0.01
 LONGEST: Final = 7 * 86_400
-"""Seconds that an interval may take; a grace may be none at all."""
+"""The bounds of an interval in seconds; a grace may be 0."""
 SANDBOX_POLL, SANDBOX_GRACE = 0.2, 2.0
-"""On this machine nothing is late, so a doubt is settled at once."""
+"""Nothing is late on one machine, so a doubt is settled at once."""
 ORDER: Final = "results are in the order in which batches ended; join by custom_id"
-"""Of every destination: people who join by position give each request the answer to another."""
+"""True for every destination: a join by position gives a request the answer to another."""
 _WORK: Final = "The exit status, {}, is that of the job; `abatch status` shows where it is."
 HUSHED: Final = frozenset({"grace_below_the_bounds"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """The job to hand over."""
+    """The job to submit."""
 
     requests: list[Path] | AsyncIterator[bytes] | None
     """None for the lines of stdin."""
@@ -74,17 +73,17 @@ class Order:
     workspace_id: str | None = None
     tries: int = 3
     limit: int | None = None
-    """Only so many requests are sent, the first ones."""
+    """Only this many requests are sent, the first ones."""
     pilot: int = 0
-    """So many are sent alone, the first ones."""
+    """This many requests are sent alone, the first ones."""
     spending: Spending | None = None
-    """Says what it may cost before anything is sent."""
+    """Shows what the job may cost before anything is sent."""
     skip_answered: str | None = None
     """The job whose answered requests are not sent."""
     changed_input: bool = False
-    """Whether an unfinished job takes a changed input for what it has not sent."""
+    """Whether an unfinished job takes the requests that it has not sent from a changed input."""
     again: bool = False
-    """Whether requests that another job holds are sent, and paid for, again."""
+    """Whether requests that another job has, too, are sent, and paid for, again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,20 +96,20 @@ class Redrain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """Where and how it runs."""
+    """Where and how a job runs."""
 
     journal: Path
     config: Config
     screen: Screen
     prices: str | None = None
     sandbox: str | None = None
-    """Latency of a sandbox beside us; None for the real API."""
+    """The latency of the sandbox of `--sandbox`; None for the real API."""
     json: bool = False
 
 
 @dataclass(slots=True)
 class _Course:
-    """How far a run came."""
+    """The progress and the result of a run."""
 
     key: str | None = None
     job: Job | None = None
@@ -119,13 +118,13 @@ class _Course:
     failures: tuple[Failure, ...] = ()
     """Why requests did not succeed, once the job is done."""
     limited: LimitReached | None = None
-    """Its limit is reached: the job is not finished, and what this command was to do is done."""
+    """Whether its limit is reached: the job is not finished, but this command is done."""
     carried_out: bool = False
-    """A redrain did what it was asked to do."""
+    """Whether a redrain is complete."""
 
     @property
     def status(self) -> int:
-        """The exit status this comes to."""
+        """The exit status of this run."""
         match self.error:
             case BadRequest() if self.job is not None:
                 return FAILED
@@ -146,13 +145,13 @@ class _Course:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the same command, run again, goes on from here."""
+        """Whether the same command, run again, resumes the job."""
         unfinished = self.limited is None and (self.job is None or not self.job.done)
         return self.status in (STUCK, INTERRUPTED) or (self.status == FAILED and unfinished)
 
 
 def journal_of(journal: Path | None, *, sandbox: bool) -> Path:
-    """The journal that was named, or the one that goes without saying."""
+    """Return the named journal, or the default one."""
     return journal or (SANDBOX_JOURNAL if sandbox else DEFAULT_JOURNAL)
 
 
@@ -171,7 +170,7 @@ def config_of(
     tier: Tier = "start",
     params: Params = "check",
 ) -> Config:
-    """The settings that the options come to.
+    """Return the settings of the options.
 
     Raises:
         ConfigError: one of them cannot work.
@@ -205,7 +204,7 @@ def config_of(
 
 
 def drive(order: Order | Redrain, around: Surroundings) -> None:
-    """Run the job to its end.
+    """Run the job until it is finished.
 
     Raises:
         typer.Exit: always, with the status.
@@ -219,7 +218,7 @@ def drive(order: Order | Redrain, around: Surroundings) -> None:
                 beside.enter_context(sandbox_beside(folder_of(around.journal), latency=around.sandbox))
                 screen.say("This is the sandbox: every answer is synthetic, nothing is sent to the real API.")
             anyio.run(partial(_until_interrupted, order, around, course))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and --json tells it too
+        except Exception as error:  # noqa: BLE001 - any error is reported, with --json, too
             course.error = error
         _report(course, order, around)
     raise typer.Exit(course.status)
@@ -248,7 +247,7 @@ async def _watch_signals(
     *,
     task_status: TaskStatus[None],
 ) -> None:
-    """The first Ctrl-C or SIGTERM ends the run in good order, the second at once: the journal makes that safe."""
+    """End the run in good order at the first Ctrl-C or SIGTERM, at once at the second; the journal makes that safe."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for _ in signals:
@@ -280,21 +279,21 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
         if is_new and isinstance(order.requests, list) and not order.again and around.sandbox is None:
             await ask_before_paying_again(manager, typed)
         if is_new and (made := missing_folder(url)) is not None:
-            screen.say(f"The folder {made} does not exist; it is made.")
+            screen.say(f"The folder {made} does not exist; abatch creates it.")
         if screen.live:
             screen.say("Checking the API and the requests.")
         if is_done:
             screen.say(f"Job {course.key} was done before; nothing is sent now.")
         if order.requests is None and is_new:
             screen.say("cost         unknown: requests from stdin are sent as they come")
-        if not (is_done and isinstance(order.requests, list)):  # nothing of such a job is asked of the API
+        if not (is_done and isinstance(order.requests, list)):  # such a job makes no call to the API
             await manager.check_access(course.key, order.workspace_id)
         if order.changed_input and known is not None:
             if flying := known.progress().in_flight:
                 screen.say(
                     f"{flying:,} requests are in flight: their answers come first, and then the changed input is taken."
                 )
-            await known.settled()  # also where all batches have ended, and results are still read
+            await known.settled()  # also if all batches have ended, and results are still read
         if known is not None and not known.done and order.spending is not None:
             order.spending.goes_on()
         try:
@@ -340,7 +339,7 @@ async def _run(order: Order, around: Surroundings, course: _Course) -> None:
 
 
 def _typed(order: Order, journal: Path) -> Typed:
-    """What of the command makes its job."""
+    """Return the parts of the command that identify its job."""
     return Typed(
         journal,
         order.requests if isinstance(order.requests, list) else (),
@@ -379,14 +378,14 @@ async def _redrain(order: Redrain, around: Surroundings, course: _Course) -> Non
 
 
 async def _requests(order: Order, config: Config) -> list[Path] | AsyncIterator[bytes]:
-    """The requests; lines of stdin once they begin as requests do, files as they are."""
+    """Return the requests: files unchanged, lines of stdin after a check of their beginning."""
     if order.requests is None:
         return await read_stdin(params=config.params, betas=bool(order.betas))
     return order.requests
 
 
 async def _check_in_place(job: Job, url: str) -> None:
-    """Raise unless the results of a job that was done before are still there, every part in its size."""
+    """Raise if a part of the results of a job that was done before is not in its place with its size."""
     place = Path(job.summary().location)
     if not await anyio.Path(place).exists():
         why = f"{place} is gone. Put it back; or read them again, which costs nothing: abatch redrain {job.key}"
@@ -409,18 +408,18 @@ async def _check_in_place(job: Job, url: str) -> None:
 
 
 def _report(course: _Course, order: Order | Redrain, around: Surroundings) -> None:
-    """Conclude; a report that fails does not change what the work came to, and the exit status is of the work."""
+    """Report the end; a failed report does not change the result of the work, nor its exit status."""
     try:
         _conclude(course, order, around)
     except OutputGone as gone:
         if not gone.reader_left:
             around.screen.complain(f"warning: the report is incomplete: {gone}. {_WORK.format(course.status)}")
-    except Exception as failure:  # noqa: BLE001 - whatever it is, the work came to what it came to
+    except Exception as failure:  # noqa: BLE001 - no failure of the report changes the result of the work
         around.screen.complain(f"warning: the report failed. {_WORK.format(course.status)} {tell(failure)}")
 
 
 def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> None:
-    """Say how it ended, and what comes next."""
+    """Report how the run ended, and what to do next."""
     screen, job = around.screen, course.job
     if course.error is not None:
         screen.complain(f"error: {tell(course.error, around.journal)}")
@@ -458,7 +457,7 @@ def _conclude(course: _Course, order: Order | Redrain, around: Surroundings) -> 
     elif course.goes_on:
         fix = "correct the input, then " * (changes or isinstance(course.error, BadRequest))
         pipe = "give all the lines again to " * (isinstance(order, Order) and order.requests is None)
-        screen.complain(f"To go on: {fix}{pipe}{resume}")
+        screen.complain(f"To resume: {fix}{pipe}{resume}")
     if around.json:
         screen.give(
             {
@@ -486,7 +485,7 @@ def _held_back(job: Job, limited: LimitReached, folder: Path, resume: str) -> st
 
 
 def _without_limit(words: list[str]) -> list[str]:
-    """The command line without `--limit N`."""
+    """Return the command line without `--limit N`."""
     kept: list[str] = []
     coming = iter(words)
     for word in coming:
@@ -498,7 +497,7 @@ def _without_limit(words: list[str]) -> list[str]:
 
 
 def _error_json(error: Exception, journal: Path) -> dict[str, Any]:
-    """An error as a JSON object."""
+    """Return an error as a JSON object."""
     told: dict[str, Any] = {"type": type(error).__name__, "text": clean(tell(error, journal), lines=True)}
     if isinstance(error, BadRequest):
         told["problems"] = [

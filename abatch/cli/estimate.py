@@ -1,4 +1,4 @@
-"""`abatch estimate`, and what `run --dry-run` says: how large a file of requests is, and what it may cost."""
+"""`abatch estimate`, and the estimate of `run --dry-run`: how large files of requests are, and what they may cost."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["as_json", "estimate", "rows_to_show", "submit_every", "warn_of_param
 WORTH_IT: Final = 100
 """Requests below which the synchronous API is often the better choice."""
 LONGEST_BATCH: Final = 24 * 3600
-"""Seconds in which the API ends a batch, one way or the other."""
+"""Seconds after which the API ends a batch in any case."""
 UNITS: Final = {"m": 60, "h": 3600, "d": 86_400}
 
 
 def warn_of_params(screen: Screen, made: Estimate) -> None:
-    """Say what the API may refuse."""
+    """Warn of params that the API may refuse."""
     for doubt in made.doubts:
         screen.complain(f"warning: {doubt}")
 
@@ -72,7 +72,7 @@ def as_json(made: Estimate) -> dict[str, Any]:
 
 
 def submit_every(sla: str) -> float:
-    """Seconds between submissions, so that each request has its answer within the SLA.
+    """Return the seconds between submissions with which each request has its answer within the SLA.
 
     Raises:
         ConfigError: it is no length of time, or not more than the day a batch may take.
@@ -84,7 +84,7 @@ def submit_every(sla: str) -> float:
     left = float(match[1]) * UNITS[match[2]] - LONGEST_BATCH
     if left <= 0:
         raise ConfigError(
-            f"an SLA of {sla} cannot be kept with batches: one may take 24 h by itself; use the synchronous API"
+            f"an SLA of {sla} cannot be kept with batches: one batch alone may take 24 h; use the synchronous API"
         )
     return left
 
@@ -95,10 +95,10 @@ def estimate(
     ],
     sla: Annotated[str | None, typer.Option(help="When each answer is due: 30h, 2d.")] = None,
     tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
-    prices: Annotated[Path | None, typer.Option(help="A price file of your own.")] = None,
+    prices: Annotated[Path | None, typer.Option(help="Your own price file.")] = None,
     as_json_: JsonOption = False,
 ) -> None:
-    """Say how large a job is and what it may cost. Nothing is sent, no key is needed.
+    """Show how large a job is and what it may cost. Nothing is sent, and no key is needed.
 
     Example: abatch estimate requests.jsonl --sla 30h
     """
@@ -135,11 +135,7 @@ def _advice(made: Estimate, every: float | None) -> list[str]:
             "a batch costs half and may take a day."
         )
     if made.requests > made.queue_limit:
-        lines.append(
-            f"The tier's queue takes {made.queue_limit:,} requests at once; the rest waits for its turn by itself."
-        )
+        lines.append(f"The tier's queue takes {made.queue_limit:,} requests at once; the rest waits automatically.")
     if every is not None:
-        lines.append(
-            f"A batch may take 24 h: submit what has gathered at least every {duration(every)} to keep the SLA."
-        )
+        lines.append(f"A batch may take 24 h: submit new requests at least every {duration(every)} to keep the SLA.")
     return lines

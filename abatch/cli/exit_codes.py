@@ -1,11 +1,11 @@
-"""How a command ends: the exit status, the same for all of them, and what is said about it.
+"""How a command ends: the exit status, with the same meaning for every command, and its message.
 
 | status | meaning |
 |---|---|
-| 0 | every request succeeded; or what was asked for was shown or done |
-| 1 | finished, and some requests failed for good or are missing, or the results were moved; or a bad row in stdin |
-| 2 | bad input or usage, or the answer to a question was no; nothing was submitted |
-| 3 | cannot go on now; the text says what to do, and the same command resumes |
+| 0 | every request succeeded; or the command did its work |
+| 1 | finished, but some requests failed permanently or are missing, or the results were moved; or a bad row in stdin |
+| 2 | bad input or usage, or no as the answer to a question; nothing was submitted |
+| 3 | cannot continue now; follow the message, then the same command resumes |
 | 4 | only of `abatch status --exit-code`: a job is not done, and a process drives it |
 | 130 | interrupted; the same command resumes |
 """
@@ -59,23 +59,23 @@ STUCK: Final = 3
 RUNNING: Final = 4
 INTERRUPTED: Final = 130
 WORST_LAST: Final = (OK, FAILED, RUNNING, STUCK)
-"""Exit codes of jobs: of several, the last one counts."""
+"""Exit codes of jobs; with several jobs, the last of these codes that occurs counts."""
 WANTS_SOMEBODY: Final = frozenset({"held", "stopped"})
-"""States that no process ends by itself."""
+"""States that no process leaves automatically."""
 DISK_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 AS_OPTIONS: Final = {"journal= or --journal": "--journal", "key must match": "--key must match"}
-"""Arguments of Python that errors speak of, as they are called here."""
+"""Arguments of Python that errors name, with the names that they have here."""
 
 T = TypeVar("T")
 
 
 def status_of(error: BaseException) -> int:
-    """The exit status that an error of abatch comes to, unless a command knows better."""
+    """Return the exit status of an error of abatch, unless a command has a more specific one."""
     return BAD_INPUT if isinstance(error, ConfigError | BadRequest | JobConflict) else STUCK
 
 
 def exit_code_of(jobs: Iterable[JobStatus], *, driven: bool) -> int:
-    """The exit code that says how jobs stand: 0 if there is none.
+    """Return the exit code for the states of jobs: 0 if there are no jobs.
 
     Args:
         jobs: the jobs.
@@ -92,7 +92,7 @@ def exit_code_of(jobs: Iterable[JobStatus], *, driven: bool) -> int:
 
 
 def tell(error: BaseException, journal: Path | None = None) -> str:
-    """What is said about an error: its own text where it is one that is expected, else where it came from.
+    """Return the message of an error: its own text if the error is expected, else also its origin.
 
     The commands that it shows name `journal`, the folder that the command line was given or took for granted.
     """
@@ -124,7 +124,7 @@ def _tell(error: BaseException) -> str:
 
 @contextmanager
 def reported(screen: Screen | None = None, journal: Path | None = None) -> Generator[None]:
-    """Turn whatever ends the block into a message and an exit status.
+    """Turn any exception that ends the block into a message and an exit status.
 
     Raises:
         typer.Exit: with the status.
@@ -145,7 +145,7 @@ def reported(screen: Screen | None = None, journal: Path | None = None) -> Gener
 
 
 def without_output(gone: OutputGone, screen: Screen | None = None) -> int:
-    """Report that stdout failed while it took what was asked for; the exit status of that."""
+    """Report that stdout failed during the output of the command, and return the exit status."""
     if gone.reader_left:  # it has read enough
         return OK
     (screen or Screen()).complain(f"error: {gone}; what was asked for is incomplete")
@@ -153,7 +153,7 @@ def without_output(gone: OutputGone, screen: Screen | None = None) -> int:
 
 
 def perform(work: Callable[[], Awaitable[T]], journal: Path | None = None, /) -> T:
-    """Run what a command does; Ctrl-C ends it where it stands, for it drives nothing."""
+    """Run a command that drives nothing; Ctrl-C ends it immediately."""
     screen = Screen()
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -169,6 +169,6 @@ def _interrupt(*_: object) -> None:
     screen = Screen()
     if screen.output.is_terminal:
         screen.output.show_cursor(True)
-        screen.output.line()  # a table that is watched ends without one
+        screen.output.line()  # a watched table ends without a newline
     screen.complain("Interrupted.")
     os._exit(INTERRUPTED)

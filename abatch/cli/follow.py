@@ -1,4 +1,4 @@
-"""Show how a job comes along while it runs, and what it came to."""
+"""Show the progress of a job while it runs, and its summary."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ FRAME: Final = 0.25
 FORECAST: Final = 1.0
 """Seconds between two forecasts."""
 LINE: Final = 10.0
-"""Seconds between two lines of progress where nobody watches a bar,"""
+"""Seconds between two lines of progress where no bar is shown,"""
 GROUPS: Final = 8
 """Kinds of failures that are shown one by one."""
 AT_LEAST: Final = 600.0
-"""and where nothing changes."""
+"""and while nothing changes."""
 
 
 async def follow(job: Job, screen: Screen) -> Summary:
-    """Wait for the job, and meanwhile move a bar, or write a line now and then.
+    """Wait for the job, and meanwhile move a bar, or write a line from time to time.
 
     Raises:
         as `Job.wait`.
@@ -73,26 +73,26 @@ async def follow(job: Job, screen: Screen) -> Summary:
 
 
 class Followed(Protocol):
-    """What is asked of a job here."""
+    """The methods of a job that this module uses."""
 
     def progress(self) -> Progress:
-        """How far it is."""
+        """Return the progress of the job."""
         ...
 
     def forecast(self, progress: Progress | None = None) -> Forecast:
-        """How long it may still take, by a snapshot that was taken just now."""
+        """Estimate how long the job may still take, from a current snapshot."""
         ...
 
 
 class _View:
-    """A job's progress as a person sees it: a bar over a few numbers, or a line of them now and then."""
+    """A job's progress for a person: a bar over a few numbers, or a line of numbers from time to time."""
 
     def __init__(self, job: Followed, clock: Callable[[], float] = awake) -> None:
         self._job = job
         self._pace = Pace(job.progress().sealed, clock)
         self._written: tuple[list[str], float] = ([], -AT_LEAST)
         self._forecast: tuple[Forecast, float] | None = None
-        """The last one, and when it was made."""
+        """The last forecast, and when it was made."""
 
     def render(self, width: int) -> RenderableType:
         """The frame for now."""
@@ -106,14 +106,14 @@ class _View:
         return Group(bar, *(Text(line, no_wrap=True) for line in lines))
 
     def _left(self, progress: Progress) -> Forecast:
-        """How long it may still take: made again once in a while, for it costs as much as a frame of a large job."""
+        """Return the forecast; it is renewed only at times, because it costs as much as a frame of a large job."""
         now = self._pace.elapsed
         if self._forecast is None or now - self._forecast[1] >= FORECAST:
             self._forecast = self._job.forecast(progress), now
         return self._forecast[0]
 
     def write(self, screen: Screen, *, last: bool = False) -> None:
-        """A line for now, unless nothing changed lately; the last one says no time that is left."""
+        """Write a line, unless nothing changed lately; the last line has no time left."""
         progress, elapsed = self._job.progress(), self._pace.elapsed
         now = counts(progress)
         before, at = self._written
@@ -128,12 +128,12 @@ class _View:
 
 
 def summary_table(summary: Summary, *, done: bool = True, today: date | None = None) -> RenderableType:
-    """What a job came to, as a table; of one that is not done, so far."""
+    """Return the summary of a job as a table; of an unfinished job, so far."""
     return table("", "", rows=summary_rows(summary, done=done, today=today))
 
 
 def summary_rows(summary: Summary, *, done: bool = True, today: date | None = None) -> list[tuple[str, str]]:
-    """What a job came to, as names and values; the destination is complete only once it is done."""
+    """Return the summary of a job as names and values; the destination is complete only once the job is done."""
     age = price_age(summary.prices_of, today or datetime.now().astimezone().date())
     usage = summary.usage
     stops = words(f"{reason} {count:,}" for reason, count in summary.stop_reasons.items())
@@ -165,7 +165,7 @@ def _number(count: int | None) -> str:
 
 
 def failures_table(failures: Sequence[Failure]) -> RenderableType:
-    """Why requests did not succeed, the most frequent reasons first."""
+    """Return a table of reasons why requests did not succeed, the most frequent first."""
     rows = [(f"{each.count:,}", each.type, each.message, each.example) for each in failures[:GROUPS]]
     if rest := failures[GROUPS:]:
         rows.append((f"{sum(each.count for each in rest):,}", f"of {len(rest):,} other kinds", "", rest[0].example))
@@ -173,7 +173,7 @@ def failures_table(failures: Sequence[Failure]) -> RenderableType:
 
 
 def summary_json(summary: Summary) -> dict[str, Any]:
-    """What a job came to, as a JSON object."""
+    """Return the summary of a job as a JSON object."""
     values = {name: value for name, value in asdict(summary).items() if name != "usage"}
     return {
         **values,

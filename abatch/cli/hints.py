@@ -1,4 +1,4 @@
-"""Read options as people type them: by the names they had before, and with a hint where a name is unknown.
+"""Read options as people type them: by their earlier names, and with a hint for an unknown name.
 
 The hint names visible options that begin like the unknown one or resemble it.
 """
@@ -18,7 +18,7 @@ __all__ = ["HintingCommand", "nearest"]
 ALIKE: Final = 0.7
 """The least similarity of two names, of 1: `quite` and `quiet` have 0.8. Dashes before them do not count."""
 BEGINNING: Final = 2
-"""The fewest letters that are taken for the beginning of a name, or for one word of it."""
+"""The fewest letters that count as the beginning of a name, or as one word of it."""
 MOST: Final = 3
 OLD_SPELLINGS: Final[Mapping[str, str]] = {
     "--max-batch-requests": "--requests-per-batch",
@@ -32,7 +32,7 @@ OLD_SPELLINGS: Final[Mapping[str, str]] = {
 
 
 def nearest(unknown: str, options: Iterable[str]) -> list[str]:
-    """The options that an unknown one may stand for, the most similar first; none if no name is like it."""
+    """Return the options that an unknown one may mean, the most similar first; empty if no name is similar."""
     wrong = unknown.lstrip("-").lower()
     found: list[tuple[float, str]] = []
     for option in options:
@@ -45,7 +45,7 @@ def nearest(unknown: str, options: Iterable[str]) -> list[str]:
 
 
 def renamed(args: Iterable[str]) -> list[str]:
-    """Give the options among these arguments their present names; what stands behind `--` is no option."""
+    """Give the options among these arguments their present names; arguments after `--` are not options."""
     made: list[str] = []
     rest = iter(args)
     for argument in rest:
@@ -57,7 +57,7 @@ def renamed(args: Iterable[str]) -> list[str]:
 
 
 class HintingCommand(TyperCommand):
-    """A command that takes old names of options, and whose message about an unknown one names those that help shows."""
+    """A command that accepts old names of options, and whose message about an unknown one names visible ones."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer has its own copy of click, or not
         """Parse the arguments."""

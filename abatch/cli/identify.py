@@ -1,4 +1,4 @@
-"""`abatch id`: whose request a wire id is."""
+"""`abatch id`: find the request of a wire id."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def identify(
     sandbox: SandboxOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which job, shard and row an id on the wire belongs to, and whether this journal made it.
+    """Show which job, shard and row an id on the wire belongs to, and whether this journal made it.
 
     Example: abatch id a1-0000000H-01-7C2M0Z9QKXJ4-002A
     """

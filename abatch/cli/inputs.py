@@ -1,4 +1,4 @@
-"""The files that the arguments of a command name; a pattern in quotes names several."""
+"""Find the files that the arguments of a command name; a pattern in quotes names several."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["inputs"]
 
 
 def inputs(names: list[str]) -> list[Path]:
-    """The files that are named, in this order; a pattern in quotes stands for its files, sorted by name.
+    """Return the named files, in this order; a pattern in quotes is replaced by its files, sorted by name.
 
     Raises:
         ConfigError: no file matches a pattern.

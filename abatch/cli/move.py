@@ -1,4 +1,4 @@
-"""`abatch move`: take an unfinished job to another destination, for instance because its own one failed."""
+"""`abatch move`: move an unfinished job to another destination, for instance because its own failed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def move(
     to: Annotated[str, typer.Option(metavar="DEST", help="results.jsonl, results/, results.db, s3://bucket/prefix")],
     journal: JournalOption = DEFAULT_JOURNAL,
 ) -> None:
-    """Take an unfinished job to another destination, for instance because its own one failed.
+    """Move an unfinished job to another destination, for instance because its own failed.
 
     What is sealed is copied, nothing is sent, and the old destination keeps its copy. What cannot be read there is read
     again from the API by the next run. `abatch run` of the same input finds the job by its old and by its new
@@ -61,17 +61,17 @@ def move(
                     )
                 )
             if not job.done:
-                screen.say(clean(f"To go on: {resuming(view.folder, job).in_words}"))
+                screen.say(clean(f"To resume: {resuming(view.folder, job).in_words}"))
 
     perform(work, journal)
 
 
 def _parts(place: str) -> str:
-    """Where the parts of an unfinished job are: of a single file they are in a hidden folder beside it."""
+    """Return the place of an unfinished job's parts: for a single file, a hidden folder next to it."""
     folder, slash, name = place.rpartition("/")
     return f"{folder}{slash}.{name}.abatch/" if name.endswith((".jsonl", ".ndjson")) and "://" not in place else place
 
 
 def _place(job: JobStatus) -> str:
-    """A destination as people write it."""
+    """Return a destination in short form."""
     return shown(job.destination) if job.destination else "The application's own backend"

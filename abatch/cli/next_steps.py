@@ -1,4 +1,4 @@
-"""The commands that come next: what goes on with a job, and what to do about requests that failed."""
+"""The commands that come next: those that resume a job, and those for requests that failed."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ NOT_WHOLE: Final = {
     "pause_turn": "paused by the model (pause_turn)",
     "model_context_window_exceeded": "cut at the end of the model's context window",
 }
-"""Stop reasons of answers that succeeded and may not be what was wanted."""
+"""Stop reasons of answers that succeeded but may be incomplete."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """How somebody goes on with a job that no process drives."""
+    """How to resume a job that no process drives."""
 
     command: str = ""
-    """What is to be typed; empty where only an application can go on."""
+    """The command to type; empty if only an application can resume the job."""
     needs: str = ""
-    """What else it takes, if anything."""
+    """What else the command needs, if anything."""
     anyway: str = ""
-    """The command that sends the rest in spite of failed first results; empty where they did not stop the job."""
+    """The command that sends the rest in spite of failed first results; empty if they did not stop the job."""
 
     @property
     def in_words(self) -> str:
@@ -51,7 +51,7 @@ class Resume:
 
 
 def resuming(folder: Path, job: JobStatus) -> Resume:
-    """The command that goes on with a job; while a trial is under way, no further than its limit."""
+    """Return the command that resumes a job; until a trial is over, only up to its limit."""
     override = OVERRIDE if job.failing else ()
 
     def resume(*words: str, needs: str) -> Resume:
@@ -74,7 +74,7 @@ def resuming(folder: Path, job: JobStatus) -> Resume:
 
 
 def about_failures(summary: Summary, failures: Sequence[Failure], folder: Path, *, from_file: bool) -> list[str]:
-    """The commands that show what did not succeed, and that send it again."""
+    """Return the commands that show the requests that did not succeed, and that send them again."""
     final = sum(each.count for each in failures if each.final)
     counts = {
         "--failed": max(summary.errored + summary.expired + summary.other - final, 0),
@@ -86,7 +86,7 @@ def about_failures(summary: Summary, failures: Sequence[Failure], folder: Path, 
     has_lines = final or kinds not in ([], ["--missing"])
     lines = [f"To see them: {command(folder, 'results', summary.key, '--failed')}"] * bool(has_lines)
     if final:
-        lines.append(f"{final:,} of them cannot succeed as they are: their requests have to be changed.")
+        lines.append(f"{final:,} of them cannot succeed unchanged: their requests must be changed.")
     if kinds and (from_file or first):
         lines.append(f"To send them again: {command(folder, 'retry', first or summary.key, *kinds)}")
     if summary.not_sent != 0:
@@ -100,7 +100,7 @@ def about_failures(summary: Summary, failures: Sequence[Failure], folder: Path, 
 
 
 def about_stops(summary: Summary, folder: Path, *, from_file: bool) -> list[str]:
-    """What is to know of answers that succeeded and are not whole, and the command that asks for more."""
+    """Describe answers that succeeded but are not complete, and name the command that requests longer ones."""
     lines: list[str] = []
     for reason, told in NOT_WHOLE.items():
         if count := summary.stop_reasons.get(reason, 0):
@@ -113,7 +113,7 @@ def about_stops(summary: Summary, folder: Path, *, from_file: bool) -> list[str]
 
 
 def _destination(url: str) -> str:
-    """A destination as people write it, where that stands for the same."""
+    """Return a destination in short form, if that means the same place."""
     here = near(shown(url))
     try:
         return here if normalize(os.path.abspath(here) + "/" * here.endswith("/")) == url else url  # noqa: PTH100

@@ -1,4 +1,4 @@
-"""`abatch cancel` and `abatch resolve`: wishes, appended to a journal that somebody else may drive."""
+"""`abatch cancel` and `abatch resolve`: wishes, appended to a journal that another process may drive."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from abatch.errors import ConfigError
 
 __all__ = ["cancel", "resolve"]
 
-WHEN: Final = "A process that runs this journal takes it up within a second; else the next `abatch run` of it does."
+WHEN: Final = "A process that drives this journal acts on it within a second; otherwise the next `abatch run` does."
 
 
 def cancel(key: JobArgument, journal: PlaceOption = None, sandbox: SandboxOption = False) -> None:
-    """Ask to cancel a job: nothing more of it is sent, its batches are cancelled, what they still bring is kept.
+    """Ask to cancel a job: nothing more is sent, its batches are cancelled, results that they still return are kept.
 
     Example: abatch cancel nightly
     """
@@ -36,8 +36,10 @@ def cancel(key: JobArgument, journal: PlaceOption = None, sandbox: SandboxOption
 def resolve(
     shard: Annotated[int, typer.Argument(metavar="SHARD", help="The shard's number, as `abatch status` shows it.")],
     *,
-    adopt: Annotated[str | None, typer.Option(metavar="BATCH_ID", help="This batch is it.")] = None,
-    not_created: Annotated[bool, typer.Option("--not-created", help="No batch was created; send it again.")] = False,
+    adopt: Annotated[str | None, typer.Option(metavar="BATCH_ID", help="This batch is the shard's.")] = None,
+    not_created: Annotated[
+        bool, typer.Option("--not-created", help="No batch was created; send the shard again.")
+    ] = False,
     lost: Annotated[bool, typer.Option("--lost", help="Give its results up; its requests are missing.")] = False,
     any_key: Annotated[
         bool, typer.Option("--any-key", help="With --lost: also if the API key is not known to see the batch.")
@@ -45,11 +47,11 @@ def resolve(
     journal: PlaceOption = None,
     sandbox: SandboxOption = False,
 ) -> None:
-    """Say what became of a shard that is in doubt or held, or whose batch is gone, after a look in the Console.
+    """Decide about a shard that is in doubt or held, or whose batch is gone, after a look in the Console.
 
     A batch that is not the shard's is found out by its first result line, and is then left alone. But
     `--not-created` for a batch that exists means that its requests are paid for twice. `--lost` never sends
-    anything again: the requests are listed as missing, and the job goes on without them.
+    anything again: the requests are listed as missing, and the job continues without them.
 
     Example: abatch resolve 17 --adopt msgbatch_0123
     """
@@ -64,8 +66,8 @@ def resolve(
             word = await view.resolve(shard, adopt=adopt, not_created=not_created, lost=lost, any_key=any_key)
             screen.say(
                 f"Noted, and not done yet: shard {shard} of job {word.job} {word.says}. "
-                f"{WHEN} It is refused where the API says otherwise; then `abatch status` says so, and the log of that "
-                "process why (resolve_refused)."
+                f"{WHEN} It is refused if the API contradicts it; then `abatch status` shows this, and the log of that "
+                "process gives the reason (resolve_refused)."
             )
 
     perform(work, asked_for(journal, sandbox=sandbox))

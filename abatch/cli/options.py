@@ -29,9 +29,9 @@ PlaceOption: TypeAlias = Annotated[
 JournalOption: TypeAlias = Annotated[Path, typer.Option("--journal", file_okay=False, help="The journal's folder.")]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else there.")]
 StoragePatienceOption: TypeAlias = Annotated[
-    float | None, typer.Option(help="Seconds a destination may fail in a way that passes before the job ends. [900]")
+    float | None, typer.Option(help="Seconds of temporary failures of the destination before the job ends. [900]")
 ]
 FailingOption: TypeAlias = Annotated[
-    Failing, typer.Option(help="What to do with the rest if all of a first batch failed with one error.")
+    Failing, typer.Option(help="What to do with the rest if a first batch failed completely with one error.")
 ]
-QuietOption: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors alone.")]
+QuietOption: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]

@@ -19,21 +19,21 @@ __all__ = [
 DEFAULT_JOURNAL: Final = Path(".abatch")
 SANDBOX_JOURNAL: Final = Path(".abatch-sandbox")
 PORT: Final = "port"
-"""The file in a journal's folder that keeps its sandbox's."""
+"""The file in a journal's folder that keeps the port of its sandbox."""
 
 
 def has_sandbox(folder: Path) -> bool:
-    """Whether a journal is of a sandbox beside it."""
+    """Return whether a journal belongs to a sandbox of `--sandbox`."""
     return (folder / PORT).exists()
 
 
 def asked_for(journal: Path | None, *, sandbox: bool) -> Path | None:
-    """The journal that the options name; None where they leave it to `place_of`."""
+    """Return the journal that the options name; None if `place_of` chooses it."""
     return SANDBOX_JOURNAL if journal is None and sandbox else journal
 
 
 def place_of(journal: Path | None, *, sandbox: bool) -> Path:
-    """The journal to read: the one that was named, or the one that goes without saying.
+    """Return the journal to read: the named one, or the default.
 
     Raises:
         ConfigError: none was named, and there is only that of a sandbox.

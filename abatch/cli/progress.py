@@ -1,4 +1,4 @@
-"""How far a job is, in words: percent, counts, rate and the time it may still take, on lines that fit the screen."""
+"""A job's progress in words: percent, counts, rate and the time left, on lines that fit the screen."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["Pace", "awake", "counts", "flowed", "percent", "times"]
 
 BETWEEN: Final = " · "
 CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Linux has the former, which goes on while the machine sleeps: so do batches."""
+"""Only Linux has `CLOCK_BOOTTIME`, which also runs while the machine sleeps, as batches do."""
 MINUTE: Final = 60
 HOUR: Final = 3_600
 
 
 def awake() -> float:
-    """Seconds that only grow, also while the machine sleeps."""
+    """Return seconds that only grow, also while the machine sleeps."""
     return time.clock_gettime(CLOCK)
 
 
 class Pace:
-    """How fast results come, since this was made.
+    """How fast results arrive, since this was made.
 
     Args:
         sealed: requests that had their result before.
@@ -46,7 +46,7 @@ class Pace:
         return self._clock() - self._began
 
     def rate(self, sealed: int) -> str:
-        """Results in a second, minute or hour; empty while there are none."""
+        """The results per second, minute or hour; empty while there are none."""
         new, elapsed = sealed - self._before, self.elapsed
         if new <= 0 or elapsed <= 0:
             return ""
@@ -59,12 +59,12 @@ class Pace:
 
 
 def percent(progress: Progress) -> str:
-    """The share of the wanted results that are there, rounded down; empty while their number is not known."""
+    """Return the share of the wanted results that are sealed, rounded down; empty while their number is not known."""
     return f"{100 * progress.sealed // progress.wanted}%" if progress.wanted else ""
 
 
 def counts(progress: Progress) -> list[str]:
-    """A job's progress in numbers."""
+    """Return a job's progress in numbers."""
     pieces = (
         f"planned {progress.planned:,}" + ("" if progress.total is None else f" of {progress.total:,}"),
         f"submitted {progress.submitted:,}",
@@ -79,7 +79,7 @@ def counts(progress: Progress) -> list[str]:
 
 
 def times(progress: Progress, pace: Pace, left: Forecast) -> list[str]:
-    """The rate, the time so far and the time that is left."""
+    """Return the rate, the time so far and the time left."""
     return [
         *filter(None, [pace.rate(progress.sealed)]),
         f"running for {duration(pace.elapsed)}",
@@ -94,7 +94,7 @@ def _left_in_words(left: Forecast) -> str:
 
 
 def flowed(pieces: Iterable[str], width: int) -> list[str]:
-    """The pieces on as few lines as they fit, none of them divided."""
+    """Put the pieces on as few lines as possible, without dividing a piece."""
     lines: list[str] = []
     for piece in pieces:
         if lines and len(lines[-1]) + len(BETWEEN) + len(piece) <= width:

@@ -26,7 +26,7 @@ def redrain(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read results again that are gone from the destination. Nothing is sent, and nothing is paid for.
+    """Read results again that are missing from the destination. Nothing is sent or paid for.
 
     Every part that is not in its place is read from the API, which keeps results for 29 days. A part that is damaged
     has to be removed first; so has a damaged file that was finished. Lines may stand in another order than before.

@@ -23,14 +23,17 @@ BLOCK: Final = 2**18
 
 def results(
     key: JobArgument,
-    failed: Annotated[bool, typer.Option("--failed", help="Only those that did not succeed.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only results that did not succeed.")] = False,
     merged: Annotated[
-        bool, typer.Option("--merged", help="With those of its retries: one line per request, of the last that counts.")
+        bool,
+        typer.Option(
+            "--merged", help="With the results of its retries: one line per request, of the last that counts."
+        ),
     ] = False,
     journal: PlaceOption = None,
     sandbox: SandboxOption = False,
 ) -> None:
-    """Print a job's results so far, as raw JSON lines. Works beside a running process, without an API key.
+    """Print a job's results so far, as raw JSON lines. Works while another process runs, without an API key.
 
     Example: abatch results nightly --failed | head
     """
@@ -50,7 +53,7 @@ def results(
                         block, weight = [], 0
             _write(b"".join(block))
             if missing := await view.unanswered(key) if merged else view.job(key).progress.missing:
-                screen.say(f"{missing:,} requests have no result; the list beside the results names them.")
+                screen.say(f"{missing:,} requests have no result; the list next to the results names them.")
             if not all(view.job(job.key).done for job in jobs):
                 screen.say("The job is not finished: these are its results so far.")
 
@@ -58,7 +61,7 @@ def results(
 
 
 def _write(block: bytes) -> None:
-    if sys.stdout.isatty():  # an answer's bytes are for files and pipes; a terminal would obey some of them
+    if sys.stdout.isatty():  # an answer's bytes are for files and pipes; a terminal would interpret some of them
         block = clean(block.decode("utf-8", "replace"), lines=True).encode()
     sys.stdout.buffer.write(block)
     sys.stdout.buffer.flush()

@@ -38,7 +38,7 @@ _IN_WORDS: Final = {"final": "failed for good", "stopped": "of that stop reason"
 
 
 def _check_options(kinds: Collection[RetryKind], stops: Collection[str], max_tokens: int | None) -> None:
-    """Refuse options that do not go together, by their names.
+    """Refuse options that cannot be combined, by their names.
 
     Raises:
         ConfigError: they do not.
@@ -53,11 +53,11 @@ def _check_options(kinds: Collection[RetryKind], stops: Collection[str], max_tok
 def retry(
     key: JobArgument,
     *,
-    failed: Annotated[bool, typer.Option("--failed", help="Those that errored or expired.")] = False,
-    missing: Annotated[bool, typer.Option("--missing", help="Those whose result could not be got.")] = False,
-    canceled: Annotated[bool, typer.Option("--canceled", help="Those that were cancelled.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Requests that errored or expired.")] = False,
+    missing: Annotated[bool, typer.Option("--missing", help="Requests whose result could not be read.")] = False,
+    canceled: Annotated[bool, typer.Option("--canceled", help="Requests that were cancelled.")] = False,
     all_: Annotated[
-        bool, typer.Option("--all", help="Also those that cannot succeed as they are, such as bad requests.")
+        bool, typer.Option("--all", help="Also requests that cannot succeed unchanged, such as bad requests.")
     ] = False,
     stop_reason: Annotated[
         list[str] | None,
@@ -67,12 +67,14 @@ def retry(
         int | None, typer.Option(min=1, metavar="N", help="With --stop-reason max_tokens: how long they may be now.")
     ] = None,
     to: Annotated[
-        str | None, typer.Option(metavar="DEST", help="Where to; beside the original's results if not given.")
+        str | None, typer.Option(metavar="DEST", help="The destination; next to the original's results if not given.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     journal: Annotated[Path | None, typer.Option(file_okay=False, help="The journal's folder.")] = None,
     tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
-    poll_interval: Annotated[float | None, typer.Option(help="Seconds between two looks; grows fourfold. [15]")] = None,
+    poll_interval: Annotated[
+        float | None, typer.Option(help="Seconds between two polls; grows up to fourfold. [15]")
+    ] = None,
     storage_patience: StoragePatienceOption = None,
     failing: FailingOption = "stop",
     sandbox: Annotated[bool, typer.Option("--sandbox", help="The job was run with --sandbox.")] = False,
@@ -80,7 +82,7 @@ def retry(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Send what did not succeed again, as a new job with results of its own: JOB.retry-1, then -2.
+    """Send requests again that did not succeed, as a new job with its own results: JOB.retry-1, then -2.
 
     Without --failed, --missing, --canceled or --stop-reason: all that did not succeed. Requests that an earlier retry
     got answered stay out. So do those that cannot succeed as they are, unless --all is given.
@@ -112,8 +114,8 @@ def retry(
         )
         if made.left_out:
             screen.say(
-                f"{made.left_out:,} requests cannot succeed as they are, and are left out: change them; or send them "
-                "all the same with --all."
+                f"{made.left_out:,} requests cannot succeed unchanged, and are left out: change them; or send them "
+                "unchanged with --all."
             )
         if made.long_enough:
             screen.say(

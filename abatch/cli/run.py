@@ -1,4 +1,4 @@
-"""`abatch run`: hand a file or stdin over, or hand it over again, and follow it to its end."""
+"""`abatch run`: submit a file or stdin, or submit it again, and follow the job until it is finished."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(
             help=f"The journal's folder; {DEFAULT_JOURNAL} if not given, {SANDBOX_JOURNAL} for --sandbox.",
         ),
     ] = None,
-    key: Annotated[str | None, typer.Option(help="The job's name; needed for stdin.")] = None,
+    key: Annotated[str | None, typer.Option(help="The job's name; required for stdin.")] = None,
     requests_per_batch: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Requests in one batch at most. [10000]")
     ] = None,
@@ -60,18 +60,20 @@ def run(
     ] = None,
     tries: Annotated[
         int,
-        typer.Option(min=1, max=100, help="How often a request is sent that expires or fails for a passing reason."),
+        typer.Option(min=1, max=100, help="How often a request is sent that expires or fails for a temporary reason."),
     ] = 3,
-    poll_interval: Annotated[float | None, typer.Option(help="Seconds between two looks; grows fourfold. [15]")] = None,
+    poll_interval: Annotated[
+        float | None, typer.Option(help="Seconds between two polls; grows up to fourfold. [15]")
+    ] = None,
     grace: Annotated[
-        float | None, typer.Option(help="Seconds an unanswered create may still appear. [1800; less is not safe]")
+        float | None, typer.Option(help="Seconds in which an unanswered create may appear. [1800; less is not safe]")
     ] = None,
     storage_patience: StoragePatienceOption = None,
     unresolved: Annotated[
         Unresolved, typer.Option(help="What to do with a create that was not answered and never appeared.")
     ] = "resubmit",
     refusals: Annotated[
-        Refusals, typer.Option(help="Whether a refused create is final, or its batch is looked for all the same.")
+        Refusals, typer.Option(help="Whether a refused create is final, or abatch looks for its batch nevertheless.")
     ] = "believe",
     parked: Annotated[
         Parked, typer.Option(help="What to do with a batch that is far older than usual and has not moved.")
@@ -85,19 +87,19 @@ def run(
     ] = "check",
     skip_answered: Annotated[
         str | None,
-        typer.Option(metavar="JOB", help="Send only requests that this finished job has no successful answer for."),
+        typer.Option(metavar="JOB", help="Send only requests for which this finished job has no successful answer."),
     ] = None,
     changed_input: Annotated[
         bool,
         typer.Option("--changed-input", help="Let an unfinished job take a changed input for what was not sent."),
     ] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Send, and pay for, requests again that another job here holds.")
+        bool, typer.Option("--again", help="Send, and pay for, requests again that another job here has, too.")
     ] = False,
     tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
     beta: Annotated[list[str] | None, typer.Option(help="A value of anthropic-beta; may be repeated.")] = None,
     workspace_id: Annotated[str | None, typer.Option(metavar="ID", help="The workspace of every call.")] = None,
-    prices: Annotated[Path | None, typer.Option(help="A price file of your own.")] = None,
+    prices: Annotated[Path | None, typer.Option(help="Your own price file.")] = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Try it out: synthetic answers, no key, no cost.")] = False,
     sandbox_latency: Annotated[str, typer.Option(hidden=True, envvar="ABATCH_SANDBOX_LATENCY")] = "1,3",
     limit: Annotated[
@@ -120,10 +122,10 @@ def run(
     quiet: QuietOption = False,
     as_json_: JsonOption = False,
 ) -> None:
-    """Run a job to its end. The same command again resumes it, whatever happened.
+    """Run a job until it is finished. The same command again resumes it, whatever happened.
 
     Exit status: 0 every request succeeded; 1 finished, some failed or are missing; 2 bad input, nothing submitted;
-    3 cannot go on now; 130 interrupted.
+    3 cannot continue now; 130 interrupted.
 
     Example: abatch run requests.jsonl --to results.jsonl
     """
@@ -151,7 +153,7 @@ def run(
         if piped and key is None:
             raise ConfigError("requests from stdin have no name: give the job one with --key")
         price_file = None if prices is None else str(prices)
-        load_prices(price_file)  # so that one that cannot be used is refused before anything else
+        load_prices(price_file)  # first, so that an unusable file is refused before anything else
     if dry_run:
         _dry_run([Path(STDIN)] if piped else paths, to, config, price_file, screen, as_json_=as_json_, betas=beta or [])
         return
@@ -195,7 +197,7 @@ def _dry_run(
     async def work() -> None:
         try:
             missing = await destination.check(destination.normalize(to))
-        except BackendError as refused:  # as a run does whose job has not begun
+        except BackendError as refused:  # as in a run whose job has not begun
             screen.complain(f"error: {tell(refused)}")
             raise typer.Exit(BAD_INPUT) from None
         made = await Estimate.of(paths, config=config, prices=prices, betas=betas)
@@ -205,7 +207,7 @@ def _dry_run(
             return
         screen.output.print(table("", "", rows=rows_to_show(made)))
         if missing is not None:
-            screen.say(f"The folder {missing} does not exist; the run makes it.")
+            screen.say(f"The folder {missing} does not exist; the run creates it.")
         screen.say("Nothing was sent.")
 
     perform(work)

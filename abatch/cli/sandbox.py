@@ -1,4 +1,4 @@
-"""`abatch sandbox`, and the sandbox that `--sandbox` runs beside a command: a Batches API with synthetic answers."""
+"""`abatch sandbox`, and the sandbox that `--sandbox` runs for a command: a Batches API with synthetic answers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 __all__ = ["sandbox", "sandbox_beside"]
 
 LOCK: Final = "sandbox.lock"
-"""The file that the run holds which has its sandbox there."""
+"""The file that is locked by the run whose sandbox uses the folder."""
 PATIENCE: Final = 8.0
-"""Seconds that the sandbox of a run that was killed may take to go, and this one to start."""
+"""Seconds for the sandbox of a killed run to end, and for this one to start."""
 KEY: Final = "sandbox-key"
 FOREIGN: Final = ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_CUSTOM_HEADERS", "ANTHROPIC_PROFILE")
-"""Settings for the real API, which the sandbox shall not see."""
+"""Settings for the real API, which are hidden from the sandbox."""
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def _port_of(folder: Path) -> int:
 
 
 def _start(folder: Path, port: int, latency: str, said: IO[bytes]) -> tuple[subprocess.Popen[str], str]:
-    """Start it; once more while that of a run that was killed is still on its way out."""
+    """Start the sandbox; retry while the sandbox of a killed run is still ending."""
     until = time.monotonic() + PATIENCE
     while True:
         if _is_free(port):
@@ -114,7 +114,7 @@ def _start(folder: Path, port: int, latency: str, said: IO[bytes]) -> tuple[subp
                 stdout=subprocess.PIPE,
                 stderr=said,
                 text=True,
-                start_new_session=True,  # Ctrl-C is for us: it ends when its stdin does
+                start_new_session=True,  # Ctrl-C is for this process; the sandbox ends when its stdin does
             )
             assert child.stdout is not None
             if url := child.stdout.readline().strip():
@@ -155,8 +155,8 @@ def _point_at(url: str) -> None:
 
 def sandbox(
     port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8790,
-    state: Annotated[Path | None, typer.Option(help="A folder that keeps what was accepted.")] = None,
-    latency: Annotated[str, typer.Option(help="Seconds to the end of a batch, or LOW,HIGH.")] = "1,3",
+    state: Annotated[Path | None, typer.Option(help="A folder that keeps accepted batches.")] = None,
+    latency: Annotated[str, typer.Option(help="Seconds until a batch ends, or LOW,HIGH.")] = "1,3",
     errored: Annotated[float, typer.Option(min=0, max=1, help="Share of requests that error.")] = 0.0,
     expired: Annotated[float, typer.Option(min=0, max=1, help="Share of requests that expire.")] = 0.0,
 ) -> None:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["clean", "duration", "escaped", "json_line", "moment", "money", "price_age", "span", "words"]
 
 _HOSTILE: Final = re.compile(
-    "\x1b\\[[0-?]*[ -/]*[@-~]"  # a whole escape sequence, so that its rest does not stay as litter
+    "\x1b\\[[0-?]*[ -/]*[@-~]"  # a whole escape sequence, so that no rest of it stays
     "|\x1b\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?"
     "|[\x00-\x09\x0b-\x1f\x7f-\x9f]"  # C0 but the newline, DEL, C1
-    "|[\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"  # what turns the direction, or ends a line
+    "|[\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"  # characters that change the direction, or end a line
 )
 _HOSTILE_IN_JSON: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _NOT_ASCII: Final = re.compile("[^\x00-\x7f]")
@@ -28,23 +28,23 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def clean(text: object, /, *, lines: bool = False) -> str:
-    """The text without control and direction characters; newlines stay only if `lines`."""
-    if (told := str(text)).isprintable():  # none of these is; most texts are
+    """Remove control and direction characters from a text; newlines stay only if `lines`."""
+    if (told := str(text)).isprintable():  # none of these characters is printable; most texts are
         return told
     safe = _SURROGATE.sub("\ufffd", _HOSTILE.sub("", told.replace("\t", " ")))
     return safe if lines else safe.replace("\n", " ")
 
 
 def escaped(json: str, /) -> str:
-    """JSON with such characters as escapes."""
+    """Write such characters in JSON as escapes."""
     return _HOSTILE_IN_JSON.sub(lambda each: f"\\u{ord(each[0]):04x}", json)
 
 
 def json_line(value: object, /, *, ascii_only: bool) -> str:
-    """A value as JSON on one line, without such characters; whatever text is in it, also names that are no UTF-8."""
+    """Write a value as JSON on one line, without such characters, also if it has names that are not UTF-8."""
     try:
         raw = msgspec.json.encode(value)
-    except UnicodeEncodeError:  # a file's name or an argument holds bytes that are no UTF-8
+    except UnicodeEncodeError:  # a file's name or an argument has bytes that are not UTF-8
         raw = msgspec.json.encode(_without_surrogates(msgspec.to_builtins(value)))
     line = escaped(raw.decode())
     return _NOT_ASCII.sub(_as_escapes, line) if ascii_only else line
@@ -69,24 +69,24 @@ def _as_escapes(found: re.Match[str]) -> str:
 
 
 def words(parts: Iterable[str]) -> str:
-    """The parts that are not empty, as one line."""
+    """Join the parts that are not empty to one line."""
     return " · ".join(part for part in parts if part)
 
 
 def money(dollars: float | None, unpriced: Sequence[str] = ()) -> str:
-    """An amount of US dollars, or why it is not known."""
+    """Format an amount of US dollars, or the reason why it is not known."""
     if dollars is None:
         return "unknown: " + "; ".join(unpriced) if unpriced else "unknown (no price for a model)"
     return f"${dollars:,.4f}" if dollars < 1 else f"${dollars:,.2f}"
 
 
 def span(low: float | None, high: float | None) -> str:
-    """A range of US dollars."""
+    """Format a range of US dollars."""
     return money(None) if low is None or high is None else f"{money(low)} to {money(high)}"
 
 
 def price_age(prices_of: str, today: date) -> str:
-    """A word on a price list that is old; empty for one that is not."""
+    """Return a note about an old price list; empty for a recent one."""
     days = days_old(prices_of, today)
     if days is None or days <= OLD_AFTER:
         return ""
@@ -94,7 +94,7 @@ def price_age(prices_of: str, today: date) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time: `45s`, `3m 20s`, `6h`, `2d 1h`."""
+    """Format a duration: `45s`, `3m 20s`, `6h`, `2d 1h`."""
     left = max(round(seconds), 0)
     parts: list[str] = []
     for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
@@ -105,5 +105,5 @@ def duration(seconds: float) -> str:
 
 
 def moment(at: float) -> str:
-    """A time of day, here."""
+    """Format a date and time in the local time zone."""
     return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")  # noqa: DTZ006 - as the clock on the wall here

@@ -1,4 +1,4 @@
-"""Where a command writes: messages and logs to stderr, what was asked for to stdout. Logs are set up here alone."""
+"""Where a command writes: messages and logs to stderr, its output to stdout. Only this module configures logs."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ GAP: Final = 2
 HEIGHT: Final = 25
 """Lines of a screen whose number does not matter, because nothing on it is drawn again."""
 WIDE: Final = 240
-"""Columns where no terminal says how many there are, so that no row of a table is folded."""
+"""Columns if no terminal reports their number, so that no row of a table is folded."""
 
 
 def _columns(terminal: TextIO) -> int | None:
-    """The width of a dumb terminal, which rich takes for 80 columns; rich knows that of any other."""
+    """Return the width of a dumb terminal, which rich assumes to have 80 columns; rich knows the width of any other."""
     if os.environ.get("TERM", "").lower() not in ("dumb", "unknown"):
         return None
     try:
@@ -47,20 +47,20 @@ def _columns(terminal: TextIO) -> int | None:
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = _columns(stream) if stream.isatty() else WIDE
-    height = None if width is None else HEIGHT  # rich ignores a width alone on a dumb terminal
+    height = None if width is None else HEIGHT  # on a dumb terminal, rich ignores a width without a height
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width, height=height)
 
 
 IN_WORDS: Final = {
     "journal_folder_was_open": "other users could read {folder}; it is closed to them now",
 }
-"""Events that short lines tell as sentences."""
+"""Events that short lines show as sentences."""
 SAID: Final = frozenset({"job_stopped", "shards_reopened"})
-"""Events that short lines leave out, because the command says so itself."""
+"""Events that short lines leave out, because the command reports them itself."""
 
 
 class Screen:
-    """The two streams of a command; `quiet` keeps all but errors and warnings back.
+    """The two streams of a command; `quiet` suppresses all messages except errors and warnings.
 
     Where ABATCH_LOG asks for a log and stderr is no terminal, messages are JSON lines like the log's.
     """
@@ -82,11 +82,11 @@ class Screen:
             self._write(text, "info")
 
     def complain(self, text: str) -> None:
-        """Write a message that even `quiet` does not keep back."""
+        """Write a message that even `quiet` does not suppress."""
         self._write(text, "error" if text.startswith("error:") else "warning")
 
     def show(self, what: RenderableType) -> None:
-        """Write a table or other rendering beside the messages."""
+        """Write a table or other rendering to the stream of messages."""
         if self.as_json:
             with self.messages.capture() as rendered:
                 self.messages.print(what)
@@ -122,7 +122,7 @@ def table(*columns: str, rows: Iterable[Sequence[object]], right: Sequence[str] 
 
 
 def tables(width: int, *columns: str, rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Group:
-    """A table that is never wider than the screen: what does not fit stands below, after the first column again."""
+    """A table that is never wider than the screen: columns that do not fit follow below, after the first column."""
     cells = [[clean(cell) for cell in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(columns, *cells, strict=True)]
     parts: list[list[int]] = [[0]]
@@ -138,7 +138,7 @@ def tables(width: int, *columns: str, rows: Iterable[Sequence[object]], right: S
         return (" " * GAP).join([_padded(row[at], widths[at], right=columns[at] in right) for at in part])
 
     def rendered(part: list[int]) -> RenderableType:
-        if sum(widths[at] + GAP for at in part) - GAP > width:  # a cell has to be folded
+        if sum(widths[at] + GAP for at in part) - GAP > width:  # a cell must be folded
             return table(*(columns[at] for at in part), rows=([row[at] for at in part] for row in cells), right=right)
         return _Lines(line(part, columns), [line(part, row) for row in cells])
 
@@ -155,7 +155,7 @@ def _padded(cell: str, width: int, *, right: bool) -> str:
 
 
 class _Lines:
-    """Lines that fit the screen under a bold one: a table of rich looks at every cell several times."""
+    """Lines that fit the screen under a bold one; a table of rich would read every cell several times."""
 
     def __init__(self, head: str, lines: list[str]) -> None:
         self._head = head
@@ -209,7 +209,7 @@ def configure_logs(screen: Screen, *, hush: frozenset[str] = frozenset()) -> Non
 def _short_line(_: object, __: str, event: MutableMapping[str, Any]) -> str:
     level, name = event.pop("level"), event.pop("event")
     event.pop("timestamp")
-    if name == "params_doubtful":  # for people, in words
+    if name == "params_doubtful":  # in words, for people
         count = event["requests"]
         return clean(f"{level}: {count:,} request{'s' * (count != 1)}: {event['why']} (line {event['lines']})")
     if name in IN_WORDS:

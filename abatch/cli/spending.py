@@ -1,4 +1,4 @@
-"""Say what a run will send and may cost before anything is sent, and ask where that is much."""
+"""Show what a run will send and may cost before anything is sent, and ask if it may cost much."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class Spending:
         self._ask = ask
 
     def add(self, rows: Rows, /) -> None:
-        """Take in the next requests of the input."""
+        """Add the next requests of the input."""
         self._estimator.add(rows)
 
     async def agree(self) -> None:
-        """Say what the requests may cost, and ask if that is much.
+        """Show what the requests may cost, and ask if that is much.
 
         Raises:
             ConfigError: the answer is no.
@@ -72,11 +72,11 @@ class Spending:
             raise ConfigError("you did not answer yes, so nothing was sent; --yes skips it")
 
     def goes_on(self) -> None:
-        """The job was begun before: a pilot was of the run that began it."""
+        """Note that the job was begun before, so a pilot belongs to the run that began it."""
         self._pilot = 0
 
     def _question(self, made: Estimate) -> str:
-        """What is asked; empty where the cost is certainly not much."""
+        """Return the question; empty if the cost is certainly low."""
         most = made.cost[1]
         if most is None:
             return f"The cost is unknown ({'; '.join(made.why_unpriced)}). Send {made.requests:,} requests?"

@@ -1,4 +1,4 @@
-"""`abatch status`: what a journal knows, read beside whoever drives it."""
+"""`abatch status`: show a journal while any other process may drive it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["status"]
 
 OF_JOB: Final = tuple(each.name for each in fields(Progress))
-"""What the JSON of a job says of its progress; `asdict` would copy each of these numbers deeply, for many jobs."""
+"""The fields of a job's progress in JSON; `asdict` would copy each number deeply, for many jobs."""
 OF_SHARD: Final = {
     "shard": "shard",
     "part": "part",
@@ -45,21 +45,21 @@ OF_SHARD: Final = {
 
 
 def status(
-    key: Annotated[str | None, typer.Argument(metavar="JOB", help="One job alone.", show_default=False)] = None,
+    key: Annotated[str | None, typer.Argument(metavar="JOB", help="Only this job.", show_default=False)] = None,
     *,
-    batches: Annotated[bool, typer.Option("--batches", help="A row for every shard, too.")] = False,
+    batches: Annotated[bool, typer.Option("--batches", help="Also show a row for every shard.")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Follow it until all is done, or no process drives it, or Ctrl-C.")
+        bool, typer.Option("--watch", help="Follow the jobs until all are done, or no process drives them, or Ctrl-C.")
     ] = False,
     exit_code: Annotated[
         bool,
-        typer.Option("--exit-code", help="Exit 0: succeeded; 1: some failed; 3: it does not go on; 4: it goes on."),
+        typer.Option("--exit-code", help="Exit 0: succeeded; 1: some failed; 3: does not continue; 4: continues."),
     ] = False,
     journal: PlaceOption = None,
     sandbox: SandboxOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the jobs of a journal; of one job also cost, tokens, failures and when it is expected to end.
+    """Show the jobs of a journal; for one job also cost, tokens, failures and the expected end.
 
     It only reads, and works beside a running process. Exit status with --watch: 0 all is done; 3 no process drives
     the journal, and something is not done.
@@ -91,8 +91,8 @@ def status(
 
 
 def _end(screen: Screen, shown: _Shown | None, *, watch: bool, exit_code: bool) -> int:
-    """Say why watching ends, if that is not because all is done; the exit code."""
-    assert shown is not None  # a journal that is read has a state
+    """Report why watching ends, unless all jobs are done; return the exit code."""
+    assert shown is not None  # a journal that was read has a state
     status = shown.status
     if watch and not status.done:
         screen.complain("No process drives this journal: there is nothing to watch.")
@@ -103,7 +103,7 @@ def _end(screen: Screen, shown: _Shown | None, *, watch: bool, exit_code: bool) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _InFull:
-    """What is shown of one job alone besides its row."""
+    """What is shown for a single job in addition to its row."""
 
     summary: Summary
     forecast: Forecast
@@ -116,11 +116,11 @@ class _Shown:
 
     status: JournalStatus
     in_full: _InFull | None
-    """Of the one job that is shown in full; None if there are more."""
+    """The details of the single job; None if there are several jobs."""
 
 
 async def _states(view: JournalView, key: str | None, *, batches: bool, watch: bool) -> AsyncGenerator[_Shown]:
-    """The jobs now, and after every change if they are watched."""
+    """Yield the jobs now, and after every change if they are watched."""
     if not watch:
         yield await _completed(view, await view.status(key, shards=batches))
         return
@@ -159,7 +159,7 @@ def _picture(shown: _Shown, *, width: int) -> RenderableType:
     if driver is not None:
         parts += [Text(clean(completed(line, folder))) for line in _account(driver, jobs)]
     elif unfinished:
-        parts.append(Text("No process drives this journal. To go on:"))
+        parts.append(Text("No process drives this journal. To resume:"))
         parts += [Text(clean(f"  {resuming(folder, job).in_words}")) for job in unfinished]
         parts.append(
             Text("Policies of an earlier command (--unresolved, --refusals, --parked, --grace) are not kept: add them.")
@@ -171,18 +171,19 @@ def _picture(shown: _Shown, *, width: int) -> RenderableType:
 
 
 def _in_words(word: OperatorWord) -> str:
-    """An operator's word that was not carried out yet, or was refused."""
+    """Describe a decision of an operator that was not carried out yet, or was refused."""
     if word.refused:
         return f"shard {word.shard}: the last word was refused: the API says otherwise"
     return f"shard {word.shard}: noted, and not done yet: it {word.says}"
 
 
 def _account(driver: DriverStatus, jobs: Sequence[JobStatus]) -> list[str]:
-    """The driver's account, for people."""
+    """Describe the driver's status, for people."""
     job_of = {batch_id: job.key for job in jobs for batch_id in job.parked}
     lines = [f"shard {shard} waits: {why}" for shard, why in driver.waiting.items()]
     lines += [
-        f"batch {batch_id} has not been visible for an hour; it is asked for again" for batch_id in driver.not_visible
+        f"batch {batch_id} has not been visible for an hour; abatch asks for it again"
+        for batch_id in driver.not_visible
     ]
     lines += [
         f"batch {batch_id} {why}; `abatch cancel {job_of[batch_id]}` keeps finished rows"
@@ -190,17 +191,17 @@ def _account(driver: DriverStatus, jobs: Sequence[JobStatus]) -> list[str]:
         if batch_id in job_of
     ]
     lines += [
-        f"the storage of {down.job} has been failing since {moment(down.since)}: {down.why}; it is tried again"
+        f"the storage of {down.job} has been failing since {moment(down.since)}: {down.why}; abatch retries"
         + (f" until {moment(down.until)}" if down.until else "")
         for down in driver.storage_down
     ]
     if driver.trouble:
-        lines.append(f"the API cannot be asked: {driver.trouble}; it is tried again")
+        lines.append(f"the API cannot be asked: {driver.trouble}; abatch retries")
     return lines
 
 
 def _job_table(jobs: Sequence[JobStatus], width: int) -> RenderableType:
-    """A row for each job; a column for missing requests only where there are some."""
+    """Return a table with a row for each job; it has a column for missing requests only if there are any."""
     names = ["planned", "in flight", "sealed", "failed", "batches"]
     if any(job.progress.missing for job in jobs):
         names.insert(-1, "missing")

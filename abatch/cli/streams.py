@@ -36,7 +36,7 @@ class OutputGone(AbatchError):
 
     @property
     def reader_left(self) -> bool:
-        """Whether the process at the other end of a pipe has read enough."""
+        """Whether the reader of a pipe closed it."""
         return self.failure.errno == errno.EPIPE
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ def _take_descriptors() -> None:
 
 
 def _text(binary: io.RawIOBase | io.BufferedWriter, *, of: TextIO | None) -> io.TextIOWrapper:
-    """A text stream that takes the place of another one; what its encoding lacks is written as an escape."""
+    """Make a text stream that replaces another one; characters that its encoding lacks are written as escapes."""
     encoding = "utf-8" if of is None else of.encoding
     return io.TextIOWrapper(
         binary,  # type: ignore[arg-type] # a raw stream does, where every write goes through
@@ -95,12 +95,12 @@ class _Standard(io.RawIOBase):
         while True:
             try:
                 return os.write(self.descriptor, data)
-            except BlockingIOError:  # another process that shares it has set it so
+            except BlockingIOError:  # another process that shares it made it non-blocking
                 select.select([], [self.descriptor], [])
 
 
 class _Messages(_Standard):
-    """Stderr. What it does not take is dropped; what comes later is tried again, for a disk may have room then."""
+    """Stderr. Text that it refuses is dropped; later text is tried again, because a disk may have space then."""
 
     descriptor = STDERR
 
@@ -110,7 +110,7 @@ class _Messages(_Standard):
         try:
             while rest:
                 rest = rest[self._write(rest) :]
-        except OSError:  # there is nowhere left to report it, and the exit status is that of the work
+        except OSError:  # it cannot be reported anywhere, and the exit status is that of the work
             return len(whole)
         return len(whole)
 

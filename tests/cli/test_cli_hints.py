@@ -97,11 +97,13 @@ def test_folders_that_are_missing_are_made_and_named_before(cli: Any, api: Sandb
         folder = (cli.folder / to.rstrip("/")).parent
         there = folder.exists()
         tried = cli.here(*args, "--dry-run")
-        assert (tried.status, f"The folder {folder} does not exist; the run makes it." in tried.err) == (0, not there)
+        assert (tried.status, f"The folder {folder} does not exist; the run creates it." in tried.err) == (0, not there)
         assert folder.exists() is there
         cli.write("in.jsonl", 4, first=10 * number)
         done = cli.here(*args)
-        assert (done.status, f"The folder {folder} does not exist; it is made." in done.err) == (0, not there), done
+        assert (done.status, f"The folder {folder} does not exist; abatch creates it." in done.err) == (0, not there), (
+            done
+        )
         assert "does not exist" not in cli.here(*args).err  # the job is known
     assert api.account.violated == 0
 

@@ -113,7 +113,7 @@ def test_status_says_since_when_the_storage_has_been_failing(alone: Any) -> None
         post(JournalFolder(journal), DriverStatus(pid=os.getpid(), storage_down=[down]))
         shown = alone.here("status")
         assert "the storage of nightly has been failing since" in shown.out
-        until = f"it is tried again until {moment(1_700_000_900.0)}"
+        until = f"abatch retries until {moment(1_700_000_900.0)}"
         assert f"put_object failed with 503 SlowDown; {until}" in shown.out.replace("\n", " ")
         told = alone.here("status", "--json").json["driver"]["storage_down"]
         assert told == [

@@ -271,7 +271,7 @@ def test_the_command_that_a_refused_create_names_takes_the_corrected_line(cli: A
     assert refused.status == 3, refused
     assert f"requests.3 of this batch is line 4 of {cli.folder / 'in.jsonl'}, custom_id 'r3'" in refused.err
     assert "run the same command again with --changed-input" in refused.err
-    assert re.search(r"To go on: correct the input, then abatch.* --changed-input$", refused.err, re.MULTILINE)
+    assert re.search(r"To resume: correct the input, then abatch.* --changed-input$", refused.err, re.MULTILINE)
     rows = (cli.folder / "in.jsonl").read_bytes().splitlines()
     (cli.folder / "in.jsonl").write_bytes(b"\n".join([*rows[:3], line(3, max_tokens=9), *rows[4:]]))
     conflict = cli.here(*args)  # the option was forgotten

@@ -33,10 +33,10 @@ def test_a_retry_leaves_out_what_cannot_succeed_unless_all_is_given(cli: Any, ap
     cli.write("in.jsonl", 8, user=FATES.get)
     first = cli.here("run", "in.jsonl", "--to", "out.jsonl", "--key", "job", *ONCE)
     assert first.status == 1, first
-    assert "2 of them cannot succeed as they are" in first.err
+    assert "2 of them cannot succeed unchanged" in first.err
     assert "abatch retry job --failed" in first.err
     again = cli.here("retry", "job", "--failed", "--yes", *FAST)
-    assert "2 requests cannot succeed as they are, and are left out" in again.err
+    assert "2 requests cannot succeed unchanged, and are left out" in again.err
     assert "2 requests to send again (2 failed)" in again.err
     assert cli.lines("out.retry-1.jsonl") == {"r2": "succeeded", "r4": "errored"}
     everything = cli.here("retry", "job", "--all", "--yes", *FAST)
@@ -53,7 +53,7 @@ def test_where_nothing_can_succeed_no_retry_is_proposed_and_none_is_sent(cli: An
     assert "abatch results job --failed" in first.err
     again = cli.here("retry", "job", "--yes")
     assert again.status == 0, again
-    assert "3 requests cannot succeed as they are" in again.err
+    assert "3 requests cannot succeed unchanged" in again.err
     assert "nothing to send again" in again.err
     assert api.account.requests == 4
 

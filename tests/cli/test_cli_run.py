@@ -112,7 +112,7 @@ def test_an_unreachable_api_is_exit_3_at_once(alone: Any) -> None:
     ended = alone("run", "in.jsonl", "--to", "out.jsonl")
     assert ended.status == 3, ended
     assert "cannot be reached" in ended.err
-    assert "To go on: abatch run in.jsonl --to out.jsonl" in ended.err
+    assert "To resume: abatch run in.jsonl --to out.jsonl" in ended.err
 
 
 def test_a_refused_key_is_exit_3_at_once(new_cli: Any) -> None:
@@ -190,7 +190,7 @@ def test_a_bad_row_in_stdin_ends_the_run_after_the_sealed_shards(cli: Any, line:
     sent = told["succeeded"]
     assert sent >= 10
     assert f"Of the requests before it {sent} were sent, {sent} have their result." in ended.err
-    assert "To go on: correct the input, then give all the lines again to abatch run -" in ended.err
+    assert "To resume: correct the input, then give all the lines again to abatch run -" in ended.err
     mended = rows.replace(b"nonsense", line(25))
     assert cli(*args, stdin=mended).status == 0
     assert len(cli.lines("out.jsonl")) == 27
@@ -251,7 +251,7 @@ def test_results_that_were_moved_are_told_of(cli: Any, api: Sandbox) -> None:
         assert again.status == 1, again
         assert "is gone" in again.json["error"]["text"]
         assert "another --key" in again.err
-        assert "To go on" not in again.err
+        assert "To resume" not in again.err
         assert not (cli.folder / name).exists()
         (cli.folder / "elsewhere").rename(cli.folder / name)
         assert cli.here(*args).status == 0
@@ -308,7 +308,7 @@ def test_an_interrupted_run_resumes(new_cli: Any, slow_api: Sandbox, wait_for: A
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert "Interrupted" in err
-    assert "To go on: abatch run in.jsonl --to 'my out.jsonl'" in err
+    assert "To resume: abatch run in.jsonl --to 'my out.jsonl'" in err
     slow_api.advance(20_000)
     ended = cli(*args)
     assert ended.status == 0, ended
@@ -326,7 +326,7 @@ def test_a_killed_run_resumes_and_names_the_other_jobs(new_cli: Any, slow_api: S
         process.kill()
         process.communicate()
     shown = cli.here("status")
-    assert "No process drives this journal. To go on:\n  abatch run other.jsonl" in shown.out
+    assert "No process drives this journal. To resume:\n  abatch run other.jsonl" in shown.out
     told = cli.here("status", "in", "--json").json
     assert told["driver"] is None
     assert told["jobs"][0]["resume"] == "abatch run in.jsonl --to in.out.jsonl --key in"
