@@ -66,7 +66,7 @@ class JobEvent:
     kind: ClassVar[str]
     """The name of the event in JSON, for instance `job.finished`."""
     seq: int
-    """The number of the fact in the journal: unique, and growing."""
+    """The number of the fact in the journal, which is unique there."""
     at: float
     """When the fact was recorded, in seconds since the epoch, by the clock of the process that recorded it."""
     job: str

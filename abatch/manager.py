@@ -347,7 +347,7 @@ class BatchManager:
 
             async for event in manager.events():
                 match event:
-                    case JobStopped(job=job, reason=reason, remedy=remedy):
+                    case events.JobStopped(job=job, reason=reason):
                         ...
 
         The events are in `abatch.events`. A reader may be a thousand events behind; it loses events beyond that, and

@@ -1,4 +1,8 @@
-"""Give the events of a running manager to its readers: every event once, in order, and a bounded number in memory."""
+"""Give the events of a running manager to its readers: every event once, and a bounded number in memory.
+
+Facts of this process come in the order of the journal. Facts of other processes come as soon as they are read, which
+may be after a later fact of this process.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from abatch.journal.status import driver_status
 from abatch.journal.wishes import wish_cancel, wish_lost, wish_resolved
 from abatch.prices import load as load_prices
 from abatch.protocol import wire
-from abatch.protocol.facts import Committing, Submitted
+from abatch.protocol.facts import Committing
 from abatch.protocol.forecast import NOT_DRIVEN, Forecast, forecast
 from abatch.result import Result
 from abatch.snapshot import JobStatus, JournalStatus, OperatorWord, job_status, word_of
@@ -225,7 +225,6 @@ class JournalView:
 
         """
         facts = self._open_facts
-        keys: dict[int, str] = {}  # the first fact of a job that began since the last refresh has its key
         while True:
             found: list[Recorded] = []
             await facts.replay(found.append, since=since, until=since + EVENTS_AT_ONCE)
@@ -235,11 +234,10 @@ class JournalView:
                     return
                 since += EVENTS_AT_ONCE  # numbers may have gaps
                 continue
+            if any(recorded.job not in self._ledger.jobs for recorded in found):
+                await self.refresh()  # a job began since
             for recorded in found:
-                if isinstance(recorded.fact, Submitted):
-                    keys[recorded.job] = recorded.fact.key
-                known = self._ledger.jobs.get(recorded.job)
-                yield event_of(recorded, keys[recorded.job] if known is None else known.key, self.folder)
+                yield event_of(recorded, self._ledger.jobs[recorded.job].key, self.folder)
             since = found[-1].seq
 
     # ---- results ----------------------------------------------------------------------------------------------

@@ -66,8 +66,8 @@ def resolve(
             word = await view.resolve(shard, adopt=adopt, not_created=not_created, lost=lost, any_key=any_key)
             screen.say(
                 f"Noted, and not done yet: shard {shard} of job {word.job} {word.says}. "
-                f"{WHEN} It is refused if the API contradicts it; then `abatch status` shows this, and the log of that "
-                "process gives the reason (resolve_refused)."
+                f"{WHEN} It is refused if the API contradicts it or the attempt was settled before; then "
+                "`abatch status` shows this, and the log of that process gives the reason (resolve_refused)."
             )
 
     perform(work, asked_for(journal, sandbox=sandbox))

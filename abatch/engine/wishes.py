@@ -1,7 +1,7 @@
 """Act on an operator's decision about one shard: which batch it made, that it made none, or that it is lost.
 
 The decision is recorded as a wish. A wish stays until a fact answers it: the fact that it asks for, or `WishRefused` if
-the API contradicts it.
+the API contradicts it, or the attempt was settled before.
 """
 
 from __future__ import annotations

@@ -368,6 +368,9 @@ class JobRecord:
             case Committing():
                 if shard.committed_at is None:
                     shard.committed_at = fact.date
+                wish = self.wishes.get(number)
+                if isinstance(wish, ResolveWished) and wish.batch_id is None:
+                    del self.wishes[number]  # it is about an earlier attempt, which made no batch: it was right
             case Drained() | Abandoned():
                 self.wishes.pop(number, None)
                 if number not in self._reopened:

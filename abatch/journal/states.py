@@ -61,7 +61,11 @@ def _has_begun(job: JobRecord) -> bool:
 def _remedy_of_held(job: JobRecord, shard: int) -> str:
     if (wish := job.wishes.get(shard)) is not None:
         return f"Noted, and not done yet: it {wish_in_words(wish)}"
-    refused = "Your last decision was refused, because the API contradicts it. " if shard in job.refused else ""
+    refused = (
+        "Your last decision was refused: the API contradicts it, or the attempt was settled before. "
+        if shard in job.refused
+        else ""
+    )
     return f"{refused}Look in the Console, then: abatch resolve {shard} --adopt BATCH_ID, or --not-created, or --lost"
 
 

@@ -138,6 +138,10 @@ async def test_events_of_a_journal_are_read_from_any_one_on(api: Sandbox) -> Non
         assert isinstance(events[-1], JobFinished)
         assert [event.seq for event in events] == sorted({event.seq for event in events})
         assert [event async for event in view.events(since=events[3].seq)] == events[4:]
+        await run(write(requests(3), "more.jsonl"), to="more-results.jsonl", key="more")
+        first, *_, last = [event async for event in view.events(since=events[-1].seq)]
+        assert (type(first), first.job, last.job) == (JobSubmitted, "more", "more")
+        assert [event async for event in view.events(since=first.seq)][-1] == last
 
 
 async def test_an_unfinished_job_is_moved_while_nobody_drives_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,17 @@ async def test_word_on_a_doubt_is_answered_by_the_fact_it_asks_for(bench: Engine
     assert (bench.facts(shard)[-1], shard.state, bench.job.wishes) == ("Withdrawn", Ready(attempt=1), {})
 
 
+async def test_true_word_that_came_late_is_not_refused_once_the_next_attempt_begins(bench: Engine) -> None:
+    shard = await in_doubt(bench)
+    await wishes(bench, shard).obey(word := ResolveWished(shard=shard.shard, attempt=1, batch_id=None))
+    await say(bench, word)  # once more, by somebody who did not see that it was done
+    assert bench.job.wishes == {shard.shard: word}
+    await bench.uploader(shard).upload(2)
+    assert (isinstance(shard.state, Processing), bench.job.wishes) == (True, {})
+    await wishes(bench, shard).refuse_if_late()
+    assert "WishRefused" not in bench.facts()
+
+
 async def test_word_that_names_a_batch_of_another_size_is_refused_and_the_doubt_stays(bench: Engine) -> None:
     shard = await in_doubt(bench)
     (foreign,) = bench.machine.add_foreign(3)
