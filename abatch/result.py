@@ -279,7 +279,7 @@ class Result:
             return msgspec.json.decode(text, type=model) if validate is None else validate(text)
         except (ValueError, msgspec.DecodeError, RecursionError) as failure:
             cut = "it was cut at max_tokens; " if self.stop_reason == "max_tokens" else ""
-            raise BadAnswer(self.custom_id, f"{cut}{failure}") from failure
+            raise BadAnswer(self.custom_id, cut + _why_invalid(failure)) from failure
 
     @property
     def error(self) -> ResultError | None:
@@ -387,6 +387,15 @@ def outcome_in(raw: bytes) -> str:
     """Find the outcome of a line that no JSON decoder accepts, as far as possible."""
     outcome = _OUTCOME.search(raw)
     return "unreadable" if outcome is None else outcome[1].decode()
+
+
+def _why_invalid(failure: Exception) -> str:
+    """Return the reasons of a failed validation, without the answer, which pydantic's own text quotes."""
+    errors = getattr(failure, "errors", None)
+    if not callable(errors):
+        return str(failure)
+    found: Any = errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'the answer'}: {each['msg']}" for each in found)
 
 
 def _number(digits: str) -> int | float:

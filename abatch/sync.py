@@ -148,7 +148,10 @@ def results(
     The journal stays open until the iterator is exhausted or closed. About 256 KiB are held in memory at a time, or one
     longer line.
     """
-    refuse_in_loop("abatch.results()", "`JournalView.results`")
+    refuse_in_loop(
+        "abatch.results()",
+        "`async with JournalView(journal) as view:` and `async for result in view.results(key):`",
+    )
     return _results(partial(JournalView.lines, key=key, retries=retries, failed=failed), journal)
 
 
@@ -222,7 +225,7 @@ def estimate(
 
 
 def _once(name: str, journal: str | os.PathLike[str], work: Callable[[JournalView], Awaitable[T]]) -> T:
-    refuse_in_loop(f"abatch.{name}()", f"`await JournalView.{name}(...)`")
+    refuse_in_loop(f"abatch.{name}()", f"`async with JournalView(journal) as view:` and `await view.{name}(...)`")
 
     async def do() -> T:
         async with JournalView(journal) as view:

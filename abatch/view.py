@@ -160,7 +160,7 @@ class JournalView:
             JournalCorrupt: a fact cannot be read.
 
         """
-        return await self._ledger.failures(self._named(key))
+        return await self._ledger.failures(await self._found(key))
 
     async def refresh(self) -> bool:
         """Read the facts that other processes appended; return whether there were any.
@@ -279,6 +279,7 @@ class JournalView:
             BackendError: results of a retry cannot be read.
 
         """
+        await self._found(key)
         job, *others = self._family(key)
         return await family.unanswered(self._ledger, job, others)
 
@@ -301,7 +302,7 @@ class JournalView:
             ConfigError: the job is done.
 
         """
-        job = self._named(key)
+        job = await self._found(key)
         await wish_cancel(self._ledger, job)
         return self.job(key)
 
@@ -368,7 +369,7 @@ class JournalView:
         """
         return await choose(
             self._ledger,
-            self._named(key),
+            await self._found(key),
             kinds=kinds,
             final=final,
             stop_reasons=stop_reasons,
@@ -394,7 +395,7 @@ class JournalView:
 
         """
         url = normalize(str(to))
-        self._named(key)
+        await self._found(key)
         facts = await SqliteLog.open(self._folder, drive=True)  # no other process may drive the journal during the move
         try:
             moved = await relocate(facts, self._folder, key, url)
@@ -421,6 +422,12 @@ class JournalView:
         if job is None:
             raise JobNotFound(self.folder, key, tuple(each.key for each in self._ledger.jobs.values()))
         return job
+
+    async def _found(self, key: str) -> JobRecord:
+        """The job with this key; the journal is read again if the view does not know it yet."""
+        if self._ledger.job(key) is None:
+            await self.refresh()
+        return self._named(key)
 
     def _family(self, key: str) -> list[JobRecord]:
         job = root_of(self._ledger, self._named(key))

@@ -179,7 +179,9 @@ async def test_calls_without_an_event_loop_are_refused_in_one(api: Sandbox) -> N
         lambda: abatch.move("job", to="other.jsonl"),
         lambda: abatch.estimate("input.jsonl"),
     ):
-        with pytest.raises(RuntimeError, match=r"use `(await )?(JournalView|Estimate)\."):
+        with pytest.raises(
+            RuntimeError, match=r"use `(async with JournalView\(journal\) as view:` and `a|await Estimate\.)"
+        ):
             call()
 
 
@@ -228,3 +230,14 @@ async def test_results_that_were_dropped_half_read_are_closed_where_a_loop_runs(
 
 def _with_first(results: Any) -> list[Any]:
     return [next(results), results]
+
+
+async def test_view_steers_a_job_that_was_submitted_after_it_was_entered(api: Sandbox) -> None:
+    await run(write(requests(3)))
+    async with JournalView() as view:
+        await run(write(requests(4), "later.jsonl"), to="later-results.jsonl", key="later")
+        assert await view.failures("later") == ()
+        with pytest.raises(ConfigError, match="there is nothing to cancel"):
+            await view.cancel("later")
+        with pytest.raises(JobNotFound):
+            await view.cancel("never")

@@ -244,6 +244,14 @@ def test_an_answer_that_cannot_be_parsed_says_why(bad, words, model):
     assert isinstance(refused.value, ValueError)
 
 
+@pytest.mark.parametrize("model", [Fact, AsStruct])
+@pytest.mark.parametrize("text", ['{"year": "a secret", "what": "x"}', "a secret"])
+def test_the_text_of_a_bad_answer_does_not_hold_the_answer(text, model):
+    with pytest.raises(BadAnswer) as refused:
+        answer(text).parse(model)
+    assert "secret" not in str(refused.value)
+
+
 def test_text_and_parse_do_not_import_the_sdk():
     program = (
         "import sys, abatch\n"
