@@ -271,7 +271,7 @@ async def test_an_iterable_that_is_being_read_is_handed_over_again_after_a_move(
         job = await running.submit(slowly(), to="memory:old", key="job")
         await sealed(job, 10)
         await running.move("job", to="memory:new")
-        with pytest.raises(JobStopped, match="not all of its requests were handed over"):
+        with pytest.raises(JobStopped, match="not all of its requests were submitted"):
             await job.wait()
         held.set()
         again = await running.submit(slowly(), to="memory:old", key="job")
