@@ -39,7 +39,7 @@ from abatch.input.origin import RequestOrigin
 from abatch.input.request import Request, Rows
 from abatch.input.stdin import read_stdin
 from abatch.job import Job
-from abatch.journal.status import DriverStatus, StorageDown
+from abatch.journal.status import DriverStatus, RunFailed, StorageDown
 from abatch.journal.sums import Progress
 from abatch.manager import BatchManager
 from abatch.protocol.forecast import Forecast
@@ -91,6 +91,7 @@ __all__ = [
     "ResultError",
     "Retry",
     "Rows",
+    "RunFailed",
     "Sealed",
     "ShardRef",
     "ShardStatus",

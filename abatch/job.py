@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from abatch.engine.scope import Scope
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
-    from abatch.journal.states import State
+    from abatch.journal.states import Standing, State
     from abatch.journal.sums import Progress
     from abatch.prices import PriceList
     from abatch.protocol.forecast import Forecast
@@ -102,17 +102,17 @@ class Job:
 
         `planning`, `running`, `in doubt`, `held`, `stopped`, `cancelling` or `done`.
         """
-        return standing_of(self._job).state
+        return self._standing().state
 
     @property
     def reason(self) -> str:
         """Why the job is in this state; empty if there is no reason to report."""
-        return standing_of(self._job).reason
+        return self._standing().reason
 
     @property
     def remedy(self) -> str:
         """What to do about it, for a job that is `stopped` or `held`; else empty."""
-        return standing_of(self._job).remedy
+        return self._standing().remedy
 
     @property
     def eta(self) -> datetime | None:
@@ -128,6 +128,9 @@ class Job:
     @property
     def _job(self) -> JobRecord:
         return self._run.job
+
+    def _standing(self) -> Standing:
+        return standing_of(self._job, self._run.failed)
 
     def progress(self) -> Progress:
         """The progress of the job, now."""
@@ -256,7 +259,8 @@ class Job:
     def _raise_if_unfinished(self) -> None:
         """Raise the reason why a run that is over did not finish the job."""
         self._raise_if_refused()
-        why = None if self._handed is None else self._handed.cut_short
+        # A cancelled job needs no more of an iterable that failed.
+        why = None if self._handed is None or self._job.cancel_wished else self._handed.cut_short
         if (why := why or self._run.verdict()) is not None:
             raise why
 

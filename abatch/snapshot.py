@@ -182,7 +182,8 @@ def job_status(
         attempts: the last attempt of every shard, to include the shards.
 
     """
-    standing, original = standing_of(job), retried_key(job.key)
+    standing = standing_of(job, None if driver is None else driver.failed.get(job.key))
+    original = retried_key(job.key)
     return JobStatus(
         key=job.key,
         state=standing.state,

@@ -25,6 +25,7 @@ from abatch.engine.drain import Collector
 from abatch.engine.driver import Driver
 from abatch.engine.outage import Outage
 from abatch.engine.planning import HandedOver, JobPlanning
+from abatch.engine.run_failed import run_failed
 from abatch.errors import (
     BackendError,
     JobStopped,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from abatch.engine.context import ManagerContext
     from abatch.input.located import Named
     from abatch.journal.records import JobRecord
+    from abatch.journal.status import RunFailed
 
 __all__ = ["JobRun"]
 
@@ -160,6 +162,13 @@ class JobRun:
                 return error
             case _Idle():
                 return None
+
+    @property
+    def failed(self) -> RunFailed | None:
+        """Why the run is over and its job is not finished, if an error ended it."""
+        if self.job.finished is not None or not isinstance(self._state, _Over) or self._state.error is None:
+            return None
+        return run_failed(self.job, self._state.error)
 
     @property
     def submits(self) -> bool:
@@ -291,6 +300,8 @@ class JobRun:
 
     def look(self) -> None:
         """Examine the open shards again, for example because an operator has recorded a wish."""
+        if self.error is not None and self.job.cancel_wished:
+            self._go_again()  # The error ends this round; another one finishes the cancelled job.
         if self._round is not None and self._round.live_group() is not None:
             self._drive_open_shards()
         else:  # Between two rounds, or at the end of one, another round is needed.

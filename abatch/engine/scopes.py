@@ -18,7 +18,7 @@ from abatch.protocol.facts import (
 from abatch.protocol.lifecycle import Done, Held, InDoubt, Lost, doubt_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
 
     from abatch.config import Config
     from abatch.engine.client import Client
@@ -152,7 +152,7 @@ class Scopes:
         self._guarded.add(workspace_id)
         return True
 
-    def status(self, runs: Iterable[JobRun]) -> DriverStatus:
+    def status(self, runs: Collection[JobRun]) -> DriverStatus:
         """Return the status of all scopes and of these runs that only this process knows."""
         scopes = list(self.opened.values())
         return DriverStatus(
@@ -162,4 +162,5 @@ class Scopes:
             parked={batch_id: why for scope in scopes for batch_id, why in scope.parking.in_words().items()},
             trouble="; ".join(str(why) for scope in scopes if (why := scope.availability.trouble) is not None),
             storage_down=[run.outage.down for run in runs if run.outage.down is not None],
+            failed={run.job.key: failed for run in runs if (failed := run.failed) is not None},
         )

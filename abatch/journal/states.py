@@ -10,6 +10,7 @@ from abatch.protocol.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost,
 
 if TYPE_CHECKING:
     from abatch.journal.records import JobRecord, ShardRecord
+    from abatch.journal.status import RunFailed
 
 __all__ = ["Standing", "State", "attempt_of", "shard_in_words", "standing_of", "state_of", "wish_in_words"]
 
@@ -27,10 +28,18 @@ class Standing:
     remedy: str = ""
 
 
-def standing_of(job: JobRecord) -> Standing:
-    """Return the state of a job; if several apply, the most important one."""
+def standing_of(job: JobRecord, failed: RunFailed | None = None) -> Standing:
+    """Return the state of a job; if several apply, the most important one.
+
+    Args:
+        job: the job.
+        failed: the error that ended its run, which only the driving process knows; None if there is none.
+
+    """
     if job.finished is not None:
         return Standing(state="done", reason="cancelled" if job.cancel_wished else "")
+    if failed is not None:
+        return Standing(state="stopped", reason=failed.reason, remedy=failed.remedy)
     if job.stopped is not None and not job.cancel_wished:
         return Standing(state="stopped", reason=job.stopped.reason, remedy=job.stopped.remedy)
     for shard in job.open_shards.values():

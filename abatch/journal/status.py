@@ -17,7 +17,7 @@ from abatch.journal.lock import holder
 if TYPE_CHECKING:
     from abatch.journal.folder import JournalFolder
 
-__all__ = ["DriverStatus", "StorageDown", "driver_status", "post", "read"]
+__all__ = ["DriverStatus", "RunFailed", "StorageDown", "driver_status", "post", "read"]
 
 
 class StorageDown(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +30,13 @@ class StorageDown(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     until: float = 0.0
     """When the job ends if the destination still fails; seconds since the epoch, 0 if that is not known."""
+
+
+class RunFailed(msgspec.Struct, frozen=True, kw_only=True):
+    """Why the run of a job ended with an error, and what to do."""
+
+    reason: str
+    remedy: str
 
 
 class DriverStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +53,8 @@ class DriverStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Why the API cannot be called at the moment."""
     storage_down: list[StorageDown] = []
     """Destinations that fail at the moment, and are tried again."""
+    failed: dict[str, RunFailed] = {}
+    """Per key of an unfinished job whose run ended with an error: why, and what to do."""
 
 
 def post(folder: JournalFolder, status: DriverStatus) -> None:

@@ -55,6 +55,7 @@ PUBLIC = [
     "ResultError",
     "Retry",
     "Rows",
+    "RunFailed",
     "Sealed",
     "ShardRef",
     "ShardStatus",
