@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from abatch.backend import Backend, BackendFactory, JobRef, Sealed, ShardRef, Sink
 from abatch.config import Config
-from abatch.engine.relocate import Relocation
+from abatch.engine.move_undriven import Relocation
 from abatch.engine.retry import Retry
 from abatch.errors import (
     AbatchError,

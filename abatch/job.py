@@ -17,7 +17,7 @@ from abatch.system.paths import absolute_url
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from abatch.engine.planning import HandedOver
+    from abatch.engine.planning import SubmittedIterable
     from abatch.engine.runner import JobRun
     from abatch.engine.scope import Scope
     from abatch.journal.ledger import Ledger
@@ -42,14 +42,14 @@ class Job:
         prices: PriceList,
         *,
         look: Callable[[JobRecord], None],
-        handed: HandedOver | None = None,
+        iterable: SubmittedIterable | None = None,
     ) -> None:
         self._ledger = ledger
         self._run = run
         self._scope = scope
         self._prices = prices
         self._look = look
-        self._handed = handed
+        self._iterable = iterable
 
     def __repr__(self) -> str:
         """Show the state of the job in a few numbers."""
@@ -260,7 +260,7 @@ class Job:
         """Raise the reason why a run that is over did not finish the job."""
         self._raise_if_refused()
         # A cancelled job needs no more of an iterable that failed.
-        why = None if self._handed is None or self._job.cancel_wished else self._handed.cut_short
+        why = None if self._iterable is None or self._job.cancel_wished else self._iterable.cut_short
         if (why := why or self._run.verdict()) is not None:
             raise why
 
@@ -269,7 +269,7 @@ class Job:
             raise ManagerClosed(self.key)
 
     def _raise_if_refused(self) -> None:
-        if self._handed is not None and self._handed.error is not None:
-            raise self._handed.error
+        if self._iterable is not None and self._iterable.error is not None:
+            raise self._iterable.error
         if (refusal := self._scope.availability.polls.refusal) is not None:
             raise JobStopped(self.key, refusal.reason, refusal.remedy)

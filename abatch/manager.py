@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
     from abatch.engine.client import Client
-    from abatch.engine.planning import HandedOver
+    from abatch.engine.planning import SubmittedIterable
     from abatch.engine.scope import Scope
     from abatch.input.check import Preview
     from abatch.input.request import RequestSource
@@ -327,8 +327,8 @@ class BatchManager:
         else:
             self._runs[number] = run
 
-    def _start(self, run: JobRun, *, may_submit: bool, handed_over: bool = False) -> None:
-        run.begin(may_submit=may_submit, handed_over=handed_over)
+    def _start(self, run: JobRun, *, may_submit: bool, resumes: bool = False) -> None:
+        run.begin(may_submit=may_submit, resumes=resumes)
         self._keep(run)
         self._group.start_soon(self._run_to_its_end, run)
 
@@ -338,9 +338,9 @@ class BatchManager:
         finally:
             self._keep(run)
 
-    def _handle(self, job: JobRecord, handed: HandedOver | None = None) -> Job:
+    def _handle(self, job: JobRecord, iterable: SubmittedIterable | None = None) -> Job:
         scope = self._scopes.of(job.submitted.headers.workspace_id)
-        return Job(self._ledger, self._run_of(job), scope, self._prices, look=self._look, handed=handed)
+        return Job(self._ledger, self._run_of(job), scope, self._prices, look=self._look, iterable=iterable)
 
     def events(self) -> EventStream:
         """Follow everything that happens in this journal from now on, whichever process records it.
@@ -532,18 +532,18 @@ class BatchManager:
             await self._submissions.change_limit(job, run, limit)
             if job.finished is not None:
                 await run.destination.tidy()
-            handed = None  # no await from here to the start: a run that ends meanwhile would release its iterable
+            iterable = None  # no await from here to the start: a run that ends meanwhile would release its iterable
             if paths:
                 run.input_paths = tuple(path.absolute() for path in paths)
             else:
-                handed = run.hand_over(requests)
+                iterable = run.add_iterable(requests)
             if job.finished is None or not paths:
                 self._scopes.of(job.submitted.headers.workspace_id).availability.start_over()
                 if run.is_over:
-                    self._start(run, may_submit=True, handed_over=True)
+                    self._start(run, may_submit=True, resumes=True)
                 else:
                     await run.join()
-            return self._handle(job, handed)
+            return self._handle(job, iterable)
 
     async def move(self, key: str, *, to: str | os.PathLike[str]) -> Job:
         """Move an unfinished job to another destination, where it continues; for instance because its own failed.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from abatch.backend import Backend
     from abatch.config import Config
-    from abatch.engine.relocate import Relocation
+    from abatch.engine.move_undriven import Relocation
     from abatch.input.origin import RequestOrigin
     from abatch.input.request import RequestSource
     from abatch.result import Summary

@@ -10,8 +10,8 @@ import anyio
 
 from abatch.backend import normalize
 from abatch.engine import family
+from abatch.engine.move_undriven import move_undriven
 from abatch.engine.reading import read_results
-from abatch.engine.relocate import relocate
 from abatch.engine.retry import RetryKind, choose
 from abatch.errors import ConfigError, JobNotFound
 from abatch.events import event_of
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from abatch.engine.relocate import Relocation
+    from abatch.engine.move_undriven import Relocation
     from abatch.engine.retry import Retry
     from abatch.events import Event
     from abatch.input.origin import RequestOrigin
@@ -398,7 +398,7 @@ class JournalView:
         await self._found(key)
         facts = await SqliteLog.open(self._folder, drive=True)  # no other process may drive the journal during the move
         try:
-            moved = await relocate(facts, self._folder, key, url)
+            moved = await move_undriven(facts, self._folder, key, url)
         finally:
             with anyio.CancelScope(shield=True):
                 await facts.aclose()

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from abatch.engine.context import JobContext, ManagerContext
     from abatch.journal.records import JobRecord
 
-__all__ = ["HandedOver", "JobPlanning"]
+__all__ = ["JobPlanning", "SubmittedIterable"]
 
 
 @dataclass(slots=True, eq=False)
-class HandedOver:
-    """A caller's iterable; the job is planned from the first one, and later ones are compared with it."""
+class SubmittedIterable:
+    """An iterable that was submitted; the job is planned from the first one, and later ones are compared with it."""
 
     requests: object
     error: Exception | None = None
@@ -44,7 +44,7 @@ class JobPlanning:
         manager: the context that all jobs share.
         job: the job.
         context: the context of the job's drivers; None if the job is finished, so iterables are only compared.
-        handed: the iterables that were submitted; they are taken from the left.
+        iterables: the iterables that were submitted; they are taken from the left.
         input_paths: returns the present paths of the input files.
         is_driven: returns whether any shard of the job has a driver.
         cut_made: called after each cut, so that new shards are driven.
@@ -58,7 +58,7 @@ class JobPlanning:
         job: JobRecord,
         context: JobContext | None,
         *,
-        handed: deque[HandedOver],
+        iterables: deque[SubmittedIterable],
         input_paths: Callable[[], tuple[Path, ...]],
         is_driven: Callable[[], bool],
         cut_made: Callable[[], None],
@@ -67,7 +67,7 @@ class JobPlanning:
         self._manager = manager
         self._job = job
         self._context = context
-        self._handed = handed
+        self._iterables = iterables
         self._input_paths = input_paths
         self._is_driven = is_driven
         self._cut_made = cut_made
@@ -95,8 +95,8 @@ class JobPlanning:
                 paths = self._input_paths()
                 if not isinstance(source, IterableSource) and paths and not job.cancel_wished:
                     await planner.run_file(source, *paths)
-                while self._handed:
-                    await self._plan_or_compare(planner, self._handed.popleft())
+                while self._iterables:
+                    await self._plan_or_compare(planner, self._iterables.popleft())
         except JobStopped as stop:
             if job.stopped is None:
                 await ledger.record(Entry(job.job, Stopped(reason=stop.reason, remedy=stop.remedy)))
@@ -107,20 +107,20 @@ class JobPlanning:
         finally:
             self._runs = False
 
-    async def _plan_or_compare(self, planner: Planner, handed: HandedOver) -> None:
+    async def _plan_or_compare(self, planner: Planner, iterable: SubmittedIterable) -> None:
         """Read one iterable as long as the job wants requests; its next request may take long to arrive."""
         try:
             if self._context is None:
-                await planner.run_iterable(handed.requests)
+                await planner.run_iterable(iterable.requests)
             else:
-                await self._context.while_wanted(planner.run_iterable(handed.requests))
+                await self._context.while_wanted(planner.run_iterable(iterable.requests))
         except (JobStopped, JournalError):
             raise
         except Exception as failure:
             if not isinstance(failure, JobConflict) and not self._job.cut.last:
-                handed.cut_short = failure
+                iterable.cut_short = failure
                 raise
-            handed.error = failure
+            iterable.error = failure
             self._job.wake()
 
     async def _room_for_shards(self) -> bool:

@@ -24,7 +24,7 @@ from abatch.engine.destination import Destination
 from abatch.engine.drain import Collector
 from abatch.engine.driver import Driver
 from abatch.engine.outage import Outage
-from abatch.engine.planning import HandedOver, JobPlanning
+from abatch.engine.planning import JobPlanning, SubmittedIterable
 from abatch.engine.run_failed import run_failed
 from abatch.errors import (
     BackendError,
@@ -85,8 +85,8 @@ class _Idle:
 class _Running:
     """The run has begun and is not over."""
 
-    handed_over: bool
-    """Whether the job was submitted again since it stopped, so that it resumes."""
+    resumes: bool
+    """Whether the job was submitted since it stopped, so that it resumes."""
     again: bool = True
     """Whether another round follows."""
     round: _Round | None = None
@@ -136,7 +136,7 @@ class JobRun:
         self.finishing = anyio.Lock()
         """Held while the destination is finished, because its parts change meanwhile."""
         self._manager = manager
-        self._handed: deque[HandedOver] = deque()
+        self._iterables: deque[SubmittedIterable] = deque()
         self._stopping = anyio.Lock()
         """Held while a stop is lifted or its lines are added, so that a lifted stop is not recorded again."""
         self._pause: _Pause | None = None
@@ -192,17 +192,17 @@ class JobRun:
 
     # ---- the run ----------------------------------------------------------------------------------------------
 
-    def hand_over(self, requests: object) -> HandedOver:
+    def add_iterable(self, requests: object) -> SubmittedIterable:
         """Queue a caller's iterable; this run reads it in its turn, or the run that begins now."""
-        handed = HandedOver(requests)
-        self._handed.append(handed)
-        return handed
+        iterable = SubmittedIterable(requests)
+        self._iterables.append(iterable)
+        return iterable
 
-    def begin(self, *, may_submit: bool, handed_over: bool = False) -> None:
+    def begin(self, *, may_submit: bool, resumes: bool = False) -> None:
         """Prepare a call of `run`; a job that stopped resumes only after it is submitted again."""
         self.may_submit = may_submit
         self.destination.is_written = True
-        self._state = _Running(handed_over=handed_over)
+        self._state = _Running(resumes=resumes)
 
     async def run(self) -> None:
         """Do everything that can be done now; `begin` must be called first.
@@ -233,7 +233,7 @@ class JobRun:
             self._fail(failure)
         finally:
             self.outage = Outage(self.job.key, self._manager.config)  # The next run has the full patience again.
-            self._handed.clear()  # Iterables that were not read are dropped, and their callers get the error.
+            self._iterables.clear()  # Iterables that were not read are dropped, and their callers get the error.
             self._state = _Over(running.error, cut_off)
             self.destination.is_written = False
             running.ended.set()
@@ -281,7 +281,7 @@ class JobRun:
         self.may_submit = True
         running = self._state
         assert isinstance(running, _Running)
-        running.handed_over = True
+        running.resumes = True
         running.again = True  # If the present round ends meanwhile, another one follows.
         now = running.round
         if now is None or now.context is None:
@@ -309,14 +309,14 @@ class JobRun:
 
     async def _resume(self, running: _Running, context: JobContext) -> None:
         """Resume a job that stopped, once per submission."""
-        if not running.handed_over:
+        if not running.resumes:
             return
         context.scope.availability.start_over()
         stopped = self.job.stopped
         if stopped is not None and (not stopped.failing or self._goes_on_after_failures()):
             async with self._stopping:
                 await self._manager.ledger.record(Entry(self.job.job, Resumed()))
-        running.handed_over = False  # A later round of this run must not lift a stop that was recorded since.
+        running.resumes = False  # A later round of this run must not lift a stop that was recorded since.
 
     def _goes_on_after_failures(self) -> bool:
         """Return whether a stop for failed results is lifted, by the config or by later results of batches."""
@@ -336,7 +336,7 @@ class JobRun:
             self._manager,
             self.job,
             now.context,
-            handed=self._handed,
+            iterables=self._iterables,
             input_paths=lambda: self.input_paths,
             is_driven=lambda: bool(now.driven),
             cut_made=self._drive_open_shards,

@@ -4,7 +4,7 @@ A *scope* is where batches live: the journal's base URL and one workspace header
 of a whole scope:
 
     availability   whether the list can be read, and why creates would be refused
-    watched        batches of ours that have not ended
+    in_flight      batches of ours that have not ended
     doubts         attempts that may or may not have made a batch
     audit          batches that no driver waits for: duplicates of ours, and batches that were given up
     key            whether the key in use sees the batches that were sent
@@ -23,11 +23,11 @@ import anyio
 
 from abatch.engine.audit import Audit
 from abatch.engine.availability import Availability
+from abatch.engine.in_flight import BatchesInFlight
 from abatch.engine.key_guard import KeyGuard
 from abatch.engine.pending import PendingDoubts
 from abatch.engine.polling import PollTimer
 from abatch.engine.skew import ClockSkew
-from abatch.engine.watched import WatchedBatches
 from abatch.errors import ApiError
 from abatch.log import log
 from abatch.protocol.clocks import moment
@@ -98,7 +98,7 @@ class Scope:
         self.key = KeyGuard(client, workspace_id, known, fingerprint)
         self.availability = Availability(workspace_id, first=config.poll_interval.total_seconds(), troubled=troubled)
         self._timer = PollTimer(config, chance)
-        self.watched = WatchedBatches(
+        self.in_flight = BatchesInFlight(
             self.pace, self.parking, self.key, ask_for=self._ask_for, wake=self._timer.want_if_idle
         )
         self.audit = Audit(
@@ -129,14 +129,14 @@ class Scope:
 
     def forget(self, batch_id: str) -> None:
         """Stop watching a lost batch; no list has to show it any more."""
-        self.watched.forget(batch_id)
+        self.in_flight.forget(batch_id)
         self.drained(batch_id)
         self.audit.lost.add(batch_id)
 
     def interrupt(self, shard: int) -> None:
         """Wake the driver that waits for this shard's ruling or batch, so that it can act on something else first."""
         self.doubts.interrupt(shard)
-        self.watched.interrupt(shard)
+        self.in_flight.interrupt(shard)
 
     @contextmanager
     def binding(self, batch_id: str) -> Generator[None, None, None]:
@@ -210,7 +210,7 @@ class Scope:
 
     async def _poll(self) -> None:
         while True:
-            if self.watched.is_empty and not self.doubts.pending and not self.pace.queued:
+            if self.in_flight.is_empty and not self.doubts.pending and not self.pace.queued:
                 await self._timer.until_wanted()
             self._timer.begin()
             try:
@@ -234,7 +234,7 @@ class Scope:
         self._listed_at.update(dict.fromkeys(self.known.live.keys() & shown.keys(), began))
         self.key.note_shown(shown)
         await self.audit.look(shown.values(), at.date)
-        news = await self.watched.look(shown, began=began, date=at.date)
+        news = await self.in_flight.look(shown, began=began, date=at.date)
         pending = [each for each in pending if not each.done.is_set()]
         if pending:
             by_id = await self.doubts.hidden_candidates(pending, shown)
@@ -248,7 +248,7 @@ class Scope:
             ApiError: a page failed, or does not continue the one before; `shown` has the batches until then.
 
         """
-        created = self.watched.created()
+        created = self.in_flight.created()
         awaited = set(created)
         reach = [*created.values()]
         if doubts:  # The list must then be long enough to show whether it is complete.
@@ -306,7 +306,7 @@ class Scope:
                 raise
             log.info("batch_not_visible", batch_id=batch_id, status=failure.status)
             if failure.status == 404:
-                await self.watched.missed(batch_id, self.date)
+                await self.in_flight.missed(batch_id, self.date)
             return None
         self.key.note_shown([batch_id])
         return batch

@@ -158,7 +158,7 @@ class Scopes:
         return DriverStatus(
             pid=os.getpid(),
             waiting={shard: why for scope in scopes for shard, why in scope.doubts.waiting().items()},
-            not_visible=[batch_id for scope in scopes for batch_id in scope.watched.not_visible(scope.date)],
+            not_visible=[batch_id for scope in scopes for batch_id in scope.in_flight.not_visible(scope.date)],
             parked={batch_id: why for scope in scopes for batch_id, why in scope.parking.in_words().items()},
             trouble="; ".join(str(why) for scope in scopes if (why := scope.availability.trouble) is not None),
             storage_down=[run.outage.down for run in runs if run.outage.down is not None],

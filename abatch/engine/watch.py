@@ -77,7 +77,7 @@ class BatchWatcher:
                 if self.context.manager.config.parked == "cancel-and-retry":
                     group.start_soon(give_up)
             news.append(
-                await self.context.scope.watched.ended(
+                await self.context.scope.in_flight.ended(
                     self.shard.shard,
                     batch_id,
                     state.created_at,

@@ -12,7 +12,8 @@ import pytest
 import structlog
 
 from abatch import BatchManager, Job, StillInDoubt
-from abatch.engine import client, drain, driver, scope, watched
+from abatch.engine import client, drain, driver, scope
+from abatch.engine import in_flight as engine_in_flight
 from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
 from abatch.journal.log import Entry
@@ -63,7 +64,7 @@ def api(monkeypatch: pytest.MonkeyPatch, drains_missed: list[Moment]) -> Any:
         return drains_missed[-1]
 
     monkeypatch.setattr(scope, "moment", moment)
-    monkeypatch.setattr(watched, "moment", moment)
+    monkeypatch.setattr(engine_in_flight, "moment", moment)
     monkeypatch.setattr(driver, "moment", of_a_drain)
     with Sandbox(seed=7, latency=3600) as sandbox:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", sandbox.url)
@@ -129,7 +130,7 @@ async def call_lost(shard: int, *, any_key: bool = False) -> None:
 def missed(running: BatchManager, since: float = 0.0) -> bool:
     """Whether the list was looked at since, and every batch that is watched was missed."""
     scope = running._scopes.of(None)
-    watches = scope.watched._watched.values()
+    watches = scope.in_flight._watches.values()
     return scope.date > since and bool(watches) and all(watch.absence._first is not None for watch in watches)
 
 
@@ -292,7 +293,7 @@ async def test_operator_s_word_that_was_refused_is_told_once_and_not_asked_again
         async with manager() as running:
             job = await running.submit(path, to="results.jsonl", key="job")
             assert job._job.wishes == {}
-            await until(lambda: any(watch.seen for watch in running._scopes.of(None).watched._watched.values()))
+            await until(lambda: any(watch.seen for watch in running._scopes.of(None).in_flight._watches.values()))
             api.advance(2 * HOUR)
             summary = await job.wait()
     assert (summary.succeeded, summary.missing) == (8, 0)

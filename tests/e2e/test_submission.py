@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from abatch import BatchManager, ConfigError, JobStopped, StillInDoubt
-from abatch.engine import client, doubt, proof, watched
+from abatch.engine import client, doubt, in_flight, proof
 from abatch.engine.pending import PendingDoubts
 from abatch.protocol.facts import Resumed
 from abatch.protocol.reconcile import Refused, Replied
@@ -106,11 +106,11 @@ async def test_batch_that_comes_to_be_late_is_found_and_the_bound_is_told(
     assert_paid_once(api, rows)
 
 
-@pytest.mark.parametrize(("within", "told"), [(0.3, ["bound_A2_broken"]), (watched.VISIBLE_WITHIN, [])])
+@pytest.mark.parametrize(("within", "told"), [(0.3, ["bound_A2_broken"]), (in_flight.VISIBLE_WITHIN, [])])
 async def test_accepted_batch_that_the_list_does_not_show_is_told(
     monkeypatch: pytest.MonkeyPatch, within: float, told: list[str]
 ) -> None:
-    monkeypatch.setattr(watched, "VISIBLE_WITHIN", within)
+    monkeypatch.setattr(in_flight, "VISIBLE_WITHIN", within)
     rows = requests(8)
     with Sandbox(seed=7, latency=2.0) as api, structlog.testing.capture_logs() as events:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
@@ -121,7 +121,7 @@ async def test_accepted_batch_that_the_list_does_not_show_is_told(
 
 
 async def test_accepted_batch_that_nothing_shows_at_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watched, "VISIBLE_WITHIN", 0.2)
+    monkeypatch.setattr(in_flight, "VISIBLE_WITHIN", 0.2)
     rows = requests(8)
     with Sandbox(seed=7, latency=0.1) as api, structlog.testing.capture_logs() as events:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)

@@ -1,4 +1,4 @@
-"""The run of one job: it is idle, running or over, and each way from one to the next keeps what was handed over."""
+"""The run of one job: it is idle, running or over, and each way from one to the next keeps what was submitted."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def endless(began: anyio.Event) -> AsyncIterator[dict[str, Any]]:
 async def test_run_plans_drives_and_finishes_the_job(tmp_path: Path) -> None:
     async with running(tmp_path) as (bench, run, _):
         assert (run.is_over, run.error) == (True, None)
-        run.hand_over(requests("a", "b"))
+        run.add_iterable(requests("a", "b"))
         run.begin(may_submit=True)
         assert not run.is_over
         await run.run()
@@ -71,8 +71,8 @@ async def test_run_that_is_over_begins_again_and_goes_on_with_what_is_handed_ove
         run.begin(may_submit=True)
         await run.run()
         assert isinstance(run.verdict(), JobStopped)  # no requests were handed over
-        run.hand_over(requests("a"))
-        run.begin(may_submit=True, handed_over=True)
+        run.add_iterable(requests("a"))
+        run.begin(may_submit=True, resumes=True)
         await run.run()
         assert (run.verdict(), bench.created) == (None, 1)
 
@@ -85,7 +85,7 @@ async def test_all_who_wait_for_the_end_are_woken_however_it_comes(tmp_path: Pat
             await run.ended()
             ends.append("heard")
 
-        run.hand_over(requests("a"))
+        run.add_iterable(requests("a"))
         run.begin(may_submit=True)
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
@@ -102,13 +102,13 @@ async def test_all_who_wait_for_the_end_are_woken_however_it_comes(tmp_path: Pat
 async def test_failure_of_the_storage_ends_the_run_and_is_its_error(tmp_path: Path) -> None:
     async with running(tmp_path) as (bench, run, _):
         memory.outage("results", passes=False)
-        run.hand_over(requests("a"))
+        run.add_iterable(requests("a"))
         run.begin(may_submit=True)
         await run.run()
         assert isinstance(run.verdict(), BackendError)
         memory.restore("results")
-        run.hand_over(requests("a"))
-        run.begin(may_submit=True, handed_over=True)
+        run.add_iterable(requests("a"))
+        run.begin(may_submit=True, resumes=True)
         await run.run()
         assert (run.verdict(), bench.created) == (None, 1)
 
@@ -120,7 +120,7 @@ async def test_broken_journal_ends_the_run_and_is_raised(tmp_path: Path) -> None
             raise OSError("no space left")
 
         bench.store.sync = disk_is_full
-        run.hand_over(requests("a"))
+        run.add_iterable(requests("a"))
         run.begin(may_submit=True)
         with pytest.raises(JournalError):
             await run.run()
@@ -130,7 +130,7 @@ async def test_broken_journal_ends_the_run_and_is_raised(tmp_path: Path) -> None
 
 async def test_nothing_of_a_paused_run_goes_on_and_all_of_it_does_after_the_block(tmp_path: Path) -> None:
     async with running(tmp_path, settings=Settings(latency=LATENCY)) as (bench, run, group):
-        run.hand_over(requests("a"))
+        run.add_iterable(requests("a"))
         run.begin(may_submit=True)
         group.start_soon(run.run)
         await until(lambda: bench.created == 1)
@@ -146,7 +146,7 @@ async def test_nothing_of_a_paused_run_goes_on_and_all_of_it_does_after_the_bloc
 async def test_round_after_a_pause_has_the_destination_and_the_limits_of_that_time(tmp_path: Path) -> None:
     """What the drivers of the round before were given is not used again."""
     async with running(tmp_path, settings=Settings(latency=LATENCY)) as (bench, run, group):
-        run.hand_over(requests("a"))
+        run.add_iterable(requests("a"))
         run.begin(may_submit=True)
         group.start_soon(run.run)
         await until(lambda: bench.created == 1)
@@ -165,7 +165,7 @@ async def test_round_after_a_pause_has_the_destination_and_the_limits_of_that_ti
 
 async def test_run_that_is_paused_before_its_first_round_begins_after_the_pause(tmp_path: Path) -> None:
     async with running(tmp_path) as (bench, run, group):
-        run.hand_over(requests("a"))
+        run.add_iterable(requests("a"))
         run.begin(may_submit=True)
         async with run_paused_first(run, group):
             await anyio.wait_all_tasks_blocked()
@@ -186,7 +186,7 @@ async def test_pause_that_is_given_up_before_the_run_is_still_does_not_end_it(tm
     """Its caller lost patience while an attempt past its commit point waited for its answer."""
     async with running(tmp_path) as (bench, run, group):
         reached, go_on = anyio.Event(), anyio.Event()
-        run.hand_over(requests("a"))
+        run.add_iterable(requests("a"))
         run.begin(may_submit=True)
 
         async def hold() -> None:
@@ -217,7 +217,7 @@ async def test_requests_handed_over_while_a_round_is_cut_off_are_read_by_the_nex
                 await go_on.wait()
 
         bench.store.sync = hold
-        run.hand_over(endless(began))
+        run.add_iterable(endless(began))
         run.begin(may_submit=True)
         group.start_soon(run.run)
         await reached.wait()
@@ -225,22 +225,22 @@ async def test_requests_handed_over_while_a_round_is_cut_off_are_read_by_the_nex
             scope.cancel()
             async with run.paused():
                 pytest.fail("the attempt has no answer yet")
-        handed = run.hand_over(requests("first", "second"))
+        iterable = run.add_iterable(requests("first", "second"))
         await run.join()
         go_on.set()
         await run.ended()
-        assert (handed.cut_short, run.verdict()) == (None, None)
+        assert (iterable.cut_short, run.verdict()) == (None, None)
         assert (bench.created, len(memory.lines("results"))) == (2, 2)
 
 
 async def test_requests_handed_over_during_a_round_are_read_in_it(tmp_path: Path) -> None:
     async with running(tmp_path, settings=Settings(latency=LATENCY)) as (bench, run, group):
         run.begin(may_submit=True)
-        run.hand_over(requests("a"))
+        run.add_iterable(requests("a"))
         group.start_soon(run.run)
         await until(lambda: bench.created == 1)
         now = run._round
-        again = run.hand_over(requests("a"))
+        again = run.add_iterable(requests("a"))
         await run.join()
-        await until(lambda: not run._handed)
+        await until(lambda: not run._iterables)
         assert (again.error, run._round is now, bench.created) == (None, True, 1)

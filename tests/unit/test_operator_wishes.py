@@ -158,7 +158,7 @@ async def test_driver_that_watches_a_batch_refuses_a_late_word_and_watches_on(be
     """`abatch resolve` looked at the journal just before the answer came, and recorded its word just after."""
     shard = await bench.shard("a")
     async with while_running(bench.scope.run, Driver(bench.context, shard).run):
-        await until(lambda: isinstance(shard.state, Processing) and not bench.scope.watched.is_empty)
+        await until(lambda: isinstance(shard.state, Processing) and not bench.scope.in_flight.is_empty)
         await say(bench, ResolveWished(shard=shard.shard, attempt=1, batch_id=None))
         bench.scope.interrupt(shard.shard)
         await until(lambda: bench.facts()[-1] == "WishRefused")

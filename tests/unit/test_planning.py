@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from abatch.engine.planning import HandedOver, JobPlanning
+from abatch.engine.planning import JobPlanning, SubmittedIterable
 from abatch.errors import JobConflict
 from abatch.journal.log import Entry
 from abatch.protocol.facts import CancelWished
@@ -31,14 +31,14 @@ class Planned:
     def __init__(self, bench: Engine, group: TaskGroup) -> None:
         self.bench = bench
         self.group = group
-        self.handed: deque[HandedOver] = deque()
+        self.iterables: deque[SubmittedIterable] = deque()
         self.failures: list[Exception] = []
         self.cuts = 0
         self.planning = JobPlanning(
             bench.manager,
             bench.job,
             bench.context,
-            handed=self.handed,
+            iterables=self.iterables,
             input_paths=lambda: (),
             is_driven=lambda: True,
             cut_made=self._count,
@@ -48,11 +48,11 @@ class Planned:
     def _count(self) -> None:
         self.cuts += 1
 
-    def hand_over(self, requests: object) -> HandedOver:
-        handed = HandedOver(requests)
-        self.handed.append(handed)
+    def add_iterable(self, requests: object) -> SubmittedIterable:
+        iterable = SubmittedIterable(requests)
+        self.iterables.append(iterable)
         self.planning.start(self.group)
-        return handed
+        return iterable
 
     @property
     def sealed(self) -> int:
@@ -77,16 +77,16 @@ def requests(count: int) -> list[dict[str, Any]]:
 
 async def test_iterable_is_planned_to_its_end_in_cuts(tmp_path: Path) -> None:
     async with planned(tmp_path, requests_per_batch=2) as it:
-        handed = it.hand_over(requests(4))
+        iterable = it.add_iterable(requests(4))
         await it.over()
         assert (it.bench.job.cut.rows, it.bench.job.cut.last) == (4, True)
         assert it.cuts >= it.sealed >= 2
-        assert (handed.error, handed.cut_short, it.failures) == (None, None, [])
+        assert (iterable.error, iterable.cut_short, it.failures) == (None, None, [])
 
 
 async def test_reading_waits_while_enough_shards_wait_to_be_sent(tmp_path: Path) -> None:
     async with planned(tmp_path, requests_per_batch=1, sealed_unsent=1) as it:
-        it.hand_over(requests(3))
+        it.add_iterable(requests(3))
         await until(lambda: it.sealed == 1)
         await anyio.wait_all_tasks_blocked()
         assert it.sealed == 1
@@ -101,20 +101,20 @@ async def test_iterable_that_fails_keeps_what_was_sealed_and_is_the_error_of_the
         raise LookupError("the database is away")
 
     async with planned(tmp_path, requests_per_batch=1) as it:
-        handed = it.hand_over(broken())
+        iterable = it.add_iterable(broken())
         await it.over()
         assert it.bench.job.cut.rows == 1
         assert not it.bench.job.cut.last
-        assert it.failures == [handed.cut_short]
-        assert isinstance(handed.cut_short, LookupError)
+        assert it.failures == [iterable.cut_short]
+        assert isinstance(iterable.cut_short, LookupError)
 
 
 async def test_iterable_that_differs_from_the_one_that_was_planned_fails_alone(tmp_path: Path) -> None:
     async with planned(tmp_path) as it:
-        it.hand_over(requests(2))
+        it.add_iterable(requests(2))
         await it.over()
-        other = it.hand_over(requests(3))
-        same = it.hand_over(requests(2))
+        other = it.add_iterable(requests(3))
+        same = it.add_iterable(requests(2))
         await it.over()
         assert isinstance(other.error, JobConflict)
         assert (same.error, it.failures, it.bench.job.cut.rows) == (None, [], 2)
@@ -126,7 +126,7 @@ async def test_reading_ends_when_the_job_is_cancelled_however_long_the_next_requ
         await anyio.sleep_forever()
 
     async with planned(tmp_path) as it:
-        it.hand_over(slow())
+        it.add_iterable(slow())
         await anyio.wait_all_tasks_blocked()
         await it.bench.ledger.record(Entry(it.bench.job.job, CancelWished()))
         await it.over()
@@ -147,7 +147,7 @@ async def test_iterables_that_come_together_are_read_one_after_another(tmp_path:
         reading -= 1
 
     async with planned(tmp_path, requests_per_batch=2) as it:
-        each = [it.hand_over(counted()) for _ in range(3)]
+        each = [it.add_iterable(counted()) for _ in range(3)]
         await it.over()
-        assert [handed.error for handed in each] == [None, None, None]
+        assert [iterable.error for iterable in each] == [None, None, None]
         assert sum(shard.planned.rows for shard in it.bench.job.shards.values()) == 3

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from abatch.protocol.pacing import Pace
     from abatch.protocol.parked import Parking
 
-__all__ = ["WatchedBatches"]
+__all__ = ["BatchesInFlight"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class _Watch:
             self.done.set()
 
 
-class WatchedBatches:
+class BatchesInFlight:
     """Every batch of ours in one scope that has not ended and is not lost.
 
     Args:
@@ -87,16 +87,16 @@ class WatchedBatches:
         self._key = key
         self._ask_for = ask_for
         self._wake = wake
-        self._watched: dict[str, _Watch] = {}
+        self._watches: dict[str, _Watch] = {}
 
     @property
     def is_empty(self) -> bool:
         """Whether no batch is watched."""
-        return not self._watched
+        return not self._watches
 
     def created(self) -> dict[str, float]:
         """Return the time of creation of each batch."""
-        return {batch_id: watch.created_at for batch_id, watch in self._watched.items()}
+        return {batch_id: watch.created_at for batch_id, watch in self._watches.items()}
 
     async def ended(
         self,
@@ -122,7 +122,7 @@ class WatchedBatches:
         """
         self._wake()
         watch = _Watch(shard=shard, created_at=created_at, accepted=anyio.current_time())
-        watch = self._watched.setdefault(batch_id, watch)
+        watch = self._watches.setdefault(batch_id, watch)
         watch.fingerprint = fingerprint
         watch.vanished = vanished
         watch.news = None  # The last news is recorded; the next look repeats it if it still holds.
@@ -134,13 +134,13 @@ class WatchedBatches:
 
     def forget(self, batch_id: str) -> None:
         """Stop watching a lost batch; no list has to show it any more."""
-        if (watch := self._watched.pop(batch_id, None)) is not None:
+        if (watch := self._watches.pop(batch_id, None)) is not None:
             self._pace.frees(watch.shard)
         self._parking.forget(batch_id)
 
     def interrupt(self, shard: int) -> None:
         """Wake the driver that waits for this shard's batch, so that it can act on something else first."""
-        for watch in self._watched.values():
+        for watch in self._watches.values():
             if watch.shard == shard:
                 watch.done.set()
 
@@ -149,7 +149,7 @@ class WatchedBatches:
         now, here = anyio.current_time(), moment(date)
         return [
             batch_id
-            for batch_id, watch in self._watched.items()
+            for batch_id, watch in self._watches.items()
             if (not watch.seen and now - watch.accepted > VANISHED_AFTER) or watch.absence.lasts(here)
         ]
 
@@ -166,7 +166,7 @@ class WatchedBatches:
 
         """
         has_ended = False
-        for batch_id, watch in list(self._watched.items()):
+        for batch_id, watch in list(self._watches.items()):
             batch = shown.get(batch_id)
             if batch is not None:
                 watch.seen = True
@@ -174,7 +174,7 @@ class WatchedBatches:
                 watch.absent = began - watch.accepted
             if batch is None and (batch := await self._ask_for(batch_id)) is None:
                 continue
-            if self._watched.get(batch_id) is not watch:  # The batch was given up meanwhile.
+            if self._watches.get(batch_id) is not watch:  # The batch was given up meanwhile.
                 continue
             _check_bound_a2(batch_id, watch)
             watch.note_seen()
@@ -182,7 +182,7 @@ class WatchedBatches:
             if batch.ended:
                 watch.ended = batch
                 watch.done.set()
-                del self._watched[batch_id]
+                del self._watches[batch_id]
                 self._pace.frees(watch.shard)
                 has_ended = True
         return has_ended
@@ -198,7 +198,7 @@ class WatchedBatches:
             ApiError: another batch of ours could not be requested.
 
         """
-        watch = self._watched.get(batch_id)
+        watch = self._watches.get(batch_id)
         if watch is None:
             return
         news = watch.absence.missed(moment(date), watch.vanished)

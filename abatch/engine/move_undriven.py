@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from abatch.journal.folder import JournalFolder
     from abatch.journal.log import FactLog
 
-__all__ = ["Relocation", "relocate"]
+__all__ = ["Relocation", "move_undriven"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Relocation:
     """Numbers of the shards that could not be read at the old destination; the next run reads them from the API."""
 
 
-async def relocate(facts: FactLog, folder: JournalFolder, key: str, url: str) -> Relocation:
+async def move_undriven(facts: FactLog, folder: JournalFolder, key: str, url: str) -> Relocation:
     """Move an unfinished job to the destination `url`, which must be normalized.
 
     Args:
