@@ -147,15 +147,15 @@ class Drains:
     """Of all drains of this process: how many there were, most at once, a clock since the first, and their end."""
 
     def __init__(self, at_begin: Callable[[], None] = lambda: None, at_end: Callable[[], None] = lambda: None) -> None:
-        from abatch.engine.drain import Collector
+        from abatch.engine.drain import Drainer
 
         self.count = self.now = self.most = 0
         self.clock: Clock | None = None
         self.measured: Measured = {}
         """From the first drain's beginning to the last one's end."""
-        drain = Collector.drain
+        drain = Drainer.drain
 
-        async def timed(collector: Collector, *args, **kwargs):
+        async def timed(drainer: Drainer, *args, **kwargs):
             if self.clock is None:
                 gc.collect()  # the garbage of what came before is not the drains'
                 at_begin()
@@ -164,13 +164,13 @@ class Drains:
             self.now += 1
             self.most = max(self.most, self.now)
             try:
-                return await drain(collector, *args, **kwargs)
+                return await drain(drainer, *args, **kwargs)
             finally:
                 self.now -= 1
                 self.measured = self.clock.stop()
                 at_end()
 
-        Collector.drain = timed  # type: ignore[method-assign]
+        Drainer.drain = timed  # type: ignore[method-assign]
 
 
 async def sdk_drain(batch: str, rows: str) -> Measured:

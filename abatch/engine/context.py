@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from abatch.backend import JobRef
     from abatch.config import Config
     from abatch.engine.client import Client
-    from abatch.engine.drain import Collector
+    from abatch.engine.drain import Drainer
     from abatch.engine.outage import Outage
     from abatch.engine.scope import Scope
     from abatch.engine.scopes import Scopes
@@ -68,8 +68,8 @@ class JobContext:
     job: JobRecord
     ref: JobRef
     scope: Scope
-    collector: Collector | None
-    """The collector of results; None while this process does not have the job's backend."""
+    drainer: Drainer | None
+    """Drains batches; None while this process does not have the job's backend."""
     outage: Outage
     may_submit: bool
     spawn: Callable[[int], None]

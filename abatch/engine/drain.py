@@ -20,7 +20,6 @@ import anyio
 import msgspec
 
 from abatch.backend import Sealed, ShardRef
-from abatch.engine.presence import Alone, Presence
 from abatch.engine.sealing import WRITE_BYTES, check_lines, discard, record_of
 from abatch.engine.sift import LineSifter, NotOurs
 from abatch.errors import ApiError, BackendError, SpoolDamaged
@@ -49,12 +48,13 @@ if TYPE_CHECKING:
 
     from abatch.backend import Backend, JobRef, Sink
     from abatch.engine.client import Client
+    from abatch.engine.presence import Presence
     from abatch.journal.folder import JournalFolder
     from abatch.journal.lineage import Lineage
     from abatch.journal.records import ShardRecord
     from abatch.prices import PriceList
 
-__all__ = ["Collected", "Collector"]
+__all__ = ["DrainOutcome", "Drainer"]
 
 READS: Final = len(READ_AGAIN) + 1
 """The number of complete reads without a row after which the row is missing."""
@@ -66,7 +66,7 @@ _decode_id = msgspec.json.Decoder(str).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
+class DrainOutcome:
     """The outcome of a drain, which is not recorded yet."""
 
     drained: Drained
@@ -76,7 +76,7 @@ class Collected:
     """Whether a line reported that the account cannot be billed."""
 
 
-class Collector:
+class Drainer:
     """Drains the ended batches of one job."""
 
     def __init__(
@@ -91,14 +91,14 @@ class Collector:
         prices: PriceList,
         may_retry: Callable[[], bool],
         server_now: Callable[[], float],
-        one_block: anyio.Lock | None = None,
+        one_block: anyio.Lock,
     ) -> None:
         self.client = client
         self.folder = folder
         self.lineage = lineage
         self.job = job
         self.backend = backend
-        self.one_block = one_block or anyio.Lock(fast_acquire=True)
+        self.one_block = one_block
         """Each drain holds this lock while it processes one text, so the event loop runs between any two texts."""
         self.tries = tries
         self.step = prices.long_prompt_tokens
@@ -109,9 +109,9 @@ class Collector:
         self,
         shard: ShardRecord,
         state: Draining | Lost,
-        presence: Presence | None = None,
-        again: Iterator[float] | None = None,
-    ) -> Collected:
+        presence: Presence,
+        again: Iterator[float],
+    ) -> DrainOutcome:
         """Stream the batch's results into the sink until every row has its line, and seal it.
 
         A lost batch is not read: its part is sealed without lines, and all its rows are missing.
@@ -120,7 +120,7 @@ class Collector:
             shard: the shard.
             state: the state of the shard, which names its batch.
             presence: reports whether the batch is given up, and sleeps for the drain.
-            again: the rest of `READ_AGAIN`, if an earlier drain of the batch was postponed while it slept.
+            again: the waits between reads that are left of `READ_AGAIN`; an earlier drain that was postponed used some.
 
         Raises:
             NotOurs: an operator named this batch, but its results are not this shard's.
@@ -131,8 +131,7 @@ class Collector:
 
         """
         with closing(await self._open_ids(shard)) as reader:
-            drain = _Drain(self, shard, state, reader, presence=presence or Alone(), again=again or iter(READ_AGAIN))
-            return await drain.run()
+            return await _BatchDrain(self, shard, state, reader, presence=presence, again=again).run()
 
     async def _open_ids(self, shard: ShardRecord) -> SpoolReader | KeptIds:
         """Open the shard's spool file; if the shard was drained before and has none, read its kept custom_ids."""
@@ -146,12 +145,12 @@ class Collector:
             return kept
 
 
-class _Drain:
+class _BatchDrain:
     """One drain of one shard, from reading the batch to sealing the part."""
 
     def __init__(
         self,
-        owner: Collector,
+        drainer: Drainer,
         shard: ShardRecord,
         state: Draining | Lost,
         reader: SpoolReader | KeptIds,
@@ -159,29 +158,29 @@ class _Drain:
         presence: Presence,
         again: Iterator[float],
     ) -> None:
-        self._owner = owner
+        self._drainer = drainer
         self._presence = presence
         self._again = again
         self._shard = shard
         self._state = state
         self._reader = reader
         self._batch_id = state.batch_id or ""
-        self._lines = LineSifter(owner, shard, state, reader)
+        self._lines = LineSifter(drainer, shard, state, reader)
         self._withheld = self._lines.withheld
         self._earlier = state.earlier if isinstance(state, Draining) else None
         """The first `Drained` of the shard, if this is a redrain."""
         self._first_missing = ""
 
-    async def run(self) -> Collected:
-        owner, planned = self._owner, self._shard.planned
+    async def run(self) -> DrainOutcome:
+        drainer, planned = self._drainer, self._shard.planned
         ref = ShardRef(
-            job=owner.job,
+            job=drainer.job,
             shard=self._shard.shard,
             part=planned.part,
             rows=planned.rows,
             batch_id=self._state.batch_id,
         )
-        opened = await owner.backend.open(ref)
+        opened = await drainer.backend.open(ref)
         if isinstance(opened, Sealed):
             return await self._recount(opened)
         try:
@@ -196,9 +195,9 @@ class _Drain:
             await discard(opened)
             await self._withheld.discard()
             raise
-        check_lines(self._owner.job, sealed.part, sealed.lines, self._lines.totals.counts.total)
+        check_lines(self._drainer.job, sealed.part, sealed.lines, self._lines.totals.counts.total)
         await self._keep_ids()
-        return self._collected(sealed, written, missing, gone)
+        return self._outcome(sealed, written, missing, gone)
 
     async def _read_all(self, sink: Sink, state: Draining) -> str:
         """Read until every row has its line; return why the rest is missing, or an empty string."""
@@ -259,7 +258,7 @@ class _Drain:
             await self._presence.rest(again.next())
             with suppress(ApiError):
                 workspace_id = self._shard.planned.headers.workspace_id
-                batch = await self._owner.client.retrieve(workspace_id, self._batch_id)
+                batch = await self._drainer.client.retrieve(workspace_id, self._batch_id)
                 counts = counts_of(batch)
         log.warning("counts_disagree", shard=self._shard.shard, batch_id=self._batch_id)
 
@@ -269,7 +268,7 @@ class _Drain:
             return ""
         workspace_id = self._shard.planned.headers.workspace_id
         try:
-            batch = await self._owner.client.retrieve(workspace_id, self._batch_id)
+            batch = await self._drainer.client.retrieve(workspace_id, self._batch_id)
         except ApiError as lost:
             if lost.status != 404:
                 return ""
@@ -282,7 +281,7 @@ class _Drain:
 
     def _is_past(self, age: float) -> bool:
         """Return whether the batch is older than `age` by this machine's clock, and by the server's if it is known."""
-        return self._state.created_at + age < min(self._owner.server_now() or time.time(), time.time())
+        return self._state.created_at + age < min(self._drainer.server_now() or time.time(), time.time())
 
     async def _read_once(self, sink: Sink) -> ApiError | None:
         """Read the results from their beginning; one block is written while the next is read.
@@ -310,14 +309,14 @@ class _Drain:
         block, broken = Block(_line), None
         try:
             async with (
-                self._owner.client.results(workspace_id, self._batch_id) as chunks,
+                self._drainer.client.results(workspace_id, self._batch_id) as chunks,
                 aclosing(_blocks(chunks)) as texts,
             ):
                 async for text in texts:
                     if block and len(text) >= wire.LONG:  # A long line gets a separate block, so it is not joined.
                         await full.send(block)
                         block = Block(_line)
-                    async with self._owner.one_block:
+                    async with self._drainer.one_block:
                         self._lines.take(text, block)
                         del text
                         await anyio.lowlevel.checkpoint()
@@ -339,7 +338,7 @@ class _Drain:
         """Refuse to reseal a shard unless exactly the rows of its retry shard were left out."""
         if self._earlier is not None and not self._withheld.agrees(None):
             raise BackendError(
-                self._owner.job.key,
+                self._drainer.job.key,
                 f"part {self._shard.planned.part} cannot be read again: {self._earlier.retried} of its rows were "
                 f"retried, and {self._withheld.rows.count(1)} look so; put the part back",
             )
@@ -348,26 +347,26 @@ class _Drain:
         """Keep the custom_ids in case the part is lost; this precedes `Drained`, which removes the spool file."""
         if isinstance(self._reader, KeptIds):
             return
-        with guarded(self._owner.folder.ids):
+        with guarded(self._drainer.folder.ids):
             await threads.run(self._write_ids, self._reader)
 
     def _write_ids(self, reader: SpoolReader) -> None:
-        folder = self._owner.folder.ids
+        folder = self._drainer.folder.ids
         write_kept(folder, self._shard.shard, reader.custom_id, self._withheld.rows, reader.params_marks())
 
     async def _note_missing(self, gone: str) -> int:
         if not gone:
             return 0
         entries = [(self._reader.custom_id(row), gone) for row, seen in enumerate(self._lines.seen) if not seen]
-        with guarded(self._owner.folder.missing):
-            await threads.run(write_missing, self._owner.folder.missing_list(self._shard.shard), entries)
+        with guarded(self._drainer.folder.missing):
+            await threads.run(write_missing, self._drainer.folder.missing_list(self._shard.shard), entries)
         self._first_missing = _decode_id(entries[0][0])
         log.error("rows_missing", shard=self._shard.shard, rows=len(entries), why=gone)
         return len(entries)
 
-    async def _recount(self, sealed: Sealed) -> Collected:
+    async def _recount(self, sealed: Sealed) -> DrainOutcome:
         """Read back a part that an earlier run sealed but did not record before it died, and continue from there."""
-        async for raw in self._owner.backend.read(sealed):
+        async for raw in self._drainer.backend.read(sealed):
             line = wire.delivered(raw)
             self._lines.billing |= line.error_type == "billing_error"
             self._lines.totals.add(line)
@@ -375,21 +374,21 @@ class _Drain:
         lines = self._lines.totals.counts.total
         missing = self._shard.planned.rows - lines - self._withheld.retried(written)
         if missing:  # If nothing is missing, an existing list is a leftover of an earlier read.
-            with guarded(self._owner.folder.missing):
-                listed = await threads.run(count_missing, self._owner.folder.missing_list(self._shard.shard))
-            check_lines(self._owner.job, sealed.part, lines, lines + missing - listed)
+            with guarded(self._drainer.folder.missing):
+                listed = await threads.run(count_missing, self._drainer.folder.missing_list(self._shard.shard))
+            check_lines(self._drainer.job, sealed.part, lines, lines + missing - listed)
         sealed_so = (
             self._state.why if isinstance(self._state, Lost) else "results were missing when the shard was sealed"
         )
         why = sealed_so if missing else ""
         if self._withheld.agrees(written):
             await self._keep_ids()
-        return self._collected(sealed, written, missing, why)
+        return self._outcome(sealed, written, missing, why)
 
     def _missed(self, missing: int, gone: str) -> Failure:
         return Failure(type="missing", message=gone, count=missing, example=self._first_missing)
 
-    def _collected(self, sealed: Sealed, written: Written | None, missing: int, gone: str) -> Collected:
+    def _outcome(self, sealed: Sealed, written: Written | None, missing: int, gone: str) -> DrainOutcome:
         if dropped := self._lines.dropped:
             log.warning(
                 "lines_dropped",
@@ -411,7 +410,7 @@ class _Drain:
             if not missing
             else (*self._lines.totals.failures, self._missed(missing, gone)),
         )
-        return Collected(
+        return DrainOutcome(
             drained=drained, retry=self._withheld.retry(written), billing=self._lines.billing and self._earlier is None
         )
 

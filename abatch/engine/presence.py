@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import anyio
-
-__all__ = ["Alone", "Presence"]
+__all__ = ["Presence"]
 
 
 class Presence(Protocol):
@@ -27,22 +25,3 @@ class Presence(Protocol):
     def given_up(self) -> str:
         """Return why an operator gave the batch up; empty if it is not given up."""
         ...
-
-
-class Alone:
-    """A presence without a driver, for a batch that is never given up."""
-
-    async def rest(self, seconds: float, /) -> None:
-        """Sleep."""
-        await anyio.sleep(seconds)
-
-    async def missed(self) -> str:
-        """Ignore the miss."""
-        return ""
-
-    async def seen(self) -> None:
-        """Ignore the batch."""
-
-    def given_up(self) -> str:
-        """Return an empty string."""
-        return ""

@@ -21,7 +21,7 @@ import anyio
 
 from abatch.engine.context import JobContext, backend_unknown
 from abatch.engine.destination import Destination
-from abatch.engine.drain import Collector
+from abatch.engine.drain import Drainer
 from abatch.engine.driver import Driver
 from abatch.engine.outage import Outage
 from abatch.engine.planning import JobPlanning, SubmittedIterable
@@ -289,7 +289,7 @@ class JobRun:
         now.context.may_submit = True  # A round that has just begun needs this, too, because it may read the iterable.
         if now.live_group() is None:
             return
-        if now.context.collector is None:
+        if now.context.drainer is None:
             await self._equip(now.context)
         await self._resume(running, now.context)
         if (group := now.live_group()) is not None and now.planning is not None:
@@ -368,7 +368,7 @@ class JobRun:
             job=self.job,
             ref=self.destination.ref(),
             scope=self._manager.scopes.of(self.job.submitted.headers.workspace_id),
-            collector=None,
+            drainer=None,
             outage=self.outage,
             may_submit=self.may_submit,
             spawn=self._spawn,
@@ -381,7 +381,7 @@ class JobRun:
         scope = context.scope
         backend = await self.outage.survive(self.destination.backend)
         if backend is not None:
-            context.collector = Collector(
+            context.drainer = Drainer(
                 manager.client,
                 manager.ledger.folder,
                 manager.ledger.lineage,

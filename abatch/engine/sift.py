@@ -26,7 +26,7 @@ from abatch.result import Block, Line
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from abatch.engine.drain import Collector
+    from abatch.engine.drain import Drainer
     from abatch.input.spool import (
         SpoolReader,
     )
@@ -60,28 +60,28 @@ class LineSifter:
 
     def __init__(
         self,
-        owner: Collector,
+        drainer: Drainer,
         shard: ShardRecord,
         state: Draining | Lost,
         reader: SpoolReader | KeptIds,
     ) -> None:
-        self._owner = owner
+        self._drainer = drainer
         self._shard = shard
         self._state = state
         self._reader = reader
         self._batch_id = state.batch_id or ""
         self.proven = isinstance(state, Draining) and state.proven
         """Whether the batch is known to hold this shard."""
-        prefix = owner.lineage.prefix(shard.shard, state.doubt.attempt)
+        prefix = drainer.lineage.prefix(shard.shard, state.doubt.attempt)
         self._prefix = prefix.decode()
         self._head = wire.ROW_HEAD + prefix
         self._earlier = state.earlier if isinstance(state, Draining) else None
         """The first `Drained` of the shard, if this is a redrain."""
-        self.withheld = Withheld(owner.folder, shard, reader, self._earlier)
+        self.withheld = Withheld(drainer.folder, shard, reader, self._earlier)
         self.seen = bytearray(self.withheld.rows)
         """1 for each row that has its line; in a redrain, rows withheld the first time may be marked from the start."""
         self._marks = array("q", bytes(8 * shard.planned.rows))
-        self.totals = UsageTotals(step=owner.step)
+        self.totals = UsageTotals(step=drainer.step)
         self.dropped = Dropped()
         self.rows_torn = False
         """Whether a torn line belonged to a row that had no line yet."""
@@ -197,10 +197,10 @@ class LineSifter:
     def _is_retryable(self, line: Line) -> bool:
         parked = isinstance(self._state, Draining) and self._state.parked
         may_pass = passes(line) or (line.outcome == "canceled" and parked)
-        # If no custom_ids were kept, this is a guess, which `_Drain._check_withheld` verifies.
+        # If no custom_ids were kept, this is a guess, which `_BatchDrain._check_withheld` verifies.
         if self._earlier is not None:
             return may_pass and self._earlier.retried > 0 and not isinstance(self._reader, KeptIds)
-        return may_pass and self._shard.planned.trial < self._owner.tries and self._owner.may_retry()
+        return may_pass and self._shard.planned.trial < self._drainer.tries and self._drainer.may_retry()
 
 
 def _mark(tail: bytes | memoryview) -> int:

@@ -13,9 +13,8 @@ import httpx2
 import pytest
 
 from abatch import BackendError, JobStopped, StillInDoubt, Summary
-from abatch.engine import client, drain, driver, fallbacks
-from abatch.engine.drain import Collector
-from abatch.engine.presence import Alone
+from abatch.engine import client, drain, fallbacks, shard_drain
+from abatch.engine.drain import Drainer
 from abatch.engine.slots import Postponed
 from abatch.errors import ApiError
 from abatch.journal.folder import JournalFolder
@@ -27,6 +26,7 @@ from abatch.sandbox import Sandbox
 from abatch.sandbox.faults import CutAtLine, CutInLine, ResetBeforeAccept
 from abatch_backends import jsonl
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, manager, requests, run
+from tests.harness.presence import Alone
 
 pytestmark = pytest.mark.anyio
 
@@ -123,17 +123,17 @@ async def test_old_retry_file_that_cannot_be_removed_stops_the_job_and_leaves_no
 @pytest.fixture
 def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the drains would sleep between their reads; they go on at once."""
-    drain, noted = Collector.drain, list[float]()
+    drain, noted = Drainer.drain, list[float]()
 
     class Restless(Alone):
         async def rest(self, seconds: float, /) -> None:
             noted.append(seconds)
             await anyio.lowlevel.checkpoint()
 
-    async def restless(self: Collector, shard: Any, state: Any, _: Any, again: Any) -> Any:
+    async def restless(self: Drainer, shard: Any, state: Any, _: Any, again: Any) -> Any:
         return await drain(self, shard, state, Restless(), again)
 
-    monkeypatch.setattr(Collector, "drain", restless)
+    monkeypatch.setattr(Drainer, "drain", restless)
     return noted
 
 
@@ -288,14 +288,14 @@ async def test_ended_batch_that_an_operator_named_and_that_stays_empty_is_held(
 
 async def test_reads_that_were_given_up_in_a_rest_are_counted(api: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a batch with a missing row is read for ever, while all others rest."""
-    drain, rests = Collector.drain, list[float]()
+    drain, rests = Drainer.drain, list[float]()
 
     class NeverAtEase(Alone):
         async def rest(self, seconds: float, /) -> None:
             rests.append(seconds)
             raise Postponed(0.0)
 
-    async def never_at_ease(self: Collector, shard: Any, state: Any, _: Any, again: Any) -> Any:
+    async def never_at_ease(self: Drainer, shard: Any, state: Any, _: Any, again: Any) -> Any:
         return await drain(self, shard, state, NeverAtEase(), again)
 
     async def all_but_the_first(answer: httpx2.Response) -> AsyncIterator[bytes]:
@@ -303,9 +303,9 @@ async def test_reads_that_were_given_up_in_a_rest_are_counted(api: Sandbox, monk
         yield whole[whole.index(b"\n") + 1 :]
 
     real = client.chunks_of
-    monkeypatch.setattr(driver, "SHORT_REST", 0.0)
+    monkeypatch.setattr(shard_drain, "SHORT_REST", 0.0)
     monkeypatch.setattr(client, "chunks_of", all_but_the_first)
-    monkeypatch.setattr(Collector, "drain", never_at_ease)
+    monkeypatch.setattr(Drainer, "drain", never_at_ease)
     summary: Summary
     _, summary = await run(requests(5), requests_per_batch=100)
     assert rests == list(pacing.READ_AGAIN)

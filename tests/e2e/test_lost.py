@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from abatch import BatchManager, Job, StillInDoubt
-from abatch.engine import client, drain, driver, scope
+from abatch.engine import client, drain, scope, shard_drain
 from abatch.engine import in_flight as engine_in_flight
 from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
@@ -65,7 +65,7 @@ def api(monkeypatch: pytest.MonkeyPatch, drains_missed: list[Moment]) -> Any:
 
     monkeypatch.setattr(scope, "moment", moment)
     monkeypatch.setattr(engine_in_flight, "moment", moment)
-    monkeypatch.setattr(driver, "moment", of_a_drain)
+    monkeypatch.setattr(shard_drain, "moment", of_a_drain)
     with Sandbox(seed=7, latency=3600) as sandbox:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", sandbox.url)
         yield sandbox

@@ -267,8 +267,7 @@ async def test_rows_that_were_missing_and_come_now_are_missing_no_more(api: Sand
     rows = requests(8)
     api.faults.always("results", CutAtLine(lines=3))
     with pytest.MonkeyPatch.context() as patient:
-        patient.setattr("abatch.engine.driver.READ_AGAIN", (0.01,))
-        patient.setattr("abatch.engine.drain.READ_AGAIN", (0.01,))
+        patient.setattr("abatch.engine.shard_drain.READ_AGAIN", (0.01,))
         _, before = await run(write(rows), to="results/")
     assert before.missing == 5
     api.faults.clear()
@@ -348,8 +347,7 @@ async def with_missing(rows: list[dict[str, Any]], api: Sandbox, to: str, **more
     """A job that is done, and some of whose results did not come."""
     api.faults.always("results", CutAtLine(lines=3))
     with pytest.MonkeyPatch.context() as patient:
-        patient.setattr("abatch.engine.driver.READ_AGAIN", (0.01,))
-        patient.setattr("abatch.engine.drain.READ_AGAIN", (0.01,))
+        patient.setattr("abatch.engine.shard_drain.READ_AGAIN", (0.01,))
         _, summary = await run(write(rows), to=to, **more)
     api.faults.clear()
     return summary

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import abatch.engine.drain
 from abatch.backend import JobRef
-from abatch.engine.drain import Collector
+from abatch.engine.drain import Drainer
 from abatch.journal.folder import JournalFolder
 from abatch.journal.lineage import Lineage
 from abatch.journal.records import ShardRecord
@@ -25,6 +25,7 @@ from abatch.prices import load
 from abatch.protocol import facts, wire
 from abatch.protocol.lifecycle import Draining, InDoubt
 from abatch.testing import memory
+from tests.harness.presence import Alone
 from tests.hostile.properties import OUR_ID, PREFIX
 from tests.hostile.strategies import RESULT_LINES, TEXTS
 from tests.unit.make import KEY, planned_for, write_spool
@@ -55,7 +56,6 @@ class Answers:
 def drain(tmp_path, monkeypatch):
     """Drain this stream into memory; what came of it, and the lines."""
     monkeypatch.setattr(abatch.engine.drain, "RECOUNTS", 0)  # the rows decide, and nobody has counted these
-    monkeypatch.setattr(abatch.engine.drain, "READ_AGAIN", ())  # the stream will be the same
 
     async def drain(stream: bytes, chunk: int) -> tuple[facts.Drained, list[bytes]]:
         number = next(FRESH)
@@ -68,7 +68,7 @@ def drain(tmp_path, monkeypatch):
         state = Draining(doubt=doubt, batch_id="msgbatch_1", created_at=0.0, proven=True, counts=counts)
         job = JobRef(key="job", lineage=lineage.name)
         backend = await memory.open_(f"memory:{number}", job)
-        collecting = Collector(
+        draining = Drainer(
             Answers(stream, chunk),
             folder,
             lineage,
@@ -78,13 +78,16 @@ def drain(tmp_path, monkeypatch):
             prices=load(None),
             may_retry=lambda: False,
             server_now=lambda: 1.0,
+            one_block=anyio.Lock(),
         )
         shard = ShardRecord(shard=1, job=1, planned=planned, state=state)
-        collected = await collecting.drain(shard, state)
-        recounted = await collecting.drain(shard, state)  # as if a run had died when it was sealed
-        assert recounted.drained.counts == collected.drained.counts
-        assert recounted.drained.spend == collected.drained.spend
-        return collected.drained, memory.lines(str(number))
+        no_second_read = iter(())  # It would bring the same.
+        drained = (await draining.drain(shard, state, Alone(), no_second_read)).drained
+        # As if a run had died when it was sealed:
+        recounted = (await draining.drain(shard, state, Alone(), no_second_read)).drained
+        assert recounted.counts == drained.counts
+        assert recounted.spend == drained.spend
+        return drained, memory.lines(str(number))
 
     yield lambda stream, chunk: anyio.run(partial(drain, stream, chunk))
     memory.clear()

@@ -23,6 +23,7 @@ import abatch.engine.driver
 import abatch.engine.pending
 import abatch.engine.proof
 import abatch.engine.scope
+import abatch.engine.shard_drain
 import abatch.engine.wishes
 import abatch.input.spool
 import abatch.journal.ledger
@@ -322,12 +323,12 @@ def seal_without_count() -> ExitStack:
             await abatch.engine.drain.anyio.sleep(60)
         return ""
 
-    return _patched((abatch.engine.drain._Drain, "_read_all", read_all))
+    return _patched((abatch.engine.drain._BatchDrain, "_read_all", read_all))
 
 
 def read_but_once() -> ExitStack:
     """What a first look does not show is given up as missing."""
-    return _patched((abatch.engine.drain, "READ_AGAIN", ()), (abatch.engine.driver, "READ_AGAIN", ()))
+    return _patched((abatch.engine.shard_drain, "READ_AGAIN", ()))
 
 
 def answers_mended() -> ExitStack:
@@ -371,7 +372,7 @@ def refusal_is_a_break() -> ExitStack:
             raise trouble[0]
         return trouble[0] if trouble else None
 
-    return _patched((abatch.engine.drain._Drain, "_read_once", read_once))
+    return _patched((abatch.engine.drain._BatchDrain, "_read_once", read_once))
 
 
 def short_seal_is_taken() -> ExitStack:

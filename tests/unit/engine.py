@@ -60,7 +60,7 @@ class Engine:
             job=job,
             ref=Destination(manager.ledger, job, None).ref(),
             scope=self.scope,
-            collector=None,
+            drainer=None,
             outage=Outage(job.key, manager.config),
             may_submit=True,
             spawn=self.spawned.append,

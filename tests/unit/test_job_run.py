@@ -159,8 +159,8 @@ async def test_round_after_a_pause_has_the_destination_and_the_limits_of_that_ti
         context = run._round.context
         assert context is not None
         assert context is not before
-        assert context.collector is not None
-        assert getattr(context.collector.backend, "name", "") == "elsewhere"
+        assert context.drainer is not None
+        assert getattr(context.drainer.backend, "name", "") == "elsewhere"
 
 
 async def test_run_that_is_paused_before_its_first_round_begins_after_the_pause(tmp_path: Path) -> None:
