@@ -314,7 +314,7 @@ class BatchManager:
         if run is None:
             to = job.to
             run = JobRun(self._context, job, url=absolute_url(self._folder, to) if to else None)
-            run.input_paths = tuple(absolute(self._folder, file.path) for file in files_of(job.submitted.source))
+            run.input.paths = tuple(absolute(self._folder, file.path) for file in files_of(job.submitted.source))
             self._keep(run)
         return run
 
@@ -406,7 +406,7 @@ class BatchManager:
         job = self._record_of(key)
         async with self._one_at_a_time(key):
             run = self._run_of(job)
-            shards = await reopen_missing_parts(run, self._ledger, self._client, run.input_paths)
+            shards = await reopen_missing_parts(run, self._ledger, self._client, run.input.paths)
             if shards:
                 self._look(job)
             return shards
@@ -534,9 +534,9 @@ class BatchManager:
                 await run.destination.tidy()
             iterable = None  # no await from here to the start: a run that ends meanwhile would release its iterable
             if paths:
-                run.input_paths = tuple(path.absolute() for path in paths)
+                run.input.paths = tuple(path.absolute() for path in paths)
             else:
-                iterable = run.add_iterable(requests)
+                iterable = run.input.add(requests)
             if job.finished is None or not paths:
                 self._scopes.of(job.submitted.headers.workspace_id).availability.start_over()
                 if run.is_over:
@@ -576,7 +576,7 @@ class BatchManager:
             run = self._run_of(job)
             async with run.paused():
                 await move(
-                    self._ledger, job, url, api=self._api, input_paths=run.input_paths, old=run.destination.connected
+                    self._ledger, job, url, api=self._api, input_paths=run.input.paths, old=run.destination.connected
                 )
                 await run.destination.move_to(absolute_url(self._folder, url))
             if run.is_over and job.finished is None:

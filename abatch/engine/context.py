@@ -71,7 +71,8 @@ class JobContext:
     drainer: Drainer | None
     """Drains batches; None while this process does not have the job's backend."""
     outage: Outage
-    may_submit: bool
+    may_submit: Callable[[], bool]
+    """Return whether this process may plan and send requests of the job."""
     spawn: Callable[[int], None]
     """Start a driver for a new shard of this job."""
     look_up: Callable[[Named, Stopped], None]
@@ -80,7 +81,7 @@ class JobContext:
     @property
     def submits(self) -> bool:
         """Whether shards of this job may be sent now."""
-        return self.may_submit and self.job.stopped is None and not self.manager.shutdown.wished
+        return self.may_submit() and self.job.stopped is None and not self.manager.shutdown.wished
 
     @property
     def wants_more(self) -> bool:

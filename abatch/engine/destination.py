@@ -44,11 +44,11 @@ class Destination:
         self._ledger = ledger
         self._job = job
         self.url = url
-        self.is_written = False
-        """Whether a run of the job is in progress, which may write to the destination."""
         self._backend: Backend | None = None
         self._connecting = anyio.Lock()
         self._readers = 0
+        self._users = 0
+        """The number of blocks of `in_use` that were entered and not left."""
         self._assembled = False
         """Whether `finish` was called on the connected backend after the job was finished."""
 
@@ -97,6 +97,16 @@ class Destination:
         return backend
 
     @asynccontextmanager
+    async def in_use(self) -> AsyncGenerator[None, None]:
+        """Keep the backend connected during the block, even if the job is finished and has no reader."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            await self._close_if_idle()
+
+    @asynccontextmanager
     async def reading(self) -> AsyncGenerator[Backend, None]:
         """Hold the backend ready to read sealed shards during the block.
 
@@ -112,7 +122,7 @@ class Destination:
             yield backend
         finally:
             self._readers -= 1
-            await self.close_if_idle()
+            await self._close_if_idle()
 
     @asynccontextmanager
     async def rewriting(self) -> AsyncGenerator[Backend, None]:
@@ -135,7 +145,7 @@ class Destination:
             yield backend
         finally:
             self._readers -= 1
-            await self.close_if_idle()
+            await self._close_if_idle()
 
     async def assemble(self, backend: Backend, sealed: list[Sealed]) -> None:
         """Finish the destination of a job whose `Finished` fact is recorded; this is repeatable."""
@@ -189,9 +199,9 @@ class Destination:
         """Close the backend; sealed shards do not depend on it."""
         await self._close(self._backend)
 
-    async def close_if_idle(self) -> None:
+    async def _close_if_idle(self) -> None:
         """Close the backend of a finished job that has no reader; a later reader reconnects."""
-        if self._job.finished is not None and not self.is_written and not self._readers and self.url is not None:
+        if self._job.finished is not None and not self._users and not self._readers and self.url is not None:
             closing = self._detach()  # Detach first, so that a concurrent reader opens its own connection.
             with anyio.CancelScope(shield=True):
                 await self._close(closing)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from abatch.errors import JobConflict, JobStopped, JournalError
@@ -14,16 +15,14 @@ from abatch.protocol.facts import IterableSource, Stopped
 from abatch.protocol.lifecycle import Ready
 
 if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from anyio.abc import TaskGroup
 
-    from abatch.engine.context import JobContext, ManagerContext
-    from abatch.journal.records import JobRecord
+    from abatch.engine.context import JobContext
 
-__all__ = ["JobPlanning", "SubmittedIterable"]
+__all__ = ["JobInput", "JobPlanning", "SubmittedIterable"]
 
 
 @dataclass(slots=True, eq=False)
@@ -37,16 +36,29 @@ class SubmittedIterable:
     """The error that ended its planning early; it is raised once the run is over."""
 
 
+@dataclass(slots=True, eq=False)
+class JobInput:
+    """The input of one job, as far as this process has it."""
+
+    paths: tuple[Path, ...] = ()
+    """The present paths of the input files."""
+    iterables: deque[SubmittedIterable] = field(default_factory=deque["SubmittedIterable"])
+    """The submitted iterables that are not read yet, in their order."""
+
+    def add(self, requests: object) -> SubmittedIterable:
+        """Queue an iterable; the run in progress reads it in its turn, or the run that begins now."""
+        iterable = SubmittedIterable(requests)
+        self.iterables.append(iterable)
+        return iterable
+
+
 class JobPlanning:
     """The planner of one round; at most one planner runs, because two would plan the same rows twice.
 
     Args:
-        manager: the context that all jobs share.
-        job: the job.
-        context: the context of the job's drivers; None if the job is finished, so iterables are only compared.
-        iterables: the iterables that were submitted; they are taken from the left.
-        input_paths: returns the present paths of the input files.
-        is_driven: returns whether any shard of the job has a driver.
+        context: the context of the job's drivers.
+        input_: the files and iterables of the job; iterables are taken from the left.
+        driven: the shards of the job that have a driver; the set changes during the round.
         cut_made: called after each cut, so that new shards are driven.
         fail: called with the error that ended the planning early.
 
@@ -54,24 +66,22 @@ class JobPlanning:
 
     def __init__(
         self,
-        manager: ManagerContext,
-        job: JobRecord,
-        context: JobContext | None,
+        context: JobContext,
+        input_: JobInput,
         *,
-        iterables: deque[SubmittedIterable],
-        input_paths: Callable[[], tuple[Path, ...]],
-        is_driven: Callable[[], bool],
+        driven: Collection[int],
         cut_made: Callable[[], None],
         fail: Callable[[Exception], None],
     ) -> None:
-        self._manager = manager
-        self._job = job
         self._context = context
-        self._iterables = iterables
-        self._input_paths = input_paths
-        self._is_driven = is_driven
+        self._manager = context.manager
+        self._job = context.job
+        self._input = input_
+        self._driven = driven
         self._cut_made = cut_made
         self._fail = fail
+        self._only_compares = context.job.finished is not None
+        """Whether the job was finished when the round began, so that iterables are only compared with it."""
         self._runs = False
         self._again = False
         """Whether the running planner makes another pass."""
@@ -92,11 +102,11 @@ class JobPlanning:
                 planner = Planner(
                     ledger, job, self._manager.config, room=self._room_for_shards, cut_made=self._cut_made
                 )
-                paths = self._input_paths()
+                paths = self._input.paths
                 if not isinstance(source, IterableSource) and paths and not job.cancel_wished:
                     await planner.run_file(source, *paths)
-                while self._iterables:
-                    await self._plan_or_compare(planner, self._iterables.popleft())
+                while self._input.iterables:
+                    await self._plan_or_compare(planner, self._input.iterables.popleft())
         except JobStopped as stop:
             if job.stopped is None:
                 await ledger.record(Entry(job.job, Stopped(reason=stop.reason, remedy=stop.remedy)))
@@ -110,7 +120,7 @@ class JobPlanning:
     async def _plan_or_compare(self, planner: Planner, iterable: SubmittedIterable) -> None:
         """Read one iterable as long as the job wants requests; its next request may take long to arrive."""
         try:
-            if self._context is None:
+            if self._only_compares:
                 await planner.run_iterable(iterable.requests)
             else:
                 await self._context.while_wanted(planner.run_iterable(iterable.requests))
@@ -126,9 +136,9 @@ class JobPlanning:
     async def _room_for_shards(self) -> bool:
         """Wait until few enough sealed shards wait to be sent; return False if planning is not wanted, or no longer."""
         job, context = self._job, self._context
-        while context is not None and context.wants_more:
+        while context.wants_more and not self._only_compares:
             if await self._pilot_holds():
-                if not self._is_driven():  # The rest of the pilot waits for an operator.
+                if not self._driven:  # The rest of the pilot waits for an operator.
                     return False
                 await job.change()
                 continue

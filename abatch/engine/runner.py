@@ -3,16 +3,14 @@
 A run ends when this process can do nothing more: the job is finished or stopped, or it waits for an operator or for its
 requests. The run can be started again when one of these conditions changes.
 
-    Idle      no run of the job has begun in this process
     Running   `begin` was called: one round follows another, until no further round is requested
-    Over      the last run ended; `begin` starts another
+    Over      no run has begun in this process, or the last one ended; `begin` starts another
 
 A round drives and plans at the same time. It ends when nothing is left to do for now, or when the run is paused.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,7 +22,7 @@ from abatch.engine.destination import Destination
 from abatch.engine.drain import Drainer
 from abatch.engine.driver import Driver
 from abatch.engine.outage import Outage
-from abatch.engine.planning import JobPlanning, SubmittedIterable
+from abatch.engine.planning import JobInput, JobPlanning
 from abatch.engine.run_failed import run_failed
 from abatch.errors import (
     BackendError,
@@ -45,11 +43,12 @@ from abatch.system.groups import first_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from pathlib import Path
 
     from anyio.abc import TaskGroup
 
+    from abatch.backend import JobRef
     from abatch.engine.context import ManagerContext
+    from abatch.engine.scope import Scope
     from abatch.input.located import Named
     from abatch.journal.records import JobRecord
     from abatch.journal.status import RunFailed
@@ -61,24 +60,12 @@ __all__ = ["JobRun"]
 class _Round:
     """One round; every task that it starts ends with it."""
 
-    scope: anyio.CancelScope
-    context: JobContext | None
-    """The context of the drivers; None until it is made, and if the job is finished."""
-    group: TaskGroup | None = None
-    planning: JobPlanning | None = None
-    driven: set[int] = field(default_factory=set[int])
+    group: TaskGroup
+    context: JobContext
+    """The context of the drivers."""
+    planning: JobPlanning
+    driven: set[int]
     """Shards that have a driver."""
-
-    def live_group(self) -> TaskGroup | None:
-        """Return the group if tasks can be started in it: in a cancelled group a new task may never run."""
-        if self.group is None or self.scope.cancel_called or self.group.cancel_scope.cancel_called:
-            return None
-        return self.group
-
-
-@dataclass(frozen=True, slots=True)
-class _Idle:
-    """No run of the job has begun in this process."""
 
 
 @dataclass(slots=True, eq=False)
@@ -89,23 +76,31 @@ class _Running:
     """Whether the job was submitted since it stopped, so that it resumes."""
     again: bool = True
     """Whether another round follows."""
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    """The scope of the present round and of its preparation; a pause cancels it."""
     round: _Round | None = None
-    """The present round; None between two rounds."""
+    """The present round; None between two rounds, and while the next one is prepared."""
     error: Exception | None = None
     """The error that ends the run early: of the storage, the caller's iterable, or a bad row."""
-    ended: anyio.Event = field(default_factory=anyio.Event)
+
+    def live_round(self) -> _Round | None:
+        """Return the round if tasks can be started in it: in a cancelled group a new task may never run."""
+        now = self.round
+        if now is None or self.scope.cancel_called or now.group.cancel_scope.cancel_called:
+            return None
+        return now
 
 
 @dataclass(frozen=True, slots=True)
 class _Over:
-    """The last run ended."""
+    """No run has begun, or the last one ended."""
 
-    error: Exception | None
-    cut_off: bool
+    error: Exception | None = None
+    cut_off: bool = False
     """Whether the manager ended it."""
 
 
-_State: TypeAlias = _Idle | _Running | _Over
+_State: TypeAlias = _Running | _Over
 
 
 class _Pause:
@@ -130,17 +125,17 @@ class JobRun:
     def __init__(self, manager: ManagerContext, job: JobRecord, *, url: str | None) -> None:
         self.job = job
         self.destination = Destination(manager.ledger, job, url)
-        self.input_paths: tuple[Path, ...] = ()
+        self.input = JobInput()
         self.may_submit = False
+        """Whether this process may plan and send requests of the job; drivers and planners read it here."""
         self.outage = Outage(job.key, manager.config)
         self.finishing = anyio.Lock()
         """Held while the destination is finished, because its parts change meanwhile."""
         self._manager = manager
-        self._iterables: deque[SubmittedIterable] = deque()
         self._stopping = anyio.Lock()
         """Held while a stop is lifted or its lines are added, so that a lifted stop is not recorded again."""
         self._pause: _Pause | None = None
-        self._state: _State = _Idle()
+        self._state: _State = _Over()
 
     # ---- state ------------------------------------------------------------------------------------------------
 
@@ -149,19 +144,10 @@ class JobRun:
         """Whether no run of the job is in progress."""
         return not isinstance(self._state, _Running)
 
-    async def ended(self) -> None:
-        """Wait until no run of the job is in progress."""
-        if isinstance(self._state, _Running):
-            await self._state.ended.wait()
-
     @property
     def error(self) -> Exception | None:
         """The error that ended the run early, or is about to end it."""
-        match self._state:
-            case _Running(error=error) | _Over(error=error):
-                return error
-            case _Idle():
-                return None
+        return self._state.error
 
     @property
     def failed(self) -> RunFailed | None:
@@ -187,21 +173,14 @@ class JobRun:
         return cut_off or self._manager.shutdown.wished
 
     @property
-    def _round(self) -> _Round | None:
-        return self._state.round if isinstance(self._state, _Running) else None
+    def _live_round(self) -> _Round | None:
+        return self._state.live_round() if isinstance(self._state, _Running) else None
 
     # ---- the run ----------------------------------------------------------------------------------------------
-
-    def add_iterable(self, requests: object) -> SubmittedIterable:
-        """Queue a caller's iterable; this run reads it in its turn, or the run that begins now."""
-        iterable = SubmittedIterable(requests)
-        self._iterables.append(iterable)
-        return iterable
 
     def begin(self, *, may_submit: bool, resumes: bool = False) -> None:
         """Prepare a call of `run`; a job that stopped resumes only after it is submitted again."""
         self.may_submit = may_submit
-        self.destination.is_written = True
         self._state = _Running(resumes=resumes)
 
     async def run(self) -> None:
@@ -214,33 +193,29 @@ class JobRun:
         running = self._state
         assert isinstance(running, _Running)
         cut_off = False
-        try:
-            while running.again:
-                await self._hold()
-                running.again = False
-                running.error = None
-                with anyio.CancelScope() as scope:
-                    running.round = _Round(scope, None)
-                    await self._go_round(running, running.round)
-                running.round = None
-        except anyio.get_cancelled_exc_class():  # A pause cancels only the round, so here the manager ends the run.
-            cut_off = True
-            raise
-        except JournalError as failure:
-            self._fail(failure)
-            raise
-        except Exception as failure:  # noqa: BLE001 - whatever a backend or the caller's iterable raises is the job's
-            self._fail(failure)
-        finally:
-            self.outage = Outage(self.job.key, self._manager.config)  # The next run has the full patience again.
-            self._iterables.clear()  # Iterables that were not read are dropped, and their callers get the error.
-            self._state = _Over(running.error, cut_off)
-            self.destination.is_written = False
-            running.ended.set()
-            if self._pause is not None:
-                self._pause.still.set()
-            self.job.wake()
-            await self.destination.close_if_idle()
+        async with self.destination.in_use():
+            try:
+                while running.again:
+                    await self._hold()
+                    running.again = False
+                    running.error = None
+                    with anyio.CancelScope() as running.scope:
+                        await self._go_round(running)
+            except anyio.get_cancelled_exc_class():  # A pause cancels only the round, so here the manager ends the run.
+                cut_off = True
+                raise
+            except JournalError as failure:
+                self._fail(failure)
+                raise
+            except Exception as failure:  # noqa: BLE001 - whatever a backend or the caller's iterable raises is the job's
+                self._fail(failure)
+            finally:
+                self.outage = Outage(self.job.key, self._manager.config)  # The next run has the full patience again.
+                self.input.iterables.clear()  # Those that were not read are dropped, and their callers get the error.
+                self._state = _Over(running.error, cut_off)
+                if self._pause is not None:
+                    self._pause.still.set()
+                self.job.wake()
 
     async def _hold(self) -> None:
         """Wait while the run is paused."""
@@ -257,10 +232,9 @@ class JobRun:
         """
         pause = self._pause = _Pause()
         try:
-            if not self.is_over:
+            if isinstance(self._state, _Running):
                 self._go_again()  # Another round follows the one that is cut off, even if the pause is given up.
-                if self._round is not None:
-                    self._round.scope.cancel()
+                self._state.scope.cancel()
                 await pause.still.wait()
             yield
         finally:
@@ -283,18 +257,15 @@ class JobRun:
         assert isinstance(running, _Running)
         running.resumes = True
         running.again = True  # If the present round ends meanwhile, another one follows.
-        now = running.round
-        if now is None or now.context is None:
-            return
-        now.context.may_submit = True  # A round that has just begun needs this, too, because it may read the iterable.
-        if now.live_group() is None:
+        now = running.live_round()
+        if now is None or self.job.finished is not None:
             return
         if now.context.drainer is None:
-            await self._equip(now.context)
-        await self._resume(running, now.context)
-        if (group := now.live_group()) is not None and now.planning is not None:
+            now.context.drainer = await self._make_drainer(now.context.ref, now.context.scope)
+        await self._resume(running, now.context.scope)
+        if running.live_round() is now:
             self._drive_open_shards()
-            now.planning.start(group)
+            now.planning.start(now.group)
             running.again = False
             running.error = None
 
@@ -302,16 +273,16 @@ class JobRun:
         """Examine the open shards again, for example because an operator has recorded a wish."""
         if self.error is not None and self.job.cancel_wished:
             self._go_again()  # The error ends this round; another one finishes the cancelled job.
-        if self._round is not None and self._round.live_group() is not None:
+        if self._live_round is not None:
             self._drive_open_shards()
         else:  # Between two rounds, or at the end of one, another round is needed.
             self._go_again()
 
-    async def _resume(self, running: _Running, context: JobContext) -> None:
+    async def _resume(self, running: _Running, scope: Scope) -> None:
         """Resume a job that stopped, once per submission."""
         if not running.resumes:
             return
-        context.scope.availability.start_over()
+        scope.availability.start_over()
         stopped = self.job.stopped
         if stopped is not None and (not stopped.failing or self._goes_on_after_failures()):
             async with self._stopping:
@@ -327,85 +298,78 @@ class JobRun:
         done = self.job.progress()
         return not stands(self.job.submitted.pilot, succeeded=done.sealed - done.failed, failed=done.failed)
 
-    async def _go_round(self, running: _Running, now: _Round) -> None:
+    async def _go_round(self, running: _Running) -> None:
+        context = await self._make_context()
         if self.job.finished is None:
-            now.context = self._make_context()
-            await self._equip(now.context)
-            await self._resume(running, now.context)
-        now.planning = JobPlanning(
-            self._manager,
-            self.job,
-            now.context,
-            iterables=self._iterables,
-            input_paths=lambda: self.input_paths,
-            is_driven=lambda: bool(now.driven),
-            cut_made=self._drive_open_shards,
-            fail=self._fail,
-        )
+            await self._resume(running, context.scope)
+        driven = set[int]()
+        planning = JobPlanning(context, self.input, driven=driven, cut_made=self._drive_open_shards, fail=self._fail)
         try:
             async with anyio.create_task_group() as group:
-                now.group = group
+                running.round = _Round(group, context, planning, driven)
                 self._drive_open_shards()
-                now.planning.start(group)
+                planning.start(group)
         except BaseExceptionGroup as several:
             raise first_of(several) from several
         finally:
-            now.group = None
-            now.planning = None  # The planner and the round refer to each other, so they would outlive the run.
+            running.round = None
         if running.error is None and self._is_complete():
-            if now.context is not None:
-                # The duplicates that it reports belong to the summary of the job.
-                await now.context.scope.audit.first_looks()
+            # The duplicates that it reports belong to the summary of the job.
+            await context.scope.audit.first_looks()
             # Another process may have planned more.
             if await self._manager.ledger.refresh() or not self._is_complete():
                 running.again = True
             else:
                 await self._finish(self.job.cuts)
 
-    def _make_context(self) -> JobContext:
+    async def _make_context(self) -> JobContext:
+        scope = self._manager.scopes.of(self.job.submitted.headers.workspace_id)
+        ref = self.destination.ref()
         return JobContext(
             manager=self._manager,
             job=self.job,
-            ref=self.destination.ref(),
-            scope=self._manager.scopes.of(self.job.submitted.headers.workspace_id),
-            drainer=None,
+            ref=ref,
+            scope=scope,
+            drainer=await self._make_drainer(ref, scope) if self.job.finished is None else None,
             outage=self.outage,
-            may_submit=self.may_submit,
+            may_submit=self._may_submit,
             spawn=self._spawn,
             look_up=self._look_up,
         )
 
-    async def _equip(self, context: JobContext) -> None:
-        """Give the drivers the backend, if this process has it."""
+    def _may_submit(self) -> bool:
+        return self.may_submit
+
+    async def _make_drainer(self, ref: JobRef, scope: Scope) -> Drainer | None:
+        """Make what drains the job's batches; None if this process does not have the job's backend."""
         manager, job = self._manager, self.job
-        scope = context.scope
         backend = await self.outage.survive(self.destination.backend)
-        if backend is not None:
-            context.drainer = Drainer(
-                manager.client,
-                manager.ledger.folder,
-                manager.ledger.lineage,
-                context.ref,
-                backend,
-                tries=job.submitted.tries,
-                prices=manager.prices,
-                may_retry=lambda: not job.cancel_wished,
-                server_now=lambda: scope.date,
-                one_block=manager.one_block,
-            )
+        if backend is None:
+            return None
+        return Drainer(
+            manager.client,
+            manager.ledger.folder,
+            manager.ledger.lineage,
+            ref,
+            backend,
+            tries=job.submitted.tries,
+            prices=manager.prices,
+            may_retry=lambda: not job.cancel_wished,
+            server_now=lambda: scope.date,
+            one_block=manager.one_block,
+        )
 
     def _drive_open_shards(self) -> None:
         for number in list(self.job.open_shards):
             self._spawn(number)
 
     def _spawn(self, number: int) -> None:
-        now = self._round
-        if now is not None and (group := now.live_group()) is not None and number not in now.driven:
+        now = self._live_round
+        if now is not None and number not in now.driven:
             now.driven.add(number)
-            group.start_soon(self._drive, now, number)
+            now.group.start_soon(self._drive, now, number)
 
     async def _drive(self, now: _Round, number: int) -> None:
-        assert now.context is not None
         try:
             if (shard := self.job.shards.get(number)) is not None:  # None: another process has just finished the job.
                 await Driver(now.context, shard).run()
@@ -416,15 +380,14 @@ class JobRun:
             raise
         except Exception as failure:  # noqa: BLE001 - a backend may raise anything; it ends this job, no other
             self._fail(failure)
-            assert now.group is not None
             now.group.cancel_scope.cancel()
         finally:
             now.driven.discard(number)
             self.job.wake()
 
     def _look_up(self, message: Named, stop: Stopped) -> None:
-        if self._round is not None and (group := self._round.live_group()) is not None and message.requests:
-            group.start_soon(self._add_lines, message, stop)
+        if (now := self._live_round) is not None and message.requests:
+            now.group.start_soon(self._add_lines, message, stop)
 
     async def _add_lines(self, message: Named, stop: Stopped) -> None:
         """Add to a stop the input lines of the requests that the API named, if the stop is still in force by then."""

@@ -24,7 +24,6 @@ from abatch.protocol.facts import LostWished, ResolveWished
 from abatch.protocol.lifecycle import Held, InDoubt, Processing, doubt_of
 from abatch.sandbox.transport import URL
 from tests.simulation import oracles
-from tests.simulation.effects import WISHES_EVERY
 from tests.simulation.loop import OWNER, Owner
 from tests.simulation.network import Network, Wire
 from tests.simulation.plan import KEY
@@ -254,7 +253,7 @@ class Process(Owner):
                 async with anyio.create_task_group() as group:
                     if self.life.cancels_at and work is world.plan.jobs[0]:
                         group.start_soon(self._cancel, job)
-                    summary = self.summaries[work.key] = await self._wait(job)
+                    summary = self.summaries[work.key] = await job.wait()
                     oracles.check_duplicates(world, work, summary)
                     group.cancel_scope.cancel()
             except BaseExceptionGroup as several:
@@ -300,14 +299,6 @@ class Process(Owner):
         await anyio.sleep(self.life.cancels_at)
         self.world.hit("cancel wished")
         await job.cancel()
-
-    async def _wait(self, job: Job) -> Summary:
-        """`Job.wait` with longer breaths: it looks every second."""
-        while not job._run.is_over:
-            job._raise_if_refused()
-            with anyio.move_on_after(WISHES_EVERY):
-                await job._run.ended()
-        return await job.wait()
 
     def _input(self, work: Work) -> Any:
         if work.source == "file":

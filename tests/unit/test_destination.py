@@ -77,13 +77,11 @@ async def test_a_finished_job_is_closed_once_its_last_reader_has_left(ledger, jo
 
 async def test_it_stays_open_while_a_run_may_write_to_it(ledger, job) -> None:
     destination = Destination(ledger, job, URL)
-    destination.is_written = True
-    await finish(ledger, job, destination)
-    async with destination.reading():
-        pass
-    assert destination.connected is not None
-    destination.is_written = False
-    await destination.close_if_idle()
+    async with destination.in_use():
+        await finish(ledger, job, destination)
+        async with destination.reading():
+            pass
+        assert destination.connected is not None
     assert destination.connected is None
 
 

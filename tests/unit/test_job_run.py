@@ -58,7 +58,7 @@ async def endless(began: anyio.Event) -> AsyncIterator[dict[str, Any]]:
 async def test_run_plans_drives_and_finishes_the_job(tmp_path: Path) -> None:
     async with running(tmp_path) as (bench, run, _):
         assert (run.is_over, run.error) == (True, None)
-        run.add_iterable(requests("a", "b"))
+        run.input.add(requests("a", "b"))
         run.begin(may_submit=True)
         assert not run.is_over
         await run.run()
@@ -71,7 +71,7 @@ async def test_run_that_is_over_begins_again_and_goes_on_with_what_is_handed_ove
         run.begin(may_submit=True)
         await run.run()
         assert isinstance(run.verdict(), JobStopped)  # no requests were handed over
-        run.add_iterable(requests("a"))
+        run.input.add(requests("a"))
         run.begin(may_submit=True, resumes=True)
         await run.run()
         assert (run.verdict(), bench.created) == (None, 1)
@@ -82,10 +82,11 @@ async def test_all_who_wait_for_the_end_are_woken_however_it_comes(tmp_path: Pat
         ends: list[str] = []
 
         async def wait() -> None:
-            await run.ended()
+            while not run.is_over:
+                await run.job.change()
             ends.append("heard")
 
-        run.add_iterable(requests("a"))
+        run.input.add(requests("a"))
         run.begin(may_submit=True)
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
@@ -102,12 +103,12 @@ async def test_all_who_wait_for_the_end_are_woken_however_it_comes(tmp_path: Pat
 async def test_failure_of_the_storage_ends_the_run_and_is_its_error(tmp_path: Path) -> None:
     async with running(tmp_path) as (bench, run, _):
         memory.outage("results", passes=False)
-        run.add_iterable(requests("a"))
+        run.input.add(requests("a"))
         run.begin(may_submit=True)
         await run.run()
         assert isinstance(run.verdict(), BackendError)
         memory.restore("results")
-        run.add_iterable(requests("a"))
+        run.input.add(requests("a"))
         run.begin(may_submit=True, resumes=True)
         await run.run()
         assert (run.verdict(), bench.created) == (None, 1)
@@ -120,7 +121,7 @@ async def test_broken_journal_ends_the_run_and_is_raised(tmp_path: Path) -> None
             raise OSError("no space left")
 
         bench.store.sync = disk_is_full
-        run.add_iterable(requests("a"))
+        run.input.add(requests("a"))
         run.begin(may_submit=True)
         with pytest.raises(JournalError):
             await run.run()
@@ -130,34 +131,33 @@ async def test_broken_journal_ends_the_run_and_is_raised(tmp_path: Path) -> None
 
 async def test_nothing_of_a_paused_run_goes_on_and_all_of_it_does_after_the_block(tmp_path: Path) -> None:
     async with running(tmp_path, settings=Settings(latency=LATENCY)) as (bench, run, group):
-        run.add_iterable(requests("a"))
+        run.input.add(requests("a"))
         run.begin(may_submit=True)
         group.start_soon(run.run)
         await until(lambda: bench.created == 1)
         async with run.paused():
-            assert (run.is_over, run._round) == (False, None)
+            assert (run.is_over, run._live_round) == (False, None)
             run.look()  # as for a wish that comes meanwhile
             await anyio.wait_all_tasks_blocked()
-            assert run._round is None
-        await until(lambda: run._round is not None and bool(run._round.driven))
+            assert run._live_round is None
+        await until(lambda: run._live_round is not None and bool(run._live_round.driven))
         assert bench.created == 1
 
 
 async def test_round_after_a_pause_has_the_destination_and_the_limits_of_that_time(tmp_path: Path) -> None:
     """What the drivers of the round before were given is not used again."""
     async with running(tmp_path, settings=Settings(latency=LATENCY)) as (bench, run, group):
-        run.add_iterable(requests("a"))
+        run.input.add(requests("a"))
         run.begin(may_submit=True)
         group.start_soon(run.run)
         await until(lambda: bench.created == 1)
-        assert run._round is not None
-        before = run._round.context
+        assert run._live_round is not None
+        before = run._live_round.context
         async with run.paused():
             await run.destination.move_to("memory:elsewhere")
             await bench.ledger.record(Entry(bench.job.job, Limited(rows=1)))
-        await until(lambda: run._round is not None and run._round.context is not None and bool(run._round.driven))
-        context = run._round.context
-        assert context is not None
+        await until(lambda: run._live_round is not None and bool(run._live_round.driven))
+        context = run._live_round.context
         assert context is not before
         assert context.drainer is not None
         assert getattr(context.drainer.backend, "name", "") == "elsewhere"
@@ -165,12 +165,12 @@ async def test_round_after_a_pause_has_the_destination_and_the_limits_of_that_ti
 
 async def test_run_that_is_paused_before_its_first_round_begins_after_the_pause(tmp_path: Path) -> None:
     async with running(tmp_path) as (bench, run, group):
-        run.add_iterable(requests("a"))
+        run.input.add(requests("a"))
         run.begin(may_submit=True)
         async with run_paused_first(run, group):
             await anyio.wait_all_tasks_blocked()
             assert bench.job.shards == {}
-        await run.ended()
+        await until(lambda: run.is_over)
         assert (run.verdict(), bench.created) == (None, 1)
 
 
@@ -186,7 +186,7 @@ async def test_pause_that_is_given_up_before_the_run_is_still_does_not_end_it(tm
     """Its caller lost patience while an attempt past its commit point waited for its answer."""
     async with running(tmp_path) as (bench, run, group):
         reached, go_on = anyio.Event(), anyio.Event()
-        run.add_iterable(requests("a"))
+        run.input.add(requests("a"))
         run.begin(may_submit=True)
 
         async def hold() -> None:
@@ -202,7 +202,7 @@ async def test_pause_that_is_given_up_before_the_run_is_still_does_not_end_it(tm
             async with run.paused():
                 pytest.fail("the attempt has no answer yet")
         go_on.set()
-        await run.ended()
+        await until(lambda: run.is_over)
         assert (run.verdict(), bench.created) == (None, 1)
 
 
@@ -217,7 +217,7 @@ async def test_requests_handed_over_while_a_round_is_cut_off_are_read_by_the_nex
                 await go_on.wait()
 
         bench.store.sync = hold
-        run.add_iterable(endless(began))
+        run.input.add(endless(began))
         run.begin(may_submit=True)
         group.start_soon(run.run)
         await reached.wait()
@@ -225,10 +225,10 @@ async def test_requests_handed_over_while_a_round_is_cut_off_are_read_by_the_nex
             scope.cancel()
             async with run.paused():
                 pytest.fail("the attempt has no answer yet")
-        iterable = run.add_iterable(requests("first", "second"))
+        iterable = run.input.add(requests("first", "second"))
         await run.join()
         go_on.set()
-        await run.ended()
+        await until(lambda: run.is_over)
         assert (iterable.cut_short, run.verdict()) == (None, None)
         assert (bench.created, len(memory.lines("results"))) == (2, 2)
 
@@ -236,11 +236,11 @@ async def test_requests_handed_over_while_a_round_is_cut_off_are_read_by_the_nex
 async def test_requests_handed_over_during_a_round_are_read_in_it(tmp_path: Path) -> None:
     async with running(tmp_path, settings=Settings(latency=LATENCY)) as (bench, run, group):
         run.begin(may_submit=True)
-        run.add_iterable(requests("a"))
+        run.input.add(requests("a"))
         group.start_soon(run.run)
         await until(lambda: bench.created == 1)
-        now = run._round
-        again = run.add_iterable(requests("a"))
+        now = run._live_round
+        again = run.input.add(requests("a"))
         await run.join()
-        await until(lambda: not run._iterables)
-        assert (again.error, run._round is now, bench.created) == (None, True, 1)
+        await until(lambda: not run.input.iterables)
+        assert (again.error, run._live_round is now, bench.created) == (None, True, 1)

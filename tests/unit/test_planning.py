@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
-from abatch.engine.planning import JobPlanning, SubmittedIterable
+from abatch.engine.planning import JobInput, JobPlanning, SubmittedIterable
 from abatch.errors import JobConflict
 from abatch.journal.log import Entry
 from abatch.protocol.facts import CancelWished
@@ -31,16 +30,13 @@ class Planned:
     def __init__(self, bench: Engine, group: TaskGroup) -> None:
         self.bench = bench
         self.group = group
-        self.iterables: deque[SubmittedIterable] = deque()
+        self.input = JobInput()
         self.failures: list[Exception] = []
         self.cuts = 0
         self.planning = JobPlanning(
-            bench.manager,
-            bench.job,
             bench.context,
-            iterables=self.iterables,
-            input_paths=lambda: (),
-            is_driven=lambda: True,
+            self.input,
+            driven={1},
             cut_made=self._count,
             fail=self.failures.append,
         )
@@ -49,8 +45,7 @@ class Planned:
         self.cuts += 1
 
     def add_iterable(self, requests: object) -> SubmittedIterable:
-        iterable = SubmittedIterable(requests)
-        self.iterables.append(iterable)
+        iterable = self.input.add(requests)
         self.planning.start(self.group)
         return iterable
 
