@@ -6,18 +6,19 @@ import os
 from collections import defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, Self, cast
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 import anyio
 
 from abatch.backend import Backend, normalize
-from abatch.config import GRACE_FOREIGN_SOCKET, GRACE_OWN_SOCKET, Config
+from abatch.config import Config
 from abatch.engine.access import check_access, open_client
 from abatch.engine.context import ManagerContext
+from abatch.engine.follow import follow_others
+from abatch.engine.grace import grace_of
 from abatch.engine.move import move
 from abatch.engine.redrain import reopen_missing_parts
-from abatch.engine.runner import JobRun
+from abatch.engine.runs import JobRuns
 from abatch.engine.scopes import Scopes
 from abatch.engine.shutdown import Shutdown
 from abatch.engine.submission import Submissions, check_arguments
@@ -30,20 +31,15 @@ from abatch.job import Job
 from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
 from abatch.journal.sqlite import SqliteLog
-from abatch.journal.status import post
 from abatch.journal.survey import Surveys
-from abatch.log import log
 from abatch.prices import load as load_prices
 from abatch.protocol.durations import KEPT_FOR
-from abatch.protocol.facts import (
-    Submitted,
-    files_of,
-)
+from abatch.protocol.facts import Submitted
 from abatch.streams import Events
 from abatch.system import threads
 from abatch.system.groups import first_of
 from abatch.system.lifetime import Lifetime
-from abatch.system.paths import absolute, absolute_url, folder_of, relative_url
+from abatch.system.paths import absolute_url, folder_of, relative_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -60,8 +56,6 @@ if TYPE_CHECKING:
     from abatch.streams import EventStream, OnEvent
 
 __all__ = ["BatchManager"]
-
-WISHES_EVERY: Final = 0.5
 
 
 class BatchManager:
@@ -112,9 +106,6 @@ class BatchManager:
         self._resume = resume
         self._prices = load_prices(prices)
         self._lifetime: Lifetime | None = None
-        self._runs: dict[int, JobRun] = {}
-        self._spare: WeakValueDictionary[int, JobRun] = WeakValueDictionary()
-        """The runs of finished jobs: each lives as long as a handle of its job does."""
         self._submitting: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._shutdown = Shutdown()
         self._open = False
@@ -124,7 +115,7 @@ class BatchManager:
     def __repr__(self) -> str:
         if not self._open:
             return f"<BatchManager of {self._folder}, {'not entered' if self._lifetime is None else 'left'}>"
-        jobs, unfinished = len(self._ledger.jobs), len(self._ledger.unfinished)
+        jobs, unfinished = len(self._context.ledger.jobs), len(self._context.ledger.unfinished)
         return f"<BatchManager of {self._folder}: {jobs:,} jobs, {unfinished:,} unfinished>"
 
     async def __aenter__(self) -> Self:
@@ -156,45 +147,45 @@ class BatchManager:
     async def _run(self) -> AsyncGenerator[None, None]:
         """Run everything between entering and leaving; `Lifetime` runs it in a separate task."""
         async with AsyncExitStack() as open_:
-            self._client = await open_client(self._sdk)  # first: without a key nothing is created
-            open_.push_async_callback(self._client.aclose)
+            client = await open_client(self._sdk)  # first: without a key nothing is created
+            open_.push_async_callback(client.aclose)
             folder = JournalFolder(self._folder)
             facts = await SqliteLog.open(folder, drive=True)
             open_.push_async_callback(facts.aclose)
             surveys = Surveys()
-            self._ledger = await Ledger.load(facts, folder, finished=surveys.add)
-            await facts.bind(self._client.base_url)
-            self._fingerprint = facts.lineage.fingerprint(self._client.fixed_key)
-            self._grace = self._choose_grace()
-            await threads.run(self._tidy_spool)
-            await threads.run(surveys.add_all, self._ledger.unfinished.values())
-            self._scopes = Scopes(
-                self._client,
-                self._ledger,
+            ledger = await Ledger.load(facts, folder, finished=surveys.add)
+            await facts.bind(client.base_url)
+            fingerprint = facts.lineage.fingerprint(client.fixed_key)
+            await threads.run(folder.tidy, spool=ledger.needed_spool(), ids_for=KEPT_FOR)
+            await threads.run(surveys.add_all, ledger.unfinished.values())
+            scopes = Scopes(
+                client,
+                ledger,
                 self._config,
-                fingerprint=self._fingerprint,
-                grace=self._grace,
+                fingerprint=fingerprint,
+                grace=grace_of(self._config, owns_socket=client.owns_socket),
                 surveys=surveys.of,
                 start=self._run_scope,
                 look=self._look,
             )
-            self._submissions = Submissions(self._ledger, self._config, run_of=self._run_of)
             self._context = ManagerContext(
-                client=self._client,
-                ledger=self._ledger,
+                client=client,
+                ledger=ledger,
                 config=self._config,
                 prices=self._prices,
-                fingerprint=self._fingerprint,
-                scopes=self._scopes,
+                fingerprint=fingerprint,
+                scopes=scopes,
                 shutdown=self._shutdown,
             )
-            self._ledger.on_recorded = self._events.announce
+            self._runs = JobRuns(self._context)
+            self._submissions = Submissions(ledger, self._config, run_of=self._runs.of)
+            ledger.on_recorded = self._events.announce
             try:
-                async with self._events.open(self._on_event), anyio.create_task_group() as self._group:
-                    self._group.start_soon(self._follow_wishes)
-                    self._scopes.open_surveyed()
-                    for job in list(self._ledger.unfinished.values()):
-                        self._start(self._run_of(job), may_submit=self._resume == "all")
+                async with self._events.open(self._on_event), self._runs.open() as self._group:
+                    self._group.start_soon(follow_others, ledger, scopes, self._runs)
+                    scopes.open_surveyed()
+                    for job in list(ledger.unfinished.values()):
+                        self._runs.start(self._runs.of(job), may_submit=self._resume == "all")
                     self._open = True
                     try:
                         yield
@@ -205,84 +196,34 @@ class BatchManager:
                 raise first_of(several) from None
             finally:
                 with anyio.CancelScope(shield=True):
-                    for run in [*self._runs.values(), *self._spare.values()]:
-                        await run.destination.aclose()
+                    await self._runs.aclose()
 
     def _run_scope(self, scope: Scope) -> None:
         self._group.start_soon(scope.run)
 
     async def _leave(self) -> None:
         self._shutdown.wish()
-        for job in self._ledger.unfinished.values():
+        for job in self._context.ledger.unfinished.values():
             job.wake()
         with anyio.CancelScope(shield=True):
             await self._shutdown.answered()
         self._group.cancel_scope.cancel()
 
-    def _choose_grace(self) -> float:
-        needed = GRACE_OWN_SOCKET if self._client.owns_socket else GRACE_FOREIGN_SOCKET
-        if self._config.grace is None:
-            return needed.total_seconds()
-        if self._config.grace < needed:
-            log.warning(
-                "grace_below_the_bounds",
-                seconds=self._config.grace.total_seconds(),
-                needed_seconds=needed.total_seconds(),
-            )
-        return self._config.grace.total_seconds()
-
-    def _tidy_spool(self) -> None:
-        """Remove files that no live shard needs: left-overs of a run that died."""
-        folder = self._ledger.folder
-        needed: set[str] = set()
-        for job in self._ledger.unfinished.values():
-            for shard in job.open_shards.values():
-                needed |= {shard.planned.spool, folder.retry_name(shard.shard)}
-        folder.tidy(spool=needed, ids_for=KEPT_FOR)
-
-    async def _follow_wishes(self) -> None:
-        """Read cancels and resolutions that other processes appended, and post the status that only we know."""
-        posted = None
-        while True:
-            await anyio.sleep(WISHES_EVERY)
-            if (status := self._scopes.status(self._runs.values())) != posted:
-                posted = status
-                try:
-                    await threads.run(post, self._ledger.folder, status)
-                except OSError as failure:  # nothing depends on it; if the disk is full, the journal reports it
-                    log.warning("driver_status_not_written", why=failure.strerror)
-            await self._ledger.refresh()
-            for job in self._ledger.take_wished():
-                if job.finished is None:
-                    self._heed(job)
-
-    def _heed(self, job: JobRecord) -> None:
-        """Wake the run of a job, because another process recorded a wish for it."""
-        scope = self._scopes.of(job.submitted.headers.workspace_id)
-        for number in job.wishes:
-            scope.interrupt(number)
-        self._look(job)
-
     def _look(self, job: JobRecord) -> None:
-        """Make the run of a job check its open shards."""
-        run = self._run_of(job)
-        if run.is_over:
-            self._start(run, may_submit=run.may_submit)
-        else:
-            run.look()
+        self._runs.look(job)
 
     async def check_api(self, workspace_id: str | None = None) -> None:
-        """Make one cheap call, to find out at once whether the API is available and accepts the key.
+        """Make one cheap call; any failure counts at once, even one that passes (`check_access` ignores those).
 
         Raises:
             ApiError: the API is not available, or refuses the key.
 
         """
         self._check_open("check_api")
-        await self._scopes.of(workspace_id).page(limit=1)
+        await self._context.scopes.of(workspace_id).page(limit=1)
 
     async def check_access(self, key: str, workspace_id: str | None = None) -> None:
-        """Make sure that the API is available and accepts the key; a refusal counts only after several calls.
+        """Repeat `check_api` until the API accepts the key or refuses it several times in a row.
 
         A temporary failure does not count, because a job waits until it ends.
 
@@ -309,38 +250,9 @@ class BatchManager:
 
     # ---- jobs -------------------------------------------------------------------------------------------------
 
-    def _run_of(self, job: JobRecord) -> JobRun:
-        run = self._runs.get(job.job) or self._spare.get(job.job)
-        if run is None:
-            to = job.to
-            run = JobRun(self._context, job, url=absolute_url(self._folder, to) if to else None)
-            run.input.paths = tuple(absolute(self._folder, file.path) for file in files_of(job.submitted.source))
-            self._keep(run)
-        return run
-
-    def _keep(self, run: JobRun) -> None:
-        """Keep a run; the run of a finished job only as long as a handle does."""
-        number = run.job.job
-        if run.spare:
-            self._runs.pop(number, None)
-            self._spare[number] = run
-        else:
-            self._runs[number] = run
-
-    def _start(self, run: JobRun, *, may_submit: bool, resumes: bool = False) -> None:
-        run.begin(may_submit=may_submit, resumes=resumes)
-        self._keep(run)
-        self._group.start_soon(self._run_to_its_end, run)
-
-    async def _run_to_its_end(self, run: JobRun) -> None:
-        try:
-            await run.run()
-        finally:
-            self._keep(run)
-
     def _handle(self, job: JobRecord, iterable: SubmittedIterable | None = None) -> Job:
-        scope = self._scopes.of(job.submitted.headers.workspace_id)
-        return Job(self._ledger, self._run_of(job), scope, self._prices, look=self._look, iterable=iterable)
+        scope = self._context.scopes.of(job.submitted.headers.workspace_id)
+        return Job(self._context.ledger, self._runs.of(job), scope, self._prices, look=self._look, iterable=iterable)
 
     def events(self) -> EventStream:
         """Follow everything that happens in this journal from now on, whichever process records it.
@@ -359,7 +271,7 @@ class BatchManager:
     def jobs(self) -> list[Job]:
         """Every job of the journal, in the order in which they were submitted."""
         self._check_open("jobs")
-        return [self._handle(job) for job in self._ledger.jobs.values()]
+        return [self._handle(job) for job in self._context.ledger.jobs.values()]
 
     def job(self, key: str) -> Job:
         """The job with this key.
@@ -382,8 +294,8 @@ class BatchManager:
         return self._submissions.key_of(None, paths_of(requests), relative_url(self._folder, normalize(os.fspath(to))))
 
     def _record_of(self, key: str) -> JobRecord:
-        if (job := self._ledger.job(key)) is None:
-            raise JobNotFound(self._folder, key, tuple(each.key for each in self._ledger.jobs.values()))
+        if (job := self._context.ledger.job(key)) is None:
+            raise JobNotFound(self._folder, key, tuple(each.key for each in self._context.ledger.jobs.values()))
         return job
 
     async def redrain(self, key: str) -> list[int]:
@@ -405,8 +317,8 @@ class BatchManager:
         self._check_open("redrain")
         job = self._record_of(key)
         async with self._one_at_a_time(key):
-            run = self._run_of(job)
-            shards = await reopen_missing_parts(run, self._ledger, self._client, run.input.paths)
+            run = self._runs.of(job)
+            shards = await reopen_missing_parts(run, self._context.ledger, self._context.client, run.input.paths)
             if shards:
                 self._look(job)
             return shards
@@ -430,8 +342,8 @@ class BatchManager:
 
         """
         self._check_open("same_requests")
-        jobs = await repeated(self._ledger, paths_of(requests), tuple(map(exact, betas)))
-        left_out = () if skip_answered is None else answering(self._ledger, skip_answered)
+        jobs = await repeated(self._context.ledger, paths_of(requests), tuple(map(exact, betas)))
+        left_out = () if skip_answered is None else answering(self._context.ledger, skip_answered)
         numbers = {job.job for job in left_out}
         return [self._handle(job) for job in jobs if job.job not in numbers]
 
@@ -507,7 +419,7 @@ class BatchManager:
         url = "" if backend is not None else relative_url(self._folder, normalize(os.fspath(to)))  # type: ignore[arg-type]
         key = self._submissions.key_of(key, paths, url)
         async with self._one_at_a_time(key):
-            job = self._ledger.job(key)
+            job = self._context.ledger.job(key)
             if job is None:
                 if not paths:
                     requests = cast("RequestSource", not_empty(requests))
@@ -527,8 +439,8 @@ class BatchManager:
                     changed_input=changed_input,
                 )
                 if backend is not None and not job.to:  # a job that was moved has another destination since
-                    self._run_of(job).destination.use(backend)
-            run = self._run_of(job)
+                    self._runs.of(job).destination.use(backend)
+            run = self._runs.of(job)
             await self._submissions.change_limit(job, run, limit)
             if job.finished is not None:
                 await run.destination.tidy()
@@ -538,9 +450,9 @@ class BatchManager:
             else:
                 iterable = run.input.add(requests)
             if job.finished is None or not paths:
-                self._scopes.of(job.submitted.headers.workspace_id).availability.start_over()
+                self._context.scopes.of(job.submitted.headers.workspace_id).availability.start_over()
                 if run.is_over:
-                    self._start(run, may_submit=True, resumes=True)
+                    self._runs.start(run, may_submit=True, resumes=True)
                 else:
                     await run.join()
             return self._handle(job, iterable)
@@ -573,14 +485,19 @@ class BatchManager:
             handle = self._handle(job)
             if job.to == url:
                 return handle
-            run = self._run_of(job)
+            run = self._runs.of(job)
             async with run.paused():
                 await move(
-                    self._ledger, job, url, api=self._api, input_paths=run.input.paths, old=run.destination.connected
+                    self._context.ledger,
+                    job,
+                    url,
+                    api=self._api,
+                    input_paths=run.input.paths,
+                    old=run.destination.connected,
                 )
                 await run.destination.move_to(absolute_url(self._folder, url))
             if run.is_over and job.finished is None:
-                self._start(run, may_submit=run.may_submit)
+                self._runs.start(run, may_submit=run.may_submit)
             return handle
 
     @asynccontextmanager
@@ -595,4 +512,4 @@ class BatchManager:
                 self._submitting.pop(key, None)
 
     async def _api(self) -> Client:
-        return self._client
+        return self._context.client

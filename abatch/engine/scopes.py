@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import TYPE_CHECKING
 
 from abatch.engine.scope import Scope
 from abatch.journal.log import Entry
-from abatch.journal.status import DriverStatus
 from abatch.journal.survey import Survey
 from abatch.log import log
 from abatch.protocol import wire
@@ -18,11 +16,10 @@ from abatch.protocol.facts import (
 from abatch.protocol.lifecycle import Done, Held, InDoubt, Lost, doubt_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from abatch.config import Config
     from abatch.engine.client import Client
-    from abatch.engine.runner import JobRun
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
 
@@ -151,16 +148,3 @@ class Scopes:
                     return False
         self._guarded.add(workspace_id)
         return True
-
-    def status(self, runs: Collection[JobRun]) -> DriverStatus:
-        """Return the status of all scopes and of these runs that only this process knows."""
-        scopes = list(self.opened.values())
-        return DriverStatus(
-            pid=os.getpid(),
-            waiting={shard: why for scope in scopes for shard, why in scope.doubts.waiting().items()},
-            not_visible=[batch_id for scope in scopes for batch_id in scope.in_flight.not_visible(scope.date)],
-            parked={batch_id: why for scope in scopes for batch_id, why in scope.parking.in_words().items()},
-            trouble="; ".join(str(why) for scope in scopes if (why := scope.availability.trouble) is not None),
-            storage_down=[run.outage.down for run in runs if run.outage.down is not None],
-            failed={run.job.key: failed for run in runs if (failed := run.failed) is not None},
-        )

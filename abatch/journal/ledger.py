@@ -72,7 +72,9 @@ class Ledger:
         self._others_seq = 0  # the facts of other processes are applied up to this number
         self._version = 0
         self._next_shard = 1
-        self._refreshing = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)
+        """Held from an append or a look at the log to the application of its facts. Without it, `refresh` could apply a
+        wish before a fact of this process that is durable already, and that fact would then drop the later wish."""
 
     @classmethod
     async def load(
@@ -199,6 +201,14 @@ class Ledger:
         self._wished.clear()
         return wished
 
+    def needed_spool(self) -> set[str]:
+        """Return the names of the spool files that open shards need, and that their retry shards may need."""
+        needed: set[str] = set()
+        for job in self.unfinished.values():
+            for shard in job.open_shards.values():
+                needed |= {shard.planned.spool, self.folder.retry_name(shard.shard)}
+        return needed
+
     def number_shard(self) -> int:
         """Return a shard number that no other shard has."""
         number = self._next_shard
@@ -215,9 +225,10 @@ class Ledger:
         return await whole(self._start_job(fact))
 
     async def _start_job(self, fact: Submitted) -> JobRecord:
-        recorded = await self.facts.add_job(fact)
-        self._apply(recorded)
-        self._announce(recorded)
+        async with self._turn:
+            recorded = await self.facts.add_job(fact)
+            self._apply(recorded)
+            self._announce(recorded)
         return self.jobs[recorded.job]
 
     async def record(self, *entries: Entry) -> None:
@@ -231,15 +242,15 @@ class Ledger:
         await whole(self._record(entries))
 
     async def _record(self, entries: tuple[Entry, ...]) -> None:
-        self._check(entries)
         try:
-            appended = await self.facts.append(*entries)
+            async with self._turn:
+                self._check(entries)
+                for recorded in await self.facts.append(*entries):
+                    self._apply(recorded)
+                    self._announce(recorded)
         except Overtaken:
             await self.refresh()
             raise
-        for recorded in appended:
-            self._apply(recorded)
-            self._announce(recorded)
         for job in {entry.job for entry in entries}:
             self.jobs[job].wake()
 
@@ -275,8 +286,12 @@ class Ledger:
             raise IllegalTransition(job.cut, cut)
 
     async def refresh(self) -> bool:
-        """Apply the facts that other processes appended, and return whether there were any."""
-        async with self._refreshing:
+        """Apply the facts that other processes appended, and return whether there were any.
+
+        A wish may be applied after facts of this process that follow it in the log. A replay would let such a fact
+        answer the wish; here the wish stays until it is obeyed or refused, which is a fact in either case.
+        """
+        async with self._turn:
             version = await self.facts.version()
             if version == self._version:
                 return False

@@ -246,9 +246,9 @@ async def test_a_cancelled_job_takes_no_other_input(api: Sandbox) -> None:
     with pytest.raises(JobStopped):
         await run(write(rows))
     async with manager() as running:
-        record = running._ledger.job("job")
+        record = running._context.ledger.job("job")
         assert record is not None
-        await running._ledger.record(Entry(record.job, CancelWished()))
+        await running._context.ledger.record(Entry(record.job, CancelWished()))
         with pytest.raises(JobConflict):
             await running.submit(write(requests(9)), to="results.jsonl", key="job", changed_input=True)
     assert api.account.requests == 0
@@ -277,7 +277,7 @@ async def test_a_job_whose_shards_do_not_add_up_takes_no_changed_input(api: Sand
     rows = requests(25)
     await refused(api, rows, nth=2)
     async with manager() as running:
-        record = running._ledger.job("job")
+        record = running._context.ledger.job("job")
         assert record is not None
         planned = record.cut.rows
         record.cut = replace(record.cut, rows=planned + 1)
@@ -367,7 +367,7 @@ async def test_the_parts_of_a_job_with_a_changed_input_are_read_again_after_it_i
         kept.unlink()
     part.unlink()
     async with manager() as running:
-        record = running._ledger.job("job")
+        record = running._context.ledger.job("job")
         assert record is not None
         assert isinstance(record.submitted.source, ChangedSource)
         assert record.submitted.source.mask == b""  # a finished job has it in the journal alone

@@ -69,7 +69,7 @@ async def test_batch_that_was_listed_while_its_answer_was_awaited_and_then_hidde
         async with manager() as running:
             job = await running.submit(path, to="results.jsonl", key="job")
             await until(job, lambda: api.account.batches == 1)
-            await running._scopes.of(None).page()  # as it is asked for when another job's batches are watched
+            await running._context.scopes.of(None).page()  # as it is asked for when another job's batches are watched
             assert candidates(job) == set(api.account.created)
             api.faults.always("list", OtherWorkspace())
             api.faults.always("retrieve", Status(404))
@@ -88,7 +88,7 @@ async def test_batch_that_was_listed_while_its_answer_was_awaited_and_then_hidde
 
 
 def waits_for_the_hidden(running: Any) -> bool:
-    return any("is not visible now" in why for why in running._scopes.of(None).doubts.waiting().values())
+    return any("is not visible now" in why for why in running._context.scopes.of(None).doubts.waiting().values())
 
 
 async def test_note_for_an_attempt_that_an_operator_ended_is_not_taken_by_the_next_one(
@@ -103,7 +103,7 @@ async def test_note_for_an_attempt_that_an_operator_ended_is_not_taken_by_the_ne
         rows = requests(8)
         async with manager(**PATIENT) as running:
             job = await running.submit(write(rows), to="results.jsonl", key="job")
-            scope = running._scopes.of(None)
+            scope = running._context.scopes.of(None)
             await until(job, lambda: 1 in scope.doubts.pending)
             late = scope.doubts.pending[1].note
             await wish(1, None)

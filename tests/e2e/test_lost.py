@@ -129,7 +129,7 @@ async def call_lost(shard: int, *, any_key: bool = False) -> None:
 
 def missed(running: BatchManager, since: float = 0.0) -> bool:
     """Whether the list was looked at since, and every batch that is watched was missed."""
-    scope = running._scopes.of(None)
+    scope = running._context.scopes.of(None)
     watches = scope.in_flight._watches.values()
     return scope.date > since and bool(watches) and all(watch.absence._first is not None for watch in watches)
 
@@ -222,7 +222,7 @@ async def test_wrong_key_loses_nothing(monkeypatch: pytest.MonkeyPatch, api: San
         async with resumed(path) as (running, job):
             await until_vanished(server, running, job)
             await two_days_later(server, running)
-            await until(lambda: running._scopes.of(None).key._confirm_after != 0.0)
+            await until(lambda: running._context.scopes.of(None).key._confirm_after != 0.0)
             assert not job.done
         monkeypatch.setenv("ANTHROPIC_API_KEY", "old")
         _, summary = await run(path)
@@ -293,7 +293,9 @@ async def test_operator_s_word_that_was_refused_is_told_once_and_not_asked_again
         async with manager() as running:
             job = await running.submit(path, to="results.jsonl", key="job")
             assert job._job.wishes == {}
-            await until(lambda: any(watch.seen for watch in running._scopes.of(None).in_flight._watches.values()))
+            await until(
+                lambda: any(watch.seen for watch in running._context.scopes.of(None).in_flight._watches.values())
+            )
             api.advance(2 * HOUR)
             summary = await job.wait()
     assert (summary.succeeded, summary.missing) == (8, 0)
@@ -357,12 +359,12 @@ async def test_batch_that_an_operator_named_and_that_is_gone_before_a_line_prove
         summary = await job.wait()
         assert isinstance(shard.state, Done)
         assert (shard.state.batch_id, shard.state.proven) == (named, False)
-        assert running._scopes.of(None).known.bound == set()
+        assert running._context.scopes.of(None).known.bound == set()
     assert (summary.succeeded, summary.missing) == (0, 5)
     async with manager(unresolved="hold") as running:
         job = await running.submit(path, to="results.jsonl", key="job")
         assert (await job.wait()).missing == 5
-        assert running._scopes.of(None).known.bound == set()
+        assert running._context.scopes.of(None).known.bound == set()
     assert (api.account.batches, api.account.violated) == (0, 0)
 
 
@@ -467,7 +469,7 @@ async def test_operator_s_word_on_a_doubt_whose_batch_the_list_shows_loses_nothi
         job = await running.submit(path, to="results.jsonl", key="job")
         await until(lambda: job.progress().in_doubt == 1)
         if looked:
-            await until(lambda: bool(running._scopes.of(None).doubts.candidates()))
+            await until(lambda: bool(running._context.scopes.of(None).doubts.candidates()))
     await call_lost(1)
     with structlog.testing.capture_logs() as events:
         async with resumed(path) as (_, job):
@@ -492,7 +494,7 @@ async def test_operator_s_word_on_a_doubt_whose_batch_was_deleted_is_obeyed_for_
         path = write(rows)
         async with manager() as running:
             job = await running.submit(path, to="results.jsonl", key="job")
-            await until(lambda: bool(running._scopes.of(None).doubts.candidates()))
+            await until(lambda: bool(running._context.scopes.of(None).doubts.candidates()))
         await call_lost(1)
         monkeypatch.setenv("ANTHROPIC_API_KEY", "new")
         with structlog.testing.capture_logs() as events:
@@ -519,7 +521,7 @@ async def test_answer_that_comes_once_another_process_gave_the_attempt_up_is_lef
         assert shard is not None
         await other.record(*other.next(shard, Lost(why="an operator says so")))
         await journal.aclose()
-        await running._ledger.refresh()
+        await running._context.ledger.refresh()
         summary = await job.wait()
     assert (summary.missing, summary.batches) == (5, 0)
     assert_paid_once(api, rows)

@@ -189,7 +189,7 @@ async def test_one_403_among_the_polls_stops_nothing(monkeypatch: pytest.MonkeyP
             await until(job, lambda: job.progress().batches_in_flight == 1)
             api.faults.next("list", Status(403))
             with anyio.fail_after(60):
-                await until(job, lambda: running._scopes.of(None).availability.trouble is not None)
+                await until(job, lambda: running._context.scopes.of(None).availability.trouble is not None)
                 job._raise_if_refused()  # what `wait` and `results` do every second
                 api.advance(3601)
                 assert (await job.wait()).succeeded == 8

@@ -190,11 +190,11 @@ async def test_a_finished_job_keeps_the_choice_in_the_journal_alone(api: Sandbox
     path = write(rows)
     await skipping(path)
     async with manager() as running:
-        record = running._ledger.job("job")
+        record = running._context.ledger.job("job")
         assert record is not None
         assert isinstance(record.submitted.source, SelectedSource)
         assert record.submitted.source.mask == b""
-        full = (await running._ledger.in_full(record)).submitted.source
+        full = (await running._context.ledger.in_full(record)).submitted.source
         assert isinstance(full, SelectedSource)
         assert list(zlib.decompress(full.mask)) == [1] * 5 + [0] * 7
     assert (api.account.requests, api.account.violated) == (12, 0)

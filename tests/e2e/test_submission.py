@@ -400,7 +400,7 @@ async def test_spend_limit_that_is_doubted_stops_every_job_of_the_scope(api: San
         first = await running.submit(requests(3), to="memory:", key="first")
         with pytest.raises(JobStopped, match="aise the spend limit"):
             await first.wait()
-        assert running._scopes.of(None).availability.refused is not None
+        assert running._context.scopes.of(None).availability.refused is not None
         assert first.progress().held == 1
     assert api.account.batches == 0
     with pytest.raises(StillInDoubt, match="abatch resolve"):  # the shard is looked for, and never sent again
@@ -597,7 +597,7 @@ async def test_credentials_in_the_base_url_are_refused_and_stand_nowhere(
 
 async def test_shard_whose_scope_is_refused_while_it_is_admitted_takes_no_room(api: Sandbox) -> None:
     async with manager() as running:
-        scope = running._scopes.of(None)
+        scope = running._context.scopes.of(None)
         holds = scope.pace.holds
 
         def refused(shard: int, rows: int, *until: float) -> None:

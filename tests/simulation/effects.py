@@ -39,6 +39,7 @@ import anyio._backends._asyncio as anyio_asyncio
 import sniffio
 
 import abatch.backend
+import abatch.engine.follow
 import abatch.engine.key_guard
 import abatch.engine.pending
 import abatch.engine.runner
@@ -49,7 +50,6 @@ import abatch.engine.withheld
 import abatch.input.iterables
 import abatch.journal.lock
 import abatch.log
-import abatch.manager
 import abatch.protocol.clocks
 import abatch.sandbox.api
 import abatch.system.disk
@@ -394,7 +394,7 @@ def simulated() -> Iterator[None]:
         (abatch.sandbox.api, "is_hidden", lambda *what: hidden(here.world, *what)),
         (Client.list, "__kwdefaults__", {**(Client.list.__kwdefaults__ or {}), "limit": PAGE}),
         (abatch.input.iterables, "perf_counter", lambda: 0.0),
-        (abatch.manager, "WISHES_EVERY", WISHES_EVERY),
+        (abatch.engine.follow, "EVERY", WISHES_EVERY),
         (abatch.engine.upload, "LOOKS_EVERY", LOOKS_EVERY),
         (abatch.engine.scope, "random", SimpleNamespace(Random=lambda: random.Random(here.chance.random()))),
         (random, "random", lambda: here.chance.random()),  # noqa: PLW0108

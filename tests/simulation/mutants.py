@@ -137,8 +137,8 @@ def no_fence() -> ExitStack:
 
 def grace_halved() -> ExitStack:
     """An unanswered create gets half of its time to appear."""
-    real = abatch.manager.BatchManager._choose_grace
-    return _patched((abatch.manager.BatchManager, "_choose_grace", lambda self: real(self) / 2))
+    real = abatch.manager.grace_of
+    return _patched((abatch.manager, "grace_of", lambda *these, **more: real(*these, **more) / 2))
 
 
 def guard_skipped() -> ExitStack:

@@ -155,14 +155,14 @@ def _check_limit(world: World, process: Process, event: str, facts: dict[str, An
 
 def _awaits_answer(process: Process, shard: int) -> bool:
     assert process.manager is not None
-    return any(shard in scope.doubts.unanswered for scope in process.manager._scopes.opened.values())
+    return any(shard in scope.doubts.unanswered for scope in process.manager._context.scopes.opened.values())
 
 
 def _doubts_wait(workspace_id: str | None) -> bool:
     process = here.process
     assert process is not None
     assert process.manager is not None
-    return bool(process.manager._scopes.opened[workspace_id].doubts.pending)
+    return bool(process.manager._context.scopes.opened[workspace_id].doubts.pending)
 
 
 def check_created(world: World, fact: Fact) -> None:

@@ -117,8 +117,8 @@ class Process(Owner):
 
     def scope(self, workspace_id: str | None) -> Scope | None:
         """What its manager knows of a workspace."""
-        scopes = getattr(self.manager, "_scopes", None)  # made when the manager is entered
-        return None if scopes is None else scopes.opened.get(workspace_id)
+        context = getattr(self.manager, "_context", None)  # made when the manager is entered
+        return None if context is None else context.scopes.opened.get(workspace_id)
 
     def stop(self) -> None:
         """Tell it to stop, as by SIGTERM."""

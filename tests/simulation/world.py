@@ -235,11 +235,13 @@ class World:
     def opened(self, process: Process) -> None:
         """A process has opened the journal and recovered its ledger."""
         assert process.manager is not None
-        ledger = process.manager._ledger
+        ledger = process.manager._context.ledger
         if any(isinstance(shard.state, InDoubt) for job in ledger.jobs.values() for shard in job.shards.values()):
             self.hit("A12")
         driving = [
-            p.name for p in self.processes if p.lives and p.manager is not None and p.manager._ledger.facts.drives
+            p.name
+            for p in self.processes
+            if p.lives and p.manager is not None and p.manager._context.ledger.facts.drives
         ]
         if len(driving) > 1 and not self.plan.fenced:
             self.violation(f"{driving} drive one journal")

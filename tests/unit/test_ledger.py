@@ -277,6 +277,35 @@ async def test_a_wish_of_another_process_is_seen_by_the_driver(ledger, other):
     assert job.wishes == {1: facts.ResolveWished(shard=1, attempt=1)}
 
 
+async def test_a_wish_is_applied_after_an_own_fact_that_was_durable_before_it(journal, ledger, other, monkeypatch):
+    """The fact of this process answers every earlier wish, so it must not drop one that came later."""
+    job = await ledger.start_job(submitted())
+    await ledger.record(Entry(job.job, planned(), 1, 0))
+    await ledger.record(*ledger.next(job.shards[1], committing()))
+    durable, go_on, append = anyio.Event(), anyio.Event(), journal.append
+
+    async def append_slowly(*entries: Entry) -> object:
+        recorded = await append(*entries)
+        durable.set()
+        await go_on.wait()
+        return recorded
+
+    wish = facts.LostWished(shard=1, attempt=1)
+    async with anyio.create_task_group() as group:
+        with monkeypatch.context() as slow:
+            slow.setattr(journal, "append", append_slowly)
+            group.start_soon(ledger.record, *ledger.next(job.shards[1], ACCEPTED, ENDED))
+            await durable.wait()
+        await other.refresh()
+        await other.record(Entry(job.job, wish))
+        with anyio.move_on_after(0.2):
+            await ledger.refresh()
+        go_on.set()
+    await ledger.refresh()
+    assert job.wishes == {1: wish}
+    assert view(ledger) == view(await Ledger.load(journal, journal.folder))
+
+
 async def test_a_refresh_without_news_says_so(ledger, other):
     job = await ledger.start_job(submitted())
     await plan(ledger, job)
