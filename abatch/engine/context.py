@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from abatch.engine.scopes import Scopes
     from abatch.engine.shutdown import Shutdown
     from abatch.input.located import Named
+    from abatch.journal.folder import JournalFolder
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
     from abatch.prices import PriceList
@@ -77,6 +78,26 @@ class JobContext:
     """Start a driver for a new shard of this job."""
     look_up: Callable[[Named, Stopped], None]
     """Find the input lines of the requests for which this stop was recorded, without holding an upload slot."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The journal's jobs."""
+        return self.manager.ledger
+
+    @property
+    def folder(self) -> JournalFolder:
+        """The folder of the journal."""
+        return self.manager.ledger.folder
+
+    @property
+    def client(self) -> Client:
+        """The API."""
+        return self.manager.client
+
+    @property
+    def config(self) -> Config:
+        """The settings of the manager."""
+        return self.manager.config
 
     @property
     def submits(self) -> bool:
@@ -133,7 +154,7 @@ class JobContext:
         if self.job.stopped is not None:
             return None
         stop = Stopped(reason=reason, remedy=remedy)
-        await self.manager.ledger.record(Entry(self.job.job, stop))
+        await self.ledger.record(Entry(self.job.job, stop))
         log.error("job_stopped", job=self.job.key, reason=reason)
         return stop
 

@@ -93,7 +93,7 @@ class DoubtSettler:
                 return False
             case FoundBatch(batch=batch):
                 late = batch.created_at + context.scope.skew.offset - committed.date - CREATED_WITHIN
-                if late > (0 if context.manager.client.owns_socket else FOREIGN_SOCKET):
+                if late > (0 if context.client.owns_socket else FOREIGN_SOCKET):
                     log.warning("bound_A1_broken", shard=self.shard.shard, batch_id=batch.batch_id)
                 await self.recorder.record(Found(batch_id=batch.batch_id, created_at=batch.created_at, by="tag"))
                 context.scope.owns(batch.batch_id, batch.created_at)
@@ -108,10 +108,11 @@ class DoubtSettler:
     async def _record_absence(self) -> None:
         """Record that the attempt made no batch (B8), unless a candidate is recorded that the ruling did not know.
 
-        The list in another shard's gate may have shown a candidate while the ruling was made, and `_note` may have been
-        cancelled, or its doubt replaced, after the fact was durable. The doubt is then settled again from the facts.
+        The list in another shard's gate may have shown a candidate while the ruling was made, and `ShardRecorder.note`
+        may have been cancelled, or its doubt replaced, after the fact was durable. The doubt is then settled again from
+        the facts.
         """
-        async with self.recorder.appending:  # `_note` holds this lock while it records.
+        async with self.recorder.appending:  # `ShardRecorder.note` holds this lock while it records.
             committed = doubt_of(self.shard.state)
             if committed is None:
                 raise Overtaken
@@ -129,5 +130,5 @@ class DoubtSettler:
 
     def _may_conclude(self, doubt: InDoubt) -> bool:
         """Return whether absence would now lead to a conclusion, because the reason for the hold may be gone."""
-        policy = self.context.manager.config.unresolved == "resubmit"
+        policy = self.context.config.unresolved == "resubmit"
         return policy and not doubt.certain and self.context.scope.key.is_guarded(doubt.fingerprint)

@@ -87,7 +87,7 @@ class Driver:
                     await self.context.outage.wait(failure)
             except BackendError as failure:  # Only draining and abandoning raise it; both restart with a new sink.
                 await self.context.outage.wait(failure)
-        await threads.run(remove, self.context.manager.ledger.folder.spool_file(self.shard.planned.spool))
+        await threads.run(remove, self.context.folder.spool_file(self.shard.planned.spool))
 
     async def _next_action(self) -> Action | None:
         await self.wishes.refuse_if_late()
@@ -121,7 +121,7 @@ class Driver:
         context = self.context
         if context.drainer is None:
             raise backend_unknown(context.job.key)
-        spool = await open_spool(context.manager.ledger.folder.spool, self.shard.planned)
+        spool = await open_spool(context.folder.spool, self.shard.planned)
         with closing(spool) as reader:
             counts, sealed, failures = await seal_fallbacks(
                 context.drainer.backend, context.ref, self.shard, reader, result

@@ -1,4 +1,4 @@
-"""Choose the grace: how long an unanswered create may still appear in the list (bound A4)."""
+"""Choose the grace: how long an unanswered create may still appear in the list, at least the sum of bounds A1 to A4."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class ShardRecorder:
 
     def entries(self, *facts: ShardFact) -> list[Entry]:
         """Return facts as entries at the expected position, to be recorded in one transaction with others."""
-        return self.context.manager.ledger.next(self.shard, *facts, at=self._at)
+        return self.context.ledger.next(self.shard, *facts, at=self._at)
 
     async def note(self, attempt: int, change: CandidatesChanged) -> None:
         """Record a change of this attempt's candidates at the next free position; it stays true during the doubt.
@@ -104,7 +104,7 @@ class ShardRecorder:
                 return
 
     async def _append(self, *facts: ShardFact, at: int) -> None:
-        await self.context.manager.ledger.record(*self.context.manager.ledger.next(self.shard, *facts, at=at))
+        await self.context.ledger.record(*self.context.ledger.next(self.shard, *facts, at=at))
         for fact in facts:
             say = log.warning if isinstance(fact, Vanished | Lost | CancelledAsParked) else log.info
             say(

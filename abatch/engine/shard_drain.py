@@ -105,14 +105,14 @@ class ShardDrainer:
         entries = self.recorder.entries(drained)
         retry = None
         if outcome.retry is not None:
-            retry = context.manager.ledger.number_shard()
+            retry = context.ledger.number_shard()
             planned = msgspec.structs.replace(outcome.retry, part=context.job.take_part())
             entries.append(Entry(context.job.job, planned, retry, 0))
         unpaid = outcome.billing and context.job.stopped is None
         stop = BILLING if unpaid else self._stop_of_failing(drained)
         if stop is not None:
             entries.append(Entry(context.job.job, stop))
-        await context.manager.ledger.record(*entries)
+        await context.ledger.record(*entries)
         log.info(
             "shard_drained",
             job=context.job.key,
@@ -130,12 +130,7 @@ class ShardDrainer:
     def _stop_of_failing(self, drained: Drained) -> Stopped | None:
         """Return the stop if this whole batch failed, no request succeeded before, and requests are unsent."""
         context, job = self.context, self.context.job
-        if (
-            context.manager.config.failing != "stop"
-            or job.stopped is not None
-            or job.cancel_wished
-            or job.has_succeeded
-        ):
+        if context.config.failing != "stop" or job.stopped is not None or job.cancel_wished or job.has_succeeded:
             return None
         failure = one_failure(drained, self.shard.planned.rows, job.largest)
         if failure is None:

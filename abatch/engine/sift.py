@@ -164,7 +164,7 @@ class LineSifter:
         self._marks[row] = mark
         custom_id = self._reader.custom_id(row)
         delivered = wire.with_custom_id(raw, seen.wire_id.encode(), custom_id)
-        if torn:  # It may be delivered in an envelope made here, so it is counted as `_recount` would count it.
+        if torn:  # It may be delivered in an envelope made here, so count it as `_BatchDrain._recount` does.
             line = wire.outcome_of(delivered, _decode_id(custom_id))
         else:
             line = Line(delivered, _decode_id(custom_id), *seen[1:])

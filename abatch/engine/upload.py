@@ -166,21 +166,21 @@ class Uploader:
     async def _attempt(self, attempt: int) -> float:
         """Make one create, from the first byte to its verdict; return the seconds to wait before another."""
         context, planned = self.context, self.shard.planned
-        free = (await threads.run(shutil.disk_usage, context.manager.ledger.folder.path)).free
-        if free < context.manager.config.free_disk:
+        free = (await threads.run(shutil.disk_usage, context.folder.path)).free
+        if free < context.config.free_disk:
             await self.context.stop(f"{free} bytes are free on the journal's disk", FREE_DISK)
         try:
-            await context.manager.client.renew(context.scope.workspace_id)
+            await context.client.renew(context.scope.workspace_id)
         except ApiError as failure:
             return await self._not_sent(_Gate(failure=failure), None)
-        prefix = context.manager.ledger.lineage.prefix(self.shard.shard, attempt)
-        reader = await open_spool(context.manager.ledger.folder.spool, planned)
+        prefix = context.ledger.lineage.prefix(self.shard.shard, attempt)
+        reader = await open_spool(context.folder.spool, planned)
         gate, answer = _Gate(), None
         context.scope.pace.called(anyio.current_time())
         with closing(reader), anyio.CancelScope() as scope:
             try:
                 body = self._body(reader, prefix, attempt, gate, scope)
-                answer = await context.manager.client.create(planned.headers, planned.body_bytes, body)
+                answer = await context.client.create(planned.headers, planned.body_bytes, body)
                 if gate.released:  # The scope is still shielded, so an answer that arrived is recorded.
                     date = answer.date if isinstance(answer, Replied) else None
                     await self._conclude(judge(answer), date, gate.before)
@@ -304,7 +304,7 @@ class Uploader:
             log.warning("answer_names_another_batch", shard=self.shard.shard, batch_id=verdict.batch.batch_id)
             verdict = CreatedUnnamed(rule="A5", status=200)  # A batch was made, but not the one that the answer names.
         refused = isinstance(verdict, Later) or (isinstance(verdict, Refused) and not verdict.definite)
-        doubted = refused and context.manager.config.refusals == "doubt"
+        doubted = refused and context.config.refusals == "doubt"
         log.info("create_answered", shard=self.shard.shard, rule="A9" if doubted else verdict.rule)
         if not doubted and not isinstance(verdict, CreatedUnnamed | Unknown):
             context.scope.doubts.answered(self.shard.shard)
@@ -373,7 +373,7 @@ class Uploader:
                 if verdict.whole_scope:
                     self.context.scope.availability.refuse(verdict)
                 else:
-                    message = await named(reason, self.shard.planned, context.manager.ledger.folder.spool)
+                    message = await named(reason, self.shard.planned, context.folder.spool)
                 told = message.told()
                 if (stop := await self.context.record_stop(told, remedy)) is not None:
                     context.look_up(message, stop)
@@ -388,8 +388,8 @@ class Uploader:
             await self.recorder.record(Rejected(error=_on_one_line(envelope)))
             return
         withdrawn: list[ShardFact] = [Withdrawn(why="413")] if committed else []
-        halves = [context.manager.ledger.number_shard(), context.manager.ledger.number_shard()]
-        with guarded(context.manager.ledger.folder.spool):
+        halves = [context.ledger.number_shard(), context.ledger.number_shard()]
+        with guarded(context.folder.spool):
             written = await threads.run(self._write_halves, halves)
         async with self.recorder.appending:
             entries = self.recorder.entries(*withdrawn, Split(into=tuple(halves)))
@@ -397,13 +397,13 @@ class Uploader:
                 entries.append(
                     Entry(context.job.job, msgspec.structs.replace(half, part=context.job.take_part()), number, 0)
                 )
-            await context.manager.ledger.record(*entries)
+            await context.ledger.record(*entries)
         log.warning("shard_split", job=context.job.key, shard=self.shard.shard, into=halves)
         for number in halves:
             context.spawn(number)
 
     def _write_halves(self, numbers: list[int]) -> list[Planned]:
-        folder, planned = self.context.manager.ledger.folder, self.shard.planned
+        folder, planned = self.context.folder, self.shard.planned
         halves: list[Planned] = []
         with closing(SpoolReader(folder.spool, planned)) as reader:
             middle = planned.rows // 2

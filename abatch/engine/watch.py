@@ -74,7 +74,7 @@ class BatchWatcher:
                 group.start_soon(self._cancel, batch_id)
             elif state.proven:
                 group.start_soon(self._cancel_when_wished, batch_id)
-                if self.context.manager.config.parked == "cancel-and-retry":
+                if self.context.config.parked == "cancel-and-retry":
                     group.start_soon(give_up)
             news.append(
                 await self.context.scope.in_flight.ended(
@@ -97,7 +97,7 @@ class BatchWatcher:
             parked = await context.scope.parking.until_parked(batch_id)
             if context.wants_more and context.scope.availability.refused is None:
                 return parked
-            await anyio.sleep(context.manager.config.longest_poll_interval.total_seconds())
+            await anyio.sleep(context.config.longest_poll_interval.total_seconds())
 
     async def _cancel_when_wished(self, batch_id: str) -> None:
         """Wait for a wish to cancel the job, then cancel the batch, which must be proven ours."""
@@ -108,7 +108,7 @@ class BatchWatcher:
         pause = Backoff(first=1.0, most=60.0)
         while True:
             try:
-                await self.context.manager.client.cancel(self.context.scope.workspace_id, batch_id)
+                await self.context.client.cancel(self.context.scope.workspace_id, batch_id)
             except ApiError as failure:
                 log.warning("cancel_not_taken", batch_id=batch_id, error=str(failure))
                 if failure.status == 400 and remedy_of(400, failure.error_code, failure.message) is None:

@@ -83,7 +83,7 @@ class OperatorWishes:
             await self.recorder.record(Withdrawn(why="an operator says that it was not created"))
             return
         try:
-            batch = await context.manager.client.retrieve(context.scope.workspace_id, wish.batch_id)
+            batch = await context.client.retrieve(context.scope.workspace_id, wish.batch_id)
         except ApiError as failure:
             if failure.status != 404:
                 await self._try_word_again(wish.batch_id, str(failure))
@@ -148,7 +148,7 @@ class OperatorWishes:
 
         """
         try:
-            await self.context.manager.client.retrieve(self.context.scope.workspace_id, batch_id)
+            await self.context.client.retrieve(self.context.scope.workspace_id, batch_id)
         except ApiError as failure:
             if failure.status != 404:
                 raise
@@ -162,7 +162,7 @@ class OperatorWishes:
 
     async def _refuse(self, batch_id: str | None, why: str) -> None:
         """Record that an operator's wish is refused, so that it is not tried again after a restart."""
-        await self.context.manager.ledger.record(Entry(self.context.job.job, WishRefused(shard=self.shard.shard)))
+        await self.context.ledger.record(Entry(self.context.job.job, WishRefused(shard=self.shard.shard)))
         log.error("resolve_refused", shard=self.shard.shard, batch_id=batch_id, why=why)
 
 
