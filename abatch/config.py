@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Final, Literal, get_args
@@ -96,7 +96,10 @@ class Config:
             if not isinstance(given, timedelta) and not (name in ("poll_interval_max", "grace") and given is None):
                 raise ConfigError(f"{name} must be a datetime.timedelta, got {given!r}")
         if not timedelta(milliseconds=10) <= self.poll_interval <= self.longest_poll_interval:
-            raise ConfigError(f"poll_interval must be from 0.01 s to poll_interval_max, got {self.poll_interval}")
+            longest = self.longest_poll_interval
+            raise ConfigError(
+                f"poll_interval must be from 0.01 s to poll_interval_max ({longest}), got {self.poll_interval}"
+            )
         if self.grace is not None and self.grace < timedelta(0):
             raise ConfigError(f"grace must not be negative, got {self.grace}")
         if self.storage_patience < timedelta(0):
@@ -135,10 +138,14 @@ def _also_by_old_names(init: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(init)
     def __init__(self: Config, **settings: object) -> None:  # noqa: N807 - it replaces that method
+        # `dataclasses.replace(config, poll_every=…)` passes every new name, with the value that is to be replaced.
+        is_replaced = settings.keys() >= {each.name for each in fields(self)}
         for old in OLD_NAMES.keys() & settings.keys():
-            _warn_of(old, OLD_NAMES[old])
-            # `dataclasses.replace(config, poll_every=…)` passes the new name with the value that is to be replaced
-            settings[OLD_NAMES[old]] = settings.pop(old)
+            new = OLD_NAMES[old]
+            if new in settings and not is_replaced:
+                raise ConfigError(f"{old} is the old name of {new}: give {new} alone")
+            _warn_of(old, new)
+            settings[new] = settings.pop(old)
         init(self, **settings)
 
     return __init__

@@ -160,11 +160,16 @@ class BadRequest(AbatchError):
     ) -> None:
         super().__init__(line, custom_id, why)
         self.line = line
+        """The number of the line, or of the request in an iterable, from 1."""
         self.custom_id = custom_id
         self.why = why
         self.total = total
         self.file = file
         """The file of the line, if the input is several files."""
+        self.unit: Literal["line", "request"] = "line"
+        """What `line` counts: the lines of a file or of stdin, or the requests of an iterable."""
+        self.job: str | None = None
+        """The key of the job that has begun with the iterable of this request; None if no job has begun."""
         self._more = tuple(more)
         self._alike = tuple(alike)
 
@@ -179,18 +184,27 @@ class BadRequest(AbatchError):
         return self._alike or tuple(Alike(1, (problem,)) for problem in self.problems)
 
     def place(self) -> str:
-        """Name the line, and the custom_id if it is known."""
+        """Name the line or request, and the custom_id if it is known."""
         named = "" if self.custom_id is None else f" (custom_id {self.custom_id[:80]!r})"
-        return f"{'' if self.file is None else f'{self.file} '}line {self.line}{named}"
+        return f"{'' if self.file is None else f'{self.file} '}{self.unit} {self.line}{named}"
 
     def describe(self) -> str:
         """Describe only this problem, on one line."""
         return f"{self.place()}: {self.why}"
 
-    def __str__(self) -> str:
+    def listed(self) -> str:
+        """Describe all problems, a line for each kind, without what to do."""
         text = "\n".join(map(str, self.alike))
         unseen = self.total - sum(alike.count for alike in self.alike)
         return text if unseen <= 0 else f"{text}\nand {unseen} more"
+
+    def __str__(self) -> str:
+        if self.job is None:
+            return self.listed()
+        return (
+            f"{self.listed()}\njob {self.job!r} has begun, and keeps its destination. Correct the request, then submit "
+            "all requests again under this key: the job continues. Another key needs another destination"
+        )
 
 
 class BadAnswer(AbatchError, ValueError):

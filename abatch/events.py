@@ -6,6 +6,7 @@ running manager, `JournalView.events` those of a journal, beginning at any fact.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias, assert_never
 
@@ -41,6 +42,7 @@ __all__ = [
     "JobResumed",
     "JobStopped",
     "JobSubmitted",
+    "OnEvent",
     "RequestsPlanned",
     "ResolutionRefused",
     "ResolutionRequested",
@@ -377,12 +379,18 @@ Event: TypeAlias = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EventsMissed:
-    """The reader was too slow: these events are not in its stream."""
+class EventsMissed(JobEvent):
+    """The reader was too slow: these events are not in its stream; `seq`, `at` and `job` are those of the last one."""
 
+    kind: ClassVar[str] = "events.missed"
     count: int
+    """How many events of any job the reader lost."""
     since: int
     """`JournalView.events(since=…)` with this number yields them and all later events."""
+
+
+OnEvent: TypeAlias = Callable[[Event | EventsMissed], Awaitable[object] | object]
+"""The function of `BatchManager(on_event=…)`: plain or async; what it returns is ignored."""
 
 
 def event_of(recorded: Recorded, key: str, folder: Path) -> Event:

@@ -54,9 +54,11 @@ class Job:
     def __repr__(self) -> str:
         """Show the state of the job in a few numbers."""
         now = self.progress()
-        total = "an unknown number of" if now.wanted is None else f"{now.wanted:,}"
+        # The iterable of a cancelled job may not have been read to its end, and the rest is not wanted any more.
+        unknown = "" if self.done else " of an unknown number of"
+        of = unknown if now.wanted is None else f" of {now.wanted:,}"
         failed = f", {now.failed:,} failed" if now.failed else ""
-        return f"<Job {self.key!r} {self.state}: {now.sealed:,} of {total} requests done{failed}>"
+        return f"<Job {self.key!r} {self.state}: {now.sealed:,}{of} requests done{failed}>"
 
     @property
     def key(self) -> str:

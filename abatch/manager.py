@@ -50,10 +50,11 @@ if TYPE_CHECKING:
     from abatch.engine.client import Client
     from abatch.engine.planning import SubmittedIterable
     from abatch.engine.scope import Scope
+    from abatch.events import OnEvent
     from abatch.input.check import Preview
     from abatch.input.request import RequestSource
     from abatch.journal.records import JobRecord
-    from abatch.streams import EventStream, OnEvent
+    from abatch.streams import EventStream
 
 __all__ = ["BatchManager"]
 

@@ -41,7 +41,7 @@ class OperatorWord:
     """The key of the shard's job."""
     shard: int
     says: str
-    """`was not created`, `is lost` or `is batch ID`; empty once it was refused."""
+    """`was not created`, `is lost` or `is batch ID`."""
     refused: bool = False
     """Whether the API contradicted the decision; if not, it is recorded, and not carried out yet."""
 
@@ -240,8 +240,12 @@ def _words(job: JobRecord) -> tuple[OperatorWord, ...]:
         return _NO_WORDS
     unheld = {number for number, shard in job.open_shards.items() if not isinstance(shard.state, Held)}
     noted = [word_of(job, wish) for number, wish in job.wishes.items() if number in unheld]
-    refused = sorted(job.refused & unheld)
-    return (*noted, *(OperatorWord(job=job.key, shard=number, says="", refused=True) for number in refused))
+    refused = [
+        OperatorWord(job=job.key, shard=number, says=wish_in_words(wish), refused=True)
+        for number, wish in sorted(job.refused.items())
+        if number in unheld
+    ]
+    return (*noted, *refused)
 
 
 def _parked(job: JobRecord, driver: DriverStatus | None) -> Mapping[str, str]:

@@ -19,14 +19,12 @@ from abatch.events import EventsMissed, event_of
 from abatch.log import log
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator
     from pathlib import Path
-    from typing import Self, TypeAlias
+    from typing import Self
 
-    from abatch.events import Event
+    from abatch.events import Event, OnEvent
     from abatch.journal.log import Recorded
-
-    OnEvent: TypeAlias = Callable[[Event | EventsMissed], Awaitable[object] | object]
 
 __all__ = ["EventStream", "Events", "call_with_events"]
 
@@ -67,15 +65,20 @@ class EventStream:
         else:
             last = self._waiting[-1]
             if isinstance(last, EventsMissed):
-                self._waiting[-1] = EventsMissed(count=last.count + 1, since=min(last.since, event.seq - 1))
+                self._waiting[-1] = _missed(event, count=last.count + 1, since=last.since)
             else:
-                self._waiting.append(EventsMissed(count=1, since=event.seq - 1))
+                self._waiting.append(_missed(event, count=1, since=event.seq))
         self._news.set()
 
     def end(self) -> None:
         """End the stream for its reader, after the events that are waiting."""
         self._over = True
         self._news.set()
+
+
+def _missed(event: Event, *, count: int, since: int) -> EventsMissed:
+    """Return what stands for missed events, of which this is the last one."""
+    return EventsMissed(seq=event.seq, at=event.at, job=event.job, count=count, since=min(since, event.seq - 1))
 
 
 class Events:

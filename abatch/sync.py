@@ -21,7 +21,7 @@ from abatch.view import JournalView
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 
     from anthropic import AsyncAnthropic
 
@@ -142,22 +142,33 @@ def status(
 
 def results(
     key: str, *, journal: str | os.PathLike[str] = ".abatch", retries: bool = False, failed: bool = False
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Iterate over a job's results that are sealed by now: `JournalView.results` for code without an event loop.
 
-    The journal stays open until the iterator is exhausted or closed. About 256 KiB are held in memory at a time, or one
-    longer line.
+    The journal stays open until the generator is exhausted or closed. About 256 KiB are held in memory at a time, or
+    one longer line.
+
+    Raises:
+        ConfigError: there is no journal; raised at once.
+        JobNotFound: no job has this key; raised at once.
+        BackendError: as for `JournalView.lines`.
+
     """
     refuse_in_loop(
         "abatch.results()",
         "`async with JournalView(journal) as view:` and `async for result in view.results(key):`",
     )
+
+    async def find(view: JournalView) -> None:
+        view.job(key)  # It raises here, and not only where the first result is read.
+
+    _once("results", journal, find)
     return _results(partial(JournalView.lines, key=key, retries=retries, failed=failed), journal)
 
 
 def _results(
     lines_of: Callable[[JournalView], AsyncGenerator[bytes]], journal: str | os.PathLike[str]
-) -> Iterator[Result]:
+) -> Generator[Result]:
     async def lines() -> AsyncGenerator[bytes]:
         async with JournalView(journal) as view, aclosing(lines_of(view)) as found:
             async for line in found:

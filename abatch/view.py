@@ -82,6 +82,13 @@ class JournalView:
         self._loaded: Ledger | None = None
         self._driver: DriverStatus | None = None
 
+    def __repr__(self) -> str:
+        """Show the folder, the number of jobs, and whether a process drives the journal."""
+        if self._loaded is None:
+            return f"<JournalView of {self.folder}, {'not entered' if self._facts is None else 'left'}>"
+        driven = "not driven" if self._driver is None else f"driven by process {self._driver.pid}"
+        return f"<JournalView of {self.folder}: {len(self._loaded.jobs):,} jobs, {driven}>"
+
     async def __aenter__(self) -> Self:
         if self._facts is not None:
             raise RuntimeError("a JournalView is entered once")

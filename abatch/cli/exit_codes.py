@@ -109,7 +109,7 @@ def _tell(error: BaseException) -> str:
             folder = os.path.dirname(place)  # noqa: PTH120 - it may be no path
             return error.why if folder and folder in error.why else f"{place}: {error.why}"
         case BadRequest():
-            return f"{error.total:,} problem(s) in the requests:\n{error}"
+            return f"{error.total:,} problem(s) in the requests:\n{error.listed()}"
         case AbatchError():
             told = str(error)
             for argument, option in AS_OPTIONS.items() if isinstance(error, ConfigError) else ():

@@ -173,7 +173,7 @@ def _picture(shown: _Shown, *, width: int) -> RenderableType:
 def _in_words(word: OperatorWord) -> str:
     """Describe a decision of an operator that was not carried out yet, or was refused."""
     if word.refused:
-        return f"shard {word.shard}: the last word was refused: the API says otherwise"
+        return f"shard {word.shard}: the last word, that it {word.says}, was refused: the API says otherwise"
     return f"shard {word.shard}: noted, and not done yet: it {word.says}"
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict, get_args
 
 import msgspec
 
@@ -46,12 +46,23 @@ LONGEST: Final = 2 * Config().bytes_per_batch
 """The maximum number of bytes of one line, which may hold more blanks than the request in it."""
 
 
+class RetryTerms(TypedDict):
+    """The arguments of `BatchManager.submit` that a retry has in addition to its requests."""
+
+    to: str
+    key: str
+    betas: tuple[str, ...]
+    user_profile_id: str | None
+    workspace_id: str | None
+    tries: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """The requests of a finished job that should be sent again, and the terms of the new job; nothing is sent yet.
 
-    `BatchManager.submit(retry.requests(), to=retry.to, key=retry.key, betas=retry.betas, …)` sends them. A request is
-    kept as a digest of 16 bytes, so millions fit into memory; its line is read from the files again.
+    `BatchManager.submit(retry.requests(), **retry.terms)` sends them. A request is kept as a digest of 16 bytes, so
+    millions fit into memory; its line is read from the files again.
     """
 
     key: str
@@ -78,6 +89,18 @@ class Retry:
 
     def __len__(self) -> int:
         return len(self._wanted)
+
+    @property
+    def terms(self) -> RetryTerms:
+        """The terms of the new job, as arguments of `BatchManager.submit`: those of the original job, and its key."""
+        return RetryTerms(
+            to=self.to,
+            key=self.key,
+            betas=self.betas,
+            user_profile_id=self.user_profile_id,
+            workspace_id=self.workspace_id,
+            tries=self.tries,
+        )
 
     async def requests(self) -> AsyncIterator[bytes]:
         """Yield the requests as JSON lines, for `BatchManager.submit`.

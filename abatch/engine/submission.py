@@ -135,6 +135,8 @@ class Submissions:
             ConfigError: the key is not valid.
 
         """
+        if not isinstance(key, str | None):
+            raise ConfigError(f"key must be a string, got {key!r}")
         chosen = default_key(self._folder, paths, url) if key is None else exact(key)
         chosen = self._moved_key(chosen, paths, url)
         if not KEY.fullmatch(chosen):

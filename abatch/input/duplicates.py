@@ -119,6 +119,8 @@ class DuplicateIndex:
 
     def __init__(self, folder: Path | None, place: Callable[[int], tuple[str | None, int]] | None = None) -> None:
         self._place = place
+        self.unit = "line"
+        """What the numbers count; the texts of problems name it."""
         # It holds distinct custom_ids in the order of their numbers, until memory is full or a duplicate is found.
         self._early: dict[bytes, None] = {}
         self._numbers = array("Q")
@@ -162,7 +164,7 @@ class DuplicateIndex:
 
     def _named(self, number: int) -> str:
         file, line = (None, number) if self._place is None else self._place(number)
-        return f"line {line}" if file is None else f"line {line} of {file}"
+        return f"{self.unit} {line}" if file is None else f"{self.unit} {line} of {file}"
 
     def _spill(self) -> _Digests:
         self._digests = digests = _Digests(self._folder)

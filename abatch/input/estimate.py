@@ -87,8 +87,10 @@ class Estimate:
 
         """
         paths = paths_of(requests)
-        if not paths or any(str(path) == "-" for path in paths):
+        if any(str(path) == "-" for path in paths):
             raise ConfigError("an estimate needs a file; stdin can be read only once, by the run itself")
+        if not paths:
+            raise ConfigError("an estimate needs a file; write the requests of an iterable to one first")
         config = config or Config()
         params = check_of(config.params, betas=bool(betas))
         estimator = Estimator(config, prices=prices)

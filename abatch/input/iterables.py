@@ -7,7 +7,7 @@ from contextlib import aclosing, nullcontext
 from hashlib import blake2b
 from itertools import chain
 from time import perf_counter
-from typing import Final, NamedTuple, cast
+from typing import Final, Literal, NamedTuple, cast
 
 import msgspec
 from anyio.lowlevel import checkpoint
@@ -48,6 +48,8 @@ class IterableInput:
         self._digest = blake2b(digest_size=16)
         self._number = 0
         self._head: list[str] = []
+        self.unit: Literal["line", "request"] = "request"
+        """What the errors of its rows count: it may give the lines of a file, as bytes."""
 
     def digest(self) -> str:
         """Return the digest of every row noted so far, in order: custom_id, params and betas."""
@@ -76,6 +78,8 @@ class IterableInput:
                         await checkpoint()
                         turn = perf_counter() + TURN
                     self._number += 1
+                    if self._number == 1 and isinstance(request, bytes):
+                        self.unit = "line"
                     row = read_row(request, self._number)
                     block.append(Numbered(row, self._number))
                     weight += len(row.params) + 64

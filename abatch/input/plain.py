@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import operator
 import os
 from collections.abc import Mapping, MappingView, Sequence
@@ -48,10 +49,35 @@ def params_as_json(params: Mapping[str, Any]) -> bytes:
     try:
         text = _dump(params)
     except TypeError:  # The params hold a value that is not one of JSON's types.
-        return _dump(_with_whole_numbers(_copy(params))).encode()
+        params = _with_whole_numbers(_copy(params))
+        try:
+            return _dump(params).encode()
+        except ValueError:
+            _refuse_not_a_number(params)
+            raise
+    except ValueError:
+        _refuse_not_a_number(params)
+        raise
     if ".0" in text and _has_float(params):  # Searching the text is cheap, and it excludes most params.
         text = _dump(_with_whole_numbers(_copy(params)))
     return text.encode()
+
+
+def _refuse_not_a_number(value: object, path: str = "") -> None:
+    """Refuse NaN and infinity by the path of their field; the encoder reports them without it.
+
+    Raises:
+        ValueError: the value holds such a number.
+
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{path} is {value}, which is not a number in JSON; leave it out")
+    if is_mapping(value):
+        for name, each in value.items():
+            _refuse_not_a_number(each, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list | tuple):
+        for number, each in enumerate(cast("Sequence[object]", value)):
+            _refuse_not_a_number(each, f"{path}[{number}]")
 
 
 def text_of_id(custom_id: object) -> str | None:

@@ -162,6 +162,7 @@ class Planner:
         try:
             async with aclosing(source.blocks(most=self._config.requests_per_batch)) as blocks:
                 async for block in blocks:
+                    seen.unit = source.unit
                     problem = await self._in_spool(self._first_problem, seen, block, before.rows)
                     good = block if problem is None else [item for item in block if item.number < problem.line]
                     known = [item for item in good if item.number <= before.rows]
@@ -189,6 +190,9 @@ class Planner:
                 raise ConfigError(f"job {self._job.key!r} has no request")
             if not before.last:
                 await self._cut(self._cut_of(source, rows, last=True))
+        except BadRequest as bad:
+            bad.unit, bad.job = source.unit, self._job.key
+            raise
         finally:
             await threads.clean_up(self._discard, seen)
 

@@ -150,8 +150,8 @@ class JobRecord:
     """The numbers of its shards, in the order in which their results were sealed."""
     wishes: dict[int, ResolveWished | LostWished] = field(default_factory=dict[int, ResolveWished | LostWished])
     """An operator's last decision about each shard that is not settled."""
-    refused: frozenset[int] = frozenset()
-    """Shards whose last decision was refused, because the API contradicted it."""
+    refused: dict[int, ResolveWished | LostWished] = field(default_factory=dict[int, ResolveWished | LostWished])
+    """The last decision about each shard, if it was refused because the API contradicted it."""
     stopped: Stopped | None = None
     limited: Limited | None = None
     """The last fact that changed its limit."""
@@ -318,13 +318,13 @@ class JobRecord:
                     self._cancelling.set()
             case ResolveWished() | LostWished():
                 self.wishes[fact.shard] = fact
-                self.refused -= {fact.shard}
+                self.refused.pop(fact.shard, None)
                 if self._wished is not None:
                     self._wished.set()
                     self._wished = None
             case WishRefused():
-                self.wishes.pop(fact.shard, None)
-                self.refused |= {fact.shard}
+                if (wish := self.wishes.pop(fact.shard, None)) is not None:
+                    self.refused[fact.shard] = wish
             case DuplicateSeen():
                 self.duplicates |= {fact.batch_id}
             case Stopped():
@@ -383,8 +383,8 @@ class JobRecord:
                         self.missing_shards.append(number)
             case Ended() | Found() | Withdrawn() | HeldFact() | LostFact():
                 self.wishes.pop(number, None)  # an earlier answer was about the attempt just settled
-                if number in self.refused and not isinstance(fact, HeldFact):
-                    self.refused -= {number}
+                if not isinstance(fact, HeldFact):
+                    self.refused.pop(number, None)
             case Reopened():
                 self._reopen(number)
                 self.open_shards[number] = shard

@@ -33,7 +33,7 @@ def standing_of(job: JobRecord, failed: RunFailed | None = None) -> Standing:
 
     Args:
         job: the job.
-        failed: the error that ended its run, which only the driving process knows; None if there is none.
+        failed: the error that ended its run, which only the driving process knows; None if no error did.
 
     """
     if job.finished is not None:
@@ -70,11 +70,12 @@ def _has_begun(job: JobRecord) -> bool:
 def _remedy_of_held(job: JobRecord, shard: int) -> str:
     if (wish := job.wishes.get(shard)) is not None:
         return f"Noted, and not done yet: it {wish_in_words(wish)}"
-    refused = (
-        "Your last decision was refused: the API contradicts it, or the attempt was settled before. "
-        if shard in job.refused
-        else ""
-    )
+    refused = ""
+    if (wish := job.refused.get(shard)) is not None:
+        refused = (
+            f"Your last decision, that it {wish_in_words(wish)}, was refused: the API contradicts it, or the attempt "
+            "was settled before. "
+        )
     return f"{refused}Look in the Console, then: abatch resolve {shard} --adopt BATCH_ID, or --not-created, or --lost"
 
 

@@ -63,7 +63,9 @@ async def wish_lost(ledger: Ledger, number: int, *, any_key: bool) -> tuple[JobR
     return ledger.jobs[shard.job], wish
 
 
-async def _shard(ledger: Ledger, number: int) -> ShardRecord:
+async def _shard(ledger: Ledger, number: object) -> ShardRecord:
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ConfigError(f"shard must be the number of a shard, such as 1, got {number!r}")
     shard = await ledger.find_shard(number)
     if shard is None:
         raise ConfigError(f"journal {ledger.folder} has no shard {number}")

@@ -155,6 +155,8 @@ class Sandbox:
             changes: fields of `Config` that get another value.
 
         """
+        if "poll_interval" in changes:  # The longest interval follows it, as in `Config()`.
+            changes = {"poll_interval_max": None, **changes}
         return replace(QUICK, **changes)
 
     @property

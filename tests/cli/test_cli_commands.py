@@ -160,7 +160,7 @@ def test_a_held_shard_waits_for_a_word(cli: Any, api: Sandbox) -> None:
     still = cli.here(*args)
     assert still.status == 3, still
     assert "--lost" in still.err
-    assert "Your last decision was refused" in cli.here("status").out
+    assert "was refused: the API contradicts it" in cli.here("status").out
     assert "abatch resolve" in cli.here("status").out
     told = cli.here("status", "--batches", "--json").json["jobs"][0]["shards"][0]
     assert told["state"] == "held"

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from abatch import BadRequest, JobConflict, JobStopped
+from abatch import BackendError, BadRequest, JobConflict, JobStopped
 from abatch.input.planner import Planner
 from abatch.protocol.facts import Cut
 from abatch.sandbox import Sandbox
@@ -40,10 +40,38 @@ async def test_params_of_an_iterable_are_checked_before_they_are_sealed(api: San
     async with manager() as running:
         with pytest.raises(BadRequest, match="messages must be a list") as refused:
             await (await running.submit([*rows, bad()], to="results.jsonl", key="job")).wait()
-        assert (refused.value.line, refused.value.custom_id) == (26, "bad")
+        assert (refused.value.line, refused.value.custom_id, refused.value.job) == (26, "bad", "job")
+        assert str(refused.value).startswith("request 26 (custom_id 'bad'): messages must be a list")
+        assert "job 'job' has begun, and keeps its destination" in str(refused.value)
+        with pytest.raises(BackendError, match="belongs to another job"):
+            await running.submit(rows, to="results.jsonl", key="other")
         await (await running.submit(rows, to="results.jsonl", key="job")).wait()
     assert_each_answered("results.jsonl", rows)
     assert_paid_once(api, rows)
+
+
+async def test_a_repeated_id_of_an_iterable_names_the_requests_and_lines_of_bytes_are_lines(api: Sandbox) -> None:
+    rows = requests(3)
+    rows[2]["custom_id"] = rows[0]["custom_id"]
+    encoded = [json.dumps(row).encode() for row in rows]
+    async with manager() as running:
+        for given, unit in ((rows, "request"), (encoded, "line")):
+            job = await running.submit(iter(given), to=f"{unit}.jsonl", key=unit)
+            with pytest.raises(BadRequest, match=rf"^{unit} 3 .*: custom_id stands on {unit} 1 already\njob '{unit}'"):
+                await job.wait()
+
+
+async def test_a_job_whose_bad_request_is_given_up_keeps_its_destination(api: Sandbox) -> None:
+    async with manager() as running:
+        job = await running.submit([bad()], to="results.jsonl", key="job")
+        with pytest.raises(BadRequest, match="Another key needs another destination"):
+            await job.wait()
+        await job.cancel()
+        assert (await job.wait()).requests == 0
+        assert repr(job) == "<Job 'job' done: 0 requests done>"
+        with pytest.raises(BackendError, match="choose another destination"):
+            await running.submit(requests(2), to="results.jsonl", key="other")
+        assert (await (await running.submit(requests(2), to="other.jsonl", key="other")).wait()).succeeded == 2
 
 
 async def test_rows_that_were_sealed_before_are_not_checked_again(api: Sandbox) -> None:

@@ -28,6 +28,8 @@ def test_its_options_are_those_of_submit_and_of_the_manager(api: Sandbox) -> Non
     assert Path("mine").is_dir()
     with pytest.raises(abatch.ConfigError, match="give the job a key"):
         abatch.run(requests(1), to="other.jsonl", config=config())
+    with pytest.raises(abatch.ConfigError, match="key must be a string, got 5"):
+        abatch.run(requests(1), to="other.jsonl", key=5, config=config())  # type: ignore[arg-type] # it is refused
 
 
 @pytest.mark.anyio

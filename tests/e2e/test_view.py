@@ -55,7 +55,13 @@ async def test_a_view_reads_beside_a_driver_and_its_cancel_is_taken_up(monkeypat
 
 async def test_what_a_view_says_is_a_value_of_one_moment(api: Sandbox) -> None:
     await run(write(requests(12)))
+    folder = Path(".abatch").absolute()
+    assert repr(JournalView()) == f"<JournalView of {folder}, not entered>"
+    async with manager(), JournalView() as view:
+        assert repr(view) == f"<JournalView of {folder}: 1 jobs, driven by process {os.getpid()}>"
+    assert repr(view) == f"<JournalView of {folder}, left>"
     async with JournalView() as view:
+        assert repr(view) == f"<JournalView of {folder}: 1 jobs, not driven>"
         (job,) = view.jobs()
         with pytest.raises(FrozenInstanceError):
             job.state = "running"  # type: ignore[misc] # that it cannot be set is what is tested
@@ -85,7 +91,7 @@ async def test_a_retry_is_chosen_by_the_view_and_sent_by_a_manager(api: Sandbox)
         async with JournalView() as view:
             retry = await view.retry("job")
             assert (len(retry), retry.key, retry.left_out, retry.resumes) == (1, "job.retry-1", 1, False)
-            again = await running.submit(retry.requests(), to=retry.to, key=retry.key, tries=retry.tries)
+            again = await running.submit(retry.requests(), **retry.terms)
             await again.wait()
             await view.refresh()
             assert [each.key for each in view.family("job.retry-1")] == ["job", "job.retry-1"]
@@ -110,6 +116,8 @@ async def test_a_held_shard_is_resolved_from_a_view(api: Sandbox) -> None:
         assert "abatch resolve 1 --adopt BATCH_ID" in job.remedy
         with pytest.raises(ConfigError, match="give one of adopt, not_created, lost"):
             await view.resolve(1)
+        with pytest.raises(ConfigError, match="shard must be the number of a shard, such as 1, got '10'"):
+            await view.resolve("10", lost=True)  # type: ignore[arg-type] # it is refused
         word = await view.resolve(1, not_created=True)
         assert (word.job, word.shard, word.says, word.refused) == ("job", 1, "was not created", False)
         assert "Noted, and not done yet: it was not created" in view.job("job").remedy
@@ -195,7 +203,12 @@ async def test_calls_without_an_event_loop_work_in_a_thread(api: Sandbox) -> Non
         assert status.done
         assert sorted(each.custom_id for each in abatch.results("job")) == sorted(row["custom_id"] for row in rows)
         begun = abatch.results("job", failed=True)
-        assert next(iter(begun)).custom_id == "row 5/é"
+        assert next(begun).custom_id == "row 5/é"
+        begun.close()
+        with pytest.raises(JobNotFound, match="no job 'nix'; it has: job"):
+            abatch.results("nix")
+        with pytest.raises(ConfigError, match="there is no journal"):
+            abatch.results("job", journal="nowhere")
         with pytest.raises(ConfigError, match="there is nothing to cancel"):
             abatch.cancel("job")
         assert abatch.estimate(path).requests == 21

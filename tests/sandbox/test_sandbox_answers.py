@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
@@ -208,4 +208,6 @@ def test_a_manager_with_the_settings_of_the_sandbox_polls_fast() -> None:
     assert config.grace is not None
     assert config.grace.total_seconds() <= 2
     assert Sandbox.config(requests_per_batch=50).requests_per_batch == 50
+    slower = Sandbox.config(poll_interval=timedelta(seconds=1))
+    assert (slower.poll_interval, slower.longest_poll_interval) == (timedelta(seconds=1), timedelta(seconds=4))
     assert Sandbox.config(poll_interval_max=config.poll_interval).poll_interval_max == config.poll_interval

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, assert_never, assert_type
 
@@ -160,8 +160,16 @@ def on_event_takes_functions_and_coroutines(show: Callable[[object], None]) -> N
     async def wait(event: events.Event | events.EventsMissed) -> None:
         show(event)
 
-    abatch.BatchManager(on_event=show)
-    abatch.BatchManager(on_event=wait)
+    async def name(event: events.Event | events.EventsMissed) -> None:
+        match event.kind:
+            case "job.finished" | "events.missed":
+                show((event.seq, event.at, event.job))
+            case _:
+                pass
+
+    functions: list[events.OnEvent] = [show, wait, name]
+    for function in functions:
+        abatch.BatchManager(on_event=function)
 
 
 async def a_view_gives_frozen_values() -> None:
@@ -188,7 +196,7 @@ async def a_view_gives_frozen_values() -> None:
 def calls_without_an_event_loop() -> None:
     assert_type(abatch.run("requests.jsonl", to="results.jsonl"), abatch.Summary)
     assert_type(abatch.status(), abatch.JournalStatus)
-    assert_type(abatch.results("job"), Iterator[abatch.Result])
+    assert_type(abatch.results("job"), Generator[abatch.Result])
     assert_type(abatch.cancel("job"), abatch.JobStatus)
     assert_type(abatch.resolve(1, not_created=True), abatch.OperatorWord)
     assert_type(abatch.identify("id"), abatch.RequestOrigin)

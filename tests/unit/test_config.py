@@ -105,6 +105,12 @@ def test_deprecated_names_work_and_say_what_to_use(old, new):
         assert replace(Config(uploads=2), **{old: wait}) == Config(uploads=2, **{new: wait})
 
 
+@pytest.mark.parametrize(("old", "new"), [("poll_every", "poll_interval"), ("poll_at_most", "poll_interval_max")])
+def test_a_deprecated_name_beside_its_new_one_is_refused(old, new):
+    with pytest.raises(ConfigError, match=f"{old} is the old name of {new}: give {new} alone"):
+        Config(**{old: timedelta(seconds=5), new: timedelta(seconds=6)})
+
+
 def test_an_unknown_setting_is_refused_as_python_does_it():
     with pytest.raises(TypeError, match="poll_often"):
         Config(poll_often=1)

@@ -93,7 +93,10 @@ async def test_a_slow_reader_is_told_how_many_it_missed_in_their_place() -> None
     stream.put(event[5])
     stream.put(event[6])
     stream.end()
-    assert await drained(stream) == [event[2], EventsMissed(count=2, since=2), event[5], EventsMissed(count=1, since=5)]
+    two = EventsMissed(seq=4, at=5.0, job="a", count=2, since=2)
+    one = EventsMissed(seq=6, at=5.0, job="a", count=1, since=5)
+    assert await drained(stream) == [event[2], two, event[5], one]
+    assert two.kind == "events.missed"
 
 
 async def test_a_reader_that_goes_away_costs_nothing() -> None:

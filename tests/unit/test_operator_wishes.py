@@ -17,6 +17,7 @@ from abatch.protocol.facts import Lost as LostFact
 from abatch.protocol.lifecycle import InDoubt, Lost, Processing, Ready
 from abatch.sandbox.api import Settings
 from abatch.sandbox.faults import ResetAfterAccept, ResetBeforeAccept
+from abatch.snapshot import job_status
 from tests.unit.engine import Engine, engine, until, while_running
 from tests.unit.make import NOON, committing
 
@@ -125,7 +126,7 @@ async def test_word_that_comes_after_its_attempt_was_settled_otherwise_is_refuse
     await late.refuse_if_late()
     await late.refuse_if_late()
     assert bench.facts()[-2:] == [type(word).__name__, "WishRefused"]
-    assert (bench.job.wishes, bench.job.refused) == ({}, {1})
+    assert (bench.job.wishes, bench.job.refused) == ({}, {1: word})
 
 
 IN_TIME: dict[str, tuple[list[Any], JobFact]] = {
@@ -211,7 +212,11 @@ async def test_no_word_disappears_without_a_fact_that_comes_after_it(
 async def test_refused_word_can_be_said_again_and_is_looked_at_again(bench: Engine) -> None:
     shard = await in_doubt(bench)
     word = ResolveWished(shard=shard.shard, attempt=1, batch_id=None)
+    other = ResolveWished(shard=shard.shard, attempt=1, batch_id="msgbatch_other")
+    await say(bench, other)
     await say(bench, WishRefused(shard=shard.shard))
-    assert bench.job.refused == {shard.shard}
+    assert bench.job.refused == {shard.shard: other}
+    (shown,) = job_status(bench.ledger, bench.job).words
+    assert (shown.shard, shown.says, shown.refused) == (shard.shard, "is batch msgbatch_other", True)
     await say(bench, word)
-    assert (bench.job.refused, bench.job.wishes) == (frozenset(), {shard.shard: word})
+    assert (bench.job.refused, bench.job.wishes) == ({}, {shard.shard: word})
