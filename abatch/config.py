@@ -107,6 +107,16 @@ class Config:
         if not timedelta(milliseconds=1) <= self.storage_retry_every <= timedelta(minutes=1):
             raise ConfigError(f"storage_retry_every must be from 0.001 s to 60 s, got {self.storage_retry_every}")
 
+    def is_made_for(self, base_url: str) -> bool:
+        """Return whether these settings are for this API alone, so that a shorter grace is safe: only a sandbox's are.
+
+        Args:
+            base_url: the URL of the API.
+
+        """
+        del base_url
+        return False
+
     @property
     def longest_poll_interval(self) -> timedelta:
         """The longest wait between two reads of the list."""

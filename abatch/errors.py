@@ -299,8 +299,7 @@ class LimitReached(JobStopped):
         super().__init__(
             key,
             f"only its first {limit:,} requests were to be sent",
-            "Submit it without a limit (`abatch run` without --limit) to send the rest; "
-            f"the first {limit:,} are not sent again.",
+            f"Submit it without a limit to send the rest; the first {limit:,} are not sent again.",
         )
         self.args = (key, limit)
         self.limit = limit

@@ -164,7 +164,7 @@ class BatchManager:
                 ledger,
                 self._config,
                 fingerprint=fingerprint,
-                grace=grace_of(self._config, owns_socket=client.owns_socket),
+                grace=grace_of(self._config, client.base_url, owns_socket=client.owns_socket),
                 surveys=surveys.of,
                 start=self._run_scope,
                 look=self._look,

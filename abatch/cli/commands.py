@@ -1,4 +1,4 @@
-"""Commands in messages: each works unchanged, so it names the journal unless that is the default one."""
+"""Commands and options in messages: each command works unchanged, so it names the journal unless it is the default."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from abatch.view import folder_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["command", "completed", "near"]
+__all__ = ["command", "completed", "in_options", "near"]
 
 TAKE_SANDBOX: Final = frozenset({"run", "retry", "redrain"})
 """Commands that drive a journal, and need an option to use a sandbox."""
@@ -22,6 +22,25 @@ SHOWN: Final = re.compile(
     r"(?![A-Za-z0-9._-]| --(?:journal|sandbox))"
 )
 """A command in a text whose author does not know the journal."""
+AS_OPTIONS: Final = {
+    "with journal=": "with --journal",
+    "key must match": "--key must match",
+    "without one in abatch.sandbox": "without one by --sandbox",
+    "Submit it without a limit": "Run it without --limit",
+    "use lost=True": "use --lost",
+    "begun with skip_answered=": "begun with --skip-answered",
+    "(no skip_answered=)": "(no --skip-answered)",
+    "(skip_answered=": "(--skip-answered=",
+    "Submit the job again": "Run the same command again",
+}
+"""Arguments of Python in the texts of the library, each with the option that it is here."""
+
+
+def in_options(text: str) -> str:
+    """Replace the arguments of Python that a text of the library names by options."""
+    for argument, option in AS_OPTIONS.items():
+        text = text.replace(argument, option)
+    return text
 
 
 def command(folder: Path, *words: str) -> str:

@@ -19,7 +19,7 @@ import typer
 
 from abatch import read_stdin
 from abatch.backend import failed_elsewhere
-from abatch.cli.commands import command
+from abatch.cli.commands import command, in_options
 from abatch.cli.conflicts import Typed, ask_before_paying_again, say_left_out, with_commands
 from abatch.cli.exit_codes import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, reported, status_of, tell
 from abatch.cli.follow import failures_table, follow, summary_json, summary_table
@@ -510,5 +510,5 @@ def _error_json(error: Exception, journal: Path) -> dict[str, Any]:
             for each in error.problems
         ]
     if isinstance(error, JobStopped):
-        told |= {"reason": error.reason, "remedy": error.remedy, "failing": error.failing}
+        told |= {"reason": error.reason, "remedy": in_options(error.remedy), "failing": error.failing}
     return told

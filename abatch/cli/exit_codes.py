@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 import typer
 
-from abatch.cli.commands import completed
+from abatch.cli.commands import completed, in_options
 from abatch.cli.screen import Screen, configure_logs
 from abatch.cli.streams import OutputGone
 from abatch.destination import shown
@@ -63,8 +63,6 @@ WORST_LAST: Final = (OK, FAILED, RUNNING, STUCK)
 WANTS_SOMEBODY: Final = frozenset({"held", "stopped"})
 """States that no process leaves automatically."""
 DISK_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-AS_OPTIONS: Final = {"journal= or --journal": "--journal", "key must match": "--key must match"}
-"""Arguments of Python that errors name, with the names that they have here."""
 
 T = TypeVar("T")
 
@@ -111,10 +109,7 @@ def _tell(error: BaseException) -> str:
         case BadRequest():
             return f"{error.total:,} problem(s) in the requests:\n{error.listed()}"
         case AbatchError():
-            told = str(error)
-            for argument, option in AS_OPTIONS.items() if isinstance(error, ConfigError) else ():
-                told = told.replace(argument, option)
-            return told
+            return in_options(str(error))
         case OSError() if error.errno in DISK_FULL:
             return f"the disk is full ({error.strerror}). Free some, then run the same command again."
         case _:  # no locals: they may hold a key or a prompt

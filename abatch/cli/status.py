@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from abatch import JournalView, Progress
-from abatch.cli.commands import completed
+from abatch.cli.commands import completed, in_options
 from abatch.cli.detail import detail_json, detail_of
 from abatch.cli.exit_codes import OK, STUCK, exit_code_of, perform
 from abatch.cli.next_steps import Resume, resuming
@@ -150,7 +150,7 @@ def _picture(shown: _Shown, *, width: int) -> RenderableType:
     parts: list[RenderableType] = [_job_table(jobs, width)] if jobs else [Text("This journal has no jobs.")]
     for job in jobs:
         if job.reason or job.remedy:
-            reason, remedy = job.reason.removesuffix("."), completed(job.remedy, folder)
+            reason, remedy = job.reason.removesuffix("."), completed(in_options(job.remedy), folder)
             parts.append(Text(clean(f"{job.key} is {job.state}: {reason}. {remedy}".rstrip())))
         parts += [Text(clean(_in_words(word))) for word in job.words]
     if (full := shown.in_full) is not None:
@@ -236,7 +236,7 @@ def _job_json(job: JobStatus, view: JournalView, shown: _Shown) -> dict[str, Any
         "key": job.key,
         "state": job.state,
         "reason": job.reason,
-        "remedy": completed(job.remedy, folder),
+        "remedy": completed(in_options(job.remedy), folder),
         "destination": job.place,
         "resume": resume.command or None,
         "resume_anyway": resume.anyway or None,

@@ -135,7 +135,7 @@ class Client:
         except Exception as unusable:
             raise ConfigError(_why_unusable(unusable)) from unusable
         if sdk.api_key is None and sdk.auth_token is None and sdk.credentials is None:
-            raise ConfigError("no API key: set ANTHROPIC_API_KEY, or try it without one by --sandbox")
+            raise ConfigError("no API key: set ANTHROPIC_API_KEY, or try it without one in abatch.sandbox")
         return cls(sdk, own=True)
 
     @property

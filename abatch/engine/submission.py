@@ -311,9 +311,9 @@ class Submissions:
         answered_by = known.source.answered_by if isinstance(known.source, SelectedSource) else None
         if answered_by != skip_answered:
             others = (
-                "all requests of its files (no --skip-answered)"
+                "all requests of its files (no skip_answered=)"
                 if answered_by is None
-                else f"the requests that job {answered_by!r} answered left out (--skip-answered {answered_by})"
+                else f"the requests that job {answered_by!r} answered left out (skip_answered={answered_by!r})"
             )
             raise JobConflict(job.key, others, why="selection")
 

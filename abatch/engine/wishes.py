@@ -46,7 +46,7 @@ __all__ = ["CALLED_LOST", "OperatorWishes"]
 CALLED_LOST: Final = "an operator says that it is lost"
 OTHER_KEY: Final = (
     "the API key is not known to be the one that the batch was sent with, and sees no other batch of this journal; "
-    "use that key, or say --lost --any-key if it is gone"
+    "use that key, or resolve the shard with --lost --any-key (lost=True, any_key=True) if it is gone"
 )
 
 

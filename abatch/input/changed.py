@@ -51,7 +51,7 @@ def check_may_change(job: JobRecord) -> None:
 
     """
     if not takes_changed_input(job.submitted.source):
-        raise _refused(job.key, "it was begun with --skip-answered", remedy=cancel_and_skip(job.key))
+        raise _refused(job.key, "it was begun with skip_answered=", remedy=cancel_and_skip(job.key))
     if in_flight := job.unsettled:
         raise _refused(
             job.key,

@@ -70,7 +70,7 @@ HEADERS_OF_A_BATCH: Final = "headers belong to a whole batch"
 SDK_ARGUMENTS: Final = {
     "betas": "it is a header: put `betas` on the line's top level, beside params, or use --beta (betas= of submit)",
     "extra_headers": f"{HEADERS_OF_A_BATCH}: for anthropic-beta put `betas` on the line's top level, beside params, or "
-    "use --beta; for a workspace use --workspace-id; no other header can be sent",
+    "use --beta (betas= of submit); for a workspace use --workspace-id (workspace_id=); no other header can be sent",
     "extra_query": "a request in a batch has no query; remove it",
     "extra_body": "put its fields into params themselves",
     "timeout": "a request in a batch has no time limit of its own; remove it",
@@ -173,7 +173,8 @@ class Table:
         if value is None and found:
             found = [null(name)]
         if usual is None and not betas:
-            why = f"`{name}` needs a beta: name it in `betas` on the line's top level, beside params, or with --beta"
+            where = "in `betas` on the line's top level, beside params, or with --beta (betas= of submit)"
+            why = f"`{name}` needs a beta: name it {where}"
             found = [Finding(why, certain=False, refused=False), *found]
         match name, value:
             case "model", str() if (doubt := self.doubt_of(value)) is not None:

@@ -113,8 +113,8 @@ def _make_ours_alone(folder: Path) -> None:
         bits = close_to_others(folder)
     except OSError as refused:
         raise JournalError(
-            f"{folder} is not for its owner alone: {refused.strerror}; choose another journal with journal= or "
-            "--journal, or give the folder to the user who runs this (chown, chmod 700)"
+            f"{folder} is not for its owner alone: {refused.strerror}; choose another journal with journal=, "
+            "or give the folder to the user who runs this (chown, chmod 700)"
         ) from refused
     if bits:
         log.warning("journal_folder_was_open", folder=str(folder), others_had=f"{bits:03o}")

@@ -134,7 +134,7 @@ class SqliteLog:
         lock = None
         if not drive and not folder.database.exists():
             raise ConfigError(
-                f"there is no journal in {folder}: no run has made one there yet; --journal names another folder"
+                f"there is no journal in {folder}: no run has made one there yet; choose another with journal="
             )
         try:
             if drive:
@@ -178,7 +178,7 @@ class SqliteLog:
         if known != base_url:
             raise ConfigError(
                 f"journal {self.folder} belongs to {known}, not to {base_url}; "
-                "a journal serves one API: choose another with journal= or --journal"
+                "a journal serves one API: choose another with journal="
             )
 
     def _bind(self, base_url: str) -> str:
@@ -417,8 +417,8 @@ def _is_new(db: sqlite3.Connection, path: Path) -> bool:
     if version not in {0, OLDER, VERSION}:
         raise JournalError(
             f"{path} has format {version}, this abatch reads {OLDER} and {VERSION}: "
-            "finish its jobs with the abatch that wrote it, or choose another journal with journal= or --journal"
+            "finish its jobs with the abatch that wrote it, or choose another with journal="
         )
     if version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
-        raise JournalError(f"{path} is another program's database: choose another journal with journal= or --journal")
+        raise JournalError(f"{path} is another program's database: choose another with journal=")
     return bool(version == 0)

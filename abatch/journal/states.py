@@ -56,8 +56,8 @@ def standing_of(job: JobRecord, failed: RunFailed | None = None) -> Standing:
     if job.limit_reached and not job.open_shards:
         return Standing(
             state="stopped",
-            reason=f"only its first {job.limit:,} requests were to be sent (--limit)",
-            remedy="Run it without --limit to send the rest.",
+            reason=f"only its first {job.limit:,} requests were to be sent",
+            remedy="Submit it without a limit to send the rest.",
         )
     return Standing(state="running" if job.cut.last or _has_begun(job) else "planning")
 

@@ -40,7 +40,7 @@ async def wish_resolved(ledger: Ledger, number: int, batch_id: str | None) -> tu
     shard = await _shard(ledger, number)
     doubt = doubt_of(shard.state)
     if doubt is None or not isinstance(shard.state, InDoubt | Held):
-        hint = "" if doubt is None else "; if its batch was deleted, use --lost"
+        hint = "" if doubt is None else "; if its batch was deleted, use lost=True"
         raise ConfigError(f"shard {number} is neither in doubt nor held, it is {shard_in_words(shard)}{hint}")
     wish = ResolveWished(shard=number, attempt=doubt.attempt, batch_id=batch_id)
     await ledger.record(Entry(shard.job, wish))

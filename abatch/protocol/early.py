@@ -30,7 +30,7 @@ SHOWN: Final = 3
 MOST_FAILED: Final = Fraction(1, 5)
 """The share of a pilot's requests that may fail."""
 
-CORRECT: Final = "If the requests are wrong, correct them and submit them under another --key and --to."
+CORRECT: Final = "If the requests are wrong, correct them and submit them under another key, to another destination."
 GO_ON: Final = (
     "To send the remaining requests anyway, run the same command with --failing go-on "
     '(in Python: Config(failing="go-on")).'

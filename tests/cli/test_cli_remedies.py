@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import abatch
+from abatch.cli.commands import AS_OPTIONS
 from abatch.sandbox import Sandbox
 from tests.cli.test_cli_paid_again import FAST
 
@@ -54,7 +55,6 @@ REMEDIES = {
     ("engine/driver.py", "abatch status --batches"): STATUS,
     ("errors.py", "--changed-input"): CORRECTED,
     ("errors.py", "abatch cancel {}"): CANCELLED,
-    ("errors.py", "abatch run"): LIMITED,
     ("errors.py", "abatch resolve SHARD --adopt BATCH_ID"): HELD,
     ("journal/sqlite.py", "abatch status"): STATUS,
     (
@@ -86,6 +86,23 @@ def texts(path: Path) -> Iterator[tuple[str, bool]]:
                 yield f"abatch {name}", True
             case _:
                 pass
+
+
+def test_texts_of_the_library_name_options_only_beside_the_arguments_of_python() -> None:
+    found: set[str] = set()
+    for path in sorted(ROOT.rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if not name.startswith("cli/") and not name.endswith("__main__.py"):
+            for text, _ in texts(path):
+                without = re.sub(r"abatch (?:cancel|move|resolve|status)\b[^;`]*", "", text)
+                if re.search(r"(?<![\w-])--[a-z]", without) and not re.search(r"\w=|in Python", without):
+                    found.add(f"{name}: {text}")
+    assert found == set()
+
+
+def test_arguments_of_python_in_texts_are_options_here() -> None:
+    library = " ".join(text for path in ROOT.rglob("*.py") if "cli" not in path.parts for text, _ in texts(path))
+    assert {argument for argument in AS_OPTIONS if argument not in library} == set()
 
 
 def named() -> set[tuple[str, str]]:

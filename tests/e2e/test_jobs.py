@@ -207,7 +207,7 @@ async def test_bad_row_in_an_iterable_finishes_what_is_sealed(api: Sandbox) -> N
     rows[27] = {"custom_id": "bad", "params": {"max_tokens": 0}}
     async with manager() as running:
         job = await running.submit(rows, to="memory:bad-row", key="job")
-        with pytest.raises(BadRequest, match=r"line 28 .*'bad'.*max_tokens"):
+        with pytest.raises(BadRequest, match=r"request 28 .*'bad'.*max_tokens"):
             await job.wait()
         assert not job.done
     assert 0 < api.account.requests <= 27
@@ -217,7 +217,7 @@ async def test_bad_row_in_an_iterable_finishes_what_is_sealed(api: Sandbox) -> N
 async def test_duplicate_in_an_iterable_names_both_places(api: Sandbox) -> None:
     rows = requests(30)
     rows[25]["custom_id"] = rows[3]["custom_id"]
-    with pytest.raises(BadRequest, match=r"line 26 .*line 4 already"):
+    with pytest.raises(BadRequest, match=r"request 26 .*request 4 already"):
         await run(rows)
 
 

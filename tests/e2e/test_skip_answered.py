@@ -121,10 +121,10 @@ async def test_a_known_key_with_another_choice_is_a_conflict(api: Sandbox) -> No
     await skipping(path)
     async with manager() as running:
         with pytest.raises(
-            JobConflict, match=r"the requests that job 'first' answered left out \(--skip-answered first"
+            JobConflict, match=r"the requests that job 'first' answered left out \(skip_answered='first'"
         ):
             await running.submit(path, to="results.jsonl", key="job")
-        with pytest.raises(JobConflict, match="no --skip-answered"):
+        with pytest.raises(JobConflict, match="no skip_answered="):
             await running.submit("first.jsonl", to="first.db", key="first", skip_answered="job")
     assert (api.account.requests, api.account.violated) == (12, 0)
 

@@ -14,7 +14,7 @@ import msgspec
 import pydantic
 import pytest
 
-from abatch import BatchManager, Result
+from abatch import BatchManager, Config, Result
 from abatch.sandbox import Sandbox, answer_text
 from abatch.sandbox.schemas import NoInstance, instance
 from tests.e2e.jobs import manager, params
@@ -200,6 +200,22 @@ def test_parts_of_all_of_are_one_schema() -> None:
         "allOf": [{"$ref": "#/$defs/Named"}, {"properties": {"size": {"enum": [3, 4]}}, "required": ["size"]}],
     }
     assert instance(schema, "mark") == {"name": "n", "size": 3}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("made", ["by the sandbox", "by hand"])
+async def test_the_settings_of_the_sandbox_give_no_warning_of_their_grace(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, made: str
+) -> None:
+    config = Sandbox.config() if made == "by the sandbox" else Config(grace=Sandbox.config().grace)
+    async with (
+        Sandbox() as api,
+        anthropic.AsyncAnthropic(base_url=api.url, api_key=api.key) as client,
+        BatchManager(tmp_path / "journal", client=client, config=config),
+    ):
+        pass
+    assert ("grace_below_the_bounds" in caplog.text) == (made == "by hand")
+    assert not Sandbox.config().is_made_for("https://api.anthropic.com")
 
 
 def test_a_manager_with_the_settings_of_the_sandbox_polls_fast() -> None:

@@ -54,7 +54,7 @@ EACH = [
         JobConflict("k", "it is so", why="change"),
         ["'k' cannot take the changed input: it is so. Submit what", "another key"],
     ),
-    (LimitReached("k", 1200), ["'k'", "only its first 1,200 requests", "without --limit"]),
+    (LimitReached("k", 1200), ["'k'", "only its first 1,200 requests", "without a limit"]),
     (JobStopped("k", "the key is invalid", "Check the API key."), ["'k'", "the key is invalid", "Check the API key."]),
     (ManagerClosed("k"), ["'k'", "was closed", "same key"]),
     (

@@ -515,8 +515,8 @@ async def test_a_file_that_is_gone_is_named(bench, tmp_path):
     ("bad", "why"),
     [
         (Request("bad", {}), "max_tokens is missing"),
-        (Request("id-3", {"max_tokens": 1}), "line 4 already"),
-        (Request("id-22", {"max_tokens": 1}), "line 23 already"),
+        (Request("id-3", {"max_tokens": 1}), "request 4 already"),
+        (Request("id-22", {"max_tokens": 1}), "request 23 already"),
         (Request("bad", {"max_tokens": 1, "x": "y" * 3_000}), "a batch holds"),
         ("no request", "expected a Request"),
     ],
@@ -544,7 +544,7 @@ async def test_once_the_bad_row_is_mended_planning_goes_on_from_there(bench):
 async def test_a_duplicate_of_a_row_planned_in_an_earlier_run_is_found(bench):
     await bench.start()
     await bench.plan(requests(20), FIVE, stop_after=3)
-    with pytest.raises(BadRequest, match="line 1 already"):
+    with pytest.raises(BadRequest, match="request 1 already"):
         await bench.plan([*requests(20), Request("id-0", {"max_tokens": 1})], FIVE)
 
 
