@@ -30,7 +30,7 @@ class JobRuns:
     def __init__(self, context: ManagerContext) -> None:
         self._context = context
         self._group: TaskGroup | None = None
-        """The group in which the runs go on, as long as tasks can be started in it."""
+        """The group that holds the runs; None while no task can be started in it."""
         self._runs: dict[int, JobRun] = {}
         self._spare: WeakValueDictionary[int, JobRun] = WeakValueDictionary()
         """The runs of finished jobs."""
