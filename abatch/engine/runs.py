@@ -49,7 +49,7 @@ class JobRuns:
         return list(self._runs.values())
 
     def of(self, job: JobRecord) -> JobRun:
-        """Return the run of a job; it is made if there is none."""
+        """Return the run of a job, and make it if it does not exist."""
         run = self._runs.get(job.job) or self._spare.get(job.job)
         if run is None:
             run = JobRun(self._context, job, url=absolute_url(job.folder, job.to) if job.to else None)
