@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from typing import Annotated
 
@@ -62,6 +63,7 @@ for command in (run, status, results, cancel, retry, redrain, move, resolve, ide
 
 def main() -> None:
     """Run the command that the arguments name."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain the API key and prompts
     try:
         app()
     except OutputGone as gone:  # a help text, or the version; commands report it themselves

@@ -63,11 +63,11 @@ def near(path: str) -> str:
     found = os.path.relpath(path)
     if found.startswith("..") or "://" in path:
         return path
-    return ("./" if found.startswith("-") else "") + found + "/" * path.endswith("/")
+    return ("./" if found.startswith("-") else "") + found + ("/" if path.endswith("/") else "")
 
 
 def _options(folder: Path, name: str) -> list[str]:
     in_sandbox = name in TAKE_SANDBOX and has_sandbox(folder)
     usual = SANDBOX_JOURNAL if in_sandbox else DEFAULT_JOURNAL
     named = [] if folder == folder_of(usual) else ["--journal", near(str(folder))]
-    return [*["--sandbox"] * in_sandbox, *named]
+    return [*(["--sandbox"] if in_sandbox else []), *named]

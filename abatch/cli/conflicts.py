@@ -13,92 +13,57 @@ from abatch.destination import address, normalize, shown
 from abatch.errors import ConfigError, JobConflict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable
 
     from abatch.cli.screen import Screen
+    from abatch.cli.settings import Order
     from abatch.job import Job
     from abatch.manager import BatchManager
 
-__all__ = ["Typed", "ask_before_paying_again", "say_left_out", "with_commands"]
+__all__ = ["ask_before_paying_again", "say_left_out", "with_commands"]
 
 KEY_LENGTH: Final = 100
 
 
-class Typed:
-    """The parts of a `run` that identify its job: enough to write the command again, with other options.
-
-    Args:
-        folder: the journal's.
-        paths: the input's files; none for stdin.
-        to: the destination.
-        key: the job's key, if one was given.
-        betas: values of `--beta`.
-        workspace_id: the value of `--workspace-id`.
-        skip_answered: the value of `--skip-answered`.
-        limit: the value of `--limit`.
-        pilot: the value of `--pilot`, 0 for none.
-
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        paths: Sequence[Path],
-        to: str,
-        *,
-        key: str | None,
-        betas: Sequence[str],
-        workspace_id: str | None,
-        skip_answered: str | None = None,
-        limit: int | None = None,
-        pilot: int = 0,
-    ) -> None:
-        self.folder = folder
-        self.paths = tuple(paths)
-        self.to = to
-        self.key = key
-        self.betas = tuple(betas)
-        self.workspace_id = workspace_id
-        self.skip_answered = skip_answered
-        self.limit = limit
-        self.pilot = pilot
-
-    def named(self) -> str:
-        """Return the input in short form."""
-        return ", ".join(map(str, self.paths[:3])) + ", …" * (len(self.paths) > 3) if self.paths else "stdin"
-
-    def again(self, *options: str, to: str | None = None, key: str | None = None) -> str:
-        """Return the command with another destination or key, and more options."""
-        named = key or self.key
-        words = ["run", *([near(str(path.absolute())) for path in self.paths] or ["-"]), "--to", to or self.to]
-        words += [] if named is None else ["--key", named]
-        words += [word for beta in self.betas for word in ("--beta", beta)]
-        words += [] if self.workspace_id is None else ["--workspace-id", self.workspace_id]
-        words += [] if self.limit is None else ["--limit", str(self.limit)]
-        words += ["--pilot", str(self.pilot)] if self.pilot else []
-        return command(self.folder, *words, *options)
-
-
-async def ask_before_paying_again(manager: BatchManager, typed: Typed) -> None:
+async def ask_before_paying_again(manager: BatchManager, order: Order) -> None:
     """Ask whether to send requests again that another job of the journal has, too.
 
     Raises:
         ConfigError: they are not; or nobody can be asked.
 
     """
-    jobs = await manager.same_requests(list(typed.paths), betas=typed.betas, skip_answered=typed.skip_answered)
+    jobs = await manager.same_requests(order.files, betas=order.betas, skip_answered=order.skip_answered)
     if not jobs:
         return
     first, *more = jobs
     others = f", and {len(more):,} more job{'s hold' if len(more) > 1 else ' holds'} them, too" if more else ""
-    known, fewer = f"{_told(first)}{others}", _without_answered(first, manager, typed)
-    if await confirmed(f"{known}.\n{fewer}Send all requests of {typed.named()}, and pay for them again?"):
+    known, fewer = f"{_told(first)}{others}", _without_answered(first, manager, order)
+    if await confirmed(f"{known}.\n{fewer}Send all requests of {_inputs(order)}, and pay for them again?"):
         return
     raise ConfigError(
-        f"{known}. Nothing was sent now.\n{_without_paying(first, typed)}\n{fewer}"
-        f"To send them all, and pay for them again: {typed.again('--again', to=_free_destination(typed, manager))}"
+        f"{known}. Nothing was sent now.\n{_without_paying(first, order)}\n{fewer}"
+        f"To send them all, and pay for them again: {_again(order, '--again', to=_free_destination(order, manager))}"
     )
+
+
+def _inputs(order: Order) -> str:
+    """Return the input in short form."""
+    if not order.files:
+        return "stdin"
+    more = ", …" if len(order.files) > 3 else ""
+    return ", ".join(map(str, order.files[:3])) + more
+
+
+def _again(order: Order, *options: str, to: str | None = None, key: str | None = None) -> str:
+    """Return the command of this order with another destination or key, and more options."""
+    named = key or order.key
+    words = ["run", *([near(str(path.absolute())) for path in order.files] or ["-"]), "--to", to or order.to]
+    words += [] if named is None else ["--key", named]
+    words += [word for beta in order.betas for word in ("--beta", beta)]
+    words += [] if order.workspace_id is None else ["--workspace-id", order.workspace_id]
+    words += [] if order.limit is None else ["--limit", str(order.limit)]
+    words += ["--pilot", str(order.pilot)] if order.pilot else []
+    return command(order.folder, *words, *options)
 
 
 def _told(job: Job) -> str:
@@ -119,69 +84,69 @@ def _place(job: Job) -> str:
     return near(shown(job.destination)) if job.destination else "a backend of its application"
 
 
-def _without_paying(job: Job, typed: Typed) -> str:
+def _without_paying(job: Job, order: Order) -> str:
     """Return the command that gives the answers of a job at no cost."""
     if not job.done:
-        return f"To get its results in {typed.to} without paying again: {_move(job, typed)}"
-    wanted = typed.to if typed.to.endswith((".jsonl", ".ndjson")) and "://" not in typed.to else "answers.jsonl"
+        return f"To get its results in {order.to} without paying again: {_move(job, order)}"
+    wanted = order.to if order.to.endswith((".jsonl", ".ndjson")) and "://" not in order.to else "answers.jsonl"
     file = _free(wanted, os.path.lexists)
-    return f"To print its answers at no cost: {command(typed.folder, 'results', job.key)} > {shlex.quote(file)}"
+    return f"To print its answers at no cost: {command(order.folder, 'results', job.key)} > {shlex.quote(file)}"
 
 
-def _without_answered(job: Job, manager: BatchManager, typed: Typed) -> str:
+def _without_answered(job: Job, manager: BatchManager, order: Order) -> str:
     """Return the command that sends what a finished job did not answer; empty if that is nothing, or not known yet."""
-    grew = sum(path.stat().st_size for path in typed.paths) != job.input_bytes
+    grew = sum(path.stat().st_size for path in order.files) != job.input_bytes
     if not job.done or (job.summary().ok and not grew):
         return ""
-    wanted = typed.again("--skip-answered", job.key, to=_free_destination(typed, manager))
+    wanted = _again(order, "--skip-answered", job.key, to=_free_destination(order, manager))
     return f"To send only requests that it did not answer: {wanted}\n"
 
 
-def _move(job: Job, typed: Typed) -> str:
-    return shlex.join(["abatch", "move", job.key, "--to", typed.to])  # `tell` adds the options of the journal
+def _move(job: Job, order: Order) -> str:
+    return shlex.join(["abatch", "move", job.key, "--to", order.to])  # `tell` adds the options of the journal
 
 
-def with_commands(conflict: JobConflict, manager: BatchManager, typed: Typed) -> JobConflict:
+def with_commands(conflict: JobConflict, manager: BatchManager, order: Order) -> JobConflict:
     """Return the same conflict with the commands that work, and their costs."""
     if all(job.key != conflict.key for job in manager.jobs()):  # another process has just begun it
         return conflict
     job = manager.job(conflict.key)
-    to, key = _free_destination(typed, manager), _free_key(conflict.key, manager)
+    to, key = _free_destination(order, manager), _free_key(conflict.key, manager)
     summary = job.summary()
     before: list[str] = []
     match conflict.why:
         case "destination" if not job.done:
-            before.append(f"take the job elsewhere: {_move(job, typed)}")
+            before.append(f"take the job elsewhere: {_move(job, order)}")
         case "content" if conflict.names_a_way and job.left_out is None:
-            changed = typed.again("--changed-input")
+            changed = _again(order, "--changed-input")
             before.append(f"let the job take the requests that it has not sent from the new content: {changed}")
         case "content" | "change" if job.left_out is not None and not job.done:
-            before.append(_cancel_and_skip(job, typed, to=to, key=key))
+            before.append(_cancel_and_skip(job, order, to=to, key=key))
         case _ if conflict.names_a_way:
             before.append(conflict.remedy.removesuffix("."))
         case "change":
             before.append("put the old content back and run the same command again")
         case _:
             pass
-    lines = "" if typed.paths else ", with the lines on stdin"
+    lines = "" if order.files else ", with the lines on stdin"
     ways = [
         *before,
         f"send these requests as a job of their own{lines}, which pays for all of them (the {summary.succeeded:,} "
         f"answers of job {job.key!r} cost {money(summary.cost, summary.unpriced)}): "
-        + typed.again(*["--again"] * bool(typed.paths), to=to, key=key),
+        + _again(order, *(["--again"] if order.files else []), to=to, key=key),
     ]
-    if typed.paths and job.done and summary.succeeded:
-        others = typed.again("--skip-answered", job.key, to=to, key=key)
+    if order.files and job.done and summary.succeeded:
+        others = _again(order, "--skip-answered", job.key, to=to, key=key)
         ways.append(f"send only requests that job {job.key!r} did not answer: {others}")
     return JobConflict(conflict.key, conflict.difference, why=conflict.why, remedy="\nor ".join(ways))
 
 
-def _cancel_and_skip(job: Job, typed: Typed, *, to: str, key: str) -> str:
-    """Return the commands for a job that takes no changed input: `errors.cancel_and_skip` in the form typed here."""
-    skipping = typed.again("--skip-answered", job.key, to=to, key=key)
+def _cancel_and_skip(job: Job, order: Order, *, to: str, key: str) -> str:
+    """Return the commands for a job that takes no changed input: `errors.cancel_and_skip` in the form of this order."""
+    skipping = _again(order, "--skip-answered", job.key, to=to, key=key)
     return (
         "cancel the job, and run it to its end by the same command: "
-        f"{command(typed.folder, 'cancel', job.key)}\n"
+        f"{command(order.folder, 'cancel', job.key)}\n"
         f"  and then send from the new content what it did not answer: {skipping}"
     )
 
@@ -204,11 +169,11 @@ def _free_key(key: str, manager: BatchManager) -> str:
     return next(made for n in range(2, len(taken) + 3) if (made := f"{key[: KEY_LENGTH - 8]}-{n}") not in taken)
 
 
-def _free_destination(typed: Typed, manager: BatchManager) -> str:
+def _free_destination(order: Order, manager: BatchManager) -> str:
     """Return the destination if it is free, else one next to it; a database or bucket holds many jobs, so it stays."""
-    if not normalize(typed.to).startswith("jsonl:"):
-        return typed.to
-    to = typed.to
+    if not normalize(order.to).startswith("jsonl:"):
+        return order.to
+    to = order.to
     if address(to).endswith("/") and not to.endswith("/"):  # the name of a folder that exists
         to += "/"
     taken = {job.destination for job in manager.jobs()}
@@ -224,7 +189,7 @@ def _free(name: str, is_taken: Callable[[str], bool]) -> str:
     """Return the name of a file or folder if it is free, else with a number before its ending."""
     folder, slash, last = name.rstrip("/").rpartition("/")
     begin, dot, ending = last.partition(".") if not last.startswith(".") else (last, "", "")
-    tail = f"{dot}{ending}{'/' * name.endswith('/')}"
+    tail = f"{dot}{ending}{'/' if name.endswith('/') else ''}"
     made, number = name, 1
     while is_taken(made):
         number += 1

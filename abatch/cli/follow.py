@@ -137,6 +137,7 @@ def summary_rows(summary: Summary, *, done: bool = True, today: date | None = No
     age = price_age(summary.prices_of, today or datetime.now().astimezone().date())
     usage = summary.usage
     stops = words(f"{reason} {count:,}" for reason, count in summary.stop_reasons.items())
+    again = f" ({summary.retried:,} requests tried again)" if summary.retried else ""
     rows = [
         ("requests", f"{summary.requests:,}"),
         ("succeeded", f"{summary.succeeded:,}"),
@@ -147,7 +148,7 @@ def summary_rows(summary: Summary, *, done: bool = True, today: date | None = No
         ),
         *([] if summary.not_sent == 0 else [("not sent", f"{_number(summary.not_sent)}: the job was cancelled")]),
         *([("stopped by", stops)] if stops else []),
-        ("batches", f"{summary.batches:,}" + (f" ({summary.retried:,} requests tried again)" * bool(summary.retried))),
+        ("batches", f"{summary.batches:,}" + again),
         ("tokens", f"{usage.prompt_tokens:,} in, {usage.output_tokens:,} out"),
         ("cost", money(summary.cost, summary.unpriced)),
         *([] if summary.cost is None else [("synchronous cost", money(summary.synchronous_cost))]),

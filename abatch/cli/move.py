@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from abatch import JournalView
 from abatch.cli.exit_codes import perform
 from abatch.cli.next_steps import resuming
-from abatch.cli.options import JobArgument, JournalOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.options import DestinationOption, JobArgument, JournalOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.paths import DEFAULT_JOURNAL
 from abatch.cli.sanitize import clean
 from abatch.cli.screen import Screen
@@ -26,7 +23,7 @@ __all__ = ["move"]
 def move(
     key: JobArgument,
     *,
-    to: Annotated[str, typer.Option(metavar="DEST", help="results.jsonl, results/, results.db, s3://bucket/prefix")],
+    to: DestinationOption,
     journal: JournalOption = DEFAULT_JOURNAL,
 ) -> None:
     """Move an unfinished job to another destination, for instance because its own failed.
@@ -37,7 +34,6 @@ def move(
 
     Example: abatch move nightly --to s3://other-bucket/runs
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core could hold the API key
     screen = Screen()
 
     async def work() -> None:

@@ -84,7 +84,7 @@ def about_failures(summary: Summary, failures: Sequence[Failure], folder: Path, 
     kinds = [kind for kind, count in counts.items() if count]
     first = retried_key(summary.key)
     has_lines = final or kinds not in ([], ["--missing"])
-    lines = [f"To see them: {command(folder, 'results', summary.key, '--failed')}"] * bool(has_lines)
+    lines = [f"To see them: {command(folder, 'results', summary.key, '--failed')}"] if has_lines else []
     if final:
         lines.append(f"{final:,} of them cannot succeed unchanged: their requests must be changed.")
     if kinds and (from_file or first):
@@ -116,6 +116,7 @@ def _destination(url: str) -> str:
     """Return a destination in short form, if that means the same place."""
     here = near(shown(url))
     try:
-        return here if normalize(os.path.abspath(here) + "/" * here.endswith("/")) == url else url  # noqa: PTH100
+        path = os.path.abspath(here) + ("/" if here.endswith("/") else "")  # noqa: PTH100 - a Path drops the slash
+        return here if normalize(path) == url else url
     except ConfigError:
         return url

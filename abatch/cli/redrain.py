@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import resource
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import Annotated
-
-import typer
-
 from abatch import JournalView
-from abatch.cli.drive import Redrain, Surroundings, config_of, drive, journal_of
+from abatch.cli.drive import drive
 from abatch.cli.exit_codes import perform, reported
-from abatch.cli.options import JobArgument, JsonOption, QuietOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
+    JobArgument,
+    JsonOption,
+    LatencyOption,
+    PlaceOption,
+    QuietOption,
+    SandboxOption,
+)
 from abatch.cli.screen import Screen
+from abatch.cli.settings import Redrain, Surroundings, config_of, journal_of
 
 __all__ = ["redrain"]
 
@@ -20,9 +22,9 @@ __all__ = ["redrain"]
 def redrain(
     key: JobArgument,
     *,
-    journal: Annotated[Path | None, typer.Option(file_okay=False, help="The journal's folder.")] = None,
-    sandbox: Annotated[bool, typer.Option("--sandbox", help="The job was run with --sandbox.")] = False,
-    sandbox_latency: Annotated[str, typer.Option(hidden=True, envvar="ABATCH_SANDBOX_LATENCY")] = "1,3",
+    journal: PlaceOption = None,
+    sandbox: SandboxOption = False,
+    sandbox_latency: LatencyOption = "1,3",
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -35,7 +37,6 @@ def redrain(
 
     Example: abatch redrain nightly
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the API key
     screen = Screen(quiet=quiet)
     place = journal_of(journal, sandbox=sandbox)
 
@@ -47,9 +48,8 @@ def redrain(
     with reported(screen, place):
         config = config_of(sandbox=sandbox)
     drive(
-        Redrain(key=key, workspace_id=workspace_id),
+        Redrain(journal=place, key=key, workspace_id=workspace_id),
         Surroundings(
-            journal=place,
             config=config,
             screen=screen,
             sandbox=sandbox_latency if sandbox else None,

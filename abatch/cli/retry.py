@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final
 
 import anyio
@@ -11,18 +9,24 @@ import typer
 
 from abatch import JournalView
 from abatch.cli.confirm import can_ask, confirmed
-from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
+from abatch.cli.drive import drive
 from abatch.cli.exit_codes import perform, reported
 from abatch.cli.next_steps import CUT
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     FailingOption,
     JobArgument,
     JsonOption,
+    LatencyOption,
+    PlaceOption,
+    PollIntervalOption,
     QuietOption,
+    SandboxOption,
     StoragePatienceOption,
+    TierOption,
+    YesOption,
 )
 from abatch.cli.screen import Screen
-from abatch.config import Tier  # noqa: TC001 - typer reads the annotations
+from abatch.cli.settings import Order, Surroundings, config_of, journal_of
 from abatch.destination import shown
 from abatch.errors import ConfigError
 
@@ -69,16 +73,14 @@ def retry(
     to: Annotated[
         str | None, typer.Option(metavar="DEST", help="The destination; next to the original's results if not given.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    journal: Annotated[Path | None, typer.Option(file_okay=False, help="The journal's folder.")] = None,
-    tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
-    poll_interval: Annotated[
-        float | None, typer.Option(help="Seconds between two polls; grows up to fourfold. [15]")
-    ] = None,
+    yes: YesOption = False,
+    journal: PlaceOption = None,
+    tier: TierOption = "start",
+    poll_interval: PollIntervalOption = None,
     storage_patience: StoragePatienceOption = None,
     failing: FailingOption = "stop",
-    sandbox: Annotated[bool, typer.Option("--sandbox", help="The job was run with --sandbox.")] = False,
-    sandbox_latency: Annotated[str, typer.Option(hidden=True, envvar="ABATCH_SANDBOX_LATENCY")] = "1,3",
+    sandbox: SandboxOption = False,
+    sandbox_latency: LatencyOption = "1,3",
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -89,7 +91,6 @@ def retry(
 
     Example: abatch retry nightly --failed
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the API key
     screen = Screen(quiet=quiet)
     place = journal_of(journal, sandbox=sandbox)
     with reported(screen):
@@ -133,6 +134,7 @@ def retry(
                 raise ConfigError("you did not answer yes, so nothing was sent; --yes skips the question")
     drive(
         Order(
+            journal=place,
             requests=made.requests(),
             to=made.to,
             key=made.key,
@@ -142,7 +144,6 @@ def retry(
             tries=made.tries,
         ),
         Surroundings(
-            journal=place,
             config=config,
             screen=screen,
             sandbox=sandbox_latency if sandbox else None,

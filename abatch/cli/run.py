@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from abatch import Estimate, destination
-from abatch.cli.drive import Order, Surroundings, config_of, drive, journal_of
+from abatch.cli.drive import drive
 from abatch.cli.estimate import as_json, rows_to_show, warn_of_params
 from abatch.cli.exit_codes import BAD_INPUT, perform, reported, tell
 from abatch.cli.inputs import inputs
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
+    DestinationOption,
     FailingOption,
     JsonOption,
+    LatencyOption,
+    PlaceOption,
+    PollIntervalOption,
     QuietOption,
     StoragePatienceOption,
+    TierOption,
+    YesOption,
 )
-from abatch.cli.paths import DEFAULT_JOURNAL, SANDBOX_JOURNAL
 from abatch.cli.screen import Screen, table
+from abatch.cli.settings import Order, Surroundings, config_of, journal_of
 from abatch.cli.spending import CONFIRM_ABOVE, Spending
-from abatch.config import Params, Parked, Refusals, Tier, Unresolved  # noqa: TC001 - typer reads the annotations
+from abatch.config import Params, Parked, Refusals, Unresolved  # noqa: TC001 - typer reads the annotations
 from abatch.errors import BackendError, ConfigError
 from abatch.prices import load as load_prices
 
@@ -43,14 +48,8 @@ def run(
         ),
     ],
     *,
-    to: Annotated[str, typer.Option(metavar="DEST", help="results.jsonl, results/, results.db, s3://bucket/prefix")],
-    journal: Annotated[
-        Path | None,
-        typer.Option(
-            file_okay=False,
-            help=f"The journal's folder; {DEFAULT_JOURNAL} if not given, {SANDBOX_JOURNAL} for --sandbox.",
-        ),
-    ] = None,
+    to: DestinationOption,
+    journal: PlaceOption = None,
     key: Annotated[str | None, typer.Option(help="The job's name; required for stdin.")] = None,
     requests_per_batch: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Requests in one batch at most. [10000]")
@@ -62,9 +61,7 @@ def run(
         int,
         typer.Option(min=1, max=100, help="How often a request is sent that expires or fails for a temporary reason."),
     ] = 3,
-    poll_interval: Annotated[
-        float | None, typer.Option(help="Seconds between two polls; grows up to fourfold. [15]")
-    ] = None,
+    poll_interval: PollIntervalOption = None,
     grace: Annotated[
         float | None, typer.Option(help="Seconds in which an unanswered create may appear. [1800; less is not safe]")
     ] = None,
@@ -96,12 +93,12 @@ def run(
     again: Annotated[
         bool, typer.Option("--again", help="Send, and pay for, requests again that another job here has, too.")
     ] = False,
-    tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
+    tier: TierOption = "start",
     beta: Annotated[list[str] | None, typer.Option(help="A value of anthropic-beta; may be repeated.")] = None,
     workspace_id: Annotated[str | None, typer.Option(metavar="ID", help="The workspace of every call.")] = None,
     prices: Annotated[Path | None, typer.Option(help="Your own price file.")] = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Try it out: synthetic answers, no key, no cost.")] = False,
-    sandbox_latency: Annotated[str, typer.Option(hidden=True, envvar="ABATCH_SANDBOX_LATENCY")] = "1,3",
+    sandbox_latency: LatencyOption = "1,3",
     limit: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="For a trial: send the first N requests, hold back the rest."),
@@ -115,7 +112,7 @@ def run(
     confirm_above: Annotated[
         float, typer.Option(min=0, metavar="USD", help="Ask, on a terminal, if it may cost more than this.")
     ] = CONFIRM_ABOVE,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, whatever it may cost.")] = False,
+    yes: YesOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the input and the destination, and estimate; send nothing.")
     ] = False,
@@ -129,7 +126,6 @@ def run(
 
     Example: abatch run requests.jsonl --to results.jsonl
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the API key
     screen = Screen(quiet=quiet)
     with reported(screen):
         config = config_of(
@@ -159,6 +155,7 @@ def run(
         return
     drive(
         Order(
+            journal=journal_of(journal, sandbox=sandbox),
             requests=None if piped else paths,
             to=to,
             key=key,
@@ -181,7 +178,6 @@ def run(
             again=again,
         ),
         Surroundings(
-            journal=journal_of(journal, sandbox=sandbox),
             config=config,
             screen=screen,
             prices=price_file,

@@ -112,7 +112,7 @@ async def check_files(
         ConfigError: a file cannot be read or is of another kind, or there is no request.
 
     """
-    named = ", ".join(map(str, paths[:3])) + ", …" * (len(paths) > 3)
+    named = ", ".join(map(str, paths[:3])) + (", …" if len(paths) > 3 else "")
     open_all = partial(opened_input, paths, longest=2 * bytes_per_batch)
     for path in paths:
         await threads.run(check_beginning, path, longest=2 * bytes_per_batch)

@@ -455,8 +455,8 @@ def test_a_terminal_gets_a_bar_and_no_log(new_cli: Any, slow_api: Sandbox, wait_
 
 
 def test_no_core_is_left(cli: Any) -> None:
-    code = "import resource, abatch.cli.run as r; r.drive = lambda *_: print(resource.getrlimit(resource.RLIMIT_CORE));"
-    code += "r.run('in.jsonl', to='out.jsonl')"
+    code = "import resource, abatch.cli.app as a; a.app = lambda: print(resource.getrlimit(resource.RLIMIT_CORE));"
+    code += "a.main()"
     import sys
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=cli.folder)

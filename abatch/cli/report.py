@@ -1,0 +1,200 @@
+"""Report how a run ended: its summary, the command that comes next, and the exit status; for people and as JSON."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from abatch.cli.commands import command, in_options
+from abatch.cli.exit_codes import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, status_of, tell
+from abatch.cli.follow import failures_table, summary_json, summary_table
+from abatch.cli.next_steps import OVERRIDE, about_failures, about_stops
+from abatch.cli.sanitize import clean
+from abatch.cli.settings import Order
+from abatch.cli.streams import OutputGone
+from abatch.errors import BackendError, BadRequest, JobStopped, LimitReached
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from abatch.cli.settings import Redrain, Surroundings
+    from abatch.job import Job
+    from abatch.result import Failure
+
+__all__ = ["Course", "report"]
+
+ORDER: Final = "results are in the order in which batches ended; join by custom_id"
+"""True for every destination: a join by position gives a request the answer to another."""
+_WORK: Final = "The exit status, {}, is that of the job; `abatch status` shows where it is."
+
+
+@dataclass(slots=True)
+class Course:
+    """The progress and the result of a run."""
+
+    key: str | None = None
+    job: Job | None = None
+    error: Exception | None = None
+    failures: tuple[Failure, ...] = ()
+    """Why requests did not succeed, once the job is done."""
+    limited: LimitReached | None = None
+    """Whether its limit is reached: the job is not finished, but this command is done."""
+    carried_out: bool = False
+    """Whether a redrain is complete."""
+
+    @property
+    def status(self) -> int:
+        """The exit status of this run."""
+        match self.error:
+            case BadRequest() if self.job is not None:
+                return FAILED
+            case BackendError() if self.job is None:
+                return BAD_INPUT
+            case BackendError() if self.job is not None and self.job.done:
+                return FAILED
+            case Exception():
+                return status_of(self.error)
+            case None if self.job is not None and self.limited is not None:
+                return OK if self.job.summary().ok else FAILED
+            case None if self.carried_out:
+                return OK
+            case None if self.job is not None and self.job.done:
+                return OK if self.job.summary().ok else FAILED
+            case None:
+                return INTERRUPTED
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the same command, run again, resumes the job."""
+        unfinished = self.limited is None and (self.job is None or not self.job.done)
+        return self.status in (STUCK, INTERRUPTED) or (self.status == FAILED and unfinished)
+
+
+def report(course: Course, order: Order | Redrain, around: Surroundings) -> None:
+    """Report the end; a failed report does not change the result of the work, nor its exit status."""
+    try:
+        _report(course, order, around)
+    except OutputGone as gone:
+        if not gone.reader_left:
+            around.screen.complain(f"warning: the report is incomplete: {gone}. {_WORK.format(course.status)}")
+    except Exception as failure:  # noqa: BLE001 - no failure of the report changes the result of the work
+        around.screen.complain(f"warning: the report failed. {_WORK.format(course.status)} {tell(failure)}")
+
+
+def _report(course: Course, order: Order | Redrain, around: Surroundings) -> None:
+    screen, job = around.screen, course.job
+    if course.error is not None:
+        screen.complain(f"error: {tell(course.error, order.journal)}")
+    elif job is not None and (job.done or course.limited is not None):
+        _show_results(job, course, order, around)
+    if isinstance(course.error, BadRequest) and job is not None:
+        done = job.progress()
+        screen.complain(f"Of the requests before it {done.submitted:,} were sent, {done.sealed:,} have their result.")
+    resume, resume_anyway = _show_next_command(course, order, around)
+    if around.json:
+        screen.give(
+            {
+                "key": course.key,
+                "journal": clean(order.journal),
+                "state": "done" if job is not None and job.done else "unfinished",
+                "exit_status": course.status,
+                "error": None if course.error is None else _error_json(course.error, order.journal),
+                "resume": resume,
+                "resume_anyway": resume_anyway,
+                **({} if job is None else summary_json(job.summary())),
+                "failures": [msgspec.structs.asdict(each) for each in course.failures],
+            }
+        )
+
+
+def _show_results(job: Job, course: Course, order: Order | Redrain, around: Surroundings) -> None:
+    """Show the summary of a job that reached its end or its limit, and the commands for what did not succeed."""
+    screen, summary = around.screen, job.summary()
+    if not around.json:
+        screen.show(summary_table(summary, done=job.done))
+        if job.done:
+            screen.say(ORDER)
+    from_files = isinstance(order, Order) and order.from_files
+    if lines := about_stops(summary, order.folder, from_file=from_files):
+        screen.say("\n".join(lines))
+    if summary.ok:
+        return
+    if not around.json and course.failures:
+        screen.show(failures_table(course.failures))
+    if course.limited is None:
+        lines = about_failures(summary, course.failures, order.folder, from_file=from_files)
+        screen.say("\n".join(lines))
+
+
+def _show_next_command(course: Course, order: Order | Redrain, around: Surroundings) -> tuple[str | None, str | None]:
+    """Show the command that continues the job, if there is one.
+
+    Return it, and the command that continues a job that its first results stopped.
+    """
+    screen, job = around.screen, course.job
+    if job is not None and course.limited is not None:
+        resume = shlex.join(["abatch", *_without_limit(sys.argv[1:])])
+        screen.complain(_held_back(job, course.limited, order.folder, resume))
+        return resume, None
+    stop = course.error if isinstance(order, Order) and isinstance(course.error, JobStopped) else None
+    changes = stop is not None and stop.takes_changed_input
+    words = ["abatch", *sys.argv[1:]]
+    if changes and "--changed-input" not in words:
+        words.append("--changed-input")
+    resume = shlex.join(words)
+    if stop is not None and stop.failing:
+        resume_anyway = f"{resume} {shlex.join(OVERRIDE)}"
+        if not around.json and course.failures:
+            screen.show(failures_table(course.failures))
+        screen.complain(f"To send the remaining requests anyway: {resume_anyway}")
+        return resume if course.goes_on else None, resume_anyway
+    if not course.goes_on:
+        return None, None
+    fix = "correct the input, then " if changes or isinstance(course.error, BadRequest) else ""
+    pipe = "give all the lines again to " if isinstance(order, Order) and order.from_stdin else ""
+    screen.complain(f"To resume: {fix}{pipe}{resume}")
+    return resume, None
+
+
+def _held_back(job: Job, limited: LimitReached, folder: Path, resume: str) -> str:
+    total = job.progress().total
+    of_all = "" if total is None else f" of {total:,}"
+    return (
+        f"The job is not finished: its first {limited.limit:,}{of_all} requests are done, the rest is held back.\n"
+        f"To see these results: {command(folder, 'results', job.key)}\n"
+        f"To send the rest (the first {limited.limit:,} are not sent again): {resume}"
+    )
+
+
+def _without_limit(words: list[str]) -> list[str]:
+    """Return the command line without `--limit N`."""
+    kept: list[str] = []
+    coming = iter(words)
+    for word in coming:
+        if word == "--limit":
+            next(coming, None)
+        elif not word.startswith("--limit="):
+            kept.append(word)
+    return kept
+
+
+def _error_json(error: Exception, journal: Path) -> dict[str, Any]:
+    """Return an error as a JSON object."""
+    told: dict[str, Any] = {"type": type(error).__name__, "text": clean(tell(error, journal), lines=True)}
+    if isinstance(error, BadRequest):
+        told["problems"] = [
+            {
+                **({} if each.file is None else {"file": each.file}),
+                "line": each.line,
+                "custom_id": each.custom_id,
+                "why": each.why,
+            }
+            for each in error.problems
+        ]
+    if isinstance(error, JobStopped):
+        told |= {"reason": error.reason, "remedy": in_options(error.remedy), "failing": error.failing}
+    return told
