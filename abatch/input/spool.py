@@ -36,7 +36,8 @@ from abatch.journal.kept import params_marks
 from abatch.protocol import wire
 from abatch.protocol.facts import Planned
 from abatch.system import threads
-from abatch.system.disk import OUT_OF_FILES, durable, sync
+from abatch.system.disk import OUT_OF_FILES
+from abatch.system.drafts import Draft
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -114,9 +115,8 @@ class SpoolWriter:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        descriptor, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)  # O_EXCL, 0600
-        self._path = folder / name
-        self._file = os.fdopen(descriptor, "wb", buffering=PIECE)
+        self._draft = Draft(folder, buffering=PIECE)
+        self._file = self._draft.file
         self._ids: IO[bytes] = self._spill()
         self._fallbacks: IO[bytes] | None = None
         self._params_ends = array("Q")
@@ -196,11 +196,8 @@ class SpoolWriter:
             put(_little(ends).tobytes())
         body = self._params_ends[-1] + len(wire.ROW_END)
         put(FOOTER.pack(self.rows, body, self._ids_ends[-1], self._fallback_bytes, MAGIC))
-        self._file.flush()
-        sync(self._file.fileno())
-        self._close()
-        with durable(self._folder):
-            self._path.rename(self._folder / name)
+        self._close_spilled()
+        self._draft.publish(name)
         return Written(
             rows=self.rows,
             body_bytes=self.body_bytes,
@@ -211,11 +208,10 @@ class SpoolWriter:
     def discard(self) -> None:
         """Close and remove the unsealed file."""
         with suppress(OSError):  # Closing flushes, which fails on a full disk, but the file is removed anyway.
-            self._close()
-        self._path.unlink(missing_ok=True)
+            self._close_spilled()
+        self._draft.discard()
 
-    def _close(self) -> None:
-        self._file.close()
+    def _close_spilled(self) -> None:
         self._ids.close()
         if self._fallbacks is not None:
             self._fallbacks.close()

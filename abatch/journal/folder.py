@@ -8,6 +8,7 @@
       missing/          ids of rows that have no result, per shard (`missing.py`)
       ids/              ids of drained shards, for as long as the API keeps their results (`kept.py`)
       .seen-*.tmp       scratch files of a check, without a name where the system allows it
+      .*.tmp            files that are not complete, in each folder (`drafts.py`)
 
 Only this package builds paths inside the journal. Files are made with mode 0600. The command line also keeps the state
 of a sandbox in the same folder, which this package ignores. These calls block: see `threads.run`.
@@ -102,8 +103,16 @@ class JournalFolder:
         for path in self.ids.iterdir():
             if path.stat().st_mtime < old:
                 remove(path)
-        for path in [*self.spool.iterdir(), *self.path.glob(".seen-*.tmp")]:
+        for path in self.spool.iterdir():
             if path.name not in spool and not path.is_dir():
+                remove(path)
+        for folder, drafts in (
+            (self.path, ".seen-*.tmp"),
+            (self.path, ".driver-*.tmp"),
+            (self.missing, ".*.tmp"),
+            (self.ids, ".*.tmp"),
+        ):
+            for path in folder.glob(drafts):
                 remove(path)
 
 

@@ -9,16 +9,13 @@ damaged file is ignored. These calls block: see `threads.run`.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zlib
 from array import array
-from contextlib import suppress
 from hashlib import blake2b
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from abatch.system.disk import durable, sync
+from abatch.system.drafts import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -103,18 +100,8 @@ def write_kept(
     ends = array("Q", accumulate(map(len, ids)))
     packed = marks + zlib.compress(b"".join((withheld, ends.tobytes(), *ids)), QUICK)
     magic = WITH_MARKS if marks else MAGIC
-    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)  # O_EXCL, 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(magic + blake2b(packed, digest_size=DIGEST).digest() + packed)
-            file.flush()
-            sync(file.fileno())
-        with durable(folder):
-            (folder / temporary).rename(folder / kept_name(shard))
-    except BaseException:
-        with suppress(FileNotFoundError):
-            (folder / temporary).unlink()
-        raise
+    with replaced(folder / kept_name(shard)) as file:
+        file.write(magic + blake2b(packed, digest_size=DIGEST).digest() + packed)
 
 
 def read_kept(folder: Path, shard: int, rows: int) -> KeptIds | None:

@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from abatch.system.disk import durable, sync
+from abatch.system.drafts import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,15 +22,9 @@ __all__ = ["count_missing", "read_missing", "write_missing"]
 
 def write_missing(path: Path, entries: Sequence[tuple[bytes, str]]) -> None:
     """Write the list of a shard's rows without a line durably; an existing list is replaced."""
-    folder = path.parent
-    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)
-    with os.fdopen(descriptor, "wb") as file:
+    with replaced(path) as file:
         for custom_id, reason in entries:
             file.write(b'{"custom_id":' + custom_id + b',"reason":' + msgspec.json.encode(reason) + b"}\n")
-        file.flush()
-        sync(file.fileno())
-    with durable(folder):
-        (folder / temporary).rename(path)
 
 
 def count_missing(path: Path) -> int:

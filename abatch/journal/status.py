@@ -6,13 +6,12 @@ file. Nothing depends on it.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from abatch.journal.lock import holder
+from abatch.system.drafts import replaced
 
 if TYPE_CHECKING:
     from abatch.journal.folder import JournalFolder
@@ -59,15 +58,8 @@ class DriverStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 def post(folder: JournalFolder, status: DriverStatus) -> None:
     """Replace the status of the journal in `folder`."""
-    descriptor, name = tempfile.mkstemp(prefix=".driver-", suffix=".tmp", dir=folder.path)
-    written = folder.path / name
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(status))
-        written.rename(folder.status)
-    except BaseException:
-        written.unlink(missing_ok=True)
-        raise
+    with replaced(folder.status, durably=False, prefix=".driver-") as file:
+        file.write(msgspec.json.encode(status))
 
 
 def read(folder: JournalFolder) -> DriverStatus | None:

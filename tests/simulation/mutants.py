@@ -25,7 +25,6 @@ import abatch.engine.proof
 import abatch.engine.scope
 import abatch.engine.shard_drain
 import abatch.engine.wishes
-import abatch.input.spool
 import abatch.journal.ledger
 import abatch.journal.records
 import abatch.journal.sqlite
@@ -34,6 +33,7 @@ import abatch.protocol.absence
 import abatch.protocol.clocks
 import abatch.protocol.lifecycle
 import abatch.protocol.reads
+import abatch.system.drafts
 from abatch.engine.audit import Audit
 from abatch.engine.key_guard import KeyGuard
 from abatch.engine.outage import Outage
@@ -312,7 +312,7 @@ def absence_is_held() -> ExitStack:
 
 def rename_before_fsync() -> ExitStack:
     """A spool file gets its name before its bytes are durable."""
-    return _patched((abatch.input.spool, "sync", lambda _descriptor: None))
+    return _patched((abatch.system.drafts, "sync", lambda _descriptor: None))
 
 
 def seal_without_count() -> ExitStack:
