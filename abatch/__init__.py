@@ -44,7 +44,7 @@ from abatch.journal.sums import Progress
 from abatch.manager import BatchManager
 from abatch.protocol.forecast import Forecast
 from abatch.result import Failure, Line, Result, ResultError, Summary, Usage
-from abatch.snapshot import JobStatus, JournalStatus, OperatorWord, ShardStatus
+from abatch.snapshot import JobStatus, JournalStatus, Resolution, ShardStatus
 from abatch.sync import cancel, estimate, identify, move, resolve, results, run, status
 from abatch.view import JournalView
 
@@ -81,12 +81,12 @@ __all__ = [
     "LimitReached",
     "Line",
     "ManagerClosed",
-    "OperatorWord",
     "Preview",
     "Progress",
     "Relocation",
     "Request",
     "RequestOrigin",
+    "Resolution",
     "Result",
     "ResultError",
     "Retry",

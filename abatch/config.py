@@ -49,7 +49,7 @@ class Config:
     poll_interval: timedelta = timedelta(seconds=15)
     """The first wait between two reads of the list."""
     poll_interval_max: timedelta | None = None
-    """The wait grows up to this; None for four times `poll_interval`."""
+    """The wait grows up to this; None for four times `poll_interval`. `longest_poll_interval` is never None."""
     unresolved: Unresolved = "resubmit"
     """What to do with a create whose absence is established after `grace`."""
     refusals: Refusals = "believe"
@@ -119,7 +119,7 @@ class Config:
 
     @property
     def longest_poll_interval(self) -> timedelta:
-        """The longest wait between two reads of the list."""
+        """The longest wait between two reads of the list: `poll_interval_max`, or its default."""
         return POLL_INTERVAL_GROWTH * self.poll_interval if self.poll_interval_max is None else self.poll_interval_max
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeAlias, assert_never
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, assert_never
 
 from abatch.protocol import facts
 from abatch.protocol.facts import Counts
@@ -57,7 +57,6 @@ __all__ = [
     "ShardSplit",
     "ShardUnplanned",
     "ShardWithdrawn",
-    "event_of",
 ]
 
 
@@ -279,8 +278,8 @@ class BatchAccepted(ShardEvent):
 
     kind: ClassVar[str] = "batch.accepted"
     batch_id: str
-    found_by: str
-    """How the batch was found after its answer was lost; empty if the API answered."""
+    found_by: Literal["tag", "operator"] | None
+    """How the batch was found after its answer was lost; None if the API answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -414,9 +413,10 @@ def event_of(recorded: Recorded, key: str, folder: Path) -> Event:
         case facts.Unreadable(status=status):
             return AnswerUnreadable(seq=seq, at=at, job=key, shard=number, status=status)
         case facts.Accepted(batch_id=batch_id):
-            return BatchAccepted(seq=seq, at=at, job=key, shard=number, batch_id=batch_id, found_by="")
+            return BatchAccepted(seq=seq, at=at, job=key, shard=number, batch_id=batch_id, found_by=None)
         case facts.Found(batch_id=batch_id, by=by):
-            return BatchAccepted(seq=seq, at=at, job=key, shard=number, batch_id=batch_id, found_by=by)
+            found_by: Literal["tag", "operator"] = "operator" if by == "operator" else "tag"
+            return BatchAccepted(seq=seq, at=at, job=key, shard=number, batch_id=batch_id, found_by=found_by)
         case facts.CancelledAsParked(why=why):
             return BatchParked(seq=seq, at=at, job=key, shard=number, why=why)
         case facts.Withdrawn(why=why):

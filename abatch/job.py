@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from abatch.errors import JobFailed, JobStopped, ManagerClosed
 from abatch.journal.log import Entry
-from abatch.journal.states import standing_of
+from abatch.journal.states import state_of_job
 from abatch.protocol.facts import CancelWished, SelectedSource, files_of
 from abatch.protocol.forecast import forecast
 from abatch.result import LeftOut, Result
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from abatch.engine.scope import Scope
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
-    from abatch.journal.states import Standing, State
+    from abatch.journal.states import State, StateOfJob
     from abatch.journal.sums import Progress
     from abatch.prices import PriceList
     from abatch.protocol.forecast import Forecast
@@ -73,7 +73,7 @@ class Job:
     @property
     def destinations(self) -> tuple[str, ...]:
         """Every destination that the job has had, in order; `submit` finds the job by each of them."""
-        return tuple(absolute_url(self._job.folder, to) if to else "" for to in self._job.places)
+        return tuple(absolute_url(self._job.folder, to) if to else "" for to in self._job.destinations)
 
     @property
     def left_out(self) -> LeftOut | None:
@@ -104,17 +104,17 @@ class Job:
 
         `planning`, `running`, `in doubt`, `held`, `stopped`, `cancelling` or `done`.
         """
-        return self._standing().state
+        return self._state_now().state
 
     @property
     def reason(self) -> str:
         """Why the job is in this state; empty if there is no reason to report."""
-        return self._standing().reason
+        return self._state_now().reason
 
     @property
     def remedy(self) -> str:
         """What to do about it, for a job that is `stopped` or `held`; else empty."""
-        return self._standing().remedy
+        return self._state_now().remedy
 
     @property
     def eta(self) -> datetime | None:
@@ -131,8 +131,8 @@ class Job:
     def _job(self) -> JobRecord:
         return self._run.job
 
-    def _standing(self) -> Standing:
-        return standing_of(self._job, self._run.failed)
+    def _state_now(self) -> StateOfJob:
+        return state_of_job(self._job, self._run.failed)
 
     def progress(self) -> Progress:
         """The progress of the job, now."""

@@ -22,7 +22,7 @@ from abatch.engine.runs import JobRuns
 from abatch.engine.scopes import Scopes
 from abatch.engine.shutdown import Shutdown
 from abatch.engine.submission import Submissions, check_arguments
-from abatch.errors import ConfigError, JobNotFound
+from abatch.errors import ConfigError
 from abatch.input.answered import answering
 from abatch.input.iterables import not_empty
 from abatch.input.repeats import repeated
@@ -282,7 +282,7 @@ class BatchManager:
 
         """
         self._check_open("job")
-        return self._handle(self._record_of(key))
+        return self._handle(self._context.ledger.named(key))
 
     def key_of(
         self, requests: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, to: str | os.PathLike[str]
@@ -293,11 +293,6 @@ class BatchManager:
         """
         self._check_open("key_of")
         return self._submissions.key_of(None, paths_of(requests), relative_url(self._folder, normalize(os.fspath(to))))
-
-    def _record_of(self, key: str) -> JobRecord:
-        if (job := self._context.ledger.job(key)) is None:
-            raise JobNotFound(self._folder, key, tuple(each.key for each in self._context.ledger.jobs.values()))
-        return job
 
     async def redrain(self, key: str) -> list[int]:
         """Drain again the shards of a job whose sealed part is missing; `job(key).wait()` waits until this is done.
@@ -316,7 +311,7 @@ class BatchManager:
 
         """
         self._check_open("redrain")
-        job = self._record_of(key)
+        job = self._context.ledger.named(key)
         async with self._one_at_a_time(key):
             run = self._runs.of(job)
             shards = await reopen_missing_parts(run, self._context.ledger, self._context.client, run.input.paths)
@@ -482,7 +477,7 @@ class BatchManager:
         self._check_open("move")
         url = relative_url(self._folder, normalize(os.fspath(to)))
         async with self._one_at_a_time(key):
-            job = self._record_of(key)
+            job = self._context.ledger.named(key)
             handle = self._handle(job)
             if job.to == url:
                 return handle

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from abatch.input.answered import retried_key
-from abatch.journal.states import attempt_of, standing_of, state_of, wish_in_words
+from abatch.journal.states import attempt_of, resolution_in_words, state_of_job, state_of_shard
 from abatch.protocol.facts import SelectedSource, files_of
 from abatch.protocol.lifecycle import Held
 from abatch.system.paths import absolute, absolute_url, shown
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord, ShardRecord
+    from abatch.journal.states import ShardState, State
     from abatch.journal.status import DriverStatus
     from abatch.journal.sums import Progress
     from abatch.protocol.facts import LostWished, ResolveWished, Submitted
@@ -24,17 +25,17 @@ if TYPE_CHECKING:
 __all__ = [
     "JobStatus",
     "JournalStatus",
-    "OperatorWord",
+    "Resolution",
     "ShardStatus",
     "job_status",
+    "resolution_of",
     "retried_key",
     "shard_status",
-    "word_of",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OperatorWord:
+class Resolution:
     """An operator's decision about a shard."""
 
     job: str
@@ -54,8 +55,7 @@ class ShardStatus:
     part: int
     """The shard's number in its job, from 0; it is in the names of files."""
     rows: int
-    state: str
-    """`ready`, `in doubt`, `held`, `processing`, `draining`, `done`, …"""
+    state: ShardState
     reason: str
     """Why the shard is in this state; empty if there is no reason to report."""
     attempt: int
@@ -72,7 +72,7 @@ class JobStatus:
     """The state of a job, and the arguments with which it was submitted."""
 
     key: str
-    state: str
+    state: State
     """`planning`, `running`, `in doubt`, `held`, `stopped`, `cancelling` or `done`."""
     reason: str
     """Why the job is in this state; empty if there is no reason to report."""
@@ -92,7 +92,7 @@ class JobStatus:
     """Whether a limit holds requests back, and not all requests that it allows are sealed yet."""
     retry_of: str | None
     """The key of the job that it retries."""
-    words: tuple[OperatorWord, ...]
+    resolutions: tuple[Resolution, ...]
     """Decisions of operators about shards that are not held, if not carried out yet or refused."""
     parked: Mapping[str, str]
     """Its batches that are far older than usual and have not moved, with the time as the driver reports it."""
@@ -108,7 +108,7 @@ class JobStatus:
         return absolute_url(self._folder, self._to) if self._to else ""
 
     @property
-    def place(self) -> str:
+    def short_destination(self) -> str:
         """The destination in short form: a path, relative to the parent of the journal's folder, or a URL."""
         return shown(self._to)
 
@@ -182,13 +182,13 @@ def job_status(
         attempts: the last attempt of every shard, to include the shards.
 
     """
-    standing = standing_of(job, None if driver is None else driver.failed.get(job.key))
+    now = state_of_job(job, None if driver is None else driver.failed.get(job.key))
     original = retried_key(job.key)
     return JobStatus(
         key=job.key,
-        state=standing.state,
-        reason=standing.reason,
-        remedy=standing.remedy,
+        state=now.state,
+        reason=now.reason,
+        remedy=now.remedy,
         done=job.finished is not None,
         failing=job.stopped is not None and job.stopped.failing,
         progress=job.progress(),
@@ -197,7 +197,7 @@ def job_status(
         started_at=job.started_at,
         limit_open=job.limit is not None and bool(job.open_shards or not job.limit_reached),
         retry_of=original if original and ledger.job(original) is not None else None,
-        words=_words(job),
+        resolutions=_resolutions(job),
         parked=_parked(job, driver),
         shards=None
         if attempts is None
@@ -212,7 +212,7 @@ def shard_status(ledger: Ledger, shard: ShardRecord, attempts: Mapping[int, int]
     """Return the state of a shard now; its last attempt is in `attempts` if its state does not contain it."""
     attempt = attempt_of(shard)
     attempt = attempts.get(shard.shard, 0) if attempt is None else attempt
-    state, reason = state_of(shard)
+    state, reason = state_of_shard(shard)
     return ShardStatus(
         shard=shard.shard,
         part=shard.planned.part,
@@ -226,22 +226,22 @@ def shard_status(ledger: Ledger, shard: ShardRecord, attempts: Mapping[int, int]
     )
 
 
-def word_of(job: JobRecord, wish: ResolveWished | LostWished) -> OperatorWord:
+def resolution_of(job: JobRecord, wish: ResolveWished | LostWished) -> Resolution:
     """Return an operator's decision about a shard of a job."""
-    return OperatorWord(job=job.key, shard=wish.shard, says=wish_in_words(wish))
+    return Resolution(job=job.key, shard=wish.shard, says=resolution_in_words(wish))
 
 
-_NO_WORDS: tuple[OperatorWord, ...] = ()
+_NO_RESOLUTIONS: tuple[Resolution, ...] = ()
 _NOT_PARKED: Mapping[str, str] = {}
 
 
-def _words(job: JobRecord) -> tuple[OperatorWord, ...]:
+def _resolutions(job: JobRecord) -> tuple[Resolution, ...]:
     if job.finished is not None or not (job.wishes or job.refused):
-        return _NO_WORDS
+        return _NO_RESOLUTIONS
     unheld = {number for number, shard in job.open_shards.items() if not isinstance(shard.state, Held)}
-    noted = [word_of(job, wish) for number, wish in job.wishes.items() if number in unheld]
+    noted = [resolution_of(job, wish) for number, wish in job.wishes.items() if number in unheld]
     refused = [
-        OperatorWord(job=job.key, shard=number, says=wish_in_words(wish), refused=True)
+        Resolution(job=job.key, shard=number, says=resolution_in_words(wish), refused=True)
         for number, wish in sorted(job.refused.items())
         if number in unheld
     ]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from abatch.events import Event, OnEvent
     from abatch.journal.log import Recorded
 
-__all__ = ["EventStream", "Events", "call_with_events"]
+__all__ = ["EventStream", "Events"]
 
 BUFFER: Final = 1_000
 """Events that one reader may be behind before it loses some."""

@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from abatch.input.origin import RequestOrigin
     from abatch.input.request import RequestSource
     from abatch.result import Summary
-    from abatch.snapshot import JobStatus, JournalStatus, OperatorWord
+    from abatch.snapshot import JobStatus, JournalStatus, Resolution
 
-__all__ = ["cancel", "estimate", "identify", "move", "refuse_in_loop", "resolve", "results", "run", "status"]
+__all__ = ["cancel", "estimate", "identify", "move", "resolve", "results", "run", "status"]
 
 T = TypeVar("T")
 BLOCK: Final = 2**18
 """Bytes of lines that are read in one run of the event loop; one line may have more."""
 
 
-def refuse_in_loop(call: str, instead: str) -> None:
+def _refuse_in_loop(call: str, instead: str) -> None:
     """Refuse a call that starts an event loop if one runs in this thread already.
 
     Args:
@@ -107,7 +107,7 @@ def run(
         AbatchError: what entering and leaving a `BatchManager`, `submit` and `Job.wait` raise.
 
     """
-    refuse_in_loop(
+    _refuse_in_loop(
         "abatch.run()",
         "`async with abatch.BatchManager() as manager:`, `job = await manager.submit(requests, to=...)` and "
         "`summary = await job.wait()`",
@@ -154,7 +154,7 @@ def results(
         BackendError: as for `JournalView.lines`.
 
     """
-    refuse_in_loop(
+    _refuse_in_loop(
         "abatch.results()",
         "`async with JournalView(journal) as view:` and `async for result in view.results(key):`",
     )
@@ -208,7 +208,7 @@ def resolve(
     not_created: bool = False,
     lost: bool = False,
     any_key: bool = False,
-) -> OperatorWord:
+) -> Resolution:
     """Record an operator's decision on a shard: `JournalView.resolve` for code without an event loop."""
     return _once(
         "resolve",
@@ -231,12 +231,12 @@ def estimate(
     requests: RequestSource, /, *, config: Config | None = None, prices: str | None = None, betas: Sequence[str] = ()
 ) -> Estimate:
     """Estimate the size and cost of files of requests: `Estimate.of` for code without an event loop."""
-    refuse_in_loop("abatch.estimate()", "`await Estimate.of(...)`")
+    _refuse_in_loop("abatch.estimate()", "`await Estimate.of(...)`")
     return anyio.run(partial(Estimate.of, requests, config=config, prices=prices, betas=betas))
 
 
 def _once(name: str, journal: str | os.PathLike[str], work: Callable[[JournalView], Awaitable[T]]) -> T:
-    refuse_in_loop(f"abatch.{name}()", f"`async with JournalView(journal) as view:` and `await view.{name}(...)`")
+    _refuse_in_loop(f"abatch.{name}()", f"`async with JournalView(journal) as view:` and `await view.{name}(...)`")
 
     async def do() -> T:
         async with JournalView(journal) as view:

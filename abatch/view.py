@@ -13,7 +13,7 @@ from abatch.engine import family
 from abatch.engine.move_undriven import move_undriven
 from abatch.engine.reading import read_results
 from abatch.engine.retry import RetryKind, choose
-from abatch.errors import ConfigError, JobNotFound
+from abatch.errors import ConfigError
 from abatch.events import event_of
 from abatch.input.answered import retries_of, root_of
 from abatch.input.origin import origin_of
@@ -27,7 +27,7 @@ from abatch.protocol import wire
 from abatch.protocol.facts import Committing
 from abatch.protocol.forecast import NOT_DRIVEN, Forecast, forecast
 from abatch.result import Result
-from abatch.snapshot import JobStatus, JournalStatus, OperatorWord, job_status, word_of
+from abatch.snapshot import JobStatus, JournalStatus, Resolution, job_status, resolution_of
 from abatch.system import threads
 from abatch.system.paths import folder_of
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from abatch.journal.status import DriverStatus
     from abatch.result import Failure, Summary
 
-__all__ = ["JournalView", "RetryKind", "folder_of"]
+__all__ = ["JournalView", "RetryKind"]
 
 LOOK_EVERY: Final = 0.5
 """Seconds between two checks for facts of another process; such facts do not wake a reader."""
@@ -127,7 +127,7 @@ class JournalView:
             JobNotFound: no job has this key.
 
         """
-        return job_status(self._ledger, self._named(key), driver=self._driver)
+        return job_status(self._ledger, self._ledger.named(key), driver=self._driver)
 
     def family(self, key: str) -> list[JobStatus]:
         """The job with this key, or the one that it retries, followed by all its retries in order.
@@ -145,7 +145,7 @@ class JournalView:
             JobNotFound: no job has this key.
 
         """
-        return self._named(key).summary(self._prices)
+        return self._ledger.named(key).summary(self._prices)
 
     def forecast(self, key: str) -> Forecast:
         """Estimate how long a job may still take; unknown while no process drives the journal.
@@ -154,7 +154,7 @@ class JournalView:
             JobNotFound: no job has this key.
 
         """
-        job = self._named(key)
+        job = self._ledger.named(key)
         if job.finished is None and self._driver is None:
             return Forecast(why=NOT_DRIVEN)
         return forecast(job, job.progress(), self._ledger.durations, time.time())
@@ -194,7 +194,7 @@ class JournalView:
         ledger = self._ledger
         await self.refresh()  # reads the driver's status first: if there is no driver, the facts read now are final
         attempts = await self._last_attempts() if shards else None
-        jobs = list(ledger.jobs.values()) if key is None else [self._named(key)]
+        jobs = list(ledger.jobs.values()) if key is None else [self._ledger.named(key)]
         if shards:
             jobs = [await ledger.in_full(job) for job in jobs]
         return JournalStatus(
@@ -231,7 +231,7 @@ class JournalView:
             JournalCorrupt: a fact cannot be read.
 
         """
-        facts = self._open_facts
+        facts = self._ledger.facts
         while True:
             found: list[Recorded] = []
             await facts.replay(found.append, since=since, until=since + EVENTS_AT_ONCE)
@@ -266,7 +266,7 @@ class JournalView:
 
         """
         if not retries:
-            lines = read_results(self._ledger, self._named(key))
+            lines = read_results(self._ledger, self._ledger.named(key))
         else:
             job, *others = self._family(key)
             lines = family.merged(self._ledger, job, others)
@@ -321,7 +321,7 @@ class JournalView:
         not_created: bool = False,
         lost: bool = False,
         any_key: bool = False,
-    ) -> OperatorWord:
+    ) -> Resolution:
         """Record a decision about a shard that is in doubt or held, or whose batch is gone; durable at once.
 
         The process that drives the journal checks the decision with the API, and refuses one that the API contradicts.
@@ -343,8 +343,8 @@ class JournalView:
         if any_key and not lost:
             raise ConfigError("any_key goes with lost only")
         if lost:
-            return word_of(*await wish_lost(self._ledger, shard, any_key=any_key))
-        return word_of(*await wish_resolved(self._ledger, shard, adopt))
+            return resolution_of(*await wish_lost(self._ledger, shard, any_key=any_key))
+        return resolution_of(*await wish_resolved(self._ledger, shard, adopt))
 
     async def retry(
         self,
@@ -420,24 +420,14 @@ class JournalView:
             raise RuntimeError("use a JournalView inside `async with JournalView(...) as view:`")
         return self._loaded
 
-    @property
-    def _open_facts(self) -> FactLog:
-        return self._ledger.facts
-
-    def _named(self, key: str) -> JobRecord:
-        job = self._ledger.job(key)
-        if job is None:
-            raise JobNotFound(self.folder, key, tuple(each.key for each in self._ledger.jobs.values()))
-        return job
-
     async def _found(self, key: str) -> JobRecord:
         """The job with this key; the journal is read again if the view does not know it yet."""
         if self._ledger.job(key) is None:
             await self.refresh()
-        return self._named(key)
+        return self._ledger.named(key)
 
     def _family(self, key: str) -> list[JobRecord]:
-        job = root_of(self._ledger, self._named(key))
+        job = root_of(self._ledger, self._ledger.named(key))
         return [job, *retries_of(self._ledger, job)]
 
     async def _last_attempts(self) -> dict[int, int]:
@@ -448,7 +438,7 @@ class JournalView:
             if isinstance(recorded.fact, Committing) and recorded.shard is not None:
                 attempts[recorded.shard] = recorded.fact.attempt
 
-        await self._open_facts.replay(visit)
+        await self._ledger.facts.replay(visit)
         return attempts
 
 

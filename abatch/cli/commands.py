@@ -7,8 +7,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Final
 
-from abatch.cli.paths import DEFAULT_JOURNAL, SANDBOX_JOURNAL, has_sandbox
-from abatch.view import folder_of
+from abatch.cli.paths import DEFAULT_JOURNAL, SANDBOX_JOURNAL, folder_of, has_sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path

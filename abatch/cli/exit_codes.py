@@ -24,12 +24,12 @@ import anyio
 import typer
 
 from abatch.cli.commands import completed, in_options
+from abatch.cli.paths import folder_of
 from abatch.cli.screen import Screen, configure_logs
 from abatch.cli.streams import OutputGone
 from abatch.destination import shown
 from abatch.errors import AbatchError, BackendError, BackendNotFound, BadRequest, ConfigError, JobConflict
 from abatch.log import redact
-from abatch.view import folder_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable

@@ -63,9 +63,9 @@ def resolve(
         if any_key and not lost:
             raise ConfigError("--any-key goes with --lost only")
         async with JournalView(place_of(journal, sandbox=sandbox)) as view:
-            word = await view.resolve(shard, adopt=adopt, not_created=not_created, lost=lost, any_key=any_key)
+            resolution = await view.resolve(shard, adopt=adopt, not_created=not_created, lost=lost, any_key=any_key)
             screen.say(
-                f"Noted, and not done yet: shard {shard} of job {word.job} {word.says}. "
+                f"Noted, and not done yet: shard {shard} of job {resolution.job} {resolution.says}. "
                 f"{WHEN} It is refused if the API contradicts it or the attempt was settled before; then "
                 "`abatch status` shows this, and the log of that process gives the reason (resolve_refused)."
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from abatch import JournalView
 from abatch.errors import ConfigError
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "PORT",
     "SANDBOX_JOURNAL",
     "asked_for",
+    "folder_of",
     "has_sandbox",
     "place_of",
 ]
@@ -20,6 +22,11 @@ DEFAULT_JOURNAL: Final = Path(".abatch")
 SANDBOX_JOURNAL: Final = Path(".abatch-sandbox")
 PORT: Final = "port"
 """The file in a journal's folder that keeps the port of its sandbox."""
+
+
+def folder_of(journal: Path) -> Path:
+    """Return the absolute path of a journal's folder, which need not exist."""
+    return JournalView(journal).folder
 
 
 def has_sandbox(folder: Path) -> bool:

@@ -31,7 +31,7 @@ def redrain(
     """Read results again that are missing from the destination. Nothing is sent or paid for.
 
     Every part that is not in its place is read from the API, which keeps results for 29 days. A part that is damaged
-    has to be removed first; so has a damaged file that was finished. Lines may stand in another order than before.
+    has to be removed first; so has a damaged file that was finished. The order of the lines may change.
 
     Exit status: 0 all is in its place (again), whatever the requests came to; else as for run.
 

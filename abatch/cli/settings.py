@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from abatch.cli.paths import DEFAULT_JOURNAL, SANDBOX_JOURNAL
+from abatch.cli.paths import DEFAULT_JOURNAL, SANDBOX_JOURNAL, folder_of
 from abatch.config import Config
 from abatch.errors import ConfigError
-from abatch.view import folder_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from abatch import DriverStatus, Failure, Forecast, JobStatus, JournalStatus, OperatorWord, ShardStatus, Summary
+    from abatch import DriverStatus, Failure, Forecast, JobStatus, JournalStatus, Resolution, ShardStatus, Summary
 
 __all__ = ["status"]
 
@@ -152,7 +152,7 @@ def _picture(shown: _Shown, *, width: int) -> RenderableType:
         if job.reason or job.remedy:
             reason, remedy = job.reason.removesuffix("."), completed(in_options(job.remedy), folder)
             parts.append(Text(clean(f"{job.key} is {job.state}: {reason}. {remedy}".rstrip())))
-        parts += [Text(clean(_in_words(word))) for word in job.words]
+        parts += [Text(clean(_in_words(each))) for each in job.resolutions]
     if (full := shown.in_full) is not None:
         parts += [Text(), *detail_of(jobs[0], full.summary, full.failures, full.forecast, shown.status.at)]
     unfinished = [job for job in jobs if not job.done]
@@ -170,11 +170,14 @@ def _picture(shown: _Shown, *, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _in_words(word: OperatorWord) -> str:
+def _in_words(resolution: Resolution) -> str:
     """Describe a decision of an operator that was not carried out yet, or was refused."""
-    if word.refused:
-        return f"shard {word.shard}: the last word, that it {word.says}, was refused: the API says otherwise"
-    return f"shard {word.shard}: noted, and not done yet: it {word.says}"
+    if resolution.refused:
+        return (
+            f"shard {resolution.shard}: the last resolution, that it {resolution.says}, was refused: "
+            "the API says otherwise"
+        )
+    return f"shard {resolution.shard}: noted, and not done yet: it {resolution.says}"
 
 
 def _account(driver: DriverStatus, jobs: Sequence[JobStatus]) -> list[str]:
@@ -237,7 +240,7 @@ def _job_json(job: JobStatus, view: JournalView, shown: _Shown) -> dict[str, Any
         "state": job.state,
         "reason": job.reason,
         "remedy": completed(in_options(job.remedy), folder),
-        "destination": job.place,
+        "destination": job.short_destination,
         "resume": resume.command or None,
         "resume_anyway": resume.anyway or None,
         "resume_needs": resume.needs or None,

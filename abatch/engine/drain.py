@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import msgspec
 
 from abatch.backend import Sealed, ShardRef
 from abatch.engine.sealing import WRITE_BYTES, check_lines, discard, record_of
@@ -38,6 +37,7 @@ from abatch.protocol.facts import Counts, Drained, Planned
 from abatch.protocol.lifecycle import Draining, Lost
 from abatch.protocol.pacing import READ_AGAIN, Backoff
 from abatch.protocol.reconcile import counts_of
+from abatch.protocol.wire import decode_id
 from abatch.result import Block, Failure, Line
 from abatch.system import threads
 
@@ -62,7 +62,6 @@ RECOUNTS: Final = 6
 """How often the API is asked for its counts before rows are sealed although the counts differ."""
 READ_BYTES: Final = 2**18
 """Approximate number of bytes of lines that are processed in one turn of the event loop."""
-_decode_id = msgspec.json.Decoder(str).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,7 +359,7 @@ class _BatchDrain:
         entries = [(self._reader.custom_id(row), gone) for row, seen in enumerate(self._lines.seen) if not seen]
         with guarded(self._drainer.folder.missing):
             await threads.run(write_missing, self._drainer.folder.missing_list(self._shard.shard), entries)
-        self._first_missing = _decode_id(entries[0][0])
+        self._first_missing = decode_id(entries[0][0])
         log.error("rows_missing", shard=self._shard.shard, rows=len(entries), why=gone)
         return len(entries)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anyio
-import msgspec
 
 from abatch.backend import Sealed, ShardRef
 from abatch.engine.sealing import WRITE_BYTES, check_lines, discard, record_of
 from abatch.engine.usage import UsageTotals
 from abatch.protocol import wire
+from abatch.protocol.wire import decode_id
 
 if TYPE_CHECKING:
     from abatch.backend import Backend, JobRef, Sink
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from abatch.result import Failure, Line
 
 __all__ = ["seal_fallbacks"]
-
-_decode_id = msgspec.json.Decoder(str).decode
 
 
 async def seal_fallbacks(
@@ -44,7 +42,7 @@ async def seal_fallbacks(
     def line(row: int) -> Line:
         custom_id = spool.custom_id(row)
         raw = spool.fallback(row) if result is None else wire.fallback(custom_id, result)
-        return wire.outcome_of(raw, _decode_id(custom_id))
+        return wire.outcome_of(raw, decode_id(custom_id))
 
     async def pass_on(sink: Sink | None) -> None:
         begin = 0

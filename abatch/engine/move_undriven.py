@@ -5,14 +5,12 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from abatch.engine.access import open_client
 from abatch.engine.move import move
-from abatch.errors import JobNotFound
 from abatch.journal.ledger import Ledger
 from abatch.protocol.facts import files_of
-from abatch.system import threads
 from abatch.system.paths import absolute, relative_url
 
 if TYPE_CHECKING:
@@ -48,9 +46,7 @@ async def move_undriven(facts: FactLog, folder: JournalFolder, key: str, url: st
 
     """
     ledger = await Ledger.load(facts, folder)
-    job = ledger.job(key)
-    if job is None:
-        raise JobNotFound(folder.path, key, tuple(each.key for each in ledger.jobs.values()))
+    job = ledger.named(key)
     sealed = {number for number, shard in job.shards.items() if shard.sealed is not None and shard.sealed.lines}
     async with AsyncExitStack() as opened:
         again = await move(
@@ -65,8 +61,7 @@ async def move_undriven(facts: FactLog, folder: JournalFolder, key: str, url: st
 
 async def _client(facts: FactLog, opened: AsyncExitStack) -> Client:
     """Open a client of the API that the journal belongs to; only a move that needs the API needs a key."""
-    module: Any = await threads.run(import_module, "abatch.engine.client")  # Any: importing the SDK takes a second
-    client: Client = module.Client.from_environment()
+    client = await open_client(None)
     opened.push_async_callback(client.aclose)
     await facts.bind(client.base_url)
     return client

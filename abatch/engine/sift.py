@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from abatch.engine.usage import UsageTotals
 from abatch.engine.withheld import Withheld
 from abatch.journal.kept import KeptIds
@@ -21,6 +19,7 @@ from abatch.log import log
 from abatch.protocol import wire
 from abatch.protocol.failures import passes
 from abatch.protocol.lifecycle import Draining, Lost
+from abatch.protocol.wire import decode_id
 from abatch.result import Block, Line
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from abatch.protocol.facts import Counts
 
 __all__ = ["LineSifter", "NotOurs"]
-
-_decode_id = msgspec.json.Decoder(str).decode
 
 
 class NotOurs(Exception):
@@ -165,9 +162,9 @@ class LineSifter:
         custom_id = self._reader.custom_id(row)
         delivered = wire.with_custom_id(raw, seen.wire_id.encode(), custom_id)
         if torn:  # It may be delivered in an envelope made here, so count it as `_BatchDrain._recount` does.
-            line = wire.outcome_of(delivered, _decode_id(custom_id))
+            line = wire.outcome_of(delivered, decode_id(custom_id))
         else:
-            line = Line(delivered, _decode_id(custom_id), *seen[1:])
+            line = Line(delivered, decode_id(custom_id), *seen[1:])
         if self._is_retryable(line):
             self.withheld.add(row, custom_id, line)
             return None

@@ -194,7 +194,7 @@ class Submissions:
         """Return the key of the job that was started with this input and moved to this destination; otherwise `key`."""
         if not paths or key != default_key(self._folder, paths, url) or self._ledger.job(key) is not None:
             return key
-        moved = (job for job in self._ledger.jobs.values() if job.moves and url in job.places)
+        moved = (job for job in self._ledger.jobs.values() if job.moves and url in job.destinations)
         return next((job.key for job in moved if job.key == default_key(self._folder, paths, job.submitted.to)), key)
 
     async def source(
@@ -302,7 +302,7 @@ class Submissions:
     def _compare_terms(self, job: JobRecord, url: str, headers: Headers, skip_answered: str | None) -> None:
         """Refuse terms of the job, apart from its requests, that differ; nothing is recorded before this check."""
         known = job.submitted
-        if url not in job.places:
+        if url not in job.destinations:
             place = f"destination {shown(absolute_url(self._folder, job.to))}" if job.to else "a backend object"
             remedy = f"take the job elsewhere: abatch move {job.key} --to DEST" if job.finished is None else ""
             raise JobConflict(job.key, place, why="destination", remedy=remedy)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.json import encode
 
-from abatch.errors import ConfigError, JobNotFound
+from abatch.errors import ConfigError
 from abatch.input.files import BLOCK, packed_mask, read_again, unskipped
 from abatch.input.params_index import opened_params_index
 from abatch.journal.kept import params_mark, read_kept
@@ -62,10 +62,7 @@ def answering(ledger: Ledger, key: str) -> list[JobRecord]:
     """
     found: list[JobRecord] = []
     while key:
-        job = ledger.job(key)
-        if job is None:
-            raise JobNotFound(ledger.folder.path, key, tuple(each.key for each in ledger.jobs.values()))
-        job = root_of(ledger, job)
+        job = root_of(ledger, ledger.named(key))
         family = [job, *retries_of(ledger, job)]
         for each in family:
             if each.finished is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from abatch.errors import IllegalTransition, JournalCorrupt, Overtaken
+from abatch.errors import IllegalTransition, JobNotFound, JournalCorrupt, Overtaken
 from abatch.journal.log import Entry
 from abatch.journal.records import JobRecord, ShardRecord
 from abatch.protocol.facts import (
@@ -109,8 +109,19 @@ class Ledger:
         return self.facts.lineage
 
     def job(self, key: str) -> JobRecord | None:
-        """Return the job with this key."""
+        """Return the job with this key; None if no job has it."""
         return self._by_key.get(key)
+
+    def named(self, key: str) -> JobRecord:
+        """Return the job with this key.
+
+        Raises:
+            JobNotFound: no job has this key.
+
+        """
+        if (job := self.job(key)) is None:
+            raise JobNotFound(self.folder.path, key, tuple(each.key for each in self.jobs.values()))
+        return job
 
     def shard(self, number: int) -> ShardRecord | None:
         """Return the shard with this number, if its job is not finished; otherwise use `find_shard`."""

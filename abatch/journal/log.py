@@ -62,7 +62,8 @@ class FactLog(Protocol):
         """Whether this connection was opened to drive, and still may.
 
         A store gives this right to one connection at a time, and frees it when the connection is closed or its process
-        dies. Until then it raises JournalLocked for any other connection that wants to drive.
+        dies. Until then it raises JournalLocked for any other connection that wants to drive. abatch does not read
+        this; `FactLogContract` does.
         """
         ...
 
@@ -76,7 +77,10 @@ class FactLog(Protocol):
         ...
 
     async def base_url(self) -> str | None:
-        """Return the API that the journal belongs to; None before its first use."""
+        """Return the API that the journal belongs to; None before its first use.
+
+        abatch does not read it, because `bind` compares; `FactLogContract` does.
+        """
         ...
 
     async def add_job(self, fact: Submitted, /) -> Recorded:

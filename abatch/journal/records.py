@@ -190,7 +190,7 @@ class JobRecord:
         return self.moves[-1].to if self.moves else self.submitted.to
 
     @property
-    def places(self) -> list[str]:
+    def destinations(self) -> list[str]:
         """Every destination that the job has had, the first one first."""
         return [self.submitted.to, *(move.to for move in self.moves)]
 

@@ -5,22 +5,46 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
 
-from abatch.protocol.facts import LostWished, ResolveWished
+from abatch.protocol.facts import Abandoned, LostWished, ResolveWished, Split, Unplanned
 from abatch.protocol.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost, Processing, Ready, Rejected
 
 if TYPE_CHECKING:
     from abatch.journal.records import JobRecord, ShardRecord
     from abatch.journal.status import RunFailed
 
-__all__ = ["Standing", "State", "attempt_of", "shard_in_words", "standing_of", "state_of", "wish_in_words"]
+__all__ = [
+    "ShardState",
+    "State",
+    "StateOfJob",
+    "attempt_of",
+    "resolution_in_words",
+    "shard_in_words",
+    "state_of_job",
+    "state_of_shard",
+]
 
 
 State: TypeAlias = Literal["planning", "running", "in doubt", "held", "stopped", "cancelling", "done"]
 """The state of a job, for people and programs."""
+ShardState: TypeAlias = Literal[
+    "ready",
+    "in doubt",
+    "held",
+    "processing",
+    "vanished",
+    "draining",
+    "lost",
+    "rejected",
+    "done",
+    "split",
+    "unplanned",
+    "abandoned",
+]
+"""The state of a shard, for people and programs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class StateOfJob:
     """The state of a job, with its reason and remedy."""
 
     state: State
@@ -28,7 +52,7 @@ class Standing:
     remedy: str = ""
 
 
-def standing_of(job: JobRecord, failed: RunFailed | None = None) -> Standing:
+def state_of_job(job: JobRecord, failed: RunFailed | None = None) -> StateOfJob:
     """Return the state of a job; if several apply, the most important one.
 
     Args:
@@ -37,29 +61,29 @@ def standing_of(job: JobRecord, failed: RunFailed | None = None) -> Standing:
 
     """
     if job.finished is not None:
-        return Standing(state="done", reason="cancelled" if job.cancel_wished else "")
+        return StateOfJob(state="done", reason="cancelled" if job.cancel_wished else "")
     if failed is not None:
-        return Standing(state="stopped", reason=failed.reason, remedy=failed.remedy)
+        return StateOfJob(state="stopped", reason=failed.reason, remedy=failed.remedy)
     if job.stopped is not None and not job.cancel_wished:
-        return Standing(state="stopped", reason=job.stopped.reason, remedy=job.stopped.remedy)
+        return StateOfJob(state="stopped", reason=job.stopped.reason, remedy=job.stopped.remedy)
     for shard in job.open_shards.values():
         if isinstance(shard.state, Held):
-            return Standing(
+            return StateOfJob(
                 state="held",
                 reason=f"shard {shard.shard}: {shard.state.reason}",
                 remedy=_remedy_of_held(job, shard.shard),
             )
     if job.cancel_wished:
-        return Standing(state="cancelling")
+        return StateOfJob(state="cancelling")
     if any(isinstance(shard.state, InDoubt) for shard in job.open_shards.values()):
-        return Standing(state="in doubt", reason="a create was not answered; it is settled by itself")
+        return StateOfJob(state="in doubt", reason="a create was not answered; it is settled by itself")
     if job.limit_reached and not job.open_shards:
-        return Standing(
+        return StateOfJob(
             state="stopped",
             reason=f"only its first {job.limit:,} requests were to be sent",
             remedy="Submit it without a limit to send the rest.",
         )
-    return Standing(state="running" if job.cut.last or _has_begun(job) else "planning")
+    return StateOfJob(state="running" if job.cut.last or _has_begun(job) else "planning")
 
 
 def _has_begun(job: JobRecord) -> bool:
@@ -69,17 +93,17 @@ def _has_begun(job: JobRecord) -> bool:
 
 def _remedy_of_held(job: JobRecord, shard: int) -> str:
     if (wish := job.wishes.get(shard)) is not None:
-        return f"Noted, and not done yet: it {wish_in_words(wish)}"
+        return f"Noted, and not done yet: it {resolution_in_words(wish)}"
     refused = ""
     if (wish := job.refused.get(shard)) is not None:
         refused = (
-            f"Your last decision, that it {wish_in_words(wish)}, was refused: the API contradicts it, or the attempt "
-            "was settled before. "
+            f"Your last decision, that it {resolution_in_words(wish)}, was refused: the API contradicts it, or the "
+            "attempt was settled before. "
         )
     return f"{refused}Look in the Console, then: abatch resolve {shard} --adopt BATCH_ID, or --not-created, or --lost"
 
 
-def state_of(shard: ShardRecord) -> tuple[str, str]:
+def state_of_shard(shard: ShardRecord) -> tuple[ShardState, str]:
     """Return the state of a shard in a word or two, and its reason, which may be empty."""
     match shard.state:
         case Ready():
@@ -103,17 +127,29 @@ def state_of(shard: ShardRecord) -> tuple[str, str]:
         case Done():
             return "done", ""
         case Dead(end=end):
-            return type(end).__name__.lower(), ""
+            return _state_of_dead(end), ""
         case _:
             assert_never(shard.state)
 
 
+def _state_of_dead(end: Split | Unplanned | Abandoned) -> ShardState:
+    match end:
+        case Split():
+            return "split"
+        case Unplanned():
+            return "unplanned"
+        case Abandoned():
+            return "abandoned"
+        case _:
+            assert_never(end)
+
+
 def shard_in_words(shard: ShardRecord) -> str:
     """Return the state of a shard and its reason."""
-    return ": ".join(filter(None, state_of(shard)))
+    return ": ".join(filter(None, state_of_shard(shard)))
 
 
-def wish_in_words(wish: ResolveWished | LostWished) -> str:
+def resolution_in_words(wish: ResolveWished | LostWished) -> str:
     """Return an operator's decision about a shard."""
     match wish:
         case LostWished():

@@ -37,6 +37,7 @@ __all__ = [
     "Torn",
     "WireId",
     "body_size",
+    "decode_id",
     "delivered",
     "error_in",
     "fallback",
@@ -356,6 +357,8 @@ class Torn(Seen):
     __slots__ = ()
 
 
+decode_id: Final = msgspec.json.Decoder(str).decode
+"""Return the string of a custom_id that is given as a JSON string."""
 _decoder = msgspec.json.Decoder(Envelope)
 _decode, _decode_lines = _decoder.decode, _decoder.decode_lines
 _UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)

@@ -387,7 +387,7 @@ async def test_death_anywhere_in_a_move_loses_nothing_doubles_nothing_and_pays_o
     async def finish(running: BatchManager) -> str:
         if again == "move" and not running.job("job").done:
             await running.move("job", to=new)
-        known = running.job("job")._job.places
+        known = running.job("job")._job.destinations
         to = old if again == "old" or len(known) == 1 else new
         job = await running.submit(Path("input.jsonl"), to=to, key="job")
         summary = await job.wait()

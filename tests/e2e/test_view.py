@@ -165,7 +165,7 @@ async def test_an_unfinished_job_is_moved_while_nobody_drives_it(monkeypatch: py
         async with JournalView() as view:
             moved = await view.move("job", to="other.jsonl")
             assert (moved.copied, moved.to_read_again) == ((), ())
-            assert view.job("job").place == "other.jsonl"
+            assert view.job("job").short_destination == "other.jsonl"
             assert view.forecast("job").why == "no process drives this journal"
 
 

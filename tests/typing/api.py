@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypedDict, assert_never, assert_type
+from typing import Any, Literal, TypeAlias, TypedDict, assert_never, assert_type
 
 from anthropic.types import Message
 
 import abatch
 from abatch import events
 from abatch.sandbox import Sandbox
+
+State: TypeAlias = Literal["planning", "running", "in doubt", "held", "stopped", "cancelling", "done"]
+ShardState: TypeAlias = Literal[
+    "ready",
+    "in doubt",
+    "held",
+    "processing",
+    "vanished",
+    "draining",
+    "lost",
+    "rejected",
+    "done",
+    "split",
+    "unplanned",
+    "abandoned",
+]
 
 
 async def job_from_file_to_summary() -> None:
@@ -126,6 +142,7 @@ def an_answer_is_parsed_as_the_type_that_is_given(result: abatch.Result) -> None
 
 
 def a_job_has_a_state(job: abatch.Job) -> None:
+    assert_type(job.state, State)
     assert_type(job.reason, str)
     assert_type(job.remedy, str)
     assert_type(job.eta, datetime | None)
@@ -140,6 +157,8 @@ async def events_are_a_closed_union(manager: abatch.BatchManager, show: Callable
                 assert_type((event.count, event.since), tuple[int, int])
             case events.JobStopped() | events.ShardHeld():
                 assert_type(event.reason, str)
+            case events.BatchAccepted():
+                assert_type(event.found_by, Literal["tag", "operator"] | None)
             case events.ShardEvent():
                 assert_type(event.shard, int)
             case events.JobFinished():
@@ -183,12 +202,16 @@ async def a_view_gives_frozen_values() -> None:
         assert_type(status, abatch.JournalStatus)
         assert_type(status.driver, abatch.DriverStatus | None)
         assert_type(status.jobs[0].progress, abatch.Progress)
+        assert_type(status.jobs[0].state, State)
+        assert_type(status.jobs[0].resolutions, tuple[abatch.Resolution, ...])
+        for shard in status.jobs[0].shards or ():
+            assert_type(shard.state, ShardState)
         assert_type(view.follow(), AsyncGenerator[abatch.JournalStatus])
         assert_type(view.events(), AsyncGenerator[events.Event])
         assert_type(view.results("job"), AsyncGenerator[abatch.Result])
         assert_type(await view.identify("id"), abatch.RequestOrigin)
         assert_type(await view.cancel("job"), abatch.JobStatus)
-        assert_type(await view.resolve(1, lost=True), abatch.OperatorWord)
+        assert_type(await view.resolve(1, lost=True), abatch.Resolution)
         assert_type(await view.retry("job"), abatch.Retry)
         assert_type(await view.move("job", to="other.jsonl"), abatch.Relocation)
 
@@ -198,7 +221,7 @@ def calls_without_an_event_loop() -> None:
     assert_type(abatch.status(), abatch.JournalStatus)
     assert_type(abatch.results("job"), Generator[abatch.Result])
     assert_type(abatch.cancel("job"), abatch.JobStatus)
-    assert_type(abatch.resolve(1, not_created=True), abatch.OperatorWord)
+    assert_type(abatch.resolve(1, not_created=True), abatch.Resolution)
     assert_type(abatch.identify("id"), abatch.RequestOrigin)
     assert_type(abatch.move("job", to="other.jsonl"), abatch.Relocation)
     assert_type(abatch.estimate("requests.jsonl"), abatch.Estimate)

@@ -11,7 +11,7 @@ from abatch.cli.exit_codes import FAILED, OK, RUNNING, STUCK, exit_code_of
 from abatch.journal.ledger import Ledger
 from abatch.journal.log import Entry
 from abatch.journal.records import JobRecord
-from abatch.journal.states import standing_of
+from abatch.journal.states import state_of_job
 from abatch.protocol import facts
 from abatch.protocol.facts import Counts, FileSource
 from abatch.protocol.forecast import LATE, NO_HISTORY, NOTHING_SENT, OPEN_INPUT, OPERATOR, STOPPED, forecast
@@ -122,14 +122,14 @@ async def test_an_input_that_is_read_on_and_a_held_shard_have_no_end(ledger):
 
 async def test_a_job_with_batches_in_flight_is_not_called_planning(ledger):
     job = await job_of(ledger, [], source=facts.IterableSource(), last=False)
-    assert standing_of(job).state == "planning"
+    assert state_of_job(job).state == "planning"
     (shard,) = job.shards.values()
     for fact in flying(1):
         await ledger.record(*ledger.next(shard, fact))
-    assert standing_of(job).state == "running"
+    assert state_of_job(job).state == "running"
     for fact in done(1)[2:]:
         await ledger.record(*ledger.next(shard, fact))
-    assert standing_of(job).state == "running"
+    assert state_of_job(job).state == "running"
 
 
 async def test_of_several_jobs_the_one_that_wants_most_attention_counts(ledger):

@@ -477,7 +477,7 @@ async def test_a_job_that_was_moved_has_its_results_and_its_next_cut_elsewhere(l
     await go(ledger, shard, committing(), ACCEPTED, ENDED, drained())
     copy = SealedRecord(part=shard.sealed.part, lines=10, detail={"elsewhere": 1})
     await ledger.record(Entry(job.job, facts.Moved(to="memory:new", sealed={shard.shard: copy}), n=job.cuts))
-    assert (job.to, job.places) == ("memory:new", ["jsonl:///results/", "memory:new"])
+    assert (job.to, job.destinations) == ("memory:new", ["jsonl:///results/", "memory:new"])
     assert shard.sealed == copy
     assert shard.state.drained.counts == Counts(succeeded=10)
     await plan(ledger, job, part=1)  # at a position of its own

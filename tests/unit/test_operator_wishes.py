@@ -216,7 +216,7 @@ async def test_refused_word_can_be_said_again_and_is_looked_at_again(bench: Engi
     await say(bench, other)
     await say(bench, WishRefused(shard=shard.shard))
     assert bench.job.refused == {shard.shard: other}
-    (shown,) = job_status(bench.ledger, bench.job).words
+    (shown,) = job_status(bench.ledger, bench.job).resolutions
     assert (shown.shard, shown.says, shown.refused) == (shard.shard, "is batch msgbatch_other", True)
     await say(bench, word)
     assert (bench.job.refused, bench.job.wishes) == ({}, {shard.shard: word})
