@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import anyio
 
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 __all__ = ["DrainOutcome", "Drainer"]
 
 READS: Final = len(READ_AGAIN) + 1
-"""The number of complete reads without a row after which the row is missing."""
+"""The number of reads after which rows are missing; each was complete without them, or showed the batch as archived."""
 RECOUNTS: Final = 6
 """How often the API is asked for its counts before rows are sealed although the counts differ."""
 READ_BYTES: Final = 2**18
@@ -144,6 +144,14 @@ class Drainer:
             return kept
 
 
+class _Gone(NamedTuple):
+    """The results of a batch cannot be read."""
+
+    why: str
+    certain: bool = True
+    """Whether one look proves it; otherwise it counts as one of the reads that did not bring the rows."""
+
+
 class _BatchDrain:
     """One drain of one shard, from reading the batch to sealing the part."""
 
@@ -207,14 +215,20 @@ class _BatchDrain:
                 if self._earlier is None:
                     await self._compare_counts(state.counts)
                 return ""
-            if failure is not None and (gone := await self._is_gone(failure)):
-                return gone
+            gone = None if failure is None else await self._gone(failure)
+            if gone is not None and gone.certain:
+                return gone.why
             if given_up := self._presence.given_up():
                 if self._begins_last_read():
                     continue
                 return given_up
             if failure is not None:
                 wait = max(failure.retry_after or 0.0, trouble.next())
+                if gone is not None:
+                    patience = next(self._again, None)
+                    if patience is None:
+                        return gone.why
+                    wait = patience
                 log.warning(
                     "results_interrupted",
                     shard=self._shard.shard,
@@ -261,22 +275,27 @@ class _BatchDrain:
                 counts = counts_of(batch)
         log.warning("counts_disagree", shard=self._shard.shard, batch_id=self._batch_id)
 
-    async def _is_gone(self, failure: ApiError) -> str:
-        """Return why the results can no longer be read; empty while they may still be readable."""
+    async def _gone(self, failure: ApiError) -> _Gone | None:
+        """Return why the results can no longer be read; None if nothing suggests that."""
         if failure.status != 404:
-            return ""
+            return None
         workspace_id = self._shard.planned.headers.workspace_id
         try:
             batch = await self._drainer.client.retrieve(workspace_id, self._batch_id)
         except ApiError as lost:
             if lost.status != 404:
-                return ""
+                return None
             if self._is_past(KEPT_FOR):
-                return "the API does not know the batch any more, and its results are kept for 29 days"
-            return self._presence.given_up() or await self._presence.missed()
+                return _Gone("the API does not know the batch any more, and its results are kept for 29 days")
+            why = self._presence.given_up() or await self._presence.missed()
+            return _Gone(why) if why else None
         await self._presence.seen()
-        archived = batch.archived or self._is_past(KEPT_FOR)  # Answers recorded in 2024 have no `archived_at`.
-        return "the API archived the results before they were read (29 days)" if archived else ""
+        if self._is_past(KEPT_FOR):  # Answers recorded in 2024 have no `archived_at`.
+            return _Gone("the API archived the results before they were read (29 days)")
+        if not batch.archived:
+            return None
+        log.warning("batch_shown_as_archived", shard=self._shard.shard, batch_id=self._batch_id)
+        return _Gone(f"the API shows the batch as archived, and had no results in {READS} reads", certain=False)
 
     def _is_past(self, age: float) -> bool:
         """Return whether the batch is older than `age` by this machine's clock, and by the server's if it is known."""

@@ -153,7 +153,7 @@ class Examiner:
             settled = False
             log.info("candidate_not_readable", batch_id=batch.batch_id, error=failure.reason)
         except ApiError as failure:
-            settled = batch.archived
+            settled = batch.archived and self._is_old(batch)
             if settled:
                 self._known.gone.add(batch.batch_id)
             log.info("candidate_not_readable", batch_id=batch.batch_id, status=failure.status)

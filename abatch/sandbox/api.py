@@ -530,10 +530,13 @@ class Machine:
         flap = visit.fault(f.Flap) is not None
         counts_lag = visit.fault(f.CountsLag) is not None
         null_counts = visit.fault(f.NullCounts) is not None
-        what = (host, flap, counts_lag, null_counts, now >= batch.created_at + ARCHIVED_AFTER)
+        archived = visit.fault(f.ShownArchived) is not None or now >= batch.created_at + ARCHIVED_AFTER
+        what = (host, flap, counts_lag, null_counts, archived)
         state, of, shown = self._described.get(batch.batch_id, (None, None, msgspec.Raw()))
         if state is not batch.state or of != what:
-            described = batch.describe(now, host, flap=flap, counts_lag=counts_lag, null_counts=null_counts)
+            described = batch.describe(
+                now, host, flap=flap, counts_lag=counts_lag, null_counts=null_counts, archived=archived
+            )
             if not self.settings.shape.archived_at:
                 del described["archived_at"]
             shown = msgspec.Raw(msgspec.json.encode(described))

@@ -58,7 +58,7 @@ NUMBERS = [
     Number("operate.md", r"median of the last (\w+) batches", 1, parked.REMEMBERED),
     Number("operate.md", r"with fewer than (\w+) known", 1, parked.ENOUGH),
     Number("operate.md", r"a batch is parked after (\w+) hours", HOUR, parked.UNKNOWN),
-    Number("recover.md", r"(\w+) complete reads in 23 hours", 1, drain.READS),
+    Number("recover.md", r"(\w+) reads in 23 hours", 1, drain.READS),
     Number("recover.md", r"After (\d+) hours it is \*lost\*", HOUR, durations.LOST_AFTER),
     Number("recover.md", r"after 1, 2, 4, … up to (\d+) seconds", 1, LONGEST_WAIT),
     Number("recover.md", r"counts as failing after (\w+) seconds", 1, connections.PATIENCE),

@@ -23,7 +23,7 @@ from abatch.journal.sqlite import SqliteLog
 from abatch.protocol import pacing
 from abatch.protocol.facts import ResolveWished
 from abatch.sandbox import Sandbox
-from abatch.sandbox.faults import CutAtLine, CutInLine, ResetBeforeAccept
+from abatch.sandbox.faults import Archived, CutAtLine, CutInLine, ResetBeforeAccept, ShownArchived
 from abatch_backends import jsonl
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, manager, requests, run
 from tests.harness.presence import Alone
@@ -265,6 +265,37 @@ async def test_ended_batch_with_empty_results_is_read_again_for_a_day_and_then_i
     assert 22 < sum(rests) / 3_600 < 24
     assert (summary.succeeded, summary.missing) == (0, 8)
     assert_paid_once(api, rows)
+
+
+async def test_young_batch_that_is_shown_as_archived_once_is_read_again(api: Sandbox, rests: list[float]) -> None:
+    api.faults.next("results", Archived())
+    api.faults.next("retrieve", ShownArchived())
+    rows = requests(8)
+    _, summary = await run(rows, requests_per_batch=100)
+    assert rests == [5.0]
+    assert (summary.succeeded, summary.missing) == (8, 0)
+    assert_each_answered("results.jsonl", rows)
+
+
+async def test_young_batch_that_is_shown_as_archived_for_a_day_is_given_up_and_can_be_read_if_it_is_back(
+    api: Sandbox, rests: list[float]
+) -> None:
+    api.faults.always("results", Archived())
+    api.faults.always("retrieve", ShownArchived())
+    rows = requests(8)
+    _, summary = await run(rows, requests_per_batch=100)
+    assert rests == list(pacing.READ_AGAIN)
+    assert (summary.succeeded, summary.missing) == (0, 8)
+    assert "shows the batch as archived" in Path("results.jsonl.missing.jsonl").read_text()
+    api.faults.clear()
+    Path("results.jsonl").unlink()
+    async with manager() as running:
+        assert len(await running.redrain("job")) == 1
+        summary = await running.job("job").wait()
+    assert (summary.succeeded, summary.missing) == (8, 0)
+    assert_each_answered("results.jsonl", rows)
+    assert_paid_once(api, rows)
+    assert not Path("results.jsonl.missing.jsonl").exists()
 
 
 async def test_ended_batch_that_an_operator_named_and_that_stays_empty_is_held(

@@ -576,6 +576,15 @@ def test_counts_may_be_null(desk, ended):
     assert desk.batch(ended)["request_counts"]["succeeded"] == 20
 
 
+@about(f.ShownArchived)
+def test_young_batch_may_be_shown_as_archived(desk, ended):
+    desk.machine.faults.next("retrieve", f.ShownArchived())
+    shown = desk.batch(ended)
+    assert (shown["archived_at"] is None, shown["results_url"]) == (False, None)
+    assert desk.batch(ended)["archived_at"] is None
+    assert desk.results(ended).status == 200
+
+
 PERMANENT = [f.Status(404), f.Status(405), f.Redirect(), f.Status(200, envelope=False), f.NoDate(), f.NullCounts()]
 
 

@@ -619,6 +619,10 @@ def _judge_missing(world: World, work: Work, row: dict[str, Any], reason: str) -
         if not world.plan.slumber and not any(isinstance(fault, f.Archived) for read in reads for fault in read.faults):
             world.violation(f"I2: {where}; nothing was archived")
         return
+    if "as archived" in reason:
+        if len(reads) <= len(PATIENCE) or reads[-1].at - reads[0].at < sum(PATIENCE):
+            world.violation(f"I2: {where}")
+        return
     whole = [read for read in reads if read.complete and read.to_its_end]
     if len(whole) <= len(PATIENCE) or whole[-1].at - whole[0].at < sum(PATIENCE):
         world.violation(f"I2: {where}; {len(whole)} of them whole")

@@ -155,6 +155,15 @@ def test_a_create_that_was_carried_out_and_redirected_is_found(seed: int, status
     assert not times(lines, "shard_withdrawn")
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_young_batches_that_are_shown_as_archived_at_times_are_not_given_up(seed: int) -> None:
+    faults = [("results", f.Archived(), 0.5), ("retrieve", f.ShownArchived(), 1.0), ("list", f.ShownArchived(), 0.5)]
+    plan = world(*faults, latency=(1.0, 1.0))
+    lines = story(replace(plan, settings=replace(plan.settings, era="2026-09")), seed)
+    assert times(lines, "batch_shown_as_archived")
+    assert times(lines, "rows_missing") == []
+
+
 MONTH_AHEAD = ("every", f.Jump(at=60.0, seconds=30 * DAY), 1.0)
 HOURS = f.Hide(5 * HOUR, after=1.0)
 AWAY: dict[str, list[Any]] = {

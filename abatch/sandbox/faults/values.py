@@ -56,6 +56,7 @@ __all__ = [
     "Reshuffle",
     "Revoked",
     "SameInstant",
+    "ShownArchived",
     "Skew",
     "Slow",
     "SpendLimit",
@@ -319,6 +320,10 @@ class NullCounts(Fault, frozen=True):
     """Batches show `request_counts` as null."""
 
 
+class ShownArchived(Fault, frozen=True):
+    """Ended batches show `archived_at`, as they do after 29 days."""
+
+
 # On results.
 
 
@@ -495,6 +500,7 @@ AnyFault = (
     | Flap
     | CountsLag
     | NullCounts
+    | ShownArchived
     | NotYet
     | Archived
     | Hang
