@@ -12,6 +12,7 @@ Authentication, headers and error classes are those of the SDK. These points dif
   is never repeated.
 - Creates use fresh connections of abatch's own transport, for which the kernel drops undelivered bytes after a minute
   (`TCP_USER_TIMEOUT`): bound A4 of docs/reliability.md. With a caller's own client that bound is wider.
+- The connections for creates read while they send, so that an early answer is not lost (`early_answer.py`).
 
 Errors are translated only here: `create` returns the values that table A of `reconcile.py` judges, and every other call
 raises ApiError.
@@ -107,7 +108,7 @@ class Client:
             proxy = proxy_for(url.scheme, url.host, url.port)
             certificates = trusted()  # All transports share it, because loading it takes a hundredth of a second.
             self._sdk = sdk.with_options(http_client=http_client(certificates, proxy, kept=KEPT_CONNECTIONS))
-            self._creating = sdk.with_options(http_client=http_client(certificates, proxy, kept=0))
+            self._creating = sdk.with_options(http_client=http_client(certificates, proxy, kept=0, for_creates=True))
             self._reading = self._sdk
             if proxy is None or proxy.startswith("http://"):  # aiohttp does not support SOCKS.
                 self._reading = sdk.with_options(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx2
 
+from abatch.engine.early_answer import read_ahead
 from abatch.errors import ConfigError
 from abatch.log import log
 
@@ -55,7 +56,9 @@ def trusted() -> ssl.SSLContext:
         raise ConfigError(f"the system's certificates cannot be read ({failure}); set SSL_CERT_FILE") from failure
 
 
-def http_client(certificates: ssl.SSLContext, proxy: str | None, *, kept: int) -> httpx2.AsyncClient:
+def http_client(
+    certificates: ssl.SSLContext, proxy: str | None, *, kept: int, for_creates: bool = False
+) -> httpx2.AsyncClient:
     """Make an HTTP client with abatch's own connections; `kept` of them stay open between calls."""
     transport = httpx2.AsyncHTTPTransport(
         verify=certificates,
@@ -65,6 +68,8 @@ def http_client(certificates: ssl.SSLContext, proxy: str | None, *, kept: int) -
         else httpx2.Proxy(proxy, ssl_context=certificates if proxy[:6] == "https:" else None),
         socket_options=_socket_options(),
     )
+    if for_creates:
+        read_ahead(transport)
     return httpx2.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
 
 

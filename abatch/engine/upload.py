@@ -25,6 +25,7 @@ import anyio
 import msgspec
 
 from abatch.engine.doubt import doubt_about
+from abatch.engine.early_answer import AnsweredEarly, check_unanswered
 from abatch.errors import CORRECT_FILE, ApiError, JobStopped, Overtaken, cancel_and_skip
 from abatch.input.located import Named, named
 from abatch.input.spool import FREE_DISK, SpoolReader, SpoolWriter, guarded, open_spool
@@ -198,8 +199,11 @@ class Uploader:
         try:
             with closing(reader.body(prefix)) as pieces:
                 while (piece := await threads.run(next, pieces, None)) is not None:
+                    check_unanswered()
                     yield piece
             await self._pass_gate(attempt, gate, scope)
+        except AnsweredEarly:  # This is no failure: the answer decides.
+            raise
         except Exception as failure:
             # The failure is kept, because the SDK turns it into a connection error.
             gate.failure = failure
@@ -212,6 +216,7 @@ class Uploader:
 
         Raises:
             _NotNow: the tail must not be sent.
+            AnsweredEarly: the create was answered before its end.
 
         """
         context = self.context
@@ -227,6 +232,7 @@ class Uploader:
             )
         if not context.wants_more:
             raise _NotNow
+        check_unanswered()
         context.manager.shutdown.commit(scope)
         gate.before = context.scope.doubts.candidates().union(batch.batch_id for batch in page.batches)
         await self.recorder.record(

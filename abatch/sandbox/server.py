@@ -39,7 +39,7 @@ from abatch.sandbox.answers import OutcomeOf, Outcomes
 from abatch.sandbox.api import Machine, Settings
 from abatch.sandbox.batches import Ended
 from abatch.sandbox.exchange import Cut, Lost, Reply, Request, Reset, Slow, Whole
-from abatch.sandbox.faults import Order
+from abatch.sandbox.faults import Order, Status
 from abatch.sandbox.store import Log
 
 if TYPE_CHECKING:
@@ -287,6 +287,8 @@ class Sandbox:
             visit = self.machine.open(request)
         if visit.early is not None:
             await _deliver(visit.early, connection, receive, send)
+            if (status := visit.fault(Status)) is not None and status.closes:
+                connection.transport.close()
             return
         more = True
         while more:

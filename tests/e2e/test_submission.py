@@ -23,6 +23,7 @@ from abatch.sandbox.faults import (
     Foreign,
     ForeignLine,
     Garbage,
+    Hang,
     LateAccept,
     NoDate,
     OtherWorkspace,
@@ -492,6 +493,27 @@ async def test_other_key_cannot_conclude_from_an_empty_list(tmp_path: Path, monk
         with pytest.raises(StillInDoubt, match="key or workspace"):
             await run(path)
         assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize("unresolved", ["resubmit", "hold"])
+async def test_create_that_is_refused_at_its_head_by_a_server_that_closes_leaves_no_doubt(
+    api: Sandbox, unresolved: Any
+) -> None:
+    """The answer comes before the gate's list, so nothing behind the gate is sent: a 413 splits, a 401 stops."""
+    api.faults.always("list", Hang(0.2))
+    api.faults.next("create", Status(413, early=True, closes=True), times=1)
+    rows = requests(8)
+    with structlog.testing.capture_logs() as events, anyio.fail_after(60):
+        _, summary = await run(write(rows), unresolved=unresolved, requests_per_batch=8)
+    told = [event["event"] for event in events]
+    assert "shard_split" in told
+    assert "shard_in_doubt" not in told
+    assert (summary.succeeded, summary.missing) == (8, 0)
+    assert_paid_once(api, rows)
+    api.faults.always("create", Status(401, early=True, closes=True))
+    with structlog.testing.capture_logs() as events, pytest.raises(JobStopped, match="401"):
+        await run(write(requests(9)), to="other.jsonl", key="other", unresolved=unresolved)
+    assert "shard_in_doubt" not in [event["event"] for event in events]
 
 
 async def test_results_cut_and_reset_lose_nothing(api: Sandbox) -> None:

@@ -132,6 +132,13 @@ async def test_an_early_answer_does_not_wait_for_the_body(api, begin, body):
     assert (await stream.receive()).startswith(b"HTTP/1.1 401 ")
 
 
+async def test_an_early_answer_may_close_the_connection(api, begin, body):
+    api.faults.next("create", f.Status(401, early=True, closes=True))
+    stream = await begin(b"", len(body))
+    got = b"".join([piece async for piece in stream])
+    assert got.startswith(b"HTTP/1.1 401 ")
+
+
 async def test_a_cut_body_breaks_the_answer_off(api, client, body):
     api.faults.next("create", f.CutBody(20))
     with pytest.raises(httpx2.RemoteProtocolError):

@@ -15,7 +15,7 @@ import anyio
 import httpx2
 import pytest
 
-from abatch.engine import client, proxies, stream
+from abatch.engine import client, proxies, stream, transport
 from abatch.engine.client import Client
 from abatch.errors import ApiError
 from abatch.protocol.facts import Headers
@@ -210,6 +210,7 @@ async def test_results_are_read_as_all_else_is_where_aiohttp_does_not_speak_the_
     sdk = anthropic.AsyncAnthropic(api_key="key", max_retries=0, http_client=httpx2.AsyncClient(trust_env=False))
     monkeypatch.setattr(proxies, "speaks_socks", lambda: True)
     monkeypatch.setattr(client.httpx2, "AsyncHTTPTransport", lambda **_: httpx2.MockTransport(lambda _: None))
+    monkeypatch.setattr(transport, "read_ahead", lambda _: None)
     reader = Client(sdk, own=True)
     assert (reader._reading is not reader._sdk) is aiohttp
     await reader.aclose()

@@ -111,6 +111,8 @@ class Status(Fault, frozen=True):
     """Whether the call is carried out all the same."""
     early: bool = False
     """Whether the answer is sent before the body is read."""
+    closes: bool = False
+    """Whether the connection is closed after an early answer."""
     details: Details = msgspec.UNSET
 
 
