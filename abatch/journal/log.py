@@ -2,10 +2,10 @@
 
 `SqliteLog` is the implementation; `abatch.testing.FactLogContract` tests every promise of this protocol.
 
-*Fence*: fact n of a shard, and cut n of a job, can be appended once. If two processes race, the loser gets `Overtaken`
-and reads the facts again. Safety depends only on this. The right to drive just prevents two processes from doing the
-same work. Processes that do not drive may read, and append wishes (cancel, resolve), which the driver sees within a
-second.
+*Fence*: position n of a shard, and position n of a job, can be taken once. If two processes race, the loser gets
+`Overtaken` and reads the facts again. Safety depends only on this. The right to drive just prevents two processes from
+doing the same work. Processes that do not drive may read, and append wishes (cancel, resolve), which the driver sees
+within a second.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ __all__ = ["Entry", "FactLog", "Recorded"]
 
 
 class Entry(NamedTuple):
-    """A fact to append: to the job, or at position `n` of a shard; a `Cut` at position `n` of the job's cuts."""
+    """A fact to append. An entry with `n` takes a position, and one without takes none.
+
+    With `shard`, it is position `n` of that shard. Shards are numbered per journal, so the position is the same
+    whichever job the entry names. Without `shard`, it is position `n` of the job, whatever the kind of fact: `Cut`,
+    `Moved`, `InputChanged` and `Finished` share these positions. Any free position can be taken; gaps are allowed.
+    """
 
     job: int
     fact: Fact
@@ -38,9 +43,11 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
     """A fact in the log."""
 
     seq: int
+    """The number of the fact, above 0 and above the numbers of all earlier facts; gaps are allowed."""
     job: int
     shard: int | None
     at: float
+    """The time of the append in seconds since the epoch, by the clock of the machine that appended the fact."""
     fact: Fact
 
 
@@ -48,18 +55,26 @@ class FactLog(Protocol):
     """One process's connection to an append-only, durable log of facts.
 
     A call is one unit of work: a cancellation takes effect before it, or waits until it is done and is raised then.
-    After a failed write the connection is broken permanently, because it is not known whether the facts are durable.
-    Every later call raises JournalError, and a new connection reads which facts were stored.
+    Several tasks may call one connection at the same time; each call takes effect before or after another, as a whole.
+    After a failed write (`append`, `add_job`, `bind`) the connection is broken permanently, because it is not known
+    whether the facts are durable. Every later call raises JournalError, and a new connection reads which facts were
+    stored. After `aclose`, too, every call but `aclose` raises JournalError.
+
+    How a store is opened is not part of the protocol, with one exception: only a connection that drives makes a store
+    that does not exist. Without the right to drive, opening such a store fails and makes nothing.
     """
 
     @property
     def lineage(self) -> Lineage:
-        """The identity of the journal, which is made once with the store and is the same for all connections."""
+        """The identity of the journal, which is made once with the store and is the same for all connections.
+
+        Its secret has 32 bytes from a cryptographic source of randomness, so no two stores have the same.
+        """
         ...
 
     @property
     def drives(self) -> bool:
-        """Whether this connection was opened to drive, and still may.
+        """Whether this connection was opened to drive, and still may; False after `aclose`.
 
         A store gives this right to one connection at a time, and frees it when the connection is closed or its process
         dies. Until then it raises JournalLocked for any other connection that wants to drive. abatch does not read
@@ -69,6 +84,9 @@ class FactLog(Protocol):
 
     async def bind(self, base_url: str, /) -> None:
         """Bind the journal to one API once something may have been sent; until then the last call counts.
+
+        Something may have been sent once a `Committing` is in the log, whichever connection appended it. A store may
+        assume so already when a shard has a second fact.
 
         Raises:
             ConfigError: the journal belongs to another base URL.
@@ -84,7 +102,9 @@ class FactLog(Protocol):
         ...
 
     async def add_job(self, fact: Submitted, /) -> Recorded:
-        """Make a job's first fact durable, and return it with the number that the job gets.
+        """Make a job's first fact durable, and return it with the number that the job gets, which no other job has.
+
+        Keys are compared exactly: their whole text counts, and so does its case.
 
         Raises:
             JobConflict: another job has the key.
@@ -94,6 +114,8 @@ class FactLog(Protocol):
 
     async def append(self, /, *entries: Entry) -> Sequence[Recorded]:
         """Make these facts durable, all or none, and return them as recorded, in their order.
+
+        No fact is visible before all are durable. Without entries, this appends nothing and returns an empty sequence.
 
         Raises:
             Overtaken: one of the positions is taken; nothing was appended.
@@ -117,27 +139,34 @@ class FactLog(Protocol):
         A fact that is visible to one replay is visible to all later replays, and no fact appears before it later.
 
         Args:
-            visit: the function that gets the facts.
+            visit: the function that gets the facts, one after another. It raises IllegalTransition or AssertionError
+                to report that a fact does not follow from the earlier ones; any other exception ends the replay and is
+                raised as it is. The connection can be used after either.
             since: the number of a fact; the facts after it are read.
             until: the number of the last fact to read.
             others_only: leave out the facts that this connection appended.
             job: read only the facts of this job and of its shards.
 
         Returns:
-            The number of the last of these facts; `since` if there was none.
+            The number of the last fact that `visit` got, also with `others_only` and `job`; `since` if it got none.
 
         Raises:
-            JournalCorrupt: a fact cannot be read, or `visit` reports that it does not follow from the earlier ones.
+            JournalCorrupt: a fact cannot be read, or `visit` reports that it does not follow from the earlier ones. A
+                store may also raise this when it is opened.
 
         """
         ...
 
     async def job_of(self, shard: int, /) -> int | None:
-        """Return the number of the job that has this shard; None if no fact names the shard."""
+        """Return the number of the job that the fact at position 0 of this shard names; None if there is none."""
         ...
 
     async def version(self) -> int:
-        """Return a number that changes when another connection appends; cheap enough to call every second."""
+        """Return a number that changes when another connection appends; cheap enough to call every second.
+
+        It changes with every job that another connection adds, too, and never returns to an earlier value. It does not
+        change when this connection appends.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -23,6 +23,7 @@ from abatch.errors import (
 )
 from abatch.journal.lineage import Lineage
 from abatch.journal.log import Entry, Recorded
+from abatch.protocol.facts import Committing
 from abatch.system import threads
 
 if TYPE_CHECKING:
@@ -58,7 +59,11 @@ class MemoryStore:
         """The number of each job, by its key."""
         self.rows: list[_Row] = []
         self.positions: set[tuple[str, int, int]] = set()
-        """The positions that are taken, among a shard's facts and among a job's cuts."""
+        """The positions of shards and of jobs that are taken."""
+        self.unreadable: set[int] = set()
+        """The numbers of facts that cannot be read, because a test damaged them."""
+        self.exists = False
+        """Whether a connection that drives has made the journal."""
         self.driver: MemoryLog | None = None
         self.sync: Callable[[], Awaitable[None]] = _at_once
         """A function that each write awaits in its middle; replace it to hold a write there, or to raise OSError."""
@@ -69,14 +74,18 @@ class MemoryStore:
         """Open another connection.
 
         Raises:
+            ConfigError: there is no log, and `drive` is False.
             JournalLocked: another connection drives.
 
         """
+        if not drive and not self.exists:
+            raise ConfigError(f"there is no journal in {PLACE}")
         if drive and self.driver is not None:
             raise JournalLocked(PLACE, 0)
         log = MemoryLog(self)
         if drive:
             self.driver = log
+            self.exists = True
         return log
 
 
@@ -99,13 +108,17 @@ class MemoryLog:
 
     async def bind(self, base_url: str, /) -> None:
         """Bind the journal to one API once something may have been sent; until then the last call counts."""
-        self._check()
+        await threads.whole(self._bind(base_url))
+
+    async def _bind(self, base_url: str) -> None:
         store = self._store
-        if not any(row.recorded.shard is not None and row.n for row in store.rows):
+        async with store.turn:
+            self._check()
+            known = store.base_url or base_url
+            if known != base_url and any(isinstance(row.recorded.fact, Committing) for row in store.rows):
+                raise ConfigError(f"journal {PLACE} belongs to {known}, not to {base_url}")
+            await self._sync()
             store.base_url = base_url
-        known = store.base_url = store.base_url or base_url
-        if known != base_url:
-            raise ConfigError(f"journal {PLACE} belongs to {known}, not to {base_url}")
 
     async def base_url(self) -> str | None:
         """Return the API that the journal belongs to; None before its first use."""
@@ -141,11 +154,7 @@ class MemoryLog:
             return recorded
 
     async def _write(self, entries: tuple[Entry, ...]) -> list[Recorded]:
-        try:
-            await self._store.sync()
-        except OSError as failure:
-            self._broken = JournalError(f"journal {PLACE} cannot be used: {failure}; nothing more is sent")
-            raise self._broken from failure
+        await self._sync()
         rows, at = self._store.rows, time.time()
         first = len(rows) + 1
         recorded = [
@@ -153,6 +162,13 @@ class MemoryLog:
         ]
         rows += [_Row(self, entry.n, each) for entry, each in zip(entries, recorded, strict=True)]
         return recorded
+
+    async def _sync(self) -> None:
+        try:
+            await self._store.sync()
+        except OSError as failure:
+            self._broken = JournalError(f"journal {PLACE} cannot be used: {failure}; nothing more is sent")
+            raise self._broken from failure
 
     async def replay(
         self,
@@ -171,7 +187,7 @@ class MemoryLog:
             for row in self._store.rows[since:until]  # the row of fact n has index n - 1
             if (job is None or row.recorded.job == job) and not (others_only and row.writer is self)
         ]
-        await threads.run(_show, found, visit)
+        await threads.run(_show, found, visit, self._store.unreadable)
         return found[-1].seq if found else since
 
     async def job_of(self, shard: int, /) -> int | None:
@@ -186,6 +202,8 @@ class MemoryLog:
 
     async def aclose(self) -> None:
         """Give up the right to drive."""
+        if self._broken is None:
+            self._broken = JournalError(f"the connection to journal {PLACE} is closed")
         if self._store.driver is self:
             self._store.driver = None
 
@@ -195,14 +213,16 @@ class MemoryLog:
 
 
 def _position(entry: Entry) -> tuple[str, int, int] | None:
-    """Return the position that an entry takes, among a shard's facts or a job's cuts; None if it takes none."""
+    """Return the position that an entry takes, of its shard or of its job; None if it takes none."""
     if entry.n is None:
         return None
-    return ("cut", entry.job, entry.n) if entry.shard is None else ("shard", entry.shard, entry.n)
+    return ("job", entry.job, entry.n) if entry.shard is None else ("shard", entry.shard, entry.n)
 
 
-def _show(found: list[Recorded], visit: Callable[[Recorded], object]) -> None:
+def _show(found: list[Recorded], visit: Callable[[Recorded], object], unreadable: set[int]) -> None:
     for recorded in found:
+        if recorded.seq in unreadable:
+            raise JournalCorrupt(PLACE, f"fact {recorded.seq} cannot be read")
         try:
             visit(recorded)
         except (IllegalTransition, AssertionError) as failure:

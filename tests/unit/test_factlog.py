@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,17 @@ pytestmark = pytest.mark.anyio
 
 
 class AtCommit:
-    """A connection to SQLite that does something else once, instead of its next COMMIT."""
+    """A connection to SQLite that does something else once instead of a COMMIT, after `skip` other ones."""
 
-    def __init__(self, db: sqlite3.Connection, instead: Callable[[sqlite3.Connection], None]) -> None:
+    def __init__(self, db: sqlite3.Connection, instead: Callable[[sqlite3.Connection], None], skip: int) -> None:
         self._db = db
+        self._skip = skip
         self._instead: Callable[[sqlite3.Connection], None] | None = instead
 
     def execute(self, statement: str, *values: Any) -> Any:
-        if statement == "COMMIT" and self._instead is not None:
+        if statement == "COMMIT":
+            self._skip -= 1
+        if statement == "COMMIT" and self._skip < 0 and self._instead is not None:
             instead, self._instead = self._instead, None
             return instead(self._db)
         return self._db.execute(statement, *values)
@@ -39,9 +42,9 @@ class AtCommit:
         return getattr(self._db, name)
 
 
-def at_commit(log: FactLog, instead: Callable[[sqlite3.Connection], None]) -> None:
+def at_commit(log: FactLog, instead: Callable[[sqlite3.Connection], None], *, skip: int = 0) -> None:
     assert isinstance(log, SqliteLog)
-    log._db = AtCommit(log._db, instead)  # type: ignore[assignment]
+    log._db = AtCommit(log._db, instead, skip)  # type: ignore[assignment]
 
 
 class TestSqliteLog(FactLogContract):
@@ -51,6 +54,9 @@ class TestSqliteLog(FactLogContract):
 
     async def open(self, *, drive: bool) -> FactLog:
         return await SqliteLog.open(self.folder, drive=drive)
+
+    async def open_other(self) -> FactLog:
+        return await SqliteLog.open(JournalFolder(self.folder.path.with_name("other")), drive=True)
 
     @asynccontextmanager
     async def held(self, log: FactLog, /) -> AsyncIterator[Callable[[], Any]]:
@@ -65,14 +71,19 @@ class TestSqliteLog(FactLogContract):
         try:
             yield lambda: anyio.to_thread.run_sync(arrived.wait)
         finally:
+            arrived.set()
             go_on.set()
 
-    def fail_next_sync(self, log: FactLog, /) -> None:
+    def fail_next_sync(self, log: FactLog, /, *, skip: int = 0) -> None:
         def fail(db: sqlite3.Connection) -> None:
             db.execute("ROLLBACK")
             raise sqlite3.OperationalError("disk I/O error")
 
-        at_commit(log, fail)
+        at_commit(log, fail, skip=skip)
+
+    async def damage(self, seq: int, /) -> None:
+        with closing(sqlite3.connect(self.folder.database)) as db, db:
+            db.execute("UPDATE facts SET fact = substr(fact, 2) WHERE seq = ?", (seq,))
 
 
 class TestSqliteLogOfADiskThatHasWhatItRefused(TestSqliteLog):
@@ -80,12 +91,12 @@ class TestSqliteLogOfADiskThatHasWhatItRefused(TestSqliteLog):
 
     facts = 1000
 
-    def fail_next_sync(self, log: FactLog, /) -> None:
+    def fail_next_sync(self, log: FactLog, /, *, skip: int = 0) -> None:
         def fail(db: sqlite3.Connection) -> None:
             db.execute("COMMIT")
             raise sqlite3.OperationalError("disk I/O error")
 
-        at_commit(log, fail)
+        at_commit(log, fail, skip=skip)
 
 
 class TestMemoryLog(FactLogContract):
@@ -95,6 +106,9 @@ class TestMemoryLog(FactLogContract):
 
     async def open(self, *, drive: bool) -> FactLog:
         return self.store.open(drive=drive)
+
+    async def open_other(self) -> FactLog:
+        return MemoryStore().open(drive=True)
 
     @asynccontextmanager
     async def held(self, log: FactLog, /) -> AsyncIterator[Callable[[], Any]]:
@@ -110,13 +124,22 @@ class TestMemoryLog(FactLogContract):
             yield arrived.wait
         finally:
             self.store.sync = before
+            arrived.set()
             go_on.set()
 
-    def fail_next_sync(self, log: FactLog, /) -> None:
+    def fail_next_sync(self, log: FactLog, /, *, skip: int = 0) -> None:
         before = self.store.sync
+        left = skip
 
         async def fail() -> None:
+            nonlocal left
+            if left:
+                left -= 1
+                return await before()
             self.store.sync = before
             raise OSError(5, "Input/output error")
 
         self.store.sync = fail
+
+    async def damage(self, seq: int, /) -> None:
+        self.store.unreadable.add(seq)
