@@ -1,7 +1,7 @@
 """Make the standard streams safe for work that costs money: a stream that fails never ends it, nor changes its status.
 
 A message that cannot be written to stderr is dropped. What cannot be written to stdout raises OutputGone, once: the
-stream leads to the null device from then on, so that the interpreter's own flush at its end cannot fail and replace the
+stream leads to the null device from then on, so that the interpreter's own last flush cannot fail and replace the
 exit status. A stream that was closed before the start keeps its descriptor taken: otherwise the journal would be opened
 as descriptor 1 or 2, and whatever is printed would be written into it.
 """

@@ -36,7 +36,8 @@ async def test_disk_that_fails_while_the_stream_breaks_ends_the_job_and_nothing_
 ) -> None:
     """The rows of a block that was not written count as read: a second read would take them for duplicates."""
     real, write = client.chunks_of, jsonl._write_all
-    failing, broken = anyio.Event(), []
+    failing = anyio.Event()
+    broken: list[Any] = []
 
     async def chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
         whole = b"".join([chunk async for chunk in real(answer)])

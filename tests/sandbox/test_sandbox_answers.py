@@ -122,7 +122,7 @@ async def test_the_answer_function_sees_the_params_and_gives_the_answer(monkeypa
             case _:
                 return None
 
-    rows = [{"custom_id": f"{number}", "params": params(number)} for number in range(1, 5)]
+    rows: list[dict[str, Any]] = [{"custom_id": f"{number}", "params": params(number)} for number in range(1, 5)]
     with Sandbox(seed=1, answer=answer) as api:
         results = {result.custom_id: result for result in await answered(api, rows, monkeypatch)}
         async with anthropic.AsyncAnthropic(base_url=api.url, api_key=api.key) as sdk:

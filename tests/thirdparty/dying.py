@@ -32,4 +32,4 @@ abatch_zip.ZipArchive.run = run  # type: ignore[method-assign]
 sys.argv = ["abatch", *sys.argv[3:]]
 from abatch.__main__ import main  # noqa: E402
 
-sys.exit(main())
+main()

@@ -49,7 +49,9 @@ def batch(batch_id: str = "msgbatch_1", **changes: Any) -> BatchSeen:
 
 def doubt(shard: int = 1, **changes: Any) -> Doubt:
     """An attempt of 100 rows, committed at noon."""
-    own = {name: changes.pop(name) for name in ("rows", "waited", "guarded", "empty_at") if name in changes}
+    own: dict[str, Any] = {
+        name: changes.pop(name) for name in ("rows", "waited", "guarded", "empty_at") if name in changes
+    }
     committed = InDoubt(**fields({"attempt": 1, "date": NOON, "fingerprint": "f"}, changes))
     return Doubt(**fields({"shard": shard, "rows": 100, "committed": committed}, own))
 

@@ -200,6 +200,7 @@ def usage_of(**told) -> Usage:
     line = json.dumps({"custom_id": "x", "result": {"type": "succeeded", "message": message}}).encode()
     seen = read_line(line)
     assert seen is not None
+    assert seen.usage is not None
     assert seen.usage == Result(line).usage
     return seen.usage
 
