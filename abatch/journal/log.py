@@ -158,7 +158,7 @@ class FactLog(Protocol):
         ...
 
     async def job_of(self, shard: int, /) -> int | None:
-        """Return the number of the job that the fact at position 0 of this shard names; None if there is none."""
+        """Return the number of the job that the fact at position 0 of this shard names; None before that fact."""
         ...
 
     async def version(self) -> int:
