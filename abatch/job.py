@@ -132,7 +132,7 @@ class Job:
         return self._run.job
 
     def _state_now(self) -> StateOfJob:
-        return state_of_job(self._job, self._run.failed)
+        return state_of_job(self._job, self._run.failed, self._run.unread)
 
     def progress(self) -> Progress:
         """The progress of the job, now."""

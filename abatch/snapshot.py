@@ -182,7 +182,7 @@ def job_status(
         attempts: the last attempt of every shard, to include the shards.
 
     """
-    now = state_of_job(job, None if driver is None else driver.failed.get(job.key))
+    now = state_of_job(job) if driver is None else state_of_job(job, driver.failed.get(job.key), driver.unread)
     original = retried_key(job.key)
     return JobStatus(
         key=job.key,

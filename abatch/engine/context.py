@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from abatch.journal.folder import JournalFolder
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
+    from abatch.journal.status import ResultsUnread
     from abatch.prices import PriceList
 
 __all__ = ["JobContext", "ManagerContext", "backend_unknown"]
@@ -72,6 +73,8 @@ class JobContext:
     drainer: Drainer | None
     """Drains batches; None while this process does not have the job's backend."""
     outage: Outage
+    unread: dict[int, ResultsUnread]
+    """Per shard whose results could not be read completely: why, for the status."""
     may_submit: Callable[[], bool]
     """Return whether this process may plan and send requests of the job."""
     spawn: Callable[[int], None]

@@ -237,6 +237,7 @@ class _BatchDrain:
                     error=str(failure),
                     rows_left=self._lines.left,
                 )
+                self._presence.unread(str(failure))
                 await self._presence.rest(wait)
                 continue
             await self._presence.seen()
@@ -248,6 +249,7 @@ class _BatchDrain:
                     continue
                 return f"{self._lines.left} results are not in what the API sends, after {READS} reads"
             log.warning("results_incomplete", shard=self._shard.shard, rows_left=self._lines.left, again_in=patience)
+            self._presence.unread(f"{self._lines.left:,} of {self._shard.planned.rows:,} were not in what the API sent")
             await self._presence.rest(patience)
 
     def _begins_last_read(self) -> bool:
@@ -265,9 +267,11 @@ class _BatchDrain:
     async def _compare_counts(self, counts: Counts) -> None:
         """Compare the counts once all rows are read; if they differ, ask again, then log it. The rows decide."""
         again = Backoff(first=1.0, most=60.0)
-        for _ in range(RECOUNTS):
+        for n in range(RECOUNTS):
             if counts == self._lines.counts:
                 return
+            if n == 0:
+                log.info("counts_awaited", shard=self._shard.shard, batch_id=self._batch_id)
             await self._presence.rest(again.next())
             with suppress(ApiError):
                 workspace_id = self._shard.planned.headers.workspace_id

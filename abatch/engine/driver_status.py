@@ -29,6 +29,7 @@ def status_of(scopes: Scopes, runs: Collection[JobRun]) -> DriverStatus:
         parked={batch_id: why for scope in opened for batch_id, why in scope.parking.in_words().items()},
         trouble="; ".join(str(why) for scope in opened if (why := scope.availability.trouble) is not None),
         storage_down=[run.outage.down for run in runs if run.outage.down is not None],
+        unread={shard: unread for run in runs for shard, unread in run.unread.items()},
         failed={run.job.key: failed for run in runs if (failed := run.failed) is not None},
     )
 

@@ -18,6 +18,10 @@ class Presence(Protocol):
         """Note that the batch and its results return 404; return why they are given up, or an empty string."""
         ...
 
+    def unread(self, why: str, /) -> None:
+        """Note why the results could not be read completely, for the status."""
+        ...
+
     async def seen(self) -> None:
         """Note that the API shows the batch, or its results."""
         ...

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from abatch.engine.scope import Scope
     from abatch.input.located import Named
     from abatch.journal.records import JobRecord
-    from abatch.journal.status import RunFailed
+    from abatch.journal.status import ResultsUnread, RunFailed
 
 __all__ = ["JobRun"]
 
@@ -129,6 +129,8 @@ class JobRun:
         self.may_submit = False
         """Whether this process may plan and send requests of the job; drivers and planners read it here."""
         self.outage = Outage(job.key, manager.config)
+        self.unread: dict[int, ResultsUnread] = {}
+        """Per shard whose results could not be read completely: why, for the status."""
         self.finishing = anyio.Lock()
         """Held while the destination is finished, because its parts change meanwhile."""
         self._manager = manager
@@ -332,6 +334,7 @@ class JobRun:
             scope=scope,
             drainer=await self._make_drainer(ref, scope) if self.job.finished is None else None,
             outage=self.outage,
+            unread=self.unread,
             may_submit=self._may_submit,
             spawn=self._spawn,
             look_up=self._look_up,

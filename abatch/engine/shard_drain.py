@@ -17,6 +17,7 @@ from abatch.engine.slots import SHORT_REST, Postponed
 from abatch.engine.wishes import CALLED_LOST
 from abatch.errors import ApiError, LineTooLong, Overtaken
 from abatch.journal.log import Entry
+from abatch.journal.status import ResultsUnread
 from abatch.log import log
 from abatch.protocol.absence import Absence
 from abatch.protocol.clocks import moment
@@ -88,12 +89,14 @@ class ShardDrainer:
             return True
         except NotOurs as other:
             await self.recorder.record(Held(reason=str(other)))
+            context.unread.pop(self.shard.shard, None)
             return True
         except LineTooLong as failure:
             reason = f"batch {state.batch_id} of shard {self.shard.shard}: {failure.reason}"
             remedy = "All else of the job is done. Fetch the results of this batch from the API by hand."
             await context.stop(reason, remedy)
         context.outage.over()
+        context.unread.pop(self.shard.shard, None)
         await self._record(outcome)
         if state.batch_id is not None:
             context.scope.drained(state.batch_id)
@@ -147,6 +150,16 @@ class ShardDrainer:
     def given_up(self) -> str:
         """Return why an operator gave the batch up; empty if it is not given up."""
         return CALLED_LOST if self.wishes.is_called_lost() else ""
+
+    def unread(self, why: str, /) -> None:
+        """Note why the results could not be read completely, for the status."""
+        before = self.context.unread.get(self.shard.shard)
+        self.context.unread[self.shard.shard] = ResultsUnread(
+            job=self.context.job.key,
+            batch_id=self.shard.batch_id or "",
+            since=time.time() if before is None else before.since,
+            why=why,
+        )
 
     async def missed(self) -> str:
         """Note that the batch and its results return 404; return why they are given up, or an empty string."""

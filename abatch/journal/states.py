@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, assert_never
 
 from abatch.protocol.facts import Abandoned, LostWished, ResolveWished, Split, Unplanned
 from abatch.protocol.lifecycle import Dead, Done, Draining, Held, InDoubt, Lost, Processing, Ready, Rejected
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from abatch.journal.records import JobRecord, ShardRecord
-    from abatch.journal.status import RunFailed
+    from abatch.journal.status import ResultsUnread, RunFailed
 
 __all__ = [
     "ShardState",
@@ -24,6 +28,7 @@ __all__ = [
 ]
 
 
+NOTHING_UNREAD: Final[Mapping[int, ResultsUnread]] = MappingProxyType({})
 State: TypeAlias = Literal["planning", "running", "in doubt", "held", "stopped", "cancelling", "done"]
 """The state of a job, for people and programs."""
 ShardState: TypeAlias = Literal[
@@ -52,12 +57,15 @@ class StateOfJob:
     remedy: str = ""
 
 
-def state_of_job(job: JobRecord, failed: RunFailed | None = None) -> StateOfJob:
+def state_of_job(
+    job: JobRecord, failed: RunFailed | None = None, unread: Mapping[int, ResultsUnread] = NOTHING_UNREAD
+) -> StateOfJob:
     """Return the state of a job; if several apply, the most important one.
 
     Args:
         job: the job.
         failed: the error that ended its run, which only the driving process knows; None if no error did.
+        unread: per shard whose results could not be read completely: why, which only the driving process knows, too.
 
     """
     if job.finished is not None:
@@ -83,7 +91,19 @@ def state_of_job(job: JobRecord, failed: RunFailed | None = None) -> StateOfJob:
             reason=f"only its first {job.limit:,} requests were to be sent",
             remedy="Submit it without a limit to send the rest.",
         )
-    return StateOfJob(state="running" if job.cut.last or _has_begun(job) else "planning")
+    return StateOfJob(
+        state="running" if job.cut.last or _has_begun(job) else "planning",
+        reason=_unread_in_words([unread[shard] for shard in job.open_shards if shard in unread]),
+    )
+
+
+def _unread_in_words(unread: list[ResultsUnread]) -> str:
+    if not unread:
+        return ""
+    first = min(unread, key=lambda each: each.since)
+    others = f" (and of {len(unread) - 1:,} more)" if len(unread) > 1 else ""
+    since = datetime.fromtimestamp(first.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"the results of batch {first.batch_id}{others} could not be read since {since}: {first.why}"
 
 
 def _has_begun(job: JobRecord) -> bool:

@@ -16,7 +16,7 @@ from abatch.system.drafts import replaced
 if TYPE_CHECKING:
     from abatch.journal.folder import JournalFolder
 
-__all__ = ["DriverStatus", "RunFailed", "StorageDown", "driver_status", "post", "read"]
+__all__ = ["DriverStatus", "ResultsUnread", "RunFailed", "StorageDown", "driver_status", "post", "read"]
 
 
 class StorageDown(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +38,17 @@ class RunFailed(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str
 
 
+class ResultsUnread(msgspec.Struct, frozen=True, kw_only=True):
+    """Results that could not be read completely, and are read again."""
+
+    job: str
+    """The job's key."""
+    batch_id: str
+    since: float
+    """Seconds since the epoch."""
+    why: str
+
+
 class DriverStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The status that the driver reports."""
 
@@ -52,6 +63,8 @@ class DriverStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Why the API cannot be called at the moment."""
     storage_down: list[StorageDown] = []
     """Destinations that fail at the moment, and are tried again."""
+    unread: dict[int, ResultsUnread] = {}
+    """Per shard whose results could not be read completely: why."""
     failed: dict[str, RunFailed] = {}
     """Per key of an unfinished job whose run ended with an error: why, and what to do."""
 

@@ -12,7 +12,7 @@ import anyio
 import httpx2
 import pytest
 
-from abatch import BackendError, JobStopped, StillInDoubt, Summary
+from abatch import BackendError, JobStopped, JournalView, StillInDoubt, Summary
 from abatch.engine import client, drain, fallbacks, shard_drain
 from abatch.engine.drain import Drainer
 from abatch.engine.slots import Postponed
@@ -23,7 +23,7 @@ from abatch.journal.sqlite import SqliteLog
 from abatch.protocol import pacing
 from abatch.protocol.facts import ResolveWished
 from abatch.sandbox import Sandbox
-from abatch.sandbox.faults import Archived, CutAtLine, CutInLine, ResetBeforeAccept, ShownArchived
+from abatch.sandbox.faults import Archived, CutAtLine, CutInLine, ResetBeforeAccept, ShownArchived, Status
 from abatch_backends import jsonl
 from tests.e2e.jobs import assert_each_answered, assert_paid_once, manager, requests, run
 from tests.harness.presence import Alone
@@ -266,6 +266,22 @@ async def test_ended_batch_with_empty_results_is_read_again_for_a_day_and_then_i
     assert 22 < sum(rests) / 3_600 < 24
     assert (summary.succeeded, summary.missing) == (0, 8)
     assert_paid_once(api, rows)
+
+
+async def test_job_whose_results_cannot_be_read_says_why_here_and_to_other_processes(api: Sandbox) -> None:
+    api.faults.always("results", Status(403))
+    async with manager() as running:
+        job = await running.submit(requests(8), to="results.jsonl", key="job")
+        with anyio.fail_after(30):
+            while not job.reason:
+                await anyio.sleep(0.02)
+            assert (job.state, "could not be read since" in job.reason, "403" in job.reason) == ("running", True, True)
+            async with JournalView() as view:
+                while "could not be read since" not in (await view.status("job")).jobs[0].reason:
+                    await anyio.sleep(0.05)
+        api.faults.clear()
+        await job.wait()
+        assert not job.reason
 
 
 async def test_young_batch_that_is_shown_as_archived_once_is_read_again(api: Sandbox, rests: list[float]) -> None:

@@ -18,6 +18,9 @@ class Alone:
         """Ignore the miss."""
         return ""
 
+    def unread(self, why: str, /) -> None:
+        """Ignore the reason."""
+
     async def seen(self) -> None:
         """Ignore the batch."""
 

@@ -62,6 +62,7 @@ class Engine:
             scope=self.scope,
             drainer=None,
             outage=Outage(job.key, manager.config),
+            unread={},
             may_submit=lambda: True,
             spawn=self.spawned.append,
             look_up=lambda message, _stop: self.looked_up.append(message.reason),
