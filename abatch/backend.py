@@ -44,6 +44,7 @@ __all__ = [
     "BackendFactory",
     "Checked",
     "JobRef",
+    "Lookup",
     "Places",
     "Sealed",
     "ShardRef",
@@ -143,6 +144,18 @@ class Places(Protocol):
 
     def place_of(self, sealed: Sealed, /) -> str:
         """Name the part as its owner finds it: a path, an object, a table's rows."""
+        ...
+
+
+@runtime_checkable
+class Lookup(Protocol):
+    """An optional method of a backend: single results by custom_id, for `OpenJob.result`."""
+
+    async def find(self, custom_ids: Sequence[str], /) -> Mapping[str, bytes]:
+        """Return the lines of those of these requests that sealed shards of the job hold, as they were written.
+
+        It takes a time that does not grow with the number of results; a call names at most a thousand requests.
+        """
         ...
 
 

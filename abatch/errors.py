@@ -263,6 +263,32 @@ class JobConflict(AbatchError):
         return f"job {self.key!r} cannot take the changed input: {self.difference}. {remedy[0].upper()}{remedy[1:]}"
 
 
+class RequestConflict(AbatchError):
+    """An open job has a request with this custom_id and other params; nothing of the call was put."""
+
+    def __init__(self, key: str, custom_id: str) -> None:
+        super().__init__(key, custom_id)
+        self.key = key
+        self.custom_id = custom_id
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.key!r} has another request with custom_id {self.custom_id!r}; nothing of this call was put. "
+            "Give the changed request another custom_id"
+        )
+
+
+class InboxClosed(AbatchError):
+    """The job takes no further requests: it was closed or cancelled, or it is not an open job."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"job {self.key!r} takes no further requests; put them into another open job"
+
+
 CORRECT_FILE: Final = (
     "Correct what the message names in the input, then run the same command again with --changed-input "
     "(`changed_input=True` in Python)."

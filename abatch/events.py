@@ -35,6 +35,7 @@ __all__ = [
     "Event",
     "EventsMissed",
     "InputChanged",
+    "JobClosed",
     "JobEvent",
     "JobFinished",
     "JobLimited",
@@ -116,6 +117,13 @@ class InputChanged(JobEvent):
     """The job continues with a changed input."""
 
     kind: ClassVar[str] = "job.input_changed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobClosed(JobEvent):
+    """The open job takes no further requests."""
+
+    kind: ClassVar[str] = "job.closed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,6 +355,7 @@ Event: TypeAlias = (
     | JobLimited
     | RequestsPlanned
     | InputChanged
+    | JobClosed
     | CancelRequested
     | JobStopped
     | JobResumed
@@ -451,6 +460,8 @@ def event_of(recorded: Recorded, key: str, folder: Path) -> Event:
             return RequestsPlanned(seq=seq, at=at, job=key, requests=rows, complete=last)
         case facts.InputChanged():
             return InputChanged(seq=seq, at=at, job=key)
+        case facts.Closed():
+            return JobClosed(seq=seq, at=at, job=key)
         case facts.CancelWished():
             return CancelRequested(seq=seq, at=at, job=key)
         case facts.ResolveWished(shard=shard, batch_id=batch_id):

@@ -8,11 +8,15 @@ sealed shards wait to be sent, planning waits, so an endless input is held back.
 from __future__ import annotations
 
 import shutil
+import time
 import zlib
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from math import inf
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+
+import anyio
 
 from abatch.config import BATCH_BYTES
 from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped, SpoolUnusable, cancel_and_skip
@@ -35,9 +39,10 @@ if TYPE_CHECKING:
 
     from abatch.config import Config
     from abatch.errors import Alike
+    from abatch.journal.inbox import Waiting
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
-    from abatch.protocol.facts import FilePart, SourceOfFiles
+    from abatch.protocol.facts import FilePart, OpenSource, SourceOfFiles
 
 __all__ = ["Planner", "log_doubts", "spool_needed"]
 
@@ -195,6 +200,61 @@ class Planner:
             raise
         finally:
             await threads.clean_up(self._discard, seen)
+
+    async def run_inbox(self, source: OpenSource) -> None:
+        """Plan the requests of an open job as they arrive, until the inbox is closed and planned to its end.
+
+        A shard is cut when it is full, or when its first request has waited `linger` seconds. The rows of a job that
+        is being cancelled are planned, too, so that each gets its line.
+
+        Raises:
+            JobStopped: the spool cannot be written.
+
+        """
+        job, facts = self._job, self._ledger.facts
+        self._filled = job.cut.rows
+        oldest = inf
+        try:
+            while not job.cut.last and (job.cancel_wished or await self._may_fill()):
+                arrival = job.arrival()
+                rows = await facts.waiting(job.job, after=self._filled, most=BLOCK)
+                while rows:
+                    oldest = min(oldest, rows[0].at)
+                    taken = await self._in_spool(self._fill_waiting, rows)
+                    rows = rows[taken.rows :]
+                    if taken.full:
+                        await self._cut_inbox()
+                        oldest = inf
+                        if not (job.cancel_wished or await self._may_fill()):
+                            return
+                if self._filled < (inbox := await facts.inbox(job.job)).total:
+                    continue
+                if inbox.closed:
+                    await self._cut_inbox(last=True)
+                elif (left := oldest + source.linger - time.time()) <= 0:
+                    await self._cut_inbox()
+                    oldest = inf
+                else:
+                    with anyio.move_on_after(min(left, source.linger) if self._open else None):
+                        await arrival.wait()
+        finally:
+            await threads.clean_up(self._discard)
+
+    def _fill_waiting(self, waiting: Sequence[Waiting]) -> _Taken:
+        """Put requests of an inbox into the open shards, until one is full."""
+        rows = Rows(
+            [each.custom_id for each in waiting],
+            [each.params for each in waiting],
+            [each.betas for each in waiting],
+            waiting[0].number,
+        )
+        end, full = self._fill(rows, 0)
+        return _Taken(rows=end, full=full)
+
+    async def _cut_inbox(self, *, last: bool = False) -> None:
+        """Cut, then let the inbox drop the params, which are durable in the spool now."""
+        await self._cut(Cut(rows=self._filled, last=last))
+        await self._ledger.facts.release(self._job.job, through=self._filled)
 
     def _cut_of(self, source: IterableInput, rows: int, *, last: bool = False) -> Cut:
         head = "" if self._job.cuts else source.head()

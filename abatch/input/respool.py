@@ -16,7 +16,7 @@ from abatch.errors import BadRequest, ConfigError
 from abatch.input.files import FileInput, FilesInput, SelectedInput, opened_source
 from abatch.input.request import from_checked_lines
 from abatch.input.spool import SpoolWriter, guarded
-from abatch.protocol.facts import Cut, Headers, InputChanged, IterableSource, Planned, Split, betas_of_row
+from abatch.protocol.facts import Cut, Headers, InputChanged, IterableSource, OpenSource, Planned, Split, betas_of_row
 from abatch.protocol.lifecycle import Dead
 from abatch.system import threads
 from abatch.system.disk import remove
@@ -74,7 +74,7 @@ async def respool(ledger: Ledger, job: JobRecord, paths: Sequence[Path], shards:
         if root in stretches:
             wanted.append(_Wanted(shard=shard.shard, planned=shard.planned, stretch=stretches[root], rows=rows))
     source = job.submitted.source
-    if not wanted or isinstance(source, IterableSource):
+    if not wanted or isinstance(source, IterableSource | OpenSource):
         return set()
     try:
         file = await opened_source(source, paths, longest=2 * BATCH_BYTES)

@@ -36,9 +36,10 @@ from abatch.protocol.parked import REMEMBERED, note
 from abatch.system.threads import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from abatch.journal.folder import JournalFolder
+    from abatch.journal.inbox import InboxRequest
     from abatch.journal.lineage import Lineage
     from abatch.journal.log import FactLog, Recorded
     from abatch.protocol.facts import ShardFact
@@ -226,6 +227,18 @@ class Ledger:
         self._next_shard += 1
         return number
 
+    async def put(self, job: JobRecord, requests: Sequence[InboxRequest]) -> int:
+        """Make requests durable in the inbox of an open job; return how many were new.
+
+        Raises:
+            RequestConflict: the inbox holds one of these custom_ids with other params; none was put.
+            InboxClosed: the job takes no further requests; none was put.
+
+        """
+        new = await self.facts.put(job.job, requests)
+        job.note_arrival()
+        return new
+
     async def start_job(self, fact: Submitted) -> JobRecord:
         """Record a job's first fact.
 
@@ -306,6 +319,9 @@ class Ledger:
             version = await self.facts.version()
             if version == self._version:
                 return False
+            for job in self.unfinished.values():
+                if job.is_open:  # Another process may have put requests; these are no facts.
+                    job.note_arrival()
             fresh: list[Recorded] = []
             await self.facts.replay(fresh.append, since=self._others_seq, others_only=True)
             for recorded in fresh:

@@ -19,6 +19,7 @@ from abatch.protocol.facts import Fact
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from abatch.journal.inbox import InboxRequest, InboxState, Waiting
     from abatch.journal.lineage import Lineage
     from abatch.protocol.facts import Submitted
 
@@ -52,7 +53,7 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 
 
 class FactLog(Protocol):
-    """One process's connection to an append-only, durable log of facts.
+    """One process's connection to an append-only, durable log of facts, and to the inboxes of open jobs.
 
     A call is one unit of work: a cancellation takes effect before it, or waits until it is done and is raised then.
     Several tasks may call one connection at the same time; each call takes effect before or after another, as a whole.
@@ -162,10 +163,57 @@ class FactLog(Protocol):
         ...
 
     async def version(self) -> int:
-        """Return a number that changes when another connection appends; cheap enough to call every second.
+        """Return a number that changes when another connection appends or puts; cheap enough to call every second.
 
         It changes with every job that another connection adds, too, and never returns to an earlier value. It does not
-        change when this connection appends.
+        change when this connection appends or puts.
+        """
+        ...
+
+    # ---- the inbox of an open job, which exists from its first fact on ------------------------------------------
+
+    async def put(self, job: int, requests: Sequence[InboxRequest], /) -> int:
+        """Make these requests durable in the inbox of an open job, all or none; those that it holds are not put again.
+
+        Calls at the same time may share one commit. A call that is cancelled puts all of its requests or none; put
+        them again to make sure.
+
+        Returns:
+            the number of requests that were new.
+
+        Raises:
+            RequestConflict: the inbox holds one of these custom_ids with another digest; none was put.
+            InboxClosed: the job takes no further requests, or is not an open job; none was put.
+            JournalError: the write failed; the connection accepts nothing more.
+
+        """
+        ...
+
+    async def waiting(self, job: int, /, *, after: int, most: int) -> Sequence[Waiting]:
+        """Return requests of an inbox that are not released, in the order of their numbers.
+
+        A request that is visible to one call is visible to all later calls, and none appears before it later.
+
+        Args:
+            job: the open job.
+            after: the number of a request; the requests after it are read.
+            most: bytes of params at which the result ends; it holds at least one request if there is one.
+
+        """
+        ...
+
+    async def inbox(self, job: int, /) -> InboxState:
+        """Return the state of an inbox; that of a job without one is closed and empty."""
+        ...
+
+    async def was_put(self, job: int, custom_id: bytes, /) -> bool:
+        """Return whether the inbox of an unfinished job holds or held this custom_id."""
+        ...
+
+    async def release(self, job: int, /, *, through: int) -> None:
+        """Drop the params of the requests up to this number, because they are durable elsewhere.
+
+        Their custom_ids and digests stay until the job's `Finished` fact is appended, which empties its inbox.
         """
         ...
 

@@ -16,6 +16,7 @@ from abatch.protocol.facts import (
     CancelWished,
     CandidatesChanged,
     ChangedSource,
+    Closed,
     Committing,
     Cut,
     Drained,
@@ -28,6 +29,7 @@ from abatch.protocol.facts import (
     Limited,
     LostWished,
     Moved,
+    OpenSource,
     Planned,
     Reopened,
     ResolveWished,
@@ -176,9 +178,12 @@ class JobRecord:
     """The numbers of its first fact in the journal and of the fact that finished it."""
     cancel_wished: bool = False
     """Whether the cancellation of this job was requested."""
+    closed: bool = False
+    """Whether it is an open job that takes no further requests."""
     _changed: anyio.Event | None = None
     _cancelling: anyio.Event | None = None
     _wished: anyio.Event | None = None
+    _arrived: anyio.Event | None = None
     _reopened: frozenset[int] = frozenset()
     """Shards that were sealed before and reopened: they keep their place in the order."""
     _sums: Totals | None = None
@@ -282,6 +287,26 @@ class JobRecord:
             self._wished = anyio.Event()
         await self._wished.wait()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is an open job that is not closed or cancelled; requests may still arrive in its inbox."""
+        return isinstance(self.submitted.source, OpenSource) and not self.closed and not self.cancel_wished
+
+    def arrival(self) -> anyio.Event:
+        """Return an event that is set when a request arrives in the inbox of this open job, or when it is closed.
+
+        Get it before the inbox is read, so that nothing that arrives during the read is missed.
+        """
+        if self._arrived is None:
+            self._arrived = anyio.Event()
+        return self._arrived
+
+    def note_arrival(self) -> None:
+        """Wake the task that plans the inbox of this open job."""
+        if self._arrived is not None:
+            self._arrived.set()
+            self._arrived = None
+
     def wake(self) -> None:
         """Wake all tasks that wait for a change."""
         if self._changed is not None:
@@ -312,8 +337,12 @@ class JobRecord:
                 self.head = fact.head or self.head
                 self.cut = msgspec.structs.replace(fact, head="") if fact.head else fact  # it outlives `head`
                 self.cuts += 1
+            case Closed():
+                self.closed = True
+                self.note_arrival()
             case CancelWished():
                 self.cancel_wished = True
+                self.note_arrival()
                 if self._cancelling is not None:
                     self._cancelling.set()
             case ResolveWished() | LostWished():
@@ -415,7 +444,7 @@ class JobRecord:
         source = self.submitted.source
         if self.cut.last:
             return self.cut.rows
-        return None if isinstance(source, IterableSource) else source.rows
+        return None if isinstance(source, IterableSource | OpenSource) else source.rows
 
     @property
     def not_sent(self) -> int | None:

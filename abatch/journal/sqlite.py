@@ -9,11 +9,13 @@ interrupt it nor leave it running unnoticed. That is why this module uses `sqlit
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
 
 import anyio
@@ -27,18 +29,23 @@ from abatch.errors import (
     JournalError,
     Overtaken,
 )
+from abatch.journal import sqlite_inbox
 from abatch.journal.lineage import Lineage
 from abatch.journal.lock import DriverLock
 from abatch.journal.log import Entry, Recorded
 from abatch.protocol import facts
 from abatch.protocol.facts import (
     CancelledAsParked,
+    CancelWished,
     CandidatesChanged,
+    Closed,
+    Finished,
     InputChanged,
     Limited,
     Lost,
     LostWished,
     Moved,
+    OpenSource,
     Reappeared,
     Reopened,
     Unplanned,
@@ -49,10 +56,11 @@ from abatch.system import threads
 from abatch.system.disk import durable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from abatch.journal.folder import JournalFolder
+    from abatch.journal.inbox import InboxRequest, InboxState, Waiting
     from abatch.protocol.facts import Submitted
 
 __all__ = ["SqliteLog"]
@@ -61,7 +69,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 VERSION: Final = 3
-"""The format of the tables, the facts, and the meaning of their columns. A journal of an unknown format is refused."""
+"""The format of every other journal: of the tables, the facts, and the meaning of their columns.
+
+A journal of an unknown format is refused.
+"""
 OLDER: Final = 2
 """An older format that is read, too, and migrated when the journal is driven: it only lacks some kinds of facts."""
 SINCE_OLDER: Final = (
@@ -79,6 +90,7 @@ SINCE_OLDER: Final = (
     WishRefused,
 )
 """Kinds of facts that a journal of the older format cannot hold, because an abatch of that format cannot read them."""
+END_AN_INBOX: Final = (Closed, CancelWished, Finished)
 _OF_SHARD: Final = (int, type(None))
 SCHEMA: Final = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -110,6 +122,9 @@ class SqliteLog:
         self._turn = anyio.Lock()
         self._writer = secrets.randbits(62)
         self._broken: JournalError | None = None
+        self._puts: list[_Put] = []
+        """Calls of `put` that wait for the next commit, which they share."""
+        self._putting: asyncio.Task[None] | None = None
 
     @property
     def drives(self) -> bool:
@@ -159,6 +174,8 @@ class SqliteLog:
         await threads.whole(self._aclose())
 
     async def _aclose(self) -> None:
+        if self._putting is not None:
+            await self._putting
         async with self._turn:
             await threads.run(self._close)
 
@@ -214,7 +231,26 @@ class SqliteLog:
             except sqlite3.IntegrityError as taken:
                 raise JobConflict(fact.key, "a start at the same moment elsewhere") from taken
             assert job is not None
+            if isinstance(fact.source, OpenSource):
+                self._make_inboxes()
+                sqlite_inbox.begin(self._db, job)
             return self._insert(Entry(job, fact), time.time())
+
+    def _make_inboxes(self) -> None:
+        """Migrate a journal to the format with inboxes; only the driver may, because an older abatch cannot drive it.
+
+        Raises:
+            JournalError: another process may be driving it.
+
+        """
+        if sqlite_inbox.exist(self._db):
+            return
+        if not self.drives:
+            raise JournalError(
+                f"journal {self.folder} has no open job yet, so an older abatch may be driving it, which could not "
+                "read one; nothing was recorded. Begin the journal's first open job in the process that drives it"
+            )
+        sqlite_inbox.make(self._db)
 
     async def append(self, /, *entries: Entry) -> list[Recorded]:
         """Make these facts durable, all or none, and return them as recorded. A cancellation does not interrupt this.
@@ -231,9 +267,16 @@ class SqliteLog:
             self._check_format(entries)
             at = time.time()
             try:
-                return [self._insert(entry, at) for entry in entries]
+                recorded = [self._insert(entry, at) for entry in entries]
             except sqlite3.IntegrityError as taken:
                 raise Overtaken from taken
+            ends = [entry for entry in entries if isinstance(entry.fact, END_AN_INBOX)]
+            if ends and sqlite_inbox.exist(self._db):
+                for entry in ends:
+                    sqlite_inbox.close(self._db, entry.job)
+                    if isinstance(entry.fact, Finished):
+                        sqlite_inbox.empty(self._db, entry.job)
+            return recorded
 
     def _check_format(self, entries: tuple[Entry, ...]) -> None:
         """Refuse a fact that the journal's format does not have; another process may have migrated it by now."""
@@ -331,6 +374,84 @@ class SqliteLog:
 
         return await self._unit(read)
 
+    # ---- inboxes ----------------------------------------------------------------------------------------------
+
+    async def put(self, job: int, requests: Sequence[InboxRequest], /) -> int:
+        """Make these requests durable in the inbox of an open job, all or none; return how many were new.
+
+        Calls that arrive while a commit is written share the next one.
+
+        Raises:
+            RequestConflict: the inbox holds one of these custom_ids with another digest; none was put.
+            InboxClosed: the job takes no further requests, or is not an open job; none was put.
+            JournalError: the write failed; the connection accepts nothing more.
+
+        """
+        outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._puts.append(_Put(job, requests, outcome))
+        if self._putting is None:
+            self._putting = asyncio.ensure_future(self._put_all())
+        return await outcome
+
+    async def _put_all(self) -> None:
+        puts: list[_Put] = []
+        try:
+            while self._puts:
+                puts, self._puts = self._puts, []
+                outcomes = await self._unit(self._put, puts)
+                for put, outcome in zip(puts, outcomes, strict=True):
+                    put.end(outcome)
+        except BaseException as failure:  # the journal failed, or the loop ends
+            for put in [*puts, *self._puts]:
+                put.end(failure)
+            self._puts = []
+            if not isinstance(failure, Exception):
+                raise
+        finally:
+            self._putting = None
+
+    def _put(self, puts: list[_Put]) -> list[int | Exception]:
+        by_job: dict[int, list[_Put]] = {}
+        for put in puts:
+            by_job.setdefault(put.job, []).append(put)
+        outcomes: dict[_Put, int | Exception] = {}
+        with self._transaction():
+            for job, calls in by_job.items():
+                ends = sqlite_inbox.put(self._db, job, [call.requests for call in calls])
+                outcomes |= dict(zip(calls, ends, strict=True))
+        return [outcomes[put] for put in puts]
+
+    async def waiting(self, job: int, /, *, after: int, most: int) -> list[Waiting]:
+        """Return requests of an inbox that are not released, in the order of their numbers: about `most` bytes."""
+
+        def read() -> list[Waiting]:
+            return sqlite_inbox.waiting(self._db, job, after=after, most=most) if sqlite_inbox.exist(self._db) else []
+
+        return await self._unit(read)
+
+    async def inbox(self, job: int, /) -> InboxState:
+        """Return the state of an inbox; that of a job without one is closed and empty."""
+        return await self._unit(
+            lambda: sqlite_inbox.state(self._db, job) if sqlite_inbox.exist(self._db) else sqlite_inbox.NO_INBOX
+        )
+
+    async def was_put(self, job: int, custom_id: bytes, /) -> bool:
+        """Return whether the inbox of an unfinished job holds or held this custom_id."""
+        return await self._unit(
+            lambda: sqlite_inbox.exist(self._db) and custom_id in sqlite_inbox.digests(self._db, job, {custom_id})
+        )
+
+    async def release(self, job: int, /, *, through: int) -> None:
+        """Drop the params of the requests up to this number, because they are durable elsewhere."""
+
+        def drop() -> None:
+            with self._transaction():
+                sqlite_inbox.release(self._db, job, through=through)
+
+        await self._unit(drop)
+
+    # ---- units of work ----------------------------------------------------------------------------------------
+
     async def _unit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await threads.whole(self._in_turn(work, *args, **kwargs))
 
@@ -349,6 +470,26 @@ class SqliteLog:
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
+
+
+@dataclass(slots=True, eq=False)
+class _Put:
+    """A call of `put` that waits for its commit."""
+
+    job: int
+    requests: Sequence[InboxRequest]
+    outcome: asyncio.Future[int]
+
+    def end(self, outcome: int | BaseException) -> None:
+        """Give the caller its outcome, unless it was cancelled."""
+        if self.outcome.done():
+            return
+        if isinstance(outcome, int):
+            self.outcome.set_result(outcome)
+        elif isinstance(outcome, Exception):
+            self.outcome.set_exception(outcome)
+        else:
+            self.outcome.cancel()
 
 
 class _Transaction:
@@ -414,9 +555,9 @@ def _prepare(db: sqlite3.Connection, path: Path, *, migrate: bool) -> bytes:
 def _is_new(db: sqlite3.Connection, path: Path) -> bool:
     """Return whether a database is empty; raise if it is neither empty nor a journal that this version can read."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version not in {0, OLDER, VERSION}:
+    if version not in {0, OLDER, VERSION, sqlite_inbox.WITH_INBOXES}:
         raise JournalError(
-            f"{path} has format {version}, this abatch reads {OLDER} and {VERSION}: "
+            f"{path} has format {version}, this abatch reads {OLDER} to {sqlite_inbox.WITH_INBOXES}: "
             "finish its jobs with the abatch that wrote it, or choose another with journal="
         )
     if version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):

@@ -24,6 +24,7 @@ __all__ = [
     "Candidate",
     "CandidatesChanged",
     "ChangedSource",
+    "Closed",
     "Committing",
     "Counts",
     "Cut",
@@ -43,6 +44,7 @@ __all__ = [
     "Lost",
     "LostWished",
     "Moved",
+    "OpenSource",
     "Planned",
     "Reappeared",
     "Rejected",
@@ -197,13 +199,20 @@ class IterableSource(Value, frozen=True, tag=True, kw_only=True):
     """The job's requests came from the caller; the digests of `Cut` show whether the caller passes the same again."""
 
 
+class OpenSource(Value, frozen=True, tag=True, kw_only=True):
+    """The job's requests come one by one into the inbox of the journal, until it is closed."""
+
+    linger: float
+    """Seconds for which a request may wait for others before it is sent in a batch that is not full."""
+
+
 SourceOfFiles: TypeAlias = FileSource | FilesSource | SelectedSource | ChangedSource
-Source: TypeAlias = SourceOfFiles | IterableSource
+Source: TypeAlias = SourceOfFiles | IterableSource | OpenSource
 
 
 def takes_changed_input(source: Source) -> bool:
     """Return whether an unfinished job of this source may take changed files; one with `skip_answered` may not."""
-    return not isinstance(source, SelectedSource | IterableSource)
+    return not isinstance(source, SelectedSource | IterableSource | OpenSource)
 
 
 def betas_of_row(common: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:
@@ -218,7 +227,7 @@ def files_of(source: Source) -> tuple[FilePart, ...]:
             return (FilePart(path=path, size=size, mtime_ns=mtime_ns, sha256=sha256),)
         case FilesSource(files=files) | SelectedSource(files=files) | ChangedSource(files=files):
             return files
-        case IterableSource():
+        case IterableSource() | OpenSource():
             return ()
         case _:
             assert_never(source)
@@ -466,6 +475,10 @@ class Cut(Recorded, frozen=True, kw_only=True):
     """Whether the input was read to its end."""
 
 
+class Closed(Recorded, frozen=True, kw_only=True):
+    """The open job takes no further requests; those in its inbox are its last ones."""
+
+
 class CancelWished(Recorded, frozen=True, kw_only=True):
     """The cancellation of the job was requested."""
 
@@ -543,6 +556,7 @@ JobFact: TypeAlias = (
     Submitted
     | Limited
     | Cut
+    | Closed
     | CancelWished
     | ResolveWished
     | LostWished

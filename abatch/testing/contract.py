@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from abatch.backend import Backend
 
-__all__ = ["BackendContract", "OutageContract", "make_line"]
+__all__ = ["STRANGE_IDS", "BackendContract", "OutageContract", "make_line", "make_lines"]
 
 STRANGE_IDS = (
     "plain",

@@ -16,6 +16,7 @@ import anyio
 
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, Sink
 from abatch.errors import BackendError, ConfigError
+from abatch.result import Result
 from abatch.system import threads
 
 if TYPE_CHECKING:
@@ -153,6 +154,12 @@ class _Memory:
         _refuse(self.url, self.name)
         for line in self._sealed_lines(sealed):
             yield line
+
+    async def find(self, custom_ids: Sequence[str], /) -> dict[str, bytes]:
+        _refuse(self.url, self.name)
+        wanted = set(custom_ids)
+        every = ((Result(line).custom_id, line) for part in self._place.parts.values() for line in part)
+        return {custom_id: line for custom_id, line in every if custom_id in wanted}
 
     async def finish(self, job: JobRef, sealed: Sequence[Sealed], /) -> str:
         if not _carries_out(self.name):

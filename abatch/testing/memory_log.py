@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import secrets
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import anyio
+import msgspec
 
 from abatch.errors import (
     ConfigError,
     IllegalTransition,
+    InboxClosed,
     JobConflict,
     JournalCorrupt,
     JournalError,
     JournalLocked,
     Overtaken,
+    RequestConflict,
 )
+from abatch.journal.inbox import InboxRequest, InboxState, Waiting
 from abatch.journal.lineage import Lineage
 from abatch.journal.log import Entry, Recorded
-from abatch.protocol.facts import Committing
+from abatch.protocol.facts import CancelWished, Closed, Committing, Finished, OpenSource
 from abatch.system import threads
 
 if TYPE_CHECKING:
@@ -45,6 +50,18 @@ class _Row(NamedTuple):
     recorded: Recorded
 
 
+@dataclass(slots=True)
+class _Inbox:
+    """The inbox of one open job."""
+
+    requests: list[tuple[float, InboxRequest]] = field(default_factory=list[tuple[float, InboxRequest]])
+    """Every request that was ever put, with its time; a number is an index plus 1."""
+    digests: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    """The digest of each request, by its custom_id."""
+    released: int = 0
+    closed: bool = False
+
+
 async def _at_once() -> None:
     """Do nothing, because memory needs no sync."""
 
@@ -64,6 +81,9 @@ class MemoryStore:
         """The numbers of facts that cannot be read, because a test damaged them."""
         self.exists = False
         """Whether a connection that drives has made the journal."""
+        self.inboxes: dict[int, _Inbox] = {}
+        self.puts: list[MemoryLog] = []
+        """The connection of each call that put something."""
         self.driver: MemoryLog | None = None
         self.sync: Callable[[], Awaitable[None]] = _at_once
         """A function that each write awaits in its middle; replace it to hold a write there, or to raise OSError."""
@@ -137,6 +157,8 @@ class MemoryLog:
                 raise JobConflict(fact.key, "a start at the same moment elsewhere")
             (recorded,) = await self._write((Entry(len(jobs) + 1, fact),))
             jobs[fact.key] = recorded.job
+            if isinstance(fact.source, OpenSource):
+                self._store.inboxes[recorded.job] = _Inbox()
             return recorded
 
     async def append(self, /, *entries: Entry) -> Sequence[Recorded]:
@@ -151,6 +173,13 @@ class MemoryLog:
                 raise Overtaken
             recorded = await self._write(entries)
             self._store.positions.update(wanted)
+            for entry in entries:
+                if isinstance(entry.fact, Closed | CancelWished | Finished) and entry.job in self._store.inboxes:
+                    inbox = self._store.inboxes[entry.job]
+                    inbox.closed = True
+                    if isinstance(entry.fact, Finished):
+                        inbox.released = len(inbox.requests)
+                        inbox.digests.clear()
             return recorded
 
     async def _write(self, entries: tuple[Entry, ...]) -> list[Recorded]:
@@ -196,9 +225,67 @@ class MemoryLog:
         return next((row.recorded.job for row in self._store.rows if row.recorded.shard == shard and row.n == 0), None)
 
     async def version(self) -> int:
-        """Return how many facts other connections have appended."""
+        """Return how often other connections have appended a fact or put requests."""
         self._check()
-        return sum(row.writer is not self for row in self._store.rows)
+        writers = [*(row.writer for row in self._store.rows), *self._store.puts]
+        return sum(writer is not self for writer in writers)
+
+    async def put(self, job: int, requests: Sequence[InboxRequest], /) -> int:
+        """Put these requests into the inbox of an open job, all or none; return how many were new."""
+        return await threads.whole(self._put(job, requests))
+
+    async def _put(self, job: int, requests: Sequence[InboxRequest]) -> int:
+        async with self._store.turn:
+            self._check()
+            inbox = self._store.inboxes.get(job)
+            key = next((key for key, number in self._store.jobs.items() if number == job), "")
+            if inbox is None or inbox.closed:
+                raise InboxClosed(key)
+            fresh: dict[bytes, InboxRequest] = {}
+            for request in requests:
+                before = fresh.get(request.custom_id)
+                digest = inbox.digests.get(request.custom_id) if before is None else before.digest
+                if digest is None:
+                    fresh[request.custom_id] = request
+                elif digest != request.digest:
+                    raise RequestConflict(key, msgspec.json.decode(request.custom_id, type=str))
+            await self._sync()
+            now = time.time()
+            inbox.requests += [(now, request) for request in fresh.values()]
+            inbox.digests |= {request.custom_id: request.digest for request in fresh.values()}
+            self._store.puts.append(self)
+            return len(fresh)
+
+    async def waiting(self, job: int, /, *, after: int, most: int) -> Sequence[Waiting]:
+        """Return requests of an inbox that are not released, in the order of their numbers: about `most` bytes."""
+        self._check()
+        inbox = self._store.inboxes.get(job, _Inbox())
+        found: list[Waiting] = []
+        first = max(after, inbox.released)
+        for number, (at, request) in enumerate(inbox.requests[first:], start=first + 1):
+            found.append(Waiting(number, at, request.custom_id, request.params, request.betas))
+            most -= len(request.params)
+            if most <= 0:
+                break
+        return found
+
+    async def inbox(self, job: int, /) -> InboxState:
+        """Return the state of an inbox; that of a job without one is closed and empty."""
+        self._check()
+        inbox = self._store.inboxes.get(job, _Inbox(closed=True))
+        unreleased = sum(len(request.params) for _, request in inbox.requests[inbox.released :])
+        return InboxState(len(inbox.requests), unreleased, inbox.closed)
+
+    async def was_put(self, job: int, custom_id: bytes, /) -> bool:
+        """Return whether the inbox of an unfinished job holds or held this custom_id."""
+        self._check()
+        return custom_id in self._store.inboxes.get(job, _Inbox()).digests
+
+    async def release(self, job: int, /, *, through: int) -> None:
+        """Drop the params of the requests up to this number, because they are durable elsewhere."""
+        self._check()
+        inbox = self._store.inboxes[job]
+        inbox.released = max(inbox.released, through)
 
     async def aclose(self) -> None:
         """Give up the right to drive."""

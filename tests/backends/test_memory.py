@@ -11,13 +11,13 @@ import pytest
 
 from abatch.backend import Backend, JobRef, Sealed, connect
 from abatch.errors import BackendError, ConfigError
-from abatch.testing import OutageContract, memory
+from abatch.testing import LookupContract, OutageContract, memory
 from abatch.testing.contract import passes
 
 pytestmark = pytest.mark.anyio
 
 
-class TestMemory(OutageContract):
+class TestMemory(OutageContract, LookupContract):
     test_memory_does_not_grow_with_the_shard = None  # memory is where it keeps them
 
     @pytest.fixture(autouse=True)

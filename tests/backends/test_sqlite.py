@@ -17,7 +17,7 @@ import pytest
 from abatch.backend import Backend, JobRef, Sealed, ShardRef, connect, normalize
 from abatch.errors import BackendError, ConfigError
 from abatch.result import LONG, Line, Usage
-from abatch.testing import OutageContract
+from abatch.testing import LookupContract, OutageContract
 from abatch.testing.contract import make_line, make_lines, raw, read
 from abatch_backends import sqlite
 
@@ -30,7 +30,7 @@ def answer(custom_id: str, ok: bool, by: str) -> Line:
     return Line(text.encode(), custom_id, outcome)
 
 
-class TestSqlite(OutageContract):
+class TestSqlite(OutageContract, LookupContract):
     @pytest.fixture(autouse=True)
     def place(self, tmp_path):
         self.path = tmp_path / "a" / "results.db"

@@ -35,10 +35,11 @@ from __future__ import annotations
 from abatch.testing.factlog.connections import ConnectionsContract
 from abatch.testing.factlog.failures import FailuresContract
 from abatch.testing.factlog.fence import FenceContract
+from abatch.testing.factlog.inbox import InboxContract
 from abatch.testing.factlog.order import OrderContract
 
 __all__ = ["FactLogContract"]
 
 
-class FactLogContract(OrderContract, FenceContract, ConnectionsContract, FailuresContract):
+class FactLogContract(OrderContract, FenceContract, ConnectionsContract, InboxContract, FailuresContract):
     """The promises of `FactLog`, each as a test. A subclass defines the five methods of `Hooks`."""

@@ -176,6 +176,22 @@ class SqliteBackend:
             shard = sealed.detail["shard"]
             raise BackendError(self.url, f"the rows of shard {shard} were changed or removed; restore them")
 
+    async def find(self, custom_ids: Sequence[str], /) -> dict[str, bytes]:
+        """Return the lines of these requests, by the primary key; rows of a shard that is not sealed may still go."""
+        marks = ", ".join("?" * len(custom_ids))
+        found = await self._ask(
+            "SELECT custom_id, CAST(result AS BLOB) FROM results"  # noqa: S608 - only question marks are put in
+            f" WHERE job = ? AND custom_id IN ({marks})"
+            " AND EXISTS (SELECT 1 FROM abatch_shards AS sealed"
+            " WHERE sealed.job = results.job AND sealed.shard = results.shard)",
+            self._job.key,
+            *custom_ids,
+        )
+        return {
+            custom_id: b'{"custom_id":%b,"result":%b}' % (msgspec.json.encode(custom_id), result)
+            for custom_id, result in found
+        }
+
     async def _ask(self, query: str, *values: str | int) -> Sequence[tuple[Any, ...]]:
         async def ask(database: aiosqlite.Connection) -> Sequence[tuple[Any, ...]]:
             return [tuple(row) for row in await database.execute_fetchall(query, values)]
