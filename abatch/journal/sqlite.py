@@ -78,6 +78,7 @@ OLDER: Final = 2
 SINCE_OLDER: Final = (
     CancelledAsParked,
     CandidatesChanged,
+    Closed,
     InputChanged,
     Limited,
     LostWished,

@@ -23,6 +23,7 @@ import pytest
 
 from abatch import ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
 from abatch.errors import Overtaken
+from abatch.journal import sqlite_inbox
 from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
 from abatch.journal.log import Entry
@@ -605,8 +606,9 @@ def test_what_stands_in_a_journal_is_what_its_version_says():
         return {name: value for name, value in part.items() if name != "description"}
 
     fact = json.loads(json.dumps(msgspec.json.schema(facts.Fact)), object_hook=undescribed)
-    format_ = SCHEMA + json.dumps(fact, sort_keys=True)
-    assert (VERSION, hashlib.sha256(format_.encode()).hexdigest()[:16]) == (3, "c65b1b1824985c0a")
+    format_ = SCHEMA + sqlite_inbox.SCHEMA + json.dumps(fact, sort_keys=True)
+    digest = hashlib.sha256(format_.encode()).hexdigest()[:16]
+    assert (VERSION, sqlite_inbox.WITH_INBOXES, digest) == (3, 4, "9ffbb188001453e1")
 
 
 @pytest.mark.parametrize("raw", [b"not a database, and long enough to be seen as none" * 100, b"SQLite format 3\0" * 8])
