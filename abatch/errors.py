@@ -278,6 +278,31 @@ class RequestConflict(AbatchError):
         )
 
 
+class RequestNotFound(AbatchError):
+    """No request with this custom_id was put into the open job."""
+
+    def __init__(self, key: str, custom_id: str) -> None:
+        super().__init__(key, custom_id)
+        self.key = key
+        self.custom_id = custom_id
+
+    def __str__(self) -> str:
+        return f"no request with custom_id {self.custom_id!r} was put into job {self.key!r}"
+
+
+class NoResult(AbatchError):
+    """A request ended without a result, and `reason` is why; it was not answered, or its answer is lost."""
+
+    def __init__(self, key: str, custom_id: str, reason: str) -> None:
+        super().__init__(key, custom_id, reason)
+        self.key = key
+        self.custom_id = custom_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"request {self.custom_id!r} of job {self.key!r} has no result: {self.reason}"
+
+
 class InboxClosed(AbatchError):
     """The job takes no further requests: it was closed or cancelled, or it is not an open job."""
 

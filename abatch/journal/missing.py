@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["count_missing", "read_missing", "write_missing"]
+__all__ = ["count_missing", "read_missing", "read_reasons", "write_missing"]
 
 
 def write_missing(path: Path, entries: Sequence[tuple[bytes, str]]) -> None:
@@ -38,3 +38,9 @@ def read_missing(path: Path) -> list[bytes]:
     """Return the custom_ids in such a list, as JSON strings; the list must exist."""
     with path.open("rb") as file:
         return [msgspec.json.encode(json.loads(line)["custom_id"]) for line in file]
+
+
+def read_reasons(path: Path) -> dict[str, str]:
+    """Return why each row of such a list has no result, by custom_id; the list must exist."""
+    with path.open("rb") as file:
+        return {entry["custom_id"]: entry["reason"] for entry in map(json.loads, file)}
