@@ -64,6 +64,8 @@ class Config:
     until this is `go-on`, or send it."""
     grace: timedelta | None = None
     """How long an unanswered create may still appear: 30 minutes, 45 with a caller's own client or off Linux."""
+    inbox_bytes: int = 2**30
+    """Bytes of params that may wait in the inbox of an open job; beyond this, `put` waits."""
     free_disk: int = 64 * 2**20
     """Bytes that stay free on the journal's disk; below this, nothing new is planned or sent."""
     storage_patience: timedelta = timedelta(minutes=15)
@@ -76,7 +78,7 @@ class Config:
             raise ConfigError(f"requests_per_batch must be 1..100000, got {self.requests_per_batch}")
         if not 1_000 <= self.bytes_per_batch <= BATCH_BYTES:
             raise ConfigError(f"bytes_per_batch must be 1000..{BATCH_BYTES}, got {self.bytes_per_batch}")
-        for name in ("sealed_unsent", "uploads", "drains"):
+        for name in ("sealed_unsent", "uploads", "drains", "inbox_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.tier not in get_args(Tier):

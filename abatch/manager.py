@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Self, cast
 
@@ -32,9 +33,10 @@ from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
 from abatch.journal.sqlite import SqliteLog
 from abatch.journal.survey import Surveys
+from abatch.open_job import OpenJob
 from abatch.prices import load as load_prices
 from abatch.protocol.durations import KEPT_FOR
-from abatch.protocol.facts import Submitted
+from abatch.protocol.facts import OpenSource, Submitted
 from abatch.streams import Events
 from abatch.system import threads
 from abatch.system.groups import first_of
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
     from abatch.engine.client import Client
     from abatch.engine.planning import SubmittedIterable
+    from abatch.engine.runner import JobRun
     from abatch.engine.scope import Scope
     from abatch.events import OnEvent
     from abatch.input.check import Preview
@@ -253,7 +256,8 @@ class BatchManager:
 
     def _handle(self, job: JobRecord, iterable: SubmittedIterable | None = None) -> Job:
         scope = self._context.scopes.of(job.submitted.headers.workspace_id)
-        return Job(self._context.ledger, self._runs.of(job), scope, self._prices, look=self._look, iterable=iterable)
+        kind = OpenJob if isinstance(job.submitted.source, OpenSource) else Job
+        return kind(self._context.ledger, self._runs.of(job), scope, self._prices, look=self._look, iterable=iterable)
 
     def events(self) -> EventStream:
         """Follow everything that happens in this journal from now on, whichever process records it.
@@ -411,8 +415,7 @@ class BatchManager:
             pilot=pilot,
             skip_answered=skip_answered,
         )
-        backend = to if isinstance(to, Backend) and not isinstance(to, str | os.PathLike) else None
-        url = "" if backend is not None else relative_url(self._folder, normalize(os.fspath(to)))  # type: ignore[arg-type]
+        backend, url = self._destination(to)
         key = self._submissions.key_of(key, paths, url)
         async with self._one_at_a_time(key):
             job = self._context.ledger.job(key)
@@ -446,12 +449,85 @@ class BatchManager:
             else:
                 iterable = run.input.add(requests)
             if job.finished is None or not paths:
-                self._context.scopes.of(job.submitted.headers.workspace_id).availability.start_over()
-                if run.is_over:
-                    self._runs.start(run, may_submit=True, resumes=True)
-                else:
-                    await run.join()
+                await self._go_on(run)
             return self._handle(job, iterable)
+
+    def _destination(self, to: str | os.PathLike[str] | Backend) -> tuple[Backend | None, str]:
+        """Return the caller's own backend, or the URL of a destination as the journal keeps it."""
+        if isinstance(to, Backend) and not isinstance(to, str | os.PathLike):
+            return to, ""
+        return None, relative_url(self._folder, normalize(os.fspath(to)))
+
+    async def _go_on(self, run: JobRun) -> None:
+        """Let a run plan and send, because its job was submitted."""
+        self._context.scopes.of(run.job.submitted.headers.workspace_id).availability.start_over()
+        if run.is_over:
+            self._runs.start(run, may_submit=True, resumes=True)
+        else:
+            await run.join()
+
+    async def open_job(
+        self,
+        key: str,
+        *,
+        to: str | os.PathLike[str] | Backend,
+        linger: timedelta = timedelta(minutes=1),
+        betas: Sequence[str] = (),
+        user_profile_id: str | None = None,
+        workspace_id: str | None = None,
+        tries: int = 3,
+    ) -> OpenJob:
+        """Open a job whose requests come one by one: see `OpenJob`. With the key of an open job, continue it.
+
+        The job is durable when this returns, and takes requests until `close` or `cancel`. After a crash it continues
+        without its callers; a manager with `resume="given"` sends its requests once it is opened again.
+
+        Args:
+            key: the job's name, as for `submit`.
+            to: the destination's URL or path, or your own Backend; a database finds single results.
+            linger: how long a request waits for others before it is sent in a batch that is not full. It has an
+                effect only in the call that begins the job.
+            betas: values of `anthropic-beta` for every request.
+            user_profile_id: `anthropic-user-profile-id` for every request.
+            workspace_id: `anthropic-workspace-id` for every call.
+            tries: how often a request is sent at most if it expires or fails for a temporary reason.
+
+        Raises:
+            ConfigError: an argument cannot work.
+            JobConflict: the key names a job that is not open, or that has other headers or another destination.
+            BackendError: the destination is another job's, or exists and is not ours.
+
+        """
+        self._check_open("open_job")
+        if linger < timedelta(0):
+            raise ConfigError(f"linger must not be negative, got {linger}")
+        headers = check_arguments(
+            (),
+            betas=betas,
+            user_profile_id=user_profile_id,
+            workspace_id=workspace_id,
+            tries=tries,
+            limit=None,
+            pilot=0,
+            skip_answered=None,
+        )
+        backend, url = self._destination(to)
+        key = self._submissions.key_of(key, (), url)
+        async with self._one_at_a_time(key):
+            job = self._context.ledger.job(key)
+            if job is None:
+                source = OpenSource(linger=linger.total_seconds())
+                fact = Submitted(key=key, to=url, source=source, headers=headers, tries=tries)
+                job = await self._submissions.begin(fact, backend)
+            else:
+                self._submissions.compare_open(job, url=url, headers=headers)
+                if backend is not None and not job.to:
+                    self._runs.of(job).destination.use(backend)
+            if job.finished is None:
+                await self._go_on(self._runs.of(job))
+            handle = self._handle(job)
+            assert isinstance(handle, OpenJob)
+            return handle
 
     async def move(self, key: str, *, to: str | os.PathLike[str]) -> Job:
         """Move an unfinished job to another destination, where it continues; for instance because its own failed.

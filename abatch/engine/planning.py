@@ -11,7 +11,7 @@ from abatch.input.planner import Planner
 from abatch.journal.log import Entry
 from abatch.log import log
 from abatch.protocol.early import judged, stop_after_pilot
-from abatch.protocol.facts import IterableSource, Stopped
+from abatch.protocol.facts import IterableSource, OpenSource, Stopped
 from abatch.protocol.lifecycle import Ready
 
 if TYPE_CHECKING:
@@ -103,8 +103,15 @@ class JobPlanning:
                     ledger, job, self._manager.config, room=self._room_for_shards, cut_made=self._cut_made
                 )
                 paths = self._input.paths
-                if not isinstance(source, IterableSource) and paths and not job.cancel_wished:
-                    await planner.run_file(source, *paths)
+                match source:
+                    case OpenSource():
+                        await self._plan_inbox(planner, source)
+                    case IterableSource():
+                        pass
+                    case _ if paths and not job.cancel_wished:
+                        await planner.run_file(source, *paths)
+                    case _:
+                        pass
                 while self._input.iterables:
                     await self._plan_or_compare(planner, self._input.iterables.popleft())
         except JobStopped as stop:
@@ -116,6 +123,14 @@ class JobPlanning:
             self._fail(failure)
         finally:
             self._runs = False
+
+    async def _plan_inbox(self, planner: Planner, source: OpenSource) -> None:
+        """Plan an open job as long as it wants requests; if it is cancelled, plan the rest, so that each gets a line."""
+        job = self._job
+        if not job.cancel_wished:
+            await self._context.while_wanted(planner.run_inbox(source))
+        if job.cancel_wished:
+            await planner.run_inbox(source)
 
     async def _plan_or_compare(self, planner: Planner, iterable: SubmittedIterable) -> None:
         """Read one iterable as long as the job wants requests; its next request may take long to arrive."""
@@ -156,7 +171,7 @@ class JobPlanning:
         """
         job, pilot = self._job, self._job.submitted.pilot
         source = job.submitted.source
-        is_all = not isinstance(source, IterableSource) and source.rows <= pilot
+        is_all = not isinstance(source, IterableSource | OpenSource) and source.rows <= pilot
         if not pilot or job.cut.rows != pilot or job.cut.last or is_all:
             return False
         done = job.progress()

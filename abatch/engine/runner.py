@@ -21,6 +21,8 @@ from abatch.engine.context import JobContext, backend_unknown
 from abatch.engine.destination import Destination
 from abatch.engine.drain import Drainer
 from abatch.engine.driver import Driver
+from abatch.engine.inbox import JobInbox
+from abatch.engine.lookup import ResultLookup
 from abatch.engine.outage import Outage
 from abatch.engine.planning import JobInput, JobPlanning
 from abatch.engine.run_failed import run_failed
@@ -37,7 +39,7 @@ from abatch.input.located import lines_of
 from abatch.journal.log import Entry
 from abatch.log import log
 from abatch.protocol.early import stands
-from abatch.protocol.facts import Finished, Resumed, Stopped
+from abatch.protocol.facts import Finished, OpenSource, Resumed, Stopped
 from abatch.protocol.lifecycle import Held
 from abatch.system.groups import first_of
 
@@ -126,6 +128,8 @@ class JobRun:
         self.job = job
         self.destination = Destination(manager.ledger, job, url)
         self.input = JobInput()
+        self.inbox = JobInbox(manager.ledger, job, manager.config)
+        self.lookup = ResultLookup(manager.ledger, job, self.destination)
         self.may_submit = False
         """Whether this process may plan and send requests of the job; drivers and planners read it here."""
         self.outage = Outage(job.key, manager.config)
@@ -409,7 +413,8 @@ class JobRun:
 
     def _is_complete(self) -> bool:
         job = self.job
-        planned = job.cut.last or job.cancel_wished
+        # Every request of an open job gets a line, so that all are planned even if it is cancelled.
+        planned = job.cut.last or (job.cancel_wished and not isinstance(job.submitted.source, OpenSource))
         return job.finished is None and planned and not job.open_shards
 
     async def _finish(self, cuts: int) -> None:

@@ -31,6 +31,7 @@ from abatch.protocol.facts import (
     Headers,
     IterableSource,
     Limited,
+    OpenSource,
     SelectedSource,
     Submitted,
     files_of,
@@ -162,6 +163,8 @@ class Submissions:
             JobConflict: the submission is that of another job.
 
         """
+        if isinstance(job.submitted.source, OpenSource):
+            raise JobConflict(job.key, "requests that are put one by one, by `open_job`")
         self._compare_terms(job, url, headers, skip_answered)
         taken = False
         if changed_input and paths and job.finished is None and not job.cancel_wished:
@@ -174,6 +177,17 @@ class Submissions:
             await self._preview_more(job, paths, limit, preview)
         if not paths and isinstance(requests, list | tuple) and not ends:
             await self._compare_first_rows(job, cast("Sequence[object]", requests))
+
+    def compare_open(self, job: JobRecord, *, url: str, headers: Headers) -> None:
+        """Compare an open job that is opened again with the job that has the key.
+
+        Raises:
+            JobConflict: that is another job.
+
+        """
+        if not isinstance(job.submitted.source, OpenSource):
+            raise JobConflict(job.key, "requests that were submitted together, by `submit`")
+        self._compare_terms(job, url, headers, None)
 
     async def change_limit(self, job: JobRecord, run: JobRun, limit: int | None) -> None:
         """Record another limit for an unfinished job.
@@ -283,7 +297,7 @@ class Submissions:
     async def _preview_more(self, job: JobRecord, paths: Sequence[Path], limit: int | None, preview: Preview) -> None:
         """Show the preview the requests that a higher limit allows."""
         before, source = job.limit, job.submitted.source
-        if isinstance(source, IterableSource) or job.finished is not None or job.cancel_wished or job.cut.last:
+        if isinstance(source, IterableSource | OpenSource) or job.finished is not None or job.cancel_wished or job.cut.last:
             return
         if before is None or (limit is not None and limit <= before):
             return

@@ -255,6 +255,7 @@ class Planner:
         """Cut, then let the inbox drop the params, which are durable in the spool now."""
         await self._cut(Cut(rows=self._filled, last=last))
         await self._ledger.facts.release(self._job.job, through=self._filled)
+        self._job.wake()  # Callers of `put` may wait for room in the inbox.
 
     def _cut_of(self, source: IterableInput, rows: int, *, last: bool = False) -> Cut:
         head = "" if self._job.cuts else source.head()
