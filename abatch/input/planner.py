@@ -29,7 +29,7 @@ from abatch.input.request import Rows, from_checked_lines
 from abatch.input.spool import FREE_DISK, SpoolWriter, guarded
 from abatch.journal.log import Entry
 from abatch.log import log
-from abatch.protocol.facts import ChangedSource, Cut, Headers, betas_of_row, files_of, takes_changed_input
+from abatch.protocol.facts import ChangedSource, Cut, Headers, OpenSource, betas_of_row, files_of, takes_changed_input
 from abatch.protocol.pacing import LIMITS
 from abatch.system import threads
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from abatch.journal.inbox import Waiting
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
-    from abatch.protocol.facts import FilePart, OpenSource, SourceOfFiles
+    from abatch.protocol.facts import FilePart, SourceOfFiles
 
 __all__ = ["Planner", "log_doubts", "spool_needed"]
 
@@ -213,6 +213,7 @@ class Planner:
         """
         job, facts = self._job, self._ledger.facts
         self._filled = job.cut.rows
+        self._header_sets.clear()  # An open job has no limit of header sets, but its open shards do.
         oldest = inf
         try:
             while not job.cut.last and (job.cancel_wished or await self._may_fill()):
@@ -254,6 +255,7 @@ class Planner:
     async def _cut_inbox(self, *, last: bool = False) -> None:
         """Cut, then let the inbox drop the params, which are durable in the spool now."""
         await self._cut(Cut(rows=self._filled, last=last))
+        self._header_sets.clear()
         await self._ledger.facts.release(self._job.job, through=self._filled)
         self._job.wake()  # Callers of `put` may wait for room in the inbox.
 
@@ -315,6 +317,8 @@ class Planner:
                 self._met_end = True
                 return begin, True
             shard = self._shard_for(betas)
+            if shard is None and isinstance(self._job.submitted.source, OpenSource):
+                return begin, True  # A cut makes room for other header sets; a request was refused by nobody before.
             if shard is None:
                 raise too_many_header_sets(rows.custom_ids[begin], rows.number + begin)
             writer = shard.writer
@@ -343,6 +347,7 @@ class Planner:
         if shard is None:
             self._header_sets.add(headers)
             if len(self._header_sets) > HEADER_SETS:
+                self._header_sets.discard(headers)
                 return None
             nth = self._job.parts + len(self._open)
             shard = _Open(writer=SpoolWriter(self._spool), limit=self._limit(nth))
