@@ -9,7 +9,7 @@ Importing this imports neither the SDK nor a backend.
 
 from typing import TYPE_CHECKING
 
-from abatch.backend import Backend, BackendFactory, JobRef, Sealed, ShardRef, Sink
+from abatch.backend import Backend, BackendFactory, JobRef, Lookup, Sealed, ShardRef, Sink
 from abatch.config import Config
 from abatch.engine.move_undriven import Relocation
 from abatch.engine.retry import Retry
@@ -22,6 +22,7 @@ from abatch.errors import (
     BadAnswer,
     BadRequest,
     ConfigError,
+    InboxClosed,
     JobConflict,
     JobFailed,
     JobNotFound,
@@ -31,6 +32,9 @@ from abatch.errors import (
     JournalLocked,
     LimitReached,
     ManagerClosed,
+    NoResult,
+    RequestConflict,
+    RequestNotFound,
     StillInDoubt,
 )
 from abatch.input.check import Preview
@@ -42,6 +46,7 @@ from abatch.job import Job
 from abatch.journal.status import DriverStatus, RunFailed, StorageDown
 from abatch.journal.sums import Progress
 from abatch.manager import BatchManager
+from abatch.open_job import OpenJob
 from abatch.protocol.forecast import Forecast
 from abatch.result import Failure, Line, Result, ResultError, Summary, Usage
 from abatch.snapshot import JobStatus, JournalStatus, Resolution, ShardStatus
@@ -66,6 +71,7 @@ __all__ = [
     "Estimator",
     "Failure",
     "Forecast",
+    "InboxClosed",
     "Job",
     "JobConflict",
     "JobFailed",
@@ -80,11 +86,16 @@ __all__ = [
     "JournalView",
     "LimitReached",
     "Line",
+    "Lookup",
     "ManagerClosed",
+    "NoResult",
+    "OpenJob",
     "Preview",
     "Progress",
     "Relocation",
     "Request",
+    "RequestConflict",
+    "RequestNotFound",
     "RequestOrigin",
     "Resolution",
     "Result",

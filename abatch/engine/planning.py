@@ -125,7 +125,7 @@ class JobPlanning:
             self._runs = False
 
     async def _plan_inbox(self, planner: Planner, source: OpenSource) -> None:
-        """Plan an open job as long as it wants requests; if it is cancelled, plan the rest, so that each gets a line."""
+        """Plan an open job while it wants requests; plan the rest if it is cancelled, so that each gets its line."""
         job = self._job
         if not job.cancel_wished:
             await self._context.while_wanted(planner.run_inbox(source))

@@ -297,7 +297,9 @@ class Submissions:
     async def _preview_more(self, job: JobRecord, paths: Sequence[Path], limit: int | None, preview: Preview) -> None:
         """Show the preview the requests that a higher limit allows."""
         before, source = job.limit, job.submitted.source
-        if isinstance(source, IterableSource | OpenSource) or job.finished is not None or job.cancel_wished or job.cut.last:
+        if isinstance(source, IterableSource | OpenSource):
+            return
+        if job.finished is not None or job.cancel_wished or job.cut.last:
             return
         if before is None or (limit is not None and limit <= before):
             return

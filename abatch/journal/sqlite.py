@@ -541,6 +541,7 @@ def _prepare(db: sqlite3.Connection, path: Path, *, migrate: bool) -> bytes:
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA fullfsync = ON")  # has an effect only on macOS, like `disk.sync`
     db.execute("PRAGMA checkpoint_fullfsync = ON")
+    db.execute("PRAGMA secure_delete = ON")  # params that an inbox dropped do not stay in the file
     with _Transaction(db):
         if _is_new(db, path):
             for statement in SCHEMA.split(";\n"):

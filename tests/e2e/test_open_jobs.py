@@ -253,7 +253,7 @@ async def test_a_put_waits_while_the_inbox_is_full(api: Sandbox) -> None:
         with anyio.fail_after(60):
             for number in range(40):
                 await job.put(request(f"r{number}"))
-        state = await manager._ledger.facts.inbox(1)
+        state = await manager._context.ledger.facts.inbox(1)
         assert state.unreleased < 2000
         await job.close()
         assert (await job.wait()).succeeded == 40

@@ -554,6 +554,8 @@ def _judge_answers(world: World, book: Book, work: Work, said: dict[bytes, list[
     if not wished and planned != len(rows):
         world.violation(f"I2: {planned} of {len(rows)} rows were planned")
     expected = Counter(row["custom_id"] for row in work.rows[:planned])
+    if lacking := world.acknowledged.get(work.key, set()) - expected.keys():
+        world.violation(f"I2: {sorted(lacking)} were put into {work.key}, and not planned")
     found = Counter(_custom_id(line) for line in lines)
     absent = Counter(json.loads(line)["custom_id"] for line in missing)
     if found + absent != expected:
@@ -737,6 +739,7 @@ def _judge_files(world: World) -> None:
     """I6: nothing that was made is open to others or holds a key, and prompts are in the spool alone."""
     given = {world.input_of(work).name for work in world.plan.jobs}
     folders = [str(world.folder)]
+    inboxes = any(work.source == "open" for work in world.plan.jobs)
     while folders:
         folder = folders.pop()
         looked_for = KEYS if folder.endswith("/spool") else [*KEYS, CANARY.encode()]
@@ -749,6 +752,8 @@ def _judge_files(world: World) -> None:
                 folders.append(entry.path)
                 continue
             content = Path(entry.path).read_bytes()
+            if inboxes and entry.name.startswith("journal.db"):  # Prompts wait there until they are in the spool.
+                looked_for = KEYS
             if any(secret in content for secret in looked_for):
                 world.violation(f"I6: a secret is in {entry.name}")
 

@@ -90,9 +90,11 @@ class Work:
     key: str
     workspace_id: str | None
     rows: list[dict[str, Any]]
-    source: Literal["file", "list", "async"]
+    source: Literal["file", "list", "async", "open"]
     to: Literal["memory", "file", "folder"]
     tries: int
+    linger: float = 0.0
+    """Of an open job: seconds for which a request waits for others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -467,6 +469,18 @@ def _limiting(chance: Random, plan: Plan) -> Plan:
     return replace(plan, lives=[replace(life, limit=chance.choice([None, *range(1, 10)])) for life in lives])
 
 
+def _opening(chance: Random, plan: Plan) -> Plan:
+    """The same world; in some, the requests of jobs are put one by one into the inbox of an open job."""
+    limited = plan.pilot or any(life.limit is not None for life in plan.lives)
+    if chance.random() > 0.15 or plan.weighed or limited:
+        return plan
+    jobs = [
+        replace(work, source="open", linger=chance.choice([0.0, 1.0, 60.0, HOUR])) if chance.random() < 0.7 else work
+        for work in plan.jobs
+    ]
+    return replace(plan, jobs=jobs, lives=plan.lives or [Life(stops_at=40 * HOUR)])
+
+
 def _failing(chance: Random, plan: Plan) -> Plan:
     """The same world; in some, jobs stop whose first results failed, until the calm end sends the rest."""
     if chance.random() > 0.1 or plan.weighed or any(life.twin is not None for life in plan.lives):
@@ -593,4 +607,5 @@ def kind(seed: int) -> Plan:
     plan = _piloting(Random(f"{seed} pilot"), plan)
     plan = _limiting(Random(f"{seed} limit"), plan)
     plan = _failing(Random(f"{seed} failing"), plan)
-    return _rare(Random(f"{seed} rare"), plan)
+    plan = _rare(Random(f"{seed} rare"), plan)
+    return _opening(Random(f"{seed} open"), plan)

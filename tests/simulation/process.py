@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from io import FileIO
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import anyio
 import httpx2
 from anthropic._base_client import get_platform
 
-from abatch import BackendError, BatchManager, ConfigError, JobStopped, LimitReached
+from abatch import BackendError, BatchManager, ConfigError, InboxClosed, JobStopped, LimitReached, OpenJob
 from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
 from abatch.journal.log import Entry
@@ -253,6 +254,8 @@ class Process(Owner):
                 async with anyio.create_task_group() as group:
                     if self.life.cancels_at and work is world.plan.jobs[0]:
                         group.start_soon(self._cancel, job)
+                    if isinstance(job, OpenJob):
+                        group.start_soon(self._put_all, job, work)
                     summary = self.summaries[work.key] = await job.wait()
                     oracles.check_duplicates(world, work, summary)
                     group.cancel_scope.cancel()
@@ -270,8 +273,35 @@ class Process(Owner):
             else:
                 return
 
+    async def _put_all(self, job: OpenJob, work: Work) -> None:
+        """Put every request, also those that an earlier life has put, and close the job; wait for one answer."""
+        world = self.world
+        rows = work.rows[: self.life.breaks_after or None]
+        try:
+            while rows:
+                await anyio.sleep(world.latency() * world.chance.choice([1, 1, 600]))
+                most = world.chance.choice([1, 1, 2, 5])
+                some, rows = rows[:most], rows[most:]
+                new = await job.put_many(some)
+                world.acknowledge(work, [row["custom_id"] for row in some])
+                world.hit("put" if new == len(some) else "put again")
+            if 0 < self.life.breaks_after < len(work.rows):
+                world.hit("process breaks_after")
+                raise InputBroke
+            await job.close()
+        except InboxClosed:
+            world.hit("inbox closed")
+
     async def _submit(self, manager: BatchManager, work: Work) -> Job | None:
         """Hand a job over with the limit of this life; None where that is below what is planned."""
+        if work.source == "open":
+            return await manager.open_job(
+                work.key,
+                to=self.world.to(work),
+                linger=timedelta(seconds=work.linger),
+                workspace_id=work.workspace_id,
+                tries=work.tries,
+            )
         limits, limit = self.world.limits, inf if self.life.limit is None else self.life.limit
         before = limits.get(work.key, 0)
         limits[work.key] = max(before, limit)

@@ -121,6 +121,8 @@ class World:
         """Two drivers at once wrote the same file."""
         self.audited_from = 0.0
         """When everything was done and somebody went on looking at the list; 0 never."""
+        self.acknowledged: dict[str, set[str]] = {}
+        """Per open job: the custom_ids of requests whose `put` returned."""
         self.reads: dict[str, list[Read]] = {}
         """Of each batch, the times that its results were asked for."""
         self.summaries: dict[str, Summary] = {}
@@ -129,6 +131,11 @@ class World:
         """Hashes of what stood behind the ids of lines that were sent with odd texts."""
         self.alarmed: set[str] = set()
         """Duplicates that the log told of."""
+
+    def acknowledge(self, work: Work, custom_ids: list[str]) -> None:
+        """These requests were put into an open job, so each of them has a line in the end."""
+        if not self.restored:
+            self.acknowledged.setdefault(work.key, set()).update(custom_ids)
 
     def input_of(self, work: Work) -> Path:
         """The file of a job that is handed over as one."""
@@ -451,6 +458,7 @@ class World:
         self.note("an old journal is put back")
         self.hit("process restored journal")
         self.restored = True
+        self.acknowledged.clear()  # What was put since the copy is gone with the journal that held it.
         self._close_reader()
         shutil.rmtree(self.journal)
         old.rename(self.journal)
