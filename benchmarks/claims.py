@@ -294,6 +294,26 @@ def _submit(folder: Path, size: Size, prompt_bytes: int) -> Table:
     return table
 
 
+PUTTING_TASKS: Final = 1_000
+
+
+def puts(folder: Path, size: Size) -> Table:
+    """Durable puts into an open job from a thousand tasks, against `executemany` of the same rows."""
+    rows = size.of(20_000)
+    table = Table(title=f"Put {rows:,} requests one by one from {PUTTING_TASKS:,} tasks", rows=rows)
+    with serving(folder, size, "--answer-bytes", "10") as server:
+        table.measure(
+            size.rounds,
+            {
+                "executemany of rows in memory": lambda: server.client("inbox-rows", str(rows)),
+                "abatch": lambda: server.client("abatch-put", str(rows), str(PUTTING_TASKS)),
+            },
+        )
+    ratio = table.ratio("executemany of rows in memory", "abatch")
+    table.claim("durable puts/s over executemany's rows/s", ratio, floor=0.05, goal=0.15)
+    return table
+
+
 def recovery(folder: Path, size: Size) -> Table:
     """Opening a journal of 10,000 shards, against one of 1,000 and against reading its facts."""
     few, many = size.of(1_000), size.of(10_000)
@@ -439,6 +459,7 @@ CLAIMS: Final[dict[str, Callable[[Path, Size], Table]]] = {
     "growth-large": growth_large,
     "submit": submit,
     "submit-largest": submit_largest,
+    "puts": puts,
     "recovery": recovery,
     "open": open_,
     "jobs": jobs,

@@ -245,6 +245,67 @@ def sqlite_rows(database: str) -> Measured:
         return clock.stop()
 
 
+def put_request(number: int) -> dict:
+    """A request of half a kilobyte."""
+    messages = [{"role": "user", "content": f"{number} " + "x" * 400}]
+    return {
+        "custom_id": f"r{number}",
+        "params": {"model": "claude-haiku-4-5", "max_tokens": 1024, "messages": messages},
+    }
+
+
+async def abatch_put(rows: str, tasks: str) -> Measured:
+    """Put requests one by one from many tasks into an open job, each durable when its call returns."""
+    wanted, at_once = int(rows), int(tasks)
+    requests = [put_request(number) for number in range(wanted + 1)]
+    async with manager() as running:
+        job = await running.open_job("puts", to="memory:puts", linger=timedelta(days=1))
+        await job.put(requests.pop())  # it reads the SDK's types, which is not measured
+
+        async def put(first: int) -> None:
+            for request in requests[first::at_once]:
+                await job.put(request)
+
+        async with heartbeat() as late:
+            clock = Clock()
+            async with anyio.create_task_group() as putting:
+                for first in range(at_once):
+                    putting.start_soon(put, first)
+            measured = clock.stop()
+        await job.cancel()
+    return measured | {"p99_ms": percentile(late, 0.99)}
+
+
+def inbox_rows(rows: str) -> Measured:
+    """Write the rows that `abatch-put` makes durable, ready in memory, by one `executemany`."""
+    from abatch.journal import sqlite_inbox
+
+    wanted = int(rows)
+    ready = [
+        (
+            1,
+            n,
+            0.0,
+            b'"r%d"' % n,
+            bytes(16),
+            b"[]",
+            json.dumps(put_request(n)["params"], separators=(",", ":")).encode(),
+        )
+        for n in range(1, wanted + 1)
+    ]
+    Path("plain.db").unlink(missing_ok=True)
+    with closing(sqlite3.connect("plain.db", isolation_level=None)) as target:
+        target.execute("PRAGMA journal_mode = WAL")
+        target.execute("PRAGMA synchronous = FULL")
+        target.execute("CREATE TABLE jobs (job INTEGER PRIMARY KEY)")
+        sqlite_inbox.make(target)
+        clock = Clock()
+        target.execute("BEGIN IMMEDIATE")
+        target.executemany("INSERT INTO inbox VALUES (?, ?, ?, ?, ?, ?, ?)", ready)
+        target.execute("COMMIT")
+        return clock.stop()
+
+
 async def s3_upload(file: str, endpoint: str, bucket: str) -> Measured:
     """Upload a file in parts, as aioboto3 does it by itself."""
     import aioboto3
@@ -658,11 +719,13 @@ PROGRAMS = {
         abatch_looks,
         abatch_many,
         abatch_open,
+        abatch_put,
         abatch_recover,
         abatch_run,
         abatch_submit,
         abatch_waiting,
         finished_jobs,
+        inbox_rows,
         raw_drain,
         raw_run,
         raw_submit,

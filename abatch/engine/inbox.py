@@ -39,6 +39,8 @@ class JobInbox:
         self._job = job
         self._config = config
         self._params = check_of(config.params, betas=bool(job.submitted.headers.betas))
+        self._checks_quickly = False
+        """Whether a request was checked: the first check reads the SDK's types, which takes a second or two."""
         self._bytes = config.inbox_bytes
         """At least as many bytes as the inbox holds: its size when it was last read, and what this process put since.
         It begins as full, so that the first call reads the size."""
@@ -52,10 +54,11 @@ class JobInbox:
             InboxClosed: the job takes no further requests.
 
         """
-        if len(requests) > FEW:
-            checked = await threads.run(self._checked, requests)
-        else:
+        if self._checks_quickly and len(requests) <= FEW:
             checked = self._checked(requests)
+        else:
+            checked = await threads.run(self._checked, requests)
+            self._checks_quickly = bool(requests)
         if self._params is not None:
             log_doubts(self._job.key, self._params.fresh_doubts())
         await self._room()
