@@ -289,7 +289,7 @@ async def test_a_request_whose_result_is_lost_says_why(api: Sandbox, monkeypatch
         await job.put(request("a"))
         with (
             anyio.fail_after(60),
-            pytest.raises(NoResult, match="request 'a' of job 'tickets' has no result: .") as lost,
+            pytest.raises(NoResult, match="has no result") as lost,
         ):
             await job.result("a")
         assert lost.value.reason

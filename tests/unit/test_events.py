@@ -24,6 +24,7 @@ OF_JOB = [
     facts.Limited(rows=7),
     facts.Cut(rows=1, last=True),
     facts.InputChanged(source=facts.ChangedSource(files=(), rows=3, sent=1, mask=b"m")),
+    facts.Closed(),
     facts.CancelWished(),
     facts.Stopped(reason="r", remedy="m"),
     facts.Resumed(),
