@@ -150,7 +150,7 @@ class SqliteLog:
         lock = None
         if not drive and not folder.database.exists():
             raise ConfigError(
-                f"there is no journal in {folder}: no run has made one there yet; choose another with journal="
+                f"there is no journal in {folder}: no run has made one there yet; choose another journal with journal="
             )
         try:
             if drive:
@@ -196,7 +196,7 @@ class SqliteLog:
         if known != base_url:
             raise ConfigError(
                 f"journal {self.folder} belongs to {known}, not to {base_url}; "
-                "a journal serves one API: choose another with journal="
+                "a journal serves one API: choose another journal with journal="
             )
 
     def _bind(self, base_url: str) -> str:
@@ -560,8 +560,8 @@ def _is_new(db: sqlite3.Connection, path: Path) -> bool:
     if version not in {0, OLDER, VERSION, sqlite_inbox.WITH_INBOXES}:
         raise JournalError(
             f"{path} has format {version}, this abatch reads {OLDER} to {sqlite_inbox.WITH_INBOXES}: "
-            "finish its jobs with the abatch that wrote it, or choose another with journal="
+            "finish its jobs with the abatch that wrote it, or choose another journal with journal="
         )
     if version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
-        raise JournalError(f"{path} is another program's database: choose another with journal=")
+        raise JournalError(f"{path} is another program's database: choose another journal with journal=")
     return bool(version == 0)

@@ -380,7 +380,7 @@ async def test_a_name_that_is_a_link_elsewhere_is_not_followed(tmp_path, name):
 
 
 async def test_there_is_no_reading_of_a_journal_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match="--journal"):
+    with pytest.raises(ConfigError, match="choose another journal with journal="):
         await SqliteLog.open(JournalFolder(tmp_path / "none"), drive=False)
     assert not (tmp_path / "none").exists()
 
