@@ -10,18 +10,15 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
+from typing import Final, Literal, TypeVar, cast
 
+import httpx2
 import msgspec
 
 from abatch.errors import ApiError
 from abatch.log import redacted
 from abatch.protocol.durations import HOUR
 from abatch.protocol.reconcile import BatchSeen, Replied
-
-if TYPE_CHECKING:
-    import httpx2
-
 
 __all__ = ["LONGEST_WAIT", "Page", "api_error", "batch_of", "page_of", "replied", "retry_after"]
 
@@ -30,6 +27,8 @@ UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """The exceptions that decoding raises if an answer is not JSON of the expected kind."""
 _ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}")
 """The form of a batch id, which is used in paths, in the journal and on the screen."""
+_IN_LIST: Final = re.compile(r"\$\.data\[(\d+)\]")
+"""The place of a field in a page of the list, as msgspec writes it."""
 _OF_A_SERVER: Final = frozenset({"", "api_error", "overloaded_error", "timeout_error"})
 """Values of `error.type` that prove a 4xx answer is not a refusal by the API; the empty one is no type at all."""
 LONGEST_WAIT: Final = HOUR
@@ -126,7 +125,7 @@ def api_error(what: str, answer: httpx2.Response) -> ApiError:
         status=answer.status_code,
         kind=None if envelope is None else envelope.type,
         error_code=None if envelope is None else envelope.code,
-        message="" if envelope is None else envelope.message,
+        message=_redirect_in_words(answer) if envelope is None else envelope.message,
         request_id=_request_id(answer),
         retry_after=retry_after(answer),
     )
@@ -149,10 +148,26 @@ def replied(answer: httpx2.Response) -> Replied:
         status=answer.status_code,
         kind=None if error is None else error.type,
         error_code=None if error is None else error.code,
-        message="" if error is None else error.message,
+        message=_host_of_redirect(answer) if error is None else error.message,
         envelope=envelope,
         retry_after=retry_after(answer),
     )
+
+
+def _host_of_redirect(answer: httpx2.Response) -> str:
+    """Return the host to which an answer redirects; empty if it does not, or names the same host."""
+    if not answer.is_redirect:
+        return ""
+    try:
+        target = httpx2.URL(answer.headers.get("location", ""))
+    except (httpx2.InvalidURL, ValueError):
+        return ""
+    return redacted(target.host)[:100]
+
+
+def _redirect_in_words(answer: httpx2.Response) -> str:
+    host = _host_of_redirect(answer)
+    return f"redirected to {host}" if host else ""
 
 
 def _envelope(answer: httpx2.Response) -> tuple[bytes, _Error | None]:
@@ -211,8 +226,12 @@ def retry_after(answer: httpx2.Response) -> float | None:
 def _date(what: str, answer: httpx2.Response) -> float:
     try:
         return _moment(parsedate_to_datetime(answer.headers["date"]))
-    except (KeyError, ValueError, OverflowError) as missing:
+    except KeyError as missing:
         raise ApiError(what, status=answer.status_code, message="the answer has no Date header") from missing
+    except (ValueError, OverflowError) as odd:
+        told = redacted(answer.headers["date"])[:60]
+        why = f"the Date header of the answer is {told!r}, which is no date of HTTP"
+        raise ApiError(what, status=answer.status_code, message=why) from odd
 
 
 def _date_if_told(answer: httpx2.Response) -> float | None:
@@ -232,7 +251,31 @@ def _decode(what: str, answer: httpx2.Response, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer.content, type=kind)
     except UNREADABLE as unreadable:
-        raise ApiError(what, status=answer.status_code, message="the answer is not what the API sends") from unreadable
+        why = f"the answer is not what the API sends{_where(answer.content, unreadable)}"
+        raise ApiError(what, status=answer.status_code, message=why) from unreadable
+
+
+def _where(content: bytes, unreadable: Exception) -> str:
+    """Return the field that cannot be read, and the id of its batch; empty if the answer is no JSON."""
+    if not isinstance(unreadable, msgspec.ValidationError):
+        return ""
+    where = f": {redacted(str(unreadable))}"
+    if (place := _IN_LIST.search(where)) is None:
+        return where
+    try:
+        page = msgspec.json.decode(content)
+    except UNREADABLE:  # It is malformed after the field.
+        return where
+    match page:
+        case {"data": list(data)}:
+            batch = cast("list[object]", data)[int(place[1])]
+        case _:
+            return where
+    match batch:
+        case {"id": str(batch_id)} if _ID.fullmatch(batch_id):
+            return f"{where} (batch {redacted(batch_id)})"
+        case _:
+            return where
 
 
 def _seen(what: str, batch: _Batch) -> BatchSeen:

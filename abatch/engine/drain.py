@@ -247,7 +247,8 @@ class _BatchDrain:
             if patience is None:
                 if self._begins_last_read():
                     continue
-                return f"{self._lines.left} results are not in what the API sends, after {READS} reads"
+                left = "1 result is" if self._lines.left == 1 else f"{self._lines.left} results are"
+                return f"{left} not in what the API sends, after {READS} reads"
             log.warning("results_incomplete", shard=self._shard.shard, rows_left=self._lines.left, again_in=patience)
             self._presence.unread(f"{self._lines.left:,} of {self._shard.planned.rows:,} were not in what the API sent")
             await self._presence.rest(patience)

@@ -102,6 +102,7 @@ class Replied:
     """`error.type` of the API's envelope; None without that envelope."""
     error_code: str | None = None
     message: str = ""
+    """The message of that envelope; without one, the host of a redirect."""
     envelope: bytes = b""
     """The API's error envelope as it came."""
     retry_after: float | None = None
@@ -200,9 +201,10 @@ def judge(answer: Replied | NoAnswer) -> Verdict:
             return CreatedUnnamed(rule="A5", status=status)
         return Created(rule="A4", batch=answer.batch)
     if status in _SENT_ELSEWHERE:
+        to = f" to {answer.message}" if answer.message and kind is None else ""
         return Refused(
             rule="A6",
-            reason=f"the create was redirected ({status}), and a key is never sent after a redirect",
+            reason=f"the create was redirected ({status}{to}), and a key is never sent after a redirect",
             remedy="Set the base URL to the API's own address.",
             whole_scope=True,
             definite=True,

@@ -224,7 +224,7 @@ LIST = '{"data":[{"id":"b","processing_status":"ended","request_counts":{},"crea
     ("date", "created_at", "why"),
     [
         ("GMT", "Z", None),
-        ("-0000", "Z", "no Date header"),
+        ("-0000", "Z", "Date header of the answer is 'Sat, 21 Nov 2026 20:44:35 -0000', which is no date"),
         ("GMT", "", "created_at of a batch is '2026-11-21T20:44:35'"),
     ],
 )
@@ -238,6 +238,37 @@ async def test_a_time_without_a_zone_is_none(date, created_at, why):
         with nullcontext() if why is None else pytest.raises(ApiError, match=why):
             page = await Client(sdk, own=False).list(None)
             assert (page.date, page.batches[0].created_at) == (1_795_293_875, 1_795_293_875)
+
+
+async def test_list_that_cannot_be_read_names_the_field_and_the_batch():
+    batch = '{"id":"b%d","processing_status":"ended","request_counts":%s,"created_at":"2026-11-21T20:44:35Z"}'
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        body = f'{{"data":[{batch % (1, "{}")},{batch % (2, "null")}],"has_more":false}}'
+        return httpx2.Response(200, headers={"date": DATE % "GMT"}, text=body)
+
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+    async with anthropic.AsyncAnthropic(api_key="key", http_client=http) as sdk:
+        with pytest.raises(ApiError, match=r"request_counts.*\(batch b2\)"):
+            await Client(sdk, own=False).list(None)
+
+
+@pytest.mark.parametrize("status", [302, 307])
+async def test_redirect_names_the_host_and_no_more(status):
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(status, headers={"location": "https://user:pw@elsewhere.example/path?token=secret"})
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{}"
+
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+    async with anthropic.AsyncAnthropic(api_key="key", http_client=http) as sdk:
+        with pytest.raises(ApiError) as failed:
+            await Client(sdk, own=False).list(None)
+        assert failed.value.message == "redirected to elsewhere.example"
+        created = await Client(sdk, own=False).create(Headers(), 2, body())
+        assert ("to elsewhere.example" in str(judge(created))) is (status == 307)
+        assert "secret" not in str(judge(created))
 
 
 async def test_what_the_caller_did_wrong_is_not_taken_for_a_call_without_an_answer(monkeypatch):
