@@ -156,7 +156,7 @@ def replied(answer: httpx2.Response) -> Replied:
 
 def _host_of_redirect(answer: httpx2.Response) -> str:
     """Return the host to which an answer redirects; empty if it does not, or names the same host."""
-    if not answer.is_redirect:
+    if not 300 <= answer.status_code < 400:
         return ""
     try:
         target = httpx2.URL(answer.headers.get("location", ""))
@@ -263,12 +263,12 @@ def _where(content: bytes, unreadable: Exception) -> str:
     if (place := _IN_LIST.search(where)) is None:
         return where
     try:
-        page = msgspec.json.decode(content)
+        page = cast("object", msgspec.json.decode(content))
     except UNREADABLE:  # It is malformed after the field.
         return where
     match page:
-        case {"data": list(data)}:
-            batch = cast("list[object]", data)[int(place[1])]
+        case {"data": list()}:
+            batch = cast("dict[str, list[object]]", page)["data"][int(place[1])]
         case _:
             return where
     match batch:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 import httpcore2  # httpx2 is built on it, and requires it.
@@ -128,7 +128,8 @@ class _Backend(httpcore2.AsyncNetworkBackend):
     """Opens connections that read ahead."""
 
     def __init__(self) -> None:
-        self._inner = httpcore2.AnyIOBackend()
+        # Its stand-in without anyio has no methods, so its type is too narrow.
+        self._inner = cast("httpcore2.AsyncNetworkBackend", httpcore2.AnyIOBackend())
 
     async def connect_tcp(
         self,
