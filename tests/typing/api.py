@@ -167,7 +167,12 @@ async def events_are_a_closed_union(manager: abatch.BatchManager, show: Callable
                 assert_type(event.destination, str)
             case events.JobLimited() | events.RequestsPlanned() | events.InputChanged() | events.JobResumed():
                 assert_type((event.job, event.seq), tuple[str, int])
-            case events.CancelRequested() | events.ResolutionRequested() | events.ResolutionRefused():
+            case (
+                events.JobClosed()
+                | events.CancelRequested()
+                | events.ResolutionRequested()
+                | events.ResolutionRefused()
+            ):
                 show(event.kind)
             case events.DuplicateSeen():
                 show(event)
