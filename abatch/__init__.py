@@ -46,7 +46,7 @@ from abatch.job import Job
 from abatch.journal.status import DriverStatus, RunFailed, StorageDown
 from abatch.journal.sums import Progress
 from abatch.manager import BatchManager
-from abatch.open_job import OpenJob
+from abatch.open_job import Inbox, OpenJob
 from abatch.protocol.forecast import Forecast
 from abatch.result import Failure, Line, Result, ResultError, Summary, Usage
 from abatch.snapshot import JobStatus, JournalStatus, Resolution, ShardStatus
@@ -71,6 +71,7 @@ __all__ = [
     "Estimator",
     "Failure",
     "Forecast",
+    "Inbox",
     "InboxClosed",
     "Job",
     "JobConflict",

@@ -1,9 +1,17 @@
-"""OpenJob: a job whose requests come one by one, from any task or process, and whose answers can be awaited singly."""
+"""A job whose requests come one by one, from any task or process, and whose answers can be awaited singly.
+
+`OpenJob` is its handle in the manager that drives it, `Inbox` in a process that does not.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import anyio
+
+from abatch.engine.destination import Destination
+from abatch.engine.inbox import JobInbox
+from abatch.engine.lookup import ResultLookup
 from abatch.input.plain import text_of_id
 from abatch.job import Job
 from abatch.journal.log import Entry
@@ -14,23 +22,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+    from abatch.config import Config
     from abatch.input.request import Request
+    from abatch.journal.ledger import Ledger
+    from abatch.journal.records import JobRecord
 
-__all__ = ["OpenJob"]
+__all__ = ["Inbox", "OpenJob"]
+
+LOOK_EVERY: Final = 0.5
+"""Seconds between two looks at the journal of another process."""
 
 
-class OpenJob(Job):
-    """A job that takes requests until it is closed; made by `BatchManager.open_job`.
+class _TakesRequests:
+    """The calls that put requests and wait for single results."""
 
-        job = await manager.open_job("tickets", to="answers.db", linger=timedelta(minutes=1))
-        await job.put({"custom_id": "ticket-17", "params": {...}})
-        result = await job.result("ticket-17")
-        await job.close()
-        summary = await job.wait()
-
-    A request is durable when `put` returns: from then on it has exactly one result, whatever dies, and no caller is
-    needed for that. A batch is sent when it is full, or when its first request has waited `linger`.
-    """
+    _ledger: Ledger
+    _record: JobRecord
+    _inbox: JobInbox
+    _lookup: ResultLookup
 
     async def put(self, request: Request | Mapping[str, Any] | bytes) -> bool:
         """Make a request durable; return whether it is new.
@@ -64,8 +73,8 @@ class OpenJob(Job):
             JournalError: the journal could not be written.
 
         """
-        self._raise_if_left()
-        return await self._run.inbox.put(list(requests))
+        self._check()
+        return await self._inbox.put(list(requests))
 
     async def result(self, custom_id: str) -> Result:
         """Wait for the result of one request, whichever task or process has put it, also after a restart.
@@ -81,8 +90,53 @@ class OpenJob(Job):
             ManagerClosed: the manager is left meanwhile.
 
         """
-        line = await self._run.lookup.line(text_of_id(custom_id) or custom_id, check=self._check_that_it_goes_on)
+        line = await self._lookup.line(text_of_id(custom_id) or custom_id, check=self._check_that_it_goes_on)
         return Result(line)
+
+    async def close(self) -> None:
+        """Take no further requests; durable at once, and the job is done once all that were put have their results."""
+        if self._record.is_open and self._record.finished is None:
+            await self._ledger.record(Entry(self._record.job, Closed()))
+
+    @property
+    def closed(self) -> bool:
+        """Whether the job takes no further requests: it was closed or cancelled."""
+        return not self._record.is_open
+
+    def _check(self) -> None:
+        """Raise if no call is possible any more."""
+
+    def _check_that_it_goes_on(self) -> None:
+        """Raise if no result can come any more."""
+
+
+class OpenJob(_TakesRequests, Job):
+    """A job that takes requests until it is closed; made by `BatchManager.open_job`.
+
+        job = await manager.open_job("tickets", to="answers.db", linger=timedelta(minutes=1))
+        await job.put({"custom_id": "ticket-17", "params": {...}})
+        result = await job.result("ticket-17")
+        await job.close()
+        summary = await job.wait()
+
+    A request is durable when `put` returns: from then on it has exactly one result, whatever dies, and no caller is
+    needed for that. A batch is sent when it is full, or when its first request has waited `linger`.
+    """
+
+    @property
+    def _record(self) -> JobRecord:  # type: ignore[override]  # an attribute that is only read
+        return self._run.job
+
+    @property
+    def _inbox(self) -> JobInbox:  # type: ignore[override]
+        return self._run.inbox
+
+    @property
+    def _lookup(self) -> ResultLookup:  # type: ignore[override]
+        return self._run.lookup
+
+    def _check(self) -> None:
+        self._raise_if_left()
 
     def _check_that_it_goes_on(self) -> None:
         if self._run.is_over:
@@ -90,12 +144,35 @@ class OpenJob(Job):
         self._raise_if_refused()
         self._raise_if_left()
 
-    async def close(self) -> None:
-        """Take no further requests; durable at once, and `wait` then ends once all that were put are done."""
-        if self._job.is_open and not self.done:
-            await self._ledger.record(Entry(self._job.job, Closed()))
 
-    @property
-    def closed(self) -> bool:
-        """Whether the job takes no further requests: it was closed or cancelled."""
-        return not self._job.is_open
+class Inbox(_TakesRequests):
+    """An open job as a process sees it that does not drive its journal; made by `JournalView.open_job`.
+
+    It puts requests, waits for single results, and closes the job. Another process has to drive the journal.
+    """
+
+    def __init__(self, ledger: Ledger, job: JobRecord, config: Config, *, url: str | None) -> None:
+        self._ledger = ledger
+        self._record = job
+        self._destination = Destination(ledger, job, url)
+        self._inbox = JobInbox(ledger, job, config, changed=self._changed)
+        self._lookup = ResultLookup(ledger, job, self._destination, changed=self._changed)
+        self._turn = anyio.Lock()
+        self._looks = 0
+
+    def __repr__(self) -> str:
+        """Show the job's key, and whether it takes requests."""
+        return f"<Inbox of {self._record.key!r}, {'closed' if self.closed else 'open'}>"
+
+    async def _changed(self) -> None:
+        """Wait for the next look at the journal, which all callers share."""
+        looks = self._looks
+        async with self._turn:
+            if self._looks == looks:
+                await anyio.sleep(LOOK_EVERY)
+                await self._ledger.refresh()
+                self._looks += 1
+
+    async def aclose(self) -> None:
+        """Close the connection to the destination."""
+        await self._destination.aclose()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Self
 import anyio
 
 from abatch.backend import normalize
+from abatch.config import Config
 from abatch.engine import family
 from abatch.engine.move_undriven import move_undriven
 from abatch.engine.reading import read_results
@@ -22,14 +23,15 @@ from abatch.journal.ledger import Ledger
 from abatch.journal.sqlite import SqliteLog
 from abatch.journal.status import driver_status
 from abatch.journal.wishes import wish_cancel, wish_lost, wish_resolved
+from abatch.open_job import Inbox
 from abatch.prices import load as load_prices
 from abatch.protocol import wire
-from abatch.protocol.facts import Committing
+from abatch.protocol.facts import Committing, OpenSource
 from abatch.protocol.forecast import NOT_DRIVEN, Forecast, forecast
 from abatch.result import Result
 from abatch.snapshot import JobStatus, JournalStatus, Resolution, job_status, resolution_of
 from abatch.system import threads
-from abatch.system.paths import folder_of
+from abatch.system.paths import absolute_url, folder_of
 
 if TYPE_CHECKING:
     import os
@@ -81,6 +83,7 @@ class JournalView:
         self._facts: FactLog | None = None
         self._loaded: Ledger | None = None
         self._driver: DriverStatus | None = None
+        self._inboxes: dict[str, Inbox] = {}
 
     def __repr__(self) -> str:
         """Show the folder, the number of jobs, and whether a process drives the journal."""
@@ -106,8 +109,11 @@ class JournalView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loaded = None
-        if self._facts is not None:
-            await self._facts.aclose()
+        with anyio.CancelScope(shield=True):
+            for inbox in self._inboxes.values():
+                await inbox.aclose()
+            if self._facts is not None:
+                await self._facts.aclose()
 
     @property
     def folder(self) -> Path:
@@ -298,6 +304,27 @@ class JournalView:
 
         """
         return await origin_of(self._ledger, wire_id)
+
+    # ---- open jobs --------------------------------------------------------------------------------------------
+
+    async def open_job(self, key: str, *, config: Config | None = None) -> Inbox:
+        """The inbox of an open job, to put requests and to wait for single results: see `Inbox`.
+
+        Args:
+            key: the open job, which a manager has begun.
+            config: the limits of a request and of the inbox; those of the process that drives the journal.
+
+        Raises:
+            JobNotFound: there is no such job.
+            ConfigError: the job is not an open job.
+
+        """
+        job = await self._found(key)
+        if not isinstance(job.submitted.source, OpenSource):
+            raise ConfigError(f"job {key!r} is not an open job; `BatchManager.open_job` begins one")
+        url = absolute_url(job.folder, job.to) if job.to else None
+        inbox = self._inboxes[key] = self._inboxes.get(key) or Inbox(self._ledger, job, config or Config(), url=url)
+        return inbox
 
     # ---- steer ------------------------------------------------------------------------------------------------
 

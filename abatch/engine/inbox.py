@@ -12,7 +12,7 @@ from abatch.journal.inbox import InboxRequest, digest_of
 from abatch.system import threads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from abatch.config import Config
     from abatch.journal.ledger import Ledger
@@ -31,13 +31,22 @@ class JobInbox:
         ledger: the journal's jobs.
         job: the open job.
         config: the limits of a request and of the inbox.
+        changed: waits for a change of the job; if not given, for its next fact.
 
     """
 
-    def __init__(self, ledger: Ledger, job: JobRecord, config: Config) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        job: JobRecord,
+        config: Config,
+        *,
+        changed: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._ledger = ledger
         self._job = job
         self._config = config
+        self._changed = changed or job.change
         self._params = check_of(config.params, betas=bool(job.submitted.headers.betas))
         self._checks_quickly = False
         """Whether a request was checked: the first check reads the SDK's types, which takes a second or two."""
@@ -83,6 +92,6 @@ class JobInbox:
             inbox = await self._ledger.facts.inbox(self._job.job)
             self._bytes = inbox.unreleased
             if self._bytes >= self._config.inbox_bytes and not inbox.closed:
-                await self._job.change()
+                await self._changed()
             else:
                 return

@@ -14,7 +14,7 @@ from abatch.journal.missing import read_reasons
 from abatch.system import threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator
 
     from abatch.engine.destination import Destination
     from abatch.journal.ledger import Ledger
@@ -33,13 +33,22 @@ class ResultLookup:
         ledger: the journal's jobs.
         job: the job.
         destination: the destination of the job, whose backend must have the optional method `find`.
+        changed: waits for a change of the job; if not given, for its next fact.
 
     """
 
-    def __init__(self, ledger: Ledger, job: JobRecord, destination: Destination) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        job: JobRecord,
+        destination: Destination,
+        *,
+        changed: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._ledger = ledger
         self._job = job
         self._destination = destination
+        self._changed = changed or job.change
         self._turn = anyio.Lock()
         self._callers: dict[str, int] = {}
         """The number of callers that wait for each request."""
@@ -84,7 +93,7 @@ class ResultLookup:
                     known = True
                     continue  # More may have been sealed meanwhile.
                 check()
-                await job.change()
+                await self._changed()
 
     @contextmanager
     def _waiting(self, custom_id: str) -> Generator[None]:

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
-from abatch import BatchManager, JobConflict, JournalView, events
+from abatch import BatchManager, JobConflict, JobNotFound, JournalView, events
 from abatch.errors import (
     BadRequest,
     ConfigError,
@@ -187,15 +187,37 @@ async def test_after_a_restart_it_goes_on_without_its_callers(api: Sandbox) -> N
     assert api.account.requests == 4
 
 
-async def test_a_request_that_another_process_puts_is_sent_within_a_second_or_two(api: Sandbox) -> None:
-    async with BatchManager(config=config()) as manager:
+async def test_a_process_that_does_not_drive_puts_requests_and_waits_for_answers(api: Sandbox) -> None:
+    async with BatchManager(config=config(inbox_bytes=200)) as manager:
         job = await manager.open_job("tickets", to="answers.db", linger=SOON)
-        log = await SqliteLog.open(JournalFolder(Path(".abatch").absolute()), drive=False)
-        params = b'{"model":"claude-haiku-4-5","max_tokens":8,"messages":[{"role":"user","content":"x"}]}'
-        await log.put(1, [InboxRequest(b'"other"', params, (), digest_of(params, ()))])
-        await log.aclose()
+        await manager.submit([request("a")], to="other.db", key="other")
+        async with JournalView(".abatch") as view:
+            inbox = await view.open_job("tickets", config=config(inbox_bytes=200))
+            assert await view.open_job("tickets") is inbox
+            answered: list[str] = []
+
+            async def ask(custom_id: str) -> None:
+                await inbox.put(request(custom_id))
+                answered.append((await inbox.result(custom_id)).custom_id)
+
+            with anyio.fail_after(120):
+                async with anyio.create_task_group() as asking:
+                    for number in range(20):
+                        asking.start_soon(ask, f"r{number}")
+            assert len(set(answered)) == 20
+            with pytest.raises(RequestConflict):
+                await inbox.put(request("r1", max_tokens=9))
+            with pytest.raises(RequestNotFound):
+                await inbox.result("nothing")
+            with pytest.raises(ConfigError, match="'other' is not an open job"):
+                await view.open_job("other")
+            with pytest.raises(JobNotFound):
+                await view.open_job("none")
+            await inbox.close()
+            assert inbox.closed
+            assert repr(inbox) == "<Inbox of 'tickets', closed>"
         with anyio.fail_after(60):
-            assert (await job.result("other")).outcome == "succeeded"
+            assert (await job.wait()).succeeded == 20
 
 
 KILLED = """

@@ -30,6 +30,7 @@ PUBLIC = [
     "Estimator",
     "Failure",
     "Forecast",
+    "Inbox",
     "InboxClosed",
     "Job",
     "JobConflict",
