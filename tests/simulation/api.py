@@ -102,7 +102,11 @@ class Api(Machine):
 
     def _workspace_of(self, visit: Visit) -> str:
         """A key of one workspace, with which a header selects others beside it."""
-        workspace, own = super()._workspace_of(visit), self._own_workspace(visit)
+        try:
+            workspace, own = super()._workspace_of(visit), self._own_workspace(visit)
+        finally:
+            if not self.world.disturbed:  # A create that was late brought its fault into the calm end.
+                self._revoked.clear()
         named = visit.request.headers.get("anthropic-workspace-id")
         drawn = workspace if named is None else f"{workspace}/{named}"
         if drawn == own or visit.fault(KeyPool) is None:
