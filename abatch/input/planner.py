@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 import anyio
 
 from abatch.config import BATCH_BYTES
-from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped, SpoolUnusable, cancel_and_skip
+from abatch.errors import BadRequest, ConfigError, JobConflict, JobStopped, Overtaken, SpoolUnusable, cancel_and_skip
 from abatch.input.check import HEADER_SETS, check_size, too_many_header_sets
 from abatch.input.duplicates import DuplicateIndex
 from abatch.input.files import BLOCK, FileInput, FilesInput, Lines, SelectedInput, file_sha256, opened_source
@@ -209,34 +209,41 @@ class Planner:
 
         Raises:
             JobStopped: the spool cannot be written.
+            Overtaken: another process plans the job, too.
 
         """
         job, facts = self._job, self._ledger.facts
         self._filled = job.cut.rows
         self._header_sets.clear()  # An open job has no limit of header sets, but its open shards do.
-        oldest = inf
+        due = inf
+        """When the first request in the open shards has waited long enough, by the clock of the event loop."""
         try:
             while not job.cut.last and (job.cancel_wished or await self._may_fill()):
                 arrival = job.arrival()
                 rows = await facts.waiting(job.job, after=self._filled, most=BLOCK)
+                if rows and rows[0].number != self._filled + 1:
+                    raise Overtaken  # Another process has planned the requests before these.
                 while rows:
-                    oldest = min(oldest, rows[0].at)
+                    due = min(due, anyio.current_time() + _left_of(source.linger, rows[0].at))
                     taken = await self._in_spool(self._fill_waiting, rows)
                     rows = rows[taken.rows :]
                     if taken.full:
                         await self._cut_inbox()
-                        oldest = inf
+                        due = inf
                         if not (job.cancel_wished or await self._may_fill()):
                             return
-                if self._filled < (inbox := await facts.inbox(job.job)).total:
+                inbox = await facts.inbox(job.job)
+                if self._filled < inbox.released:
+                    raise Overtaken  # Another process has planned these requests.
+                if self._filled < inbox.total:
                     continue
                 if inbox.closed:
                     await self._cut_inbox(last=True)
-                elif (left := oldest + source.linger - time.time()) <= 0:
+                elif due <= anyio.current_time():
                     await self._cut_inbox()
-                    oldest = inf
+                    due = inf
                 else:
-                    with anyio.move_on_after(min(left, source.linger) if self._open else None):
+                    with anyio.CancelScope(deadline=due):
                         await arrival.wait()
         finally:
             await threads.clean_up(self._discard)
@@ -432,6 +439,11 @@ class Planner:
         return JobStopped(
             self._job.key, f"input {' or '.join(map(str, paths[:3]))} changed since the job was started", remedy
         )
+
+
+def _left_of(linger: float, since: float) -> float:
+    """Return how many seconds of `linger` are left for a request; a clock that was set back does not prolong it."""
+    return min(max(since + linger - time.time(), 0.0), linger)
 
 
 def log_doubts(key: str, doubts: Sequence[Alike]) -> None:

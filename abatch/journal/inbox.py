@@ -46,6 +46,8 @@ class InboxState(NamedTuple):
 
     total: int
     """The number of requests that were ever put: the number of the last one."""
+    released: int
+    """The number of the last request that was released; those before it are released, too."""
     unreleased: int
     """The bytes of params that are not released yet."""
     closed: bool

@@ -44,7 +44,7 @@ CREATE UNIQUE INDEX inbox_ids ON inbox (job, custom_id);
 """
 IDS_AT_ONCE: Final = 500
 """custom_ids in one query; every build of SQLite allows more."""
-NO_INBOX: Final = InboxState(total=0, unreleased=0, closed=True)
+NO_INBOX: Final = InboxState(total=0, released=0, unreleased=0, closed=True)
 
 _betas = msgspec.json.Decoder(tuple[str, ...]).decode
 
@@ -143,8 +143,8 @@ def waiting(db: sqlite3.Connection, job: int, *, after: int, most: int) -> list[
 
 def state(db: sqlite3.Connection, job: int) -> InboxState:
     """Return the state of an inbox; that of a job without one is closed and empty."""
-    row = db.execute("SELECT total, bytes, closed FROM inboxes WHERE job = ?", (job,)).fetchone()
-    return NO_INBOX if row is None else InboxState(row[0], row[1], bool(row[2]))
+    row = db.execute("SELECT total, released, bytes, closed FROM inboxes WHERE job = ?", (job,)).fetchone()
+    return NO_INBOX if row is None else InboxState(*row[:3], bool(row[3]))
 
 
 def release(db: sqlite3.Connection, job: int, *, through: int) -> None:

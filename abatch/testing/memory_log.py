@@ -274,7 +274,7 @@ class MemoryLog:
         self._check()
         inbox = self._store.inboxes.get(job, _Inbox(closed=True))
         unreleased = sum(len(request.params) for _, request in inbox.requests[inbox.released :])
-        return InboxState(len(inbox.requests), unreleased, inbox.closed)
+        return InboxState(len(inbox.requests), inbox.released, unreleased, inbox.closed)
 
     async def was_put(self, job: int, custom_id: bytes, /) -> bool:
         """Return whether the inbox of an unfinished job holds or held this custom_id."""

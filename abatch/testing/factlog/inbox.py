@@ -45,7 +45,7 @@ class InboxContract(Hooks):
                 ]
                 assert [each.custom_id for each in await one.waiting(job, after=1, most=1)] == [b'"b"']
                 assert list(await one.waiting(job, after=3, most=1)) == []
-                assert await one.inbox(job) == InboxState(total=3, unreleased=21, closed=False)
+                assert await one.inbox(job) == InboxState(total=3, released=0, unreleased=21, closed=False)
 
     async def test_requests_of_an_inbox_survive_the_connection(self) -> None:
         async with self.opened() as (log,):
@@ -116,11 +116,11 @@ class InboxContract(Hooks):
             await log.release(job, through=2)
             await log.release(job, through=1)
             assert [each.number for each in await other.waiting(job, after=0, most=1 << 20)] == [3]
-            assert await other.inbox(job) == InboxState(total=3, unreleased=7, closed=False)
+            assert await other.inbox(job) == InboxState(total=3, released=2, unreleased=7, closed=False)
             assert await other.put(job, [request("a")]) == 0
             assert await raised(RequestConflict, other.put(job, [request("b", 2)]))
             await log.append(Entry(job, Finished(location="there")))
-            assert await other.inbox(job) == InboxState(total=3, unreleased=0, closed=True)
+            assert await other.inbox(job) == InboxState(total=3, released=3, unreleased=0, closed=True)
             assert list(await other.waiting(job, after=0, most=1 << 20)) == []
 
     async def test_a_job_that_is_closed_or_cancelled_takes_no_request(self) -> None:
