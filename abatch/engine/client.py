@@ -12,7 +12,7 @@ Authentication, headers and error classes are those of the SDK. These points dif
   is never repeated.
 - Creates use fresh connections of abatch's own transport, for which the kernel drops undelivered bytes after a minute
   (`TCP_USER_TIMEOUT`): bound A4 of docs/reliability.md. With a caller's own client that bound is wider.
-- The connections for creates read while they send, so that an early answer is not lost (`early_answer.py`).
+- The connections for creates read while they send, so that an early answer is not lost (`read_ahead.py`).
 
 Errors are translated only here: `create` returns the values that table A of `reconcile.py` judges, and every other call
 raises ApiError.

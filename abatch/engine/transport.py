@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx2
 
-from abatch.engine.early_answer import read_ahead
+from abatch.engine.read_ahead import read_ahead
 from abatch.errors import ConfigError
 from abatch.log import log
 

@@ -25,7 +25,7 @@ import anyio
 import msgspec
 
 from abatch.engine.doubt import doubt_about
-from abatch.engine.early_answer import AnsweredEarly, check_unanswered
+from abatch.engine.early_answer import EarlyAnswer, check_unanswered
 from abatch.errors import CORRECT_FILE, ApiError, JobStopped, Overtaken, cancel_and_skip
 from abatch.input.located import Named, named
 from abatch.input.spool import FREE_DISK, SpoolReader, SpoolWriter, guarded, open_spool
@@ -202,7 +202,7 @@ class Uploader:
                     check_unanswered()
                     yield piece
             await self._pass_gate(attempt, gate, scope)
-        except AnsweredEarly:  # This is no failure: the answer decides.
+        except EarlyAnswer:  # This is no failure: the answer decides.
             raise
         except Exception as failure:
             # The failure is kept, because the SDK turns it into a connection error.
@@ -216,7 +216,7 @@ class Uploader:
 
         Raises:
             _NotNow: the tail must not be sent.
-            AnsweredEarly: the create was answered before its end.
+            EarlyAnswer: the create was answered before its end.
 
         """
         context = self.context

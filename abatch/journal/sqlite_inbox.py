@@ -144,7 +144,10 @@ def waiting(db: sqlite3.Connection, job: int, *, after: int, most: int) -> list[
 def state(db: sqlite3.Connection, job: int) -> InboxState:
     """Return the state of an inbox; that of a job without one is closed and empty."""
     row = db.execute("SELECT total, released, bytes, closed FROM inboxes WHERE job = ?", (job,)).fetchone()
-    return NO_INBOX if row is None else InboxState(*row[:3], bool(row[3]))
+    if row is None:
+        return NO_INBOX
+    total, released, unreleased, closed = row
+    return InboxState(total, released, unreleased, bool(closed))
 
 
 def release(db: sqlite3.Connection, job: int, *, through: int) -> None:
