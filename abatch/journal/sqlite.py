@@ -402,11 +402,11 @@ class SqliteLog:
                 outcomes = await self._unit(self._put, puts)
                 for put, outcome in zip(puts, outcomes, strict=True):
                     put.end(outcome)
-        except BaseException as failure:  # the journal failed, or the loop ends
+        except BaseException as failure:
             for put in [*puts, *self._puts]:
                 put.end(failure)
             self._puts = []
-            if not isinstance(failure, Exception):
+            if isinstance(failure, asyncio.CancelledError):  # The event loop ends.
                 raise
         finally:
             self._putting = None
@@ -485,12 +485,13 @@ class _Put:
         """Give the caller its outcome, unless it was cancelled."""
         if self.outcome.done():
             return
-        if isinstance(outcome, int):
-            self.outcome.set_result(outcome)
-        elif isinstance(outcome, Exception):
-            self.outcome.set_exception(outcome)
-        else:
-            self.outcome.cancel()
+        match outcome:
+            case int():
+                self.outcome.set_result(outcome)
+            case asyncio.CancelledError():
+                self.outcome.cancel()
+            case _:
+                self.outcome.set_exception(outcome)
 
 
 class _Transaction:

@@ -29,7 +29,7 @@ from abatch.sandbox.faults import Status
 from abatch.testing.crash import Crash, CrashPoints, died
 from tests.e2e.jobs import assert_each_answered, raw_params, requests, write
 from tests.e2e.test_lost import call_lost, recorded
-from tests.harness.here import Server, quick_folder
+from tests.harness.here import OpenRows, Server, quick_folder
 from tests.harness.media import BUCKET, S3, Folder, Jsonl, Medium, Sqlite, s3_client
 from tests.harness.places import make_in_backends, make_small_steps
 from tests.harness.secrets import PROMPT, found_in, found_in_files, open_to_others
@@ -51,6 +51,8 @@ OF_PILOT = 7
 """The same, where a pilot decides about the rest."""
 OF_CHANGED = 13
 """The same, where a job goes on with a changed input."""
+OF_OPEN = (3, 7)
+"""The same, for an open job: with one death, and with two in a row."""
 OF_REFUSED = 5
 """The same, where an operator's word is refused."""
 EFFECTS = {
@@ -83,7 +85,7 @@ class Noted(CrashPoints):
 
 
 async def die_at(
-    server: Server, path: Path, to: str, crash: CrashPoints, patch: pytest.MonkeyPatch, **more: Any
+    server: Server, path: Path | OpenRows, to: str, crash: CrashPoints, patch: pytest.MonkeyPatch, **more: Any
 ) -> bool:
     """Whether the run died; a run that is to die never ends in any other way."""
     with crash, patch.context() as inside:
@@ -324,6 +326,42 @@ async def test_changed_input_is_taken_once_and_each_row_is_paid_once_whenever_it
         killed.append(crash.where)
     await bury()
     assert len(killed) * OF_CHANGED > 100
+
+
+@pytest.mark.parametrize("first", range(1, OF_OPEN[0] + 1 if ALL else 2))
+@pytest.mark.parametrize("twice", [False, True], ids=WAYS)
+async def test_each_request_that_was_put_has_one_line_and_is_paid_once_whenever_it_dies(
+    monkeypatch: pytest.MonkeyPatch, quick_path: Path, *, twice: bool, first: int
+) -> None:
+    rows, killed, again = requests(9), list[str](), 0
+    for point in count(first, OF_OPEN[twice]):
+        home = quick_path / f"{point}"
+        home.mkdir()
+        monkeypatch.chdir(home)
+        server, to = Server(), Sqlite().destination(home)
+        crash = CrashPoints(point)
+        died_here = await die_at(server, OpenRows(rows), to, crash, monkeypatch)
+        if died_here and twice:
+            again += await die_at(
+                server, OpenRows(rows), to, CrashPoints(1 + point * 37 % max(1, 150 - point)), monkeypatch
+            )
+        acknowledged = set(server.acknowledged)
+        summary = await server.run(OpenRows(rows), to)
+        account = server.machine.account
+        told = f"after death at point {point}, {crash.where}"
+        assert account.violated == 0, told
+        assert [account.times(raw_params(row)) for row in rows] == [1] * 9, told
+        assert (summary.succeeded, summary.requests) == (9, 9), told
+        found = Counter(custom_id for custom_id, _ in Sqlite().answers(home))
+        assert found == Counter(row["custom_id"] for row in rows), told
+        assert acknowledged <= set(found), told
+        if not died_here:
+            break
+        killed.append(crash.where)
+    await bury()
+    assert len(killed) * OF_OPEN[twice] > 60
+    assert twice or {place for place in killed if "put" in place.lower()}
+    assert again >= twice * len(killed) / 3
 
 
 class AfterAcceptance(CrashPoints):

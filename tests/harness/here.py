@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -22,6 +23,13 @@ from tests.harness.bench import memory
 from tests.harness.secrets import KEY
 
 
+@dataclass(frozen=True, slots=True)
+class OpenRows:
+    """The rows of an open job: put by threes, then it is closed."""
+
+    rows: list[dict[str, Any]]
+
+
 class Server:
     """A machine whose clock goes on a second with each call, so that every grace passes; or as long as `each_call`."""
 
@@ -31,12 +39,14 @@ class Server:
         self.each_call = each_call
         self.submitting: dict[str, Any] = {}
         """Further arguments of `submit`."""
+        self.acknowledged: list[str] = []
+        """The custom_ids of requests that were put into an open job."""
 
     def _tick(self) -> datetime:
         self.now += timedelta(seconds=0.5)
         return self.now
 
-    async def run(self, path: Path, to: str, crash: CrashPoints | None = None, **more: Any) -> Summary:
+    async def run(self, path: Path | OpenRows, to: str, crash: CrashPoints | None = None, **more: Any) -> Summary:
         """Hand the job over and wait for its end."""
         transport: AsyncBaseTransport = _Hurried(self)
         if crash is not None:
@@ -49,8 +59,20 @@ class Server:
                 **more,
             }
             async with BatchManager(client=client, config=config(requests_per_batch=8, **quick)) as manager:
+                if isinstance(path, OpenRows):
+                    return await self._put(manager, path.rows, to)
                 job = await manager.submit(path, to=to, key="job", **self.submitting)
                 return await job.wait()
+
+    async def _put(self, manager: BatchManager, rows: list[dict[str, Any]], to: str) -> Summary:
+        job = await manager.open_job("job", to=to, linger=timedelta(milliseconds=5))
+        for first in range(0, len(rows), 3):
+            some = rows[first : first + 3]
+            if not job.closed:  # by a run that died
+                await job.put_many(some)
+            self.acknowledged += [row["custom_id"] for row in some]
+        await job.close()
+        return await job.wait()
 
 
 class _Hurried(MachineTransport):
