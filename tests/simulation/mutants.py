@@ -5,6 +5,7 @@ A mutant is a context manager that breaks the core by monkeypatching, for the se
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
@@ -40,6 +41,7 @@ from abatch.engine.outage import Outage
 from abatch.engine.pending import PendingDoubts
 from abatch.engine.planning import JobPlanning
 from abatch.engine.recorder import ShardRecorder
+from abatch.engine.runner import JobRun
 from abatch.engine.scope import Scope
 from abatch.engine.scopes import Scopes
 from abatch.engine.sift import LineSifter
@@ -47,11 +49,13 @@ from abatch.engine.upload import Uploader
 from abatch.engine.watch import BatchWatcher
 from abatch.engine.wishes import CALLED_LOST, OperatorWishes
 from abatch.errors import ApiError, BackendError
+from abatch.input.planner import Planner
 from abatch.journal.records import JobRecord
+from abatch.journal.sqlite import SqliteLog
 from abatch.log import log
 from abatch.protocol import reconcile, wire
 from abatch.protocol.absence import Absence
-from abatch.protocol.facts import Committing, Lost, Withdrawn
+from abatch.protocol.facts import Committing, Cut, Lost, Withdrawn
 from abatch.protocol.lifecycle import Processing, Ready
 from abatch.protocol.reconcile import Replied
 from abatch.sandbox.faults import (
@@ -692,6 +696,44 @@ def skew_unwatched() -> ExitStack:
     return _patched((Scope, "accepted", accepted))
 
 
+def inbox_released_before_the_cut() -> ExitStack:
+    """The inbox drops params that are not durable in the spool yet."""
+
+    async def cut(self: Planner, *, last: bool = False) -> None:
+        await self._ledger.facts.release(self._job.job, through=self._filled)
+        await self._cut(Cut(rows=self._filled, last=last))
+        self._header_sets.clear()
+        self._job.wake()
+
+    return _patched((Planner, "_cut_inbox", cut))
+
+
+def put_acknowledged_too_early() -> ExitStack:
+    """A put returns before its commit."""
+    real = SqliteLog.put
+
+    async def put(self: SqliteLog, job: int, requests: Any) -> int:
+        task = asyncio.ensure_future(real(self, job, requests))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return len(requests)
+
+    return _patched((SqliteLog, "put", put))
+
+
+def inbox_of_a_cancelled_job_is_left() -> ExitStack:
+    """A cancelled open job is finished without the requests in its inbox."""
+
+    async def plan(self: JobPlanning, planner: Planner, source: Any) -> None:
+        if not self._job.cancel_wished:
+            await self._context.while_wanted(planner.run_inbox(source))
+
+    def is_complete(self: JobRun) -> bool:
+        job = self.job
+        return job.finished is None and (job.cut.last or job.cancel_wished) and not job.open_shards
+
+    return _patched((JobPlanning, "_plan_inbox", plan), (JobRun, "_is_complete", is_complete))
+
+
 MUTANTS: Final[dict[str, Mutant]] = {
     each.__name__: each
     for each in (
@@ -752,6 +794,9 @@ MUTANTS: Final[dict[str, Mutant]] = {
         limit_stops_one_job,
         limit_forgotten,
         outage_ends_the_job,
+        inbox_released_before_the_cut,
+        put_acknowledged_too_early,
+        inbox_of_a_cancelled_job_is_left,
     )
 }
 
@@ -813,6 +858,9 @@ FOUND_AS: Final[dict[str, str]] = {
     "limit_stops_one_job": "limit: ",
     "limit_forgotten": "limit of a job: ",
     "outage_ends_the_job": r".* ended with BackendError: .*memory\.outage",
+    "inbox_released_before_the_cut": r".* ended with Overtaken",
+    "put_acknowledged_too_early": r"I2: .* were put into",
+    "inbox_of_a_cancelled_job_is_left": r"I2: .* were put into",
 }
 """What the judges say of it, as a pattern: a mutant that only breaks down is not found out."""
 
@@ -861,5 +909,10 @@ SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
     ),
     "limit_forgotten": lambda plan: any(life.limit for life in plan.lives),
     "outage_ends_the_job": lambda plan: bool(plan.outages),
+    "inbox_released_before_the_cut": lambda plan: any(work.source == "open" for work in plan.jobs),
+    "put_acknowledged_too_early": lambda plan: any(work.source == "open" for work in plan.jobs),
+    "inbox_of_a_cancelled_job_is_left": lambda plan: (
+        plan.jobs[0].source == "open" and any(life.cancels_at for life in plan.lives)
+    ),
 }
 """For those that few worlds can show: which. Time is not spent on the others."""
