@@ -269,6 +269,21 @@ async def test_every_acknowledged_request_has_one_line_after_a_kill(api: Sandbox
     assert api.account.requests == summary.requests  # nothing is paid twice
 
 
+async def test_no_prompt_stays_in_the_journal_once_the_job_is_done(api: Sandbox) -> None:
+    secret = "the canary of a prompt"
+    async with BatchManager(config=config()) as manager:
+        job = await manager.open_job("tickets", to="answers.db", linger=SOON)
+        rows = [request(f"r{number}") for number in range(50)]
+        for row in rows:
+            row["params"]["system"] = secret * 20
+        await job.put_many(rows)
+        await job.close()
+        assert (await job.wait()).succeeded == 50
+    files = [path for path in Path(".abatch").rglob("*") if path.is_file()]
+    assert len(files) > 1
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []
+
+
 async def test_a_put_waits_while_the_inbox_is_full(api: Sandbox) -> None:
     async with BatchManager(config=config(inbox_bytes=1000, requests_per_batch=2)) as manager:
         job = await manager.open_job("tickets", to="memory:tickets", linger=SOON)
