@@ -69,6 +69,13 @@ class Driver:
             JournalError: the journal failed, so no job can continue.
 
         """
+        try:
+            await self._act()
+        finally:  # Also if a pause cancels this just after the last fact, because no later driver removes the file.
+            if not self.shard.open:
+                await threads.clean_up(remove, self.context.folder.spool_file(self.shard.planned.spool))
+
+    async def _act(self) -> None:
         while (action := await self._next_action()) is not None:
             self.recorder.begin()
             try:
@@ -87,7 +94,6 @@ class Driver:
                     await self.context.outage.wait(failure)
             except BackendError as failure:  # Only draining and abandoning raise it; both restart with a new sink.
                 await self.context.outage.wait(failure)
-        await threads.run(remove, self.context.folder.spool_file(self.shard.planned.spool))
 
     async def _next_action(self) -> Action | None:
         await self.wishes.refuse_if_late()
