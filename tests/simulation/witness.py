@@ -86,9 +86,11 @@ class Witness:
             if entry.shard is None:
                 continue
             match entry.fact:
-                case Committing(attempt=attempt):
+                case Committing(attempt=attempt, at=at):
                     self._attempts[entry.shard] = attempt
-                    self.committed[entry.shard, attempt] = now
+                    # A process may stand still between the two; the tail goes within a minute of the gate.
+                    gate = now if at is None else at.boot + self.world.booted_at
+                    self.committed[entry.shard, attempt] = min(now, gate)
                 case Withdrawn(why=why) if why == ABSENT:
                     self.withdrawn[entry.shard, self._attempts[entry.shard]] = Withdrawal(now, process)
                 case Lost():
