@@ -8,6 +8,10 @@
     ├── BadRequest                        a request that must be changed before it can be sent
     ├── BadAnswer (also a ValueError)     an answer that `Result.parse` cannot parse
     ├── JobConflict                       this key already names another job
+    ├── RequestConflict                   an open job has another request with this custom_id
+    ├── InboxClosed                       the job takes no further requests
+    ├── RequestNotFound                   no request with this custom_id was put
+    ├── NoResult                          a request of an open job ended without a result
     ├── JobStopped                        the job cannot continue until an operator acts
     │   └── LimitReached                  the requests that its limit allows are done
     ├── ManagerClosed                     the manager was left while a task waited for the job
@@ -50,6 +54,7 @@ __all__ = [
     "BadRequest",
     "ConfigError",
     "IllegalTransition",
+    "InboxClosed",
     "JobConflict",
     "JobFailed",
     "JobNotFound",
@@ -60,7 +65,10 @@ __all__ = [
     "LimitReached",
     "LineTooLong",
     "ManagerClosed",
+    "NoResult",
     "Overtaken",
+    "RequestConflict",
+    "RequestNotFound",
     "SpoolDamaged",
     "SpoolUnusable",
     "StillInDoubt",

@@ -275,7 +275,7 @@ def test_a_limited_run_sends_the_first_rows_and_the_command_it_names_sends_the_r
     assert api.account.requests == 7
     listed = cli("status", "--json").json["jobs"][0]
     assert listed["state"] == "stopped"
-    assert "--limit" in listed["reason"]
+    assert listed["reason"] == "only its first 7 requests were to be sent"
     again = cli(*RUN, "--limit=7", "--json")
     assert (again.status, again.json["state"], again.json["succeeded"]) == (0, "unfinished", 7)
     assert api.account.requests == 7

@@ -339,7 +339,7 @@ async def test_each_request_that_was_put_has_one_line_and_is_paid_once_whenever_
         home.mkdir()
         monkeypatch.chdir(home)
         server, to = Server(), Sqlite().destination(home)
-        crash = CrashPoints(point)
+        crash = Noted(point)
         died_here = await die_at(server, OpenRows(rows), to, crash, monkeypatch)
         if died_here and twice:
             again += await die_at(
@@ -360,7 +360,7 @@ async def test_each_request_that_was_put_has_one_line_and_is_paid_once_whenever_
         killed.append(crash.where)
     await bury()
     assert len(killed) * OF_OPEN[twice] > 60
-    assert twice or {place for place in killed if "put" in place.lower()}
+    assert {"before SqliteLog._put", "after SqliteLog._put"} <= set(crash.places)
     assert again >= twice * len(killed) / 3
 
 

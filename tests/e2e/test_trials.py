@@ -95,7 +95,7 @@ async def test_a_limit_that_no_request_exceeds_changes_nothing(api: Sandbox, sou
 async def plan_without_sending(api: Sandbox, given: Any) -> int:
     """Let a run plan what it can, of which the API takes nothing; how many requests are planned."""
     api.faults.always("create", Status(429, "rate_limit_error", "slow", retry_after=600.0))
-    async with manager() as running:
+    async with manager(sealed_unsent=8) as running:  # forty requests make at most eight shards, which all may wait
         job = await running.submit(given, to="results.jsonl", key="job")
         while (now := job.progress()).planned < 40 or now.in_doubt:
             await job._job.change()

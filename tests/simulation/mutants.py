@@ -418,11 +418,11 @@ def tries_forgotten() -> ExitStack:
 
     def is_retryable(self: Any, line: Any) -> bool:
         trial = self._shard.planned.trial
-        self._owner.tries += trial
+        self._drainer.tries += trial
         try:
             return real(self, line)
         finally:
-            self._owner.tries -= trial
+            self._drainer.tries -= trial
 
     return _patched((LineSifter, "_is_retryable", is_retryable))
 
