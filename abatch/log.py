@@ -1,9 +1,9 @@
-"""The log: past-tense event names with keys and ids. Never a prompt, an answer or a key.
+"""The log: events named in the past tense, with job keys and ids; never a prompt, an answer or an API key.
 
-abatch logs through structlog and configures nothing: an application that uses structlog sees these events in its
-own format, any other one in the standard library's logger `abatch`, and the command line sets up its own in `cli`.
-Every value that could carry a secret is redacted by `redact`, which `cli` places last in its chain and which an
-application may place in its own.
+abatch logs through structlog and does not configure it. An application that configured structlog gets the events in
+its own format. Any other application gets them in the standard library's logger `abatch`. The command line configures
+its own output in `cli`. The processor `redact` removes secrets from every value: `cli` runs it last, and an application
+can add it to its own processors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["log", "ranges", "redact", "redacted", "without_none"]
 
 
 def without_none(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The event without what is not known of it; a processor."""
+    """Drop the keys whose value is None; a structlog processor."""
     return {name: value for name, value in event.items() if value is not None}
 
 
@@ -40,10 +40,10 @@ _plain: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
 
 
 class _Log:
-    """The application's structlog where it configured one, else the standard library's logger `abatch`.
+    """Write to structlog if the application configured it, else to the standard library's logger `abatch`.
 
-    An event that cannot be written is dropped, as the standard library does: a full disk under a log file must not end
-    the work that is logged. The first one that is dropped is reported on stderr.
+    An event that cannot be written is dropped, as in the standard library, because a full disk under a log file must
+    not stop the jobs. The first dropped event is reported on stderr.
     """
 
     def __init__(self) -> None:
@@ -63,9 +63,9 @@ class _Log:
         if self._reported:
             return
         self._reported = True
-        told = redacted("".join(traceback.format_exception(failure)))
+        report = redacted("".join(traceback.format_exception(failure)))
         with suppress(OSError, ValueError, AttributeError):  # stderr may be full, closed, or none at all
-            sys.stderr.write(f"abatch cannot write its log; what it logs meanwhile is lost, the work goes on.\n{told}")
+            sys.stderr.write(f"abatch cannot write its log. The jobs go on; these log events are lost.\n{report}")
 
 
 log: structlog.typing.FilteringBoundLogger = cast("structlog.typing.FilteringBoundLogger", _Log())
@@ -73,23 +73,23 @@ log: structlog.typing.FilteringBoundLogger = cast("structlog.typing.FilteringBou
 _SECRET_NAME = re.compile(r"api[-_]?key|authorization|secret|token$|password|credential", re.IGNORECASE)
 _SECRET_VALUE = re.compile(
     r"sk-ant-[A-Za-z0-9_-]+"
-    r"|bearer\s+(?:(?=\S*(?:[^A-Za-z\s]\w|\d))\S{6,}|\S{16,})",  # and not the words of "invalid bearer token"
+    r"|bearer\s+(?:(?=\S*(?:[^A-Za-z\s]\w|\d))\S{6,}|\S{16,})",  # does not match the words "invalid bearer token"
     re.IGNORECASE,
 )
 _GONE = "[redacted]"
 _SHORTEST_SECRET = 8
-"""Shorter ones are parts of ordinary words, and no real API has them."""
+"""Characters. A shorter secret could be part of an ordinary word; no API issues one so short."""
 
 
 def redact(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: blank every value under a name that says secret, and every key that looks like one."""
+    """Replace values whose name denotes a secret, and text that looks like a key; a structlog processor."""
     for name, value in event.items():
         event[name] = _GONE if _SECRET_NAME.search(name) else _redacted(value)
     return event
 
 
 def redacted(text: str, *secrets: str) -> str:
-    """A text without what looks like a key, and without these secrets."""
+    """Replace everything in a text that looks like a key, and these secrets."""
     for secret in secrets:
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, _GONE)
@@ -112,7 +112,7 @@ def _redacted(value: object) -> object:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Numbers in their order, neighbours put together: `1-3, 7`."""
+    """Format numbers in ascending order, with consecutive ones as a range: `1-3, 7`."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:

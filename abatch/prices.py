@@ -1,4 +1,4 @@
-"""What tokens cost: the dated price list in `prices.json`, which a user's own file of the same form can override."""
+"""Prices of tokens: the dated list in `prices.json`, which a user's file of the same form can override."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ __all__ = ["BATCH_DISCOUNT", "OLD_AFTER", "Bill", "Price", "PriceList", "days_ol
 BATCH_DISCOUNT: Final = 0.5
 MILLION: Final = 1_000_000
 OLD_AFTER: Final = 90
-"""Days after which the age of a price list is worth a word."""
+"""Days after which a price list is reported as old."""
 MOST_SPENDS: Final = 64
-"""Sums of tokens that are kept apart: by model, price step, place, and what has no price."""
+"""The most sums of tokens kept apart, by model, price step, place of inference and missing price."""
 OTHER_MODELS: Final = "other models"
-"""The name under which further ones are kept, without a price."""
+"""Models beyond `MOST_SPENDS` are summed under this name, which has no price."""
 TOO_MANY: Final = f"more than {MOST_SPENDS} kinds of usage"
 NO_USAGE: Final = "a result names no usage"
 LONGEST: Final = 60
-"""Characters of a model's name that are shown."""
+"""Characters of a model's name in a message."""
 _PROVIDER: Final = re.compile(r"^(?:[a-z0-9-]+\.)*anthropic\.")  # anthropic., us.anthropic., global.anthropic.
 _REVISION: Final = re.compile(r"-v\d+(?::\d+)?$")
 _DATED: Final = re.compile(r"-(\d{8}|latest)$")
@@ -42,7 +42,7 @@ _OLD_ORDER: Final = re.compile(r"(\d(?:-\d)?)-(haiku|opus|sonnet)")
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """US dollars per million tokens, synchronous; `long_*` for prompts above the list's step."""
+    """US dollars per million tokens without batching; `long_*` applies to prompts above `long_prompt_tokens`."""
 
     input: float
     output: float
@@ -51,41 +51,41 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache_write_5m: float | None = None
     cache_write_1h: float | None = None
     cache_read: float | None = None
-    """These three times the input price, where the model's factor is not the list's."""
+    """Factors on the input price of this model; None: the factors of the list."""
 
 
 class PriceList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Prices at a date, by model name."""
+    """Prices by model name, as of a date."""
 
     date: str
     long_prompt_tokens: int = 100_000
-    """Above this many prompt tokens a request costs `long_*`, where a model has them."""
+    """A request with more prompt tokens costs `long_*`, if its model has these prices."""
     cache_write_5m: float = 1.25
     cache_write_1h: float = 2.0
     cache_read: float = 0.1
-    """These three times the input price, unless the model has a factor of its own."""
+    """Factors on the input price, for models without their own."""
     web_search: float = 10.0
-    """US dollars per 1,000 searches; a batch has no discount on them."""
+    """US dollars per 1,000 searches; batches have no discount on them."""
     inference_geo: dict[str, float] = msgspec.field(default_factory=lambda: {"us": 1.1})
-    """What the tokens of an answer cost times the list's price, by where it was inferred."""
+    """Factor on the price of all tokens, by place of inference."""
     models: dict[str, Price]
     unpriced: dict[str, str] = {}
     """Models without a price, and the reason."""
 
     def price(self, model: str) -> Price | None:
-        """The price of a model, under any of the names that it has.
+        """Return the price of a model by any of its names, or None.
 
-        `claude-haiku-4-5-20251001` has the price of its family. So have `anthropic/claude-haiku-4.5`,
-        `us.anthropic.claude-haiku-4-5-20251001-v1:0`, `claude-haiku-4-5@20251001` and names in upper case.
+        `claude-haiku-4-5-20251001`, `anthropic/claude-haiku-4.5`, `us.anthropic.claude-haiku-4-5-20251001-v1:0`,
+        `claude-haiku-4-5@20251001` and the same in upper case are names of one model.
         """
         return self.models.get(model) or self.models.get(_family(model))
 
     def cost(self, usage: Usage, model: str, *, long: bool) -> float | None:
-        """Synchronous US dollars of this usage; None if something in it has no known price, see `why_unpriced`."""
+        """Return the US dollars of this usage without batching, or None if a part has no price (see `why_unpriced`)."""
         return self._bill(usage, model, long=long).synchronous
 
     def why_unpriced(self, usage: Usage, model: str) -> tuple[str, ...]:
-        """Why the cost of this usage is not known; empty if it is."""
+        """Return the reasons why the cost of this usage is unknown; empty if it is known."""
         reasons: list[str] = []
         if model == OTHER_MODELS:
             return merged(usage.unpriced)
@@ -96,18 +96,18 @@ class PriceList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return merged(reasons, usage.unpriced)
 
     def why_no_price(self, model: str) -> str:
-        """Why a model has no price."""
+        """Return the reason why a model has no price."""
         if not model:
             return "a result names no model"
         stated = self.unpriced.get(_family(model))
         return f"no price for {model[:LONGEST]!r}" + (f": {stated}" if stated else "")
 
     def total(self, spends: Iterable[Spend]) -> float | None:
-        """Synchronous US dollars of all of these; None if something in them has no known price."""
+        """Return the US dollars of all of these without batching, or None if a part has no price."""
         return self.bill(spends).synchronous
 
     def bill(self, spends: Iterable[Spend]) -> Bill:
-        """What all of these cost."""
+        """Add up the cost of all of these."""
         total = Bill()
         for spend in spends:
             total += self._bill(spend.usage, spend.model, long=spend.long)
@@ -135,13 +135,13 @@ class PriceList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bill:
-    """What usage costs, in US dollars at synchronous prices."""
+    """The cost of usage, in US dollars without batching."""
 
     tokens: float = 0.0
     searches: float = 0.0
-    """Without a discount in batches."""
+    """Web searches; batches have no discount on them."""
     unpriced: tuple[str, ...] = ()
-    """Why it is not known what all of it costs; then the sums are of a part."""
+    """Reasons why a part has no known cost; the sums then leave that part out."""
 
     def __add__(self, more: Bill) -> Bill:
         return Bill(
@@ -152,17 +152,17 @@ class Bill:
 
     @property
     def synchronous(self) -> float | None:
-        """Without batching; None if not all of it is known."""
+        """US dollars without batching; None if a part is unknown."""
         return None if self.unpriced else self.tokens + self.searches
 
     @property
     def batch(self) -> float | None:
-        """In batches; None if not all of it is known."""
+        """US dollars in batches; None if a part is unknown."""
         return None if self.unpriced else self.tokens * BATCH_DISCOUNT + self.searches
 
 
 def days_old(dated: str, today: date) -> int | None:
-    """The age of a price list in days; None if its date cannot be read."""
+    """Return the age of a price list in days, or None if its date is not an ISO date."""
     try:
         return (today - date.fromisoformat(dated)).days
     except ValueError:
@@ -174,7 +174,7 @@ def _or(own: float | None, lists: float) -> float:
 
 
 def _family(model: str) -> str:
-    """The name of a model in a price list."""
+    """Return a model's name as the price list spells it."""
     name = model.strip().lower().rpartition("/")[2].partition("@")[0]
     name = _REVISION.sub("", _PROVIDER.sub("", name)).replace(".", "-").removeprefix("claude-")
     name = _DATED.sub("", name)
@@ -185,12 +185,12 @@ def _family(model: str) -> str:
 
 @lru_cache
 def load(path: str | None = None) -> PriceList:
-    """The list that comes with abatch, or a user's own file, whose models are put over it.
+    """Return the shipped list, with the models of a user's file on top of it.
 
-    A factor for the cache that the file leaves out of a model stays as it was.
+    Where the file leaves out a cache factor of a model, the shipped factor applies.
 
     Raises:
-        ConfigError: the file is not such a list.
+        ConfigError: the file cannot be read or is not a price list.
 
     """
     shipped = msgspec.json.decode(files("abatch").joinpath("prices.json").read_bytes(), type=PriceList)
