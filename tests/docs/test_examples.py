@@ -6,13 +6,14 @@ import ast
 import asyncio
 import inspect
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 from abatch.input.request import from_line
-from tests.docs.pages import ROOT, blocks
+from tests.docs.pages import PAGES, ROOT, blocks
 
 PYTHON = blocks("python")
 PLAIN = [block for block in PYTHON if not block.mark]
@@ -34,6 +35,12 @@ def test_every_block_is_run_or_says_why_not():
     assert len(PLAIN) >= 4
     others = [block for block in PYTHON if block not in PLAIN + TESTS + FILES + CELLS]
     assert [str(block) for block in others if not block.mark.startswith("fragment: ")] == []
+
+
+def test_every_fence_names_a_language_and_nothing_more():
+    """A fence with further words is not rendered as a block, and its code would not be run."""
+    odd = re.compile(r"^ *```\w*[^\w\n]", re.MULTILINE)
+    assert [page.name for page in PAGES if odd.search(page.read_text())] == []
 
 
 @pytest.mark.parametrize("block", PLAIN, ids=str)
