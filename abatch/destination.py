@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from abatch.backend import Checked, load, normalize
@@ -47,7 +49,13 @@ def missing_folder(url: str) -> Path | None:
     if not is_local(url):
         return None
     place = folder_of(shown(url).rstrip("/"))
-    folder = place if place.is_dir() else place.parent  # an existing folder is filled, and its parent left alone
+    try:
+        is_folder = stat.S_ISDIR(place.stat().st_mode)
+    except OSError as refused:
+        if refused.errno == errno.ENAMETOOLONG:
+            raise BackendError(url, f"{refused.strerror}; choose a shorter name") from refused
+        is_folder = False
+    folder = place if is_folder else place.parent  # an existing folder is filled, and its parent left alone
     above = folder
     while not os.path.lexists(above):
         above = above.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os.path
 from pathlib import Path
 
 from abatch.errors import ConfigError
@@ -19,7 +20,7 @@ def inputs(names: list[str]) -> list[Path]:
     """
     found: list[Path] = []
     for name in names:
-        if not glob.has_magic(name) or Path(name).exists():
+        if not glob.has_magic(name) or os.path.exists(name):  # noqa: PTH110 - Path.exists raises on long names
             found.append(Path(name))
             continue
         matching = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of a path that need not be relative

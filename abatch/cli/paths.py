@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +32,7 @@ def folder_of(journal: Path) -> Path:
 
 def has_sandbox(folder: Path) -> bool:
     """Return whether a journal belongs to a sandbox of `--sandbox`."""
-    return (folder / PORT).exists()
+    return os.path.exists(folder / PORT)  # noqa: PTH110 - Path.exists raises on long names
 
 
 def asked_for(journal: Path | None, *, sandbox: bool) -> Path | None:

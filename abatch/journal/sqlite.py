@@ -148,7 +148,7 @@ class SqliteLog:
     @classmethod
     def _open(cls, folder: JournalFolder, drive: bool) -> Self:
         lock = None
-        if not drive and not folder.database.exists():
+        if not drive and not os.path.exists(folder.database):  # noqa: PTH110 - Path.exists raises on long names
             raise ConfigError(
                 f"there is no journal in {folder}: no run has made one there yet; choose another journal with journal="
             )

@@ -2,7 +2,8 @@
 
 `memory` is the backend behind `memory:NAME`. `BackendContract` is the test suite that every backend must pass, and
 `OutageContract` and `LookupContract` add tests for a backend that reports which of its failures pass, and for one that
-finds single results. `FactLogContract` is the suite that every log of facts must pass. Nothing here imports pytest.
+finds single results. `FactLogContract` is the suite that every log of facts must pass. Nothing here imports pytest,
+except `pytest_plugin`, which a project enables in its `conftest.py`.
 """
 
 from abatch.testing import memory

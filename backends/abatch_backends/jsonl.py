@@ -78,7 +78,7 @@ def _destination(url: str) -> tuple[Path, bool]:
             f"jsonl: takes no parameters, and no '?' in a name: {url!r}; write one of: {', '.join(FORMS)}"
         )
     path = Path(os.path.abspath(name))  # noqa: PTH100 - "a/../b" must not survive, and links must not be followed
-    return path, name.endswith("/") or path.is_dir()
+    return path, name.endswith("/") or os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises on long names
 
 
 class _Jsonl:

@@ -117,6 +117,27 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_sent(cli: An
     assert api.account.requests == 0
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "in.jsonl", "--to", "LONG.jsonl"),
+        ("run", "in.jsonl", "--to", "LONG/out.jsonl", "--dry-run"),
+        ("run", "in.jsonl", "--to", "sqlite:///LONG"),
+        ("run", "LONG*.jsonl", "--to", "out.jsonl"),
+        ("run", "in.jsonl", "--to", "out.jsonl", "--journal", "LONG"),
+        ("status", "--journal", "LONG"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_is_too_long_is_refused_before_anything_is_sent(cli: Any, api: Sandbox, command: Any) -> None:
+    cli.write("in.jsonl", 4)
+    refused = cli.here(*(word.replace("LONG", "x" * 300) for word in command))
+    assert refused.status in (2, 3), refused
+    assert "\nerror: " in f"\n{refused.err}"
+    assert "Traceback" not in refused.err
+    assert api.account.requests == 0
+
+
 def test_a_folder_that_is_there_is_filled_whatever_stands_above(tmp_path: Any, monkeypatch: Any) -> None:
     (tmp_path / "results").mkdir()
     open_ = {tmp_path / "results"}

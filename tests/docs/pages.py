@@ -21,8 +21,8 @@ BLOCK = re.compile(
 class Block:
     """A block of code of a page, and the marker comment on the line before it, if any.
 
-    `fragment: WHY` is not run; `pytest` is run by pytest; `notebook` is a cell,
-    run behind those before it; `file: PATH` is that file; without a mark it is run.
+    `fragment: WHY` is not run; `notebook` is a cell, run behind those before it; `file: PATH` is that file; without a
+    mark it is run.
     """
 
     page: Path

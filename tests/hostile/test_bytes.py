@@ -201,6 +201,8 @@ QUERIES = st.sampled_from(
 )
 @example("b/p?endpoint_url=http://[")
 @example("b/p?endpoint_url=http://\u2100")
+@example("b?x=1?endpoint_url=http://KEY:SECRET@h")
+@example("b?endpoint_url=http://KEY:SECRET@h&endpoint_url=h")
 def test_a_place_in_s3_is_understood_or_refused(text):
     properties.s3_place_is_understood_or_refused(text)
 

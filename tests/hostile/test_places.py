@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from abatch import BatchManager
@@ -108,6 +108,8 @@ SUFFIXES = st.sampled_from(["", ".jsonl", ".db", "/", ".sqlite", ".ndjson", "//"
 
 
 @given(path=PATHS, suffix=SUFFIXES, scheme=st.sampled_from(["", "", "jsonl:///", "sqlite:///", "memory:"]))
+@example(path="x" * 300, suffix="", scheme="jsonl:///")
+@example(path="x" * 300, suffix=".db", scheme="")
 @settings(max_examples=settings().max_examples // 2)
 async def test_a_destination_is_claimed_inside_the_folder_that_it_names_or_refused(tmp_path, path, suffix, scheme):
     root = tmp_path / "root"

@@ -39,12 +39,13 @@ def parse(url: str) -> Place:
     path, _, query = url.removeprefix("s3://").partition("?")
     bucket, _, prefix = path.partition("/")
     prefix = prefix.rstrip("/")
-    parameters = dict(parse_qsl(query, keep_blank_values=True))
-    if "@" in (address := parameters.get("endpoint_url", "https://aws")):
+    pairs = parse_qsl(query, keep_blank_values=True)
+    if "@" in bucket or any("@" in text for pair in pairs for text in pair):
         # The text does not include the URL, because the URL holds a secret.
-        raise ConfigError("an endpoint_url must not carry credentials; give them in the environment or in ~/.aws")
+        raise ConfigError("an S3 destination must not carry credentials; give them in the environment or in ~/.aws")
+    parameters = dict(pairs)
     try:
-        endpoint = urlsplit(address)
+        endpoint = urlsplit(parameters.get("endpoint_url", "https://aws"))
     except ValueError:
         endpoint = urlsplit("")
     problem = ""
