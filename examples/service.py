@@ -1,46 +1,30 @@
-"""abatch behind HTTP, in Starlette under uvicorn: SIGTERM ends it at once, also while clients read results.
+"""abatch in FastAPI under uvicorn: jobs by HTTP, their status, and their results as server-sent events.
 
-uvicorn first waits for its connections, and then ends the application. So the signal handler closes the manager:
-readers of results get `ManagerClosed`, and their connections end. Try it:
+SIGTERM ends the service within seconds, also while clients read results: uvicorn first waits for its connections, and
+then ends the application, so the signal handler closes the manager, and the readers of results get `ManagerClosed`.
+Try it:
 
     abatch sandbox &
     export ANTHROPIC_BASE_URL=http://127.0.0.1:8790 ANTHROPIC_API_KEY=sandbox-key
     uvicorn examples.service:app
-    curl http://127.0.0.1:8000/results
+    curl -X PUT http://127.0.0.1:8000/topics/herons
+    curl http://127.0.0.1:8000/topics/herons
+    curl http://127.0.0.1:8000/topics/herons/results
 """
-
-from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from datetime import datetime
+from types import FrameType
+from typing import Annotated
 
-from starlette.applications import Starlette
-from starlette.responses import StreamingResponse
-from starlette.routing import Route
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
 
-from abatch import BatchManager, ManagerClosed
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from types import FrameType
-
-    from starlette.requests import Request
-
-    from abatch import Job
-
-REQUESTS = [
-    {
-        "custom_id": f"fact/{number}",
-        "params": {
-            "model": "claude-haiku-4-5",
-            "max_tokens": 100,
-            "messages": [{"role": "user", "content": f"Fact number {number} about herons, in one sentence."}],
-        },
-    }
-    for number in range(1, 51)
-]
+from abatch import BatchManager, Job, JobNotFound, ManagerClosed
 
 
 @contextmanager
@@ -62,29 +46,97 @@ def closed_by_sigterm(manager: BatchManager) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """Start and leave the manager with the application."""
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Start and leave the manager with the application. Unfinished jobs of the last run continue automatically."""
     async with BatchManager(journal="service.abatch") as manager:
         app.state.manager = manager
         with closed_by_sigterm(manager):
             yield
 
 
-async def results(request: Request) -> StreamingResponse:
-    """Stream every result of the job as it arrives, as JSON lines."""
+def manager_of(request: Request) -> BatchManager:
+    """Return the manager of the application."""
     manager: BatchManager = request.app.state.manager
-    job = await manager.submit(REQUESTS, to="facts.db", key="facts")
-    return StreamingResponse(lines(job), media_type="application/x-ndjson")
+    return manager
 
 
-async def lines(job: Job) -> AsyncIterator[bytes]:
-    """Yield the lines of a job; a client that was cut off asks again."""
-    yield b"\n"
+app = FastAPI(lifespan=lifespan)
+Manager = Annotated[BatchManager, Depends(manager_of)]
+
+
+class Status(BaseModel):
+    """The state of one topic."""
+
+    state: str
+    requests: int | None
+    answered: int
+    failed: int
+    eta: datetime | None
+    reason: str
+    remedy: str
+
+
+def questions(topic: str) -> list[dict[str, object]]:
+    """Return the requests of one topic."""
+    return [
+        {
+            "custom_id": f"{topic}/{number}",
+            "params": {
+                "model": "claude-haiku-4-5",
+                "max_tokens": 100,
+                "messages": [{"role": "user", "content": f"Fact number {number} about {topic}, in one sentence."}],
+            },
+        }
+        for number in range(1, 51)
+    ]
+
+
+def job_of(manager: BatchManager, topic: str) -> Job:
+    """Return the job of a topic."""
+    try:
+        return manager.job(f"facts-{topic}")
+    except JobNotFound as unknown:
+        raise HTTPException(404, f"no facts about {topic} were asked for") from unknown
+
+
+@app.put("/topics/{topic}", status_code=202)
+async def ask(manager: Manager, topic: str) -> Status:
+    """Submit the job of a topic. The same topic again is the same job, so a client may repeat the call."""
+    return status_of(await manager.submit(questions(topic), to="facts.db", key=f"facts-{topic}"))
+
+
+@app.get("/topics/{topic}")
+async def status(manager: Manager, topic: str) -> Status:
+    """Report the state of a topic."""
+    return status_of(job_of(manager, topic))
+
+
+def status_of(job: Job) -> Status:
+    """Return what a client may know of a job."""
+    progress = job.progress()
+    return Status(
+        state=job.state,
+        requests=progress.wanted,
+        answered=progress.sealed,
+        failed=progress.failed,
+        eta=job.eta,
+        reason=job.reason,
+        remedy=job.remedy,
+    )
+
+
+@app.get("/topics/{topic}/results")
+async def results(manager: Manager, topic: str) -> StreamingResponse:
+    """Stream every result of a topic as it arrives, as server-sent events."""
+    return StreamingResponse(events(job_of(manager, topic)), media_type="text/event-stream")
+
+
+async def events(job: Job) -> AsyncIterator[bytes]:
+    """Yield the results of a job, and `done` after the last one; a client that was cut off asks again."""
+    yield b": results follow\n\n"
     try:
         async for result in job.results():
-            yield result.raw + b"\n"
+            yield b"event: result\ndata: " + result.raw + b"\n\n"
     except ManagerClosed:
         return
-
-
-app = Starlette(routes=[Route("/results", results)], lifespan=lifespan)
+    yield b"event: done\ndata: {}\n\n"

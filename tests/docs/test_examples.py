@@ -66,6 +66,10 @@ def test_the_readme_s_example_passes_mypy_strict(desk):
     assert "Success" in run(["-m", "mypy", "--strict", "--config-file=", "example.py"], cwd=desk)
 
 
+def test_the_service_passes_mypy_strict(desk):
+    assert "Success" in run(["-m", "mypy", "--strict", "--config-file=", ROOT / "examples" / "service.py"], cwd=desk)
+
+
 @pytest.mark.anyio
 async def test_the_cells_of_the_notebook_work_one_after_the_other(desk, api):
     """As a kernel runs them: each a task of its own, with `await` at its top."""
