@@ -24,6 +24,7 @@ from abatch.journal.sqlite import SqliteLog
 from abatch.journal.status import driver_status
 from abatch.journal.wishes import wish_cancel, wish_lost, wish_resolved
 from abatch.open_job import Inbox
+from abatch.outbox import Outbox
 from abatch.prices import load as load_prices
 from abatch.protocol import wire
 from abatch.protocol.facts import Committing, OpenSource
@@ -252,6 +253,11 @@ class JournalView:
             for recorded in found:
                 yield event_of(recorded, self._ledger.jobs[recorded.job].key, self.folder)
             since = found[-1].seq
+
+    @property
+    def outbox(self) -> Outbox:
+        """The messages about events that receivers get, or got; any number of these may be used."""
+        return Outbox(self._ledger.facts, self.events, self.refresh)
 
     # ---- results ----------------------------------------------------------------------------------------------
 

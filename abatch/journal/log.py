@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from abatch.journal.inbox import InboxRequest, InboxState, Waiting
     from abatch.journal.lineage import Lineage
+    from abatch.journal.outbox import OutboxLog
     from abatch.protocol.facts import Submitted
 
 __all__ = ["Entry", "FactLog", "Recorded"]
@@ -53,7 +54,7 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 
 
 class FactLog(Protocol):
-    """One process's connection to an append-only, durable log of facts, and to the inboxes of open jobs.
+    """One process's connection to an append-only, durable log of facts, to the inboxes of open jobs, and to the outbox.
 
     A call is one unit of work: a cancellation takes effect before it, or waits until it is done and is raised then.
     Several tasks may call one connection at the same time; each call takes effect before or after another, as a whole.
@@ -81,6 +82,11 @@ class FactLog(Protocol):
         dies. Until then it raises JournalLocked for any other connection that wants to drive. abatch does not read
         this; `FactLogContract` does.
         """
+        ...
+
+    @property
+    def outbox(self) -> OutboxLog:
+        """The outbox: messages about facts, durable until their receiver has them; any connection may use it."""
         ...
 
     async def bind(self, base_url: str, /) -> None:

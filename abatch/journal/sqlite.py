@@ -33,6 +33,7 @@ from abatch.journal import sqlite_inbox
 from abatch.journal.lineage import Lineage
 from abatch.journal.lock import DriverLock
 from abatch.journal.log import Entry, Recorded
+from abatch.journal.sqlite_outbox import SqliteOutbox
 from abatch.protocol import facts
 from abatch.protocol.facts import (
     CancelledAsParked,
@@ -126,6 +127,7 @@ class SqliteLog:
         self._puts: list[_Put] = []
         """Calls of `put` that wait for the next commit, which they share."""
         self._putting: asyncio.Task[None] | None = None
+        self.outbox = SqliteOutbox(self)
 
     @property
     def drives(self) -> bool:
@@ -452,6 +454,19 @@ class SqliteLog:
         await self._unit(drop)
 
     # ---- units of work ----------------------------------------------------------------------------------------
+
+    async def read(self, work: Callable[[sqlite3.Connection], T], /) -> T:
+        """Do work of the outbox that only reads."""
+        return await self._unit(lambda: work(self._db))
+
+    async def write(self, work: Callable[[sqlite3.Connection], T], /) -> T:
+        """Do work of the outbox in one transaction, durable on return."""
+
+        def unit() -> T:
+            with self._transaction():
+                return work(self._db)
+
+        return await self._unit(unit)
 
     async def _unit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await threads.whole(self._in_turn(work, *args, **kwargs))

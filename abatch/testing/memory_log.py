@@ -9,7 +9,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import anyio
 import msgspec
@@ -30,6 +30,7 @@ from abatch.journal.lineage import Lineage
 from abatch.journal.log import Entry, Recorded
 from abatch.protocol.facts import CancelWished, Closed, Committing, Finished, OpenSource
 from abatch.system import threads
+from abatch.testing.memory_outbox import MemoryOutbox, OutboxRows
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from abatch.protocol.facts import Submitted
 
 __all__ = ["MemoryLog", "MemoryStore"]
+
+T = TypeVar("T")
 
 PLACE: Final = Path("memory")
 """The name of such a log in messages."""
@@ -84,6 +87,7 @@ class MemoryStore:
         self.inboxes: dict[int, _Inbox] = {}
         self.puts: list[MemoryLog] = []
         """The connection of each call that put something."""
+        self.outbox = OutboxRows()
         self.driver: MemoryLog | None = None
         self.sync: Callable[[], Awaitable[None]] = _at_once
         """A function that each write awaits in its middle; replace it to hold a write there, or to raise OSError."""
@@ -115,6 +119,7 @@ class MemoryLog:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self._broken: JournalError | None = None
+        self.outbox = MemoryOutbox(self)
 
     @property
     def lineage(self) -> Lineage:
@@ -286,6 +291,21 @@ class MemoryLog:
         self._check()
         inbox = self._store.inboxes[job]
         inbox.released = max(inbox.released, through)
+
+    async def read(self, work: Callable[[OutboxRows], T], /) -> T:
+        """Do work of the outbox that only reads."""
+        self._check()
+        return work(self._store.outbox)
+
+    async def write(self, work: Callable[[OutboxRows], T], /) -> T:
+        """Do work of the outbox that is durable on return."""
+        return await threads.whole(self._write_outbox(work))
+
+    async def _write_outbox(self, work: Callable[[OutboxRows], T]) -> T:
+        async with self._store.turn:
+            self._check()
+            await self._sync()
+            return work(self._store.outbox)
 
     async def aclose(self) -> None:
         """Give up the right to drive."""

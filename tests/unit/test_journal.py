@@ -8,6 +8,7 @@ import gc
 import hashlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import stat
@@ -23,10 +24,11 @@ import pytest
 
 from abatch import ConfigError, JobConflict, JournalCorrupt, JournalError, JournalLocked
 from abatch.errors import Overtaken
-from abatch.journal import sqlite_inbox
+from abatch.journal import sqlite_inbox, sqlite_outbox
 from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
 from abatch.journal.log import Entry
+from abatch.journal.outbox import Message
 from abatch.journal.sqlite import OLDER, SCHEMA, SINCE_OLDER, VERSION, SqliteLog
 from abatch.protocol import facts
 from tests.unit.make import NOON, committing, drained, planned, run, start, submitted
@@ -609,6 +611,20 @@ def test_what_stands_in_a_journal_is_what_its_version_says():
     format_ = SCHEMA + sqlite_inbox.SCHEMA + json.dumps(fact, sort_keys=True)
     digest = hashlib.sha256(format_.encode()).hexdigest()[:16]
     assert (VERSION, sqlite_inbox.WITH_INBOXES, digest) == (3, 4, "9ffbb188001453e1")
+
+
+def test_the_tables_of_the_outbox_are_what_its_users_know():
+    """They have no format of their own: a change of them has to read journals that have the earlier ones."""
+    assert hashlib.sha256(sqlite_outbox.SCHEMA.encode()).hexdigest()[:16] == "d5a9ef776a386151"
+
+
+async def test_an_outbox_in_a_journal_of_format_2_leaves_its_facts_and_format_as_they_are(older):
+    journal = await SqliteLog.open(JournalFolder(older), drive=False)
+    before = content_of(older)
+    assert await journal.outbox.fill("a", [Message(1, "evt_1", "job.finished", "k", b"{}")], since=0, through=1)
+    await journal.aclose()
+    assert format_of(older) == 2
+    assert [line for line in content_of(older) if not re.search("receivers|outbox", line)] == before
 
 
 @pytest.mark.parametrize("raw", [b"not a database, and long enough to be seen as none" * 100, b"SQLite format 3\0" * 8])

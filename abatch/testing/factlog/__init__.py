@@ -37,9 +37,12 @@ from abatch.testing.factlog.failures import FailuresContract
 from abatch.testing.factlog.fence import FenceContract
 from abatch.testing.factlog.inbox import InboxContract
 from abatch.testing.factlog.order import OrderContract
+from abatch.testing.factlog.outbox import OutboxContract
 
 __all__ = ["FactLogContract"]
 
 
-class FactLogContract(OrderContract, FenceContract, ConnectionsContract, InboxContract, FailuresContract):
+class FactLogContract(
+    OrderContract, FenceContract, ConnectionsContract, InboxContract, OutboxContract, FailuresContract
+):
     """The promises of `FactLog`, each as a test. A subclass defines the five methods of `Hooks`."""
