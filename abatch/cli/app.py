@@ -20,6 +20,7 @@ from abatch.cli.results import results
 from abatch.cli.retry import retry
 from abatch.cli.run import run
 from abatch.cli.sandbox import sandbox
+from abatch.cli.serve import serve, token
 from abatch.cli.status import status
 from abatch.cli.streams import OutputGone
 
@@ -54,7 +55,7 @@ def all_commands(
     """
 
 
-for command in (run, status, results, cancel, retry, redrain, move, resolve, identify, estimate, sandbox):
+for command in (run, status, results, cancel, retry, redrain, move, resolve, identify, estimate, serve, token, sandbox):
     name = "id" if command is identify else command.__name__
     app.command(name, short_help=(command.__doc__ or "").partition("\n")[0], cls=HintingCommand)(
         command

@@ -84,14 +84,17 @@ class InboxFolder:
         self._seen: dict[str, tuple[int, int]] = {}
         self._checking = anyio.Semaphore(SUBMITTED_AT_ONCE)
 
-    async def run(self) -> None:
-        """Submit what was claimed before, then look into the folder every second, until it is cancelled.
+    async def prepare(self) -> None:
+        """Create the folder and its subfolders.
 
         Raises:
             ConfigError: the folder cannot be used.
 
         """
-        await threads.run(self._prepare)
+        await threads.run(self._create)
+
+    async def run(self) -> None:
+        """Submit what was claimed before, then look into the folder every second, until it is cancelled."""
         async with anyio.create_task_group() as group:
             for path in await threads.run(self._unfinished):
                 group.start_soon(self._run_job, path)
@@ -155,7 +158,7 @@ class InboxFolder:
 
     # ---- the files; everything below blocks --------------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def _create(self) -> None:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name in (CLAIMED, RESULTS, DONE, REFUSED):

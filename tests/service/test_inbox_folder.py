@@ -62,13 +62,13 @@ def drop(inbox: Path, name: str, content: bytes) -> None:
 @asynccontextmanager
 async def served(inbox: Path) -> AsyncIterator[BatchManager]:
     """A manager that drives the jobs of an inbox folder."""
-    async with (
-        BatchManager(inbox.parent / ".abatch", config=Sandbox.config()) as manager,
-        anyio.create_task_group() as group,
-    ):
-        group.start_soon(InboxFolder(inbox, manager).run)
-        yield manager
-        group.cancel_scope.cancel()
+    async with BatchManager(inbox.parent / ".abatch", config=Sandbox.config()) as manager:
+        folder = InboxFolder(inbox, manager)
+        await folder.prepare()
+        async with anyio.create_task_group() as group:
+            group.start_soon(folder.run)
+            yield manager
+            group.cancel_scope.cancel()
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -160,7 +160,7 @@ async def test_a_second_file_of_the_same_name_is_refused_or_done_at_once_and_the
 async def test_a_file_that_is_open_for_writing_or_grows_is_left_alone(api: Sandbox, inbox: Path) -> None:
     async with BatchManager(inbox.parent / ".abatch", config=Sandbox.config()) as manager:
         folder = InboxFolder(inbox, manager)
-        folder._prepare()
+        await folder.prepare()
         with (inbox / "birds.jsonl").open("wb") as writing:
             writing.write(requests(1))
             writing.flush()
@@ -207,7 +207,7 @@ async def test_a_folder_that_cannot_be_used_says_so(api: Sandbox, inbox: Path) -
     inbox.write_bytes(b"")
     async with BatchManager(inbox.parent / ".abatch", config=Sandbox.config()) as manager:
         with pytest.raises(ConfigError, match=f"the inbox folder {inbox} cannot be used: File exists"):
-            await InboxFolder(inbox, manager).run()
+            await InboxFolder(inbox, manager).prepare()
 
 
 async def test_a_folder_that_goes_away_stops_nothing_and_is_used_again(api: Sandbox, inbox: Path) -> None:
