@@ -122,13 +122,13 @@ def token(
             from abatch.service.tokens import RIGHTS, Tokens  # noqa: PLC0415 - an extra
         except ModuleNotFoundError as missing:
             raise BackendUnavailable("the service", "serve") from missing
-        asked = tuple(right for right in RIGHTS if right in rights.split(","))
-        if unknown := set(rights.split(",")) - set(RIGHTS):
+        named = rights.split(",")
+        if unknown := set(named) - set(RIGHTS):
             raise ConfigError(f"--rights may have {', '.join(RIGHTS)}, got {min(unknown)!r}")
         folder = folder_of(place_of(journal, sandbox=sandbox))
         if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises on long names
             raise ConfigError(f"there is no journal {folder}: `abatch serve` makes one")
-        screen.output.out(Tokens(folder).secret_of(name, asked))
+        screen.output.out(Tokens(folder).secret_of(name, [right for right in RIGHTS if right in named]))
 
 
 def _with_options(settings: ServiceSettings, *, sandbox: bool, poll_interval: float | None) -> ServiceSettings:

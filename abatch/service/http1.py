@@ -27,8 +27,7 @@ class BoundedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Begin to wait for a head if no call is under way."""
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first call
-        if self._deadline is None and (cycle is None or cycle.response_complete):
+        if self._deadline is None and self._is_idle():
             self._begin()
         super().data_received(data)
 
@@ -43,6 +42,10 @@ class BoundedProtocol(H11Protocol):
         """End the wait."""
         self._end()
         super().connection_lost(exc)
+
+    def _is_idle(self) -> bool:
+        cycle: RequestResponseCycle | None = getattr(self, "cycle", None)  # declared as if there always were one
+        return cycle is None or cycle.response_complete
 
     def _begin(self) -> None:
         self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)

@@ -82,6 +82,7 @@ class InboxFolder:
         self._claimed = self.folder / CLAIMED
         self._manager = manager
         self._seen: dict[str, tuple[int, int]] = {}
+        self._has_begun = False
         self._checking = anyio.Semaphore(SUBMITTED_AT_ONCE)
 
     async def prepare(self) -> None:
@@ -96,15 +97,13 @@ class InboxFolder:
     async def run(self) -> None:
         """Submit what was claimed before, then look into the folder every second, until it is cancelled."""
         async with anyio.create_task_group() as group:
-            for path in await threads.run(self._unfinished):
-                group.start_soon(self._run_job, path)
             reported = ""
             while True:
-                claimed, problem = await threads.run(self._claim)
+                found, problem = await threads.run(self._look)
                 if problem and problem != reported:
                     log.warning("inbox_unavailable", folder=str(self.folder), error=problem)
                 reported = problem
-                for path in claimed:
+                for path in found:
                     group.start_soon(self._run_job, path)
                 await anyio.sleep(LOOK_EVERY)
 
@@ -166,27 +165,32 @@ class InboxFolder:
         except OSError as refused:
             raise ConfigError(f"the inbox folder {self.folder} cannot be used: {refused.strerror}") from refused
 
+    def _look(self) -> tuple[list[Path], str]:
+        """Return the claimed files that no task has yet, and why others could not be claimed."""
+        found: list[Path] = []
+        try:
+            if not self._has_begun:
+                found += self._unfinished()
+                self._has_begun = True
+            self._claim(found)
+        except OSError as failure:
+            return found, str(failure)
+        return found, ""
+
     def _unfinished(self) -> list[Path]:
         """Return the claimed files, without the links to those whose job is done."""
         folders = [self._claimed, *(Path(entry.path) for entry in os.scandir(self._claimed) if entry.is_dir())]
         return sorted(Path(entry.path) for folder in folders for entry in _inputs(folder))
 
-    def _claim(self) -> tuple[list[Path], str]:
-        """Claim every file that is complete; return the claimed files, and why others could not be."""
-        claimed: list[Path] = []
-        problem = ""
-        seen: dict[str, tuple[int, int]] = {}
-        try:
-            for entry in sorted(_inputs(self.folder), key=lambda entry: entry.name):
-                with suppress(FileNotFoundError):  # it was taken back
-                    now = entry.stat(follow_symlinks=False)
-                    seen[entry.name] = (now.st_size, now.st_mtime_ns)
-                    if self._seen.get(entry.name) == seen[entry.name] and not _is_being_written(Path(entry.path)):
-                        claimed.append(self._claim_file(Path(entry.path)))
-        except OSError as failure:
-            problem = str(failure)
-        self._seen = seen
-        return claimed, problem
+    def _claim(self, claimed: list[Path]) -> None:
+        """Claim every file that is complete."""
+        before, self._seen = self._seen, {}
+        for entry in sorted(_inputs(self.folder), key=lambda entry: entry.name):
+            with suppress(FileNotFoundError):  # it was taken back
+                now = entry.stat(follow_symlinks=False)
+                state = self._seen[entry.name] = (now.st_size, now.st_mtime_ns)
+                if before.get(entry.name) == state and not _is_being_written(Path(entry.path)):
+                    claimed.append(self._claim_file(Path(entry.path)))
 
     def _claim_file(self, path: Path) -> Path:
         claimed = self._claimed / path.name
@@ -288,7 +292,7 @@ def _free(folder: Path, name: str) -> Path:
 
 
 def _is_being_written(path: Path) -> bool:
-    """Return whether a process has the file open for writing, where the system can tell: Linux, local files.
+    """Return whether a process has the file open for writing, as far as the system knows: on Linux, local files.
 
     The kernel refuses a read lease on such a file. Elsewhere a file counts as complete when its size and time were the
     same in two looks.

@@ -15,7 +15,7 @@ import difflib
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -111,7 +111,7 @@ def listen_of(text: str) -> Listen:
     """Read `HOST:PORT`, `[ADDRESS]:PORT` or `PORT`.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it has another form.
 
     """
     host, _, port = text.rpartition(":")
@@ -131,9 +131,10 @@ def load(path: Path) -> ServiceSettings:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as unusable:
         raise ConfigError(f"settings file {path} cannot be used: {unusable}") from unusable
-    serve = table.pop("serve", {})
-    if not isinstance(serve, dict):
+    given: object = table.pop("serve", {})
+    if not isinstance(given, dict):
         raise ConfigError(f"{path}: serve must be a table, [serve]")
+    serve = cast("dict[str, object]", given)
     _check_names(path, "", table, {each.name for each in fields(Config)} | {"serve"})
     _check_names(path, " under [serve]", serve, set(_ServeTable.__struct_fields__))
     try:

@@ -26,6 +26,7 @@ OTHERS = {
     "--bucket",
     "--lifecycle-configuration",  # aws
     "--slurpfile",  # jq
+    "--data-binary",  # curl
 }
 
 

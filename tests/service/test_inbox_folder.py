@@ -164,15 +164,15 @@ async def test_a_file_that_is_open_for_writing_or_grows_is_left_alone(api: Sandb
         with (inbox / "birds.jsonl").open("wb") as writing:
             writing.write(requests(1))
             writing.flush()
-            assert [folder._claim() for _ in range(3)] == [([], "")] * 3
-        assert folder._claim() == ([inbox / "claimed" / "birds.jsonl"], "")
+            assert [folder._look() for _ in range(3)] == [([], "")] * 3
+        assert folder._look() == ([inbox / "claimed" / "birds.jsonl"], "")
         with (inbox / "owls.jsonl").open("ab") as writing:
             writing.write(requests(1, "owls"))
-        assert folder._claim() == ([], "")
+        assert folder._look() == ([], "")
         with (inbox / "owls.jsonl").open("ab") as writing:  # closed again before the next look
             writing.write(requests(1, "more"))
-        assert folder._claim() == ([], "")
-        assert folder._claim() == ([inbox / "claimed" / "owls.jsonl"], "")
+        assert folder._look() == ([], "")
+        assert folder._look() == ([inbox / "claimed" / "owls.jsonl"], "")
 
 
 async def test_links_hidden_files_and_other_names_are_left_alone(api: Sandbox, inbox: Path) -> None:
