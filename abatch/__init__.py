@@ -43,7 +43,7 @@ from abatch.input.origin import RequestOrigin
 from abatch.input.request import Request, Rows
 from abatch.input.stdin import read_stdin
 from abatch.job import Job
-from abatch.journal.status import DriverStatus, RunFailed, StorageDown
+from abatch.journal.status import DriverStatus, Obstacle, RunFailed, StorageDown
 from abatch.journal.sums import Progress
 from abatch.manager import BatchManager
 from abatch.open_job import Inbox, OpenJob
@@ -90,6 +90,7 @@ __all__ = [
     "Lookup",
     "ManagerClosed",
     "NoResult",
+    "Obstacle",
     "OpenJob",
     "Preview",
     "Progress",

@@ -113,7 +113,7 @@ class Job:
 
     @property
     def remedy(self) -> str:
-        """What to do about it, for a job that is `stopped` or `held`; else empty."""
+        """What to do about it; empty if there is nothing to do."""
         return self._state_now().remedy
 
     @property
@@ -132,7 +132,7 @@ class Job:
         return self._run.job
 
     def _state_now(self) -> StateOfJob:
-        return state_of_job(self._job, self._run.failed, self._run.unread)
+        return state_of_job(self._job, self._run.failed, self._run.unread, self._run.obstacle)
 
     def progress(self) -> Progress:
         """The progress of the job, now."""
@@ -149,7 +149,9 @@ class Job:
             progress: the value that `progress()` just returned, if the caller has it, so that it is not made twice.
 
         """
-        return forecast(self._job, progress or self.progress(), self._ledger.durations, time.time())
+        return forecast(
+            self._job, progress or self.progress(), self._ledger.durations, time.time(), unread=self._run.unread
+        )
 
     async def failures(self) -> tuple[Failure, ...]:
         """Why requests did not succeed so far: up to twenty groups by type and message, and a rest; the largest first.

@@ -182,7 +182,11 @@ def job_status(
         attempts: the last attempt of every shard, to include the shards.
 
     """
-    now = state_of_job(job) if driver is None else state_of_job(job, driver.failed.get(job.key), driver.unread)
+    now = (
+        state_of_job(job)
+        if driver is None
+        else state_of_job(job, driver.failed.get(job.key), driver.unread, driver.obstacles.get(job.key))
+    )
     original = retried_key(job.key)
     return JobStatus(
         key=job.key,

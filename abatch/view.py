@@ -164,7 +164,8 @@ class JournalView:
         job = self._ledger.named(key)
         if job.finished is None and self._driver is None:
             return Forecast(why=NOT_DRIVEN)
-        return forecast(job, job.progress(), self._ledger.durations, time.time())
+        unread = () if self._driver is None else self._driver.unread
+        return forecast(job, job.progress(), self._ledger.durations, time.time(), unread=unread)
 
     async def failures(self, key: str) -> tuple[Failure, ...]:
         """Why requests of a job did not succeed so far: up to twenty groups and a rest; the largest first.

@@ -18,7 +18,7 @@ import msgspec
 from abatch.errors import ApiError
 from abatch.log import redacted
 from abatch.protocol.durations import HOUR
-from abatch.protocol.reconcile import BatchSeen, Replied
+from abatch.protocol.reconcile import BatchSeen, OddEntry, Replied
 
 __all__ = ["LONGEST_WAIT", "Page", "api_error", "batch_of", "page_of", "replied", "retry_after"]
 
@@ -27,8 +27,6 @@ UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """The exceptions that decoding raises if an answer is not JSON of the expected kind."""
 _ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}")
 """The form of a batch id, which is used in paths, in the journal and on the screen."""
-_IN_LIST: Final = re.compile(r"\$\.data\[(\d+)\]")
-"""The place of a field in a page of the list, as msgspec writes it."""
 _OF_A_SERVER: Final = frozenset({"", "api_error", "overloaded_error", "timeout_error"})
 """Values of `error.type` that prove a 4xx answer is not a refusal by the API; the empty one is no type at all."""
 LONGEST_WAIT: Final = HOUR
@@ -40,9 +38,34 @@ class Page:
     """One page of the list, newest first."""
 
     date: float
-    batches: tuple[BatchSeen, ...]
+    entries: tuple[BatchSeen | OddEntry, ...]
     has_more: bool
     last_id: str | None
+
+    @property
+    def batches(self) -> tuple[BatchSeen, ...]:
+        """The entries that can be read."""
+        return tuple(each for each in self.entries if isinstance(each, BatchSeen))
+
+    @property
+    def odd(self) -> tuple[OddEntry, ...]:
+        """The entries that cannot be read."""
+        return tuple(each for each in self.entries if isinstance(each, OddEntry))
+
+    @property
+    def ids(self) -> set[str]:
+        """The id of every entry that has one."""
+        return {each.batch_id for each in self.entries if each.batch_id is not None}
+
+    @property
+    def newest(self) -> float:
+        """The `created_at` of the first entry; 0 if the page is empty, or the entry cannot be read."""
+        return (self.entries[0].created_at or 0.0) if self.entries else 0.0
+
+    @property
+    def oldest(self) -> float | None:
+        """The `created_at` of the last entry; None if the page is empty, or the entry cannot be read."""
+        return self.entries[-1].created_at if self.entries else None
 
 
 class _Counts(msgspec.Struct):
@@ -53,18 +76,29 @@ class _Counts(msgspec.Struct):
     expired: int = 0
 
 
-class _Batch(msgspec.Struct):
+class _Batch(msgspec.Struct, kw_only=True):
     id: str
     processing_status: str
-    request_counts: _Counts
+    request_counts: _Counts | None = None
     created_at: str
     archived_at: str | None = None
 
 
 class _List(msgspec.Struct):
-    data: list[_Batch]
+    data: list[msgspec.Raw]
     has_more: bool
     last_id: str | None = None
+
+
+class _Named(msgspec.Struct):
+    """The fields that identify an entry of a list that cannot be read."""
+
+    id: object = None
+    created_at: object = None
+
+
+_read_batch: Final = msgspec.json.Decoder(_Batch).decode
+_read_named: Final = msgspec.json.Decoder(_Named).decode
 
 
 class _Error(msgspec.Struct):
@@ -99,16 +133,17 @@ def page_of(answer: httpx2.Response) -> Page:
 
     """
     page = _decode("list", answer, _List)
+    entries = tuple(_entry(each) for each in page.data)
     return Page(
         date=_date("list", answer),
-        batches=tuple(_seen("list", batch) for batch in page.data),
+        entries=entries,
         has_more=page.has_more,
-        last_id=page.last_id or (page.data[-1].id if page.data else None),
+        last_id=page.last_id or (entries[-1].batch_id if entries else None),
     )
 
 
 def batch_of(answer: httpx2.Response) -> BatchSeen:
-    """Read one batch.
+    """Read one batch; its `total` is 0 if the answer has no `request_counts`, which a batch of ours can do without.
 
     Raises:
         ApiError: the answer is not a batch.
@@ -251,37 +286,47 @@ def _decode(what: str, answer: httpx2.Response, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer.content, type=kind)
     except UNREADABLE as unreadable:
-        why = f"the answer is not what the API sends{_where(answer.content, unreadable)}"
+        where = f": {redacted(str(unreadable))}" if isinstance(unreadable, msgspec.ValidationError) else ""
+        why = f"the answer is not what the API sends{where}"
         raise ApiError(what, status=answer.status_code, message=why) from unreadable
 
 
-def _where(content: bytes, unreadable: Exception) -> str:
-    """Return the field that cannot be read, and the id of its batch; empty if the answer is no JSON."""
-    if not isinstance(unreadable, msgspec.ValidationError):
-        return ""
-    where = f": {redacted(str(unreadable))}"
-    if (place := _IN_LIST.search(where)) is None:
-        return where
+def _entry(raw: msgspec.Raw) -> BatchSeen | OddEntry:
+    """Read one entry of a list; one odd entry must not hide the others."""
     try:
-        page = cast("object", msgspec.json.decode(content))
-    except UNREADABLE:  # It is malformed after the field.
-        return where
-    match page:
-        case {"data": list()}:
-            batch = cast("dict[str, list[object]]", page)["data"][int(place[1])]
-        case _:
-            return where
-    match batch:
-        case {"id": str(batch_id)} if _ID.fullmatch(batch_id):
-            return f"{where} (batch {redacted(batch_id)})"
-        case _:
-            return where
+        batch = _seen("list", _read_batch(raw))
+    except ApiError as odd:
+        why = odd.message
+    except UNREADABLE as odd:
+        why = redacted(str(odd))
+    else:
+        if batch.total > 0:
+            return batch
+        why = "its request_counts come to 0"
+    try:
+        named = _read_named(raw)
+    except UNREADABLE:
+        named = _Named()
+    return OddEntry(batch_id=_id_in(named), created_at=_created_in(named), why=why)
+
+
+def _id_in(named: _Named) -> str | None:
+    return named.id if isinstance(named.id, str) and _ID.fullmatch(named.id) else None
+
+
+def _created_in(named: _Named) -> float | None:
+    try:
+        return _moment(datetime.fromisoformat(named.created_at)) if isinstance(named.created_at, str) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _seen(what: str, batch: _Batch) -> BatchSeen:
-    counts = batch.request_counts
     if not _ID.fullmatch(batch.id):
         raise ApiError(what, status=200, message=f"the id of a batch is {redacted(batch.id)[:40]!r}")
+    if batch.request_counts is None and what != "retrieve":
+        raise ApiError(what, status=200, message="the batch has no request_counts")
+    counts = batch.request_counts or _Counts()
     try:
         created_at = _moment(datetime.fromisoformat(batch.created_at))
     except (ValueError, OverflowError) as odd:

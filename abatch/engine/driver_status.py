@@ -31,6 +31,7 @@ def status_of(scopes: Scopes, runs: Collection[JobRun]) -> DriverStatus:
         storage_down=[run.outage.down for run in runs if run.outage.down is not None],
         unread={shard: unread for run in runs for shard, unread in run.unread.items()},
         failed={run.job.key: failed for run in runs if (failed := run.failed) is not None},
+        obstacles={run.job.key: obstacle for run in runs if (obstacle := run.obstacle) is not None},
     )
 
 

@@ -20,13 +20,14 @@ from abatch.protocol.facts import Ended, Lost
 from abatch.protocol.reconcile import BatchSeen, counts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from abatch.engine.key_guard import KeyGuard
     from abatch.protocol.clocks import Moment
     from abatch.protocol.facts import Reappeared, Vanished
     from abatch.protocol.pacing import Pace
     from abatch.protocol.parked import Parking
+    from abatch.protocol.reconcile import Listing
 
 __all__ = ["BatchesInFlight"]
 
@@ -153,13 +154,12 @@ class BatchesInFlight:
             if (not watch.seen and now - watch.accepted > VANISHED_AFTER) or watch.absence.lasts(here)
         ]
 
-    async def look(self, shown: Mapping[str, BatchSeen], *, began: float, date: float) -> bool:
-        """Process a list, and request by id the batches that it lacks; return whether one has ended.
+    async def look(self, listing: Listing, *, began: float) -> bool:
+        """Process a list, and request by id the batches that it does not show as batches; return whether one has ended.
 
         Args:
-            shown: the batches of the list.
+            listing: the list.
             began: the loop time at which the list was requested.
-            date: the server's time.
 
         Raises:
             ApiError: the API refuses the key.
@@ -167,10 +167,13 @@ class BatchesInFlight:
         """
         has_ended = False
         for batch_id, watch in list(self._watches.items()):
-            batch = shown.get(batch_id)
+            batch = listing.shown.get(batch_id)
             if batch is not None:
                 watch.seen = True
-            elif not watch.seen:
+            elif batch_id in listing.odd:
+                watch.seen = True
+                watch.note_seen()
+            elif not watch.seen and listing.unnamed is None:
                 watch.absent = began - watch.accepted
             if batch is None and (batch := await self._ask_for(batch_id)) is None:
                 continue
@@ -178,7 +181,7 @@ class BatchesInFlight:
                 continue
             _check_bound_a2(batch_id, watch)
             watch.note_seen()
-            self._parking.look(batch, date)
+            self._parking.look(batch, listing.date)
             if batch.ended:
                 watch.ended = batch
                 watch.done.set()

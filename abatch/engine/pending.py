@@ -24,6 +24,8 @@ from abatch.protocol.reconcile import (
     Listing,
     Wait,
     closing,
+    misfits,
+    newly_odd,
     newly_seen,
     settle,
     still_open,
@@ -31,10 +33,11 @@ from abatch.protocol.reconcile import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from abatch.engine.key_guard import KeyGuard
     from abatch.protocol.clocks import Moment
+    from abatch.protocol.reconcile import OddEntry
 
 __all__ = ["Pending", "PendingDoubts"]
 
@@ -159,7 +162,7 @@ class PendingDoubts:
         """Return every attempt that is in doubt or awaits its answer."""
         return [*self.unanswered.values(), *self.pending.values()]
 
-    async def remember(self, batches: Sequence[BatchSeen]) -> None:
+    async def remember(self, batches: Collection[BatchSeen], odd: Collection[OddEntry] = ()) -> None:
         """Record which batches an attempt may have made, and which it did not, before anything is concluded."""
         every = self._doubts()
         if not every:
@@ -168,9 +171,11 @@ class PendingDoubts:
         for batch in batches:
             of_size[batch.total].append(batch)
         for each in every:
-            seen = newly_seen(each.doubt, of_size[each.doubt.rows], self._known)
-            candidates = each.doubt.committed.candidates
-            foreign = tuple(each.batch_id for each in candidates if each.batch_id in self._known.foreign)
+            doubt, known = each.doubt, self._known
+            seen = newly_seen(doubt, of_size[doubt.rows], known) + newly_odd(doubt, odd, known)
+            candidates = doubt.committed.candidates
+            foreign = tuple(each.batch_id for each in candidates if each.batch_id in known.foreign)
+            foreign += misfits(doubt, batches, known)
             if seen or foreign:
                 await self._note(each, CandidatesChanged(seen=seen, foreign=foreign))
 
@@ -192,7 +197,10 @@ class PendingDoubts:
     async def hidden_candidates(
         self, pending: Sequence[Pending], shown: Mapping[str, BatchSeen]
     ) -> dict[str, BatchSeen]:
-        """Request by id the candidates that a list lacks, least recently requested first; return the visible ones."""
+        """Request by id the candidates that a list does not show, or shows as odd entries; return the visible ones.
+
+        The least recently requested ones come first. What is learned of their size and age is recorded.
+        """
         known = self._known
         hidden = {
             each.batch_id
@@ -207,6 +215,7 @@ class PendingDoubts:
                 self._asked_at[batch_id] = anyio.current_time()
                 if (batch := await self._ask_for(batch_id)) is not None:
                     visible[batch_id] = batch
+        await self.remember(visible.values())
         return visible
 
     async def settle(self, pending: Sequence[Pending], listing: Listing) -> bool:
@@ -241,7 +250,7 @@ class PendingDoubts:
             return False
         if isinstance(ruling, Wait):
             pending.waiting = ruling.why
-            if ruling.rule == "B6":
+            if ruling.rule in ("B6", "B11"):
                 pending.doubt = replace(doubt, empty_at=None)
             return False
         if isinstance(ruling, AbsentOnce):

@@ -206,7 +206,7 @@ class Examiner:
                     return True
         look.short += bool(untagged)
         # A single line is read twice, because it may be a stray one in place of ours.
-        whole = untagged >= min(FIRST_LINES, batch.total) and (untagged > 1 or look.short > 1)
+        whole = untagged >= min(FIRST_LINES, batch.total or FIRST_LINES) and (untagged > 1 or look.short > 1)
         if not whole and look.short < SHORT_LOOKS:
             log.info("candidate_not_readable", batch_id=batch.batch_id, lines=untagged)
             return False

@@ -23,6 +23,7 @@ from abatch.engine.drain import Drainer
 from abatch.engine.driver import Driver
 from abatch.engine.inbox import JobInbox
 from abatch.engine.lookup import ResultLookup
+from abatch.engine.obstacles import obstacle_of
 from abatch.engine.outage import Outage
 from abatch.engine.planning import JobInput, JobPlanning
 from abatch.engine.run_failed import run_failed
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from abatch.engine.scope import Scope
     from abatch.input.located import Named
     from abatch.journal.records import JobRecord
-    from abatch.journal.status import ResultsUnread, RunFailed
+    from abatch.journal.status import Obstacle, ResultsUnread, RunFailed
 
 __all__ = ["JobRun"]
 
@@ -161,6 +162,12 @@ class JobRun:
         if self.job.finished is not None or not isinstance(self._state, _Over) or self._state.error is None:
             return None
         return run_failed(self.job, self._state.error)
+
+    @property
+    def obstacle(self) -> Obstacle | None:
+        """Why the job gets no further at the moment although it goes on; None if it does."""
+        scope = self._manager.scopes.opened.get(self.job.submitted.headers.workspace_id)
+        return None if scope is None else obstacle_of(self.job, scope)
 
     @property
     def submits(self) -> bool:

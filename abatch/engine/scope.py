@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import random
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -38,6 +39,7 @@ from abatch.protocol.reconcile import (
     Doubt,
     Known,
     Listing,
+    OddEntry,
     oldest,
 )
 
@@ -122,6 +124,8 @@ class Scope:
         )
         self.date = 0.0
         """The server's time in the last list."""
+        self.odd = ""
+        """Why an entry of the last list cannot be read; empty if every entry can."""
         self._listed_at: dict[str, float] = {}
         """Loop time at which the last list that showed each live batch began."""
 
@@ -172,7 +176,7 @@ class Scope:
         """
         async with aclosing(self._pages(created_at)) as pages:
             async for page in pages:
-                if any(batch.batch_id == batch_id for batch in page.batches):
+                if batch_id in page.ids:
                     return True
         return False
 
@@ -225,27 +229,36 @@ class Scope:
         """Read one list and act on it; return whether it brought news."""
         began = anyio.current_time()
         pending = list(self.doubts.pending.values())  # A doubt that arrives later may need a longer list.
-        shown: dict[str, BatchSeen] = {}
-        at = await self._list([each.doubt for each in pending], shown)
-        self.date = at.date
-        self.skew.note_list(at.date, shown.values())
-        self.pace.expire(at.date)
-        self.known.listed.update(self.known.live.keys() & shown.keys())
-        self._listed_at.update(dict.fromkeys(self.known.live.keys() & shown.keys(), began))
-        self.key.note_shown(shown)
-        await self.audit.look(shown.values(), at.date)
-        news = await self.in_flight.look(shown, began=began, date=at.date)
+        listing = await self._list([each.doubt for each in pending])
+        self._note_odd(listing)
+        self.date = listing.date
+        self.skew.note_list(listing.date, listing.shown.values())
+        self.pace.expire(listing.date)
+        listed = self.known.live.keys() & listing.ids
+        self.known.listed.update(listed)
+        self._listed_at.update(dict.fromkeys(listed, began))
+        self.key.note_shown(listing.ids)
+        await self.audit.look(listing.shown.values(), listing.date)
+        news = await self.in_flight.look(listing, began=began)
         pending = [each for each in pending if not each.done.is_set()]
         if pending:
-            by_id = await self.doubts.hidden_candidates(pending, shown)
-            news |= await self.doubts.settle(pending, Listing(at=at, shown=shown, by_id=by_id))
+            by_id = await self.doubts.hidden_candidates(pending, listing.shown)
+            news |= await self.doubts.settle(pending, replace(listing, by_id=by_id))
         return news
 
-    async def _list(self, doubts: Sequence[Doubt], shown: dict[str, BatchSeen]) -> Moment:
-        """Fill `shown` with a list that reaches back to every batch watched or in doubt; return the time of the list.
+    def _note_odd(self, listing: Listing) -> None:
+        """Note why entries of a list cannot be read; each new reason is logged once."""
+        first = next(iter(listing.odd.values()), listing.unnamed)
+        odd = "" if first is None else str(first)
+        if odd and odd != self.odd:
+            log.warning("list_has_odd_entries", workspace=self.workspace_id, why=odd)
+        self.odd = odd
+
+    async def _list(self, doubts: Sequence[Doubt]) -> Listing:
+        """Return a list that reaches back to every batch watched or in doubt.
 
         Raises:
-            ApiError: a page failed, or does not continue the one before; `shown` has the batches until then.
+            ApiError: a page failed, or does not continue the one before.
 
         """
         created = self.in_flight.created()
@@ -254,19 +267,27 @@ class Scope:
         if doubts:  # The list must then be long enough to show whether it is complete.
             reach += [*(oldest(doubt, self.known) for doubt in doubts), *self.known.live.values()]
         at: Moment | None = None
+        shown: dict[str, BatchSeen] = {}
+        odd: dict[str, OddEntry] = {}
+        unnamed: OddEntry | None = None
         async with aclosing(self._pages(min(reach, default=0.0))) as pages:
             async for page in pages:
                 at = moment(page.date) if at is None else at
                 for batch in page.batches:
                     shown[batch.batch_id] = batch
-                awaited -= shown.keys()
+                for entry in page.odd:
+                    if entry.batch_id is None:
+                        unnamed = entry
+                    else:
+                        odd[entry.batch_id] = entry
+                awaited -= page.ids
                 if not awaited and not doubts:
                     break
         assert at is not None
-        return at
+        return Listing(at=at, shown=shown, odd=odd, unnamed=unnamed)
 
     async def page(self, *, limit: int | None = None, after_id: str | None = None) -> Page:
-        """Read one page of the list, and remember its batches for every attempt in doubt or awaiting its answer.
+        """Read one page of the list, and remember its entries for every attempt in doubt or awaiting its answer.
 
         Raises:
             ApiError: as `Client.list` does.
@@ -275,7 +296,7 @@ class Scope:
         self.pace.called(anyio.current_time())
         size = {} if limit is None else {"limit": limit}
         page = await self.client.list(self.workspace_id, after_id=after_id, **size)
-        await self.doubts.remember(page.batches)
+        await self.doubts.remember(page.batches, page.odd)
         return page
 
     async def _pages(self, until: float) -> AsyncGenerator[Page, None]:
@@ -289,10 +310,10 @@ class Scope:
         while True:
             page = await self.page(after_id=after_id)
             yield page
-            if not page.has_more or (page.batches and page.batches[-1].created_at < until):
+            if not page.has_more or (page.oldest is not None and page.oldest < until):
                 return
             # Without this check the loop might never end.
-            if page.last_id is None or page.last_id in asked or not page.batches:
+            if page.last_id is None or page.last_id in asked or not page.entries:
                 raise ApiError("list", status=200, message="a page says that more follow, and names no next page")
             after_id = page.last_id
             asked.add(after_id)

@@ -234,14 +234,14 @@ class Uploader:
             raise _NotNow
         check_unanswered()
         context.manager.shutdown.commit(scope)
-        gate.before = context.scope.doubts.candidates().union(batch.batch_id for batch in page.batches)
+        gate.before = context.scope.doubts.candidates() | page.ids
         await self.recorder.record(
             Committing(
                 attempt=attempt,
                 date=page.date,
                 fingerprint=context.manager.fingerprint,
                 at=at,
-                newest=page.batches[0].created_at if page.batches else 0.0,
+                newest=page.newest,
                 ahead=context.scope.known.ahead,
             )
         )

@@ -90,6 +90,9 @@ class OperatorWishes:
                 return
             await self._refuse(wish.batch_id, str(failure))
             return
+        if not batch.total:
+            await self._try_word_again(wish.batch_id, "the API does not report how many requests it has")
+            return
         if batch.total != self.shard.planned.rows:
             await self._refuse(wish.batch_id, f"it has {batch.total} requests, the shard {self.shard.planned.rows}")
             return

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from abatch.journal.records import JobRecord, ShardRecord
-    from abatch.journal.status import ResultsUnread, RunFailed
+    from abatch.journal.status import Obstacle, ResultsUnread, RunFailed
 
 __all__ = [
     "ShardState",
@@ -58,7 +58,10 @@ class StateOfJob:
 
 
 def state_of_job(
-    job: JobRecord, failed: RunFailed | None = None, unread: Mapping[int, ResultsUnread] = NOTHING_UNREAD
+    job: JobRecord,
+    failed: RunFailed | None = None,
+    unread: Mapping[int, ResultsUnread] = NOTHING_UNREAD,
+    obstacle: Obstacle | None = None,
 ) -> StateOfJob:
     """Return the state of a job; if several apply, the most important one.
 
@@ -66,6 +69,7 @@ def state_of_job(
         job: the job.
         failed: the error that ended its run, which only the driving process knows; None if no error did.
         unread: per shard whose results could not be read completely: why, which only the driving process knows, too.
+        obstacle: why it gets no further at the moment, which only the driving process knows, too.
 
     """
     if job.finished is not None:
@@ -83,17 +87,21 @@ def state_of_job(
             )
     if job.cancel_wished:
         return StateOfJob(state="cancelling")
+    hindered, remedy = ("", "") if obstacle is None else (obstacle.reason, obstacle.remedy)
     if any(isinstance(shard.state, InDoubt) for shard in job.open_shards.values()):
-        return StateOfJob(state="in doubt", reason="a create was not answered; it is settled by itself")
+        reason = "a create was not answered; it is settled by itself"
+        return StateOfJob(state="in doubt", reason="; ".join(filter(None, [reason, hindered])), remedy=remedy)
     if job.limit_reached and not job.open_shards:
         return StateOfJob(
             state="stopped",
             reason=f"only its first {job.limit:,} requests were to be sent",
             remedy="Submit it without a limit to send the rest.",
         )
+    results = _unread_in_words([unread[shard] for shard in job.open_shards if shard in unread])
     return StateOfJob(
         state="running" if job.cut.last or _has_begun(job) else "planning",
-        reason=_unread_in_words([unread[shard] for shard in job.open_shards if shard in unread]),
+        reason="; ".join(filter(None, [results, hindered])),
+        remedy=remedy,
     )
 
 

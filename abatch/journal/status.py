@@ -16,7 +16,7 @@ from abatch.system.drafts import replaced
 if TYPE_CHECKING:
     from abatch.journal.folder import JournalFolder
 
-__all__ = ["DriverStatus", "ResultsUnread", "RunFailed", "StorageDown", "driver_status", "post", "read"]
+__all__ = ["DriverStatus", "Obstacle", "ResultsUnread", "RunFailed", "StorageDown", "driver_status", "post", "read"]
 
 
 class StorageDown(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +33,13 @@ class StorageDown(msgspec.Struct, frozen=True, kw_only=True):
 
 class RunFailed(msgspec.Struct, frozen=True, kw_only=True):
     """Why the run of a job ended with an error, and what to do."""
+
+    reason: str
+    remedy: str
+
+
+class Obstacle(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a job that goes on gets no further at the moment, and what to do."""
 
     reason: str
     remedy: str
@@ -67,6 +74,8 @@ class DriverStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Per shard whose results could not be read completely: why."""
     failed: dict[str, RunFailed] = {}
     """Per key of an unfinished job whose run ended with an error: why, and what to do."""
+    obstacles: dict[str, Obstacle] = {}
+    """Per key of a job that goes on and gets no further at the moment: why, and what to do."""
 
 
 def post(folder: JournalFolder, status: DriverStatus) -> None:

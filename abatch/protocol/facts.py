@@ -121,7 +121,9 @@ class Candidate(Value, frozen=True, kw_only=True):
 
     batch_id: str
     created_at: float
-    """By the server's clock, in seconds since the epoch."""
+    """By the server's clock, in seconds since the epoch; 0 if its entry in the list does not hold it."""
+    sized: bool = True
+    """Whether its size is known to be that of the attempt; else its entry in the list could not be read."""
 
 
 class SealedRecord(Value, frozen=True, kw_only=True):
@@ -289,7 +291,7 @@ class CandidatesChanged(Recorded, frozen=True, kw_only=True):
     seen: tuple[Candidate, ...] = ()
     """Batches that were shown for the first time."""
     foreign: tuple[str, ...] = ()
-    """Ids of batches whose results proved that they are not this attempt's."""
+    """Ids of batches that were proven not to be this attempt's: by their results, or by a size that was not known."""
     closed_at: float | None = None
     """A batch created after this moment, by the server's clock, is not a candidate, because the grace is over."""
 

@@ -29,6 +29,7 @@ NOTHING_SENT: Final = "nothing is sent yet"
 OPEN_INPUT: Final = "the input is still read"
 OPERATOR: Final = "a shard needs an operator"
 STOPPED: Final = "the job is stopped"
+UNREAD: Final = "results cannot be read at the moment"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,9 @@ class Forecast:
     """Why no estimate is possible."""
 
 
-def forecast(job: JobRecord, progress: Progress, durations: Collection[float], now: float) -> Forecast:
+def forecast(
+    job: JobRecord, progress: Progress, durations: Collection[float], now: float, *, unread: Collection[int] = ()
+) -> Forecast:
     """Estimate how long a job may still take.
 
     Args:
@@ -49,6 +52,7 @@ def forecast(job: JobRecord, progress: Progress, durations: Collection[float], n
         progress: the progress of the job.
         durations: the seconds that the journal's last batches took, of this job and of others.
         now: the time by this machine's clock, in seconds since the epoch.
+        unread: shards of any job whose results could not be read at the last attempt.
 
     """
     if job.finished is not None:
@@ -57,6 +61,8 @@ def forecast(job: JobRecord, progress: Progress, durations: Collection[float], n
         return Forecast(why=STOPPED)
     if progress.held:
         return Forecast(why=OPERATOR)
+    if not job.open_shards.keys().isdisjoint(unread):
+        return Forecast(why=UNREAD)
     wanted = progress.wanted
     if wanted is None:
         return Forecast(why=OPEN_INPUT)

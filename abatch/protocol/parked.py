@@ -74,10 +74,11 @@ class Parked:
 def parked(batch: BatchSeen, now: float, durations: Collection[float]) -> Parked | None:
     """Judge a batch at `now` by the server's clock; None if it is not parked.
 
-    A batch that is being cancelled is not parked, because it has been dealt with already.
+    A batch that is being cancelled is not parked, because it has been dealt with already. Neither is one whose counts
+    the API does not report.
     """
     age = now - batch.created_at
-    if age < LEAST or batch.status != "in_progress" or any(batch.counts):
+    if age < LEAST or batch.status != "in_progress" or any(batch.counts) or not batch.total:
         return None
     return Parked(batch_id=batch.batch_id, age=age, usual=usual(durations)) if age >= patience(durations) else None
 

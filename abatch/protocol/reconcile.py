@@ -26,11 +26,18 @@ Table B, `settle`: positive evidence needs no wait, only absence needs the grace
     B7      no candidate, but the grace is not over, or the list is partial   Wait
     B8      no candidate on two complete lists a minute apart, both later     Absent, or Hold by policy
             than the grace
+    B11     an entry of the list cannot be read: it may be any batch          Wait
+
+(B9 is an operator's decision, and B10 a duplicate of an attempt that was given up.)
 
 A *candidate* of a doubt is every batch of its size that any page of a list, complete or not, has shown since the commit
 point, unless it is too old, bound to another attempt by an answer or a tag, or proven foreign. The journal remembers
 candidates (`CandidatesChanged`), because a list that lacks one proves nothing about it. A candidate leaves by proof or
 by an operator's decision.
+
+An *odd entry* is an entry of a list that cannot be read as a batch. It is a candidate of every size until the batch is
+read by its id, or by another list; then its size and its age decide. An odd entry without a usable id cannot be asked
+for, so a list that shows one proves no absence.
 
 A batch is *too old* only if two witnesses agree: the server's `Date` at the commit point, less the time by which `Date`
 is known to run ahead, and the newest batch that the list showed at that moment; each less five minutes. If the list was
@@ -71,6 +78,7 @@ __all__ = [
     "Later",
     "Listing",
     "NoAnswer",
+    "OddEntry",
     "Proof",
     "Refused",
     "Replied",
@@ -82,6 +90,8 @@ __all__ = [
     "closing",
     "counts_of",
     "judge",
+    "misfits",
+    "newly_odd",
     "newly_seen",
     "of_another",
     "oldest",
@@ -234,11 +244,27 @@ class BatchSeen:
     """`in_progress`, `canceling` or `ended`."""
     created_at: float
     total: int
-    """The sum of `request_counts`, which is the number of its requests from its creation on."""
+    """The sum of `request_counts`, which is the number of its requests from its creation on; 0 if not reported."""
     counts: tuple[int, int, int, int] = (0, 0, 0, 0)
     """The numbers of requests that succeeded, errored, were canceled, and expired, in this order."""
     archived: bool = False
     ended: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OddEntry:
+    """An entry of a list that cannot be read as a batch."""
+
+    batch_id: str | None
+    """None: the entry has no usable id."""
+    created_at: float | None
+    """In seconds since the epoch, by the server's clock; None: the entry does not hold it."""
+    why: str
+    """The field that cannot be read, and how it looks."""
+
+    def __str__(self) -> str:
+        which = "an entry without a usable id" if self.batch_id is None else f"batch {self.batch_id}"
+        return f"the list shows {which} in a form that cannot be read ({self.why})"
 
 
 def counts_of(batch: BatchSeen) -> Counts:
@@ -258,13 +284,22 @@ class Listing:
     """When the first page was answered."""
     shown: Mapping[str, BatchSeen]
     """The batches that the list shows, by id."""
+    odd: Mapping[str, OddEntry] = field(default_factory=dict[str, "OddEntry"])
+    """The odd entries of the list that have an id, by id."""
+    unnamed: OddEntry | None = None
+    """An odd entry without a usable id; None if the list shows none."""
     by_id: Mapping[str, BatchSeen] = field(default_factory=dict[str, "BatchSeen"])
-    """Batches that the list lacks and that can be retrieved by id."""
+    """Batches that the list does not show, or shows as odd entries, and that can be retrieved by id."""
 
     @property
     def date(self) -> float:
         """The server's `Date` of the first page."""
         return self.at.date
+
+    @property
+    def ids(self) -> set[str]:
+        """The ids of the batches that the list shows, those of odd entries included."""
+        return {*self.shown, *self.odd}
 
     def visible(self, batch_id: str) -> BatchSeen | None:
         """Return the batch as the list shows it, or as it was retrieved by id; None if it is in neither."""
@@ -339,7 +374,7 @@ class FoundBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
-    """B6, B7: nothing can be concluded yet."""
+    """B6, B7, B11: nothing can be concluded yet."""
 
     rule: str
     why: str
@@ -388,18 +423,41 @@ def oldest(doubt: Doubt, known: Known) -> float:
 
 def newly_seen(doubt: Doubt, batches: Iterable[BatchSeen], known: Known) -> tuple[Candidate, ...]:
     """Return those of the batches that are new candidates. The pages of a list that failed later count, too."""
-    first = oldest(doubt, known)
-    last = doubt.committed.closed_at
     remembered = {each.batch_id for each in doubt.committed.candidates}
     return tuple(
         Candidate(batch_id=batch.batch_id, created_at=batch.created_at)
         for batch in batches
-        if batch.total == doubt.rows
-        and first <= batch.created_at
-        and (last is None or batch.created_at <= last)
-        and batch.batch_id not in remembered
-        and _may_be(doubt, batch.batch_id, known)
+        if _fits(doubt, batch, known) and batch.batch_id not in remembered and _may_be(doubt, batch.batch_id, known)
     )
+
+
+def newly_odd(doubt: Doubt, entries: Iterable[OddEntry], known: Known) -> tuple[Candidate, ...]:
+    """Return those of the odd entries that are new candidates: of any size, and of any age unless they have one."""
+    remembered = {each.batch_id for each in doubt.committed.candidates}
+    return tuple(
+        Candidate(batch_id=entry.batch_id, created_at=entry.created_at or 0.0, sized=False)
+        for entry in entries
+        if entry.batch_id is not None
+        and (entry.created_at is None or _is_in_time(doubt, entry.created_at, known))
+        and entry.batch_id not in remembered
+        and _may_be(doubt, entry.batch_id, known)
+    )
+
+
+def misfits(doubt: Doubt, batches: Iterable[BatchSeen], known: Known) -> tuple[str, ...]:
+    """Return the candidates of unknown size that these batches prove to have another size or age."""
+    unsized = {each.batch_id for each in doubt.committed.candidates if not each.sized}
+    read = (batch for batch in batches if batch.batch_id in unsized and batch.total)
+    return tuple(batch.batch_id for batch in read if not _fits(doubt, batch, known))
+
+
+def _fits(doubt: Doubt, batch: BatchSeen, known: Known) -> bool:
+    return batch.total == doubt.rows and _is_in_time(doubt, batch.created_at, known)
+
+
+def _is_in_time(doubt: Doubt, created_at: float, known: Known) -> bool:
+    last = doubt.committed.closed_at
+    return oldest(doubt, known) <= created_at and (last is None or created_at <= last)
 
 
 def of_another(batch: BatchSeen, doubt: Doubt, known: Known, *, before: Collection[str]) -> bool:
@@ -450,7 +508,9 @@ def closing(doubt: Doubt, listing: Listing, known: Known, *, grace: float) -> Ca
     `created_at`, a batch that was made long before this list would seem to be created after it. So this machine's time
     is a second witness.
     """
-    if doubt.committed.closed_at is not None or doubt.waited <= grace or missing_in(listing, known) is not None:
+    if doubt.committed.closed_at is not None or doubt.waited <= grace or listing.unnamed is not None:
+        return None
+    if missing_in(listing, known) is not None:
         return None
     newest = max((batch.created_at for batch in listing.shown.values()), default=0.0)
     return CandidatesChanged(closed_at=max(newest, listing.date, listing.at.wall) + CLOCK_SLACK)
@@ -463,7 +523,7 @@ def missing_in(listing: Listing, known: Known) -> str | None:
         if created_at < archived:
             continue  # it is not known whether the list shows archived batches
         must_show = batch_id in known.listed or created_at < listing.date - VISIBLE_WITHIN
-        if must_show and batch_id not in listing.shown:
+        if must_show and batch_id not in listing.shown and batch_id not in listing.odd:
             return batch_id
     return None
 
@@ -487,6 +547,8 @@ def settle(doubt: Doubt, listing: Listing, known: Known, *, grace: float, hold: 
         return waits_for
     if doubt.waited <= grace:
         return Wait(rule="B7", why="the create may still appear in the list")
+    if listing.unnamed is not None:
+        return Wait(rule="B11", why=f"{listing.unnamed}, so it proves no absence")
     if (lacks := missing_in(listing, known)) is not None:
         return Wait(rule="B7", why=f"the list is partial: it does not show batch {lacks}, which is known to exist")
     if doubt.empty_at is None:
@@ -508,11 +570,13 @@ def settle(doubt: Doubt, listing: Listing, known: Known, *, grace: float, hold: 
 
 def _waits_for(doubt: Doubt, listing: Listing, known: Known) -> Wait | Hold | None:
     """Return the ruling that the remaining candidates require; None if none is left."""
-    running, unread, hidden, gone = list[str](), list[str](), list[str](), list[str]()
+    running, unread, odd, hidden, gone = list[str](), list[str](), list[OddEntry](), list[str](), list[str]()
     for each in still_open(doubt, known):
         batch = listing.visible(each.batch_id)
         if each.batch_id in known.gone:
             gone.append(each.batch_id)
+        elif batch is None and (entry := listing.odd.get(each.batch_id)) is not None:
+            odd.append(entry)
         elif batch is None:
             hidden.append(each.batch_id)
         elif batch.ended:
@@ -523,6 +587,8 @@ def _waits_for(doubt: Doubt, listing: Listing, known: Known) -> Wait | Hold | No
         return Wait(rule="B6", why=f"batch {running[0]} may be it, and still runs")
     if unread:
         return Wait(rule="B6", why=f"batch {unread[0]} may be it, and is being looked at", soon=True)
+    if odd:
+        return Wait(rule="B11", why=f"{odd[0]}; it may be it, and is asked for by its id")
     if hidden and doubt.waited <= HIDDEN_FOR:
         return Wait(rule="B6", why=f"batch {hidden[0]} was listed, may be it, and is not visible now")
     if hidden:

@@ -44,7 +44,7 @@ from abatch.sandbox.faults.orders import Delete
 from abatch.sandbox.http_replies import STATUS_OF_KIND, Replies
 from abatch.sandbox.replies import own_answer
 from abatch.sandbox.settings import Settings
-from abatch.sandbox.visibility import is_hidden, lag_of
+from abatch.sandbox.visibility import is_hidden, is_odd, lag_of
 from abatch.sandbox.visit import BODY_LIMIT, Visit
 
 if TYPE_CHECKING:
@@ -441,8 +441,16 @@ class Machine:
             more = end < len(shown)
         page = shown[start:end][::-1]
         ends = {"first_id": page[0].batch_id if page else None, "last_id": page[-1].batch_id if page else None}
-        data = [self._describe(batch, visit, now) for batch in page]
+        data = [self._listed(batch, visit, now) for batch in page]
         return self._replies.json(200, {"data": data, "has_more": more, **ends})
+
+    def _listed(self, batch: Batch, visit: Visit, now: datetime) -> msgspec.Raw:
+        """Return the entry of a batch in a list, which a fault may make odd."""
+        entry = self._describe(batch, visit, now)
+        if not is_odd(batch, visit):
+            return entry
+        nulls = {fault.field: None for fault in visit.faults if isinstance(fault, f.OddEntry)}
+        return msgspec.Raw(msgspec.json.encode(msgspec.json.decode(entry) | nulls))
 
     def _place(self, shown: Sequence[Batch], batch_id: str, workspace: str) -> int:
         """Return the index at which the batch is shown, or would be."""

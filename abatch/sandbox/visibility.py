@@ -1,4 +1,4 @@
-"""Decide which batches a call does not see: hidden by a fault, unknown to a replica, or missing from a lagging list."""
+"""Decide which batches a call does not see, or sees as odd entries: hidden, unknown to a replica, late in a list."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from abatch.sandbox.batches import Batch
     from abatch.sandbox.visit import Visit
 
-__all__ = ["is_hidden", "lag_of"]
+__all__ = ["is_hidden", "is_odd", "lag_of"]
 
 
 def is_hidden(batch: Batch, visit: Visit, now: datetime) -> bool:
@@ -28,6 +28,12 @@ def is_hidden(batch: Batch, visit: Visit, now: datetime) -> bool:
             case _:
                 pass
     return False
+
+
+def is_odd(batch: Batch, visit: Visit) -> bool:
+    """Return whether a fault of this list makes the entry of the batch odd."""
+    odd = visit.fault(f.OddEntry)
+    return odd is not None and (batch.seed * 0x85EBCA6B % 2**32 >> 16) / 0x10000 < odd.share
 
 
 def _is_in_span(hide: f.Hide, age: float, seed: int) -> bool:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from abatch.protocol.clocks import Moment
     from abatch.protocol.facts import Candidate, CandidatesChanged, ShardFact, Vanished
     from abatch.protocol.lifecycle import State
-    from abatch.protocol.reconcile import BatchSeen, Doubt, Known, Listing, Ruling
+    from abatch.protocol.reconcile import BatchSeen, Doubt, Known, Listing, OddEntry, Ruling
 
 __all__ = ["BROKEN", "LONG", "SAFE", "WAITING", "Least"]
 
@@ -78,6 +78,16 @@ def settles_by_any_list(doubt: Doubt, listing: Listing, known: Known, **policy: 
 def settles_by_one_list(doubt: Doubt, listing: Listing, known: Known, **policy: float) -> Ruling:
     """B8 without its second list."""
     return settle(replace(doubt, empty_at=-inf), listing, known, **policy)
+
+
+def settles_by_named_entries(doubt: Doubt, listing: Listing, known: Known, **policy: float) -> Ruling:
+    """An entry without a usable id is no batch."""
+    return settle(doubt, replace(listing, unnamed=None), known, **policy)
+
+
+def ignores_odd(doubt: Doubt, entries: Iterable[OddEntry], known: Known) -> tuple[Candidate, ...]:
+    """An entry that cannot be read is no batch."""
+    return ()
 
 
 def sees_by_date(doubt: Doubt, batches: Iterable[BatchSeen], known: Known) -> tuple[Candidate, ...]:
@@ -211,6 +221,10 @@ STRANGE_RIVALS: Final = replace(
 FLAPPING_RIVALS: Final = replace(HIDDEN, name="hidden batches, and two processes", processes=2, kills=0, horizon=3)
 PARTS: Final = replace(DOUBT, name="lists of one part of two, with a batch of ours in each", parts=2, companions=(0, 1))
 HICCUP: Final = replace(DOUBT, name="a list that lacks anything for a minute", hiccups=1)
+ODD: Final = replace(
+    DOUBT, name="lists in a form that cannot be read, and a stranger's batch", odd="named", strangers=1, attempts=2
+)
+WITHOUT_IDS: Final = replace(DOUBT, name="lists without ids", odd="unnamed", attempts=2)
 DATE_JUMPS: Final = replace(DOUBT, name="`Date` jumps ahead", decided=2, grace=3, date_jump=20, horizon=7)
 WALL_JUMPS: Final = replace(
     DOUBT, name="the machine starts again with its time set ahead", decided=2, grace=3, wall_jump=20, horizon=7
@@ -320,6 +334,8 @@ SAFE: Final = {
     AWAITED: Least(410, OF_DOUBT | {"B5"}),
     PARTS: Least(1_300, OF_DOUBT - {"B8"}),
     HICCUP: Least(4_800, OF_DOUBT),
+    ODD: Least(27_000, OF_DOUBT | {"B11"}),
+    WITHOUT_IDS: Least(900, OF_DOUBT | {"B11"}),
     DATE_JUMPS: Least(5_800, OF_DOUBT),
     WALL_JUMPS: Least(2_900, OF_DOUBT),
     DATE_AHEAD: Least(910, OF_DOUBT),
@@ -388,6 +404,13 @@ BROKEN: Final = (
     replace(AWAITED, name="a hidden candidate is awaited for ever", breaks=STILL_OPEN, settle=waits_for_ever),
     replace(
         PARTS, name="a list that lacks a live batch of ours is believed", breaks=PAID_TWICE, settle=settles_by_any_list
+    ),
+    replace(ODD, name="odd entries are ignored", breaks=PAID_TWICE, newly_odd=ignores_odd),
+    replace(
+        WITHOUT_IDS,
+        name="entries without ids are ignored",
+        breaks=PAID_TWICE,
+        settle=settles_by_named_entries,
     ),
     replace(HICCUP, name="one list instead of two", breaks=PAID_TWICE, settle=settles_by_one_list),
     replace(DATE_JUMPS, name="the grace by `Date` alone", breaks=PAID_TWICE, elapsed=elapsed_by_date),

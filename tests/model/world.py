@@ -23,10 +23,10 @@ What is assumed, and how it stands here (docs/reliability.md has the words; `Non
 | answer | a definite refusal comes only for a body that made no batch and will make none; all else may come for any |
 
 Less kind worlds are switched on one at a time: a list that hides what it has shown (`flaps`), a list that lacks
-anything for one tick (`hiccups`), a list drawn from one of several parts (`parts`), a `Date` that differs from
-`created_at` (`offset`) or jumps, a machine restarted with another time, old batches with odd stamps (`old_batches`),
-somebody who deletes batches (`deletions`), a batch of somebody else's in every tick (`stream`), a gateway that speaks
-like the API (`imitated`), an operator who gives up (`gives_up`).
+anything for one tick (`hiccups`), a list whose entries cannot be read (`odd`), a list drawn from one of several parts
+(`parts`), a `Date` that differs from `created_at` (`offset`) or jumps, a machine restarted with another time, old
+batches with odd stamps (`old_batches`), somebody who deletes batches (`deletions`), a batch of somebody else's in every
+tick (`stream`), a gateway that speaks like the API (`imitated`), an operator who gives up (`gives_up`).
 
 Four things must never happen. *Paid twice*: a second batch of one shard is accepted. *Not ours*: a shard is bound to
 a batch that another attempt, or a stranger, made. *Given up*: a batch that the server has is lost, and no operator
@@ -77,6 +77,7 @@ from abatch.protocol.reconcile import (
     Later,
     Listing,
     NoAnswer,
+    OddEntry,
     Proof,
     Refused,
     Replied,
@@ -87,6 +88,8 @@ from abatch.protocol.reconcile import (
     Wait,
     closing,
     judge,
+    misfits,
+    newly_odd,
     newly_seen,
     settle,
     still_open,
@@ -146,6 +149,11 @@ class Configuration:
     """What was shown once may be hidden, for ever: `lists` lack it, or `all`, what asks for it by id as well."""
     hiccups: int = 0
     """Ticks in which a list may lack anything."""
+    odd: str = ""
+    """A list may show every batch in a form that cannot be read: `named`, with its id, or `unnamed`, without one.
+
+    Batches of strangers then have another size.
+    """
     parts: int = 1
     """A list is drawn from one of so many parts; a batch is in one of them."""
     companions: tuple[int, ...] = ()
@@ -205,6 +213,7 @@ class Configuration:
     """What a look showed is recorded also where another process was first."""
     judge: Callable[[Replied | NoAnswer], Verdict] = judge
     newly_seen: Callable[..., tuple[Candidate, ...]] = newly_seen
+    newly_odd: Callable[..., tuple[Candidate, ...]] = newly_odd
     closing: Callable[..., CandidatesChanged | None] = closing
     settle: Callable[..., Ruling] = settle
     elapsed: Callable[[Moment, Moment], float] = clocks.elapsed
@@ -797,13 +806,38 @@ class _Client:
         known = self._known()
         for shown in self._lists():
             titles = ", ".join(str(self.world.batches[number]) for number in shown) or "nothing"
-            for by_id in self._by_id([*doubtful, *watched], shown):
-                listing = Listing(at=self._now(), shown=self._seen(shown), by_id=self._seen(by_id))
-                words = f"{self.who} lists: {titles}"
+            for odd, by_id in self._read([*doubtful, *watched], shown):
+                listing = self._listing(shown, by_id, odd=odd)
+                words = f"{self.who} lists: {titles}" + (", all in a form that cannot be read" if odd else "")
                 if by_id:
                     words += f"; by id: {', '.join(str(self.world.batches[number]) for number in by_id)}"
                 client = self._at(self._note_shown(listing, known))
                 yield client._rule(doubtful, watched, listing, words)
+
+    def _read(self, asking: list[int], shown: tuple[int, ...]) -> Iterator[tuple[bool, tuple[int, ...]]]:
+        """Whether a list can be read, and what may be visible of what is asked for by id."""
+        for odd in (False, True) if self.rules.odd and shown else (False,):
+            yield from ((odd, by_id) for by_id in self._by_id(asking, () if odd else shown))
+
+    def _listing(self, shown: tuple[int, ...], by_id: tuple[int, ...], *, odd: bool) -> Listing:
+        """The list; if it is odd, none of its entries can be read."""
+        if not odd:
+            return Listing(at=self._now(), shown=self._seen(shown), by_id=self._seen(by_id))
+        entries = [
+            OddEntry(
+                batch_id=batch.batch_id if self.rules.odd == "named" else None,
+                created_at=_stamp(batch.created, self.rules),
+                why="odd",
+            )
+            for batch in (self.world.batches[number] for number in shown)
+        ]
+        return Listing(
+            at=self._now(),
+            shown={},
+            odd={entry.batch_id: entry for entry in entries if entry.batch_id is not None},
+            unnamed=entries[0] if self.rules.odd == "unnamed" else None,
+            by_id=self._seen(by_id),
+        )
 
     def _lists(self) -> Iterator[tuple[int, ...]]:
         """Every list that the server may give: what must be visible, with any of what may be."""
@@ -850,11 +884,11 @@ class _Client:
 
     def _note_shown(self, listing: Listing, known: Known) -> World:
         """What a list has shown, so far as it matters later."""
-        listed = self.process.listed.union(listing.shown).intersection(known.live)
+        listed = self.process.listed.union(listing.ids).intersection(known.live)
         world = self._with(listed=listed, looked=self.world.now if self.rules.ends else -1)
         if not self.rules.marks_seen:
             return world
-        shown = {*listing.shown, *listing.by_id}
+        shown = {*listing.ids, *listing.by_id}
         batches = (batch._replace(seen=batch.seen or batch.batch_id in shown) for batch in world.batches)
         return world._replace(batches=tuple(batches))
 
@@ -900,7 +934,7 @@ class _Client:
         task, absence = self.process.tasks[at], Absence(gap=1.5 * self.rules.tick)
         absence._first = task.missed
         absence._last = task.missed_last
-        if listing.visible(state.batch_id) is not None:
+        if listing.visible(state.batch_id) is not None or state.batch_id in listing.odd:
             news: Reappeared | Vanished | LostFact | None = absence.seen(state.vanished)
         else:
             news = self.rules.missed(absence, listing.at, state.vanished)
@@ -928,10 +962,13 @@ class _Client:
         assert committed is not None
         doubt, task = self._doubt(at, committed, self.process.tasks[at], listing.at)
         seen = self.rules.newly_seen(doubt, listing.shown.values(), known)
+        seen += self.rules.newly_odd(doubt, listing.odd.values(), known)
         if seen:
             doubt = doubt.after(CandidatesChanged(seen=seen))
+        others = misfits(doubt, [*listing.shown.values(), *listing.by_id.values()], known)
         self._inspect(doubt, listing, known)
         foreign = tuple(each.batch_id for each in doubt.committed.candidates if each.batch_id in known.foreign)
+        foreign += tuple(each for each in others if each not in foreign)
         closes = self.rules.closing(doubt, listing, known, grace=self.rules.grace * self.rules.tick)
         closed_at = None if closes is None else closes.closed_at
         client = self
@@ -1007,7 +1044,7 @@ class _Client:
             case AbsentOnce(waited=waited):
                 move = Move("absent, for the first time", self._task(at, task._replace(empty_at=waited)))
             case Wait(rule=rule):
-                kept = task._replace(empty_at=None) if rule == "B6" else task
+                kept = task._replace(empty_at=None) if rule in {"B6", "B11"} else task
                 move = Move(f"wait ({rule})", self._task(at, kept))
             case _:
                 assert_never(ruling)
@@ -1106,7 +1143,7 @@ def _seen(batch: Batch, rules: Configuration) -> BatchSeen:
         batch_id=batch.batch_id,
         status="ended" if batch.ended else "in_progress",
         created_at=_stamp(batch.created, rules),
-        total=ROWS,
+        total=ROWS if batch.owner or not rules.odd else ROWS + 1,
         ended=batch.ended,
     )
 

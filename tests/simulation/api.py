@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import abatch.sandbox.api
 from abatch.sandbox.api import Machine
 from abatch.sandbox.batches import _Vanishing
-from abatch.sandbox.faults import Drift, Jump, KeyPool, SameInstant, Skew, StaleAnswer
+from abatch.sandbox.faults import Drift, Jump, KeyPool, OddEntry, SameInstant, Skew, StaleAnswer
+from abatch.sandbox.visibility import is_odd
 from tests.simulation.witness import tag_of
 
 if TYPE_CHECKING:
@@ -176,6 +177,13 @@ class Api(Machine):
         world.witness.removed[batch_id] = world.now()
         self._gone[batch_id] = batch
         self._really_remove(batch_id)
+
+    def _listed(self, batch: Batch, visit: Visit, now: datetime) -> Any:
+        """An entry without an id shows nobody which batch it is."""
+        entry = super()._listed(batch, visit, now)
+        if is_odd(batch, visit) and any(isinstance(each, OddEntry) and each.field == "id" for each in visit.faults):
+            shown_by(visit).remove(batch)
+        return entry
 
     def _describe(self, batch: Batch, visit: Visit, now: datetime) -> Any:
         shown_by(visit).append(batch)

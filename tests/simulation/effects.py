@@ -257,6 +257,8 @@ def _kind_of(why: str) -> str:
 
 
 CASES = {
+    "proves no absence": "without an id",
+    "in a form that cannot be read": "odd entry",
     "is not visible": "hidden",
     "still runs": "runs",
     "the list is partial": "partial",

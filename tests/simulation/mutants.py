@@ -16,6 +16,7 @@ from unittest.mock import patch
 import anyio
 import msgspec
 
+import abatch.engine.answers
 import abatch.engine.audit
 import abatch.engine.client
 import abatch.engine.doubt
@@ -67,6 +68,7 @@ from abatch.sandbox.faults import (
     KeyPool,
     LineSeparator,
     MissingLine,
+    OddEntry,
     OutOfCredit,
     Skew,
     SpendLimit,
@@ -516,6 +518,11 @@ def presence_forgotten() -> ExitStack:
     return _patched((reconcile, "settle", settle), *_never_open())
 
 
+def odd_entries_are_ignored() -> ExitStack:
+    """What a list shows in a form that cannot be read is no batch."""
+    return _patched((abatch.engine.answers.Page, "odd", ()))
+
+
 def hidden_is_foreign() -> ExitStack:
     """A 404 by its id says that a batch is not ours."""
     real = PendingDoubts.hidden_candidates
@@ -773,6 +780,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         parked_without_a_fact,
         duplicates_unreported,
         presence_forgotten,
+        odd_entries_are_ignored,
         hidden_is_foreign,
         partial_list_is_complete,
         date_alone,
@@ -837,6 +845,7 @@ FOUND_AS: Final[dict[str, str]] = {
     "parked_without_a_fact": "J7: .* was cancelled",
     "duplicates_unreported": "B10: ",
     "presence_forgotten": "I1: paid twice|B8: .* may be it",
+    "odd_entries_are_ignored": "I1: paid twice|B8: .* the API had shown",
     "hidden_is_foreign": "I1: paid twice|B8: .* may be it",
     "partial_list_is_complete": "I1: paid twice",
     "date_alone": "I1: paid twice|grace: |lost: .* hours after it was seen",
@@ -883,6 +892,7 @@ SHOWS_IN: Final[dict[str, Callable[[Plan], bool]]] = {
     "parked_without_a_fact": lambda plan: plan.config.parked == "cancel-and-retry",
     "duplicates_unreported": lambda plan: plan.restores or not plan.promised,
     "presence_forgotten": lambda plan: plan.draws(Hide, site="list"),
+    "odd_entries_are_ignored": lambda plan: plan.draws(OddEntry, site="list"),
     "hidden_is_foreign": lambda plan: plan.draws(Hide, site="list") and plan.draws(Hide, site="retrieve"),
     "partial_list_is_complete": lambda plan: plan.draws(KeyPool, site="list"),
     "date_alone": lambda plan: bool(plan.clocks),

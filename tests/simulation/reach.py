@@ -11,7 +11,7 @@ from tests.simulation.unkind import CLOCKS, LESS_KIND
 
 __all__ = ["MUST", "shortfall", "table"]
 
-RULES: Final = [f"A{row}" for row in range(1, 13)] + [f"B{row}" for row in range(1, 11)]
+RULES: Final = [f"A{row}" for row in range(1, 13)] + [f"B{row}" for row in range(1, 12)]
 MISFORTUNES: Final = [
     "create late tail",
     "disk full",
@@ -60,6 +60,9 @@ MISFORTUNES: Final = [
     "B6 hidden",
     "B6 runs",
     "B7 partial",
+    "B11 odd entry",
+    "B11 without an id",
+    "list OddEntry",
     "candidates closed",
     "candidate seen in flight",
     "batch deleted",

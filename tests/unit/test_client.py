@@ -217,7 +217,8 @@ async def test_results_are_read_as_all_else_is_where_aiohttp_does_not_speak_the_
 
 
 DATE = "Sat, 21 Nov 2026 20:44:35 %s"
-LIST = '{"data":[{"id":"b","processing_status":"ended","request_counts":{},"created_at":"2026-11-21T20:44:35%s"}],'
+COUNTS = '"request_counts":{"succeeded":1}'
+LIST = '{"data":[{"id":"b","processing_status":"ended",' + COUNTS + ',"created_at":"2026-11-21T20:44:35%s"}],'
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,6 @@ LIST = '{"data":[{"id":"b","processing_status":"ended","request_counts":{},"crea
     [
         ("GMT", "Z", None),
         ("-0000", "Z", "Date header of the answer is 'Sat, 21 Nov 2026 20:44:35 -0000', which is no date"),
-        ("GMT", "", "created_at of a batch is '2026-11-21T20:44:35'"),
     ],
 )
 async def test_a_time_without_a_zone_is_none(date, created_at, why):
@@ -240,17 +240,52 @@ async def test_a_time_without_a_zone_is_none(date, created_at, why):
             assert (page.date, page.batches[0].created_at) == (1_795_293_875, 1_795_293_875)
 
 
-async def test_list_that_cannot_be_read_names_the_field_and_the_batch():
-    batch = '{"id":"b%d","processing_status":"ended","request_counts":%s,"created_at":"2026-11-21T20:44:35Z"}'
+ODD = {
+    "null counts": (COUNTS, '"request_counts":null', "the batch has no request_counts"),
+    "no counts": (COUNTS + ",", "", "the batch has no request_counts"),
+    "a null count": (COUNTS, '"request_counts":{"processing":null}', "got `null` - at `$.request_counts.processing`"),
+    "counts of nothing": (COUNTS, '"request_counts":{}', "its request_counts come to 0"),
+    "counts that are a list": (COUNTS, '"request_counts":[]', "`$.request_counts`"),
+    "no status": ('"processing_status":"ended",', "", "`processing_status`"),
+}
+NO_TIME = {
+    "no zone": ('35Z"', '35"', "the created_at of a batch is '2026-11-21T20:44:35'"),
+    "no time": (',"created_at":"2026-11-21T20:44:35Z"', "", "`created_at`"),
+    "a null time": ('"2026-11-21T20:44:35Z"', "null", "`$.created_at`"),
+}
 
-    def answer(_: httpx2.Request) -> httpx2.Response:
-        body = f'{{"data":[{batch % (1, "{}")},{batch % (2, "null")}],"has_more":false}}'
-        return httpx2.Response(200, headers={"date": DATE % "GMT"}, text=body)
 
-    http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
-    async with anthropic.AsyncAnthropic(api_key="key", http_client=http) as sdk:
-        with pytest.raises(ApiError, match=r"request_counts.*\(batch b2\)"):
-            await Client(sdk, own=False).list(None)
+@pytest.mark.parametrize(("field", "odd", "why"), [*ODD.values(), *NO_TIME.values()], ids=[*ODD, *NO_TIME])
+async def test_an_odd_entry_of_a_list_does_not_hide_the_others_and_names_its_field_and_batch(field, odd, why):
+    one = (LIST % "Z").removeprefix('{"data":[').removesuffix("],")
+    text = f'{{"data":[{one},{one.replace(field, odd)},{one}],"has_more":true}}'
+    async with answered(200, text) as calls:
+        page = await calls.list(None)
+    assert [batch.total for batch in page.batches] == [1, 1]
+    (entry,) = page.odd
+    assert (entry.batch_id, entry.created_at) == ("b", None if (field, odd, why) in NO_TIME.values() else 1_795_293_875)
+    assert why in entry.why
+    assert str(entry).startswith("the list shows batch b in a form that cannot be read (")
+    assert (page.last_id, page.ids, page.newest) == ("b", {"b"}, 1_795_293_875)
+
+
+@pytest.mark.parametrize("entry", ["null", "[]", '"b"', "7", "{}", '{"id":"b/.."}', '{"id":null}'])
+async def test_an_entry_of_a_list_without_a_usable_id_is_told_as_such(entry):
+    async with answered(200, f'{{"data":[{entry}],"has_more":false}}') as calls:
+        page = await calls.list(None)
+    (odd,) = page.odd
+    assert (page.batches, page.ids, page.newest, page.oldest, page.last_id) == ((), set(), 0.0, None, None)
+    assert "an entry without a usable id" in str(odd)
+    assert odd.why
+
+
+async def test_a_batch_that_is_asked_for_by_its_id_can_do_without_counts():
+    one = json.loads(LIST % "Z" + '"has_more":false}')["data"][0]
+    async with answered(200, json.dumps({**one, "request_counts": None})) as calls:
+        batch = await calls.retrieve(None, "b")
+        verdict = judge(await calls.create(Headers(), 2, pieces()))
+    assert (batch.ended, batch.total, batch.counts) == (True, 0, (0, 0, 0, 0))
+    assert verdict == CreatedUnnamed(rule="A5", status=200)
 
 
 @pytest.mark.parametrize("status", [302, 307])
@@ -355,12 +390,11 @@ async def test_a5_a_2xx_with_an_id_that_no_path_can_hold_is_created_but_unnamed(
 
 
 @odd_id
-async def test_an_id_that_no_path_can_hold_makes_a_read_a_failure_that_can_be_told(batch_id):
+async def test_an_id_that_no_path_can_hold_makes_a_batch_a_failure_that_can_be_told(batch_id):
     one = json.loads(LIST % "Z" + '"has_more":false}')["data"][0]
-    page = json.dumps({"data": [{**one, "id": batch_id}], "has_more": False})
-    async with answered(200, page) as calls:
+    async with answered(200, json.dumps({**one, "id": batch_id})) as calls:
         with pytest.raises(ApiError) as caught:
-            await calls.list(None)
+            await calls.retrieve(None, "b")
     assert len(str(caught.value)) < 200
     assert str(caught.value).isprintable()
 
@@ -375,9 +409,6 @@ async def test_the_code_of_an_error_is_read_from_its_details():
 
 UNUSABLE = {
     "a web page": "<html>welcome</html>",
-    "null counts": LIST.replace('"request_counts":{}', '"request_counts":null') % "Z" + '"has_more":false}',
-    "a null count": LIST.replace("{}", '{"processing":null}') % "Z" + '"has_more":false}',
-    "no zone": LIST % "" + '"has_more":false}',
     "no data": '{"has_more":false}',
     "another API's list": '{"object":"list","data":[],"has_more":false}'.replace("has_more", "more"),
 }

@@ -14,7 +14,7 @@ from abatch.journal.records import JobRecord
 from abatch.journal.states import state_of_job
 from abatch.protocol import facts
 from abatch.protocol.facts import Counts, FileSource
-from abatch.protocol.forecast import LATE, NO_HISTORY, NOTHING_SENT, OPEN_INPUT, OPERATOR, STOPPED, forecast
+from abatch.protocol.forecast import LATE, NO_HISTORY, NOTHING_SENT, OPEN_INPUT, OPERATOR, STOPPED, UNREAD, forecast
 from abatch.snapshot import job_status
 from tests.unit.make import NOON, committing, drained, planned, submitted
 
@@ -158,3 +158,10 @@ async def test_a_finished_job_has_no_time_left_and_a_retry_is_sent_at_once(ledge
     cut = Entry(retried.job, facts.Cut(rows=10, last=True), n=retried.cuts)
     await ledger.record(Entry(retried.job, planned(trial=2), number, 0), cut)
     assert left(retried, NOON + 60) == NOTHING_SENT
+
+
+async def test_no_end_is_expected_while_results_cannot_be_read(ledger: Ledger) -> None:
+    job = await job_of(ledger, flying(1), flying(2))
+    first, *_ = job.open_shards
+    assert forecast(job, job.progress(), HOURLY, NOON, unread=[first]).why == UNREAD
+    assert forecast(job, job.progress(), HOURLY, NOON, unread=[first + 10]).seconds == 3_600.0

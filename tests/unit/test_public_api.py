@@ -49,6 +49,7 @@ PUBLIC = [
     "Lookup",
     "ManagerClosed",
     "NoResult",
+    "Obstacle",
     "OpenJob",
     "Preview",
     "Progress",

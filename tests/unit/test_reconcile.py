@@ -20,6 +20,7 @@ from abatch.protocol.reconcile import (
     Known,
     Later,
     NoAnswer,
+    OddEntry,
     Proof,
     Refused,
     Replied,
@@ -29,6 +30,8 @@ from abatch.protocol.reconcile import (
     closing,
     counts_of,
     judge,
+    misfits,
+    newly_odd,
     newly_seen,
     of_another,
     oldest,
@@ -578,3 +581,102 @@ def test_absence_is_never_concluded_while_anything_speaks_against_it(  # noqa: P
         assert live <= seen.shown.keys()
         left = {each.batch_id for each in (*before, *batches) if each.total == 100 and each.created_at >= NOON - 300}
         assert left <= foreign | bound | live
+
+
+# ---- B11: odd entries -------------------------------------------------------------------------------------------
+
+
+def odd(batch_id="msgbatch_1", created_at=NOON + MINUTE):
+    return OddEntry(batch_id=batch_id, created_at=created_at, why="the batch has no request_counts")
+
+
+def with_odd(after, *entries, by_id=()):
+    """A list that shows these odd entries, and what is read by id."""
+    named = {each.batch_id: each for each in entries if each.batch_id is not None}
+    unnamed = next((each for each in entries if each.batch_id is None), None)
+    return replace(listing(after, by_id=by_id), odd=named, unnamed=unnamed)
+
+
+def saw_odd(mine, seen, known=None):
+    """The doubt after the odd entries of a list were remembered, and what was read by id."""
+    known = known or Known()
+    mine = replace(
+        mine.after(CandidatesChanged(seen=newly_odd(mine, seen.odd.values(), known))), waited=seen.date - NOON
+    )
+    return mine.after(CandidatesChanged(foreign=misfits(mine, seen.by_id.values(), known)))
+
+
+def ruling_with_odd(mine, seen, known=None):
+    known = known or Known()
+    return settle(saw_odd(mine, seen, known), seen, known, grace=GRACE, hold=False)
+
+
+@pytest.mark.parametrize("rows", [1, 100, 7])
+@pytest.mark.parametrize("created_at", [NOON + MINUTE, None])
+@pytest.mark.parametrize("at", [1.0, LATE, 100 * GRACE])
+def test_b11_an_odd_entry_is_a_candidate_of_every_size_and_proves_that_nothing_is_absent(rows, created_at, at):
+    seen = with_odd(at, odd(created_at=created_at))
+    verdict = ruling_with_odd(replace(TWICE_EMPTY, rows=rows), seen)
+    assert (verdict.rule, type(verdict)) == ("B11", Wait)
+    assert "msgbatch_1" in verdict.why
+    assert "request_counts" in verdict.why
+
+
+def test_b11_an_odd_entry_is_remembered_and_awaited_though_later_lists_lack_it():
+    mine = saw_odd(TWICE_EMPTY, with_odd(6, odd()))
+    assert not mine.committed.candidates[0].sized
+    verdict = ruling(mine, listing(LATE))
+    assert (verdict.rule, type(verdict)) == ("B6", Wait)
+
+
+def test_b11_an_odd_entry_that_is_read_by_its_id_as_one_of_another_size_is_foreign_for_this_attempt_alone():
+    seen = with_odd(LATE, odd(), by_id=(batch(total=3),))
+    known = Known()
+    assert ruling_with_odd(TWICE_EMPTY, seen, known) == Absent(rule="B8")
+    assert ruling_with_odd(replace(TWICE_EMPTY, rows=3), seen, known).rule == "B6"
+    assert known.foreign == set()
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("total", [100, 0])
+def test_b11_an_odd_entry_that_is_read_by_its_id_as_one_of_this_size_or_of_none_is_a_candidate(ended, total):
+    seen = with_odd(LATE, odd(), by_id=(batch(total=total, ended=ended),))
+    mine = saw_odd(TWICE_EMPTY, seen)
+    assert ruling_with_odd(TWICE_EMPTY, seen).rule == "B6"
+    assert to_inspect([mine], seen, Known()) == ([batch(total=total, ended=True)] if ended else [])
+
+
+def test_b11_an_odd_entry_that_is_read_as_too_old_or_as_made_after_the_close_is_not_this_attempt_s():
+    old = batch(created_at=NOON - 10 * MINUTE)
+    unknown_age = odd(created_at=None)
+    assert ruling_with_odd(TWICE_EMPTY, with_odd(LATE, unknown_age, by_id=(old,))) == Absent(rule="B8")
+    closed = committed_with(TWICE_EMPTY, closed_at=NOON)
+    assert ruling_with_odd(closed, with_odd(LATE, unknown_age, by_id=(batch(),))) == Absent(rule="B8")
+
+
+def test_b11_an_odd_entry_that_tells_its_age_is_no_candidate_if_it_is_too_old_or_too_late():
+    assert newly_odd(doubt(), [odd(created_at=NOON - 10 * MINUTE)], Known()) == ()
+    assert newly_odd(doubt(closed_at=NOON), [odd()], Known()) == ()
+    assert newly_odd(doubt(), [odd(batch_id=None)], Known()) == ()
+    assert newly_odd(doubt(), [odd()], Known(bound={"msgbatch_1"})) == ()
+    assert newly_odd(doubt(foreign=frozenset({"msgbatch_1"})), [odd()], Known()) == ()
+
+
+def test_b11_a_candidate_of_known_size_is_not_dropped_for_what_an_odd_read_says():
+    mine = looked(doubt(), listing(1, batch()), Known())
+    assert misfits(mine, [batch(total=7)], Known()) == ()
+
+
+def test_b11_an_entry_without_an_id_proves_no_absence_and_closes_nothing():
+    seen = with_odd(LATE, odd(batch_id=None))
+    verdict = ruling_with_odd(TWICE_EMPTY, seen)
+    assert (verdict.rule, type(verdict)) == ("B11", Wait)
+    assert "without a usable id" in verdict.why
+    assert closing(doubt(waited=LATE), seen, Known(), grace=GRACE) is None
+    assert closing(doubt(waited=LATE), listing(LATE), Known(), grace=GRACE) is not None
+
+
+def test_b11_a_batch_of_ours_that_a_list_shows_as_an_odd_entry_is_not_missing_from_it():
+    known = Known(live={"ours": NOON - 3600}, bound={"ours"}, listed={"ours"})
+    assert ruling_with_odd(TWICE_EMPTY, with_odd(LATE, odd("ours")), known) == Absent(rule="B8")
+    assert ruling_with_odd(TWICE_EMPTY, listing(LATE), known).rule == "B7"

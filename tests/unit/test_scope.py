@@ -20,7 +20,7 @@ from abatch.engine.scope import Scope
 from abatch.errors import ApiError
 from abatch.protocol.clocks import moment
 from abatch.protocol.commits import CommitTimes
-from abatch.protocol.facts import Candidate, CandidatesChanged
+from abatch.protocol.facts import Candidate, CandidatesChanged, Ended
 from abatch.protocol.reads import refusal_of
 from abatch.protocol.reconcile import Known
 from tests.unit.make import GRACE, MINUTE, NOON, doubt
@@ -62,11 +62,13 @@ class Notes(list[CandidatesChanged]):
 
 
 @asynccontextmanager
-async def scope_of(pages: Iterable[dict[str, Any]]) -> AsyncIterator[Scope]:
-    """A scope whose list gives these pages, one a call; 404 for every batch by its id."""
+async def scope_of(pages: Iterable[dict[str, Any]], **by_id: dict[str, Any]) -> AsyncIterator[Scope]:
+    """A scope whose list gives these pages, one a call; by its id it shows these batches, and 404 for every other."""
     left = iter(pages)
 
     def answer(request: httpx2.Request) -> httpx2.Response:
+        if (batch := by_id.get(request.url.path.rpartition("/")[2])) is not None:
+            return httpx2.Response(200, headers=DATE, json=batch)
         if not request.url.path.endswith("/batches"):
             return httpx2.Response(404, headers=DATE, json={"type": "error", "error": {"type": "not_found_error"}})
         return httpx2.Response(200, headers=DATE, text=json.dumps(next(left)))
@@ -175,3 +177,78 @@ async def test_a_list_that_says_that_more_follows_and_names_no_page_is_never_com
                 await scope._look()
             assert (pending.ruling, pending.doubt.committed.closed_at) == (None, None)
     assert refusal_of(caught.value) is not None
+
+
+def odd_page(*entries: dict[str, Any], **odd: Any) -> dict[str, Any]:
+    """A page whose entries have these fields instead of their own."""
+    return {"data": [{**entry, **odd} for entry in entries], "has_more": False}
+
+
+def unsized(batch_id: str) -> Candidate:
+    return Candidate(batch_id=batch_id, created_at=NOON + MINUTE, sized=False)
+
+
+async def test_an_odd_entry_is_a_candidate_of_each_doubt_until_it_is_read_by_its_id():
+    page_of_one = odd_page(*shown("one"), request_counts=None)
+    (whole,) = shown("one", total=7)
+    async with scope_of(repeat(page_of_one), one=whole) as scope:
+        small, large = Notes(), Notes()
+        async with in_doubt(scope, (doubt(1, rows=7), small), (doubt(2, rows=9), large)):
+            await scope._look()
+            assert small == [CandidatesChanged(seen=(unsized("one"),))]
+            assert large == [CandidatesChanged(seen=(unsized("one"),)), CandidatesChanged(foreign=("one",))]
+            assert "batch one may be it, and still runs" in scope.doubts.waiting()[1]
+            assert "shows batch one in a form that cannot be read" in scope.odd
+            await scope._look()
+            assert (len(small), len(large)) == (1, 2)
+
+
+async def test_an_odd_entry_that_nobody_can_read_keeps_a_doubt_open_and_the_reason_says_what_is_odd():
+    pages = repeat(odd_page(*shown("one"), request_counts=None))
+    async with scope_of(pages) as scope, in_doubt(scope, (doubt(empty_at=GRACE + 1), Notes())):
+        pending = scope.doubts.pending[1]
+        pending.doubt = doubt(waited=10 * GRACE, empty_at=GRACE + 1)
+        await scope._look()
+        assert (pending.ruling, pending.doubt.empty_at) == (None, None)
+        assert "the batch has no request_counts" in scope.doubts.waiting()[1]
+
+
+async def test_an_entry_without_an_id_proves_no_absence_until_lists_can_be_read_again():
+    pages = [odd_page(*shown("one"), id=None), page(), page()]
+    async with scope_of(pages) as scope, in_doubt(scope, (doubt(), Notes())):
+        pending = scope.doubts.pending[1]
+        pending.doubt = doubt(waited=10 * GRACE)
+        await scope._look()
+        assert "without a usable id" in scope.odd
+        assert (pending.doubt.empty_at, pending.doubt.committed.closed_at) == (None, None)
+        await scope._look()
+        assert scope.odd == ""
+        assert pending.doubt.empty_at is not None
+
+
+async def test_a_batch_of_ours_is_followed_by_its_id_where_lists_show_it_as_an_odd_entry():
+    (whole,) = shown("ours")
+    ended = {**whole, "processing_status": "ended", "request_counts": None}
+    async with scope_of([odd_page(whole, processing_status=None)], ours=ended) as scope:
+        scope.owns("ours", NOON + MINUTE)
+        facts: list[Any] = []
+
+        async def follow() -> None:
+            facts.append(await scope.in_flight.ended(1, "ours", NOON + MINUTE))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(follow)
+            await anyio.wait_all_tasks_blocked()
+            assert await scope._look()
+        assert isinstance(facts[0], Ended)
+        assert scope.known.listed == {"ours"}
+        assert scope.key.confirmed
+
+
+async def test_a_list_of_odd_entries_alone_is_read_to_its_last_page():
+    first = odd_page(*shown("one"), request_counts=None) | {"has_more": True}
+    async with scope_of([first, page("two")]) as scope:
+        notes = Notes()
+        async with in_doubt(scope, (doubt(), notes)):
+            await scope._look()
+        assert notes == [CandidatesChanged(seen=(unsized("one"),)), seen("two")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from abatch.errors import ConfigError
@@ -43,6 +45,7 @@ __all__ = [
     "NoDate",
     "NotYet",
     "NullCounts",
+    "OddEntry",
     "OtherWorkspace",
     "OutOfCredit",
     "PageError",
@@ -322,6 +325,14 @@ class NullCounts(Fault, frozen=True):
     """Batches show `request_counts` as null."""
 
 
+class OddEntry(Fault, frozen=True):
+    """Some entries of a list have null in a field that no batch is without; by its id each batch is whole."""
+
+    field: Literal["id", "processing_status", "request_counts", "created_at"] = "request_counts"
+    share: float = 1.0
+    """The share of batches whose entries are odd, drawn for each batch."""
+
+
 class ShownArchived(Fault, frozen=True):
     """Ended batches show `archived_at`, as they do after 29 days."""
 
@@ -502,6 +513,7 @@ AnyFault = (
     | Flap
     | CountsLag
     | NullCounts
+    | OddEntry
     | ShownArchived
     | NotYet
     | Archived
