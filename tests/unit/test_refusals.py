@@ -12,7 +12,7 @@ from abatch.protocol.reads import refusal_of
 from abatch.protocol.reconcile import Later, Refused, Replied, TooLarge, Unknown, judge
 from abatch.protocol.refusals import remedy_of
 
-NEWEST = Version("2.14")
+NEWEST = Version("2.15")
 """The SDK whose map these rows were compared with."""
 SCOPE = {
     (429, "enforced_spend_limit_reached"): "spend limit in the Console",
@@ -85,17 +85,19 @@ OF_OTHER_ENDPOINTS = {
         invalid_config_type_change invalid_storage_arn invite_already_exists key_profile_mismatch
         org_api_key_limit_exceeded org_member_limit_exceeded parent_organization_required
         provider_not_allowed rbac_group_grants_owner_access rbac_group_order_limit_exceeded
-        rbac_group_owner_access_unconfirmed region_not_supported scan_failed
+        rbac_group_owner_access_unconfirmed region_not_supported report_page_too_large scan_failed
         settings_document_limit_exceeded settings_history_limit_exceeded
         slack_channel_set_up_settings_refused storage_attach_limit_reached storage_not_attachable
         storage_profile_mismatch storage_profile_still_required storage_quota_exceeded
-        storage_verification_failed transcripts_storage_required unsupported_region
+        storage_verification_failed too_many_report_groups transcripts_storage_required unsupported_region
+        user_profile_cleared
         workspace_api_key_limit_exceeded workspace_member_limit_exceeded""",
     403: """
-        api_key_scope_missing cannot_sign_out_managed_member cannot_sign_out_membership_admin
-        cannot_sign_out_owner cannot_sign_out_privileged_member claude_tag_writes_not_enabled
-        compliance_configuration_restricted environment_create_disabled environment_update_disabled
-        organization_level_scoped_api_key_required spend_limits_admin_api_writes_not_enabled""",
+        api_key_requester_unconfirmed api_key_scope_missing cannot_sign_out_managed_member
+        cannot_sign_out_membership_admin cannot_sign_out_owner cannot_sign_out_privileged_member
+        claude_tag_writes_not_enabled compliance_configuration_restricted environment_create_disabled
+        environment_update_disabled organization_level_scoped_api_key_required
+        spend_limits_admin_api_writes_not_enabled""",
     404: """
         environment_not_found rbac_group_managed_settings_not_found rbac_group_not_found rbac_role_not_found
         slack_channel_set_up_environment_not_found""",
