@@ -23,6 +23,7 @@ from abatch.cli.sandbox import sandbox
 from abatch.cli.serve import serve, token
 from abatch.cli.status import status
 from abatch.cli.streams import OutputGone
+from abatch.cli.webhook import webhook
 
 __all__ = ["app", "main"]
 
@@ -60,6 +61,8 @@ for command in (run, status, results, cancel, retry, redrain, move, resolve, ide
     app.command(name, short_help=(command.__doc__ or "").partition("\n")[0], cls=HintingCommand)(
         command
     )  # so that the short help is not cut
+
+app.add_typer(webhook)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The life of the service: one process and one event loop for the manager, the HTTP server and the inbox folder.
+"""The life of the service: one process and one event loop for all of its parts.
 
 | signal | effect |
 |---|---|
@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -30,6 +31,7 @@ from abatch.service.notify import notify, watchdog
 from abatch.service.settings import load, reloaded
 from abatch.service.state import State
 from abatch.service.tokens import Tokens
+from abatch.service.webhooks import Webhooks, receivers
 from abatch.system import threads
 from abatch.view import JournalView
 
@@ -89,6 +91,7 @@ async def serve(
         server = _Server(_config(app, settings))
         async with anyio.create_task_group() as group:
             opened.callback(state.stopping.set)
+            await group.start(_send, state)
             await group.start(_signals, state, server, ending, app, file)
             group.start_soon(state.pulse.run)
             group.start_soon(state.metrics.follow, manager.events())
@@ -192,5 +195,17 @@ async def _reload(state: State, app: Guard, file: Path | None) -> None:
         log.warning("settings_not_reloaded", why=str(wrong))
         return
     state.settings, waiting = reloaded(state.settings, read)
+    state.sending.cancel()
     app.hosts = host_names(state.settings.serve.listen.host, state.settings.serve.hosts)
     log.info("settings_reloaded", need_a_restart=", ".join(waiting) or None)
+
+
+async def _send(state: State, *, task_status: TaskStatus[None]) -> None:
+    """Send webhooks and run `on_done`, with the settings in effect."""
+    while True:
+        settings = state.settings
+        made = await threads.run(partial(receivers, settings.webhooks, settings.serve.on_done, journal=state.folder))
+        sender = Webhooks(state.view, made, on_attempt=state.metrics.count_webhook)
+        with anyio.CancelScope() as state.sending:
+            await sender.run(task_status=task_status)
+        task_status = anyio.TASK_STATUS_IGNORED

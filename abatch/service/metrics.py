@@ -46,6 +46,9 @@ class Metrics:
         )
         self._lost = self._counter("abatch_rows_missing", "Requests whose result cannot be retrieved.")
         self._finished = self._counter("abatch_jobs_finished", "Jobs that are done.")
+        self._webhooks = self._counter(
+            "abatch_webhook_attempts", "Attempts to deliver a message, by how they ended.", "outcome"
+        )
         self._create = Histogram(
             "abatch_create_commit_seconds",
             "From the commit of an attempt until its batch was known.",
@@ -99,6 +102,10 @@ class Metrics:
                 self._finished.inc()
             case _:
                 pass
+
+    def count_webhook(self, outcome: str) -> None:
+        """Count an attempt to deliver a message: `delivered`, `failed` or `gone`."""
+        self._webhooks.labels(outcome).inc()
 
     def exposition(self, jobs: Collection[JobStatus], *, folder: Path, late: float) -> bytes:
         """Set the gauges, and return everything in Prometheus' text format.

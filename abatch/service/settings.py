@@ -7,6 +7,10 @@ poll_interval = 15           # durations are in seconds
 listen = "127.0.0.1:8787"
 inbox = "inbox"              # paths are relative to the file
 folders = ["prompts", "results"]
+
+[[webhooks]]
+url = "https://hooks.example.com/abatch"
+secret_file = "hook.secret"
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import msgspec
 
 from abatch.config import Config
 from abatch.errors import ConfigError
+from abatch.service.webhooks_settings import Endpoint, OnDone, endpoints, on_done
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -30,7 +35,7 @@ __all__ = ["LISTEN", "Listen", "Serve", "ServiceSettings", "listen_of", "load", 
 
 DURATIONS: Final = frozenset({"poll_interval", "poll_interval_max", "grace", "storage_patience", "storage_retry_every"})
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-RELOADABLE: Final = frozenset({"folders", "destinations", "hosts"})
+RELOADABLE: Final = frozenset({"folders", "destinations", "hosts", "on_done"})
 """Names under `[serve]` that take effect without a restart."""
 
 
@@ -67,6 +72,8 @@ class Serve:
     """Beginnings of other destinations that clients may name, such as `s3://bucket/`."""
     hosts: tuple[str, ...] = ()
     """Further names of the service, without a port, that may be in the header `Host`."""
+    on_done: OnDone | None = None
+    """A command for each finished job."""
     behind_proxy: bool = False
     """Whether a proxy adds TLS, so that the service may listen beyond this machine without it."""
     tls_certificate: Path | None = None
@@ -94,6 +101,7 @@ class ServiceSettings:
 
     config: Config = field(default_factory=Config)
     serve: Serve = field(default_factory=Serve)
+    webhooks: tuple[Endpoint, ...] = ()
 
 
 class _ServeTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,6 +110,7 @@ class _ServeTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folders: tuple[str, ...] = ()
     destinations: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    on_done: str | None = None
     behind_proxy: bool = False
     tls_certificate: str | None = None
     tls_key: str | None = None
@@ -132,24 +141,29 @@ def load(path: Path) -> ServiceSettings:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as unusable:
         raise ConfigError(f"settings file {path} cannot be used: {unusable}") from unusable
     given: object = table.pop("serve", {})
+    webhooks: object = table.pop("webhooks", [])
     if not isinstance(given, dict):
         raise ConfigError(f"{path}: serve must be a table, [serve]")
     serve = cast("dict[str, object]", given)
-    _check_names(path, "", table, {each.name for each in fields(Config)} | {"serve"})
+    _check_names(path, "", table, {each.name for each in fields(Config)} | {"serve", "webhooks"})
     _check_names(path, " under [serve]", serve, set(_ServeTable.__struct_fields__))
     try:
         return ServiceSettings(
             config=Config(**{name: _value(name, value) for name, value in table.items()}),
             serve=_serve(msgspec.convert(serve, _ServeTable), path.parent),
+            webhooks=endpoints(webhooks, folder=path.parent),
         )
     except (ConfigError, msgspec.ValidationError) as wrong:
         raise ConfigError(f"{path}: {wrong}") from wrong
 
 
 def reloaded(now: ServiceSettings, read: ServiceSettings) -> tuple[ServiceSettings, tuple[str, ...]]:
-    """Return the settings in effect after a reload, and the names of changes that need a restart."""
+    """Return the settings in effect after a reload, and the names of changes that need a restart.
+
+    Webhooks are among those in effect, because the files of their secrets may have changed, too.
+    """
     changes = {name: getattr(read.serve, name) for name in RELOADABLE}
-    effective = replace(now, serve=replace(now.serve, **changes))
+    effective = replace(now, serve=replace(now.serve, **changes), webhooks=read.webhooks)
     waiting = [
         each.name for each in fields(Config) if getattr(now.config, each.name) != getattr(read.config, each.name)
     ]
@@ -191,6 +205,7 @@ def _serve(table: _ServeTable, beside: Path) -> Serve:
         folders=tuple(beside / folder for folder in table.folders),
         destinations=table.destinations,
         hosts=table.hosts,
+        on_done=None if table.on_done is None else on_done(table.on_done),
         behind_proxy=table.behind_proxy,
         tls_certificate=path(table.tls_certificate),
         tls_key=path(table.tls_key),

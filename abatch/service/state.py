@@ -39,6 +39,9 @@ class State:
     metrics: Metrics = field(default_factory=Metrics)
     """Counts what happens."""
 
+    sending: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    """The scope of the webhooks; cancelled after a reload, so that they start again with the new settings."""
+
     @property
     def folder(self) -> Path:
         """The folder of the journal."""

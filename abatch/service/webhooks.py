@@ -6,7 +6,6 @@ a slow one delays no other. A message that is sent again, after a failure or a c
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
@@ -20,8 +19,10 @@ from abatch.service.webhooks_http import HttpReceiver
 from abatch.service.webhooks_message import body_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
+
+    from anyio.abc import TaskStatus
 
     from abatch import JournalView
     from abatch.events import Event
@@ -92,15 +93,26 @@ class Webhooks:
         await Webhooks(view, receivers(endpoints, None, journal=view.folder)).run()
     """
 
-    def __init__(self, view: JournalView, receivers: Iterable[Receiver]) -> None:
+    def __init__(
+        self, view: JournalView, receivers: Iterable[Receiver], *, on_attempt: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """Make it.
+
+        Args:
+            view: the journal, entered for as long as `run` runs.
+            receivers: where messages go.
+            on_attempt: called after each attempt with how it ended: `delivered`, `failed` or `gone`.
+
+        """
+        self._on_attempt = on_attempt
         self._view = view
         self._outbox = view.outbox
         self._receivers = tuple(receivers)
-        self.attempts: Counter[str] = Counter()
-        """Attempts since the start, by how they ended: `delivered`, `failed`, `gone`."""
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Collect and send until cancelled. An attempt that is cancelled is made again by the next run.
+
+        It is started once every receiver is known to the journal: later events are sent, whatever happens.
 
         Raises:
             JournalError: the journal cannot be read or written.
@@ -110,8 +122,9 @@ class Webhooks:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._forget)
                 for receiver in self._receivers:
-                    await self._collect(receiver)  # before anything else happens: from here on no event is missed
+                    await self._collect(receiver)
                     group.start_soon(self._serve, receiver)
+                task_status.started()
         finally:
             with anyio.CancelScope(shield=True):
                 for receiver in self._receivers:
@@ -151,15 +164,14 @@ class Webhooks:
         known = {"receiver": receiver.name, "message": delivery.message.id, "attempt": attempt, "answer": answer.note}
         match answer:
             case Delivered():
-                self.attempts["delivered"] += 1
                 await self._outbox.delivered(delivery, answer.note)
+                self._on_attempt("delivered")
                 log.info("webhook_delivered", **known)
             case Gone():
-                self.attempts["gone"] += 1
                 await self._outbox.failed(delivery, answer.note, disable=True)
+                self._on_attempt("gone")
                 log.error("webhook_disabled", **known)
             case Failed():
-                self.attempts["failed"] += 1
                 wait = wait_after(attempt, receiver.waits, answer)
                 if wait is None:
                     await self._outbox.failed(delivery, answer.note)
@@ -167,6 +179,7 @@ class Webhooks:
                 else:
                     await self._outbox.postponed(delivery, answer.note, seconds=wait)
                     log.warning("webhook_failed", **known, next_in=round(wait))
+                self._on_attempt("failed")
             case _:
                 assert_never(answer)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import operator
 import os
 import random
 import signal
@@ -57,15 +58,12 @@ async def view(log: SqliteLog) -> AsyncIterator[JournalView]:
 
 
 @asynccontextmanager
-async def running(view: JournalView, *to: Receiver) -> AsyncIterator[Webhooks]:
-    """Send for the duration of a block, which begins once every receiver is known to the journal."""
-    sender = Webhooks(view, to)
+async def running(view: JournalView, *to: Receiver) -> AsyncIterator[list[str]]:
+    """Send for the duration of a block, which gets how the attempts ended."""
+    ended: list[str] = []
     async with anyio.create_task_group() as group:
-        group.start_soon(sender.run)
-        with anyio.fail_after(60):
-            while {each.name for each in await view.outbox.receivers()} < {each.name for each in to}:
-                await anyio.sleep(0.005)
-        yield sender
+        await group.start(Webhooks(view, to, on_attempt=ended.append).run)
+        yield ended
         group.cancel_scope.cancel()
 
 
@@ -207,9 +205,9 @@ async def test_410_disables_the_receiver_until_a_message_is_sent_again(log: Sqli
         return Gone(note="410") if gone else Delivered(note="200")
 
     one = Fake(answer=answer)
-    async with running(view, one) as sender:
+    async with running(view, one) as ended:
         await finish(log, "first")
-        await until(lambda: sender.attempts["gone"])
+        await until(lambda: ended)
         await finish(log, "second")
         await until_state(view, "second fake", "waiting")
         assert [message.job for message in one.messages] == ["first"]
@@ -219,6 +217,7 @@ async def test_410_disables_the_receiver_until_a_message_is_sent_again(log: Sqli
             assert await other.outbox.send_again() == 1
         await until(lambda: len(one.messages) == 3)
         await until_state(view, "second fake", "delivered")
+        assert ended == ["gone", "delivered", "delivered"]
     assert one.ids[0] in one.ids[1:]
 
 
@@ -272,9 +271,9 @@ def test_a_receiver_that_is_down_is_tried_for_three_days_and_then_given_up(
                 await asyncio.sleep(DAY)
             assert await states(view) == {"k fake": ("waiting", 7, "503")}
         async with JournalView(tmp_path / "journal") as view:  # a restart continues where it was
-            async with running(view, one) as sender:
+            async with running(view, one) as ended:
                 await asyncio.sleep(6 * DAY)
-            assert sender.attempts == {"failed": 3}
+            assert ended == ["failed"] * 3
             assert await states(view) == {"k fake": ("failed", 10, "503")}
             assert await view.outbox.send_again() == 1
             async with running(view, one):
@@ -325,9 +324,9 @@ async def test_at_whatever_point_the_sender_dies_each_message_arrives_with_one_i
             dying = Fake(answer=answer)
             try:
                 async with JournalView(log.folder.path) as view, anyio.create_task_group() as group:
-                    sender = Webhooks(view, [dying])
-                    group.start_soon(sender.run)
-                    await until(partial(reached, sender, delivered=2))
+                    ended: list[str] = []
+                    await group.start(Webhooks(view, [dying], on_attempt=ended.append).run)
+                    await until(partial(operator.eq, ended, ["delivered"] * 2))
                     group.cancel_scope.cancel()
             except (Crash, BaseExceptionGroup):
                 assert crash.happened
@@ -339,10 +338,6 @@ async def test_at_whatever_point_the_sender_dies_each_message_arrives_with_one_i
         if not crash.happened:
             break
     assert point > 20
-
-
-def reached(sender: Webhooks, *, delivered: int) -> bool:
-    return sender.attempts["delivered"] == delivered
 
 
 KILLED = """
