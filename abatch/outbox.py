@@ -51,7 +51,8 @@ class Outbox:
     ) -> int:
         """Put a message about each event since the last call for this receiver, also of an earlier process.
 
-        The first call for a receiver puts nothing: its messages begin with the next event.
+        The first call for a receiver puts nothing: its messages begin with the next event. While a receiver is
+        disabled, nothing is put either; the first call after that puts the messages about all events since.
 
         Args:
             receiver: a name.
@@ -68,6 +69,8 @@ class Outbox:
 
         """
         cursor = await self._cursor(receiver)
+        if cursor is None:
+            return 0
         last = max(cursor, self._read.get(receiver, 0))
         wanted: list[Event] = []
         count = 0
@@ -85,10 +88,11 @@ class Outbox:
         self._read[receiver] = last
         return count
 
-    async def _cursor(self, receiver: str) -> int:
+    async def _cursor(self, receiver: str) -> int | None:
+        """Return the position of a receiver, which begins now if it is not known; None while it is disabled."""
         for known in await self._facts.outbox.receivers():
             if known.name == receiver:
-                return known.cursor
+                return known.cursor if known.enabled else None
         last = await self._facts.replay(lambda _: None)
         await self._facts.outbox.fill(receiver, (), since=last, through=last)
         return last
@@ -133,10 +137,11 @@ class Outbox:
         await self._facts.outbox.record(ended, disable=disable)
 
     async def send_again(self, message_id: str | None = None) -> int:
-        """Let messages be sent again, by the process that sends, and enable their receivers; return their number.
+        """Let messages be sent again, by the process that sends, and enable receivers; return their number.
 
         Args:
-            message_id: the message with this id, to every receiver that had it; None for every message that failed.
+            message_id: the message with this id, to every receiver that had it; None for every message that failed,
+                and then every receiver is enabled.
 
         """
         return await self._facts.outbox.send_again(message_id, now=time.time())

@@ -150,7 +150,7 @@ def replay(
     journal: PlaceOption = None,
     sandbox: SandboxOption = False,
 ) -> None:
-    """Have messages sent again, with the ids that they had; receivers that a 410 disabled are enabled by it.
+    """Have messages sent again, with the ids that they had, and enable receivers that a 410 disabled.
 
     Messages are kept for 30 days after they were delivered or given up.
 
@@ -165,7 +165,8 @@ def replay(
             count = await view.outbox.send_again(message_id)
         if count == 0 and message_id is not None:
             raise ConfigError(f"there is no message {clean(message_id)}; `abatch webhook list` shows the last {SHOWN}")
-        screen.say(f"{count:,} message{'s' * (count != 1)} will be sent again. {WHEN if count else ''}".rstrip())
+        enabled = " Every receiver is enabled." if failed else ""
+        screen.say(f"{count:,} message{'s' * (count != 1)} will be sent again.{enabled} {WHEN}")
 
     perform(work, asked_for(journal, sandbox=sandbox))
 

@@ -103,10 +103,11 @@ class OutboxLog(Protocol):
         ...
 
     async def send_again(self, message_id: str | None, /, *, now: float) -> int:
-        """Let messages wait again, due at `now` and without attempts, and enable their receivers; return their number.
+        """Let messages wait again, due at `now` and without attempts, and enable receivers; return their number.
 
         Args:
-            message_id: the messages with this id, whatever their state; None for all that failed.
+            message_id: the messages with this id, whatever their state, and their receivers; None for all messages that
+                failed, and all receivers.
             now: the time in seconds since the epoch.
 
         """

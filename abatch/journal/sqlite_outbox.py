@@ -128,14 +128,14 @@ class SqliteOutbox:
         await self._units.write(update)
 
     async def send_again(self, message_id: str | None, /, *, now: float) -> int:
-        """Let messages wait again, due at `now` and without attempts, and enable their receivers."""
+        """Let messages wait again, due at `now` and without attempts, and enable their receivers, or all for None."""
         which, values = ("state = 'failed'", ()) if message_id is None else ("id = ?", (message_id,))
 
         def update(db: sqlite3.Connection) -> int:
             if not _exists(db):
                 return 0
-            chosen = f"SELECT receiver FROM outbox WHERE {which}"  # noqa: S608
-            db.execute(f"UPDATE receivers SET enabled = TRUE WHERE name IN ({chosen})", values)  # noqa: S608
+            theirs = f"WHERE name IN (SELECT receiver FROM outbox WHERE {which})"  # noqa: S608
+            db.execute(f"UPDATE receivers SET enabled = TRUE {'' if message_id is None else theirs}", values)  # noqa: S608
             waiting = "state = 'waiting', attempts = 0, due = ?"
             return db.execute(f"UPDATE outbox SET {waiting} WHERE {which}", (now, *values)).rowcount  # noqa: S608
 

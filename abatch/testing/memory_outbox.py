@@ -104,7 +104,7 @@ class MemoryOutbox:
         await self._units.write(update)
 
     async def send_again(self, message_id: str | None, /, *, now: float) -> int:
-        """Let messages wait again, due at `now` and without attempts, and enable their receivers."""
+        """Let messages wait again, due at `now` and without attempts, and enable their receivers, or all for None."""
 
         def update(rows: OutboxRows) -> int:
             chosen = {
@@ -112,9 +112,12 @@ class MemoryOutbox:
                 for place, each in rows.deliveries.items()
                 if (each.state == "failed" if message_id is None else each.message.id == message_id)
             }
-            for (receiver, _), each in chosen.items():
-                rows.receivers[receiver] = rows.receivers[receiver]._replace(enabled=True)
-                rows.deliveries[receiver, each.message.seq] = each._replace(state="waiting", attempts=0, due=now)
+            for place, each in chosen.items():
+                rows.deliveries[place] = each._replace(state="waiting", attempts=0, due=now)
+            theirs = {receiver for receiver, _ in chosen}
+            for name, known in rows.receivers.items():
+                if message_id is None or name in theirs:
+                    rows.receivers[name] = known._replace(enabled=True)
             return len(chosen)
 
         return await self._units.write(update)

@@ -138,7 +138,7 @@ def test_the_list_shows_receivers_and_messages(alone: Cli, sent: Path) -> None:
 def test_failed_messages_are_sent_again_and_their_receiver_is_enabled(alone: Cli, sent: Path) -> None:
     done = alone.here("webhook", "replay", "--failed")
     assert done.status == 0, done
-    assert "1 message will be sent again. The process that sends" in done.err
+    assert "1 message will be sent again. Every receiver is enabled. The process that sends" in done.err
     found = alone.here("webhook", "list", "--json").json
     assert [(each["name"], each["enabled"], each["waiting"]) for each in found["receivers"]][1] == ("gone", True, 1)
     assert "0 messages will be sent again." in alone.here("webhook", "replay", "--failed").err

@@ -157,3 +157,20 @@ async def test_the_end_of_an_attempt_is_recorded(tmp_path: Path) -> None:
         assert [each.message.seq for each in await outbox.due("a", most=9)] == [three.message.seq]
         await outbox.forget(older=-60)
         assert [each.message.seq for each in await outbox.newest(most=9)] == [three.message.seq, one.message.seq]
+
+
+async def test_a_disabled_receiver_gets_messages_about_everything_since_once_it_is_enabled(tmp_path: Path) -> None:
+    async with journal(tmp_path) as log, JournalView(tmp_path) as view:
+        outbox = view.outbox
+        job = (await log.add_job(submitted(key="k"))).job
+        await collect(outbox)
+        await stop(log, job)
+        await collect(outbox)
+        (one,) = await outbox.due("a", most=9)
+        await outbox.failed(one, "410", disable=True)
+        expected = await stop(log, job, 3)
+        assert await collect(outbox) == 0
+        assert [each.message.seq for each in await outbox.newest(most=9)] == [one.message.seq]
+        assert await outbox.send_again() == 1
+        assert await collect(outbox) == 3
+        assert [each.message.seq for each in await outbox.due("a", most=9)] == [one.message.seq, *expected]

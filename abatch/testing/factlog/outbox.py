@@ -104,6 +104,18 @@ class OutboxContract(Hooks):
             assert (first.message.seq, first.attempts, first.due) == (1, 0, 5.0)
             assert second.message.seq == 2
 
+    async def test_a_receiver_is_enabled_though_its_failed_message_was_forgotten(self) -> None:
+        async with self.opened() as (log,):
+            for name in ("a", "b"):
+                await log.outbox.fill(name, [message(1)], since=0, through=1)
+                (one,) = await due(log, name)
+                await log.outbox.record(one._replace(state="failed", due=1.0), disable=True)
+            assert await log.outbox.send_again("evt_2", now=5.0) == 0
+            assert [each.enabled for each in await log.outbox.receivers()] == [False, False]
+            await log.outbox.forget(before=2.0)
+            assert await log.outbox.send_again(None, now=5.0) == 0
+            assert [each.enabled for each in await log.outbox.receivers()] == [True, True]
+
     async def test_a_message_is_sent_again_by_its_id_to_every_receiver(self) -> None:
         async with self.opened() as (log,):
             assert await log.outbox.send_again("evt_1", now=5.0) == 0
