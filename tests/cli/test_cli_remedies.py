@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(abatch.__file__).parent
 TESTS = Path(__file__).parent
-COMMAND = r"(?:cancel|estimate|id|move|redrain|resolve|results|retry|run|sandbox|status)"
+COMMAND = r"(?:cancel|estimate|id|move|redrain|resolve|results|retry|run|sandbox|status|webhook)"
 SHOWN = re.compile(rf"\babatch {COMMAND}\b[^;,.)`\n]*")
 OPTION = re.compile(r"(?<![\w-])--(?:again|any-key|changed-input|journal|key|lost|not-created|skip-answered|yes)\b")
-PAID, HERE = "test_cli_paid_again.py", "test_cli_remedies.py"
+PAID, HERE, WEBHOOK = "test_cli_paid_again.py", "test_cli_remedies.py", "test_cli_webhook.py"
 MOVE = f"{PAID}::test_requests_of_an_unfinished_job_are_being_paid_for_and_its_remedy_is_to_move_it"
 READ = f"{PAID}::test_the_same_requests_to_another_destination_send_nothing_and_name_what_is_there"
 APPENDED = f"{PAID}::test_appended_rows_alone_are_sent_by_the_command_that_the_conflict_names"
@@ -42,6 +42,8 @@ REMEDIES = {
     ("cli/conflicts.py", "--skip-answered"): APPENDED,
     ("cli/conflicts.py", "--changed-input"): CORRECTED,
     ("cli/conflicts.py", "cancel"): CANCELLED,
+    ("cli/serve.py", "token"): f"{HERE}::test_the_token_that_serve_names_is_printed",
+    ("cli/webhook.py", "abatch webhook list"): f"{WEBHOOK}::test_a_message_is_sent_again_by_its_id_to_all_that_had_it",
     ("cli/drive.py", "abatch redrain"): REDRAIN,
     ("cli/drive.py", "abatch redrain {}"): REDRAIN,
     ("cli/report.py", "abatch status"): STATUS,
@@ -129,7 +131,7 @@ def test_the_test_of_a_remedy_is_there_and_types_it(remedy: str, test: str) -> N
     (body,) = [ast.unparse(each) for each in tree.body if isinstance(each, ast.FunctionDef) and each.name == function]
     words = remedy.removeprefix("abatch ").split()
     assert words[0].removeprefix("--") in body
-    assert re.search(r"\btyped\(|\bcli\.here\(|\bcli\(", body)
+    assert re.search(r"\btyped\(|\b(?:alone|cli)\.here\(|\bcli\(", body)
 
 
 def test_parts_that_are_gone_are_read_again_by_the_command_that_is_named(cli: Any, api: Sandbox) -> None:
@@ -145,6 +147,14 @@ def test_parts_that_are_gone_are_read_again_by_the_command_that_is_named(cli: An
     assert cli.here(*words[0].split()[1:]).status == 0
     assert cli.here(*args).status == 0
     assert (api.account.requests, api.account.violated) == (20, 0)
+
+
+def test_the_token_that_serve_names_is_printed(cli: Any, api: Sandbox) -> None:
+    (cli.folder / ".abatch").mkdir(mode=0o700)
+    first, second = cli.here("token"), cli.here("token")
+    assert first.status == 0, first
+    assert len(first.out.strip()) > 20
+    assert first.out == second.out
 
 
 def test_a_retry_of_a_retry_names_the_command_that_works(cli: Any, api: Sandbox) -> None:

@@ -19,6 +19,7 @@ from standardwebhooks import Webhook
 from abatch.errors import ConfigError
 from abatch.sandbox import Sandbox
 from abatch.service import daemon
+from abatch.service.metrics import Metrics
 from abatch.service.settings import load, reloaded
 from tests.service.receivers import OTHER_SECRET, SECRET, Loopback, listening, until
 
@@ -117,6 +118,18 @@ async def test_a_reload_needs_no_restart_for_webhooks(tmp_path: Path) -> None:
     assert after.serve.on_done is not None
     assert after.serve.on_done.argv == ("false",)
     assert [each.url.query for each in after.webhooks] == [b"token=t1"]
+
+
+def test_attempts_are_counted_without_a_name_of_a_receiver(tmp_path: Path) -> None:
+    metrics = Metrics()
+    for outcome in ("delivered", "failed", "failed"):
+        metrics.count_webhook(outcome)
+    shown = metrics.exposition([], folder=tmp_path, late=0.0).decode()
+    counted = [line for line in shown.splitlines() if line.startswith("abatch_webhook_attempts_total")]
+    assert counted == [
+        'abatch_webhook_attempts_total{outcome="delivered"} 1.0',
+        'abatch_webhook_attempts_total{outcome="failed"} 2.0',
+    ]
 
 
 @pytest.mark.parametrize(
