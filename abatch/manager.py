@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -17,6 +16,7 @@ from abatch.engine.access import check_access, open_client
 from abatch.engine.context import ManagerContext
 from abatch.engine.follow import follow_others
 from abatch.engine.grace import grace_of
+from abatch.engine.key_locks import KeyLocks
 from abatch.engine.move import move
 from abatch.engine.redrain import reopen_missing_parts
 from abatch.engine.runs import JobRuns
@@ -26,6 +26,7 @@ from abatch.engine.submission import Submissions, check_arguments
 from abatch.errors import ConfigError
 from abatch.input.answered import answering
 from abatch.input.iterables import not_empty
+from abatch.input.queued import is_kept, keep_requests
 from abatch.input.repeats import repeated
 from abatch.input.request import exact, paths_of
 from abatch.job import Job
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 
     from abatch.engine.client import Client
     from abatch.engine.planning import SubmittedIterable
-    from abatch.engine.runner import JobRun
     from abatch.engine.scope import Scope
     from abatch.events import OnEvent
     from abatch.input.check import Preview
@@ -80,6 +80,8 @@ class BatchManager:
         config: limits, polling and policy.
         resume: `all` recovers unfinished jobs; `given` polls and drains them but sends none of their requests until
             they are submitted again.
+        take_jobs: whether jobs that other processes submitted, with `JournalView.submit`, are sent, whatever `resume`
+            is; otherwise they wait for another manager.
         prices: your own price file.
         on_event: called in the event loop with every event (see `events`); its result is awaited if it is awaitable.
             An exception that it raises is logged as `on_event_failed`, and stops nothing. When the block is left, it
@@ -99,6 +101,7 @@ class BatchManager:
         client: AsyncAnthropic | None = None,
         config: Config | None = None,
         resume: Literal["all", "given"] = "all",
+        take_jobs: bool = True,
         prices: str | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
@@ -108,9 +111,10 @@ class BatchManager:
         self._sdk = client
         self._config = config or Config()
         self._resume = resume
+        self._take_jobs = take_jobs
         self._prices = load_prices(prices)
         self._lifetime: Lifetime | None = None
-        self._submitting: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._one_at_a_time = KeyLocks()
         self._shutdown = Shutdown()
         self._open = False
         self._events = Events(self._folder)
@@ -160,7 +164,8 @@ class BatchManager:
             ledger = await Ledger.load(facts, folder, finished=surveys.add)
             await facts.bind(client.base_url)
             fingerprint = facts.lineage.fingerprint(client.fixed_key)
-            await threads.run(folder.tidy, spool=ledger.needed_spool(), ids_for=KEPT_FOR)
+            needed = ledger.needed_spool(), ledger.needed_inputs()
+            await threads.run(folder.tidy, spool=needed[0], inputs=needed[1], ids_for=KEPT_FOR)
             await threads.run(surveys.add_all, ledger.unfinished.values())
             scopes = Scopes(
                 client,
@@ -182,14 +187,21 @@ class BatchManager:
                 shutdown=self._shutdown,
             )
             self._runs = JobRuns(self._context)
-            self._submissions = Submissions(ledger, self._config, run_of=self._runs.of)
+            self._submissions = Submissions(
+                ledger,
+                self._config,
+                destination_of=lambda job: self._runs.of(job).destination,
+                paused=lambda job: self._runs.of(job).paused(),
+            )
             ledger.on_recorded = self._events.announce
             try:
                 async with self._events.open(self._on_event), self._runs.open() as self._group:
-                    self._group.start_soon(follow_others, ledger, scopes, self._runs)
+                    take = self._take if self._take_jobs else None
+                    self._group.start_soon(partial(follow_others, ledger, scopes, self._runs, take=take))
                     scopes.open_surveyed()
                     for job in list(ledger.unfinished.values()):
-                        self._runs.start(self._runs.of(job), may_submit=self._resume == "all")
+                        is_taken = self._take_jobs and job.terms is not None
+                        self._runs.start(self._runs.of(job), may_submit=self._resume == "all" or is_taken)
                     self._open = True
                     try:
                         yield
@@ -215,6 +227,10 @@ class BatchManager:
 
     def _look(self, job: JobRecord) -> None:
         self._runs.look(job)
+
+    async def _take(self, job: JobRecord) -> None:
+        async with self._one_at_a_time(job.key):
+            await self._runs.take(job)
 
     async def check_api(self, workspace_id: str | None = None) -> None:
         """Make one cheap call; any failure counts at once, even one that passes (`check_access` ignores those).
@@ -419,6 +435,8 @@ class BatchManager:
         key = self._submissions.key_of(key, paths, url)
         async with self._one_at_a_time(key):
             job = self._context.ledger.job(key)
+            if job is not None and not paths and is_kept(self._context.ledger.folder, job):
+                paths = (await keep_requests(self._context.ledger.folder, requests),)
             if job is None:
                 if not paths:
                     requests = cast("RequestSource", not_empty(requests))
@@ -441,6 +459,7 @@ class BatchManager:
                     self._runs.of(job).destination.use(backend)
             run = self._runs.of(job)
             await self._submissions.change_limit(job, run, limit)
+            await self._submissions.drop_terms(job)
             if job.finished is not None:
                 await run.destination.tidy()
             iterable = None  # no await from here to the start: a run that ends meanwhile would release its iterable
@@ -449,7 +468,7 @@ class BatchManager:
             else:
                 iterable = run.input.add(requests)
             if job.finished is None or not paths:
-                await self._go_on(run)
+                await self._runs.go_on(run)
             return self._handle(job, iterable)
 
     def _destination(self, to: str | os.PathLike[str] | Backend) -> tuple[Backend | None, str]:
@@ -457,14 +476,6 @@ class BatchManager:
         if isinstance(to, Backend) and not isinstance(to, str | os.PathLike):
             return to, ""
         return None, relative_url(self._folder, normalize(os.fspath(to)))
-
-    async def _go_on(self, run: JobRun) -> None:
-        """Let a run plan and send, because its job was submitted."""
-        self._context.scopes.of(run.job.submitted.headers.workspace_id).availability.start_over()
-        if run.is_over:
-            self._runs.start(run, may_submit=True, resumes=True)
-        else:
-            await run.join()
 
     async def open_job(
         self,
@@ -524,7 +535,7 @@ class BatchManager:
                 if backend is not None and not job.to:
                     self._runs.of(job).destination.use(backend)
             if job.finished is None:
-                await self._go_on(self._runs.of(job))
+                await self._runs.go_on(self._runs.of(job))
             handle = self._handle(job)
             assert isinstance(handle, OpenJob)
             return handle
@@ -571,17 +582,6 @@ class BatchManager:
             if run.is_over and job.finished is None:
                 self._runs.start(run, may_submit=run.may_submit)
             return handle
-
-    @asynccontextmanager
-    async def _one_at_a_time(self, key: str) -> AsyncGenerator[None, None]:
-        """Hold the lock of this key, which exists as long as a task holds it or waits for it."""
-        lock = self._submitting[key]
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked() and not lock.statistics().tasks_waiting:
-                self._submitting.pop(key, None)
 
     async def _api(self) -> Client:
         return self._context.client

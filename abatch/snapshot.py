@@ -88,6 +88,8 @@ class JobStatus:
     """When its last fact was recorded, in seconds since the epoch."""
     started_at: float
     """When it was submitted, in seconds since the epoch."""
+    taken: bool
+    """False while a submission by another process waits for a process that drives the journal and takes it."""
     limit_open: bool
     """Whether a limit holds requests back, and not all requests that it allows are sealed yet."""
     retry_of: str | None
@@ -182,10 +184,12 @@ def job_status(
         attempts: the last attempt of every shard, to include the shards.
 
     """
+    taken = job.finished is not None or (
+        driver is not None and (not job.submitted_seq or driver.acts_on(job.submitted_seq))
+    )
+    failed = driver.failed.get(job.key) if driver is not None and taken else None
     now = (
-        state_of_job(job)
-        if driver is None
-        else state_of_job(job, driver.failed.get(job.key), driver.unread, driver.obstacles.get(job.key))
+        state_of_job(job) if driver is None else state_of_job(job, failed, driver.unread, driver.obstacles.get(job.key))
     )
     original = retried_key(job.key)
     return JobStatus(
@@ -199,6 +203,7 @@ def job_status(
         not_sent=job.not_sent,
         since=job.changed_at,
         started_at=job.started_at,
+        taken=taken,
         limit_open=job.limit is not None and bool(job.open_shards or not job.limit_reached),
         retry_of=original if original and ledger.job(original) is not None else None,
         resolutions=_resolutions(job),

@@ -12,6 +12,7 @@ from abatch.backend import normalize
 from abatch.config import Config
 from abatch.engine import family
 from abatch.engine.move_undriven import move_undriven
+from abatch.engine.queueing import enqueue
 from abatch.engine.reading import read_results
 from abatch.engine.retry import RetryKind, choose
 from abatch.errors import ConfigError
@@ -36,14 +37,16 @@ from abatch.system.paths import absolute_url, folder_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Collection
+    from collections.abc import AsyncGenerator, Collection, Sequence
     from pathlib import Path
     from types import TracebackType
 
     from abatch.engine.move_undriven import Relocation
     from abatch.engine.retry import Retry
     from abatch.events import Event
+    from abatch.input.check import Preview
     from abatch.input.origin import RequestOrigin
+    from abatch.input.request import RequestSource
     from abatch.journal.log import FactLog, Recorded
     from abatch.journal.records import JobRecord
     from abatch.journal.status import DriverStatus
@@ -66,7 +69,7 @@ class JournalView:
 
     It needs no API key, takes no lock and imports no SDK. It shows the journal at the time when it was entered, or
     of the last `refresh`, `status` or own change. `cancel` and `resolve` record a request: a process that drives the
-    journal acts on it within a second, otherwise the next one does.
+    journal acts on it within a second, otherwise the next one does. `submit` records a job for it.
 
     Args:
         journal: the folder of the journal; it must exist.
@@ -311,6 +314,76 @@ class JournalView:
 
         """
         return await origin_of(self._ledger, wire_id)
+
+    # ---- submit -----------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        requests: RequestSource,
+        *,
+        to: str | os.PathLike[str],
+        key: str | None = None,
+        betas: Sequence[str] = (),
+        user_profile_id: str | None = None,
+        workspace_id: str | None = None,
+        tries: int = 3,
+        limit: int | None = None,
+        pilot: int = 0,
+        preview: Preview | None = None,
+        skip_answered: str | None = None,
+        config: Config | None = None,
+    ) -> JobStatus:
+        """Submit a job, or submit it again, to the process that drives the journal; without one, to the next.
+
+        The input is checked here, as `BatchManager.submit` checks it; the other arguments and errors are the same. When
+        this returns, the job is durable, and this process is no longer needed. The requests of an iterable are read
+        to the end, and kept in a file of the journal until 29 days later.
+
+        The driver begins the job within a second if its `DriverStatus.takes_jobs` is True. It stops the job, with the
+        reason, if the key or base URL in its environment differs from the one here (if there is one here), or if
+        `config` has another `grace` or `unresolved`.
+
+        Args:
+            requests: as for `BatchManager.submit`.
+            to: the destination's URL or path.
+            key: the job's name; for a path it may be left out.
+            betas: values of `anthropic-beta` for every request.
+            user_profile_id: `anthropic-user-profile-id` for every request.
+            workspace_id: `anthropic-workspace-id` for every call.
+            tries: how often a request is sent at most.
+            limit: send only this many requests, the first ones.
+            pilot: send this many requests, the first ones, alone.
+            preview: sees the requests that are about to be sent, and may raise before anything is recorded.
+            skip_answered: the key of a finished job, whose answered requests are not sent.
+            config: settings of this job: how batches are cut, `params`, `refusals`, `parked`, `failing` and
+                `storage_patience`. What is left at its default is the driver's choice.
+
+        Raises:
+            BadRequest: the requests cannot be sent; nothing was recorded.
+            ConfigError: an argument cannot work, or there is no request.
+            JobConflict: the key names a job with other content or another destination; nothing was changed.
+            BackendError: the destination is another job's, or exists and is not ours.
+
+        """
+        await self.refresh()
+        job = await enqueue(
+            self._ledger,
+            requests,
+            config=config or Config(),
+            driven=self._driver is not None,
+            to=to,
+            key=key,
+            betas=betas,
+            user_profile_id=user_profile_id,
+            workspace_id=workspace_id,
+            tries=tries,
+            limit=limit,
+            pilot=pilot,
+            preview=preview,
+            skip_answered=skip_answered,
+        )
+        await self.refresh()
+        return self.job(job.key)
 
     # ---- open jobs --------------------------------------------------------------------------------------------
 

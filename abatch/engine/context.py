@@ -12,6 +12,7 @@ from abatch.errors import JobStopped
 from abatch.journal.log import Entry
 from abatch.log import log
 from abatch.protocol.facts import Stopped
+from abatch.protocol.terms import obeyed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -99,8 +100,8 @@ class JobContext:
 
     @property
     def config(self) -> Config:
-        """The settings of the manager."""
-        return self.manager.config
+        """The settings for this job: the manager's, with those that a process which submitted it chose."""
+        return obeyed(self.manager.config, self.job.terms)
 
     @property
     def submits(self) -> bool:

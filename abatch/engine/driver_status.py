@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["StatusReport", "status_of"]
 
 
-def status_of(scopes: Scopes, runs: Collection[JobRun]) -> DriverStatus:
+def status_of(scopes: Scopes, runs: Collection[JobRun], *, takes_jobs: bool, seq: int) -> DriverStatus:
     """Return the status of the driving process: of its scopes and of the runs of its jobs."""
     opened = list(scopes.opened.values())
     return DriverStatus(
         pid=os.getpid(),
+        takes_jobs=takes_jobs,
+        seq=seq,
         waiting={shard: why for scope in opened for shard, why in scope.doubts.waiting().items()},
         not_visible=[batch_id for scope in opened for batch_id in scope.in_flight.not_visible(scope.date)],
         parked={batch_id: why for scope in opened for batch_id, why in scope.parking.in_words().items()},

@@ -100,7 +100,7 @@ class JobPlanning:
             while self._again:
                 self._again = False
                 planner = Planner(
-                    ledger, job, self._manager.config, room=self._room_for_shards, cut_made=self._cut_made
+                    ledger, job, self._context.config, room=self._room_for_shards, cut_made=self._cut_made
                 )
                 paths = self._input.paths
                 match source:
@@ -178,7 +178,7 @@ class JobPlanning:
         match judged(pilot, succeeded=done.sealed - done.failed, failed=done.failed):
             case "waits":
                 return True
-            case "failed" if self._manager.config.failing == "stop":
+            case "failed" if self._context.config.failing == "stop":
                 stop = stop_after_pilot(job.key, pilot, done.failed, job.failures())
                 await self._manager.ledger.record(Entry(job.job, stop))
                 log.error("job_stopped", job=job.key, reason=stop.reason)

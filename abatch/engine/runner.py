@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import anyio
 
@@ -39,9 +39,9 @@ from abatch.errors import (
 from abatch.input.located import lines_of
 from abatch.journal.log import Entry
 from abatch.log import log
-from abatch.protocol.early import stands
 from abatch.protocol.facts import Finished, OpenSource, Resumed, Stopped
 from abatch.protocol.lifecycle import Held
+from abatch.protocol.terms import obeyed, refusal
 from abatch.system.groups import first_of
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from abatch.backend import JobRef
+    from abatch.config import Config
     from abatch.engine.context import ManagerContext
     from abatch.engine.scope import Scope
     from abatch.input.located import Named
@@ -57,6 +58,11 @@ if TYPE_CHECKING:
     from abatch.journal.status import Obstacle, ResultsUnread, RunFailed
 
 __all__ = ["JobRun"]
+
+OTHER_TERMS: Final = (
+    "Submit the job again with the key, base URL and settings of the process that drives the journal; or end that "
+    "process, and submit the job again in one of its own."
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -133,12 +139,12 @@ class JobRun:
         self.lookup = ResultLookup(manager.ledger, job, self.destination)
         self.may_submit = False
         """Whether this process may plan and send requests of the job; drivers and planners read it here."""
-        self.outage = Outage(job.key, manager.config)
+        self._manager = manager
+        self.outage = Outage(job.key, self._config)
         self.unread: dict[int, ResultsUnread] = {}
         """Per shard whose results could not be read completely: why, for the status."""
         self.finishing = anyio.Lock()
         """Held while the destination is finished, because its parts change meanwhile."""
-        self._manager = manager
         self._stopping = anyio.Lock()
         """Held while a stop is lifted or its lines are added, so that a lifted stop is not recorded again."""
         self._pause: _Pause | None = None
@@ -186,6 +192,11 @@ class JobRun:
         return cut_off or self._manager.shutdown.wished
 
     @property
+    def _config(self) -> Config:
+        """The settings for this job."""
+        return obeyed(self._manager.config, self.job.terms)
+
+    @property
     def _live_round(self) -> _Round | None:
         return self._state.live_round() if isinstance(self._state, _Running) else None
 
@@ -223,7 +234,7 @@ class JobRun:
             except Exception as failure:  # noqa: BLE001 - whatever a backend or the caller's iterable raises is the job's
                 self._fail(failure)
             finally:
-                self.outage = Outage(self.job.key, self._manager.config)  # The next run has the full patience again.
+                self.outage = Outage(self.job.key, self._config)  # The next run has the full patience again.
                 self.input.iterables.clear()  # Those that were not read are dropped, and their callers get the error.
                 self._state = _Over(running.error, cut_off)
                 if self._pause is not None:
@@ -276,6 +287,7 @@ class JobRun:
         if now.context.drainer is None:
             now.context.drainer = await self._make_drainer(now.context.ref, now.context.scope)
         await self._resume(running, now.context.scope)
+        await self._refuse_terms()
         if running.live_round() is now:
             self._drive_open_shards()
             now.planning.start(now.group)
@@ -297,24 +309,26 @@ class JobRun:
             return
         scope.availability.start_over()
         stopped = self.job.stopped
-        if stopped is not None and (not stopped.failing or self._goes_on_after_failures()):
+        if stopped is not None and (not stopped.failing or self._config.failing == "go-on" or self.job.has_recovered):
             async with self._stopping:
                 await self._manager.ledger.record(Entry(self.job.job, Resumed()))
         running.resumes = False  # A later round of this run must not lift a stop that was recorded since.
 
-    def _goes_on_after_failures(self) -> bool:
-        """Return whether a stop for failed results is lifted, by the config or by later results of batches."""
-        if self._manager.config.failing == "go-on":
-            return True
-        if not self.job.has_succeeded:
-            return False
-        done = self.job.progress()
-        return not stands(self.job.submitted.pilot, succeeded=done.sealed - done.failed, failed=done.failed)
+    async def _refuse_terms(self) -> None:
+        """Stop a job that this process cannot send as the process that submitted it asked for."""
+        manager, terms = self._manager, self.job.terms
+        if terms is None or not self.may_submit or self.job.stopped is not None:
+            return
+        why = refusal(terms, manager.config, base_url=manager.client.base_url, fingerprint=manager.fingerprint)
+        if why:
+            await manager.ledger.record(Entry(self.job.job, Stopped(reason=why, remedy=OTHER_TERMS)))
+            log.error("job_stopped", job=self.job.key, reason=why)
 
     async def _go_round(self, running: _Running) -> None:
         context = await self._make_context()
         if self.job.finished is None:
             await self._resume(running, context.scope)
+            await self._refuse_terms()
         driven = set[int]()
         planning = JobPlanning(context, self.input, driven=driven, cut_made=self._drive_open_shards, fail=self._fail)
         try:

@@ -10,8 +10,7 @@ import anyio
 
 from abatch.engine.runner import JobRun
 from abatch.errors import ManagerClosed
-from abatch.protocol.facts import files_of
-from abatch.system.paths import absolute, absolute_url
+from abatch.system.paths import absolute_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -53,7 +52,7 @@ class JobRuns:
         run = self._runs.get(job.job) or self._spare.get(job.job)
         if run is None:
             run = JobRun(self._context, job, url=absolute_url(job.folder, job.to) if job.to else None)
-            run.input.paths = tuple(absolute(job.folder, file.path) for file in files_of(job.submitted.source))
+            run.input.paths = job.input_paths
             self._keep(run)
         return run
 
@@ -69,6 +68,21 @@ class JobRuns:
         run.begin(may_submit=may_submit, resumes=resumes)
         self._keep(run)
         self._group.start_soon(self._run_to_its_end, run)
+
+    async def go_on(self, run: JobRun) -> None:
+        """Let a run plan and send, because its job was submitted."""
+        self._context.scopes.of(run.job.submitted.headers.workspace_id).availability.start_over()
+        if run.is_over:
+            self.start(run, may_submit=True, resumes=True)
+        else:
+            await run.join()
+
+    async def take(self, job: JobRecord) -> None:
+        """Plan and send a job that another process submitted, or submitted again."""
+        if job.finished is None:
+            run = self.of(job)
+            run.input.paths = job.input_paths
+            await self.go_on(run)
 
     def look(self, job: JobRecord) -> None:
         """Make the run of a job examine its open shards."""

@@ -32,25 +32,29 @@ from abatch.protocol.facts import (
     IterableSource,
     Limited,
     OpenSource,
+    Resumed,
     SelectedSource,
     Submitted,
     files_of,
     source_of,
     takes_changed_input,
 )
+from abatch.protocol.terms import Terms
 from abatch.system.paths import absolute_url, is_text, relative, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from abatch.config import Config
+    from abatch.engine.destination import Destination
     from abatch.engine.runner import JobRun
     from abatch.input.check import Preview
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
     from abatch.protocol.facts import Source
 
-__all__ = ["KEY", "Submissions", "check_arguments"]
+__all__ = ["KEY", "Submissions", "check_arguments", "check_lowered"]
 
 KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -94,7 +98,7 @@ def check_arguments(
     )
 
 
-def _check_lowered(job: JobRecord, limit: int | None, *, running: bool) -> None:
+def check_lowered(job: JobRecord, limit: int | None, *, running: bool) -> None:
     """Refuse a limit that could not be kept, because planned requests are sent.
 
     Raises:
@@ -119,14 +123,23 @@ class Submissions:
     Args:
         ledger: the journal's jobs.
         config: limits and policy.
-        run_of: returns the run of a job.
+        destination_of: returns the destination of a job.
+        paused: pauses the run of a job during a block; None if this process runs no job.
 
     """
 
-    def __init__(self, ledger: Ledger, config: Config, *, run_of: Callable[[JobRecord], JobRun]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        config: Config,
+        *,
+        destination_of: Callable[[JobRecord], Destination],
+        paused: Callable[[JobRecord], AbstractAsyncContextManager[None]] | None = None,
+    ) -> None:
         self._ledger = ledger
         self._config = config
-        self._run_of = run_of
+        self._destination_of = destination_of
+        self._paused = paused
         self._folder = ledger.folder.path
 
     def key_of(self, key: str | None, paths: Sequence[Path], url: str) -> str:
@@ -200,9 +213,16 @@ class Submissions:
             return
         stopped = job.stopped is not None  # The run of a stopped job may not be over, but paused it plans nothing.
         async with run.paused() if stopped else nullcontext():
-            _check_lowered(job, limit, running=run.submits and not stopped)
+            check_lowered(job, limit, running=run.submits and not stopped)
             if not job.cut.last:
                 await self._ledger.record(Entry(job.job, Limited(rows=limit)))
+
+    async def drop_terms(self, job: JobRecord) -> None:
+        """Record that the settings of this process count for an unfinished job, which another process submitted."""
+        terms = job.terms
+        if job.finished is None and terms is not None and (terms.settings or terms.base_url or terms.fingerprint):
+            goes_on = self._config.failing == "go-on" or job.has_recovered
+            await self._ledger.record(Entry(job.job, Resumed(terms=Terms(goes_on=goes_on))))
 
     def _moved_key(self, key: str, paths: Sequence[Path], url: str) -> str:
         """Return the key of the job that was started with this input and moved to this destination; otherwise `key`."""
@@ -254,7 +274,7 @@ class Submissions:
                 paths,
                 betas=headers.betas,
                 answered_by=skip_answered,
-                run_of=self._run_of,
+                destination_of=self._destination_of,
                 note=note,
             )
             log.info(
@@ -280,7 +300,8 @@ class Submissions:
             [await is_same(file, path) for file, path in zip(files, paths, strict=True)]
         ):
             return False
-        async with self._run_of(job).paused():
+        assert self._paused is not None
+        async with self._paused(job):
             check_may_change(job)  # It raises before the files are read.
             source = await self.source(paths, job.key, headers, None, None)
             assert isinstance(source, FileSource | FilesSource)
@@ -362,7 +383,7 @@ class Submissions:
             with anyio.CancelScope(shield=True):
                 await backend.aclose()
             raise
-        self._run_of(job).destination.use(backend)
+        self._destination_of(job).use(backend)
         log.info("job_submitted", job=job.key)
         return job
 

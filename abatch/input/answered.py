@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from abatch.engine.runner import JobRun
+    from abatch.engine.destination import Destination
     from abatch.input.params_index import ParamsIndex
     from abatch.input.request import Rows
     from abatch.journal.ledger import Ledger
@@ -82,7 +82,7 @@ async def without_answered(
     *,
     betas: tuple[str, ...],
     answered_by: str,
-    run_of: Callable[[JobRecord], JobRun],
+    destination_of: Callable[[JobRecord], Destination],
     note: Callable[[Rows], None] | None = None,
 ) -> SelectedSource:
     """Return the input without the requests that were answered.
@@ -93,7 +93,7 @@ async def without_answered(
         paths: the paths of these files.
         betas: the betas that apply to all requests of the new job.
         answered_by: the key of the earlier job.
-        run_of: returns the run of a job; its results are read through it.
+        destination_of: returns the destination of a job; its results are read there.
         note: called in a worker thread with the requests that are left, in input order.
 
     Raises:
@@ -103,7 +103,7 @@ async def without_answered(
     """
     async with opened_params_index(ledger.folder.path) as known:
         for job in answering(ledger, answered_by):
-            await _note_job(ledger, job, run_of(job), known)
+            await _note_job(ledger, job, destination_of(job), known)
         selection = _Selection(known, betas, note)
         await read_again(source, paths, selection.look)
     rows = selection.mask.count(0)
@@ -123,10 +123,10 @@ async def without_answered(
     )
 
 
-async def _note_job(ledger: Ledger, job: JobRecord, run: JobRun, known: ParamsIndex) -> None:
+async def _note_job(ledger: Ledger, job: JobRecord, destination: Destination, known: ParamsIndex) -> None:
     """Note the requests that a job answered, with the digests of their params if these were kept."""
-    async with run.destination.reading() as backend:
-        for sealed in await run.destination.sealed_since(0):
+    async with destination.reading() as backend:
+        for sealed in await destination.sealed_since(0):
             piece: list[bytes] = []
             weight = 0
             async for raw in backend.read(sealed):

@@ -6,6 +6,7 @@
       driver.json       the status of the driving process (`status.py`)
       spool/            sealed request bodies
       missing/          ids of rows that have no result, per shard (`missing.py`)
+      inputs/           requests of jobs that were submitted from outside without a file (`queued.py`)
       ids/              ids of drained shards, for as long as the API keeps their results (`kept.py`)
       .seen-*.tmp       scratch files of a check, without a name where the system allows it
       .*.tmp            files that are not complete, in each folder (`drafts.py`)
@@ -43,6 +44,8 @@ class JournalFolder:
         """The folder of the lists of rows without a result."""
         self.ids = path / "ids"
         """The folder of the custom_ids of drained shards; `kept.py` describes its files."""
+        self.inputs = path / "inputs"
+        """The folder of kept inputs, made with the first of them; each is named after its content."""
         self.database = path / "journal.db"
         """The file of `SqliteLog`."""
         self.lock = path / "lock"
@@ -87,21 +90,37 @@ class JournalFolder:
             make_folders(part)
             _make_ours_alone(part)
 
+    def prepare_inputs(self) -> None:
+        """Make the folder of kept inputs, and close it to other users.
+
+        Raises:
+            JournalError: it belongs to another user.
+            OSError: it cannot be made.
+
+        """
+        make_folders(self.inputs)
+        _make_ours_alone(self.inputs)
+
     def is_driven(self) -> bool:
         """Return whether a process drives the journal: this one or another, in any container of this machine."""
         return lock.is_locked(self.lock)
 
-    def tidy(self, *, spool: Collection[str], ids_for: float) -> None:
+    def tidy(self, *, spool: Collection[str], ids_for: float, inputs: Collection[str] = ()) -> None:
         """Remove the leftovers of runs that died, and custom_ids that were kept for long enough.
 
         Args:
             spool: the names of the spool files that are still needed.
-            ids_for: the number of seconds for which the custom_ids of a drained shard are kept.
+            ids_for: the number of seconds for which the custom_ids of a drained shard, and inputs that no job needs,
+                are kept.
+            inputs: the names of the kept inputs that are still needed.
 
         """
         old = time.time() - ids_for
         for path in self.ids.iterdir():
             if path.stat().st_mtime < old:
+                remove(path)
+        for path in self.inputs.iterdir() if self.inputs.is_dir() else ():
+            if path.name not in inputs and path.stat().st_mtime < old:
                 remove(path)
         for path in self.spool.iterdir():
             if path.name not in spool and not path.is_dir():

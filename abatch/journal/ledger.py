@@ -24,6 +24,7 @@ from abatch.protocol.facts import (
     Planned,
     Reopened,
     ResolveWished,
+    Resumed,
     SelectedSource,
     Submitted,
 )
@@ -65,12 +66,14 @@ class Ledger:
         self.durations: deque[float] = deque(maxlen=REMEMBERED)
         """The seconds that the last batches took, from their creation to the first look that showed their end."""
         self._wished: dict[int, JobRecord] = {}
+        self._submitted: dict[int, JobRecord] = {}
         self._late: list[Recorded] = []
         """Facts of jobs whose shards were released; they are applied once the shards are loaded again."""
         self._on_finished: Callable[[JobRecord], object] | None = None
         self.on_recorded: Callable[[Recorded, str], object] | None = None
         """Called with every fact that this or another process records from now on, and with its job's key."""
-        self._others_seq = 0  # the facts of other processes are applied up to this number
+        self.others_seq = 0
+        """The number of the last fact of another process that is applied."""
         self._version = 0
         self._next_shard = 1
         self._turn = anyio.Lock(fast_acquire=True)
@@ -95,7 +98,7 @@ class Ledger:
         ledger = cls(facts, folder)
         ledger._version = await facts.version()
         ledger._on_finished = finished
-        ledger._others_seq = await facts.replay(ledger._apply)
+        ledger.others_seq = await facts.replay(ledger._apply)
         try:
             await ledger._apply_late()
         except (IllegalTransition, AssertionError) as failure:
@@ -213,6 +216,18 @@ class Ledger:
         self._wished.clear()
         return wished
 
+    def take_submitted(self) -> list[JobRecord]:
+        """Return the jobs that processes which do not drive have submitted since the last call, or submitted again."""
+        taken = list(self._submitted.values())
+        self._submitted.clear()
+        return taken
+
+    def needed_inputs(self) -> set[str]:
+        """Return the names of the kept inputs that unfinished jobs read."""
+        folder = self.folder.inputs
+        paths = [path for job in self.unfinished.values() for path in job.input_paths]
+        return {path.name for path in paths if path.parent == folder}
+
     def needed_spool(self) -> set[str]:
         """Return the names of the spool files that open shards need, and that their retry shards may need."""
         needed: set[str] = set()
@@ -323,16 +338,18 @@ class Ledger:
                 if job.is_open:  # Another process may have put requests; these are no facts.
                     job.note_arrival()
             fresh: list[Recorded] = []
-            await self.facts.replay(fresh.append, since=self._others_seq, others_only=True)
+            await self.facts.replay(fresh.append, since=self.others_seq, others_only=True)
             for recorded in fresh:
                 self._apply(recorded)
                 await self._apply_late()
-                self._others_seq = recorded.seq
+                self.others_seq = recorded.seq
                 self._announce(recorded)
                 job = self.jobs[recorded.job]
                 job.wake()
                 if isinstance(recorded.fact, WISHES):
                     self._wished[job.job] = job
+                elif isinstance(recorded.fact, Submitted | Resumed) and recorded.fact.terms is not None:
+                    self._submitted[job.job] = job
             self._version = version  # set last, so that after a cancellation the rest is read again
             return bool(fresh)
 
@@ -366,8 +383,10 @@ class Ledger:
                 submitted=fact,
                 started_at=recorded.at,
                 changed_at=recorded.at,
+                terms=fact.terms,
             )
             began.seqs = recorded.seq, recorded.seq
+            began.submitted_seq = 0 if fact.terms is None else recorded.seq
             self.jobs[recorded.job] = self.unfinished[recorded.job] = began
             self._by_key.setdefault(began.key, began)
             return

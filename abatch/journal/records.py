@@ -9,6 +9,7 @@ import anyio
 import msgspec
 
 from abatch.journal.sums import Progress, Totals, progress_of, progress_of_sums, totals_of
+from abatch.protocol.early import stands
 from abatch.protocol.facts import (
     Abandoned,
     Accepted,
@@ -60,7 +61,7 @@ from abatch.protocol.lifecycle import (
     resealed,
 )
 from abatch.result import Summary, Usage
-from abatch.system.paths import absolute_url, is_local, shown
+from abatch.system.paths import absolute, absolute_url, is_local, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from abatch.journal.log import Recorded
     from abatch.prices import PriceList
     from abatch.protocol.facts import FilePart, Headers, SealedRecord, ShardFact
+    from abatch.protocol.terms import Terms
     from abatch.result import Failure
 
 __all__ = ["JobRecord", "ShardRecord"]
@@ -154,7 +156,11 @@ class JobRecord:
     """An operator's last decision about each shard that is not settled."""
     refused: dict[int, ResolveWished | LostWished] = field(default_factory=dict[int, ResolveWished | LostWished])
     """The last decision about each shard, if it was refused because the API contradicted it."""
+    submitted_seq: int = 0
+    """The number of the last fact by which a process submitted it that does not drive; 0 if none has."""
     stopped: Stopped | None = None
+    terms: Terms | None = None
+    """The choices of the last process that submitted the job from outside; None if no process has."""
     limited: Limited | None = None
     """The last fact that changed its limit."""
     finished: Finished | None = None
@@ -216,6 +222,20 @@ class JobRecord:
     def limit(self) -> int | None:
         """The number of its requests that are sent, the first ones; None for all."""
         return self.submitted.limit if self.limited is None else self.limited.rows
+
+    @property
+    def input_paths(self) -> tuple[Path, ...]:
+        """The present paths of its input files; none if its requests come from a caller or its inbox."""
+        moved = () if self.terms is None else self.terms.paths
+        return tuple(absolute(self.folder, path) for path in moved or [f.path for f in files_of(self.submitted.source)])
+
+    @property
+    def has_recovered(self) -> bool:
+        """Whether results that came after a stop for failed first results speak against it."""
+        if not self.has_succeeded:
+            return False
+        done = self.progress()
+        return not stands(self.submitted.pilot, succeeded=done.sealed - done.failed, failed=done.failed)
 
     @property
     def limit_reached(self) -> bool:
@@ -358,8 +378,12 @@ class JobRecord:
                 self.duplicates |= {fact.batch_id}
             case Stopped():
                 self.stopped = fact
-            case Resumed():
-                self.stopped = None
+            case Resumed(terms=terms):
+                if terms is not None:
+                    self.terms = terms
+                    self.submitted_seq = recorded.seq
+                if terms is None or terms.goes_on or self.stopped is None or not self.stopped.failing:
+                    self.stopped = None
             case Limited():
                 self.limited = fact
             case InputChanged(source=source):

@@ -72,10 +72,18 @@ class DriverStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Destinations that fail at the moment, and are tried again."""
     unread: dict[int, ResultsUnread] = {}
     """Per shard whose results could not be read completely: why."""
+    takes_jobs: bool | None = None
+    """Whether it sends jobs that other processes submit; None if it has not reported that, as an older abatch."""
+    seq: int = 0
+    """The number of the last fact of another process on which it acts."""
     failed: dict[str, RunFailed] = {}
     """Per key of an unfinished job whose run ended with an error: why, and what to do."""
     obstacles: dict[str, Obstacle] = {}
     """Per key of a job that goes on and gets no further at the moment: why, and what to do."""
+
+    def acts_on(self, seq: int) -> bool:
+        """Return whether it takes jobs that other processes submit, and knows the submission of this number."""
+        return bool(self.takes_jobs) and self.seq >= seq
 
 
 def post(folder: JournalFolder, status: DriverStatus) -> None:

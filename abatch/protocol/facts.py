@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 import msgspec
 
 from abatch.protocol.clocks import Moment
+from abatch.protocol.terms import Terms
 from abatch.result import Failure, Usage
 
 if TYPE_CHECKING:
@@ -453,6 +454,8 @@ class Submitted(Recorded, frozen=True, kw_only=True):
     """Only this many requests, the first ones, are sent until a `Limited` changes it; None for all."""
     pilot: int = 0
     """This many requests, the first ones, are sent alone, and the others after their results; 0 for no pilot."""
+    terms: Terms | None = None
+    """The choices of a process that does not drive the journal; None if the driver itself submitted the job."""
 
 
 class Limited(Recorded, frozen=True, kw_only=True):
@@ -530,7 +533,10 @@ class Stopped(Recorded, frozen=True, kw_only=True):
 
 
 class Resumed(Recorded, frozen=True, kw_only=True):
-    """The job was submitted again after a stop."""
+    """The job was submitted again: by its driver after a stop, or by a process that does not drive the journal."""
+
+    terms: Terms | None = None
+    """As for `Submitted`; they replace the earlier ones. None keeps them."""
 
 
 class InputChanged(Recorded, frozen=True, kw_only=True):

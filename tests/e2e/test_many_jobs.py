@@ -100,7 +100,7 @@ async def test_a_manager_keeps_no_run_of_a_finished_job_that_nobody_holds(api: S
         del job
         await anyio.lowlevel.checkpoint()
         gc.collect()
-        assert (running._runs.kept(), list(running._runs._spare), dict(running._submitting)) == ([], [1], {})
+        assert (running._runs.kept(), list(running._runs._spare), dict(running._one_at_a_time._locks)) == ([], [1], {})
         assert running.job("job-0")._run is held._run
         for number in range(3):  # all of them can still be read, from the journal
             found = [result.custom_id async for result in running.job(f"job-{number}").results()]

@@ -211,7 +211,7 @@ async def test_the_driver_status_says_that_the_storage_is_down_and_since_when(ap
         assert down.since > job._job.started_at
         memory.restore("answers")
         await job.wait()
-        assert status_of(running._context.scopes, running._runs.kept()).storage_down == []
+        assert status_of(running._context.scopes, running._runs.kept(), takes_jobs=True, seq=0).storage_down == []
 
 
 async def test_locked_database_is_shown_as_an_outage_soon_and_ends_the_job_after_its_patience(
