@@ -141,11 +141,12 @@ def test_the_listing_of_the_layout_names_every_file_once():
         else:
             assert len(line.split(maxsplit=1)) == 2, f"{name} has no description"
             shown.append(above + name)
+    roots = {"abatch": PACKAGE, "backends/abatch_backends": Path(abatch_backends.__file__).parent}
     there = [
-        path.relative_to(ROOT).as_posix()
-        for folder in ("abatch", "backends")
-        for path in (ROOT / folder).rglob("*.py")
-        if path.name != "__init__.py" or path.parent == ROOT / "abatch"
+        f"{name}/{path.relative_to(folder).as_posix()}"
+        for name, folder in roots.items()
+        for path in folder.rglob("*.py")
+        if path.name != "__init__.py" or path.parent == PACKAGE
     ]
     assert sorted(shown) == sorted(there)
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2] / "abatch"
+import abatch
+
+ROOT = Path(abatch.__file__).parent
 PARTS = {"spool", "missing", "ids", "lock", "status", "database"}
 """Attributes of a `JournalFolder` that are paths."""
 NAMES = {"journal.db", "driver.json"}
