@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["destination", "input_file", "own_destination"]
 
 RESULTS: Final = "results"
+PARAMETERS: Final = frozenset("?&#")
+"""Characters that begin parameters of a URL."""
 
 
 def own_destination(folder: Path, key: str) -> str:
@@ -42,10 +44,15 @@ def destination(to: str, serve: Serve) -> str:
 
     """
     if ":" in to and not to.startswith(("jsonl:///", "sqlite:///")):
-        if not to.startswith(serve.destinations or ("\0",)):
+        rests = [to[len(beginning) :] for beginning in serve.destinations if to.startswith(beginning)]
+        if not rests:
             raise Refusal(403, f"the service does not write to {to!r}: no beginning under [serve] destinations fits")
+        if all(PARAMETERS.intersection(rest) for rest in rests):  # endpoint_url would send the results elsewhere
+            raise Refusal(
+                403, f"the service takes no parameters from a client, got {to!r}; [serve] destinations may have them"
+            )
         return to
-    scheme, _, path = to.rpartition(":///")
+    scheme, _, path = to.partition(":///") if to.startswith(("jsonl:///", "sqlite:///")) else ("", "", to)
     if "?" in path or not path.startswith("/"):
         raise Refusal(400, f"a destination must be an absolute path or a URL, got {to!r}")
     if not _is_allowed(Path(os.path.realpath(path)), serve):

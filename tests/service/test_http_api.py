@@ -141,6 +141,25 @@ async def test_a_file_in_an_allowed_folder_is_submitted_and_another_is_not(
         await until_done(client, "more")
 
 
+async def test_a_client_can_neither_redirect_a_destination_nor_hide_its_path(
+    served: Starts, api: Sandbox, tmp_path: Path
+) -> None:
+    allowed, outside = tmp_path / "allowed", tmp_path / "outside"
+    allowed.mkdir()
+    async with served(folders=(allowed,), destinations=("s3://b/p/", "s3://c/q?region=x")) as client:
+        for to in (
+            "s3://b/p/r?endpoint_url=http://127.0.0.1:9",
+            "s3://c/q?region=x&endpoint_url=http://127.0.0.1:9",
+            f"jsonl:///{outside}/r:///{allowed}/r.jsonl",
+            f"sqlite:///{outside}/r:///{allowed}/r.db",
+        ):
+            refused = await client.post("/api/v1/jobs", params={"key": "birds", "to": to}, content=lines(1))
+            assert error_of(refused)[:2] == (403, "permission_error"), to
+        assert (await client.get("/api/v1/jobs")).json()["jobs"] == []
+    assert api.account.requests == 0
+    assert not outside.exists()
+
+
 async def test_failed_requests_are_shown_and_sent_again(served: Starts, api: Sandbox) -> None:
     api.machine.settings = type(api.machine.settings)(outcome=Outcomes(errored=1.0))  # type: ignore[misc]
     async with served() as client:
