@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from abatch.errors import JobFailed, JobStopped, ManagerClosed
+from abatch.input.answered import left_out_of
 from abatch.journal.log import Entry
 from abatch.journal.states import state_of_job
-from abatch.protocol.facts import CancelWished, SelectedSource, files_of
+from abatch.protocol.facts import CancelWished, files_of
 from abatch.protocol.forecast import forecast
-from abatch.result import LeftOut, Result
+from abatch.result import Result
 from abatch.system.paths import absolute_url
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from abatch.journal.sums import Progress
     from abatch.prices import PriceList
     from abatch.protocol.forecast import Forecast
-    from abatch.result import Failure, Summary
+    from abatch.result import Failure, LeftOut, Summary
 
 __all__ = ["Job"]
 
@@ -78,15 +79,7 @@ class Job:
     @property
     def left_out(self) -> LeftOut | None:
         """The requests that `skip_answered` left out of the job's files; None if it was not given."""
-        source = self._job.submitted.source
-        if not isinstance(source, SelectedSource):
-            return None
-        return LeftOut(
-            answered_by=source.answered_by,
-            skipped=source.skipped,
-            changed=source.changed,
-            uncompared=source.uncompared,
-        )
+        return left_out_of(self._job.submitted.source)
 
     @property
     def input_bytes(self) -> int:
@@ -97,6 +90,11 @@ class Job:
     def done(self) -> bool:
         """Whether the job is finished: every planned request has its line in a complete destination."""
         return self._job.finished is not None
+
+    @property
+    def is_submitted(self) -> bool:
+        """Whether this manager plans and sends the job's requests."""
+        return self._run.submits
 
     @property
     def state(self) -> State:

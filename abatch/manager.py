@@ -24,11 +24,10 @@ from abatch.engine.scopes import Scopes
 from abatch.engine.shutdown import Shutdown
 from abatch.engine.submission import Submissions, check_arguments
 from abatch.errors import ConfigError
-from abatch.input.answered import answering
 from abatch.input.iterables import not_empty
 from abatch.input.queued import is_kept, keep_requests
-from abatch.input.repeats import repeated
-from abatch.input.request import exact, paths_of
+from abatch.input.repeats import same_requests
+from abatch.input.request import paths_of
 from abatch.job import Job
 from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
@@ -358,10 +357,8 @@ class BatchManager:
 
         """
         self._check_open("same_requests")
-        jobs = await repeated(self._context.ledger, paths_of(requests), tuple(map(exact, betas)))
-        left_out = () if skip_answered is None else answering(self._context.ledger, skip_answered)
-        numbers = {job.job for job in left_out}
-        return [self._handle(job) for job in jobs if job.job not in numbers]
+        jobs = await same_requests(self._context.ledger, requests, betas=betas, skip_answered=skip_answered)
+        return [self._handle(job) for job in jobs]
 
     async def submit(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from abatch.input.answered import retried_key
+from abatch.input.answered import left_out_of, retried_key
 from abatch.journal.states import attempt_of, resolution_in_words, state_of_job, state_of_shard
 from abatch.protocol.facts import SelectedSource, files_of
 from abatch.protocol.lifecycle import Held
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from abatch.journal.status import DriverStatus
     from abatch.journal.sums import Progress
     from abatch.protocol.facts import LostWished, ResolveWished, Submitted
+    from abatch.result import LeftOut
 
 __all__ = [
     "JobStatus",
@@ -118,6 +119,16 @@ class JobStatus:
     def files(self) -> tuple[Path, ...]:
         """The files that its requests come from; none for an iterable."""
         return tuple(absolute(self._folder, file.path) for file in files_of(self._submitted.source))
+
+    @property
+    def input_bytes(self) -> int:
+        """The size of the files that its requests come from; 0 for an iterable."""
+        return sum(file.size for file in files_of(self._submitted.source))
+
+    @property
+    def left_out(self) -> LeftOut | None:
+        """The requests that `skip_answered` left out of its files; None if it was not given."""
+        return left_out_of(self._submitted.source)
 
     @property
     def limit(self) -> int | None:

@@ -12,15 +12,17 @@ from abatch.backend import normalize
 from abatch.config import Config
 from abatch.engine import family
 from abatch.engine.move_undriven import move_undriven
-from abatch.engine.queueing import enqueue
+from abatch.engine.queueing import enqueue, key_of
 from abatch.engine.reading import read_results
 from abatch.engine.retry import RetryKind, choose
 from abatch.errors import ConfigError
 from abatch.events import event_of
 from abatch.input.answered import retries_of, root_of
 from abatch.input.origin import origin_of
+from abatch.input.repeats import same_requests
 from abatch.journal.folder import JournalFolder
 from abatch.journal.ledger import Ledger
+from abatch.journal.making import make_if_missing
 from abatch.journal.sqlite import SqliteLog
 from abatch.journal.status import driver_status
 from abatch.journal.wishes import wish_cancel, wish_lost, wish_resolved
@@ -74,6 +76,7 @@ class JournalView:
     Args:
         journal: the folder of the journal; it must exist.
         prices: your own price file.
+        create: whether to make the journal if it does not exist, for `submit`.
 
     Raises:
         ConfigError: on entering: there is no journal.
@@ -81,8 +84,11 @@ class JournalView:
 
     """
 
-    def __init__(self, journal: str | os.PathLike[str] = ".abatch", *, prices: str | None = None) -> None:
+    def __init__(
+        self, journal: str | os.PathLike[str] = ".abatch", *, prices: str | None = None, create: bool = False
+    ) -> None:
         self._folder = JournalFolder(folder_of(journal))
+        self._create = create
         self._prices = load_prices(prices)
         self._facts: FactLog | None = None
         self._loaded: Ledger | None = None
@@ -99,6 +105,8 @@ class JournalView:
     async def __aenter__(self) -> Self:
         if self._facts is not None:
             raise RuntimeError("a JournalView is entered once")
+        if self._create:
+            await make_if_missing(self._folder)
         self._facts = await SqliteLog.open(self._folder, drive=False)
         try:
             self._loaded = await Ledger.load(self._facts, self._folder)
@@ -384,6 +392,29 @@ class JournalView:
         )
         await self.refresh()
         return self.job(job.key)
+
+    def key_of(
+        self, requests: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, to: str | os.PathLike[str]
+    ) -> str:
+        """Return the key that `submit` gives to files and a destination if it is called without one."""
+        return key_of(self._ledger, requests, to)
+
+    async def same_requests(
+        self,
+        requests: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        betas: Sequence[str] = (),
+        skip_answered: str | None = None,
+    ) -> list[JobStatus]:
+        """The jobs of this journal that hold requests of these files: see `BatchManager.same_requests`.
+
+        Raises:
+            ConfigError: a file cannot be read, or `skip_answered` cannot work.
+
+        """
+        await self.refresh()
+        jobs = await same_requests(self._ledger, requests, betas=betas, skip_answered=skip_answered)
+        return [job_status(self._ledger, job, driver=self._driver) for job in jobs]
 
     # ---- open jobs --------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from abatch.cli.sandbox import sandbox
 from abatch.cli.serve import serve, token
 from abatch.cli.status import status
 from abatch.cli.streams import OutputGone
+from abatch.cli.submit import submit
 from abatch.cli.webhook import webhook
 
 __all__ = ["app", "main"]
@@ -56,7 +57,11 @@ def all_commands(
     """
 
 
-for command in (run, status, results, cancel, retry, redrain, move, resolve, identify, estimate, serve, token, sandbox):
+COMMANDS = (
+    run, submit, status, results, cancel, retry, redrain, move, resolve, identify, estimate, serve, token, sandbox,
+)  # fmt: skip
+
+for command in COMMANDS:
     name = "id" if command is identify else command.__name__
     app.command(name, short_help=(command.__doc__ or "").partition("\n")[0], cls=HintingCommand)(
         command

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from abatch.cli.commands import command, near
 from abatch.cli.confirm import confirmed
@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 
     from abatch.cli.screen import Screen
     from abatch.cli.settings import Order
+    from abatch.cli.watched import WatchedJob, WatchedJobs
     from abatch.job import Job
     from abatch.manager import BatchManager
+
+    AnyJob: TypeAlias = Job | WatchedJob
+    AnyJobs: TypeAlias = BatchManager | WatchedJobs
 
 __all__ = ["ask_before_paying_again", "say_left_out", "with_commands"]
 
 KEY_LENGTH: Final = 100
 
 
-async def ask_before_paying_again(manager: BatchManager, order: Order) -> None:
+async def ask_before_paying_again(manager: AnyJobs, order: Order) -> None:
     """Ask whether to send requests again that another job of the journal has, too.
 
     Raises:
@@ -66,7 +70,7 @@ def _again(order: Order, *options: str, to: str | None = None, key: str | None =
     return command(order.folder, *words, *options)
 
 
-def _told(job: Job) -> str:
+def _told(job: AnyJob) -> str:
     progress, summary = job.progress(), job.summary()
     of = f" of {progress.total:,}" if progress.total is not None else ""
     answered = f"{summary.succeeded:,}{of} answered, which cost {money(summary.cost, summary.unpriced)}"
@@ -80,11 +84,11 @@ def _told(job: Job) -> str:
     )
 
 
-def _place(job: Job) -> str:
+def _place(job: AnyJob) -> str:
     return near(shown(job.destination)) if job.destination else "a backend of its application"
 
 
-def _without_paying(job: Job, order: Order) -> str:
+def _without_paying(job: AnyJob, order: Order) -> str:
     """Return the command that gives the answers of a job at no cost."""
     if not job.done:
         return f"To get its results in {order.to} without paying again: {_move(job, order)}"
@@ -93,7 +97,7 @@ def _without_paying(job: Job, order: Order) -> str:
     return f"To print its answers at no cost: {command(order.folder, 'results', job.key)} > {shlex.quote(file)}"
 
 
-def _without_answered(job: Job, manager: BatchManager, order: Order) -> str:
+def _without_answered(job: AnyJob, manager: AnyJobs, order: Order) -> str:
     """Return the command that sends what a finished job did not answer; empty if that is nothing, or not known yet."""
     grew = sum(path.stat().st_size for path in order.files) != job.input_bytes
     if not job.done or (job.summary().ok and not grew):
@@ -102,11 +106,11 @@ def _without_answered(job: Job, manager: BatchManager, order: Order) -> str:
     return f"To send only requests that it did not answer: {wanted}\n"
 
 
-def _move(job: Job, order: Order) -> str:
+def _move(job: AnyJob, order: Order) -> str:
     return shlex.join(["abatch", "move", job.key, "--to", order.to])  # `tell` adds the options of the journal
 
 
-def with_commands(conflict: JobConflict, manager: BatchManager, order: Order) -> JobConflict:
+def with_commands(conflict: JobConflict, manager: AnyJobs, order: Order) -> JobConflict:
     """Return the same conflict with the commands that work, and their costs."""
     if all(job.key != conflict.key for job in manager.jobs()):  # another process has just begun it
         return conflict
@@ -141,7 +145,7 @@ def with_commands(conflict: JobConflict, manager: BatchManager, order: Order) ->
     return JobConflict(conflict.key, conflict.difference, why=conflict.why, remedy="\nor ".join(ways))
 
 
-def _cancel_and_skip(job: Job, order: Order, *, to: str, key: str) -> str:
+def _cancel_and_skip(job: AnyJob, order: Order, *, to: str, key: str) -> str:
     """Return the commands for a job that takes no changed input: `errors.cancel_and_skip` in the form of this order."""
     skipping = _again(order, "--skip-answered", job.key, to=to, key=key)
     return (
@@ -151,7 +155,7 @@ def _cancel_and_skip(job: Job, order: Order, *, to: str, key: str) -> str:
     )
 
 
-def say_left_out(job: Job, screen: Screen) -> None:
+def say_left_out(job: AnyJob, screen: Screen) -> None:
     """Report which requests are not sent because another job has answered them."""
     if (left_out := job.left_out) is None:
         return
@@ -164,12 +168,12 @@ def say_left_out(job: Job, screen: Screen) -> None:
     screen.say("; ".join(parts))
 
 
-def _free_key(key: str, manager: BatchManager) -> str:
+def _free_key(key: str, manager: AnyJobs) -> str:
     taken = {job.key for job in manager.jobs()}
     return next(made for n in range(2, len(taken) + 3) if (made := f"{key[: KEY_LENGTH - 8]}-{n}") not in taken)
 
 
-def _free_destination(order: Order, manager: BatchManager) -> str:
+def _free_destination(order: Order, manager: AnyJobs) -> str:
     """Return the destination if it is free, else one next to it; a database or bucket holds many jobs, so it stays."""
     if not normalize(order.to).startswith("jsonl:"):
         return order.to

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from abatch import Forecast, Progress
     from abatch.cli.screen import Screen
-    from abatch.job import Job
     from abatch.result import Failure, Summary
 
 __all__ = ["failures_table", "follow", "summary_json", "summary_rows", "summary_table"]
@@ -44,7 +43,7 @@ AT_LEAST: Final = 600.0
 """and while nothing changes."""
 
 
-async def follow(job: Job, screen: Screen) -> Summary:
+async def follow(job: Awaited, screen: Screen) -> Summary:
     """Wait for the job, and meanwhile move a bar, or write a line from time to time.
 
     Raises:
@@ -81,6 +80,14 @@ class Followed(Protocol):
 
     def forecast(self, progress: Progress | None = None) -> Forecast:
         """Estimate how long the job may still take, from a current snapshot."""
+        ...
+
+
+class Awaited(Followed, Protocol):
+    """A job that `follow` waits for."""
+
+    async def wait(self) -> Summary:
+        """Wait until the job is done; may be cancelled and called again."""
         ...
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from abatch.cli.settings import Redrain, Surroundings
+    from abatch.cli.watched import WatchedJob
     from abatch.job import Job
     from abatch.result import Failure
 
@@ -37,7 +38,7 @@ class Course:
     """The progress and the result of a run."""
 
     key: str | None = None
-    job: Job | None = None
+    job: Job | WatchedJob | None = None
     error: Exception | None = None
     failures: tuple[Failure, ...] = ()
     """Why requests did not succeed, once the job is done."""
@@ -45,6 +46,8 @@ class Course:
     """Whether its limit is reached: the job is not finished, but this command is done."""
     carried_out: bool = False
     """Whether a redrain is complete."""
+    drives: str = ""
+    """The command that drives the job, if this command only followed it and no process drives it any more."""
 
     @property
     def status(self) -> int:
@@ -111,7 +114,7 @@ def _report(course: Course, order: Order | Redrain, around: Surroundings) -> Non
         )
 
 
-def _show_results(job: Job, course: Course, order: Order | Redrain, around: Surroundings) -> None:
+def _show_results(job: Job | WatchedJob, course: Course, order: Order | Redrain, around: Surroundings) -> None:
     """Show the summary of a job that reached its end or its limit, and the commands for what did not succeed."""
     screen, summary = around.screen, job.summary()
     if not around.json:
@@ -154,13 +157,16 @@ def _show_next_command(course: Course, order: Order | Redrain, around: Surroundi
         return resume if course.goes_on else None, resume_anyway
     if not course.goes_on:
         return None, None
+    if course.drives:
+        screen.complain(f"To resume: {course.drives}")
+        return course.drives, None
     fix = "correct the input, then " if changes or isinstance(course.error, BadRequest) else ""
     pipe = "give all the lines again to " if isinstance(order, Order) and order.from_stdin else ""
     screen.complain(f"To resume: {fix}{pipe}{resume}")
     return resume, None
 
 
-def _held_back(job: Job, limited: LimitReached, folder: Path, resume: str) -> str:
+def _held_back(job: Job | WatchedJob, limited: LimitReached, folder: Path, resume: str) -> str:
     total = job.progress().total
     of_all = "" if total is None else f" of {total:,}"
     return (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from abatch.backend import JobRef, connect, normalize
+from abatch.config import Config
 from abatch.engine.destination import Destination
 from abatch.engine.submission import Submissions, check_arguments, check_lowered
 from abatch.errors import JobConflict
@@ -26,13 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from abatch.config import Config
     from abatch.input.check import Preview
     from abatch.input.request import RequestSource
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
 
-__all__ = ["enqueue"]
+__all__ = ["enqueue", "key_of"]
 
 
 async def enqueue(
@@ -87,11 +87,7 @@ async def enqueue(
         skip_answered=skip_answered,
     )
     url = relative_url(folder.path, normalize(os.fspath(to)))
-    submissions = Submissions(
-        ledger,
-        config,
-        destination_of=lambda job: Destination(ledger, job, absolute_url(job.folder, job.to) if job.to else None),
-    )
+    submissions = _submissions(ledger, config)
     key = submissions.key_of(key, paths, url)
     job = ledger.job(key)
     if not paths and (job is None or is_kept(folder, job)):
@@ -121,6 +117,25 @@ async def enqueue(
     if job.finished is None:
         await _continue(ledger, job, terms, paths, limit=limit, driven=driven)
     return job
+
+
+def key_of(ledger: Ledger, requests: RequestSource, to: str | os.PathLike[str]) -> str:
+    """Return the key of files and a destination that are submitted without one.
+
+    Raises:
+        ConfigError: the destination or the input has no form that gives a key.
+
+    """
+    url = relative_url(ledger.folder.path, normalize(os.fspath(to)))
+    return _submissions(ledger, Config()).key_of(None, paths_of(requests), url)
+
+
+def _submissions(ledger: Ledger, config: Config) -> Submissions:
+    return Submissions(
+        ledger,
+        config,
+        destination_of=lambda job: Destination(ledger, job, absolute_url(job.folder, job.to) if job.to else None),
+    )
 
 
 async def _begin(ledger: Ledger, fact: Submitted) -> JobRecord:

@@ -18,6 +18,7 @@ from abatch.input.params_index import opened_params_index
 from abatch.journal.kept import params_mark, read_kept
 from abatch.protocol import wire
 from abatch.protocol.facts import SelectedSource, betas_of_row, files_of
+from abatch.result import LeftOut
 from abatch.system import threads
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from abatch.input.request import Rows
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord, ShardRecord
-    from abatch.protocol.facts import FileSource, FilesSource
+    from abatch.protocol.facts import FileSource, FilesSource, Source
 
-__all__ = ["answering", "retried_key", "retries_of", "root_of", "without_answered"]
+__all__ = ["answering", "left_out_of", "retried_key", "retries_of", "root_of", "without_answered"]
 
 
 def retried_key(key: str) -> str:
@@ -73,6 +74,15 @@ def answering(ledger: Ledger, key: str) -> list[JobRecord]:
         source = job.submitted.source
         key = source.answered_by if isinstance(source, SelectedSource) else ""
     return found
+
+
+def left_out_of(source: Source) -> LeftOut | None:
+    """Return the requests that `skip_answered` left out of the files of a job; None if it was not given."""
+    if not isinstance(source, SelectedSource):
+        return None
+    return LeftOut(
+        answered_by=source.answered_by, skipped=source.skipped, changed=source.changed, uncompared=source.uncompared
+    )
 
 
 async def without_answered(

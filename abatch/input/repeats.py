@@ -12,7 +12,9 @@ from collections import defaultdict
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from abatch.input.answered import answering
 from abatch.input.files import BLOCK, stat_of
+from abatch.input.request import exact, paths_of
 from abatch.protocol.facts import files_of
 from abatch.system import threads
 
@@ -20,13 +22,29 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from abatch.input.request import RequestSource
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
 
-__all__ = ["repeated"]
+__all__ = ["same_requests"]
 
 
-async def repeated(ledger: Ledger, paths: Sequence[Path], betas: tuple[str, ...]) -> list[JobRecord]:
+async def same_requests(
+    ledger: Ledger, requests: RequestSource, *, betas: Sequence[str], skip_answered: str | None
+) -> list[JobRecord]:
+    """Return the jobs of a journal that hold requests of these files: see `BatchManager.same_requests`.
+
+    Raises:
+        ConfigError: a file cannot be read, or `skip_answered` cannot work.
+
+    """
+    jobs = await _repeated(ledger, paths_of(requests), tuple(map(exact, betas)))
+    left_out = () if skip_answered is None else answering(ledger, skip_answered)
+    numbers = {job.job for job in left_out}
+    return [job for job in jobs if job.job not in numbers]
+
+
+async def _repeated(ledger: Ledger, paths: Sequence[Path], betas: tuple[str, ...]) -> list[JobRecord]:
     """Return the jobs with requests of these files that were or may be paid for; the job with most answers is first.
 
     Raises:

@@ -42,6 +42,7 @@ REMEDIES = {
     ("cli/conflicts.py", "--skip-answered"): APPENDED,
     ("cli/conflicts.py", "--changed-input"): CORRECTED,
     ("cli/conflicts.py", "cancel"): CANCELLED,
+    ("cli/behind.py", "serve"): "test_cli_submit.py::test_a_service_takes_the_job_and_wait_follows_it",
     ("cli/serve.py", "token"): f"{HERE}::test_the_token_that_serve_names_is_printed",
     ("cli/webhook.py", "abatch webhook list"): f"{WEBHOOK}::test_a_message_is_sent_again_by_its_id_to_all_that_had_it",
     ("cli/drive.py", "abatch redrain"): REDRAIN,

@@ -1,0 +1,149 @@
+"""A job that another process drives, seen through a journal, with the calls of `Job` that commands use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from abatch import Forecast
+from abatch.errors import JobStopped, LimitReached
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from abatch import DriverStatus, Failure, JobStatus, JournalView, Progress, Summary
+    from abatch.result import LeftOut
+
+__all__ = ["WatchedJob", "WatchedJobs", "waits_for"]
+
+LOOK_EVERY: Final = 0.5
+"""Seconds between two looks at the journal."""
+
+
+class WatchedJob:
+    """One job; it keeps what it saw last, also after its view was left.
+
+    Args:
+        view: the journal, which is entered.
+        status: the job, as the view shows it.
+
+    """
+
+    def __init__(self, view: JournalView, status: JobStatus) -> None:
+        self._view = view
+        self.status = status
+        self.driver: DriverStatus | None = None
+        self._summary = view.summary(status.key)
+        self._failures: tuple[Failure, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The job's key."""
+        return self.status.key
+
+    @property
+    def done(self) -> bool:
+        """Whether the job is finished."""
+        return self.status.done
+
+    @property
+    def destination(self) -> str:
+        """The URL of the job's destination."""
+        return self.status.destination
+
+    @property
+    def left_out(self) -> LeftOut | None:
+        """The requests that `--skip-answered` left out."""
+        return self.status.left_out
+
+    @property
+    def input_bytes(self) -> int:
+        """The size of its files."""
+        return self.status.input_bytes
+
+    def progress(self) -> Progress:
+        """Return the progress that was seen last."""
+        return self.status.progress
+
+    def summary(self) -> Summary:
+        """Return the summary that was seen last."""
+        return self._summary
+
+    def forecast(self, progress: Progress | None = None) -> Forecast:
+        """Estimate how long the job may still take; while it waits for another process, the reason is given instead."""
+        del progress  # that of the view is as new
+        if self.driver is not None and not self.status.taken:
+            return Forecast(why=waits_for(self.driver))
+        return self._view.forecast(self.key)
+
+    async def failures(self) -> tuple[Failure, ...]:
+        """Return why requests did not succeed."""
+        return self._failures
+
+    async def look(self) -> None:
+        """Look at the journal once."""
+        status = await self._view.status(self.key)
+        (self.status,) = status.jobs
+        self.driver = status.driver
+        self._summary = self._view.summary(self.key)
+        self._failures = await self._view.failures(self.key)
+
+    async def wait(self) -> Summary:
+        """Wait until the job is done, as `Job.wait` does.
+
+        Raises:
+            JobStopped: no process drives the journal; or the job cannot continue until an operator acts, and nothing
+                of it is in flight.
+            LimitReached: the requests that its limit allows are done.
+
+        """
+        while True:
+            await self.look()
+            if self.done:
+                return self._summary
+            if self.driver is None:
+                raise JobStopped(self.key, "no process drives this journal", "Start one; the job then continues.")
+            if self.status.taken:
+                self._raise_if_still(self.driver)
+            await anyio.sleep(LOOK_EVERY)
+
+    def _raise_if_still(self, driver: DriverStatus) -> None:
+        """Raise if nothing more happens to the job by itself."""
+        now, progress = self.status, self.status.progress
+        moves = bool(progress.in_flight or progress.in_doubt)
+        if now.state in ("stopped", "held") and (now.key in driver.failed or not moves):
+            raise JobStopped(now.key, now.reason, now.remedy, failing=now.failing)
+        is_held_back = progress.total is None or (now.limit is not None and now.limit < progress.total)
+        if now.limit is not None and not now.limit_open and is_held_back and progress.sealed >= now.limit:
+            raise LimitReached(now.key, now.limit)
+
+
+class WatchedJobs:
+    """The jobs of a journal that another process drives, with the calls of `BatchManager` that commands use."""
+
+    def __init__(self, view: JournalView) -> None:
+        self._view = view
+
+    def jobs(self) -> list[WatchedJob]:
+        """Return every job of the journal."""
+        return [WatchedJob(self._view, status) for status in self._view.jobs()]
+
+    def job(self, key: str) -> WatchedJob:
+        """Return the job with this key."""
+        return WatchedJob(self._view, self._view.job(key))
+
+    async def same_requests(
+        self, requests: Sequence[Path], *, betas: Sequence[str] = (), skip_answered: str | None = None
+    ) -> list[WatchedJob]:
+        """Return the jobs that hold requests of these files, as `BatchManager.same_requests` does."""
+        found = await self._view.same_requests(requests, betas=betas, skip_answered=skip_answered)
+        return [WatchedJob(self._view, status) for status in found]
+
+
+def waits_for(driver: DriverStatus) -> str:
+    """Return why a job that was submitted is not taken."""
+    if driver.takes_jobs:
+        return f"process {driver.pid} has not taken the job yet"
+    return f"process {driver.pid} takes no jobs of others; this one begins after it"
