@@ -149,7 +149,7 @@ def _odd_entries(chance: Random, plan: Plan) -> Plan:
     """The same world; in some, answers are lost, and lists show batches in a form that cannot be read."""
     if plan.weighed or plan.slow_strangers or chance.random() > 0.06:
         return plan
-    field = chance.choice(["request_counts", "request_counts", "processing_status", "created_at", "id"])
+    field = chance.choice(["request_counts", "request_counts", "processing_status", "created_at", "id", "id"])
     odd = f.OddEntry(field, share=chance.choice([0.5, 1.0]))
     faults = [_lost_answer(chance.choice([0.3, 0.7])), ("list", odd, chance.choice([0.5, 1.0, 1.0]))]
     return replace(plan, faults=[*plan.faults, *faults], lives=plan.lives or [Life(stops_at=8 * HOUR)])
