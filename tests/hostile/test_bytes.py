@@ -160,6 +160,7 @@ def test_nothing_comes_from_a_spool_file_but_what_was_sealed(with_fallbacks, cha
 
 
 IN_UTF_16, IN_HEX = ([(b"content-type", b"text/html; charset=" + name)] for name in (b"utf-16", b"hex"))
+DATED = [(b"date", b"Sat, 21 Nov 2026 21:00:00 GMT")]
 NAMED_ODDLY = b'{"id":"a\\nb","processing_status":"ended","request_counts":{},"created_at":"2026-11-21T21:00:00Z"}'
 
 
@@ -167,6 +168,7 @@ NAMED_ODDLY = b'{"id":"a\\nb","processing_status":"ended","request_counts":{},"c
 @example((400, IN_UTF_16, b"a page"))
 @example((400, IN_HEX, b"\xff"))
 @example((200, [], NAMED_ODDLY))
+@example((200, DATED, b'{"data":[{},null,7,{"id":"b"},{"id":7}],"has_more":false,"last_id":null}'))
 @example((400, [], b'{"error":{"type":"of a proxy"}}'))
 @example((429, [], b'{"type":"a proxy\'s","error":{"type":"rate_limit_error"}}'))
 def test_whatever_the_api_answers_is_understood_or_an_error(answer):
