@@ -1,28 +1,25 @@
-"""Submit a job to the process that drives its journal, and follow it; for `submit`."""
+"""Submit a job to the process that drives its journal; for `submit`."""
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from abatch import read_stdin
 from abatch.cli.commands import command
 from abatch.cli.conflicts import ask_before_paying_again, say_left_out, with_commands
-from abatch.cli.follow import follow
 from abatch.cli.next_steps import resuming
 from abatch.cli.watched import WatchedJob, WatchedJobs, waits_for
 from abatch.destination import address, normalize, shown
-from abatch.errors import JobConflict, JobStopped, LimitReached
+from abatch.errors import JobConflict
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from abatch import DriverStatus, JournalView
     from abatch.cli.report import Course
-    from abatch.cli.screen import Screen
     from abatch.cli.settings import Order, Surroundings
 
-__all__ = ["driving_command", "follow_watched", "submit_to_driver", "what_follows"]
+__all__ = ["submit_to_driver", "what_follows"]
 
 
 async def submit_to_driver(view: JournalView, order: Order, around: Surroundings, course: Course) -> WatchedJob:
@@ -70,24 +67,6 @@ async def submit_to_driver(view: JournalView, order: Order, around: Surroundings
     return job
 
 
-async def follow_watched(job: WatchedJob, screen: Screen, course: Course) -> None:
-    """Follow a job until it is done, and note what the report of its end needs.
-
-    Raises:
-        JobStopped: no process drives the journal, or the job cannot continue until an operator acts.
-
-    """
-    try:
-        await follow(job, screen)
-    except LimitReached as limited:
-        course.limited = limited
-    except JobStopped as stop:
-        if stop.failing:
-            course.failures = await job.failures()
-        raise
-    course.failures = await job.failures()
-
-
 def what_follows(job: WatchedJob, folder: Path) -> str:
     """Return what happens to a job that was submitted, or the command that makes it happen."""
     if job.done:
@@ -99,8 +78,3 @@ def what_follows(job: WatchedJob, folder: Path) -> str:
     if job.status.taken:
         return f"driven by process {driver.pid}"
     return waits_for(driver)
-
-
-def driving_command(job: WatchedJob, folder: Path) -> list[str]:
-    """Return the command that drives a job, as words; none if only an application can."""
-    return shlex.split(resuming(folder, job.status).command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import anyio
 import typer
@@ -16,12 +16,12 @@ from abatch.cli.conflicts import ask_before_paying_again, say_left_out, with_com
 from abatch.cli.exit_codes import reported
 from abatch.cli.follow import follow
 from abatch.cli.interrupts import until_interrupted
-from abatch.cli.report import Course, report
-from abatch.cli.sandbox import sandbox_beside
+from abatch.cli.report import Course, follow_to_its_end, report
+from abatch.cli.sandbox import HUSHED, sandbox_beside
 from abatch.cli.screen import configure_logs
 from abatch.cli.settings import Redrain
 from abatch.destination import address, is_local, load_backend, missing_folder, normalize, shown
-from abatch.errors import BackendError, JobConflict, JobStopped, LimitReached
+from abatch.errors import BackendError, JobConflict
 from abatch.log import ranges
 from abatch.manager import BatchManager
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from abatch.job import Job
 
 __all__ = ["drive"]
-
-HUSHED: Final = frozenset({"grace_below_the_bounds"})
-"""Log events that are not shown of a sandbox: its grace is short on purpose."""
 
 
 def drive(order: Order | Redrain, around: Surroundings) -> None:
@@ -131,15 +128,7 @@ async def _run(order: Order, around: Surroundings, course: Course) -> None:
             others = [other.key for other in manager.jobs() if not other.done and other.key != job.key]
             if others:
                 screen.say(f"also unfinished here, polled but not submitted: {', '.join(others)}")
-            try:
-                await follow(job, screen)
-            except LimitReached as limited:
-                course.limited = limited
-            except JobStopped as stop:
-                if stop.failing:
-                    course.failures = await job.failures()
-                raise
-            course.failures = await job.failures()
+            await follow_to_its_end(job, course, screen)
         except JobConflict as conflict:
             if order.from_stdin or order.from_files:
                 raise with_commands(conflict, manager, order) from conflict

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -12,10 +11,10 @@ import typer
 from abatch import Estimate
 from abatch.cli.exit_codes import perform
 from abatch.cli.inputs import inputs
-from abatch.cli.options import JsonOption  # noqa: TC001 - typer reads the annotations
+from abatch.cli.options import JsonOption, PricesOption, TierOption  # noqa: TC001 - typer reads the annotations
 from abatch.cli.sanitize import clean, duration, price_age, span
 from abatch.cli.screen import Screen, table
-from abatch.config import Config, Tier
+from abatch.config import Config
 from abatch.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,8 +93,8 @@ def estimate(
         list[str], typer.Argument(metavar="INPUT...", help="Files of JSON lines (.gz, .zst) or patterns in quotes.")
     ],
     sla: Annotated[str | None, typer.Option(help="When each answer is due: 30h, 2d.")] = None,
-    tier: Annotated[Tier, typer.Option(help="The usage tier of the account.")] = "start",
-    prices: Annotated[Path | None, typer.Option(help="Your own price file.")] = None,
+    tier: TierOption = "start",
+    prices: PricesOption = None,
     as_json_: JsonOption = False,
 ) -> None:
     """Show how large a job is and what it may cost. Nothing is sent, and no key is needed.

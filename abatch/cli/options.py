@@ -10,21 +10,58 @@ import typer
 from abatch.config import Failing, Tier
 
 __all__ = [
+    "AgainOption",
+    "BetaOption",
+    "ConfirmAboveOption",
     "DestinationOption",
     "FailingOption",
+    "InputArgument",
     "JobArgument",
     "JournalOption",
     "JsonOption",
+    "KeyOption",
     "LatencyOption",
+    "LimitOption",
     "PlaceOption",
     "PollIntervalOption",
+    "PricesOption",
     "QuietOption",
+    "RequestsPerBatchOption",
     "SandboxOption",
     "StoragePatienceOption",
     "TierOption",
+    "TriesOption",
+    "WorkspaceOption",
     "YesOption",
 ]
 
+InputArgument: TypeAlias = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...", help="Files of JSON lines (.gz, .zst), or patterns in quotes, as one job; - for stdin."
+    ),
+]
+KeyOption: TypeAlias = Annotated[str | None, typer.Option(help="The job's name; required for stdin.")]
+RequestsPerBatchOption: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, max=100_000, help="Requests in one batch at most. [10000]")
+]
+TriesOption: TypeAlias = Annotated[
+    int,
+    typer.Option(min=1, max=100, help="How often a request is sent that expires or fails for a temporary reason."),
+]
+BetaOption: TypeAlias = Annotated[list[str] | None, typer.Option(help="A value of anthropic-beta; may be repeated.")]
+WorkspaceOption: TypeAlias = Annotated[str | None, typer.Option(metavar="ID", help="The workspace of every call.")]
+LimitOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="For a trial: send the first N requests, hold back the rest."),
+]
+AgainOption: TypeAlias = Annotated[
+    bool, typer.Option("--again", help="Send, and pay for, requests again that another job here has, too.")
+]
+PricesOption: TypeAlias = Annotated[Path | None, typer.Option(help="Your own price file.")]
+ConfirmAboveOption: TypeAlias = Annotated[
+    float, typer.Option(min=0, metavar="USD", help="Ask, on a terminal, if it may cost more than this.")
+]
 JobArgument: TypeAlias = Annotated[str, typer.Argument(metavar="JOB", help="The job's key.", show_default=False)]
 SandboxOption: TypeAlias = Annotated[bool, typer.Option("--sandbox", help="The job was run with --sandbox.")]
 PlaceOption: TypeAlias = Annotated[

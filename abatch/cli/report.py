@@ -11,7 +11,7 @@ import msgspec
 
 from abatch.cli.commands import command, in_options
 from abatch.cli.exit_codes import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, status_of, tell
-from abatch.cli.follow import failures_table, summary_json, summary_table
+from abatch.cli.follow import failures_table, follow, summary_json, summary_table
 from abatch.cli.next_steps import OVERRIDE, about_failures, about_stops
 from abatch.cli.sanitize import clean
 from abatch.cli.settings import Order
@@ -21,12 +21,13 @@ from abatch.errors import BackendError, BadRequest, JobStopped, LimitReached
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from abatch.cli.screen import Screen
     from abatch.cli.settings import Redrain, Surroundings
     from abatch.cli.watched import WatchedJob
     from abatch.job import Job
     from abatch.result import Failure
 
-__all__ = ["Course", "report"]
+__all__ = ["Course", "follow_to_its_end", "report"]
 
 ORDER: Final = "results are in the order in which batches ended; join by custom_id"
 """True for every destination: a join by position gives a request the answer to another."""
@@ -75,6 +76,24 @@ class Course:
         """Whether the same command, run again, resumes the job."""
         unfinished = self.limited is None and (self.job is None or not self.job.done)
         return self.status in (STUCK, INTERRUPTED) or (self.status == FAILED and unfinished)
+
+
+async def follow_to_its_end(job: Job | WatchedJob, course: Course, screen: Screen) -> None:
+    """Follow a job until it is done or its limit is reached, and note what the report of its end needs.
+
+    Raises:
+        JobStopped: the job cannot continue until an operator acts, or no process drives it.
+
+    """
+    try:
+        await follow(job, screen)
+    except LimitReached as limited:
+        course.limited = limited
+    except JobStopped as stop:
+        if stop.failing:
+            course.failures = await job.failures()
+        raise
+    course.failures = await job.failures()
 
 
 def report(course: Course, order: Order | Redrain, around: Surroundings) -> None:

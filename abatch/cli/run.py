@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,24 +11,34 @@ from abatch import Estimate, destination
 from abatch.cli.drive import drive
 from abatch.cli.estimate import as_json, rows_to_show, warn_of_params
 from abatch.cli.exit_codes import BAD_INPUT, perform, reported, tell
-from abatch.cli.inputs import inputs
+from abatch.cli.inputs import STDIN, files_or_stdin
 from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
+    AgainOption,
+    BetaOption,
+    ConfirmAboveOption,
     DestinationOption,
     FailingOption,
+    InputArgument,
     JsonOption,
+    KeyOption,
     LatencyOption,
+    LimitOption,
     PlaceOption,
     PollIntervalOption,
+    PricesOption,
     QuietOption,
+    RequestsPerBatchOption,
     StoragePatienceOption,
     TierOption,
+    TriesOption,
+    WorkspaceOption,
     YesOption,
 )
 from abatch.cli.screen import Screen, table
 from abatch.cli.settings import Order, Surroundings, config_of, journal_of
 from abatch.cli.spending import CONFIRM_ABOVE, Spending
 from abatch.config import Params, Parked, Refusals, Unresolved  # noqa: TC001 - typer reads the annotations
-from abatch.errors import BackendError, ConfigError
+from abatch.errors import BackendError
 from abatch.prices import load as load_prices
 
 if TYPE_CHECKING:
@@ -36,31 +46,18 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-STDIN: Final = "-"
-
 
 def run(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT...",
-            help="Files of JSON lines (.gz, .zst), or patterns in quotes, as one job; - for stdin.",
-        ),
-    ],
+    sources: InputArgument,
     *,
     to: DestinationOption,
     journal: PlaceOption = None,
-    key: Annotated[str | None, typer.Option(help="The job's name; required for stdin.")] = None,
-    requests_per_batch: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Requests in one batch at most. [10000]")
-    ] = None,
+    key: KeyOption = None,
+    requests_per_batch: RequestsPerBatchOption = None,
     bytes_per_batch: Annotated[
         int | None, typer.Option(min=1_000, max=256_000_000, help="Bytes of one batch at most. [240000000]")
     ] = None,
-    tries: Annotated[
-        int,
-        typer.Option(min=1, max=100, help="How often a request is sent that expires or fails for a temporary reason."),
-    ] = 3,
+    tries: TriesOption = 3,
     poll_interval: PollIntervalOption = None,
     grace: Annotated[
         float | None, typer.Option(help="Seconds in which an unanswered create may appear. [1800; less is not safe]")
@@ -90,28 +87,21 @@ def run(
         bool,
         typer.Option("--changed-input", help="Let an unfinished job take a changed input for what was not sent."),
     ] = False,
-    again: Annotated[
-        bool, typer.Option("--again", help="Send, and pay for, requests again that another job here has, too.")
-    ] = False,
+    again: AgainOption = False,
     tier: TierOption = "start",
-    beta: Annotated[list[str] | None, typer.Option(help="A value of anthropic-beta; may be repeated.")] = None,
-    workspace_id: Annotated[str | None, typer.Option(metavar="ID", help="The workspace of every call.")] = None,
-    prices: Annotated[Path | None, typer.Option(help="Your own price file.")] = None,
+    beta: BetaOption = None,
+    workspace_id: WorkspaceOption = None,
+    prices: PricesOption = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Try it out: synthetic answers, no key, no cost.")] = False,
     sandbox_latency: LatencyOption = "1,3",
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="For a trial: send the first N requests, hold back the rest."),
-    ] = None,
+    limit: LimitOption = None,
     pilot: Annotated[
         int,
         typer.Option(
             min=0, metavar="N", help="Send the first N requests alone; stop if more than a fifth of them fail. [0]"
         ),
     ] = 0,
-    confirm_above: Annotated[
-        float, typer.Option(min=0, metavar="USD", help="Ask, on a terminal, if it may cost more than this.")
-    ] = CONFIRM_ABOVE,
+    confirm_above: ConfirmAboveOption = CONFIRM_ABOVE,
     yes: YesOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the input and the destination, and estimate; send nothing.")
@@ -142,21 +132,24 @@ def run(
             tier=tier,
             params=params,
         )
-        piped = STDIN in sources
-        if piped and len(sources) > 1:
-            raise ConfigError("stdin cannot be one of several inputs; pass it alone, or save it as a file")
-        paths = [] if piped else inputs(sources)
-        if piped and key is None:
-            raise ConfigError("requests from stdin have no name: give the job one with --key")
+        files = files_or_stdin(sources, key)
         price_file = None if prices is None else str(prices)
         load_prices(price_file)  # first, so that an unusable file is refused before anything else
     if dry_run:
-        _dry_run([Path(STDIN)] if piped else paths, to, config, price_file, screen, as_json_=as_json_, betas=beta or [])
+        _dry_run(
+            [Path(STDIN)] if files is None else files,
+            to,
+            config,
+            price_file,
+            screen,
+            as_json_=as_json_,
+            betas=beta or [],
+        )
         return
     drive(
         Order(
             journal=journal_of(journal, sandbox=sandbox),
-            requests=None if piped else paths,
+            requests=files,
             to=to,
             key=key,
             betas=tuple(beta or ()),

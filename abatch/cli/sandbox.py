@@ -23,8 +23,10 @@ from abatch.errors import BackendUnavailable, ConfigError, JournalLocked
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["sandbox", "sandbox_beside"]
+__all__ = ["HUSHED", "sandbox", "sandbox_beside"]
 
+HUSHED: Final = frozenset({"grace_below_the_bounds"})
+"""Log events that are not shown of a sandbox: its grace is short on purpose."""
 LOCK: Final = "sandbox.lock"
 """The file that is locked by the run whose sandbox uses the folder."""
 PATIENCE: Final = 8.0

@@ -20,7 +20,7 @@ from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     SandboxOption,
 )
 from abatch.cli.paths import folder_of, place_of
-from abatch.cli.sandbox import sandbox_beside
+from abatch.cli.sandbox import HUSHED, sandbox_beside
 from abatch.cli.screen import Screen, configure_logs
 from abatch.cli.settings import config_of, journal_of
 from abatch.errors import BackendUnavailable, ConfigError, JournalLocked
@@ -32,7 +32,6 @@ __all__ = ["serve", "token"]
 
 LOCKED: Final = 75
 """The exit status if another process drives the journal: EX_TEMPFAIL of sysexits.h."""
-HUSHED: Final = frozenset({"grace_below_the_bounds"})
 
 
 def serve(

@@ -23,7 +23,7 @@ LOOK_EVERY: Final = 0.5
 
 
 class WatchedJob:
-    """One job; it keeps what it saw last, also after its view was left.
+    """One job, as it was seen last; only while its view is entered.
 
     Args:
         view: the journal, which is entered.
@@ -35,8 +35,6 @@ class WatchedJob:
         self._view = view
         self.status = status
         self.driver: DriverStatus | None = None
-        self._summary = view.summary(status.key)
-        self._failures: tuple[Failure, ...] = ()
 
     @property
     def key(self) -> str:
@@ -68,8 +66,8 @@ class WatchedJob:
         return self.status.progress
 
     def summary(self) -> Summary:
-        """Return the summary that was seen last."""
-        return self._summary
+        """Return its summary by now."""
+        return self._view.summary(self.key)
 
     def forecast(self, progress: Progress | None = None) -> Forecast:
         """Estimate how long the job may still take; while it waits for another process, the reason is given instead."""
@@ -80,15 +78,13 @@ class WatchedJob:
 
     async def failures(self) -> tuple[Failure, ...]:
         """Return why requests did not succeed."""
-        return self._failures
+        return await self._view.failures(self.key)
 
     async def look(self) -> None:
         """Look at the journal once."""
         status = await self._view.status(self.key)
         (self.status,) = status.jobs
         self.driver = status.driver
-        self._summary = self._view.summary(self.key)
-        self._failures = await self._view.failures(self.key)
 
     async def wait(self) -> Summary:
         """Wait until the job is done, as `Job.wait` does.
@@ -102,7 +98,7 @@ class WatchedJob:
         while True:
             await self.look()
             if self.done:
-                return self._summary
+                return self.summary()
             if self.driver is None:
                 raise JobStopped(self.key, "no process drives this journal", "Start one; the job then continues.")
             if self.status.taken:
