@@ -134,6 +134,11 @@ class JournalView:
 
     # ---- read -------------------------------------------------------------------------------------------------
 
+    @property
+    def seq(self) -> int:
+        """The number of the last event that was read; `events(since=view.seq)` yields those that came after it."""
+        return self._ledger.others_seq
+
     def jobs(self) -> list[JobStatus]:
         """Every job of the journal, in the order in which they were submitted, without its shards."""
         return [job_status(self._ledger, job, driver=self._driver) for job in self._ledger.jobs.values()]

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 import anyio
+import msgspec
 
 from abatch.backend import JobRef, connect, normalize
 from abatch.config import Config
@@ -171,20 +172,7 @@ async def _continue(
             entries.append(Entry(job.job, Limited(rows=limit)))
     places = tuple(relative(job.folder, path.absolute()) for path in paths)
     goes_on = terms.settings.get("failing") == "go-on" or job.has_recovered
-    entries.append(
-        Entry(
-            job.job,
-            Resumed(
-                terms=Terms(
-                    settings=terms.settings,
-                    base_url=terms.base_url,
-                    fingerprint=terms.fingerprint,
-                    paths=places,
-                    goes_on=goes_on,
-                )
-            ),
-        )
-    )
+    entries.append(Entry(job.job, Resumed(terms=msgspec.structs.replace(terms, paths=places, goes_on=goes_on))))
     await ledger.record(*entries)
 
 

@@ -1,11 +1,11 @@
-"""Keep the requests of an iterable in a file of the journal, because another process sends them.
+"""Keep the requests of a job in a file of the journal, because another process sends them, or because no file has them.
 
 The file is named after its content, so the same requests make the same file, in any process.
 """
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
@@ -17,16 +17,75 @@ from abatch.system import threads
 from abatch.system.drafts import Draft
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
     from pathlib import Path
 
     from abatch.input.iterables import Numbered
     from abatch.journal.folder import JournalFolder
     from abatch.journal.records import JobRecord
 
-__all__ = ["is_kept", "keep_requests"]
+__all__ = ["KeptInput", "is_kept", "keep_requests", "kept_input"]
 
 ROWS_AT_ONCE: Final = 10_000
 """Requests in memory at once, at most; a block of them ends earlier, at about a megabyte."""
+
+
+class KeptInput:
+    """A kept input that is being written.
+
+    Args:
+        folder: the journal.
+        draft: the file, which has no name yet.
+
+    """
+
+    def __init__(self, folder: JournalFolder, draft: Draft) -> None:
+        self._folder = folder
+        self._draft = draft
+        self._digest = sha256()
+        self.size = 0
+        """Bytes that were written."""
+
+    @property
+    def path(self) -> Path:
+        """The file's place, once the block has ended."""
+        return self._folder.inputs / f"{self._digest.hexdigest()}.jsonl"
+
+    async def write(self, lines: bytes) -> None:
+        """Append bytes.
+
+        Raises:
+            JournalError: the file cannot be written.
+
+        """
+        self._digest.update(lines)
+        self.size += len(lines)
+        with _errors_of(self._folder):
+            await threads.run(self._draft.file.write, lines)
+
+
+@asynccontextmanager
+async def kept_input(folder: JournalFolder) -> AsyncGenerator[KeptInput]:
+    """Write a kept input; at the end of the block it is durable. If the block fails or writes nothing, no file is left.
+
+    Raises:
+        JournalError: the file cannot be written.
+
+    """
+    with _errors_of(folder):
+        await threads.run(folder.prepare_inputs)
+        draft = await threads.opened(Draft.discard, Draft, folder.inputs)
+    kept = KeptInput(folder, draft)
+    try:
+        yield kept
+        if kept.size:
+            with _errors_of(folder):
+                await threads.run(draft.publish, kept.path.name)
+    except BaseException:
+        await threads.clean_up(draft.discard)
+        raise
+    if not kept.size:
+        await threads.clean_up(draft.discard)
 
 
 async def keep_requests(folder: JournalFolder, requests: object) -> Path:
@@ -39,43 +98,32 @@ async def keep_requests(folder: JournalFolder, requests: object) -> Path:
         Exception: whatever the caller's iterable raises.
 
     """
-    digest = sha256()
+    async with kept_input(folder) as kept, aclosing(IterableInput(requests).blocks(most=ROWS_AT_ONCE)) as blocks:
+        async for block in blocks:
+            await kept.write(await threads.run(_lines, block))
+    if not kept.size:
+        raise ConfigError("the iterable holds no request; nothing was submitted")
+    return kept.path
 
-    def write(block: list[Numbered]) -> None:
-        lines = b"".join(map(_line, block))
-        digest.update(lines)
-        draft.file.write(lines)
 
+def is_kept(folder: JournalFolder, job: JobRecord) -> bool:
+    """Return whether a job reads a kept input."""
+    return any(path.parent == folder.inputs for path in job.input_paths)
+
+
+@contextmanager
+def _errors_of(folder: JournalFolder) -> Generator[None]:
     try:
-        await threads.run(folder.prepare_inputs)
-        draft = await threads.opened(Draft.discard, Draft, folder.inputs)
-        try:
-            count = 0
-            async with aclosing(IterableInput(requests).blocks(most=ROWS_AT_ONCE)) as blocks:
-                async for block in blocks:
-                    await threads.run(write, block)
-                    count += len(block)
-            name = f"{digest.hexdigest()}.jsonl"
-            if count:
-                await threads.run(draft.publish, name)
-        except BaseException:
-            await threads.clean_up(draft.discard)
-            raise
-        if not count:
-            await threads.clean_up(draft.discard)
+        yield
     except OSError as failure:
         raise JournalError(
             f"journal {folder} cannot keep the requests: {failure.strerror}; nothing was submitted. "
             "Free the disk or repair it, then submit them again"
         ) from failure
-    if not count:
-        raise ConfigError("the iterable holds no request; nothing was submitted")
-    return folder.inputs / name
 
 
-def is_kept(folder: JournalFolder, job: JobRecord) -> bool:
-    """Return whether a job reads requests that `keep_requests` wrote."""
-    return any(path.parent == folder.inputs for path in job.input_paths)
+def _lines(block: list[Numbered]) -> bytes:
+    return b"".join(map(_line, block))
 
 
 def _line(numbered: Numbered) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -29,7 +30,7 @@ async def make_if_missing(folder: JournalFolder) -> None:
 
     """
     for looks_left in reversed(range(LOOKS)):
-        if await threads.run(folder.database.exists):
+        if await threads.run(os.path.exists, folder.database):  # Path.exists raises on long names
             return
         try:
             facts = await SqliteLog.open(folder, drive=True)

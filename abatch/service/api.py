@@ -19,6 +19,7 @@ from starlette.routing import Route
 from abatch.engine.retry import RetryKind
 from abatch.errors import AbatchError, BadRequest, ConfigError, ManagerClosed
 from abatch.input.request import from_line
+from abatch.journal.folder import JournalFolder
 from abatch.log import log
 from abatch.open_job import OpenJob
 from abatch.service.openapi import DOCUMENT
@@ -27,7 +28,7 @@ from abatch.service.replies import Refusal, json
 from abatch.service.shown import job_in_full, job_in_short
 from abatch.service.sse import event_stream
 from abatch.service.state import state_of
-from abatch.service.uploads import body_of, is_json, lines_of, stored
+from abatch.service.uploads import MOST, body_of, is_json, lines_of, stored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -44,9 +45,7 @@ Endpoint: TypeAlias = "Callable[[Request], Awaitable[Response]]"
 NDJSON: Final = "application/x-ndjson"
 KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 PAGE: Final = 100
-"""Jobs of one answer, unless `limit` asks for more or fewer."""
-MOST: Final = 10_000
-"""Jobs of one answer, and requests of one call, at most."""
+"""Jobs of one answer, unless `limit` asks for more or fewer, at most `MOST`."""
 LINGER: Final = 30 * 86_400.0
 """Seconds that a request of an open job may wait for others at most."""
 WAIT: Final = 3_600.0
@@ -163,7 +162,7 @@ async def submit_job(request: Request) -> Response:
     to = request.query_params.get("to")
     place = own_destination(state.folder, key) if to is None else destination(to, state.settings.serve)
     if not is_json(request):
-        upload = await stored(request, state.folder / "uploads", key)
+        upload = await stored(request, JournalFolder(state.folder))
         await state.manager.submit(upload, to=place, key=key)
     else:
         order = await body_of(request, _NewJob)
@@ -182,7 +181,7 @@ async def submit_job(request: Request) -> Response:
 async def put_requests(request: Request) -> Response:
     """`POST /jobs/{key}/requests`: NDJSON of requests; every one is answered, in their order."""
     job = _open_job(state_of(request), _key(request))
-    lines = [line async for line in _at_most(lines_of(request))]
+    lines = await lines_of(request)
     answers: list[dict[str, Any]] = [{}] * len(lines)
 
     async def put(number: int, line: bytes) -> None:
@@ -251,7 +250,6 @@ def routes() -> list[Route]:
 
 
 async def _shown(state: State, key: str, *, shards: bool = False) -> dict[str, Any]:
-    await state.view.refresh()
     status = await state.view.status(key, shards=shards)
     return job_in_full(state.view, status.jobs[0], await state.view.failures(key))
 
@@ -280,15 +278,6 @@ def _flag(request: Request, name: str) -> bool:
     if given not in ("0", "1"):
         raise Refusal(400, f"{name} must be 0 or 1, got {given!r}")
     return given == "1"
-
-
-async def _at_most(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    count = 0
-    async for line in lines:
-        count += 1
-        if count > MOST:
-            raise Refusal(413, f"one call takes {MOST:,} requests; none of these was put. Send several calls")
-        yield line
 
 
 async def _followed(job: Job) -> AsyncIterator[bytes]:

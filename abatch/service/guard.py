@@ -4,6 +4,7 @@
 |---|---|
 | `Host` is not one of the service's names, as in an attack by DNS rebinding | 421 |
 | no token, or an unknown one, except for `/livez` | 401 |
+| a token file of the journal cannot be read | 503 |
 | too many or too long headers | 431 |
 | a body that pauses | 408 |
 | a client that does not read its answer | the connection ends |
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
 
+from abatch.errors import ConfigError
+from abatch.log import log
 from abatch.service.http1 import HEAD_BYTES
 from abatch.service.replies import Refusal, refused
 from abatch.system import threads
@@ -122,8 +125,12 @@ class Guard:
     async def _token(self, headers: Headers) -> Token:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         secret = given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        if secret and (found := await threads.run(self._tokens.find, secret)) is not None:
-            return found
+        try:
+            if secret and (found := await threads.run(self._tokens.find, secret)) is not None:
+                return found
+        except (ConfigError, OSError) as unusable:
+            log.error("token_unusable", error=str(unusable))
+            raise Refusal(503, "a token file cannot be read; the log of the service says which") from unusable
         raise Refusal(
             401, "the token is missing or unknown; `abatch token` prints one, for `Authorization: Bearer TOKEN`"
         )

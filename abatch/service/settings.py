@@ -186,10 +186,12 @@ def _check_names(path: Path, where: str, table: Mapping[str, object], known: Col
 def _value(name: str, value: Any) -> Any:  # noqa: ANN401 - Config checks it
     if name in DURATIONS:
         try:
-            assert not isinstance(value, bool)
-            return timedelta(seconds=value)
-        except (AssertionError, TypeError, ValueError, OverflowError):
-            raise ConfigError(f"{name} must be a number of seconds, got {value!r}") from None
+            seconds = None if isinstance(value, bool) else timedelta(seconds=value)
+        except (TypeError, ValueError, OverflowError):
+            seconds = None
+        if seconds is None:
+            raise ConfigError(f"{name} must be a number of seconds, got {value!r}")
+        return seconds
     if type(value) is not type(getattr(Config(), name)):
         raise ConfigError(f"{name} must be like {getattr(Config(), name)!r}, got {value!r}")
     return value

@@ -42,9 +42,8 @@ async def _stream(state: State, since: int | None) -> AsyncIterator[bytes]:
     yield b": abatch\n\n"
     silent = 0.0
     if since is None:
-        since = 0
-        async for event in state.view.events():
-            since = event.seq
+        await state.view.refresh()
+        since = state.view.seq
     while not state.stopping.is_set():
         async for event in state.view.events(since):
             yield _encoded(event)

@@ -1,31 +1,32 @@
-"""Bodies of requests: NDJSON that is written to a file as it arrives, and JSON that is small."""
+"""Bodies of requests: NDJSON kept in the journal as it arrives, the lines of one call, and JSON that is small."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import secrets
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
+from abatch.config import BATCH_BYTES
+from abatch.errors import LineTooLong
+from abatch.input.queued import kept_input
+from abatch.protocol.wire import LineReader
 from abatch.service.replies import Refusal
-from abatch.system import threads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from starlette.requests import Request
 
-__all__ = ["SMALL", "body_of", "lines_of", "stored"]
+    from abatch.journal.folder import JournalFolder
+
+__all__ = ["MOST", "SMALL", "body_of", "is_json", "lines_of", "stored"]
 
 SMALL: Final = 64 * 1024
 """Bytes of a JSON body at most."""
 UPLOAD: Final = 64 * 2**30
 """Bytes of an uploaded file at most."""
-LINE: Final = 256_000_000
-"""Bytes of a line of NDJSON at most: what the API accepts in one batch."""
+MOST: Final = 10_000
+"""Lines of one call at most."""
 
 T = TypeVar("T")
 
@@ -48,75 +49,53 @@ async def body_of(request: Request, type_: type[T]) -> T:
         raise Refusal(400, f"the body cannot be used: {invalid}") from invalid
 
 
-async def stored(request: Request, folder: Path, key: str) -> Path:
-    """Write a body to a file, durably; the same content under the same key is the same file.
+async def stored(request: Request, folder: JournalFolder) -> Path:
+    """Write a body to a file of the journal, durably; the same content is the same file.
 
     Raises:
-        Refusal: it is too large.
+        Refusal: it is empty or too large.
+        JournalError: the file cannot be written.
 
     """
-    await threads.run(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
-    draft = folder / f".{secrets.token_hex(8)}"
-    digest, size = hashlib.sha256(), 0
-    file: BinaryIO = await threads.run(_create, draft)
+    async with kept_input(folder) as kept:
+        async for part in request.stream():
+            if kept.size + len(part) > UPLOAD:
+                raise Refusal(413, f"an upload may have {UPLOAD:,} bytes")
+            await kept.write(part)
+    if not kept.size:
+        raise Refusal(400, "the body holds no request; nothing was submitted")
+    return kept.path
+
+
+async def lines_of(request: Request) -> list[bytes]:
+    """Read the lines of an NDJSON body, without blank ones.
+
+    Raises:
+        Refusal: the body is too large, or a line is too long, or there are too many.
+
+    """
+    reader, lines, size = LineReader(), list[bytes](), 0
+
+    def add(read: list[bytes]) -> None:
+        lines.extend(line for line in read if line.strip())
+        if len(lines) > MOST:
+            raise Refusal(413, f"one call takes {MOST:,} requests; none of these was put. Send several calls")
+
     try:
         async for part in request.stream():
             size += len(part)
-            if size > UPLOAD:
-                raise Refusal(413, f"an upload may have {UPLOAD:,} bytes")
-            digest.update(part)
-            await threads.run(file.write, part)
-        await threads.run(_sync, file)
-        path = folder / f"{key}.{digest.hexdigest()[:32]}.jsonl"
-        await threads.run(_put, draft, path)
-    finally:
-        await threads.run(_close, file, draft)
-    return path
-
-
-async def lines_of(request: Request) -> AsyncIterator[bytes]:
-    """Yield the lines of an NDJSON body as they arrive, without blank ones.
-
-    Raises:
-        Refusal: a line is too long.
-
-    """
-    rest = b""
-    async for part in request.stream():
-        *lines, rest = (rest + part).split(b"\n")
-        if len(rest) > LINE:
-            raise Refusal(413, f"a line may have {LINE:,} bytes")
-        for line in lines:
-            if line.strip():
-                yield line
-    if rest.strip():
-        yield rest
-
-
-def _create(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb")
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _put(draft: Path, path: Path) -> None:
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _close(file: BinaryIO, draft: Path) -> None:
-    file.close()
-    draft.unlink(missing_ok=True)
+            if size > BATCH_BYTES:
+                raise Refusal(
+                    413, f"one call takes {BATCH_BYTES:,} bytes; none of its requests was put. Send several calls"
+                )
+            add(reader.feed(part))
+        add(reader.end())
+    except LineTooLong as long:
+        raise Refusal(413, f"{long.reason}; none of the requests was put") from long
+    return lines
 
 
 def is_json(request: Request) -> bool:
     """Return whether a body is a JSON object, by its content type."""
-    kind: Any = request.headers.get("content-type", "")
-    return bool(kind.partition(";")[0].strip().lower() == "application/json")
+    kind: str = request.headers.get("content-type", "")
+    return kind.partition(";")[0].strip().lower() == "application/json"

@@ -126,6 +126,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_sent(cli: An
         ("run", "LONG*.jsonl", "--to", "out.jsonl"),
         ("run", "in.jsonl", "--to", "out.jsonl", "--journal", "LONG"),
         ("status", "--journal", "LONG"),
+        ("submit", "in.jsonl", "--to", "out.jsonl", "--journal", "LONG"),
     ],
     ids=" ".join,
 )

@@ -67,6 +67,16 @@ async def test_every_answer_has_the_headers_of_security(served: Starts) -> None:
             assert "server" not in headers
 
 
+async def test_a_damaged_token_file_is_told_and_removing_it_is_enough(served: Starts, journal: Path) -> None:
+    async with served() as client:
+        damaged = journal / "tokens" / "ci"
+        damaged.write_bytes(b"{")
+        status, _, message = error_of(await client.get("/api/v1/jobs"))
+        assert (status, "log of the service" in message, "ci" in message) == (503, True, False)
+        damaged.unlink()
+        assert (await client.get("/api/v1/jobs")).status_code == 200
+
+
 async def test_a_head_that_is_never_complete_ends_its_connection(
     served: Starts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +116,7 @@ async def test_a_body_that_pauses_is_answered_and_nothing_is_submitted(
                 answer = await stream.receive()
         assert b" 408 " in answer.split(b"\r\n")[0]
         assert (await client.get("/api/v1/jobs")).json()["jobs"] == []
-        assert list((journal / "uploads").iterdir()) == []
+        assert list((journal / "inputs").iterdir()) == []
 
 
 async def test_tls_is_served_with_the_files_of_the_settings(served: Starts, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import anyio
 import httpx2
 import pytest
 
+from abatch.protocol import wire
 from abatch.sandbox import Sandbox
 from abatch.sandbox.answers import Outcomes
+from abatch.service import uploads
 from abatch.service.tokens import Right, Tokens
 from tests.service.conftest import Starts
 
@@ -226,6 +228,38 @@ async def test_events_are_streamed_and_continue_after_the_last_one(served: Start
         last = everything[1][0]
         assert await events(headers={"Last-Event-ID": str(last)}) == everything[2:]
         assert error_of(await client.get("/api/v1/events", params={"since": "x"}))[0] == 400
+
+        async with client.stream("GET", "/api/v1/events") as stream:
+            texts = stream.aiter_lines()
+            assert await anext(texts) == ": abatch"
+            await client.post("/api/v1/jobs", params={"key": "fish"}, content=lines(2))
+            first = [await anext(texts) for _ in range(3)]
+            assert first[2] == "event: job.submitted"
+            assert int(first[1].removeprefix("id: ")) > everything[-1][0]
+
+
+async def test_one_call_puts_a_bounded_number_of_requests_and_bytes(
+    served: Starts, api: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served() as client:
+        await client.post("/api/v1/jobs", params={"key": "tickets"}, json={"open": True})
+
+        async def put(body: bytes) -> tuple[int, str]:
+            status, _, message = error_of(await client.post("/api/v1/jobs/tickets/requests", content=body))
+            return status, message
+
+        assert await put(b"1\n" * 10_001) == (
+            413,
+            "one call takes 10,000 requests; none of these was put. Send several calls",
+        )
+        monkeypatch.setattr(uploads, "BATCH_BYTES", 1_000)
+        status, message = await put(lines(10))
+        assert (status, "one call takes 1,000 bytes" in message) == (413, True)
+        monkeypatch.setattr(wire, "MAX_LINE", 1_000)
+        monkeypatch.setattr(uploads, "BATCH_BYTES", 256_000_000)
+        status, message = await put(line(1, system="x" * 2_000).rstrip())
+        assert (status, "none of the requests was put" in message) == (413, True)
+        assert (await client.get("/api/v1/jobs/tickets")).json()["submitted"] == 0
 
 
 async def test_followed_results_end_with_the_job(served: Starts, api: Sandbox) -> None:
