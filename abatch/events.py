@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, assert_never
 
 from abatch.protocol import facts
-from abatch.protocol.facts import Counts
+from abatch.protocol.facts import Counts, Spend
 from abatch.system.paths import absolute_url
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ __all__ = [
     "ShardSplit",
     "ShardUnplanned",
     "ShardWithdrawn",
+    "Spend",
 ]
 
 
@@ -239,6 +240,8 @@ class ShardHeld(ShardEvent):
 
     kind: ClassVar[str] = "shard.held"
     reason: str
+    rule: str
+    """The row of table B that decided; empty if the results of its batch were not ours, and in older journals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +250,8 @@ class ShardWithdrawn(ShardEvent):
 
     kind: ClassVar[str] = "shard.withdrawn"
     why: str
+    rule: str
+    """The row of table A or B that decided, for instance `A6`; empty in older journals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,6 +345,8 @@ class ShardSealed(ShardEvent):
     """The number of requests that failed for a temporary reason and are retried."""
     missing: int
     """The number of requests without a result."""
+    spend: tuple[Spend, ...]
+    """The tokens of these lines, for each model and price step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -428,8 +435,8 @@ def event_of(recorded: Recorded, key: str, folder: Path) -> Event:
             return BatchAccepted(seq=seq, at=at, job=key, shard=number, batch_id=batch_id, found_by=found_by)
         case facts.CancelledAsParked(why=why):
             return BatchParked(seq=seq, at=at, job=key, shard=number, why=why)
-        case facts.Withdrawn(why=why):
-            return ShardWithdrawn(seq=seq, at=at, job=key, shard=number, why=why)
+        case facts.Withdrawn(why=why, rule=rule):
+            return ShardWithdrawn(seq=seq, at=at, job=key, shard=number, why=why, rule=rule)
         case facts.Rejected():
             return ShardRejected(seq=seq, at=at, job=key, shard=number)
         case facts.Vanished():
@@ -440,8 +447,17 @@ def event_of(recorded: Recorded, key: str, folder: Path) -> Event:
             return BatchLost(seq=seq, at=at, job=key, shard=number, why=why)
         case facts.Ended(counts=counts):
             return BatchEnded(seq=seq, at=at, job=key, shard=number, counts=counts)
-        case facts.Drained(counts=counts, retried=again, missing=missing):
-            return ShardSealed(seq=seq, at=at, job=key, shard=number, counts=counts, retried=again, missing=missing)
+        case facts.Drained(counts=counts, retried=again, missing=missing, spend=spend):
+            return ShardSealed(
+                seq=seq,
+                at=at,
+                job=key,
+                shard=number,
+                counts=counts,
+                retried=again,
+                missing=missing,
+                spend=spend,
+            )
         case facts.Reopened(why=why):
             return ShardReopened(seq=seq, at=at, job=key, shard=number, why=why)
         case facts.Split(into=into):
@@ -450,8 +466,8 @@ def event_of(recorded: Recorded, key: str, folder: Path) -> Event:
             return ShardUnplanned(seq=seq, at=at, job=key, shard=number)
         case facts.Abandoned(why=why, counts=counts):
             return ShardAbandoned(seq=seq, at=at, job=key, shard=number, why=why, counts=counts)
-        case facts.Held(reason=reason):
-            return ShardHeld(seq=seq, at=at, job=key, shard=number, reason=reason)
+        case facts.Held(reason=reason, rule=rule):
+            return ShardHeld(seq=seq, at=at, job=key, shard=number, reason=reason, rule=rule)
         case facts.Submitted(to=to):
             return JobSubmitted(seq=seq, at=at, job=key, destination=_url(folder, to))
         case facts.Limited(rows=rows):

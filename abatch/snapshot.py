@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from abatch.input.answered import left_out_of, retried_key
-from abatch.journal.states import attempt_of, resolution_in_words, state_of_job, state_of_shard
+from abatch.journal.states import attempt_of, created_at_of, resolution_in_words, state_of_job, state_of_shard
+from abatch.protocol.durations import KEPT_FOR
 from abatch.protocol.facts import SelectedSource, files_of
-from abatch.protocol.lifecycle import Held
+from abatch.protocol.lifecycle import Held, doubt_of
 from abatch.system.paths import absolute, absolute_url, shown
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Resolution:
 class ShardStatus:
     """The state of a shard."""
 
+    job: str
+    """The key of its job."""
     shard: int
     part: int
     """The shard's number in its job, from 0; it is in the names of files."""
@@ -66,6 +69,15 @@ class ShardStatus:
     """The prefix of the attempt's custom_ids on the wire."""
     since: float
     """When its last fact was recorded, in seconds since the epoch."""
+    committed_at: float | None
+    """When its open attempt passed the commit point, in seconds since the epoch, by the API's clock; else None."""
+    created_at: float | None
+    """When its batch was created, in seconds since the epoch, by the API's clock; None if no batch is known."""
+
+    @property
+    def results_until(self) -> float | None:
+        """When the API removes the results of its batch; None if no batch is known."""
+        return None if self.created_at is None else self.created_at + KEPT_FOR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,19 +233,20 @@ def job_status(
         parked=_parked(job, driver),
         shards=None
         if attempts is None
-        else tuple(shard_status(ledger, shard, attempts) for shard in job.shards.values()),
+        else tuple(shard_status(ledger, job, shard, attempts) for shard in job.shards.values()),
         _folder=job.folder,
         _to=job.to,
         _submitted=job.submitted,
     )
 
 
-def shard_status(ledger: Ledger, shard: ShardRecord, attempts: Mapping[int, int]) -> ShardStatus:
+def shard_status(ledger: Ledger, job: JobRecord, shard: ShardRecord, attempts: Mapping[int, int]) -> ShardStatus:
     """Return the state of a shard now; its last attempt is in `attempts` if its state does not contain it."""
     attempt = attempt_of(shard)
     attempt = attempts.get(shard.shard, 0) if attempt is None else attempt
     state, reason = state_of_shard(shard)
     return ShardStatus(
+        job=job.key,
         shard=shard.shard,
         part=shard.planned.part,
         rows=shard.planned.rows,
@@ -243,6 +256,8 @@ def shard_status(ledger: Ledger, shard: ShardRecord, attempts: Mapping[int, int]
         batch_id=shard.batch_id,
         wire_prefix=ledger.lineage.prefix(shard.shard, attempt).decode() if attempt else None,
         since=shard.since,
+        committed_at=None if (doubt := doubt_of(shard.state)) is None else doubt.date,
+        created_at=created_at_of(shard),
     )
 
 

@@ -1,7 +1,7 @@
-"""Give the events of a running manager to its readers: every event once, and a bounded number in memory.
+"""Give events to their readers: those of a running manager as they happen, and those of a journal from any number on.
 
-Facts of this process come in the order of the journal. Facts of other processes come as soon as they are read, which
-may be after a later fact of this process.
+Every event comes once, and a bounded number is in memory. In a running manager the facts of its process come in the
+order of the journal. Facts of other processes come as soon as they are read, which may be after a later fact of it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from abatch.events import EventsMissed, event_of
 from abatch.log import log
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from pathlib import Path
     from typing import Self
 
     from abatch.events import Event, OnEvent
+    from abatch.journal.ledger import Ledger
     from abatch.journal.log import Recorded
 
-__all__ = ["EventStream", "Events"]
+__all__ = ["EventStream", "Events", "events_since"]
 
 BUFFER: Final = 1_000
 """Events that one reader may be behind before it loses some."""
+AT_ONCE: Final = 5_000
+"""Facts that are read from a journal in one turn."""
 ON_EVENT_PATIENCE: Final = 10.0
 """Seconds that `on_event` has for the last events when the manager is left."""
 
@@ -137,3 +140,31 @@ async def call_with_events(stream: EventStream, call: OnEvent) -> None:
         except Exception as failure:  # noqa: BLE001 - the application may raise anything
             (*_, frame) = extract_tb(failure.__traceback__)
             log.warning("on_event_failed", error=type(failure).__name__, at=f"{frame.filename}:{frame.lineno}")
+
+
+async def events_since(ledger: Ledger, refresh: Callable[[], Awaitable[object]], since: int) -> AsyncGenerator[Event]:
+    """Yield every event of a journal after this number, up to now.
+
+    Args:
+        ledger: the jobs of the journal.
+        refresh: reads jobs that began since.
+        since: the number of an event.
+
+    Raises:
+        JournalCorrupt: a fact cannot be read.
+
+    """
+    while True:
+        found: list[Recorded] = []
+        await ledger.facts.replay(found.append, since=since, until=since + AT_ONCE)
+        if not found:
+            end = await ledger.facts.replay(lambda _: None, since=since)
+            if end == since:
+                return
+            since += AT_ONCE  # numbers may have gaps
+            continue
+        if any(recorded.job not in ledger.jobs for recorded in found):
+            await refresh()
+        for recorded in found:
+            yield event_of(recorded, ledger.jobs[recorded.job].key, ledger.folder.path)
+        since = found[-1].seq

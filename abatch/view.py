@@ -16,7 +16,6 @@ from abatch.engine.queueing import enqueue, key_of
 from abatch.engine.reading import read_results
 from abatch.engine.retry import RetryKind, choose
 from abatch.errors import ConfigError
-from abatch.events import event_of
 from abatch.input.answered import retries_of, root_of
 from abatch.input.origin import origin_of
 from abatch.input.repeats import same_requests
@@ -33,7 +32,8 @@ from abatch.protocol import wire
 from abatch.protocol.facts import Committing, OpenSource
 from abatch.protocol.forecast import NOT_DRIVEN, Forecast, forecast
 from abatch.result import Result
-from abatch.snapshot import JobStatus, JournalStatus, Resolution, job_status, resolution_of
+from abatch.snapshot import JobStatus, JournalStatus, Resolution, ShardStatus, job_status, resolution_of, shard_status
+from abatch.streams import events_since
 from abatch.system import threads
 from abatch.system.paths import absolute_url, folder_of
 
@@ -58,8 +58,6 @@ __all__ = ["JournalView", "RetryKind"]
 
 LOOK_EVERY: Final = 0.5
 """Seconds between two checks for facts of another process; such facts do not wake a reader."""
-EVENTS_AT_ONCE: Final = 5_000
-"""Facts that are read from the journal in one turn."""
 
 
 class JournalView:
@@ -151,6 +149,16 @@ class JournalView:
 
         """
         return job_status(self._ledger, self._ledger.named(key), driver=self._driver)
+
+    def open_shards(self, key: str | None = None) -> list[ShardStatus]:
+        """The shards with something left to do, of one job or of all, in the order in which they were planned.
+
+        Raises:
+            JobNotFound: no job has this key.
+
+        """
+        jobs = self._ledger.jobs.values() if key is None else [self._ledger.named(key)]
+        return [shard_status(self._ledger, job, each, {}) for job in jobs for each in job.open_shards.values()]
 
     def family(self, key: str) -> list[JobStatus]:
         """The job with this key, or the one that it retries, followed by all its retries in order.
@@ -255,21 +263,9 @@ class JournalView:
             JournalCorrupt: a fact cannot be read.
 
         """
-        facts = self._ledger.facts
-        while True:
-            found: list[Recorded] = []
-            await facts.replay(found.append, since=since, until=since + EVENTS_AT_ONCE)
-            if not found:
-                end = await facts.replay(lambda _: None, since=since)
-                if end == since:
-                    return
-                since += EVENTS_AT_ONCE  # numbers may have gaps
-                continue
-            if any(recorded.job not in self._ledger.jobs for recorded in found):
-                await self.refresh()  # a job began since
-            for recorded in found:
-                yield event_of(recorded, self._ledger.jobs[recorded.job].key, self.folder)
-            since = found[-1].seq
+        async with aclosing(events_since(self._ledger, self.refresh, since)) as events:
+            async for event in events:
+                yield event
 
     @property
     def outbox(self) -> Outbox:

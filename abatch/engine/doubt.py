@@ -99,8 +99,8 @@ class DoubtSettler:
                 context.scope.owns(batch.batch_id, batch.created_at)
             case Absent():
                 await self._record_absence()
-            case Hold(reason=reason):
-                await self.recorder.record(Held(reason=reason))
+            case Hold(reason=reason, rule=rule):
+                await self.recorder.record(Held(reason=reason, rule=rule))
             case _:
                 assert_never(ruling)
         return True
@@ -119,7 +119,7 @@ class DoubtSettler:
             if still_open(doubt_about(self.context.scope, self.shard, committed), self.context.scope.known):
                 return
             self.context.scope.pace.frees(self.shard.shard)
-            await self.recorder.append(Withdrawn(why="no batch appeared (B8)"))
+            await self.recorder.append(Withdrawn(why="no batch appeared (B8)", rule="B8"))
 
     def _committed_at(self, committed: InDoubt) -> Moment:
         """Return the time of the commit point on every clock."""

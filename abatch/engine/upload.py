@@ -254,7 +254,7 @@ class Uploader:
         context.scope.pace.holds(self.shard.shard, self.shard.planned.rows, page.date + QUEUED_FOR)
         self.committed_here = True
         if awake() - at.boot > GATE_WITHIN or context.manager.shutdown.wished:
-            await self.recorder.record(Withdrawn(why="the tail was never sent"))
+            await self.recorder.record(Withdrawn(why="the tail was never sent", rule="A3"))
             raise _NotNow
         scope.deadline = min(scope.deadline, anyio.current_time() + ANSWER_WITHIN)
 
@@ -263,7 +263,7 @@ class Uploader:
         failure = gate.failure
         self.context.scope.doubts.answered(self.shard.shard)
         if gate.committed and isinstance(self.shard.state, InDoubt):
-            await self.recorder.record(Withdrawn(why="the tail was never sent"))
+            await self.recorder.record(Withdrawn(why="the tail was never sent", rule="A3"))
         if isinstance(failure, _NotNow):
             return 0.0
         if failure is not None and not isinstance(failure, ApiError):
@@ -367,12 +367,12 @@ class Uploader:
                 wait = self.context.scope.pace.refused(anyio.current_time(), asked, random.random())  # noqa: S311
                 log.warning("api_asks_to_wait", shard=self.shard.shard, seconds=round(wait, 1))
                 if committed:
-                    await self.recorder.record(Withdrawn(why="429"))
+                    await self.recorder.record(Withdrawn(why="429", rule=verdict.rule))
             case TooLarge(envelope=envelope):
                 await self._split(envelope, committed=committed)
             case Refused(reason=reason, remedy=remedy):
                 if committed:
-                    await self.recorder.record(Withdrawn(why=reason))
+                    await self.recorder.record(Withdrawn(why=reason, rule=verdict.rule))
                 if remedy == CORRECT:
                     remedy = _correction(context.job)
                 message = Named(reason=reason)
@@ -393,7 +393,7 @@ class Uploader:
         if planned.rows == 1:
             await self.recorder.record(Rejected(error=_on_one_line(envelope)))
             return
-        withdrawn: list[ShardFact] = [Withdrawn(why="413")] if committed else []
+        withdrawn: list[ShardFact] = [Withdrawn(why="413", rule="A7")] if committed else []
         halves = [context.ledger.number_shard(), context.ledger.number_shard()]
         with guarded(context.folder.spool):
             written = await threads.run(self._write_halves, halves)

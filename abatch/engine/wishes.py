@@ -80,7 +80,7 @@ class OperatorWishes:
         context = self.context
         if wish.batch_id is None:
             context.scope.pace.frees(self.shard.shard)
-            await self.recorder.record(Withdrawn(why="an operator says that it was not created"))
+            await self.recorder.record(Withdrawn(why="an operator says that it was not created", rule="B9"))
             return
         try:
             batch = await context.client.retrieve(context.scope.workspace_id, wish.batch_id)

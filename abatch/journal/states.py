@@ -21,6 +21,7 @@ __all__ = [
     "State",
     "StateOfJob",
     "attempt_of",
+    "created_at_of",
     "resolution_in_words",
     "shard_in_words",
     "state_of_job",
@@ -198,6 +199,17 @@ def attempt_of(shard: ShardRecord) -> int | None:
         case Held() | Processing() | Draining() | Lost() | Done():
             return shard.state.doubt.attempt
         case Rejected() | Dead():
+            return None
+        case _:
+            assert_never(shard.state)
+
+
+def created_at_of(shard: ShardRecord) -> float | None:
+    """Return when the batch of a shard was created, by the API's clock; None if no batch is known."""
+    match shard.state:
+        case Processing() | Draining() | Lost() | Done():
+            return None if shard.state.batch_id is None else shard.state.created_at
+        case Ready() | InDoubt() | Held() | Rejected() | Dead():
             return None
         case _:
             assert_never(shard.state)

@@ -331,6 +331,8 @@ class Withdrawn(Recorded, frozen=True, kw_only=True):
     """This attempt certainly made no batch; the shard may be sent again."""
 
     why: str
+    rule: str = ""
+    """The row of table A or B that decided, for instance `A6`. Empty in older journals."""
 
 
 class Rejected(Recorded, frozen=True, kw_only=True):
@@ -414,6 +416,8 @@ class Held(Recorded, frozen=True, kw_only=True):
     """Only an operator can decide whether this attempt made a batch."""
 
     reason: str
+    rule: str = ""
+    """The row of table B that decided; empty if the results of its batch were not ours, and in older journals."""
 
 
 ShardFact: TypeAlias = (

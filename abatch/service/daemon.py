@@ -94,7 +94,7 @@ async def serve(
             await group.start(_send, state)
             await group.start(_signals, state, server, ending, app, file)
             group.start_soon(state.pulse.run)
-            group.start_soon(state.metrics.follow, manager.events())
+            group.start_soon(state.metrics.follow, manager.events(), view.jobs())
             if inbox is not None:
                 group.start_soon(inbox.run)
             await group.start(server.run_in_task, listener)

@@ -7,6 +7,7 @@ API changes neither, because a restart would not help.
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -48,7 +49,9 @@ async def metrics(request: Request) -> Response:
     """`GET /metrics`: Prometheus' text format."""
     state = state_of(request)
     await state.view.refresh()
-    text = state.metrics.exposition(state.view.jobs(), folder=state.folder, late=state.pulse.late)
+    text = state.metrics.exposition(
+        state.view.jobs(), state.view.open_shards(), folder=state.folder, late=state.pulse.late, now=time.time()
+    )
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 

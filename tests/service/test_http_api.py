@@ -355,7 +355,13 @@ async def test_metrics_agree_with_the_account(served: Starts, api: Sandbox) -> N
             while "abatch_jobs_finished_total 1.0" not in (text := (await client.get("/metrics")).text):
                 await anyio.sleep(0.02)
         values = dict(each.rsplit(" ", 1) for each in text.splitlines() if not each.startswith("#"))
-        assert float(values['abatch_rows_delivered_total{outcome="succeeded"}']) == api.account.requests == 4
+        delivered = float(values['abatch_rows_delivered_total{outcome="succeeded",sink="sqlite"}'])
+        assert delivered == api.account.requests == 4
+        assert float(values['abatch_submissions_total{outcome="A4"}']) == api.account.batches
+        job = (await client.get("/api/v1/jobs/birds")).json()
+        assert float(values["abatch_cost_usd_total"]) == pytest.approx(job["cost_usd"])
+        tokens = 'abatch_tokens_total{model="claude-haiku-4-5",type="output"}'
+        assert float(values[tokens]) == job["usage"]["output_tokens"] > 0
         assert float(values['abatch_batches_accepted_total{by="answer"}']) == api.account.batches
         assert float(values['abatch_jobs{state="done"}']) == 1
         assert float(values["abatch_duplicate_submissions_total"]) == 0

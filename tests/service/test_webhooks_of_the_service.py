@@ -124,7 +124,7 @@ def test_attempts_are_counted_without_a_name_of_a_receiver(tmp_path: Path) -> No
     metrics = Metrics()
     for outcome in ("delivered", "failed", "failed"):
         metrics.count_webhook(outcome)
-    shown = metrics.exposition([], folder=tmp_path, late=0.0).decode()
+    shown = metrics.exposition([], [], folder=tmp_path, late=0.0, now=0.0).decode()
     counted = [line for line in shown.splitlines() if line.startswith("abatch_webhook_attempts_total")]
     assert counted == [
         'abatch_webhook_attempts_total{outcome="delivered"} 1.0',
