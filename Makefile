@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 FLOORS := .venvs/floors
 
-.PHONY: demo check unit test test-floors coverage lint format docs simulate mutants crash kill disk wire model ops properties fuzz nightly bench bench-large bench-peers wheel-test clean
+.PHONY: demo check unit test test-floors coverage lint format docs simulate mutants crash kill disk wire model day ops properties fuzz nightly bench bench-large bench-peers wheel-test clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -80,6 +80,9 @@ wire: $(READY)  ## whole jobs against a second server that answers in every reco
 model: $(READY)  ## every configuration of the protocol's model, with a counterexample where a guard or bound is missing
 	$(BIN)/python -m tests.model --long
 
+day: $(READY)  ## the service for a day, in a minute: jobs from six sources into three backends, two deaths, webhooks
+	$(BIN)/python -m tests.day
+
 ops:  ## promtool, from Debian's package, reads the rules, fires each alert, and reads the dashboard
 	$(PYTHON) -m tests.ops
 
@@ -95,7 +98,7 @@ nightly: SEEDS = 500000
 nightly: KILLS = 1000000
 nightly: INSTANTS = 20000
 nightly: SECONDS = 7200
-nightly: simulate mutants crash kill disk model ops properties fuzz  ## every lane, for a night
+nightly: simulate mutants crash kill disk model day ops properties fuzz  ## every lane, for a night
 
 bench: $(READY)  ## claims of speed and memory, each a ratio measured in one run; into README.md with README=1
 	$(BIN)/python -m benchmarks $(if $(README),--readme)
