@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 FLOORS := .venvs/floors
 
-.PHONY: demo check unit test test-floors coverage lint format docs simulate mutants crash kill disk wire model day ops properties fuzz nightly bench bench-large bench-peers wheel-test clean
+.PHONY: demo check unit test test-floors coverage lint format docs simulate mutants crash kill disk wire model day soak ops properties fuzz nightly bench bench-large bench-peers wheel-test clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -83,6 +83,9 @@ model: $(READY)  ## every configuration of the protocol's model, with a countere
 day: $(READY)  ## the service for a day, in a minute: jobs from six sources into three backends, two deaths, webhooks
 	$(BIN)/python -m tests.day
 
+soak: $(READY)  ## the service under steady load for SECONDS: nothing grows, nothing is lost or paid for twice
+	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),60)
+
 ops:  ## promtool, from Debian's package, reads the rules, fires each alert, and reads the dashboard
 	$(PYTHON) -m tests.ops
 
@@ -98,7 +101,7 @@ nightly: SEEDS = 500000
 nightly: KILLS = 1000000
 nightly: INSTANTS = 20000
 nightly: SECONDS = 7200
-nightly: simulate mutants crash kill disk model day ops properties fuzz  ## every lane, for a night
+nightly: simulate mutants crash kill disk model day soak ops properties fuzz  ## every lane, for a night
 
 bench: $(READY)  ## claims of speed and memory, each a ratio measured in one run; into README.md with README=1
 	$(BIN)/python -m benchmarks $(if $(README),--readme)

@@ -95,7 +95,9 @@ class Metrics:
             "Until the API removes the first results that are not read; infinite if all are.",
         )
         self._disk = self._gauge("abatch_disk_free_bytes", "Free bytes on the disk of the journal.")
-        self._late = self._gauge("abatch_event_loop_late_seconds", "How late the event loop is.")
+        self._late = self._gauge(
+            "abatch_event_loop_late_seconds", "The most that the event loop was late in the last minute."
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -193,7 +195,7 @@ class Metrics:
             jobs: the jobs of the journal.
             shards: the shards with something left to do.
             folder: the folder of the journal.
-            late: the seconds that the event loop is late.
+            late: the most seconds by which the event loop was late in the last minute.
             now: seconds since the epoch.
 
         """

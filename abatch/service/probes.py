@@ -50,7 +50,7 @@ async def metrics(request: Request) -> Response:
     state = state_of(request)
     await state.view.refresh()
     text = state.metrics.exposition(
-        state.view.jobs(), state.view.open_shards(), folder=state.folder, late=state.pulse.late, now=time.time()
+        state.view.jobs(), state.view.open_shards(), folder=state.folder, late=state.pulse.worst, now=time.time()
     )
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 

@@ -13,35 +13,22 @@ import asyncio
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-
-import httpx2
-from standardwebhooks import Webhook
 
 from abatch import JournalView
 from abatch.sandbox import Sandbox
 from abatch.sandbox.answers import Outcomes
-from abatch.service.tokens import Tokens
 from tests.harness.media import BUCKET
+from tests.harness.receiver import Receiver
+from tests.harness.service import PATIENCE, Service
 from tests.servers import SeaweedS3
 from tests.service.receivers import SECRET
-
-PATIENCE = 300
-"""Seconds after which a step that does not end is a hang."""
-REFUSED = 6
-"""Messages whose first attempt the receiver refuses."""
 
 
 @dataclass
@@ -60,136 +47,6 @@ class Report:
         """Note a violation if the two differ."""
         if found != wanted:
             self.violations.append(f"{what}: {found!r}, not {wanted!r}")
-
-
-class Receiver:
-    """Receives webhooks on loopback, and refuses the first attempt of the first messages."""
-
-    def __init__(self) -> None:
-        receiver = self
-        self.attempts: Counter[str] = Counter()
-        self.delivered: dict[str, dict[str, Any]] = {}
-        self.forged = 0
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                self.send_response(receiver.take(body, dict(self.headers.items())))
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Print nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}/hook"
-
-    def take(self, body: bytes, headers: dict[str, str]) -> int:
-        """Take one attempt, and return the status of the answer."""
-        name = headers["webhook-id"]
-        self.attempts[name] += 1
-        if self.attempts[name] == 1 and len(self.attempts) <= REFUSED:
-            return 503
-        try:
-            message = Webhook(SECRET).verify(body, {key.lower(): value for key, value in headers.items()})
-        except Exception:  # noqa: BLE001 - any reason to refuse a message is a violation, counted here
-            self.forged += 1
-            return 400
-        self.delivered[name] = message["data"]
-        return 204
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self.server.shutdown()
-            thread.join()
-            self.server.server_close()
-
-
-class Service:
-    """`abatch serve`, which can be killed and started again on the same port."""
-
-    def __init__(self, folder: Path, settings: Path) -> None:
-        self.folder = folder
-        self._settings = settings
-        self._log = (folder / "service.log").open("ab")
-        self._port = 0
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def journal(self) -> Path:
-        return self.folder / ".abatch"
-
-    @cached_property
-    def client(self) -> httpx2.Client:
-        """A client with the owner's token."""
-        headers = {"authorization": f"Bearer {Tokens(self.journal).secret_of()}"}
-        return httpx2.Client(
-            base_url=f"http://127.0.0.1:{self._port}", headers=headers, timeout=PATIENCE, trust_env=False
-        )
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        if not self._port:
-            with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as free:
-                self._port = free.server_address[1]
-        listen = f"127.0.0.1:{self._port}"
-        command = [sys.executable, "-m", "abatch", "serve", "--listen", listen, "--config", str(self._settings)]
-        self._process = subprocess.Popen(command, cwd=self.folder, stdout=self._log, stderr=self._log)
-        self.until(self._answers)
-
-    def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, (self.folder / "service.log").read_text()[-3_000:]
-        with suppress(httpx2.TransportError):
-            return httpx2.get(f"http://127.0.0.1:{self._port}/livez", trust_env=False).status_code == 200
-        return False
-
-    def kill_and_start(self) -> None:
-        """Kill it, and start it again at once."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-        self.start()
-
-    def end(self) -> int:
-        """End it in good order; return its exit status."""
-        assert self._process is not None
-        self._process.terminate()
-        status = self._process.wait(PATIENCE)
-        self.client.close()
-        self._log.close()
-        return status
-
-    def call(self, method: str, path: str, **more: Any) -> Any:
-        """Make a call that may be repeated, until it is answered."""
-        due = time.monotonic() + PATIENCE
-        while True:
-            try:
-                answer = self.client.request(method, path, **more)
-            except httpx2.TransportError:
-                assert time.monotonic() < due, f"{method} {path} is not answered"
-                time.sleep(0.05)
-                continue
-            if answer.status_code == 503:
-                time.sleep(0.05)
-                continue
-            assert answer.status_code < 300, f"{method} {path}: {answer.status_code} {answer.text[:500]}"
-            return answer
-
-    @staticmethod
-    def until(condition: Callable[[], object]) -> None:
-        due = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < due, "a step hangs"
-            time.sleep(0.05)
 
 
 class Day:
