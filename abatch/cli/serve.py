@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
@@ -63,6 +64,7 @@ def serve(
         try:
             from abatch.service.daemon import serve as run  # noqa: PLC0415 - an extra
             from abatch.service.settings import ServiceSettings, listen_of, load  # noqa: PLC0415
+            from abatch.service.tokens import Tokens  # noqa: PLC0415
         except ModuleNotFoundError as missing:
             raise BackendUnavailable("the service", "serve") from missing
         settings = ServiceSettings() if config is None else load(config)
@@ -80,6 +82,9 @@ def serve(
             screen.say("This is the sandbox: every answer is synthetic, nothing is sent to the real API.")
 
         def ready(url: str) -> None:
+            if sys.stderr.isatty():  # a log keeps no token
+                secret = Tokens(folder_of(place)).secret_of()
+                screen.say(f"page         {url}/login?token={secret}")
             bearer = f"Authorization: Bearer $({command(folder_of(place), 'token')})"
             screen.say(f'journal      {place}\nlistening    {url}\ntry          curl -H "{bearer}" {url}/api/v1/jobs')
 

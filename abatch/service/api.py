@@ -94,17 +94,10 @@ async def list_jobs(request: Request) -> Response:
     await view.refresh()
     query = request.query_params
     limit = _number(request, "limit", PAGE, 1, MOST)
-    jobs = [
-        job
-        for job in reversed(view.jobs())
-        if job.state == query.get("state", job.state) and query.get("text", "") in job.key
-    ]
-    if after := query.get("after"):
-        place = next((number for number, job in enumerate(jobs) if job.key == after), None)
-        if place is None:
-            raise Refusal(400, f"no job {after!r} to continue after")
-        jobs = jobs[place + 1 :]
-    return json({"jobs": [job_in_short(job) for job in jobs[:limit]], "has_more": len(jobs) > limit})
+    found = view.list_jobs(
+        state=query.get("state"), text=query.get("text", ""), after=query.get("after") or None, limit=limit
+    )
+    return json({"jobs": [job_in_short(job) for job in found.jobs], "has_more": found.has_more})
 
 
 @with_right("read")

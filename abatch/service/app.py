@@ -12,6 +12,7 @@ from abatch.errors import AbatchError
 from abatch.log import log
 from abatch.service import api
 from abatch.service.guard import Guard, host_names
+from abatch.service.page import routes as page
 from abatch.service.probes import livez, metrics, readyz
 from abatch.service.replies import Refusal, refusal_of, refused
 from abatch.service.tokens import Tokens
@@ -37,6 +38,7 @@ def application(state: State) -> Guard:
         Route("/readyz", readyz),
         Route("/metrics", metrics),
         Mount("/api/v1", routes=api.routes()),
+        *page.routes(),
     ]
     app = Starlette(
         routes=routes,

@@ -95,6 +95,7 @@ async def serve(
             await group.start(_signals, state, server, ending, app, file)
             group.start_soon(state.pulse.run)
             group.start_soon(state.metrics.follow, manager.events(), view.jobs())
+            group.start_soon(state.activity.follow, view, manager.events())
             if inbox is not None:
                 group.start_soon(inbox.run)
             await group.start(server.run_in_task, listener)

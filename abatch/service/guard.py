@@ -3,7 +3,8 @@
 | check | answer |
 |---|---|
 | `Host` is not one of the service's names, as in an attack by DNS rebinding | 421 |
-| no token, or an unknown one, except for `/livez` | 401 |
+| no token, or an unknown one, except for `/livez` and to sign in; a browser is sent to `/login` | 401 |
+| a browser's session, for a change that is not a form of the page | 403 |
 | a token file of the journal cannot be read | 503 |
 | too many or too long headers | 431 |
 | a body that pauses | 408 |
@@ -13,10 +14,13 @@
 from __future__ import annotations
 
 import secrets
+import time
 from typing import TYPE_CHECKING, Final
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
+from starlette.responses import RedirectResponse
 
 from abatch.errors import ConfigError
 from abatch.log import log
@@ -33,8 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Guard", "host_names"]
 
-OPEN: Final = frozenset({"/livez"})
+OPEN: Final = frozenset({"/livez", "/login", "/style.css", "/icon.svg", "/live.js"})
 """Paths that need no token."""
+COOKIE: Final = "abatch_session"
 HEADERS_AT_MOST: Final = 100
 PATIENCE: Final = 60.0
 """Seconds that a client may pause in its body, or leave an answer unread."""
@@ -56,7 +61,8 @@ def host_names(host: str, more: Collection[str] = ()) -> frozenset[str]:
 class Guard:
     """An ASGI application that lets only permitted requests through to another one.
 
-    The scope of a permitted request has `abatch.token` and `abatch.request_id`.
+    The scope of a permitted request has `abatch.token`, `abatch.request_id`, and `abatch.session` if a browser's cookie
+    brought the token.
 
     Args:
         app: the routes.
@@ -102,7 +108,11 @@ class Guard:
         try:
             await self._check(scope)
         except Refusal as refusal:
-            await refused(refusal, request_id)(scope, receive, answer)
+            is_page = scope["method"] == "GET" and "text/html" in Headers(scope=scope).get("accept", "")
+            if refusal.status == 401 and is_page:
+                await RedirectResponse("/login", 303)(scope, receive, answer)
+            else:
+                await refused(refusal, request_id)(scope, receive, answer)
         else:
             await self._app(scope, hear, answer)
 
@@ -120,17 +130,30 @@ class Guard:
             raise Refusal(421, f"this service is not called {name!r}; add the name to hosts under [serve]")
         if scope["path"] in OPEN:
             return
-        scope["abatch.token"] = await self._token(headers)
+        secret = _secret(headers)
+        session = "" if secret else cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        if session and scope["method"] not in ("GET", "HEAD") and scope["path"].startswith("/api/"):
+            raise Refusal(403, "a browser's session changes nothing over the API; use `Authorization: Bearer TOKEN`")
+        scope["abatch.session"] = session
+        scope["abatch.token"] = await self._token(secret, session)
 
-    async def _token(self, headers: Headers) -> Token:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        secret = given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    async def _token(self, secret: str, session: str) -> Token:
         try:
-            if secret and (found := await threads.run(self._tokens.find, secret)) is not None:
-                return found
+            if secret:
+                found = await threads.run(self._tokens.find, secret)
+            else:
+                found = await threads.run(self._tokens.find_session, session, time.time())
         except (ConfigError, OSError) as unusable:
             log.error("token_unusable", error=str(unusable))
             raise Refusal(503, "a token file cannot be read; the log of the service says which") from unusable
-        raise Refusal(
-            401, "the token is missing or unknown; `abatch token` prints one, for `Authorization: Bearer TOKEN`"
-        )
+        if found is None:
+            raise Refusal(
+                401, "the token is missing or unknown; `abatch token` prints one, for `Authorization: Bearer TOKEN`"
+            )
+        return found
+
+
+def _secret(headers: Headers) -> str:
+    """Return the secret of the token that a program sends; empty if it sends none."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")

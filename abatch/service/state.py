@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from abatch.service.activity import Activity
 from abatch.service.metrics import Metrics
 from abatch.service.pulse import Pulse
 
@@ -38,7 +39,8 @@ class State:
     """Measures the event loop."""
     metrics: Metrics = field(default_factory=Metrics)
     """Counts what happens."""
-
+    activity: Activity = field(default_factory=Activity)
+    """What happened in the last 24 hours."""
     sending: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     """The scope of the webhooks; cancelled after a reload, so that they start again with the new settings."""
 

@@ -1,7 +1,8 @@
 """Tokens: who may call the service, and what each of them may do.
 
 A token is a file of the journal's folder, `tokens/NAME`, which only its owner can read. Removing the file revokes the
-token at once.
+token at once. A session is what a browser keeps in its cookie after it signed in with a token: it is computed from the
+token, ends after a week, and ends with its token.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ Right = Literal["read", "submit", "steer"]
 RIGHTS: Final[tuple[Right, ...]] = get_args(Right)
 OWNER: Final = "owner"
 """The token that the service makes itself; it has every right."""
+SESSION: Final = 7 * 86_400
+"""Seconds after which a session ends."""
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -91,6 +94,35 @@ class Tokens:
 
     def find(self, secret: str) -> Token | None:
         """Return the token with this secret; every token is compared, in a time that does not depend on the secret."""
+        asked, found = _digest(secret), None
+        for digest, token in self._all():
+            if hmac.compare_digest(digest, asked):
+                found = token
+        return found
+
+    def session(self, secret: str, now: float) -> str | None:
+        """Return a new session of the token with this secret; None if there is no such token."""
+        if self.find(secret) is None:
+            return None
+        ends = str(int(now) + SESSION)
+        return f"{ends}.{_signed(_digest(secret), ends)}"
+
+    def find_session(self, session: str, now: float) -> Token | None:
+        """Return the token of a session; None if it is not valid or not any more."""
+        ends, _, signature = session.partition(".")
+        found = None
+        for digest, token in self._all():
+            if hmac.compare_digest(_signed(digest, ends).encode(), signature.encode()):
+                found = token
+        return found if found is not None and ends.isdecimal() and now < int(ends) else None
+
+    def _all(self) -> list[tuple[bytes, Token]]:
+        """Return the digest of each secret with its token; read again after a token was made or removed.
+
+        Raises:
+            ConfigError: a file is not a token.
+
+        """
         state = self._folder.stat()
         if self._read_at != (now := (state.st_mtime_ns, state.st_ino)):  # a token was made or removed
             self._known = [
@@ -100,11 +132,7 @@ class Tokens:
                 for kept in [self._read(path)]
             ]
             self._read_at = now
-        asked, found = _digest(secret), None
-        for digest, token in self._known:
-            if hmac.compare_digest(digest, asked):
-                found = token
-        return found
+        return self._known
 
     def _read(self, path: Path) -> _File:
         try:
@@ -115,3 +143,7 @@ class Tokens:
 
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
+
+
+def _signed(digest: bytes, ends: str) -> str:
+    return hmac.new(digest, f"abatch session until {ends}".encode(), hashlib.sha256).hexdigest()
