@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 FLOORS := .venvs/floors
 
-.PHONY: demo check unit test test-floors coverage lint format docs simulate mutants crash kill disk wire model day soak ops properties fuzz nightly bench bench-large bench-peers wheel-test clean
+.PHONY: demo check unit test test-floors coverage lint format docs simulate mutants crash kill disk wire model day soak page screenshots ops properties fuzz nightly bench bench-large bench-peers wheel-test clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -85,6 +85,14 @@ day: $(READY)  ## the service for a day, in a minute: jobs from six sources into
 
 soak: $(READY)  ## the service under steady load for SECONDS: nothing grows, nothing is lost or paid for twice
 	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),60)
+
+page: $(READY)  ## a browser on the page of the service, and axe-core; needs Debian's chromium, and npm
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group page
+	$(BIN)/python -m tests.page
+
+screenshots: $(READY)  ## the pictures of the page in the docs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group page
+	$(BIN)/python -m tests.page --pictures docs/images
 
 ops:  ## promtool, from Debian's package, reads the rules, fires each alert, and reads the dashboard
 	$(PYTHON) -m tests.ops

@@ -35,13 +35,15 @@ class Service:
     def journal(self) -> Path:
         return self.folder / ".abatch"
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
     @cached_property
     def client(self) -> httpx2.Client:
         """A client with the owner's token."""
         headers = {"authorization": f"Bearer {Tokens(self.journal).secret_of()}"}
-        return httpx2.Client(
-            base_url=f"http://127.0.0.1:{self._port}", headers=headers, timeout=PATIENCE, trust_env=False
-        )
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=PATIENCE, trust_env=False)
 
     @property
     def pid(self) -> int:
@@ -62,7 +64,7 @@ class Service:
         assert self._process is not None
         assert self._process.poll() is None, (self.folder / "service.log").read_text()[-3_000:]
         with suppress(httpx2.TransportError):
-            return httpx2.get(f"http://127.0.0.1:{self._port}/livez", trust_env=False).status_code == 200
+            return httpx2.get(f"{self.url}/livez", trust_env=False).status_code == 200
         return False
 
     def kill_and_start(self) -> None:
