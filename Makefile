@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 FLOORS := .venvs/floors
 
-.PHONY: demo check unit test test-floors coverage lint format docs simulate mutants crash kill disk wire model day soak page screenshots ops properties fuzz nightly bench bench-large bench-peers wheel-test clean
+.PHONY: demo demo-serve check unit test test-floors coverage lint format docs simulate mutants crash kill disk wire model day soak page screenshots ops properties fuzz nightly bench bench-large bench-peers wheel-test clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -18,6 +18,11 @@ demo: $(READY)  ## a job from file to results on a local sandbox: many batches, 
 	$(BIN)/abatch run examples/requests.jsonl --to demo-results.jsonl --sandbox --requests-per-batch 12
 	@echo; echo "demo-results.jsonl: $$(wc -l < demo-results.jsonl) results. The same command again does nothing:"
 	$(BIN)/abatch run examples/requests.jsonl --to demo-results.jsonl --sandbox --requests-per-batch 12 --quiet
+
+demo-serve: $(READY)  ## the service on a local sandbox with a few jobs; open the link that it prints, and end it with Ctrl-C
+	$(BIN)/abatch submit examples/requests.jsonl --to demo-serve/all.jsonl --key all --sandbox --requests-per-batch 12
+	$(BIN)/abatch submit examples/requests.jsonl --to demo-serve/trial.jsonl --key trial --sandbox --limit 10 --again
+	$(BIN)/abatch serve --sandbox --inbox demo-serve/inbox --poll-interval 1
 
 check: $(READY)  ## lint beside the unit tests, in less than a minute on two cores; fewer examples than in make test
 	$(MAKE) -j2 lint unit
@@ -121,4 +126,4 @@ bench-peers: $(READY)  ## the same job done by other programs, each in a venv of
 	$(BIN)/python -m benchmarks peers $(if $(README),--readme)
 
 clean:
-	rm -rf $(VENV) .venvs build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache demo-results.jsonl .abatch-sandbox
+	rm -rf $(VENV) .venvs build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache demo-results.jsonl demo-serve .abatch-sandbox

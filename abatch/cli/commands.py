@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "completed", "in_options", "near"]
 
-TAKE_SANDBOX: Final = frozenset({"run", "retry", "redrain"})
-"""Commands that drive a journal, and need an option to use a sandbox."""
+TAKE_SANDBOX: Final = frozenset({"run", "retry", "redrain", "serve", "submit", "token"})
+"""Commands that have `--sandbox`; those that drive a journal need it to use a sandbox."""
 SHOWN: Final = re.compile(
     r"\babatch (cancel|move|redrain|resolve|results|retry) ([A-Za-z0-9][A-Za-z0-9._-]*)"
     r"(?![A-Za-z0-9._-]| --(?:journal|sandbox))"

@@ -16,6 +16,7 @@ __all__ = [
     "asked_for",
     "folder_of",
     "has_sandbox",
+    "mark_as_sandbox",
     "place_of",
 ]
 
@@ -33,6 +34,11 @@ def folder_of(journal: Path) -> Path:
 def has_sandbox(folder: Path) -> bool:
     """Return whether a journal belongs to a sandbox of `--sandbox`."""
     return os.path.exists(folder / PORT)  # noqa: PTH110 - Path.exists raises on long names
+
+
+def mark_as_sandbox(folder: Path) -> None:
+    """Note that a journal belongs to a sandbox, whose port is chosen when it starts."""
+    (folder / PORT).touch(mode=0o600)
 
 
 def asked_for(journal: Path | None, *, sandbox: bool) -> Path | None:

@@ -97,7 +97,7 @@ def _end(child: subprocess.Popen[str]) -> None:
 
 def _port_of(folder: Path) -> int:
     try:
-        return int((folder / PORT).read_text())
+        return int((folder / PORT).read_text() or 0)
     except FileNotFoundError:
         return 0
     except ValueError as unreadable:

@@ -29,6 +29,7 @@ from abatch.cli.options import (  # noqa: TC001 - typer reads the annotations
     WorkspaceOption,
     YesOption,
 )
+from abatch.cli.paths import mark_as_sandbox
 from abatch.cli.report import Course, follow_to_its_end, report
 from abatch.cli.screen import Screen
 from abatch.cli.settings import Order, Surroundings, config_of, journal_of
@@ -88,6 +89,8 @@ def submit(
         around = Surroundings(config=config, screen=screen, prices=price_file, json=as_json)
         course = Course()
         async with JournalView(order.folder, prices=price_file, create=True) as view:
+            if sandbox:
+                mark_as_sandbox(order.folder)
             job = course.job = await submit_to_driver(view, order, around, course)
             screen.say(what_follows(job, order.folder))
             if not wait:

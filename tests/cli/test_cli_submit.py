@@ -62,3 +62,13 @@ def test_stdin_is_kept_in_the_journal(cli: Any, api: Sandbox) -> None:
     cli.write("in.jsonl", 3)
     unnamed = cli.here("submit", "-", "--to", "out.jsonl")
     assert (unnamed.status, "give the job one with --key" in unnamed.err) == (2, True)
+
+
+def test_a_job_of_the_sandbox_names_commands_that_send_it_to_the_sandbox(cli: Any, api: Sandbox) -> None:
+    cli.write("in.jsonl", 3)
+    given = cli.here("submit", "in.jsonl", "--to", "out.jsonl", "--key", "birds", "--sandbox")
+    run = "run in.jsonl --to out.jsonl --key birds --sandbox"
+    assert f"To start one: abatch serve --sandbox or abatch {run}" in given.err
+    done = cli(*run.split(), ABATCH_SANDBOX_LATENCY="0")
+    assert done.status == 0, done
+    assert api.account.requests == 0
