@@ -24,6 +24,7 @@ from abatch.cli.serve import serve, token
 from abatch.cli.status import status
 from abatch.cli.streams import OutputGone
 from abatch.cli.submit import submit
+from abatch.cli.wait import wait
 from abatch.cli.webhook import webhook
 
 __all__ = ["app", "main"]
@@ -58,7 +59,8 @@ def all_commands(
 
 
 COMMANDS = (
-    run, submit, status, results, cancel, retry, redrain, move, resolve, identify, estimate, serve, token, sandbox,
+    run, submit, wait, status, results, cancel, retry, redrain, move, resolve, identify, estimate, serve, token,
+    sandbox,
 )  # fmt: skip
 
 for command in COMMANDS:

@@ -44,6 +44,7 @@ __all__ = [
     "OK",
     "RUNNING",
     "STUCK",
+    "WORST_LAST",
     "exit_code_of",
     "perform",
     "reported",

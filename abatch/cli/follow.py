@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import anyio
 import msgspec
@@ -42,9 +42,11 @@ GROUPS: Final = 8
 AT_LEAST: Final = 600.0
 """and while nothing changes."""
 
+T_co = TypeVar("T_co", covariant=True)
 
-async def follow(job: Awaited, screen: Screen) -> Summary:
-    """Wait for the job, and meanwhile move a bar, or write a line from time to time.
+
+async def follow(job: Awaited[T_co], screen: Screen) -> T_co:
+    """Wait for a job, or for several, and meanwhile move a bar, or write a line from time to time.
 
     Raises:
         as `Job.wait`.
@@ -83,11 +85,11 @@ class Followed(Protocol):
         ...
 
 
-class Awaited(Followed, Protocol):
-    """A job that `follow` waits for."""
+class Awaited(Followed, Protocol[T_co]):
+    """A job that `follow` waits for, or several."""
 
-    async def wait(self) -> Summary:
-        """Wait until the job is done; may be cancelled and called again."""
+    async def wait(self) -> T_co:
+        """Wait until it is done; may be cancelled and called again."""
         ...
 
 

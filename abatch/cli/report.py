@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from abatch.cli.commands import command, in_options
-from abatch.cli.exit_codes import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, status_of, tell
+from abatch.cli.exit_codes import BAD_INPUT, FAILED, INTERRUPTED, OK, STUCK, WORST_LAST, status_of, tell
 from abatch.cli.follow import failures_table, follow, summary_json, summary_table
-from abatch.cli.next_steps import OVERRIDE, about_failures, about_stops
+from abatch.cli.next_steps import OVERRIDE, Resume, about_failures, about_stops
 from abatch.cli.sanitize import clean
-from abatch.cli.settings import Order
+from abatch.cli.settings import Order, Redrain
 from abatch.cli.streams import OutputGone
+from abatch.cli.watched import WatchedJob
 from abatch.errors import BackendError, BadRequest, JobStopped, LimitReached
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from abatch.cli.screen import Screen
-    from abatch.cli.settings import Redrain, Surroundings
-    from abatch.cli.watched import WatchedJob
+    from abatch.cli.settings import Surroundings, Watch
     from abatch.job import Job
     from abatch.result import Failure
 
-__all__ = ["Course", "follow_to_its_end", "report"]
+__all__ = ["Course", "follow_to_its_end", "report", "report_all"]
 
 ORDER: Final = "results are in the order in which batches ended; join by custom_id"
 """True for every destination: a join by position gives a request the answer to another."""
@@ -47,8 +49,8 @@ class Course:
     """Whether its limit is reached: the job is not finished, but this command is done."""
     carried_out: bool = False
     """Whether a redrain is complete."""
-    drives: str = ""
-    """The command that drives the job, if this command only followed it and no process drives it any more."""
+    resume: Resume | None = None
+    """How to resume the job, if the same command again does not."""
 
     @property
     def status(self) -> int:
@@ -98,16 +100,39 @@ async def follow_to_its_end(job: Job | WatchedJob, course: Course, screen: Scree
 
 def report(course: Course, order: Order | Redrain, around: Surroundings) -> None:
     """Report the end; a failed report does not change the result of the work, nor its exit status."""
+    with _harmless(course.status, around.screen):
+        told = _report(course, order, around)
+        if around.json:
+            around.screen.give(told)
+
+
+def report_all(courses: Sequence[Course], order: Watch, around: Surroundings) -> int:
+    """Report the end of several jobs as `report` does, each under its key; return the worst exit status of one."""
+    status = max((course.status for course in courses), key=WORST_LAST.index, default=OK)
+    with _harmless(status, around.screen):
+        told: list[dict[str, Any]] = []
+        for course in courses:
+            around.screen.say(f"key          {course.key}")
+            told.append(_report(course, order, around))
+        if around.json:
+            around.screen.give({"jobs": told, "exit_status": status})
+    return status
+
+
+@contextmanager
+def _harmless(status: int, screen: Screen) -> Generator[None]:
+    """Turn a failure of the report into a warning."""
     try:
-        _report(course, order, around)
+        yield
     except OutputGone as gone:
         if not gone.reader_left:
-            around.screen.complain(f"warning: the report is incomplete: {gone}. {_WORK.format(course.status)}")
+            screen.complain(f"warning: the report is incomplete: {gone}. {_WORK.format(status)}")
     except Exception as failure:  # noqa: BLE001 - no failure of the report changes the result of the work
-        around.screen.complain(f"warning: the report failed. {_WORK.format(course.status)} {tell(failure)}")
+        screen.complain(f"warning: the report failed. {_WORK.format(status)} {tell(failure)}")
 
 
-def _report(course: Course, order: Order | Redrain, around: Surroundings) -> None:
+def _report(course: Course, order: Order | Redrain | Watch, around: Surroundings) -> dict[str, Any]:
+    """Report the end for people, and return it for JSON."""
     screen, job = around.screen, course.job
     if course.error is not None:
         screen.complain(f"error: {tell(course.error, order.journal)}")
@@ -117,30 +142,29 @@ def _report(course: Course, order: Order | Redrain, around: Surroundings) -> Non
         done = job.progress()
         screen.complain(f"Of the requests before it {done.submitted:,} were sent, {done.sealed:,} have their result.")
     resume, resume_anyway = _show_next_command(course, order, around)
-    if around.json:
-        screen.give(
-            {
-                "key": course.key,
-                "journal": clean(order.journal),
-                "state": "done" if job is not None and job.done else "unfinished",
-                "exit_status": course.status,
-                "error": None if course.error is None else _error_json(course.error, order.journal),
-                "resume": resume,
-                "resume_anyway": resume_anyway,
-                **({} if job is None else summary_json(job.summary())),
-                "failures": [msgspec.structs.asdict(each) for each in course.failures],
-            }
-        )
+    return {
+        "key": course.key,
+        "journal": clean(order.journal),
+        "state": "done" if job is not None and job.done else "unfinished",
+        "exit_status": course.status,
+        "error": None if course.error is None else _error_json(course.error, order.journal),
+        "resume": resume,
+        "resume_anyway": resume_anyway,
+        **({} if job is None else summary_json(job.summary())),
+        "failures": [msgspec.structs.asdict(each) for each in course.failures],
+    }
 
 
-def _show_results(job: Job | WatchedJob, course: Course, order: Order | Redrain, around: Surroundings) -> None:
+def _show_results(job: Job | WatchedJob, course: Course, order: Order | Redrain | Watch, around: Surroundings) -> None:
     """Show the summary of a job that reached its end or its limit, and the commands for what did not succeed."""
     screen, summary = around.screen, job.summary()
     if not around.json:
         screen.show(summary_table(summary, done=job.done))
         if job.done:
             screen.say(ORDER)
-    from_files = isinstance(order, Order) and order.from_files
+    from_files = (isinstance(order, Order) and order.from_files) or (
+        isinstance(job, WatchedJob) and bool(job.status.files)
+    )
     if lines := about_stops(summary, order.folder, from_file=from_files):
         screen.say("\n".join(lines))
     if summary.ok:
@@ -152,37 +176,41 @@ def _show_results(job: Job | WatchedJob, course: Course, order: Order | Redrain,
         screen.say("\n".join(lines))
 
 
-def _show_next_command(course: Course, order: Order | Redrain, around: Surroundings) -> tuple[str | None, str | None]:
+def _show_next_command(
+    course: Course, order: Order | Redrain | Watch, around: Surroundings
+) -> tuple[str | None, str | None]:
     """Show the command that continues the job, if there is one.
 
     Return it, and the command that continues a job that its first results stopped.
     """
     screen, job = around.screen, course.job
+    next_ = course.resume or _same_command(course, order)
     if job is not None and course.limited is not None:
-        resume = shlex.join(["abatch", *_without_limit(sys.argv[1:])])
-        screen.complain(_held_back(job, course.limited, order.folder, resume))
-        return resume, None
-    stop = course.error if isinstance(order, Order) and isinstance(course.error, JobStopped) else None
-    changes = stop is not None and stop.takes_changed_input
-    words = ["abatch", *sys.argv[1:]]
-    if changes and "--changed-input" not in words:
-        words.append("--changed-input")
-    resume = shlex.join(words)
+        screen.complain(_held_back(job, course.limited, order.folder, next_.in_words))
+        return next_.command or None, None
+    stop = course.error if isinstance(course.error, JobStopped) and not isinstance(order, Redrain) else None
     if stop is not None and stop.failing:
-        resume_anyway = f"{resume} {shlex.join(OVERRIDE)}"
         if not around.json and course.failures:
             screen.show(failures_table(course.failures))
-        screen.complain(f"To send the remaining requests anyway: {resume_anyway}")
-        return resume if course.goes_on else None, resume_anyway
+        screen.complain(f"To send the remaining requests anyway: {next_.anyway}")
+        return next_.command if course.goes_on else None, next_.anyway
     if not course.goes_on:
         return None, None
-    if course.drives:
-        screen.complain(f"To resume: {course.drives}")
-        return course.drives, None
+    command, changes = next_.command, stop is not None and stop.takes_changed_input
+    if changes and command and "--changed-input" not in command:
+        command += " --changed-input"
     fix = "correct the input, then " if changes or isinstance(course.error, BadRequest) else ""
-    pipe = "give all the lines again to " if isinstance(order, Order) and order.from_stdin else ""
-    screen.complain(f"To resume: {fix}{pipe}{resume}")
-    return resume, None
+    is_same = course.resume is None
+    pipe = "give all the lines again to " if is_same and isinstance(order, Order) and order.from_stdin else ""
+    screen.complain(f"To resume: {fix}{pipe}{', '.join(filter(None, [command, next_.needs]))}")
+    return command or None, None
+
+
+def _same_command(course: Course, order: Order | Redrain | Watch) -> Resume:
+    """Return the command that was typed, which resumes what it began; after a trial, without its limit."""
+    words = sys.argv[1:] if course.limited is None else _without_limit(sys.argv[1:])
+    resume = shlex.join(["abatch", *words])
+    return Resume(command=resume, anyway=f"{resume} {shlex.join(OVERRIDE)}" if isinstance(order, Order) else "")
 
 
 def _held_back(job: Job | WatchedJob, limited: LimitReached, folder: Path, resume: str) -> str:

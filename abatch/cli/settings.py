@@ -1,4 +1,4 @@
-"""What the options of `run`, `retry` and `redrain` ask for: the job, its journal, and the settings of its manager."""
+"""What the options of a command that sends or follows jobs ask for: the jobs, their journal, and the settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from abatch.cli.spending import Spending
     from abatch.config import Failing, Params, Parked, Refusals, Tier, Unresolved
 
-__all__ = ["Order", "Redrain", "Surroundings", "config_of", "journal_of"]
+__all__ = ["Order", "Redrain", "Surroundings", "Watch", "config_of", "journal_of"]
 
 SHORTEST: Final = 0.01
 LONGEST: Final = 7 * 86_400
@@ -83,6 +83,19 @@ class Redrain:
     """The journal's folder, as the command line names it."""
     key: str
     workspace_id: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The absolute path of the journal's folder."""
+        return folder_of(self.journal)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """The jobs that are followed, and not submitted."""
+
+    journal: Path
+    """The journal's folder, as the command line names it."""
 
     @property
     def folder(self) -> Path:

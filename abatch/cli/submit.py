@@ -100,7 +100,7 @@ def submit(
                 await follow_to_its_end(job, course, screen)
             except Exception as error:  # noqa: BLE001 - any error is reported, with --json, too
                 course.error = error
-                course.drives = resuming(order.folder, job.status).command
+            course.resume = resuming(order.folder, job.status)
             report(course, order, around)
             return course.status
 

@@ -1,25 +1,28 @@
-"""A job that another process drives, seen through a journal, with the calls of `Job` that commands use."""
+"""Jobs that another process drives, seen through a journal, with the calls of `Job` that commands use."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from abatch import Forecast
+from abatch import Forecast, Progress
 from abatch.errors import JobStopped, LimitReached
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from abatch import DriverStatus, Failure, JobStatus, JournalView, Progress, Summary
+    from abatch import DriverStatus, Failure, JobStatus, JournalView, Summary
     from abatch.result import LeftOut
 
-__all__ = ["WatchedJob", "WatchedJobs", "waits_for"]
+__all__ = ["WatchedJob", "WatchedJobs", "WatchedTogether", "waits_for"]
 
 LOOK_EVERY: Final = 0.5
 """Seconds between two looks at the journal."""
+COUNTS: Final = tuple(each.name for each in fields(Progress) if each.name not in ("total", "limit"))
+"""The fields of a progress that are numbers of requests, batches or shards."""
 
 
 class WatchedJob:
@@ -82,12 +85,16 @@ class WatchedJob:
 
     async def look(self) -> None:
         """Look at the journal once."""
-        status = await self._view.status(self.key)
-        (self.status,) = status.jobs
-        self.driver = status.driver
+        await self._view.refresh()
+        self.note()
 
-    async def wait(self) -> Summary:
-        """Wait until the job is done, as `Job.wait` does.
+    def note(self) -> None:
+        """Take over what the view read last."""
+        self.status = self._view.job(self.key)
+        self.driver = self._view.driver
+
+    def has_ended(self) -> bool:
+        """Return whether the job is done; False while a process goes on with it.
 
         Raises:
             JobStopped: no process drives the journal; or the job cannot continue until an operator acts, and nothing
@@ -95,25 +102,92 @@ class WatchedJob:
             LimitReached: the requests that its limit allows are done.
 
         """
-        while True:
-            await self.look()
-            if self.done:
-                return self.summary()
-            if self.driver is None:
-                raise JobStopped(self.key, "no process drives this journal", "Start one; the job then continues.")
-            if self.status.taken:
-                self._raise_if_still(self.driver)
+        if self.done:
+            return True
+        if self.driver is None:
+            raise JobStopped(self.key, "no process drives this journal", "Start one; the job then continues.")
+        if self.status.taken:
+            self._raise_if_still(self.driver)
+        return False
+
+    async def wait(self) -> Summary:
+        """Wait until the job is done, as `Job.wait` does.
+
+        Raises:
+            as `has_ended`.
+
+        """
+        await self.look()
+        while not self.has_ended():
             await anyio.sleep(LOOK_EVERY)
+            await self.look()
+        return self.summary()
 
     def _raise_if_still(self, driver: DriverStatus) -> None:
         """Raise if nothing more happens to the job by itself."""
         now, progress = self.status, self.status.progress
-        moves = bool(progress.in_flight or progress.in_doubt)
-        if now.state in ("stopped", "held") and (now.key in driver.failed or not moves):
-            raise JobStopped(now.key, now.reason, now.remedy, failing=now.failing)
         is_held_back = progress.total is None or (now.limit is not None and now.limit < progress.total)
         if now.limit is not None and not now.limit_open and is_held_back and progress.sealed >= now.limit:
             raise LimitReached(now.key, now.limit)
+        moves = bool(progress.in_flight or progress.in_doubt)
+        if now.state in ("stopped", "held") and (now.key in driver.failed or not moves):
+            raise JobStopped(now.key, now.reason, now.remedy, failing=now.failing)
+
+
+class WatchedTogether:
+    """Several jobs of one journal that are followed as one.
+
+    Args:
+        view: the journal, which is entered.
+        jobs: the jobs.
+        ended: called once for each job that has ended, with the error that `WatchedJob.has_ended` raised, if any.
+
+    """
+
+    def __init__(
+        self, view: JournalView, jobs: Sequence[WatchedJob], *, ended: Callable[[WatchedJob, JobStopped | None], None]
+    ) -> None:
+        self._view = view
+        self._jobs = tuple(jobs)
+        self._left = list(jobs)
+        self._ended = ended
+
+    def progress(self) -> Progress:
+        """Return the sums over the jobs; all requests that their limits allow are the total."""
+        each = [job.progress() for job in self._jobs]
+        wanted = [progress.wanted for progress in each]
+        return Progress(
+            **{name: sum(getattr(progress, name) for progress in each) for name in COUNTS},
+            total=None if None in wanted else sum(filter(None, wanted)),
+        )
+
+    def forecast(self, progress: Progress | None = None) -> Forecast:
+        """Return the longest forecast of a job that has not ended, or one that gives a reason."""
+        del progress
+        forecasts = [job.forecast() for job in self._left] or [Forecast(seconds=0.0)]
+        return max(forecasts, key=lambda each: float("inf") if each.seconds is None else each.seconds)
+
+    async def wait(self) -> None:
+        """Wait until each job is done, has reached its limit, or cannot continue."""
+        while True:
+            await self._view.refresh()
+            for job in tuple(self._left):
+                job.note()
+                if self._is_over(job):
+                    self._left.remove(job)
+            if not self._left:
+                return
+            await anyio.sleep(LOOK_EVERY)
+
+    def _is_over(self, job: WatchedJob) -> bool:
+        try:
+            if not job.has_ended():
+                return False
+        except JobStopped as why:  # also LimitReached
+            self._ended(job, why)
+        else:
+            self._ended(job, None)
+        return True
 
 
 class WatchedJobs:
