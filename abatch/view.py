@@ -96,7 +96,7 @@ class JournalView(JournalReader):
 
         The driver begins the job within a second if its `DriverStatus.takes_jobs` is True. It stops the job, with the
         reason, if the key or base URL in its environment differs from the one here (if there is one here), or if
-        `config` has another `grace` or `unresolved`.
+        `config` has another `grace` or `unresolved`; a job that runs is not stopped, but the submission is refused.
 
         Args:
             requests: as for `BatchManager.submit`.
@@ -115,7 +115,7 @@ class JournalView(JournalReader):
 
         Raises:
             BadRequest: the requests cannot be sent; nothing was recorded.
-            ConfigError: an argument cannot work, or there is no request.
+            ConfigError: an argument cannot work, or there is no request, or the job runs and its driver would stop it.
             JobConflict: the key names a job with other content or another destination; nothing was changed.
             BackendError: the destination is another job's, or exists and is not ours.
 
@@ -125,7 +125,7 @@ class JournalView(JournalReader):
             self._ledger,
             requests,
             config=config or Config(),
-            driven=self._driver is not None,
+            driver=self._driver,
             to=to,
             key=key,
             betas=betas,

@@ -25,6 +25,9 @@ def status_of(scopes: Scopes, runs: Collection[JobRun], *, takes_jobs: bool, seq
     return DriverStatus(
         pid=os.getpid(),
         takes_jobs=takes_jobs,
+        base_url=scopes.terms.base_url,
+        fingerprint=scopes.terms.fingerprint,
+        settings=scopes.terms.settings,
         seq=seq,
         waiting={shard: why for scope in opened for shard, why in scope.doubts.waiting().items()},
         not_visible=[batch_id for scope in opened for batch_id in scope.in_flight.not_visible(scope.date)],

@@ -16,12 +16,12 @@ from abatch.backend import JobRef, connect, normalize
 from abatch.config import Config
 from abatch.engine.destination import Destination
 from abatch.engine.submission import Submissions, check_arguments, check_lowered
-from abatch.errors import JobConflict
+from abatch.errors import ConfigError, JobConflict
 from abatch.input.queued import is_kept, keep_requests
 from abatch.input.request import paths_of
 from abatch.journal.log import Entry
 from abatch.protocol.facts import Limited, Resumed, Submitted
-from abatch.protocol.terms import Terms, chosen
+from abatch.protocol.terms import OTHER_TERMS, Terms, chosen, refusal
 from abatch.system.paths import absolute_url, relative, relative_url
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from abatch.input.request import RequestSource
     from abatch.journal.ledger import Ledger
     from abatch.journal.records import JobRecord
+    from abatch.journal.status import DriverStatus
 
 __all__ = ["enqueue", "key_of"]
 
@@ -41,7 +42,7 @@ async def enqueue(
     requests: RequestSource,
     *,
     config: Config,
-    driven: bool,
+    driver: DriverStatus | None,
     to: str | os.PathLike[str],
     key: str | None,
     betas: Sequence[str],
@@ -59,7 +60,7 @@ async def enqueue(
         ledger: the journal's jobs, up to date.
         requests: as for `BatchManager.submit`; an iterable is first kept in a file of the journal.
         config: the settings of the job; those that are not the defaults are recorded for the driver.
-        driven: whether a process drives the journal, which may be planning the job.
+        driver: the process that drives the journal, which may be planning the job; None if no process drives it.
         to: the destination's URL or path.
         key: the job's name; for files it may be left out.
         betas: values of `anthropic-beta` for every request.
@@ -116,7 +117,7 @@ async def enqueue(
         changed_input=False,
     )
     if job.finished is None:
-        await _continue(ledger, job, terms, paths, limit=limit, driven=driven)
+        await _continue(ledger, job, terms, paths, limit=limit, driver=driver)
     return job
 
 
@@ -157,17 +158,30 @@ async def _begin(ledger: Ledger, fact: Submitted) -> JobRecord:
 
 
 async def _continue(
-    ledger: Ledger, job: JobRecord, terms: Terms, paths: Sequence[Path], *, limit: int | None, driven: bool
+    ledger: Ledger,
+    job: JobRecord,
+    terms: Terms,
+    paths: Sequence[Path],
+    *,
+    limit: int | None,
+    driver: DriverStatus | None,
 ) -> None:
     """Record that an unfinished job was submitted again.
 
     Raises:
-        ConfigError: the limit is below what is planned, or what may be planned now.
+        ConfigError: the limit is below what is planned, or what may be planned now; or the job runs, and its driver
+            would stop it because of these terms.
 
     """
+    runs = driver is not None and job.stopped is None
+    if driver is not None and runs and driver.base_url:
+        own = Terms(settings=driver.settings, base_url=driver.base_url, fingerprint=driver.fingerprint)
+        why = refusal(terms, own)
+        if why:
+            raise ConfigError(f"job {job.key!r} runs, and was not changed: {why}. {OTHER_TERMS}")
     entries: list[Entry] = []
     if limit != job.limit and not job.cancel_wished:
-        check_lowered(job, limit, running=driven and job.stopped is None)
+        check_lowered(job, limit, running=runs)
         if not job.cut.last:
             entries.append(Entry(job.job, Limited(rows=limit)))
     places = tuple(relative(job.folder, path.absolute()) for path in paths)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 
@@ -41,7 +41,7 @@ from abatch.journal.log import Entry
 from abatch.log import log
 from abatch.protocol.facts import Finished, OpenSource, Resumed, Stopped
 from abatch.protocol.lifecycle import Held
-from abatch.protocol.terms import obeyed, refusal
+from abatch.protocol.terms import OTHER_TERMS, obeyed, refusal
 from abatch.system.groups import first_of
 
 if TYPE_CHECKING:
@@ -58,11 +58,6 @@ if TYPE_CHECKING:
     from abatch.journal.status import Obstacle, ResultsUnread, RunFailed
 
 __all__ = ["JobRun"]
-
-OTHER_TERMS: Final = (
-    "Submit the job again with the key, base URL and settings of the process that drives the journal; or end that "
-    "process, and submit the job again in one of its own."
-)
 
 
 @dataclass(slots=True, eq=False)
@@ -319,7 +314,7 @@ class JobRun:
         manager, terms = self._manager, self.job.terms
         if terms is None or not self.may_submit or self.job.stopped is not None:
             return
-        why = refusal(terms, manager.config, base_url=manager.client.base_url, fingerprint=manager.fingerprint)
+        why = refusal(terms, manager.scopes.terms)
         if why:
             await manager.ledger.record(Entry(self.job.job, Stopped(reason=why, remedy=OTHER_TERMS)))
             log.error("job_stopped", job=self.job.key, reason=why)

@@ -14,6 +14,7 @@ from abatch.protocol.facts import (
     DuplicateSeen,
 )
 from abatch.protocol.lifecycle import Done, Held, InDoubt, Lost, doubt_of
+from abatch.protocol.terms import Terms, of_driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +59,8 @@ class Scopes:
         self._config = config
         self._fingerprint = fingerprint
         self._grace = grace
+        self.terms = Terms(settings=of_driver(config), base_url=client.base_url, fingerprint=fingerprint)
+        """What holds for all jobs of this process, and what a submission may ask for."""
         self._surveys = surveys
         self._start = start
         self._look = look

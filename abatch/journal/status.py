@@ -74,6 +74,12 @@ class DriverStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Per shard whose results could not be read completely: why."""
     takes_jobs: bool | None = None
     """Whether it sends jobs that other processes submit; None if it has not reported that, as an older abatch."""
+    base_url: str = ""
+    """The API that it calls; empty if an older abatch drives, which does not report it."""
+    fingerprint: str | None = None
+    """The fingerprint of its API key; None if it has no fixed key."""
+    settings: dict[str, str | int | float] = {}
+    """The settings that hold for all of its jobs, and that a submission may ask for: see `abatch.protocol.terms`."""
     seq: int = 0
     """The number of the last fact of another process on which it acts."""
     failed: dict[str, RunFailed] = {}

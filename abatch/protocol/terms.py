@@ -17,7 +17,7 @@ from abatch.config import Config
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Terms", "chosen", "obeyed", "refusal"]
+__all__ = ["OTHER_TERMS", "Terms", "chosen", "obeyed", "of_driver", "refusal"]
 
 PER_JOB: Final = (
     "requests_per_batch",
@@ -31,6 +31,13 @@ PER_JOB: Final = (
 """Settings that a driver applies to one job."""
 OF_THE_DRIVER: Final = ("unresolved", "grace")
 """Settings that hold for all jobs of a driver, and that decide whether a request may be paid for twice."""
+
+
+OTHER_TERMS: Final = (
+    "Submit the job again with the key, base URL and settings of the process that drives the journal; or end that "
+    "process, and submit the job again in one of its own."
+)
+"""What to do about a `refusal`."""
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -70,24 +77,28 @@ def obeyed(config: Config, terms: Terms | None) -> Config:
     return replace(config, **given) if given else config
 
 
-def refusal(terms: Terms, config: Config, *, base_url: str, fingerprint: str | None) -> str:
+def of_driver(config: Config) -> dict[str, str | int | float]:
+    """Return the settings of a driver that hold for all of its jobs."""
+    return {name: stored for name in OF_THE_DRIVER if (stored := _stored(getattr(config, name))) is not None}
+
+
+def refusal(terms: Terms, own: Terms) -> str:
     """Return why a driver cannot obey these terms; empty if it can.
 
     Args:
         terms: the choices of the process that submitted the job.
-        config: the settings of the driver.
-        base_url: the API that the driver calls.
-        fingerprint: the fingerprint of the driver's API key; None if it has no fixed key.
+        own: what holds for all jobs of the driver: `of_driver` of its settings, the API that it calls, and the
+            fingerprint of its key; None if it has no fixed key.
 
     """
-    if terms.base_url not in ("", base_url):
-        return f"it was submitted for the API at {terms.base_url}, and its journal is driven with {base_url}"
-    if None not in (terms.fingerprint, fingerprint) and terms.fingerprint != fingerprint:
+    if terms.base_url not in ("", own.base_url):
+        return f"it was submitted for the API at {terms.base_url}, and its journal is driven with {own.base_url}"
+    if None not in (terms.fingerprint, own.fingerprint) and terms.fingerprint != own.fingerprint:
         return "it was submitted with another API key than the one with which its journal is driven"
     for name in OF_THE_DRIVER:
-        wanted, own = terms.settings.get(name), getattr(config, name)
-        if wanted is not None and wanted != _stored(own):
-            return f"it was submitted with {name}={wanted}, and its journal is driven with {name}={_stored(own)}"
+        wanted, driven = terms.settings.get(name), own.settings.get(name)
+        if wanted is not None and wanted != driven:
+            return f"it was submitted with {name}={wanted}, and its journal is driven with {name}={driven}"
     return ""
 
 

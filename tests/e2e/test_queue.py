@@ -13,8 +13,9 @@ import anyio
 import pytest
 
 from abatch import BadRequest, BatchManager, Config, ConfigError, JobConflict, JobStatus, JournalView
-from abatch.protocol.facts import Resumed, Submitted
+from abatch.protocol.facts import Resumed, Stopped, Submitted
 from abatch.sandbox import Sandbox
+from abatch.sandbox.faults import Status
 from tests.e2e.jobs import (
     assert_each_answered,
     assert_paid_once,
@@ -206,6 +207,39 @@ async def test_a_job_for_another_key_or_api_is_refused(
             without.delenv(f"ANTHROPIC_{name}")
             await submitted(write(rows))
         assert (await done()).done
+    assert_paid_once(api, rows)
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings", "why"),
+    [
+        ({"ANTHROPIC_API_KEY": "sk-other"}, None, "another API key"),
+        ({"ANTHROPIC_BASE_URL": "https://other.example"}, None, "https://other.example"),
+        ({}, Config(unresolved="hold"), "unresolved=hold"),
+    ],
+    ids=["key", "base URL", "setting"],
+)
+async def test_a_running_job_is_not_stopped_by_a_submission_that_its_driver_would_refuse(
+    api: Sandbox, monkeypatch: pytest.MonkeyPatch, *, variables: dict[str, str], settings: Config | None, why: str
+) -> None:
+    rows = requests(4)
+    path = write(rows)
+    api.faults.always("create", Status(429, "rate_limit_error", "slow", retry_after=0.5))
+    async with manager() as running:
+        job = await running.submit(path, to="results.jsonl", key="job")
+        with anyio.fail_after(30):
+            async with JournalView() as view:
+                while not (view.driver is not None and view.driver.base_url):
+                    await anyio.sleep(0.05)
+                    await view.refresh()
+        with monkeypatch.context() as other:
+            for name, value in variables.items():
+                other.setenv(name, value)
+            with pytest.raises(ConfigError, match=f"job 'job' runs, and was not changed: .*{why}"):
+                await submitted(path, config=settings)
+        assert await recorded(Stopped) == []
+        api.faults.clear()
+        assert (await job.wait()).succeeded == 4
     assert_paid_once(api, rows)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from abatch.config import Config
 from abatch.protocol import facts
-from abatch.protocol.terms import OF_THE_DRIVER, PER_JOB, Terms, chosen, obeyed, refusal
+from abatch.protocol.terms import OF_THE_DRIVER, PER_JOB, Terms, chosen, obeyed, of_driver, refusal
 
 OF_THE_PROCESS = {
     *("sealed_unsent", "uploads", "drains", "tier", "poll_interval", "poll_interval_max"),
@@ -61,14 +61,14 @@ def test_the_settings_of_a_job_take_the_place_of_the_drivers_for_that_job():
     ],
 )
 def test_a_job_that_cannot_be_sent_as_it_asks_is_refused(terms, why):
-    config = Config(grace=timedelta(minutes=1))
-    refused = refusal(terms, config, base_url="https://a", fingerprint="f")
+    settings = of_driver(Config(grace=timedelta(minutes=1)))
+    refused = refusal(terms, Terms(settings=settings, base_url="https://a", fingerprint="f"))
     assert refused.startswith(why)
     assert bool(refused) == bool(why)
 
 
 def test_a_driver_without_a_fixed_key_is_not_compared():
-    assert refusal(Terms(fingerprint="g"), Config(), base_url="https://a", fingerprint=None) == ""
+    assert refusal(Terms(fingerprint="g"), Terms(settings=of_driver(Config()), base_url="https://a")) == ""
 
 
 def test_facts_of_a_journal_without_terms_are_read():
