@@ -37,8 +37,8 @@ class Limits:
     files: int = 8
     """Connections come and go."""
     threads: int = 2
-    late: float = 0.25
-    """Seconds, of the event loop."""
+    late: float = 5.0
+    """Seconds, of the event loop, as for `/livez`. A busy machine alone makes it late for less."""
 
 
 @dataclass(frozen=True, kw_only=True)
